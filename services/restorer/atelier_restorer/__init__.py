@@ -1,0 +1,1 @@
+"""The face restoration stage: detect faces, restore them with CodeFormer, paste them back."""

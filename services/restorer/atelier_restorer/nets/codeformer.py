@@ -1,0 +1,331 @@
+"""CodeFormer: a face restorer that looks its answer up in a codebook of face parts.
+
+Zhou et al., "Towards Robust Blind Face Restoration with Codebook Lookup Transformer", NeurIPS 2022
+(arXiv:2206.11253). An encoder turns the degraded face into a grid of features, a transformer predicts from them
+one code per grid cell, a generator draws the face from the codes, and, where asked, features of the encoder are
+mixed into the generator ("controllable feature transformation") so that the result stays closer to the input.
+
+Keys and shapes of the state dict are those of the published ``codeformer.pth``. Every size is read from the
+tensors by :meth:`CodeFormerConfig.from_state_dict`, so a narrow network is the same class. This module needs
+nothing but torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atelier_restorer.nets.codeformer_config import CodeFormerConfig
+
+__all__ = ["CodeFormer", "CodeFormerConfig", "CodeFormerOutput", "match_statistics"]
+
+_ADAIN_EPS = 1e-5
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with GroupNorm and swish, and a 1x1 shortcut where the width changes."""
+
+    def __init__(self, config: CodeFormerConfig, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(config, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(config, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H, W)."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        return self.conv_out(x) + y
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all positions of a feature map."""
+
+    def __init__(self, config: CodeFormerConfig, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(config, channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        y = self.norm(x)
+        q, k, v = (conv(y).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(y.squeeze(1).transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halve a feature map. The zero padding is on the right and bottom only, as in VQGAN."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H/2, W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double a feature map by repetition, then smooth it with a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Encoder(nn.Module):
+    """Picture to latent grid; ``taps`` maps the index of a block to the side of the feature it hands out."""
+
+    def __init__(self, config: CodeFormerConfig) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [nn.Conv2d(3, config.base_width, 3, padding=1)]
+        self.taps: dict[int, int] = {}
+        width = config.base_width
+        for level in range(config.levels):
+            size = config.size(level)
+            for _ in range(config.res_blocks):
+                blocks.append(ResBlock(config, width, config.channels(level)))
+                width = config.channels(level)
+                if size in config.attention_sizes:
+                    blocks.append(AttentionBlock(config, width))
+            if size in config.fusion_sizes:
+                self.taps[len(blocks) - 1] = size
+            if level < config.levels - 1:
+                blocks.append(Downsample(width))
+        blocks += _middle(config, width)
+        blocks += [_norm(config, width), nn.Conv2d(width, config.codebook_dim, 3, padding=1)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> tuple[dict[int, Tensor], Tensor]:
+        """(N, 3, S, S) -> features to fuse, by their side in pixels, and the latent (N, codebook_dim, L, L)."""
+        features: dict[int, Tensor] = {}
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.taps:
+                features[self.taps[index]] = x
+        return features, x
+
+
+class Generator(nn.Module):
+    """Latent grid to picture; ``taps`` maps the index of a block to the side of the feature it may have fused."""
+
+    def __init__(self, config: CodeFormerConfig) -> None:
+        super().__init__()
+        width = config.channels(config.levels - 1)
+        blocks: list[nn.Module] = [nn.Conv2d(config.codebook_dim, width, 3, padding=1), *_middle(config, width)]
+        self.taps: dict[int, int] = {}
+        for level in reversed(range(config.levels)):
+            size = config.size(level)
+            for number in range(config.res_blocks):
+                blocks.append(ResBlock(config, width, config.channels(level)))
+                width = config.channels(level)
+                if number == 0 and size in config.fusion_sizes:
+                    self.taps[len(blocks) - 1] = size
+                if size in config.attention_sizes:
+                    blocks.append(AttentionBlock(config, width))
+            if level > 0:
+                blocks.append(Upsample(width))
+        blocks += [_norm(config, width), nn.Conv2d(width, 3, 3, padding=1)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, codebook_dim, L, L) -> (N, 3, S, S), without fusion."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Codebook(nn.Module):
+    """The learnt face parts: row i of ``embedding`` is what the generator draws for code i."""
+
+    def __init__(self, config: CodeFormerConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.codebook_size, config.codebook_dim)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Integer codes (N, L, L) -> latent (N, codebook_dim, L, L)."""
+        return self.embedding(codes).permute(0, 3, 1, 2).contiguous()
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm transformer layer; positions are added to queries and keys only."""
+
+    def __init__(self, config: CodeFormerConfig) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(config.transformer_dim, config.heads, batch_first=True)
+        self.linear1 = nn.Linear(config.transformer_dim, config.mlp_dim)
+        self.linear2 = nn.Linear(config.mlp_dim, config.transformer_dim)
+        self.norm1 = nn.LayerNorm(config.transformer_dim)
+        self.norm2 = nn.LayerNorm(config.transformer_dim)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """(N, tokens, dim) and positions (tokens, dim) -> (N, tokens, dim)."""
+        y = self.norm1(x)
+        placed = y + positions
+        x = x + self.self_attn(placed, placed, y, need_weights=False)[0]
+        return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+
+
+class Fusion(nn.Module):
+    """Controllable feature transformation: bend a generator feature towards the encoder's (paper, section 3.3)."""
+
+    def __init__(self, config: CodeFormerConfig, channels: int) -> None:
+        super().__init__()
+        self.encode_enc = ResBlock(config, 2 * channels, channels)
+        self.scale = _two_convolutions(channels)
+        self.shift = _two_convolutions(channels)
+
+    def forward(self, encoded: Tensor, decoded: Tensor, fidelity: Tensor) -> Tensor:
+        """Two (N, C, H, W) features and weights (N, 1, 1, 1) -> the decoded feature, bent."""
+        mixed = self.encode_enc(torch.cat((encoded, decoded), dim=1))
+        return decoded + fidelity * (decoded * self.scale(mixed) + self.shift(mixed))
+
+
+@dataclass(frozen=True)
+class CodeFormerOutput:
+    """What a forward pass computes: ``tokens`` is L*L, row by row."""
+
+    image: Tensor
+    """(N, 3, S, S) RGB, about [-1, 1], not clamped."""
+    code_logits: Tensor
+    """(N, tokens, codebook_size)."""
+    codes: Tensor
+    """(N, L, L) int64, the arg max of the logits."""
+    lq_feature: Tensor
+    """(N, codebook_dim, L, L), the encoder's latent of the degraded face."""
+
+
+class CodeFormer(nn.Module):
+    """The whole network. Its parts may be called alone: encode, predict_codes, lookup, decode."""
+
+    def __init__(self, config: CodeFormerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CodeFormerConfig()
+        self.encoder = Encoder(config)
+        self.quantize = Codebook(config)
+        self.generator = Generator(config)
+        self.position_emb = nn.Parameter(torch.zeros(config.latent_size**2, config.transformer_dim))
+        self.feat_emb = nn.Linear(config.codebook_dim, config.transformer_dim)
+        self.ft_layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.transformer_layers))
+        self.idx_pred_layer = nn.Sequential(
+            nn.LayerNorm(config.transformer_dim),
+            nn.Linear(config.transformer_dim, config.codebook_size, bias=False),
+        )
+        widths = {config.size(level): config.channels(level) for level in range(config.levels)}
+        if unknown := set(config.fusion_sizes) - set(widths):
+            raise ValueError(f"fusion sizes {sorted(unknown)} are not among the feature sizes {sorted(widths)}")
+        self.fuse_convs_dict = nn.ModuleDict({str(size): Fusion(config, widths[size]) for size in config.fusion_sizes})
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> CodeFormer:
+        """Build the network that a state dict belongs to and load it; the tensors are taken over, not copied.
+
+        Raises:
+            ValueError: the tensors are not those of a CodeFormer.
+            RuntimeError: keys are missing, left over or of another shape.
+        """
+        config = CodeFormerConfig.from_state_dict(state)
+        with torch.device("meta"):
+            network = cls(config)
+        network.load_state_dict(state, strict=True, assign=True)
+        return network
+
+    def forward(self, x: Tensor, fidelity: Tensor | float, adain: bool = True) -> CodeFormerOutput:
+        """Restore faces: x (N, 3, S, S), RGB in [-1, 1]; fidelity 0 (best looking) to 1 (closest to the input).
+
+        ``fidelity`` is one number or one per picture (N,). With ``adain`` the looked-up latent takes the
+        per-channel mean and deviation of the encoder's, which keeps the tone of the input.
+        """
+        features, lq_feature = self.encode(x)
+        logits = self.predict_codes(lq_feature)
+        codes = logits.argmax(dim=2).unflatten(1, (self.config.latent_size, self.config.latent_size))
+        quantized = self.lookup(codes)
+        if adain:
+            quantized = match_statistics(quantized, lq_feature)
+        return CodeFormerOutput(self.decode(quantized, features, fidelity), logits, codes, lq_feature)
+
+    def encode(self, x: Tensor) -> tuple[dict[int, Tensor], Tensor]:
+        """(N, 3, S, S) -> encoder features by their side in pixels, latent (N, codebook_dim, L, L)."""
+        size = self.config.image_size
+        if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
+            raise ValueError(f"this CodeFormer takes (N, 3, {size}, {size}), not {tuple(x.shape)}")
+        return self.encoder(x)
+
+    def predict_codes(self, lq_feature: Tensor) -> Tensor:
+        """Latent (N, codebook_dim, L, L) -> logits (N, L*L, codebook_size)."""
+        tokens = self.feat_emb(lq_feature.flatten(2).transpose(1, 2))
+        for layer in self.ft_layers:
+            tokens = layer(tokens, self.position_emb)
+        return self.idx_pred_layer(tokens)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (N, L, L) -> latent (N, codebook_dim, L, L)."""
+        return self.quantize(codes)
+
+    def decode(self, quantized: Tensor, features: Mapping[int, Tensor], fidelity: Tensor | float) -> Tensor:
+        """Draw the picture (N, 3, S, S) from a latent (N, codebook_dim, L, L).
+
+        Only pictures with fidelity above 0 go through the fusion, so the others are exactly what the generator
+        alone draws, whatever else is in the batch. ``features`` may be empty if every fidelity is 0.
+        """
+        count = quantized.shape[0]
+        weights = torch.as_tensor(fidelity, dtype=torch.float32).expand(count)
+        chosen = weights.nonzero().flatten().to(quantized.device)
+        weights = weights.to(quantized.device, quantized.dtype)[chosen].view(-1, 1, 1, 1)
+        x = quantized
+        for index, block in enumerate(self.generator.blocks):
+            x = block(x)
+            size = self.generator.taps.get(index)
+            if size is None or not len(chosen):
+                continue
+            fusion = self.fuse_convs_dict[str(size)]
+            if len(chosen) == count:
+                x = fusion(features[size], x, weights)
+            else:
+                x = x.index_copy(0, chosen, fusion(features[size][chosen], x[chosen], weights))
+        return x
+
+
+def match_statistics(content: Tensor, style: Tensor) -> Tensor:
+    """Give each channel of ``content`` the mean and (unbiased) deviation of ``style``; both (N, C, H, W).
+
+    Adaptive instance normalisation, Huang and Belongie 2017, arXiv:1703.06868.
+    """
+    content_std, content_mean = _statistics(content)
+    style_std, style_mean = _statistics(style)
+    return ((content.float() - content_mean) / content_std * style_std + style_mean).to(content.dtype)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=1, keepdim=True)
+    return (variance + _ADAIN_EPS).sqrt(), mean
+
+
+def _norm(config: CodeFormerConfig, channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(config.norm_groups(channels), channels, eps=1e-6)
+
+
+def _middle(config: CodeFormerConfig, width: int) -> list[nn.Module]:
+    return [ResBlock(config, width, width), AttentionBlock(config, width), ResBlock(config, width, width)]
+
+
+def _two_convolutions(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(channels, channels, 3, padding=1),
+    )
