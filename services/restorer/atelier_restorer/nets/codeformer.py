@@ -1,9 +1,10 @@
 """CodeFormer: a face restorer that looks its answer up in a codebook of face parts.
 
 Zhou et al., "Towards Robust Blind Face Restoration with Codebook Lookup Transformer", NeurIPS 2022
-(arXiv:2206.11253). An encoder turns the degraded face into a grid of features, a transformer predicts from them
-one code per grid cell, a generator draws the face from the codes, and, where asked, features of the encoder are
-mixed into the generator ("controllable feature transformation") so that the result stays closer to the input.
+(arXiv:2206.11253). An encoder turns the degraded face into a grid of features, a transformer predicts from
+them one code per grid cell, a generator draws the face from the codes, and, where asked, features of the
+encoder are mixed into the generator ("controllable feature transformation") so that the result stays closer
+to the input.
 
 Keys and shapes of the state dict are those of the published ``codeformer.pth``. Every size is read from the
 tensors by :meth:`CodeFormerConfig.from_state_dict`, so a narrow network is the same class. This module needs
@@ -35,7 +36,8 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = _norm(config, out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_out = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        same = in_channels == out_channels
+        self.conv_out = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, H, W)."""
@@ -111,7 +113,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-        """(N, 3, S, S) -> features to fuse, by their side in pixels, and the latent (N, codebook_dim, L, L)."""
+        """(N, 3, S, S) -> features to fuse by their side in pixels, latent (N, codebook_dim, L, L)."""
         features: dict[int, Tensor] = {}
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -121,12 +123,13 @@ class Encoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latent grid to picture; ``taps`` maps the index of a block to the side of the feature it may have fused."""
+    """Latent grid to picture; ``taps`` maps the index of a block to the side of the feature to fuse."""
 
     def __init__(self, config: CodeFormerConfig) -> None:
         super().__init__()
         width = config.channels(config.levels - 1)
-        blocks: list[nn.Module] = [nn.Conv2d(config.codebook_dim, width, 3, padding=1), *_middle(config, width)]
+        first = nn.Conv2d(config.codebook_dim, width, 3, padding=1)
+        blocks: list[nn.Module] = [first, *_middle(config, width)]
         self.taps: dict[int, int] = {}
         for level in reversed(range(config.levels)):
             size = config.size(level)
@@ -181,7 +184,7 @@ class TransformerLayer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Controllable feature transformation: bend a generator feature towards the encoder's (paper, section 3.3)."""
+    """Controllable feature transformation (paper, section 3.3): bend a generator feature to the encoder."""
 
     def __init__(self, config: CodeFormerConfig, channels: int) -> None:
         super().__init__()
@@ -227,8 +230,10 @@ class CodeFormer(nn.Module):
         )
         widths = {config.size(level): config.channels(level) for level in range(config.levels)}
         if unknown := set(config.fusion_sizes) - set(widths):
-            raise ValueError(f"fusion sizes {sorted(unknown)} are not among the feature sizes {sorted(widths)}")
-        self.fuse_convs_dict = nn.ModuleDict({str(size): Fusion(config, widths[size]) for size in config.fusion_sizes})
+            raise ValueError(f"fusion sizes {sorted(unknown)} are not among {sorted(widths)}")
+        self.fuse_convs_dict = nn.ModuleDict(
+            {str(size): Fusion(config, widths[size]) for size in config.fusion_sizes}
+        )
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> CodeFormer:
@@ -245,7 +250,7 @@ class CodeFormer(nn.Module):
         return network
 
     def forward(self, x: Tensor, fidelity: Tensor | float, adain: bool = True) -> CodeFormerOutput:
-        """Restore faces: x (N, 3, S, S), RGB in [-1, 1]; fidelity 0 (best looking) to 1 (closest to the input).
+        """Restore faces: x (N, 3, S, S), RGB in [-1, 1]; fidelity 0 (best looking) to 1 (closest to x).
 
         ``fidelity`` is one number or one per picture (N,). With ``adain`` the looked-up latent takes the
         per-channel mean and deviation of the encoder's, which keeps the tone of the input.
@@ -279,8 +284,8 @@ class CodeFormer(nn.Module):
     def decode(self, quantized: Tensor, features: Mapping[int, Tensor], fidelity: Tensor | float) -> Tensor:
         """Draw the picture (N, 3, S, S) from a latent (N, codebook_dim, L, L).
 
-        Only pictures with fidelity above 0 go through the fusion, so the others are exactly what the generator
-        alone draws, whatever else is in the batch. ``features`` may be empty if every fidelity is 0.
+        Only pictures with fidelity above 0 go through the fusion, so the others are exactly what the
+        generator alone draws, whatever else is in the batch. ``features`` may be empty if all are 0.
         """
         count = quantized.shape[0]
         weights = torch.as_tensor(fidelity, dtype=torch.float32).expand(count)

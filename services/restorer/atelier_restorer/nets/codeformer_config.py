@@ -16,8 +16,8 @@ _HEAD_DIM = 64
 class CodeFormerConfig:
     """Sizes of a CodeFormer; the defaults are the published network. Sizes are in pixels or channels.
 
-    ``heads``, ``norm_groups`` and ``image_size`` follow from the other sizes by rule, because tensor shapes do
-    not tell them and a network must load with the values it was trained with.
+    ``heads``, ``norm_groups`` and ``image_size`` follow from the other sizes by rule, because tensor shapes
+    do not tell them and a network must load with the values it was trained with.
     """
 
     base_width: int = 64
@@ -44,7 +44,7 @@ class CodeFormerConfig:
 
     @property
     def heads(self) -> int:
-        """Attention heads: 64 channels each as in the published network, else the nearest fewer that divide."""
+        """Attention heads: 64 channels each as in the published network, or fewer heads, if need be."""
         wanted = max(1, self.transformer_dim // _HEAD_DIM)
         return next(heads for heads in range(wanted, 0, -1) if self.transformer_dim % heads == 0)
 
@@ -85,7 +85,7 @@ class CodeFormerConfig:
         base_width = blocks[0][1]
         widths = [level[-1][1] for level in levels]
         if any(width % base_width for width in widths):
-            raise ValueError(f"channels {widths} of the encoder are no multiples of its first width {base_width}")
+            raise ValueError(f"channels {widths} of the encoder are no multiples of its first, {base_width}")
 
         tokens, dim = _shape(state, "position_emb", 2)
         latent_size = math.isqrt(tokens)
@@ -98,7 +98,7 @@ class CodeFormerConfig:
             channel_multipliers=tuple(width // base_width for width in widths),
             res_blocks=sum(kind == "res" for kind, _ in levels[0]),
             attention_sizes=tuple(
-                image_size >> i for i, level in enumerate(levels) if any(kind == "attention" for kind, _ in level)
+                image_size >> i for i, level in enumerate(levels) if "attention" in dict(level)
             ),
             latent_size=latent_size,
             codebook_size=codebook_size,
@@ -127,7 +127,12 @@ def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
 
 def _read_blocks(state: Mapping[str, Tensor], prefix: str) -> list[tuple[str, int]]:
     """Return kind and output channels of each block of an encoder, judged by the names of its tensors."""
-    marks = (("conv1.weight", "res"), ("q.weight", "attention"), ("conv.weight", "resample"), ("weight", "conv"))
+    marks = (
+        ("conv1.weight", "res"),
+        ("q.weight", "attention"),
+        ("conv.weight", "resample"),
+        ("weight", "conv"),  # or a norm; where which stands is fixed
+    )
     blocks = []
     for number in _numbers(state, prefix):
         for mark, kind in marks:
