@@ -1,0 +1,54 @@
+"""The one table of defaults and limits: command line, gRPC and HTTP all read it.
+
+Units are in the names; a range is written as a pair (lowest, highest), both allowed.
+"""
+
+PROMPT_CHARS = (1, 2000)
+NEGATIVE_PROMPT_CHARS = (0, 2000)
+
+SIDE_PX = 1024
+SIDE_PX_RANGE = (256, 2048)
+SIDE_PX_MULTIPLE = 8
+
+NUM_INFERENCE_STEPS = 30
+NUM_INFERENCE_STEPS_RANGE = (1, 150)
+GUIDANCE_SCALE = 7.5
+GUIDANCE_SCALE_RANGE = (0.0, 30.0)
+SEED_RANGE = (0, 2**53 - 1)
+"""The largest seed is the largest integer that a JSON reader with doubles keeps exactly."""
+
+USE_REFINER = True
+REFINER_STRENGTH = 0.3
+HIRES_FIX = False
+HIRES_BASE_SCALE = 0.75
+HIRES_ENLARGEMENT = 2
+HIRES_STRENGTH = 0.35
+HIRES_STEPS = 25
+USE_REALESRGAN = True
+HIRES_FIX_SIMPLE = False
+HIRES_SCALE = 1.5
+HIRES_SCALE_RANGE = (1.0, 4.0)
+
+USE_FACE_RESTORATION = True
+FIDELITY = 0.6
+"""CodeFormer's w: 0 best looking, 1 closest to the input."""
+FIDELITY_RANGE = (0.0, 1.0)
+UPSCALE = 1
+UPSCALE_CHOICES = (1, 2, 4)
+MAX_FACES = 64
+MIN_CONFIDENCE = 0.8
+CONFIDENCE_RANGE = (0.0, 1.0)
+MIN_EYE_DISTANCE_PX = 5.0
+MIN_FACE_PX = 0.0
+DETECT_SIZE_PX = 640
+VISIBILITY = 1.0
+VISIBILITY_RANGE = (0.0, 1.0)
+FACE_SIZE_PX = 512
+
+OUTPUT_FORMAT = "png"
+QUALITY = 92
+QUALITY_RANGE = (1, 100)
+ON_RESTORE_FAILURE = "return_base"
+
+MAX_PIXELS = 50_000_000
+DEADLINE_S = 300.0

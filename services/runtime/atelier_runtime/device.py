@@ -1,0 +1,259 @@
+"""The device and the one thread that works on it.
+
+Networks never run on the event loop: a servicer submits a function to the `DeviceWorker`, which
+runs one at a time in the order of arrival. The queue is bounded; what cannot be done is refused at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from atelier_runtime import metrics
+from atelier_runtime.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    OutOfMemory,
+    QueueFull,
+    StageDraining,
+)
+from atelier_runtime.settings import StartupError
+
+T = TypeVar("T")
+
+_EWMA_WEIGHT = 0.3  # of the newest job in the running mean of job times
+
+
+def choose_device(setting: str) -> torch.device:
+    """Return the device of a setting: `auto` is the first CUDA device if there is one, else the CPU."""
+    if setting == "auto":
+        setting = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(setting)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= count:
+            raise StartupError(f"DEVICE={setting}: this machine has {count} CUDA devices")
+    return device
+
+
+def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
+    """Return the number format of a setting: `auto` is float32 on a CPU and bfloat16 on CUDA."""
+    if setting == "auto":
+        setting = "bfloat16" if device.type == "cuda" else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[setting]
+
+
+def device_name(device: torch.device) -> str:
+    """Return the card's or processor's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux: the general name will do
+    return "CPU"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that the device's memory did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+class Job(Generic[T]):
+    """One function waiting for, or running on, the device thread.
+
+    The function gets the job itself and calls `check` often: between denoising steps, between batches.
+    """
+
+    def __init__(self, function: Callable[[Job[T]], T], deadline: float | None) -> None:
+        """`deadline`: on the clock of `time.monotonic`, None for none."""
+        self.deadline = deadline
+        self._function = function
+        self._context = contextvars.copy_context()
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+        self._future: Future[T] = Future()
+        self._cancelled = threading.Event()
+        self._submitted = time.monotonic()
+        self._remove: Callable[[], None] = lambda: None
+
+    # --- on the event loop ---
+
+    def cancel(self) -> None:
+        """Take the job out of the queue, or make its next `check` raise. Safe to repeat."""
+        self._cancelled.set()
+        self._remove()
+
+    async def events(self) -> AsyncIterator[Any]:
+        """Yield what the function emits until it ends. Leaving early cancels nothing; see `cancel`."""
+        while (event := await self._events.get()) is not _END:
+            yield event
+
+    async def result(self) -> T:
+        """Wait for the function's result or exception. If the waiting task is cancelled, so is the job."""
+        try:
+            return await asyncio.wrap_future(self._future)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    # --- on the device thread ---
+
+    def check(self) -> None:
+        """Raise `Cancelled` or `DeadlineExceeded` if nobody waits for the result any more."""
+        if self._cancelled.is_set():
+            raise Cancelled
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineExceeded
+
+    def emit(self, event: Any) -> None:
+        """Hand an event to whoever reads `events`."""
+        self._post(event)
+
+    def _post(self, event: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to read
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def _run(self) -> None:
+        metrics.QUEUE_WAIT.observe(time.monotonic() - self._submitted)
+        try:
+            self.check()
+            result = self._context.run(self._function, self)
+        except BaseException as error:
+            if is_out_of_memory(error):
+                error = OutOfMemory()
+            # Without the traceback's frames, which hold the tensors of the failed work.
+            self._finish(error.with_traceback(None) if isinstance(error, OutOfMemory) else error)
+        else:
+            self._future.set_result(result)
+            self._post(_END)
+
+    def _finish(self, error: BaseException) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+        self._post(_END)
+
+
+_END = object()
+
+
+class DeviceWorker:
+    """One thread for one device, and the bounded queue before it."""
+
+    def __init__(self, capacity: int, name: str = "device") -> None:
+        """`capacity`: jobs that may wait while another runs; 0 accepts work only when idle."""
+        self.capacity = capacity
+        self._waiting: deque[Job[Any]] = deque()
+        self._running: Job[Any] | None = None
+        self._mean_seconds: float | None = None
+        self._state = threading.Condition()
+        self._draining = False
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Jobs that wait."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Jobs that run: 0 or 1."""
+        return int(self._running is not None)
+
+    def estimated_wait_s(self) -> float:
+        """Return the time until a job submitted now would start, from the mean of past jobs; 0 if unknown."""
+        return (self.depth + self.running) * (self._mean_seconds or 0.0)
+
+    def submit(self, function: Callable[[Job[T]], T], *, deadline: float | None = None) -> Job[T]:
+        """Queue a function; call on the event loop.
+
+        Raises `StageDraining`, `QueueFull` or `DeadlineUnmeetable` at once.
+        """
+        job = Job(function, deadline)
+        with self._state:
+            wait = self.estimated_wait_s()
+            retry_after = max(1.0, math.ceil(wait))
+            refusal: StageDraining | QueueFull | DeadlineUnmeetable | None = None
+            if self._draining:
+                refusal = StageDraining(retry_after_s=retry_after)
+            elif self.depth + self.running > self.capacity:
+                refusal = QueueFull(
+                    f"Every place in the queue is taken ({self.depth} waiting, {self.capacity} places).",
+                    retry_after_s=retry_after,
+                )
+            elif deadline is not None and time.monotonic() + wait >= deadline:
+                refusal = DeadlineUnmeetable(
+                    f"The work would start in about {wait:.1f} s, after the deadline.",
+                    retry_after_s=retry_after,
+                )
+            if refusal is not None:
+                raise refusal
+            job._remove = lambda: self._withdraw(job)
+            self._waiting.append(job)
+            metrics.QUEUE_DEPTH.set(self.depth)
+            self._state.notify_all()
+        return job
+
+    def stop_accepting(self) -> None:
+        """Refuse new jobs from now on; accepted ones go on."""
+        with self._state:
+            self._draining = True
+
+    def cancel_all(self) -> None:
+        """Cancel every job, waiting or running."""
+        with self._state:
+            jobs = [*self._waiting, *([self._running] if self._running else [])]
+        for job in jobs:
+            job.cancel()
+
+    def close(self) -> None:
+        """Cancel everything and end the thread."""
+        self.stop_accepting()
+        self.cancel_all()
+        with self._state:
+            self._closed = True
+            self._state.notify_all()
+        self._thread.join(timeout=30)
+
+    def _withdraw(self, job: Job[Any]) -> None:
+        with self._state:
+            if job not in self._waiting:
+                return
+            self._waiting.remove(job)
+            metrics.QUEUE_DEPTH.set(self.depth)
+        job._finish(Cancelled())
+
+    def _work(self) -> None:
+        while True:
+            with self._state:
+                self._state.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    return
+                self._running = job = self._waiting.popleft()
+                metrics.QUEUE_DEPTH.set(self.depth)
+            start = time.monotonic()
+            job._run()
+            seconds = time.monotonic() - start
+            with self._state:
+                if job._future.exception() is None:
+                    mean = self._mean_seconds
+                    self._mean_seconds = seconds if mean is None else mean + _EWMA_WEIGHT * (seconds - mean)
+                self._running = None
+            del job  # or the last request's picture would stay in memory until the next

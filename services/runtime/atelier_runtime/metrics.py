@@ -1,0 +1,168 @@
+"""Every metric of every process, and the ledger that times a request's stages.
+
+No prompt and no id is ever a label. A process exposes only what it can know: `build_registry`
+picks the metrics of its role.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
+
+REQUEST_DURATION = Histogram(
+    "atelier_request_duration_seconds",
+    "Wall time of a call, by method and status code.",
+    ["method", "code"],
+    buckets=_SECONDS,
+    registry=None,
+)
+REQUESTS_IN_PROGRESS = Gauge(
+    "atelier_requests_in_progress", "Calls that have begun and not ended.", registry=None
+)
+ERRORS = Counter("atelier_errors_total", "Calls that failed, by reason.", ["reason"], registry=None)
+REFUSALS = Counter(
+    "atelier_refusals_total", "Calls refused before any work was done, by reason.", ["reason"], registry=None
+)
+STAGE_DURATION = Histogram(
+    "atelier_stage_duration_seconds",
+    "Wall time of a stage of the work, between device synchronisations.",
+    ["stage"],
+    buckets=_SECONDS,
+    registry=None,
+)
+STAGE_PEAK_VRAM = Gauge(
+    "atelier_stage_peak_vram_bytes",
+    "Highest device memory in use during the latest run of a stage. Absent on a CPU.",
+    ["stage"],
+    registry=None,
+)
+QUEUE_WAIT = Histogram(
+    "atelier_queue_wait_seconds",
+    "Time between acceptance and start of work.",
+    buckets=_SECONDS,
+    registry=None,
+)
+QUEUE_DEPTH = Gauge("atelier_queue_depth", "Requests waiting for the device.", registry=None)
+BATCH_SIZE = Histogram(
+    "atelier_batch_size", "Faces in one forward pass.", buckets=(1, 2, 4, 8, 16, 32), registry=None
+)
+FACES = Counter(
+    "atelier_faces_total",
+    "Faces found, by what became of them: restored, or the reason why not.",
+    ["outcome"],
+    registry=None,
+)
+CANCELLED_STEPS = Counter(
+    "atelier_cancelled_steps_total",
+    "Denoising steps that were not taken because the call was cancelled or its deadline passed.",
+    registry=None,
+)
+STAGE_PENDING = Gauge(
+    "atelier_stage_pending",
+    "Calls that the gateway has sent to a stage and that have not ended.",
+    ["stage"],
+    registry=None,
+)
+MODEL_LOAD = Gauge(
+    "atelier_model_load_seconds",
+    "Time from start of loading to the end of the warm-up picture.",
+    registry=None,
+)
+BUILD_INFO = Gauge(
+    "atelier_build_info",
+    "Always 1; the labels say what runs.",
+    ["version", "model_set", "dtype"],
+    registry=None,
+)
+
+Role = Literal["gateway", "generator", "restorer"]
+
+_EVERYWHERE = (REQUEST_DURATION, REQUESTS_IN_PROGRESS, ERRORS, REFUSALS, BUILD_INFO)
+_STAGES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD)
+_BY_ROLE = {
+    "gateway": (STAGE_PENDING, STAGE_DURATION),
+    "generator": (*_STAGES, CANCELLED_STEPS),
+    "restorer": (*_STAGES, BATCH_SIZE, FACES),
+}
+
+
+def build_registry(role: Role) -> CollectorRegistry:
+    """Return a registry with the metrics of a role, and the process's own memory and CPU time."""
+    registry = CollectorRegistry()
+    for metric in (*_EVERYWHERE, *_BY_ROLE[role]):
+        registry.register(metric)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage of the work cost; `peak_vram_bytes` is None on a CPU."""
+
+    stage: str
+    seconds: float
+    peak_vram_bytes: int | None = None
+
+
+class DeviceProbe(Protocol):
+    """What the ledger asks of a device."""
+
+    def synchronize(self) -> None:
+        """Wait until everything submitted to the device is done."""
+
+    def reset_peak(self) -> None:
+        """Start a new measurement of the highest memory in use."""
+
+    def peak_bytes(self) -> int | None:
+        """Return the highest memory in use since `reset_peak`; None where there is no such figure."""
+
+
+class NoProbe:
+    """For work on a CPU: nothing to wait for, no device memory."""
+
+    def synchronize(self) -> None:
+        """Do nothing."""
+
+    def reset_peak(self) -> None:
+        """Do nothing."""
+
+    def peak_bytes(self) -> int | None:
+        """Return None."""
+        return None
+
+
+class StageLedger:
+    """Times the stages of one request. The histograms and the answer's `stages` are the same numbers."""
+
+    def __init__(self, probe: DeviceProbe | None = None) -> None:
+        self._probe = probe or NoProbe()
+        self.reports: list[StageReport] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what runs inside. A stage that raises is not reported."""
+        self._probe.synchronize()
+        self._probe.reset_peak()
+        start = time.perf_counter()
+        yield
+        self._probe.synchronize()
+        report = StageReport(name, time.perf_counter() - start, self._probe.peak_bytes())
+        self.reports.append(report)
+        STAGE_DURATION.labels(name).observe(report.seconds)
+        if report.peak_vram_bytes is not None:
+            STAGE_PEAK_VRAM.labels(name).set(report.peak_vram_bytes)

@@ -1,0 +1,76 @@
+"""Frozen settings from the environment; a bad value stops the start with a line naming the variable."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal, NoReturn, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from atelier_runtime import defaults
+
+
+class ProcessSettings(BaseSettings):
+    """What every process can be told. A subclass sets `env_prefix` in its `model_config`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    host: str = Field("0.0.0.0", description="Address to listen on.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Log level.")
+    max_pixels: int = Field(
+        defaults.MAX_PIXELS, ge=65_536, le=1_000_000_000, description="Most pixels of a picture, in or out."
+    )
+    drain_seconds: float = Field(
+        60.0, ge=0, le=3600, description="After SIGTERM: time for accepted work to finish."
+    )
+
+
+class StageSettings(ProcessSettings):
+    """What every gRPC stage can be told."""
+
+    port: int = Field(description="Port of the gRPC server; 0 takes a free one.", ge=0, le=65535)
+    metrics_port: int = Field(description="Port of /metrics; 0 takes a free one.", ge=0, le=65535)
+    model_set: str = Field("demo", description="'demo' or the path of a folder with a manifest.json.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the main network; auto: float32 on a CPU, bfloat16 on CUDA."
+    )
+    queue_capacity: int = Field(8, ge=0, le=1024, description="Requests that may wait for the device.")
+    max_connection_age_seconds: float = Field(
+        120.0,
+        ge=1,
+        description="Clients are asked to reconnect after this time, so that new replicas are found.",
+    )
+    cpu_threads: int = Field(0, ge=0, le=512, description="Threads of one network operator; 0: one a core.")
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load(settings_class: type[SettingsT]) -> SettingsT:
+    """Read the settings from the environment, or exit with code 2 and a line for each bad variable."""
+    try:
+        return settings_class()
+    except ValidationError as error:
+        _explain_and_exit(settings_class, error)
+
+
+def explain(settings_class: type[BaseSettings], error: ValidationError) -> list[str]:
+    """Turn a validation error into lines such as `ATELIER_GENERATOR_PORT=abc: Input should be ...`."""
+    prefix = settings_class.model_config.get("env_prefix", "")
+    lines = []
+    for problem in error.errors():
+        name = f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper()
+        given = "" if problem["type"] == "missing" else f"={problem['input']}"
+        lines.append(f"{name}{given}: {problem['msg']}")
+    return lines
+
+
+def _explain_and_exit(settings_class: type[BaseSettings], error: ValidationError) -> NoReturn:
+    print("These settings cannot be used:", *explain(settings_class, error), sep="\n  ", file=sys.stderr)
+    raise SystemExit(2)
+
+
+class StartupError(Exception):
+    """The process cannot start; the message names the setting and what to do."""

@@ -1,0 +1,110 @@
+"""Errors on the gRPC wire: one total table to `google.rpc.Status`, and the way back.
+
+Details follow google.rpc: ErrorInfo (reason and domain), BadRequest (the first 20 violations, the rest
+counted; texts cut, because trailers are small), RetryInfo.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from atelier_runtime.errors import (
+    AtelierError,
+    ErrorReason,
+    FieldViolation,
+    InternalError,
+    make_error,
+)
+
+DOMAIN = "atelier"
+MAX_VIOLATIONS = 20
+MAX_TEXT_CHARS = 200
+
+GRPC_CODES: dict[ErrorReason, int] = {
+    ErrorReason.INVALID_REQUEST: code_pb2.INVALID_ARGUMENT,
+    ErrorReason.MALFORMED_BODY: code_pb2.INVALID_ARGUMENT,
+    ErrorReason.BODY_TOO_LARGE: code_pb2.RESOURCE_EXHAUSTED,
+    ErrorReason.UNSUPPORTED_MEDIA_TYPE: code_pb2.INVALID_ARGUMENT,
+    ErrorReason.QUEUE_FULL: code_pb2.RESOURCE_EXHAUSTED,
+    ErrorReason.DEADLINE_UNMEETABLE: code_pb2.UNAVAILABLE,
+    ErrorReason.DEADLINE_EXCEEDED: code_pb2.DEADLINE_EXCEEDED,
+    ErrorReason.STAGE_NOT_READY: code_pb2.UNAVAILABLE,
+    ErrorReason.STAGE_DRAINING: code_pb2.UNAVAILABLE,
+    ErrorReason.STAGE_UNAVAILABLE: code_pb2.UNAVAILABLE,
+    ErrorReason.OUT_OF_MEMORY: code_pb2.RESOURCE_EXHAUSTED,
+    ErrorReason.BAD_PICTURE: code_pb2.INTERNAL,
+    ErrorReason.CANCELLED: code_pb2.CANCELLED,
+    ErrorReason.NOT_FOUND: code_pb2.UNIMPLEMENTED,
+    ErrorReason.INTERNAL: code_pb2.INTERNAL,
+}
+
+_REASON_OF_BARE_CODE = {
+    grpc.StatusCode.INVALID_ARGUMENT: ErrorReason.INVALID_REQUEST,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorReason.BODY_TOO_LARGE,  # gRPC's own: a message over the limit
+    grpc.StatusCode.UNAVAILABLE: ErrorReason.STAGE_UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ErrorReason.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED: ErrorReason.CANCELLED,
+}
+
+
+def to_status(error: AtelierError, request_id: str | None = None) -> status_pb2.Status:
+    """Build the status of an error. An internal error says no more than the request id."""
+    message = error.message
+    if isinstance(error, InternalError):
+        message = f"{InternalError.default_message} (request {request_id or 'unknown'})"
+    status = status_pb2.Status(code=GRPC_CODES[error.reason], message=_cut(message, 4 * MAX_TEXT_CHARS))
+    _add(status, error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN))
+    if error.fields:
+        bad = error_details_pb2.BadRequest()
+        for violation in error.fields[:MAX_VIOLATIONS]:
+            bad.field_violations.add(
+                field=_cut(violation.field, MAX_TEXT_CHARS),
+                description=_cut(violation.message, MAX_TEXT_CHARS),
+            )
+        rest = len(error.fields) - MAX_VIOLATIONS
+        if rest > 0:
+            bad.field_violations.add(field="...", description=f"and {rest} more")
+        _add(status, bad)
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        _add(status, error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> AtelierError:
+    """Rebuild the exception that a stage raised; a status without our details becomes the nearest one."""
+    reason = _REASON_OF_BARE_CODE.get(error.code(), ErrorReason.INTERNAL)
+    fields: list[FieldViolation] = []
+    retry_after_s: float | None = None
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # details that contradict the code: not ours
+        status = None
+    for detail in status.details if status else ():
+        info, bad, retry = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.RetryInfo(),
+        )
+        if detail.Unpack(info):
+            if info.domain == DOMAIN and info.reason in ErrorReason.__members__:
+                reason = ErrorReason[info.reason]
+        elif detail.Unpack(bad):
+            fields = [FieldViolation(v.field, v.description) for v in bad.field_violations]
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    return make_error(reason, error.details() or "", fields=fields, retry_after_s=retry_after_s)
+
+
+def _add(status: status_pb2.Status, detail: object) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)  # type: ignore[arg-type]  # every caller passes a message
+    status.details.append(packed)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
