@@ -1,0 +1,123 @@
+"""A picture to fill with outlines, in coordinates that know nothing of pixels."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .palette import Color
+from .shapes import Points, PointsLike, curve, ribbon
+
+_SUBPIXEL_BITS = 5
+
+
+class Canvas:
+    """Square RGB picture; (0, 0) is its top left corner and (1, 1) its bottom right one.
+
+    `placed` gives a view of the same picture with another origin, scale and rotation, so that a head is
+    written once in units of its own size. What is drawn does not depend on the number of pixels.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.pixels: NDArray[np.uint8] = np.zeros((side, side, 3), np.uint8)
+        self._matrix = np.eye(2)
+        self._origin = np.zeros(2)
+
+    def placed(self, x: float, y: float, scale: float, degrees: float = 0.0) -> "Canvas":
+        """View whose origin is at (x, y) and whose unit is `scale`, both in this view's terms; clockwise degrees."""
+        view = Canvas.__new__(Canvas)
+        view.side, view.pixels = self.side, self.pixels
+        sin, cos = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+        view._matrix = self._matrix @ (scale * np.array([[cos, -sin], [sin, cos]]))
+        view._origin = self.to_picture([(x, y)])[0]
+        return view
+
+    def to_picture(self, points: PointsLike) -> Points:
+        """Points of this view as fractions of the picture's side."""
+        return np.asarray(points, np.float64) @ self._matrix.T + self._origin
+
+    def fill(self, outline: PointsLike, color: Color) -> None:
+        """Fill an outline with an opaque colour."""
+        cv2.fillPoly(self.pixels, [self._fixed_point(outline)], color, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+    def stroke(self, line: PointsLike, width: float, color: Color, taper: float = 0.0) -> None:
+        """Brush stroke through `line`, smoothed; see `shapes.ribbon`."""
+        self.fill(ribbon(curve(line), width, taper), color)
+
+    def blend(
+        self,
+        outline: PointsLike,
+        color: Color,
+        opacity: float = 1.0,
+        within: PointsLike | None = None,
+        softness: float = 0.0,
+    ) -> None:
+        """Blend a colour over an outline, cut to the outline `within`; `softness` blurs the edge by that sigma."""
+        points = self._fixed_point(outline)
+        sigma = softness * self._scale() * self.side
+        window = self._window(points, 2.5 * sigma)
+        if window is None:
+            return
+        mask = self._mask(points, window)
+        if sigma > 0.5:
+            mask = cv2.GaussianBlur(mask, (0, 0), sigma)
+        if within is not None:
+            mask = cv2.multiply(mask, self._mask(self._fixed_point(within), window), scale=1 / 255)
+        self._blend_mask(mask.astype(np.float32) * (opacity / 255), window, color)
+
+    def glow(
+        self, x: float, y: float, rx: float, ry: float, color: Color, opacity: float, within: PointsLike | None = None
+    ) -> None:
+        """Round soft spot that fades to nothing at the radii `rx` and `ry` (of this view, not rotated)."""
+        center = self.to_picture([(x, y)])[0] * self.side
+        radii = np.array([rx, ry]) * self._scale() * self.side
+        corners = np.round(np.stack([center - radii, center + radii]) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+        window = self._window(corners, 0.0)
+        if window is None:
+            return
+        left, top, right, bottom = window
+        across = ((np.arange(left, right, dtype=np.float32) + 0.5 - center[0]) / radii[0]) ** 2
+        down = ((np.arange(top, bottom, dtype=np.float32) + 0.5 - center[1]) / radii[1]) ** 2
+        mask = np.maximum(1 - (down[:, None] + across[None]), 0).astype(np.float32) ** 2 * opacity
+        if within is not None:
+            mask *= self._mask(self._fixed_point(within), window).astype(np.float32) / 255
+        self._blend_mask(mask, window, color)
+
+    def gradient(self, top: Color, bottom: Color, until: float = 1.0) -> None:
+        """Cover the picture from its top down to `until` with a vertical run from one colour to another."""
+        rows = max(1, round(until * self.side))
+        t = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
+        run = np.array(top, np.float32) * (1 - t) + np.array(bottom, np.float32) * t
+        self.pixels[:rows] = np.round(run).astype(np.uint8)[:, None]
+
+    def _scale(self) -> float:
+        return float(np.hypot(self._matrix[0, 0], self._matrix[1, 0]))
+
+    def _fixed_point(self, points: PointsLike) -> NDArray[np.int32]:
+        # OpenCV's (0, 0) is the middle of the first pixel, ours is its corner: hence the half pixel.
+        pixels = self.to_picture(points) * self.side - 0.5
+        return np.round(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+
+    def _window(self, points: NDArray[np.int32], margin: float) -> tuple[int, int, int, int] | None:
+        low = points.min(axis=0) / (1 << _SUBPIXEL_BITS) - margin - 2
+        high = points.max(axis=0) / (1 << _SUBPIXEL_BITS) + margin + 3
+        left, top = (int(max(v, 0)) for v in low)
+        right, bottom = (int(min(v, self.side)) for v in high)
+        return (left, top, right, bottom) if left < right and top < bottom else None
+
+    @staticmethod
+    def _mask(points: NDArray[np.int32], window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        left, top, right, bottom = window
+        mask = np.zeros((bottom - top, right - left), np.uint8)
+        shifted = points - np.array([left, top], np.int32) * (1 << _SUBPIXEL_BITS)
+        cv2.fillPoly(mask, [shifted], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+        return mask
+
+    def _blend_mask(
+        self, mask: NDArray[np.float32], window: tuple[int, int, int, int], color: Color
+    ) -> None:
+        left, top, right, bottom = window
+        region = self.pixels[top:bottom, left:right]
+        paint = np.empty_like(region)
+        paint[:] = color
+        region[:] = cv2.blendLinear(region, paint, 1 - mask, mask)

@@ -1,0 +1,180 @@
+"""What a picture shows, in ordinary words: varied, incomplete on purpose, and never wrong."""
+
+import numpy as np
+
+from . import words
+from .person import Person
+from .scene import Facts
+
+Rng = np.random.Generator
+
+
+def _chance(rng: Rng, probability: float) -> bool:
+    return bool(rng.random() < probability)
+
+
+def _choose(rng: Rng, options: tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _joined(parts: list[str]) -> str:
+    if len(parts) < 2:
+        return "".join(parts)
+    return ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _with_article(phrase: str) -> str:
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def _noun(rng: Rng, person: Person) -> str:
+    if person.age == "child":
+        return _choose(rng, words.CHILD[person.sex])
+    if person.age == "old" and _chance(rng, 0.85):
+        return _choose(rng, words.OLD[person.sex])
+    if _chance(rng, 0.05):
+        return "person"
+    noun = _choose(rng, words.ADULT[person.sex])
+    return f"young {noun}" if person.age == "adult" and _chance(rng, 0.08) else noun
+
+
+def _hair(rng: Rng, person: Person) -> str | None:
+    if person.hair_style == "bald":
+        return None
+    if person.hat and person.hair_style in ("swept", "bangs"):
+        return f"{person.hair_color} hair"
+    color = _choose(rng, words.HAIR_COLOR.get(person.hair_color, (person.hair_color,)))
+    style = _choose(rng, words.HAIR_STYLE[person.hair_style]) if _chance(rng, 0.75) else "{} hair"
+    return style.format(color)
+
+
+def _clothes(rng: Rng, person: Person) -> str:
+    color = _choose(rng, words.CLOTHES_COLOR.get(person.shirt, (person.shirt,)))
+    noun = _choose(rng, words.CLOTHES[person.clothes])
+    if person.clothes == "suit" and _chance(rng, 0.4):
+        return "a suit" + (" and tie" if person.tie and _chance(rng, 0.6) else "")
+    phrase = _with_article(f"{color} {noun}")
+    if person.tie and _chance(rng, 0.6):
+        phrase += f" and a {person.tie} tie" if _chance(rng, 0.5) else " and a tie"
+    return phrase
+
+
+def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
+    """One person in words; `detail` (0 to 1) scales how likely each fact is told."""
+    adjectives = []
+    if person.hair_style == "bald" and _chance(rng, 0.85):
+        adjectives.append("bald")
+    if person.expression == "serious":
+        if _chance(rng, 0.5 * detail):
+            adjectives.append(_choose(rng, words.SERIOUS))
+    elif _chance(rng, 0.7 * detail):
+        adjectives.append(_choose(rng, words.SMILING if person.expression == "smiling" else words.LAUGHING))
+    if _chance(rng, 0.5):
+        adjectives.reverse()
+    subject = _with_article(" ".join([*adjectives, _noun(rng, person)]))
+
+    features = []
+    hair = _hair(rng, person)
+    if hair and _chance(rng, 0.88 * detail):
+        features.append(hair)
+    if person.beard and _chance(rng, 0.92):
+        beard = _choose(rng, words.BEARD[person.beard])
+        colored = _chance(rng, 0.45)
+        features.append(_with_article(f"{person.hair_color} {beard}" if colored else beard))
+    if person.glasses and _chance(rng, 0.94):
+        features.append(f"{person.glasses} glasses" if _chance(rng, 0.4) else "glasses")
+    if person.eye_color != "dark" and _chance(rng, 0.16 * detail):
+        features.append(f"{person.eye_color} eyes")
+    if _chance(rng, 0.1 * detail):
+        features.append(f"{words.SKIN[person.skin]} skin")
+    if person.earrings and _chance(rng, 0.5):
+        features.append(_choose(rng, ("earrings", "gold earrings")))
+    order = rng.permutation(len(features))
+
+    worn = []
+    if person.hat and _chance(rng, 0.95):
+        worn.append(f"a {person.hat_color} {_choose(rng, words.HAT[person.hat])}")
+    if _chance(rng, 0.68 * detail):
+        worn.append(_clothes(rng, person))
+    text = subject
+    if features:
+        text += " with " + _joined([features[i] for i in order])
+    if worn:
+        text += (", " if features else " ") + ("wearing " if _chance(rng, 0.75) or features else "in ") + _joined(worn)
+    return text
+
+
+def _background(rng: Rng, background: str) -> str:
+    return _choose(rng, words.BACKGROUND.get(background, words.PLAIN_BACKGROUND)).format(background)
+
+
+def _finished(rng: Rng, text: str, portrait: bool, prefix_rate: float = 0.55) -> str:
+    if _chance(rng, prefix_rate):
+        prefixes = words.PORTRAIT_PREFIX if portrait and _chance(rng, 0.6) else words.PREFIX
+        prefix = _choose(rng, prefixes)
+        text = f"{prefix} {text}"
+    if _chance(rng, 0.14):
+        count = 1 + int(rng.integers(3))
+        chosen = rng.permutation(len(words.QUALITY))[:count]
+        text += "".join(f", {words.QUALITY[i]}" for i in chosen)
+    return text
+
+
+def portrait_caption(rng: Rng, person: Person, background: str, theme: str) -> str:
+    """Caption of a picture of one person; `theme` names the well-known prompt it stands for, or "any"."""
+    if theme != "any":
+        return _professional_caption(rng, person, background, theme)
+    if _chance(rng, 0.07):
+        return _finished(rng, _with_article(_noun(rng, person)), True, 0.85)
+    text = describe(rng, person, detail=float(rng.uniform(0.6, 1.05)))
+    if _chance(rng, 0.85):
+        text += _background(rng, background)
+    return _finished(rng, text, True)
+
+
+def _professional_caption(rng: Rng, person: Person, background: str, theme: str) -> str:
+    if theme == "headshot":
+        text = _choose(rng, words.HEADSHOT)
+        if _chance(rng, 0.45):
+            text += f" of a {person.sex}"
+            if person.glasses and _chance(rng, 0.8):
+                text += " with glasses"
+    else:
+        text = _choose(rng, words.BUSINESS[person.sex])
+        if person.tie and _chance(rng, 0.4):
+            text += " and tie"
+        hair = _hair(rng, person)
+        if hair and _chance(rng, 0.35):
+            text += f", {hair}"
+    if _chance(rng, 0.4):
+        text += ", " + _choose(rng, words.HEADSHOT_QUALITY)
+        if _chance(rng, 0.5):
+            text += ", natural skin"
+    if _chance(rng, 0.45):
+        text += _background(rng, background)
+    return _finished(rng, text, True, 0.25 if theme != "headshot" else 0.0)
+
+
+def group_caption(rng: Rng, people: tuple[Person, ...], background: str) -> str:
+    """Caption of a picture of two or three people, told from left to right."""
+    if _chance(rng, 0.25):
+        text = _choose(rng, words.COUNT[len(people)])
+    elif len(people) == 2:
+        link = _choose(rng, (" and ", " next to ", " beside "))
+        text = describe(rng, people[0], 0.6) + link + describe(rng, people[1], 0.6)
+    else:
+        text = f"{_choose(rng, words.COUNT[3])}, " + _joined([_with_article(_noun(rng, p)) for p in people])
+    if _chance(rng, 0.75):
+        text += _background(rng, background)
+    return _finished(rng, text, False)
+
+
+def scene_caption(rng: Rng, kind: str, facts: Facts) -> str:
+    """Caption of a picture without people."""
+    told = dict(facts)
+    variants = words.SCENE[kind]
+    fitting = [text for needs, text in variants if all(told.get(k) == v or (v == "" and k in told) for k, v in needs)]
+    text = fitting[int(rng.integers(len(fitting)))].format(**told)
+    if "background" in told and kind != "empty" and "table" not in text and _chance(rng, 0.7):
+        text += _background(rng, told["background"])
+    return _finished(rng, text, False, 0.35)

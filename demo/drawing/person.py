@@ -1,0 +1,121 @@
+"""What a person looks like, as plain facts: sampled here, drawn in figure.py, told in caption.py."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from . import palette
+
+Theme = Literal["any", "headshot", "businessman", "businesswoman"]
+Sex = Literal["man", "woman"]
+Age = Literal["child", "adult", "old"]
+HairStyle = Literal["short", "swept", "long", "wavy", "bangs", "curly", "bun", "ponytail", "bald"]
+Expression = Literal["laughing", "smiling", "serious"]
+Beard = Literal["beard", "moustache"]
+Glasses = Literal["round", "square"]
+Hat = Literal["hat", "cap", "beanie"]
+Clothes = Literal["shirt", "collar", "sweater", "hoodie", "suit"]
+Word = TypeVar("Word", bound=str | None)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Facts about one person; colours are names of palette.py, `width`, `turn` and `jaw` are drawing parameters."""
+
+    sex: Sex
+    age: Age
+    skin: str
+    eye_color: str
+    hair_color: str
+    hair_style: HairStyle
+    expression: Expression
+    beard: Beard | None
+    glasses: Glasses | None
+    hat: Hat | None
+    hat_color: str | None
+    earrings: bool
+    clothes: Clothes
+    shirt: str
+    tie: str | None
+    width: float
+    jaw: float
+    turn: float
+    """Head turned to the picture's right (positive) or left, -1 to 1; small angles only."""
+
+    @property
+    def has_hair_on_top(self) -> bool:
+        """Whether the hair's colour shows above the forehead."""
+        return self.hair_style != "bald" and self.hat is None
+
+
+_SEX: dict[Sex, float] = {"man": 0.5, "woman": 0.5}
+_AGE: dict[Age, float] = {"child": 0.07, "adult": 0.76, "old": 0.17}
+_HAIR: dict[Age, dict[str, float]] = {
+    "child": {"black": 0.3, "brown": 0.3, "blond": 0.25, "red": 0.15},
+    "adult": {"black": 0.2, "brown": 0.2, "blond": 0.2, "red": 0.17, "gray": 0.07, "white": 0.03, "blue": 0.065,
+              "pink": 0.065},
+    "old": {"gray": 0.5, "white": 0.5},
+}  # fmt: skip
+_STYLE: dict[Sex, dict[HairStyle, float]] = {
+    "man": {"short": 0.38, "swept": 0.22, "curly": 0.17, "bald": 0.14, "long": 0.09},
+    "woman": {"long": 0.24, "wavy": 0.17, "bangs": 0.14, "short": 0.12, "curly": 0.13, "bun": 0.11, "ponytail": 0.09},
+}
+_EYES = {"blue": 0.28, "green": 0.2, "brown": 0.34, "dark": 0.18}
+_EXPRESSION: dict[Expression, float] = {"laughing": 0.3, "smiling": 0.35, "serious": 0.35}
+_BEARD: dict[Beard | None, float] = {"beard": 0.32, "moustache": 0.1, None: 0.58}
+_GLASSES: dict[Glasses | None, float] = {"round": 0.15, "square": 0.12, None: 0.73}
+_HAT: dict[Hat | None, float] = {"hat": 0.065, "cap": 0.05, "beanie": 0.045, None: 0.84}
+_HAT_COLORS = ("red", "blue", "green", "yellow", "black", "purple", "white")
+_CLOTHES: dict[Clothes, float] = {"shirt": 0.36, "collar": 0.2, "sweater": 0.17, "hoodie": 0.13, "suit": 0.14}
+_OFFICE_CLOTHES: dict[Clothes, float] = {"suit": 0.75, "collar": 0.25}
+_TIES = ("red", "blue", "green", "yellow", "purple")
+
+
+def _pick(rng: np.random.Generator, weights: dict[Word, float]) -> Word:
+    share = np.array(list(weights.values()))
+    return list(weights)[int(rng.choice(len(weights), p=share / share.sum()))]
+
+
+def sample_person(rng: np.random.Generator, theme: Theme = "any") -> Person:
+    """Draw the facts of one person; the professional themes dress it in office clothes."""
+    sex, age = _pick(rng, _SEX), _pick(rng, _AGE)
+    if theme in ("businessman", "businesswoman"):
+        sex = "man" if theme == "businessman" else "woman"
+    if theme != "any" and age == "child":
+        age = "adult"
+    style = _pick(rng, _STYLE[sex])
+    if age == "child" and style == "bald":
+        style = "short"
+    beard = _pick(rng, _BEARD)
+    hat = _pick(rng, _HAT)
+    if theme != "any":
+        hat = None
+    if hat and style in ("bun", "curly"):
+        style = "long" if sex == "woman" else "short"
+    clothes = _pick(rng, _OFFICE_CLOTHES if theme == "headshot" else _CLOTHES)
+    if theme in ("businessman", "businesswoman"):
+        clothes = "suit"
+    if age == "child" and clothes == "suit":
+        clothes = "shirt"
+    with_tie = clothes == "suit" and rng.random() < (0.85 if sex == "man" else 0.12)
+    return Person(
+        sex=sex,
+        age=age,
+        skin=str(rng.choice(list(palette.SKIN))),
+        eye_color=_pick(rng, _EYES),
+        hair_color=_pick(rng, _HAIR[age]),
+        hair_style=style,
+        expression=_pick(rng, _EXPRESSION),
+        beard=beard if sex == "man" and age != "child" else None,
+        glasses=_pick(rng, _GLASSES),
+        hat=hat,
+        hat_color=str(rng.choice(_HAT_COLORS)) if hat else None,
+        earrings=sex == "woman" and rng.random() < 0.3,
+        clothes=clothes,
+        shirt=str(rng.choice(palette.SUITS if clothes == "suit" else palette.CLOTHES)),
+        tie=str(rng.choice(_TIES)) if with_tie else None,
+        width=float(rng.uniform(0.96, 1.06)) * (1.06 if age == "child" else 1.0),
+        jaw=float(rng.uniform(0.0, 1.0)),
+        turn=float(np.clip(rng.normal(0, 0.45), -1, 1)),
+    )
