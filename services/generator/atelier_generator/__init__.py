@@ -1,0 +1,1 @@
+"""Atelier's drawing stage: SDXL base pass, enlargement, second pass, refiner."""

@@ -1,0 +1,40 @@
+"""Which words of a prompt the text encoders do not see.
+
+CLIP reads 77 tokens, the two end marks among them. Words beyond are cut off by the tokenizer;
+the caller is told which.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SHOWN_CHARS = 200
+
+
+def cut_text(tokenizer: Any, text: str) -> str:
+    """Return the end of `text` that the tokenizer (of transformers) cuts off; empty if it fits.
+
+    A word that is only partly cut is returned whole.
+    """
+    room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    if not tokenizer.is_fast:
+        tokens = tokenizer(text, add_special_tokens=False).input_ids
+        return str(tokenizer.decode(tokens[room:])).strip()
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    if len(offsets) <= room:
+        return ""
+    start = offsets[room][0]
+    while 0 < start < len(text) and text[start].isalnum() and text[start - 1].isalnum():
+        start -= 1
+    return text[start:].strip()
+
+
+def overlong_warning(field: str, text: str, tokenizers: list[Any]) -> str | None:
+    """Return the warning that names the words of `text` beyond the encoders' limit, None if all fit."""
+    limit = min(tokenizer.model_max_length for tokenizer in tokenizers)
+    cut = max((cut_text(tokenizer, text) for tokenizer in tokenizers), key=len)
+    if not cut:
+        return None
+    shown = cut if len(cut) <= _SHOWN_CHARS else f"{cut[:_SHOWN_CHARS].rsplit(maxsplit=1)[0]} ..."
+    count = len(cut.split())
+    return f'{field}: {count} words beyond the text encoders\' {limit} tokens have no effect: "{shown}"'

@@ -1,0 +1,16 @@
+"""The generator's settings: environment variables that begin with ATELIER_GENERATOR_."""
+
+from __future__ import annotations
+
+from atelier_runtime.settings import StageSettings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+
+class GeneratorSettings(StageSettings):
+    """What the generator can be told; see the base classes for the rest."""
+
+    model_config = SettingsConfigDict(env_prefix="ATELIER_GENERATOR_", frozen=True, extra="ignore")
+
+    port: int = Field(50051, description="Port of the gRPC server; 0 takes a free one.", ge=0, le=65535)
+    metrics_port: int = Field(9101, description="Port of /metrics; 0 takes a free one.", ge=0, le=65535)
