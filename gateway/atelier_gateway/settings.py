@@ -1,0 +1,46 @@
+"""What the gateway can be told, by environment variables that begin with `ATELIER_GATEWAY_`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from atelier_runtime import defaults
+from atelier_runtime.settings import ProcessSettings
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+_ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
+
+
+def _split_origins(given: object) -> object:
+    """Read `http://a:3000, http://b` as a list; an origin has no path and no slash at its end."""
+    if not isinstance(given, str):
+        return given
+    origins = tuple(part.strip() for part in given.split(",") if part.strip())
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"'{origin}' is no origin: write * or http(s)://host[:port], separated by commas")
+    return origins
+
+
+class GatewaySettings(ProcessSettings):
+    """Frozen; `atelier_runtime.settings.load` explains a bad value in a line that names the variable."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="ATELIER_GATEWAY_")
+
+    port: int = Field(7860, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+    generator: str = Field("127.0.0.1:50051", min_length=1, description="gRPC address of the generator.")
+    restorer: str = Field("127.0.0.1:50052", min_length=1, description="gRPC address of the restorer.")
+    deadline_seconds: float = Field(
+        defaults.DEADLINE_S, gt=0, le=86_400, description="Time for one request, all stages together."
+    )
+    status_timeout_seconds: float = Field(
+        1.0, gt=0, le=60, description="How long /health and /readyz wait for a stage's word."
+    )
+    max_body_bytes: int = Field(
+        4 * 2**20, ge=1024, description="Largest request body. A valid order has less than 0.1 MiB."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
+        (), description="Origins whose pages may read answers, separated by commas; * for all. Default none."
+    )

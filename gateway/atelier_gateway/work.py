@@ -1,0 +1,98 @@
+"""What the gateway asks of the stages and what it gets back: plain values, no protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.images import Format
+from atelier_runtime.metrics import StageReport
+
+
+@dataclass(frozen=True)
+class StagePicture:
+    """A picture on its way between stages: a file's bytes, or raw RGB8 rows from the top left."""
+
+    data: bytes
+    format: Format | Literal["raw"]
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a stage is to encode its picture. `quality` (1 to 100) is for jpeg and webp."""
+
+    format: Format | Literal["raw"]
+    quality: int
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the generator made of an order. A reason is None where nothing was left undone."""
+
+    picture: StagePicture
+    seed: int
+    model_set: str
+    refiner_applied: bool
+    refiner_reason: NotDoneReason | None
+    hires_fix_applied: bool
+    hires_fix_reason: NotDoneReason | None
+    upscaler: str
+    """Name of what enlarged the picture; empty if nothing was enlarged."""
+    warnings: tuple[str, ...]
+    stages: tuple[StageReport, ...]
+
+
+@dataclass(frozen=True)
+class FaceOutcome:
+    """What became of one face. `box`: x1, y1, x2, y2 in px of the returned picture."""
+
+    box: tuple[float, float, float, float]
+    confidence: float
+    restored: bool
+    reason: NotDoneReason | None
+
+
+@dataclass(frozen=True)
+class RestorationOrder:
+    """What the restorer is to do with a picture."""
+
+    picture: StagePicture
+    restore_faces: bool
+    fidelity: float
+    upscale: int
+    use_realesrgan: bool
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What the restorer did."""
+
+    picture: StagePicture
+    faces: tuple[FaceOutcome, ...]
+    applied: bool
+    reason: NotDoneReason | None
+    upscale_applied: int
+    upscaler: str
+    """Name of what enlarged the picture; empty if nothing was enlarged."""
+    warnings: tuple[str, ...]
+    stages: tuple[StageReport, ...]
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """What a stage says of itself. Device memory is None on a CPU."""
+
+    version: str
+    ready: bool
+    model_set: str
+    device: str
+    device_name: str
+    vram_free_bytes: int | None
+    vram_total_bytes: int | None
+    networks: Mapping[str, str] = field(default_factory=dict)
+    """Role ("base", "refiner", "upscaler", "detector", "codeformer") -> the network's name."""
