@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from atelier_runtime.errors import (
@@ -81,9 +82,8 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = dict.fromkeys(name for name, _ in pairs if name in seen or seen.add(name))
-        shown = [name.encode("ascii", "replace").decode()[:60] for name in list(twice)[:20]]
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        shown = [name[:60].encode("ascii", "replace").decode() for name in twice[:20]]
         raise InvalidRequest([FieldViolation(name, "is given twice") for name in shown])
     return result
 

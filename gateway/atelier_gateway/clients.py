@@ -155,7 +155,7 @@ def _unreachable(stage: StageName) -> StageUnavailable:
 def _our_error(stage: StageName, error: grpc.aio.AioRpcError) -> AtelierError:
     """Rebuild the stage's error. Texts of gRPC itself hold addresses, so they are not passed on."""
     ours = from_rpc_error(error)
-    if isinstance(ours, (StageUnavailable, Cancelled)):  # a stage that is killed may end its calls as cancelled
+    if isinstance(ours, (StageUnavailable, Cancelled)):  # a stage that is killed cancels its calls
         return _unreachable(stage)
     if isinstance(ours, DeadlineExceeded):
         return DeadlineExceeded(f"The deadline passed while the {stage} worked.")
@@ -182,7 +182,9 @@ def _output_to_pb(encoding: Encoding) -> image_pb2.OutputOptions:
     return image_pb2.OutputOptions(format=_FORMAT_TO_PB[encoding.format], quality=encoding.quality)
 
 
-def _drawing_to_pb(request: GenerateRequest, encoding: Encoding) -> generator_service_pb2.GenerateImageRequest:
+def _drawing_to_pb(
+    request: GenerateRequest, encoding: Encoding
+) -> generator_service_pb2.GenerateImageRequest:
     return generator_service_pb2.GenerateImageRequest(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,

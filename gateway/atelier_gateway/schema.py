@@ -102,7 +102,7 @@ class GenerateRequest(BaseModel):
         le=defaults.FIDELITY_RANGE[1],
     )
     upscale: Annotated[Literal[1, 2, 4], _WHOLE] = Field(
-        defaults.UPSCALE, description="Final enlargement of the whole picture, faces or not."
+        default=defaults.UPSCALE, description="Final enlargement of the whole picture, faces or not."
     )
     face_size: Annotated[Literal[512], _WHOLE] | None = Field(
         None, description="Side of the aligned face in px."
@@ -114,15 +114,13 @@ class GenerateRequest(BaseModel):
         None, description="The loaded model set's name, or SDXL."
     )
     on_restore_failure: Literal["return_base", "fail"] = Field(
-        defaults.ON_RESTORE_FAILURE,
+        default=defaults.ON_RESTORE_FAILURE,
         description="If the restorer cannot do its work: return the drawn picture and say so, or fail.",
     )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         None, description="The picture's encoding. Default: what Accept asks for, else png."
     )
-    quality: Annotated[int, _QUALITY_RANGE, _WHOLE] = Field(
-        defaults.QUALITY, description="Of jpeg and webp."
-    )
+    quality: Annotated[int, _QUALITY_RANGE, _WHOLE] = Field(defaults.QUALITY, description="Of jpeg and webp.")
 
     def drawn_size(self) -> tuple[int, int]:
         """Return width and height in px of what the generator returns: enlarged sides are multiples of 8."""
@@ -211,7 +209,9 @@ def _validate(
 ) -> GenerateRequest | None:
     for field, value in list(values.items()):
         if isinstance(value, str) and not _is_unicode(value):
-            violations.append(FieldViolation(names[field], "holds half of a surrogate pair, which is no character"))
+            violations.append(
+                FieldViolation(names[field], "holds half of a surrogate pair, which is no character")
+            )
             # the stand-in keeps a required field from being reported as missing too
             values[field] = "?"
     try:
@@ -234,7 +234,9 @@ def _contradictions(request: GenerateRequest, names: dict[str, str], max_pixels:
         violations.append(FieldViolation("hires_fix_simple", f"cannot be used together with {asked}"))
     width, height = request.final_size()
     if width * height > max_pixels:
-        message = f"the final picture would have {width}x{height} = {width * height} px, the limit is {max_pixels}"
+        message = (
+            f"the final picture would have {width}x{height} = {width * height} px, the limit is {max_pixels}"
+        )
         enlarging = ["upscale"] if request.upscale > 1 else []
         enlarging += ["hires_fix"] if request.hires_fix else []
         enlarging += ["hires_scale"] if request.hires_fix_simple else []
@@ -279,7 +281,9 @@ def _expected(schema: dict[str, Any]) -> str:
         return f"a string of {schema.get('minLength', 0)} to {schema['maxLength']} characters"
     kind = "a whole number" if schema["type"] == "integer" else "a number"
     step = f" and a multiple of {schema['multipleOf']}" if "multipleOf" in schema else ""
-    low, high = (int(bound) if bound == int(bound) else bound for bound in (schema["minimum"], schema["maximum"]))
+    low, high = (
+        int(bound) if bound == int(bound) else bound for bound in (schema["minimum"], schema["maximum"])
+    )
     return f"{kind} from {low} to {high}{step}"
 
 

@@ -20,7 +20,9 @@ def _split_origins(given: object) -> object:
     origins = tuple(part.strip() for part in given.split(",") if part.strip())
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"'{origin}' is no origin: write * or http(s)://host[:port], separated by commas")
+            raise ValueError(
+                f"'{origin}' is no origin: write * or http(s)://host[:port], separated by commas"
+            )
     return origins
 
 

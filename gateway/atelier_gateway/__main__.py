@@ -1,0 +1,64 @@
+"""The command `atelier-gateway`: `serve`, or `openapi` for the document of the HTTP interface."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+
+import uvicorn
+from atelier_runtime.log import configure_logging
+from atelier_runtime.settings import load
+
+from atelier_gateway.app import create_app
+from atelier_gateway.settings import GatewaySettings
+
+_KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that it is they who close idle connections
+
+
+def main() -> int:
+    """Run the command, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="atelier-gateway", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser(
+        "serve", help="serve HTTP until SIGTERM; settings are read from ATELIER_GATEWAY_* variables"
+    )
+    commands.add_parser("openapi", help="print the OpenAPI document")
+    command = parser.parse_args().command
+    settings = load(GatewaySettings)
+    if command == "openapi":
+        print(json.dumps(create_app(settings).openapi(), indent=2))
+        return 0
+    return serve(settings)
+
+
+def serve(settings: GatewaySettings) -> int:
+    """Serve until SIGTERM or SIGINT; accepted requests have `drain_seconds` to finish."""
+    configure_logging(settings.log_level)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else "no such address"
+        print(
+            f"ATELIER_GATEWAY_HOST={settings.host} ATELIER_GATEWAY_PORT={settings.port}: {reason}",
+            file=sys.stderr,
+        )
+        return 1
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+    )
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Failures on the HTTP wire: one total table from an error's reason to a status, and one body for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import orjson
+from atelier_runtime.errors import AtelierError, ErrorReason, InternalError
+from starlette.responses import Response
+
+HTTP_STATUS: Mapping[ErrorReason, int] = {
+    ErrorReason.INVALID_REQUEST: 422,
+    ErrorReason.MALFORMED_BODY: 400,
+    ErrorReason.BODY_TOO_LARGE: 413,
+    ErrorReason.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorReason.QUEUE_FULL: 429,
+    ErrorReason.DEADLINE_UNMEETABLE: 503,
+    ErrorReason.DEADLINE_EXCEEDED: 504,
+    ErrorReason.STAGE_NOT_READY: 503,
+    ErrorReason.STAGE_DRAINING: 503,
+    ErrorReason.STAGE_UNAVAILABLE: 503,
+    ErrorReason.OUT_OF_MEMORY: 503,
+    ErrorReason.BAD_PICTURE: 500,
+    ErrorReason.CANCELLED: 499,  # in the log only: whoever would read it has gone
+    ErrorReason.NOT_FOUND: 404,
+    ErrorReason.INTERNAL: 500,
+}
+
+COME_BACK_LATER = frozenset(
+    {
+        ErrorReason.QUEUE_FULL,
+        ErrorReason.DEADLINE_UNMEETABLE,
+        ErrorReason.STAGE_NOT_READY,
+        ErrorReason.STAGE_DRAINING,
+        ErrorReason.STAGE_UNAVAILABLE,
+    }
+)
+"""These carry Retry-After. Out of memory does not: the same order would fail again."""
+
+REFUSALS = COME_BACK_LATER - {ErrorReason.STAGE_UNAVAILABLE} | {
+    ErrorReason.INVALID_REQUEST,
+    ErrorReason.MALFORMED_BODY,
+    ErrorReason.BODY_TOO_LARGE,
+    ErrorReason.UNSUPPORTED_MEDIA_TYPE,
+}
+"""Errors that are raised before any work is done; counted as refusals."""
+
+_RETRY_AFTER_S = 5.0
+_SHUT_AFTERWARDS = frozenset({ErrorReason.BODY_TOO_LARGE, ErrorReason.UNSUPPORTED_MEDIA_TYPE})
+
+
+def problem_body(error: AtelierError, request_id: str) -> dict[str, object]:
+    """Return the body of a failure. Of an internal error it tells the request id and no more."""
+    message = error.message
+    if isinstance(error, InternalError):
+        message = f"{InternalError.default_message} The request id leads to the cause: {request_id}"
+    return {
+        "success": False,
+        "error": {
+            "code": error.reason.value,
+            "message": message,
+            "fields": [
+                {"field": violation.field, "message": violation.message} for violation in error.fields
+            ],
+        },
+        "detail": message,
+        "request_id": request_id,
+    }
+
+
+def problem_response(
+    error: AtelierError,
+    request_id: str,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer with a failure; `status` overrides the table for HTTP's own 405."""
+    sent = dict(headers or {})
+    if error.reason in COME_BACK_LATER:
+        delay = _RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+        sent["Retry-After"] = str(max(1, math.ceil(delay)))
+    if error.reason in _SHUT_AFTERWARDS:
+        sent["Connection"] = "close"  # the rest of the body is not read
+    return Response(
+        orjson.dumps(problem_body(error, request_id)),
+        status_code=HTTP_STATUS[error.reason] if status is None else status,
+        headers=sent,
+        media_type="application/json",
+    )
