@@ -24,13 +24,9 @@ import transformers
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.images import RgbArray
-from atelier_runtime.settings import StartupError, StageSettings
+from atelier_runtime.settings import StageSettings, StartupError
 from atelier_runtime.weights import Component, ModelSet
-from diffusers import (
-    AutoencoderKL,
-    StableDiffusionXLImg2ImgPipeline,
-    StableDiffusionXLPipeline,
-)
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
 from atelier_generator.upscale import Upscaler
 
@@ -41,14 +37,18 @@ _ONE_COLOUR_DEVIATION = 0.5  # of 255: no drawing, however plain, is as even as 
 
 @dataclass(frozen=True)
 class Models:
-    """Everything that a request may run."""
+    """Everything that a request may run.
+
+    diffusers' classes hide their attributes from the type checker, hence `Any`: `text_to_image` is a
+    `StableDiffusionXLPipeline`, `image_to_image` and `refiner` are `StableDiffusionXLImg2ImgPipeline`s.
+    """
 
     model_set: ModelSet
     device: torch.device
     dtype: torch.dtype
-    text_to_image: StableDiffusionXLPipeline
-    image_to_image: StableDiffusionXLImg2ImgPipeline
-    refiner: StableDiffusionXLImg2ImgPipeline | None
+    text_to_image: Any
+    image_to_image: Any
+    refiner: Any | None
     autoencoder: Autoencoder
     upscaler: Upscaler | None
 
@@ -62,13 +62,14 @@ class Models:
 class Autoencoder:
     """The VAE: pictures (uint8 RGB) to scaled latents (1, C, H/8, W/8) and back."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: Any) -> None:
+        """`vae`: diffusers' `AutoencoderKL`, shared with the pipelines."""
         self._vae = vae
 
     @property
     def half_precision(self) -> bool:
         """True if it runs in fewer than 32 bits."""
-        return self._vae.dtype != torch.float32
+        return bool(self._vae.dtype != torch.float32)
 
     def encode(self, picture: RgbArray, *, tiled: bool) -> torch.Tensor:
         """Return the mean latents of a picture whose sides are multiples of the VAE's factor."""
@@ -77,7 +78,8 @@ class Autoencoder:
         batch = pixels.permute(2, 0, 1).unsqueeze(0).to(self._vae.dtype).div_(127.5).sub_(1)
         latents = self._vae.encode(batch).latent_dist.mode()
         mean, std = self._statistics(latents)
-        return (latents - mean) * (self._vae.config.scaling_factor / std)
+        scaled: torch.Tensor = (latents - mean) * (self._vae.config.scaling_factor / std)
+        return scaled
 
     def decode(self, latents: torch.Tensor, *, tiled: bool) -> RgbArray:
         """Return the picture of some latents.
@@ -159,7 +161,7 @@ def load_models(settings: StageSettings) -> Models:
         network.to(memory_format=torch.channels_last)
     # SDXL's VAE overflows float16 (its activations pass 65504). bfloat16 has float32's range.
     text_to_image.vae.to(torch.float32 if dtype == torch.float16 else dtype)
-    image_to_image = StableDiffusionXLImg2ImgPipeline(
+    image_to_image: Any = StableDiffusionXLImg2ImgPipeline(
         **text_to_image.components,
         force_zeros_for_empty_prompt=text_to_image.config.force_zeros_for_empty_prompt,
         requires_aesthetics_score=False,
@@ -185,9 +187,7 @@ def load_models(settings: StageSettings) -> Models:
     return models
 
 
-def _load_refiner(
-    model_set: ModelSet, base: StableDiffusionXLPipeline, device: torch.device, dtype: torch.dtype
-) -> StableDiffusionXLImg2ImgPipeline | None:
+def _load_refiner(model_set: ModelSet, base: Any, device: torch.device, dtype: torch.dtype) -> Any | None:
     component = model_set.component("refiner")
     if component is None:
         return None

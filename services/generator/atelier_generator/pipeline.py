@@ -35,7 +35,7 @@ from atelier_generator.plan import (
 )
 from atelier_generator.prompt_words import overlong_warning
 from atelier_generator.request import GenerateRequest
-from atelier_generator.upscale import Upscaler, enlarge_to
+from atelier_generator.upscale import LANCZOS, Upscaler, cropped, enlarge_to
 
 T = TypeVar("T")
 
@@ -76,6 +76,7 @@ class _Run:
     check: Callable[[], None]
     emit: Callable[[Progress], None]
     ledger: StageLedger
+    steps_finished: int = 0  # of the passes that are over
     steps_done: int = 0
     memory_retry_used: bool = False
     refined: bool = False
@@ -173,7 +174,9 @@ class Pipeline:
         picture = self._decode(run, latents)
         return self._finish_size(run, picture)
 
-    def _second_pass(self, run: _Run, words: dict[str, Any], latents: torch.Tensor, size: Size) -> torch.Tensor:
+    def _second_pass(
+        self, run: _Run, words: dict[str, Any], latents: torch.Tensor, size: Size
+    ) -> torch.Tensor:
         # A set whose max_side holds both passes at one size needs no enlargement between them.
         if size != run.plan.base:
             picture = self._decode(run, latents)
@@ -255,17 +258,15 @@ class Pipeline:
         return latents
 
     def _denoise(self, run: _Run, pipeline: Any, stage: str, steps: int, **arguments: Any) -> torch.Tensor:
-        done_before = run.steps_done
-
         def after_step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            # Schedulers of second order call the network twice a step and call back after each.
+            # Schedulers of second order call back twice a step.
             total = pipeline.num_timesteps
-            run.steps_done = done_before + min(steps, (index + 1) * steps // total)
+            run.steps_done = run.steps_finished + min(steps, (index + 1) * steps // total)
             run.emit(Progress(stage, index + 1, total))
             run.check()
             return tensors
 
-        run.steps_done = done_before
+        run.steps_done = run.steps_finished  # a second try takes its steps again
         answer = pipeline(
             output_type="latent",
             guidance_scale=run.request.guidance_scale,
@@ -274,6 +275,7 @@ class Pipeline:
             return_dict=False,
             **arguments,
         )
+        run.steps_finished += steps
         latents: torch.Tensor = answer[0]
         return latents
 
@@ -325,18 +327,21 @@ class Pipeline:
         return run.memory_retry_used or (self._models.device.type == "cuda" and pixels > _TILED_PIXELS)
 
     def _enlarge(self, run: _Run, picture: RgbArray, size: Size, upscaler: Upscaler | None) -> RgbArray:
-        if Size(picture.shape[1], picture.shape[0]) == size:
-            return picture
+        if Size(picture.shape[1], picture.shape[0]).contains(size):
+            return cropped(picture, size)
         with run.ledger.stage("upscale"):
             enlarged = self._retried(run, lambda: enlarge_to(picture, size, upscaler, run.check))
-        run.upscaler = run.upscaler or enlarged.upscaler
-        return enlarged.picture
+        run.upscaler = run.upscaler or (upscaler.name if upscaler else LANCZOS)
+        return enlarged
 
     def _network_upscaler(self, run: _Run) -> Upscaler | None:
         return self._models.upscaler if run.request.use_realesrgan else None
 
     def _retried(self, run: _Run, work: Callable[[], T]) -> T:
-        """Do some work; if the memory does not suffice, free it and do it once more, in smaller pieces."""
+        """Do some work; once a request, if memory is short, free what can be freed and do it again.
+
+        From then on the VAE works in tiles.
+        """
         try:
             return work()
         except Exception as error:
@@ -349,7 +354,9 @@ class Pipeline:
         gc.collect()
         if self._models.device.type == "cuda":
             torch.cuda.empty_cache()
-        run.warnings.append("The device's memory was short; a part was done again in smaller pieces.")
+        run.warnings.append(
+            "The device's memory was short; a part was done again with the autoencoder in tiles."
+        )
         try:
             return work()
         except Exception as error:

@@ -10,14 +10,16 @@ import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation, InvalidRequest
+from atelier_runtime.images import FORMATS
 
 from atelier_generator.plan import Size, result_size
 
-OutputFormat = Literal["png", "jpeg", "webp", "raw"]
+RAW = "raw"
+"""The output format that is no file: RGB8 pixels, row by row."""
+OUTPUT_FORMATS = (*FORMATS, RAW)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class GenerateRequest:
     use_realesrgan: bool = defaults.USE_REALESRGAN
     hires_fix_simple: bool = defaults.HIRES_FIX_SIMPLE
     hires_scale: float = defaults.HIRES_SCALE
-    output_format: OutputFormat = "png"
+    output_format: str = defaults.OUTPUT_FORMAT
     quality: int = defaults.QUALITY
 
     @property
@@ -85,8 +87,9 @@ class GenerateRequest:
             message = "hires_fix and hires_fix_simple exclude each other"
             yield FieldViolation("hires_fix", message)
             yield FieldViolation("hires_fix_simple", message)
-        if self.output_format not in get_args(OutputFormat):
-            yield FieldViolation("output.format", f"must be one of {', '.join(get_args(OutputFormat))}")
+        if self.output_format not in OUTPUT_FORMATS:
+            message = f"must be one of {', '.join(OUTPUT_FORMATS)}, is {self.output_format}"
+            yield FieldViolation("output.format", message)
         yield from _check_range("output.quality", self.quality, defaults.QUALITY_RANGE)
 
     def _size_violations(self, max_pixels: int) -> Iterator[FieldViolation]:

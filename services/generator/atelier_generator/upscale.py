@@ -6,9 +6,9 @@ which keeps the memory at one picture and one tile however large the result is.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,13 +26,6 @@ LANCZOS = "lanczos"
 _TILE_PX = 384
 _TILE_MARGIN_PX = 16  # what a tile sees beyond its own edge; published upscalers are run with 10 to 32
 _WORTH_ANOTHER_PASS = 1.25  # below this factor Lanczos does as well as a network that is then shrunk
-
-
-class Enlarged(NamedTuple):
-    """A picture, and the name of what enlarged it; empty if it was only cropped."""
-
-    picture: RgbArray
-    upscaler: str
 
 
 class Upscaler:
@@ -69,6 +62,7 @@ class Upscaler:
         network.model.to(memory_format=torch.channels_last)
         return cls(component.name, network)
 
+    @torch.inference_mode()
     def enlarge(self, picture: RgbArray, check: Callable[[], None]) -> RgbArray:
         """Enlarge once by `factor`; `check` is called before each tile and may raise.
 
@@ -101,25 +95,25 @@ class Upscaler:
         return answer.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
+def cropped(picture: RgbArray, wanted: Size) -> RgbArray:
+    """Return the middle of a picture that contains the wanted size, its pixels untouched."""
+    left, top, right, bottom = centred_crop(Size(picture.shape[1], picture.shape[0]), wanted)
+    return np.ascontiguousarray(picture[top:bottom, left:right])
+
+
 def enlarge_to(
     picture: RgbArray, wanted: Size, upscaler: Upscaler | None, check: Callable[[], None]
-) -> Enlarged:
-    """Return a picture of exactly the wanted size.
+) -> RgbArray:
+    """Return a picture of exactly the wanted size, enlarged to cover it and cropped in the middle.
 
-    A picture that contains the wanted size is cropped in the middle, pixels untouched. Otherwise it is
-    enlarged to cover the wanted size and cropped in the middle: by the network as often as needed, the
-    rest by Lanczos; without a network by Lanczos alone.
+    By the network as often as needed and the rest by Lanczos; without a network by Lanczos alone.
     """
-    size = Size(picture.shape[1], picture.shape[0])
-    if size.contains(wanted):
-        left, top, right, bottom = centred_crop(size, wanted)
-        return Enlarged(np.ascontiguousarray(picture[top:bottom, left:right]), "")
     if upscaler is not None:
-        passes = network_passes(size, wanted, upscaler.factor)
-        for _ in range(passes):
+        size = Size(picture.shape[1], picture.shape[0])
+        for _ in range(network_passes(size, wanted, upscaler.factor)):
             picture = upscaler.enlarge(picture, check)
     check()
-    return Enlarged(_resample(picture, wanted), LANCZOS if upscaler is None else upscaler.name)
+    return _resample(picture, wanted)
 
 
 def network_passes(size: Size, wanted: Size, factor: int) -> int:
@@ -143,4 +137,4 @@ def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
     """Cut a length into the fewest parts of at most `step`, all of nearly the same size."""
     count = math.ceil(length / step)
     edges = [length * i // count for i in range(count + 1)]
-    yield from zip(edges, edges[1:], strict=False)
+    yield from itertools.pairwise(edges)
