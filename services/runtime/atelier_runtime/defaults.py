@@ -3,6 +3,8 @@
 Units are in the names; a range is written as a pair (lowest, highest), both allowed.
 """
 
+from typing import Final
+
 PROMPT_CHARS = (1, 2000)
 NEGATIVE_PROMPT_CHARS = (0, 2000)
 
@@ -33,7 +35,7 @@ USE_FACE_RESTORATION = True
 FIDELITY = 0.6
 """CodeFormer's w: 0 best looking, 1 closest to the input."""
 FIDELITY_RANGE = (0.0, 1.0)
-UPSCALE = 1
+UPSCALE: Final = 1
 UPSCALE_CHOICES = (1, 2, 4)
 MAX_FACES = 64
 MIN_CONFIDENCE = 0.8
@@ -48,7 +50,7 @@ FACE_SIZE_PX = 512
 OUTPUT_FORMAT = "png"
 QUALITY = 92
 QUALITY_RANGE = (1, 100)
-ON_RESTORE_FAILURE = "return_base"
+ON_RESTORE_FAILURE: Final = "return_base"
 
 MAX_PIXELS = 50_000_000
 DEADLINE_S = 300.0
