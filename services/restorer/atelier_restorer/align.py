@@ -1,6 +1,6 @@
 """Cut faces out of a picture in the pose that CodeFormer knows, and say where they belong.
 
-A point (x, y) means the centre of pixel (x, y): the top left pixel's centre is (0, 0), its corner (-0.5, -0.5).
+A point (x, y) means the centre of pixel (x, y): the top left pixel has its centre at (0, 0).
 """
 
 from __future__ import annotations
@@ -65,10 +65,16 @@ def cut_crop(rgb: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.
 def crop_to_picture(matrix: NDArray[np.float64], scale: int) -> NDArray[np.float64]:
     """Return the (2, 3) similarity from the crop to the picture enlarged ``scale`` times.
 
-    Enlarging by s moves the centre of pixel x to s * x + (s - 1) / 2. (The reference adds s / 2 instead and so
-    pastes faces half a pixel too far right and down at every scale above 1.)
+    Enlarging by s moves the centre of pixel x to s * x + (s - 1) / 2. (The reference adds s / 2 instead and
+    so pastes faces half a pixel too far right and down at every scale above 1.)
     """
     inverse = np.asarray(cv2.invertAffineTransform(matrix), dtype=np.float64)
     inverse *= scale
     inverse[:, 2] += (scale - 1) / 2
     return inverse
+
+
+def sharpness(crop: NDArray[np.uint8]) -> float:
+    """Return the variance of the Laplacian of an aligned crop's gray version, squared grey levels."""
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(gray, cv2.CV_32F).var())

@@ -23,9 +23,10 @@ def paste_face(
 ) -> None:
     """Blend an aligned ``crop`` (512, 512, 3) into ``picture`` (H, W, 3), in place.
 
-    The blend uses the face's own 8-bit mask, ``visibility`` (0 to 1) times its soft square; a pixel whose mask
-    is 0 keeps its value exactly. That mask is added to ``mask`` (H, W) as one more translucent layer. Work and
-    memory grow with the face's rectangle, not with the picture. A face may lie half or wholly outside.
+    The blend uses the face's own 8-bit mask, ``visibility`` (0 to 1) times its soft square; a pixel whose
+    mask is 0 keeps its value exactly. That mask is added to ``mask`` (H, W) as one more translucent layer.
+    Work and memory grow with the face's rectangle, not with the picture. A face may lie half or wholly
+    outside.
 
     Args:
         picture: The picture, enlarged ``scale`` times already.
@@ -55,9 +56,7 @@ def paste_face(
     layer[...] = (255 - rest).astype(np.uint8)
 
 
-def _rectangle(
-    matrix: NDArray[np.float64], width: int, height: int
-) -> tuple[int, int, int, int] | None:
+def _rectangle(matrix: NDArray[np.float64], width: int, height: int) -> tuple[int, int, int, int] | None:
     """Return left, top, right, bottom of the crop's square within the picture, None if it is outside."""
     end = CROP_SIZE - 1
     corners = matrix @ np.array([(0, end, end, 0), (0, 0, end, end), (1, 1, 1, 1)], dtype=np.float64)

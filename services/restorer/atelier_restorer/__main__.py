@@ -1,0 +1,39 @@
+"""The command `atelier-restorer`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from atelier_runtime import settings
+from atelier_runtime.server import run_stage
+
+from atelier_restorer.servicer import RestorerStage
+from atelier_restorer.settings import RestorerSettings
+
+
+def serve() -> int:
+    """Run the stage until SIGTERM or SIGINT; return the exit code."""
+    restorer_settings = settings.load(RestorerSettings)
+    return run_stage(
+        "restorer",
+        restorer_settings,
+        lambda worker, state: RestorerStage(restorer_settings, worker, state),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run the command; return the exit code."""
+    parser = argparse.ArgumentParser(prog="atelier-restorer", description="Atelier's face stage.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serving = commands.add_parser(
+        "serve",
+        help="answer gRPC calls until SIGTERM",
+        description="Answer gRPC calls until SIGTERM. Settings come from ATELIER_RESTORER_... variables.",
+    )
+    serving.set_defaults(run=serve)
+    return int(parser.parse_args(arguments).run())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,170 @@
+"""What the stage is asked to do and what it answers, past the wire: frozen dataclasses, checked once.
+
+Points and boxes are in px of the picture, origin top left. This module knows neither protobuf nor torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from atelier_runtime import defaults
+from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
+from atelier_runtime.images import Format, Picture, RgbArray
+from atelier_runtime.metrics import StageReport
+
+MAX_FACES_RANGE = (0, 256)
+"""0 is how the gateway asks to enlarge a picture and leave its faces alone: nothing is detected then."""
+DETECT_SIZE_PX_RANGE = (64, 2048)
+
+Box = tuple[float, float, float, float]
+Points = tuple[tuple[float, float], ...]
+
+
+class FaceRule(StrEnum):
+    """Which of the faces found are restored."""
+
+    ALL = "all"
+    LARGEST = "largest"
+    CENTER = "center"
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face as the detector sees it. Landmarks: eyes, nose tip, corners of the mouth, left ones first."""
+
+    index: int
+    box: Box
+    landmarks: Points
+    confidence: float
+    sharpness: float | None = None
+
+    @property
+    def size_px(self) -> float:
+        """Shorter side of the box."""
+        return min(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+    @property
+    def eye_distance_px(self) -> float:
+        """Distance between the eyes."""
+        return math.dist(self.landmarks[0], self.landmarks[1])
+
+    @property
+    def roll_degrees(self) -> float:
+        """Turn of the line from left to right eye, clockwise positive (y points down)."""
+        (x1, y1), (x2, y2) = self.landmarks[:2]
+        return math.degrees(math.atan2(y2 - y1, x2 - x1))
+
+    def enlarged(self, scale: int) -> Face:
+        """Return the face in px of the picture enlarged ``scale`` times."""
+        if scale == 1:
+            return self
+        x1, y1, x2, y2 = (value * scale for value in self.box)
+        return replace(
+            self, box=(x1, y1, x2, y2), landmarks=tuple((x * scale, y * scale) for x, y in self.landmarks)
+        )
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """Which faces of a picture to restore, and how. The meaning of each field is in the proto."""
+
+    fidelity: float = defaults.FIDELITY
+    rule: FaceRule = FaceRule.ALL
+    max_faces: int = defaults.MAX_FACES
+    min_face_px: float = defaults.MIN_FACE_PX
+    max_face_px: float | None = None
+    min_confidence: float = defaults.MIN_CONFIDENCE
+    visibility: float = defaults.VISIBILITY
+    upscale: int = defaults.UPSCALE
+    use_realesrgan: bool = defaults.USE_REALESRGAN
+    aligned: bool = False
+    return_mask: bool = False
+    output_format: Format | None = None
+    raw_output: bool = False
+    quality: int = defaults.QUALITY
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidRequest` naming every field that is out of range."""
+        check = _Checker()
+        check.within("fidelity", self.fidelity, defaults.FIDELITY_RANGE)
+        check.within("max_faces", self.max_faces, MAX_FACES_RANGE)
+        check.at_least_0("min_face_px", self.min_face_px)
+        check.at_least_0("max_face_px", self.max_face_px)
+        check.within("min_confidence", self.min_confidence, defaults.CONFIDENCE_RANGE)
+        check.within("visibility", self.visibility, defaults.VISIBILITY_RANGE)
+        check.within("output.quality", self.quality, defaults.QUALITY_RANGE)
+        if self.upscale not in defaults.UPSCALE_CHOICES:
+            choices = ", ".join(map(str, defaults.UPSCALE_CHOICES))
+            check.violate("upscale", f"must be one of {choices}, is {self.upscale}")
+        if self.aligned:
+            unused = {
+                "rule": self.rule is not FaceRule.ALL,
+                "min_face_px": self.min_face_px != defaults.MIN_FACE_PX,
+                "max_face_px": self.max_face_px is not None,
+            }
+            for name in (name for name, given in unused.items() if given):
+                check.violate(name, "chooses among faces found, but an aligned picture is one face")
+        check.finish()
+
+
+@dataclass(frozen=True)
+class DetectRequest:
+    """Where to look for faces; ``detect_size_px`` 0 looks at the picture as it is."""
+
+    min_confidence: float = defaults.MIN_CONFIDENCE
+    detect_size_px: int = defaults.DETECT_SIZE_PX
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidRequest` naming every field that is out of range."""
+        check = _Checker()
+        check.within("min_confidence", self.min_confidence, defaults.CONFIDENCE_RANGE)
+        if self.detect_size_px != 0:
+            check.within("detect_size_px", self.detect_size_px, DETECT_SIZE_PX_RANGE)
+        check.finish()
+
+
+@dataclass(frozen=True)
+class FaceOutcome:
+    """What became of one face, in px of the returned picture. ``reason`` is None where it was restored."""
+
+    face: Face
+    reason: NotDoneReason | None
+    fidelity: float | None
+
+
+@dataclass(frozen=True)
+class RestoreResult:
+    """A picture with its faces restored; ``mask`` is uint8 (H, W), 0 where nothing was changed."""
+
+    picture: Picture
+    mask: RgbArray
+    outcomes: tuple[FaceOutcome, ...]
+    reason: NotDoneReason | None
+    upscale_applied: int
+    upscaler: str
+    warnings: tuple[str, ...]
+    stages: tuple[StageReport, ...] = field(default=())
+
+
+class _Checker:
+    """Collects violations, so that a request hears of all of them at once."""
+
+    def __init__(self) -> None:
+        self._violations: list[FieldViolation] = []
+
+    def violate(self, name: str, message: str) -> None:
+        self._violations.append(FieldViolation(name, message))
+
+    def within(self, name: str, value: float, limits: tuple[float, float]) -> None:
+        if not limits[0] <= value <= limits[1]:  # false for NaN as well
+            self.violate(name, f"must be between {limits[0]} and {limits[1]}, is {value}")
+
+    def at_least_0(self, name: str, value: float | None) -> None:
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            self.violate(name, f"must be a number of px, 0 or more, is {value}")
+
+    def finish(self) -> None:
+        if self._violations:
+            raise InvalidRequest(self._violations)

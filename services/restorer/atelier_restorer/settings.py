@@ -1,0 +1,29 @@
+"""What the face stage can be told, from variables that start with ``ATELIER_RESTORER_``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from atelier_runtime import settings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+
+class RestorerSettings(settings.StageSettings):
+    """Settings of the face stage."""
+
+    model_config = SettingsConfigDict(env_prefix="ATELIER_RESTORER_", frozen=True, extra="ignore")
+
+    port: int = Field(50052, ge=0, le=65535, description="Port of the gRPC server; 0 takes a free one.")
+    metrics_port: int = Field(9102, ge=0, le=65535, description="Port of /metrics; 0 takes a free one.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Number format of CodeFormer; auto: float32, in which its codes are the reference's.",
+    )
+    max_batch: int = Field(8, ge=1, le=64, description="Faces in one forward pass.")
+    report_confidence: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Faces less sure than this are not reported, not even as of low confidence.",
+    )

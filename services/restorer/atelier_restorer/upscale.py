@@ -1,0 +1,127 @@
+"""The final enlargement: by an upscaler network in tiles, or by Lanczos.
+
+Pictures are uint8 RGB (H, W, 3). Between two applications of a network they are rounded to 8 bits, which
+keeps the memory at one picture and one tile however large the result is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from atelier_runtime.errors import BadPicture
+from atelier_runtime.images import RgbArray
+from atelier_runtime.settings import StartupError
+from atelier_runtime.weights import Component, load_state_dict
+from PIL import Image
+from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError
+
+LANCZOS = "lanczos"
+
+_TILE_PX = 384
+_TILE_MARGIN_PX = 16  # what a tile sees beyond its own edge; published upscalers are run with 10 to 40
+
+
+class Enlarged(NamedTuple):
+    """A picture, and the name of what enlarged it; empty if nothing did."""
+
+    picture: RgbArray
+    upscaler: str
+
+
+class Upscaler:
+    """An upscaler network with its own factor (2, 4, ...), run in float32."""
+
+    def __init__(self, name: str, network: ImageModelDescriptor) -> None:
+        self.name = name
+        self.factor = network.scale
+        self._network = network
+        self._tiled = network.tiling != ModelTiling.INTERNAL
+
+    @classmethod
+    def load(cls, component: Component, device: torch.device) -> Upscaler:
+        """Load any file whose architecture spandrel knows.
+
+        Raises `StartupError` naming the file for what is no RGB upscaler.
+        """
+        try:
+            network = ModelLoader().load_from_state_dict(load_state_dict(component.path))
+        except UnsupportedModelError as error:
+            raise StartupError(f"MODEL_SET: the upscaler {component.path} is of no known kind") from error
+        if not isinstance(network, ImageModelDescriptor) or network.scale < 2:
+            raise StartupError(f"MODEL_SET: {component.path} does not enlarge pictures")
+        if (network.input_channels, network.output_channels) != (3, 3):
+            raise StartupError(f"MODEL_SET: the upscaler {component.path} does not work on RGB")
+        network.to(device, torch.float32)
+        network.eval()
+        # Convolutions run several times faster in this layout, on a CPU as on a GPU.
+        network.model.to(memory_format=torch.channels_last)
+        return cls(component.name, network)
+
+    def enlarge(self, picture: RgbArray, check: Callable[[], None]) -> RgbArray:
+        """Enlarge once by `factor`; `check` is called before each tile and may raise.
+
+        Raises `BadPicture` if the network's answer has non-finite values.
+        """
+        height, width = picture.shape[:2]
+        f = self.factor
+        result = np.empty((height * f, width * f, 3), np.uint8)
+        step = _TILE_PX if self._tiled else max(height, width)
+        for top, bottom in _spans(height, step):
+            for left, right in _spans(width, step):
+                check()
+                # The tile with its margin, cut off at the picture's edges.
+                y0, y1 = max(0, top - _TILE_MARGIN_PX), min(height, bottom + _TILE_MARGIN_PX)
+                x0, x1 = max(0, left - _TILE_MARGIN_PX), min(width, right + _TILE_MARGIN_PX)
+                tile = self._run(picture[y0:y1, x0:x1])
+                inner = tile[(top - y0) * f : (bottom - y0) * f, (left - x0) * f : (right - x0) * f]
+                result[top * f : bottom * f, left * f : right * f] = inner
+        return result
+
+    @torch.inference_mode()
+    def _run(self, tile: RgbArray) -> RgbArray:
+        pixels = torch.from_numpy(tile.copy()).to(self._network.device)
+        # A permuted (H, W, C) picture already lies in memory as channels_last wants it.
+        answer = self._network(pixels.permute(2, 0, 1).unsqueeze(0).float().div_(255))
+        if not torch.isfinite(answer).all():
+            raise BadPicture(f"The upscaler {self.name} made non-finite values.")
+        answer = answer.squeeze(0).clamp_(0, 1).mul_(255).round_()
+        return answer.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def enlarge(picture: RgbArray, scale: int, upscaler: Upscaler | None, check: Callable[[], None]) -> Enlarged:
+    """Return the picture enlarged `scale` (1, 2 or 4) times.
+
+    The network is applied until the size is reached, and Lanczos shrinks what is too much (a x4 network asked
+    for x2). Without a network Lanczos does it all.
+    """
+    if scale == 1:
+        return Enlarged(picture, "")
+    size = picture.shape[1] * scale, picture.shape[0] * scale
+    if upscaler is None:
+        return Enlarged(_resample(picture, size), LANCZOS)
+    while picture.shape[1] < size[0]:
+        picture = upscaler.enlarge(picture, check)
+    return Enlarged(_resample(picture, size), upscaler.name)
+
+
+def enlarge_plane(plane: RgbArray, scale: int) -> RgbArray:
+    """Enlarge one channel (H, W), such as an alpha channel, by Lanczos."""
+    return _resample(plane, (plane.shape[1] * scale, plane.shape[0] * scale))
+
+
+def _resample(picture: RgbArray, size: tuple[int, int]) -> RgbArray:
+    if (picture.shape[1], picture.shape[0]) == size:
+        return picture
+    # A copy: PIL's own memory cannot be written to, and faces are pasted in place.
+    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cut a length into the fewest parts of at most `step`, all of nearly the same size."""
+    count = -(-length // step)
+    edges = [length * i // count for i in range(count + 1)]
+    yield from pairwise(edges)
