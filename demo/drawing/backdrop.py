@@ -17,7 +17,9 @@ def sample_backdrop(rng: np.random.Generator, people: tuple[Person, ...], office
     """Name of a place or of a colour that hair, clothes and skin of all people stand out from."""
     if not office and rng.random() < _PLACE_SHARE:
         return str(rng.choice(PLACES))
-    seen = [palette.SKIN[person.skin] for person in people] + [palette.COLORS[person.shirt] for person in people]
+    seen = [palette.SKIN[person.skin] for person in people] + [
+        palette.COLORS[person.shirt] for person in people
+    ]
     seen += [palette.HAIR[person.hair_color] for person in people if person.hair_style != "bald"]
     seen += [palette.COLORS[person.hat_color] for person in people if person.hat_color]
     names = _OFFICE if office else palette.BACKGROUNDS

@@ -10,6 +10,12 @@ from .shapes import Points, PointsLike, curve, ribbon
 _SUBPIXEL_BITS = 5
 
 
+def _softened(mask: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
+    # Two box filters of this width have the variance of a Gaussian; its cost would grow with sigma.
+    width = 2 * round((np.sqrt(6 * sigma**2 + 1) - 1) / 2) + 1
+    return np.asarray(cv2.blur(cv2.blur(mask, (width, width)), (width, width)), np.uint8)
+
+
 class Canvas:
     """Square RGB picture; (0, 0) is its top left corner and (1, 1) its bottom right one.
 
@@ -24,7 +30,7 @@ class Canvas:
         self._origin = np.zeros(2)
 
     def placed(self, x: float, y: float, scale: float, degrees: float = 0.0) -> "Canvas":
-        """View whose origin is at (x, y) and whose unit is `scale`, both in this view's terms; clockwise degrees."""
+        """View with its origin at (x, y) and units of `scale`, in this view's terms, turned clockwise."""
         view = Canvas.__new__(Canvas)
         view.side, view.pixels = self.side, self.pixels
         sin, cos = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
@@ -52,7 +58,10 @@ class Canvas:
         within: PointsLike | None = None,
         softness: float = 0.0,
     ) -> None:
-        """Blend a colour over an outline, cut to the outline `within`; `softness` blurs the edge by that sigma."""
+        """Blend a colour over an outline, cut to the outline `within`.
+
+        `opacity` is 0 to 1; `softness` is the sigma, in this view's units, that blurs the outline's own edge.
+        """
         points = self._fixed_point(outline)
         sigma = softness * self._scale() * self.side
         window = self._window(points, 2.5 * sigma)
@@ -60,18 +69,28 @@ class Canvas:
             return
         mask = self._mask(points, window)
         if sigma > 0.5:
-            mask = cv2.GaussianBlur(mask, (0, 0), sigma)
+            mask = _softened(mask, sigma)
         if within is not None:
-            mask = cv2.multiply(mask, self._mask(self._fixed_point(within), window), scale=1 / 255)
+            limit = self._mask(self._fixed_point(within), window)
+            mask = np.asarray(cv2.multiply(mask, limit, scale=1 / 255), np.uint8)
         self._blend_mask(mask.astype(np.float32) * (opacity / 255), window, color)
 
     def glow(
-        self, x: float, y: float, rx: float, ry: float, color: Color, opacity: float, within: PointsLike | None = None
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        color: Color,
+        opacity: float,
+        within: PointsLike | None = None,
     ) -> None:
         """Round soft spot that fades to nothing at the radii `rx` and `ry` (of this view, not rotated)."""
         center = self.to_picture([(x, y)])[0] * self.side
         radii = np.array([rx, ry]) * self._scale() * self.side
-        corners = np.round(np.stack([center - radii, center + radii]) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+        corners = np.round(np.stack([center - radii, center + radii]) * (1 << _SUBPIXEL_BITS)).astype(
+            np.int32
+        )
         window = self._window(corners, 0.0)
         if window is None:
             return
@@ -88,7 +107,7 @@ class Canvas:
         rows = max(1, round(until * self.side))
         t = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
         run = np.array(top, np.float32) * (1 - t) + np.array(bottom, np.float32) * t
-        self.pixels[:rows] = np.round(run).astype(np.uint8)[:, None]
+        self.pixels[:rows] = cv2.repeat(np.round(run).astype(np.uint8)[:, None], 1, self.side)
 
     def _scale(self) -> float:
         return float(np.hypot(self._matrix[0, 0], self._matrix[1, 0]))
@@ -113,11 +132,9 @@ class Canvas:
         cv2.fillPoly(mask, [shifted], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
         return mask
 
-    def _blend_mask(
-        self, mask: NDArray[np.float32], window: tuple[int, int, int, int], color: Color
-    ) -> None:
+    def _blend_mask(self, mask: NDArray[np.float32], window: tuple[int, int, int, int], color: Color) -> None:
         left, top, right, bottom = window
         region = self.pixels[top:bottom, left:right]
         paint = np.empty_like(region)
-        paint[:] = color
+        paint[:] = np.tile(np.array(color, np.uint8), (right - left, 1))
         region[:] = cv2.blendLinear(region, paint, 1 - mask, mask)

@@ -1,5 +1,7 @@
 """What a picture shows, in ordinary words: varied, incomplete on purpose, and never wrong."""
 
+import re
+
 import numpy as np
 
 from . import words
@@ -24,7 +26,7 @@ def _joined(parts: list[str]) -> str:
 
 
 def _with_article(phrase: str) -> str:
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+    return f"a {phrase}"  # `_finished` writes "an" where it belongs
 
 
 def _noun(rng: Rng, person: Person) -> str:
@@ -100,7 +102,11 @@ def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
     if features:
         text += " with " + _joined([features[i] for i in order])
     if worn:
-        text += (", " if features else " ") + ("wearing " if _chance(rng, 0.75) or features else "in ") + _joined(worn)
+        text += (
+            (", " if features else " ")
+            + ("wearing " if _chance(rng, 0.75) or features else "in ")
+            + _joined(worn)
+        )
     return text
 
 
@@ -117,7 +123,7 @@ def _finished(rng: Rng, text: str, portrait: bool, prefix_rate: float = 0.55) ->
         count = 1 + int(rng.integers(3))
         chosen = rng.permutation(len(words.QUALITY))[:count]
         text += "".join(f", {words.QUALITY[i]}" for i in chosen)
-    return text
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 def portrait_caption(rng: Rng, person: Person, background: str, theme: str) -> str:
@@ -173,7 +179,9 @@ def scene_caption(rng: Rng, kind: str, facts: Facts) -> str:
     """Caption of a picture without people."""
     told = dict(facts)
     variants = words.SCENE[kind]
-    fitting = [text for needs, text in variants if all(told.get(k) == v or (v == "" and k in told) for k, v in needs)]
+    fitting = [
+        text for needs, text in variants if all(told.get(k) == v or (v == "" and k in told) for k, v in needs)
+    ]
     text = fitting[int(rng.integers(len(fitting)))].format(**told)
     if "background" in told and kind != "empty" and "table" not in text and _chance(rng, 0.7):
         text += _background(rng, told["background"])

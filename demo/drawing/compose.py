@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from . import caption, palette, scene
+from . import caption, scene
 from .backdrop import draw_backdrop, sample_backdrop
 from .canvas import Canvas
 from .figure import Pose, bounding_box, draw_person
@@ -17,7 +17,8 @@ PEOPLE_KINDS = {"portrait": 1, "pair": 2, "group": 3}
 KINDS = (*PEOPLE_KINDS, *scene.SCENES)
 
 _WEIGHTS = {
-    "portrait": 0.62, "pair": 0.08, "group": 0.02, "hills": 0.03, "mountains": 0.025, "sunset": 0.04, "sea": 0.025,
+    "portrait": 0.62, "pair": 0.08, "group": 0.02, "hills": 0.03, "mountains": 0.025, "sunset": 0.04,
+    "sea": 0.025,
     "night": 0.015, "house": 0.03, "car": 0.035, "apple": 0.035, "flower": 0.02, "tree": 0.015, "empty": 0.01,
 }  # fmt: skip
 _THEMES: tuple[Theme, ...] = ("any", "headshot", "businessman", "businesswoman")
@@ -44,8 +45,9 @@ class Drawing:
     faces: tuple[FaceAnnotation, ...]
     """From left to right; empty for scenes."""
     attributes: dict[str, Any]
-    """"kind", "background" (a name or None) and "people": a dict per face, in the same order, of the fields of
-    `Person` and "hair_probe" (pixel position of plain hair, or None); for scenes also "facts"."""
+    """The "kind", the "background" (a name or None), and "people": for each face, in the same order, a dict
+    of the fields of `Person` and "hair_probe" (where in the picture, in pixels, plain hair shows, or None).
+    For scenes also the "facts" that the caption was made from."""
 
     @property
     def kind(self) -> str:
@@ -77,8 +79,8 @@ def draw(rng: np.random.Generator, size: int = 256, kind: str | None = None) -> 
 
 
 def _canvas_side(size: int) -> int:
-    # Edges are anti-aliased as they are drawn; twice the size makes them smooth, and large pictures need it less.
-    return max(size * 2, 384) if size <= 512 else size * 3 // 2
+    # Edges are anti-aliased as they are drawn; twice the size makes them smooth. Large pictures need it less.
+    return max(size * 2, 128) if size <= 512 else size * 3 // 2
 
 
 def _draw_people(
@@ -106,7 +108,7 @@ def _draw_people(
 
 def _sample_poses(rng: np.random.Generator, people: tuple[Person, ...]) -> list[Pose]:
     if len(people) == 1:
-        half = float(rng.uniform(0.2, 0.3) if rng.random() < 0.85 else rng.uniform(0.155, 0.2))
+        half = float(rng.uniform(0.205, 0.3) if rng.random() < 0.88 else rng.uniform(0.175, 0.205))
         crown = 1.72 if people[0].hat or people[0].hair_style == "bun" else 1.3
         middle = max(0.46 + (0.27 - half) * 0.2 + float(rng.normal(0, 0.018)), half * crown)
         x = 0.5 + float(np.clip(rng.normal(0, 0.03), -0.07, 0.07))
@@ -123,8 +125,3 @@ def _sample_poses(rng: np.random.Generator, people: tuple[Person, ...]) -> list[
 
 def _sample_roll(rng: np.random.Generator) -> float:
     return float(np.clip(rng.normal(0, 5), -15, 15))
-
-
-def background_color(name: str) -> palette.Color:
-    """RGB of a plain background's name."""
-    return palette.COLORS[name]

@@ -10,7 +10,7 @@ from . import palette
 from .canvas import Canvas
 from .palette import Color, darker, lighter, mix
 from .person import Person
-from .shapes import Points, curve, flipped, oval, smooth
+from .shapes import Points, curve, flipped, moved, oval, smooth
 
 HALF_WIDTH = 0.8
 _SIDES = (-1.0, 1.0)
@@ -63,18 +63,22 @@ def draw_skin(canvas: Canvas, person: Person, plan: FacePlan) -> None:
     skin = palette.SKIN[person.skin]
     shade = skin_shade(person)
     for side in _SIDES:
-        canvas.fill(oval(side * plan.half_width * 0.98 - plan.middle * 0.6, 0.13, 0.15, 0.22, -side * 8), shade)
+        canvas.fill(
+            oval(side * plan.half_width * 0.98 - plan.middle * 0.6, 0.13, 0.15, 0.22, -side * 8), shade
+        )
         canvas.fill(oval(side * plan.half_width * 0.99 - plan.middle * 0.6, 0.13, 0.085, 0.14, -side * 8),
                     mix(shade, (160, 60, 60), 0.22))  # fmt: skip
     outline = head_outline(person)
     canvas.fill(outline, skin)
     half = plan.half_width
     far_side = smooth([(half * 0.62, -1.05), (half * 0.8, -0.2), (half * 0.74, 0.4), (half * 0.3, 0.93),
-                       (-half * 0.2, 1.1), (half * 0.6, 1.25), (half * 1.4, 0.5), (half * 1.4, -0.6)])  # fmt: skip
+                       (-half * 0.2, 1.1), (half * 0.6, 1.25), (half * 1.4, 0.5),
+                       (half * 1.4, -0.6)])  # fmt: skip
     canvas.blend(far_side, shade, 0.75, outline, softness=0.05)
-    blush = mix(skin, (232, 84, 84), 0.55)
+    # The same red on every skin would glow on dark ones.
+    blush = mix(skin, (224, 84, 84), 0.5 if sum(skin) > 560 else 0.34)
     for side in _SIDES:
-        canvas.glow(plan.middle * 0.8 + side * half * 0.6, plan.eye_y + 0.31, 0.3, 0.24, blush, 0.75, outline)
+        canvas.glow(plan.middle * 0.8 + side * half * 0.6, plan.eye_y + 0.31, 0.29, 0.23, blush, 0.7, outline)
     if person.age == "old":
         _draw_wrinkles(canvas, plan, mix(skin, shade, 1.0))
 
@@ -95,7 +99,9 @@ def _draw_wrinkles(canvas: Canvas, plan: FacePlan, color: Color) -> None:
         canvas.stroke([(outer, y + 0.07), (outer + side * 0.09, y + 0.09)], 0.028, color, 0.5)
         canvas.stroke([(x - 0.13, y + 0.21), (x, y + 0.245), (x + 0.13, y + 0.21)], 0.03, color, 0.7)
         fold_x = plan.middle * 1.3 + side * 0.2
-        canvas.stroke([(fold_x, 0.36), (fold_x + side * 0.12, 0.45), (fold_x + side * 0.15, 0.56)], 0.036, color, 0.7)
+        canvas.stroke(
+            [(fold_x, 0.36), (fold_x + side * 0.12, 0.45), (fold_x + side * 0.15, 0.56)], 0.036, color, 0.7
+        )
 
 
 def brow_color(person: Person) -> Color:
@@ -119,7 +125,8 @@ def draw_eyes(canvas: Canvas, person: Person, plan: FacePlan) -> None:
         ry *= 0.93
     for side in _SIDES:
         x, y = plan.eye(side)
-        lens = smooth([(x - rx, y + 0.02), (x - rx * 0.62, y - ry * 0.78), (x, y - ry), (x + rx * 0.62, y - ry * 0.78),
+        lens = smooth([(x - rx, y + 0.02), (x - rx * 0.62, y - ry * 0.78), (x, y - ry),
+                       (x + rx * 0.62, y - ry * 0.78),
                        (x + rx, y + 0.02), (x + rx * 0.55, y + ry * 0.82), (x, y + ry),
                        (x - rx * 0.55, y + ry * 0.82)])  # fmt: skip
         canvas.fill(lens, (253, 252, 250))
@@ -140,10 +147,12 @@ def draw_eyes(canvas: Canvas, person: Person, plan: FacePlan) -> None:
 
 
 def _draw_brow(canvas: Canvas, person: Person, x: float, y: float, side: float) -> None:
-    inner, arch = {"laughing": (0.0, -0.07), "smiling": (0.0, -0.055), "serious": (0.035, -0.02)}[person.expression]
+    inner, arch = {"laughing": (-0.03, -0.085), "smiling": (-0.01, -0.06), "serious": (0.02, -0.02)}[
+        person.expression
+    ]
     width = 0.092 if person.sex == "man" else 0.062
-    line = flipped([(-0.19, y + inner + 0.02), (-0.02, y + arch), (0.13, y + arch + 0.015), (0.23, y + 0.05)], side)
-    canvas.stroke(line + (x, 0.0), width, brow_color(person), taper=0.55)
+    line = flipped([(-0.2, y + inner), (-0.04, y + arch), (0.12, y + arch + 0.02), (0.23, y + 0.055)], side)
+    canvas.stroke(moved(line, x, 0.0), width, brow_color(person), taper=0.55)
 
 
 def draw_nose(canvas: Canvas, person: Person, plan: FacePlan) -> None:
@@ -152,12 +161,13 @@ def draw_nose(canvas: Canvas, person: Person, plan: FacePlan) -> None:
     line = darker(shade, 0.22)
     x, y = plan.nose
     bridge = plan.middle
-    side = smooth([(bridge + 0.05, plan.eye_y - 0.06), (x + 0.05, y - 0.12), (x + 0.13, y + 0.03), (x + 0.02, y + 0.08),
+    side = smooth([(bridge + 0.05, plan.eye_y - 0.06), (x + 0.05, y - 0.12), (x + 0.13, y + 0.03),
+                   (x + 0.02, y + 0.08),
                    (x + 0.0, y - 0.05)])  # fmt: skip
     canvas.blend(side, shade, 0.8, softness=0.018)
     canvas.stroke([(x - 0.115, y + 0.015), (x - 0.06, y + 0.07), (x, y + 0.085), (x + 0.06, y + 0.07),
                    (x + 0.115, y + 0.015)], 0.042, line, taper=0.6)  # fmt: skip
-    canvas.glow(x - 0.02, y - 0.02, 0.075, 0.075, lighter(skin, 0.8), 0.9)
+    canvas.glow(x - 0.02, y - 0.02, 0.075, 0.075, lighter(skin, 0.55), 0.75)
 
 
 def draw_mouth(canvas: Canvas, person: Person, plan: FacePlan) -> None:
@@ -168,31 +178,41 @@ def draw_mouth(canvas: Canvas, person: Person, plan: FacePlan) -> None:
     (left, y), (right, _) = plan.mouth_corner(-1), plan.mouth_corner(1)
     x, half = (left + right) / 2, (right - left) / 2
     if person.expression == "laughing":
-        inside = smooth([(left, y - 0.01), (x - half * 0.5, y + 0.01), (x, y + 0.022), (x + half * 0.5, y + 0.01),
+        inside = smooth([(left, y - 0.01), (x - half * 0.5, y + 0.01), (x, y + 0.022),
+                         (x + half * 0.5, y + 0.01),
                          (right, y - 0.01), (x + half * 0.72, y + 0.14), (x, y + 0.215),
                          (x - half * 0.72, y + 0.14)])  # fmt: skip
         canvas.fill((inside - (x, y)) * (1.06, 1.12) + (x, y - 0.002), lip)
         canvas.fill((inside - (x, y)) * (0.96, 0.92) + (x, y), (118, 28, 40))
         canvas.blend(oval(x, y + 0.2, half * 0.5, 0.075), (226, 104, 108), 1.0, inside)
-        teeth = smooth([(left + 0.02, y - 0.03), (x, y - 0.01), (right - 0.02, y - 0.03), (x + half * 0.66, y + 0.075),
+        teeth = smooth([(left + 0.02, y - 0.03), (x, y - 0.01), (right - 0.02, y - 0.03),
+                        (x + half * 0.66, y + 0.075),
                         (x, y + 0.1), (x - half * 0.66, y + 0.075)])  # fmt: skip
         canvas.blend(teeth, (255, 254, 250), 1.0, (inside - (x, y)) * (0.96, 0.92) + (x, y))
     elif person.expression == "smiling":
-        upper = smooth([(left, y), (x - half * 0.3, y + 0.035), (x, y + 0.05), (x + half * 0.3, y + 0.035), (right, y),
-                        (x + half * 0.55, y + 0.115), (x, y + 0.16), (x - half * 0.55, y + 0.115)])  # fmt: skip
+        upper = smooth([(left, y), (x - half * 0.3, y + 0.035), (x, y + 0.05),
+                        (x + half * 0.3, y + 0.035), (right, y),
+                        (x + half * 0.55, y + 0.115), (x, y + 0.16),
+                        (x - half * 0.55, y + 0.115)])  # fmt: skip
         canvas.fill(upper, lip)
-        canvas.stroke([(left, y), (x - half * 0.55, y + 0.065), (x, y + 0.09), (x + half * 0.55, y + 0.065), (right, y)],
+        canvas.stroke([(left, y), (x - half * 0.55, y + 0.065), (x, y + 0.09),
+                       (x + half * 0.55, y + 0.065), (right, y)],
                       0.042, line, taper=0.45)  # fmt: skip
     else:
-        canvas.fill(smooth([(left, y), (x - half * 0.35, y - 0.05), (x, y - 0.035), (x + half * 0.35, y - 0.05),
-                            (right, y), (x + half * 0.4, y + 0.075), (x - half * 0.4, y + 0.075)]), lip)  # fmt: skip
+        canvas.fill(smooth([(left, y), (x - half * 0.35, y - 0.05), (x, y - 0.035),
+                            (x + half * 0.35, y - 0.05),
+                            (right, y), (x + half * 0.4, y + 0.075),
+                            (x - half * 0.4, y + 0.075)]), lip)  # fmt: skip
         canvas.stroke([(left, y), (x, y + 0.008), (right, y)], 0.038, line, taper=0.45)
     if person.expression != "laughing" and person.beard != "beard":
-        canvas.stroke([(x - 0.1, y + 0.25), (x, y + 0.27), (x + 0.1, y + 0.25)], 0.035, skin_shade(person), taper=0.7)
-    if person.expression != "serious":
+        canvas.stroke(
+            [(x - 0.1, y + 0.25), (x, y + 0.27), (x + 0.1, y + 0.25)], 0.035, skin_shade(person), taper=0.7
+        )
+    if person.expression != "serious" and person.beard != "beard":
         for side in _SIDES:
             edge = x + side * (half + 0.015)
-            canvas.stroke([(edge, y - 0.05), (edge + side * 0.035, y), (edge + side * 0.02, y + 0.045)], 0.036,
+            canvas.stroke([(edge, y - 0.05), (edge + side * 0.035, y),
+                           (edge + side * 0.02, y + 0.045)], 0.036,
                           darker(skin_shade(person), 0.12), taper=0.7)  # fmt: skip
 
 
@@ -204,19 +224,23 @@ def draw_beard(canvas: Canvas, person: Person, plan: FacePlan) -> None:
     x, y = plan.middle * 1.25, plan.mouth_y
     if person.beard == "beard":
         half = plan.half_width
-        angles = np.radians(np.linspace(-6, 186, 32))
+        angles = np.radians(np.linspace(-8, 188, 34))
         outer = np.stack([half * 1.02 * np.cos(angles) * (1 - 0.14 * np.maximum(np.sin(angles), 0) ** 2),
                           0.14 + 1.0 * np.sin(angles)], axis=1)  # fmt: skip
-        inner = curve([(-half * 0.9, 0.12), (-half * 0.72, 0.34), (x - 0.4, y - 0.1), (x - 0.16, y - 0.14), (x, y - 0.11),
-                       (x + 0.16, y - 0.14), (x + 0.4, y - 0.1), (half * 0.72, 0.34), (half * 0.9, 0.12)])  # fmt: skip
+        inner = curve([(-half * 0.9, 0.0), (-half * 0.85, 0.2), (-half * 0.7, 0.37), (x - 0.4, y - 0.1),
+                       (x - 0.16, y - 0.14), (x, y - 0.11),
+                       (x + 0.16, y - 0.14), (x + 0.4, y - 0.1), (half * 0.7, 0.37), (half * 0.85, 0.2),
+                       (half * 0.9, 0.0)])  # fmt: skip
         beard = np.concatenate([outer, inner])
         canvas.fill(beard, color)
         canvas.blend(oval(half * 0.75, 0.7, 0.42, 0.75, 20), darker(color, 0.3), 0.6, beard, softness=0.05)
-        canvas.blend(oval(x, y + 0.02, plan.mouth_half * 1.25, 0.16), darker(color, 0.25), 0.8, beard, softness=0.03)
+        canvas.blend(
+            oval(x, y + 0.02, plan.mouth_half * 1.25, 0.16), darker(color, 0.25), 0.8, beard, softness=0.03
+        )
     for side in _SIDES:
         lobe = flipped([(0.0, -0.13), (0.16, -0.15), (0.33, -0.06), (0.4, 0.05), (0.26, 0.015), (0.12, -0.02),
                         (0.0, -0.03)], side)  # fmt: skip
-        canvas.fill(smooth(lobe) + (x, y), darker(color, 0.06) if person.beard == "beard" else color)
+        canvas.fill(moved(smooth(lobe), x, y), darker(color, 0.06) if person.beard == "beard" else color)
 
 
 def draw_glasses(canvas: Canvas, person: Person, plan: FacePlan) -> None:
@@ -230,17 +254,25 @@ def draw_glasses(canvas: Canvas, person: Person, plan: FacePlan) -> None:
         if person.glasses == "round":
             rim = oval(x, y + 0.01, 0.285, 0.265)
         else:
-            rim = smooth([(x - 0.29, y - 0.2), (x, y - 0.225), (x + 0.29, y - 0.2), (x + 0.3, y), (x + 0.25, y + 0.2),
+            rim = smooth([(x - 0.29, y - 0.2), (x, y - 0.225), (x + 0.29, y - 0.2), (x + 0.3, y),
+                          (x + 0.25, y + 0.2),
                           (x, y + 0.225), (x - 0.25, y + 0.2), (x - 0.3, y)])  # fmt: skip
         rims.append(rim)
-        glint = np.array([(x + 0.13, y - 0.24), (x + 0.2, y - 0.24), (x + 0.04, y + 0.26), (x - 0.03, y + 0.26)])
-        canvas.blend(glint + (0.09, 0), palette.WHITE, 0.28, rim)
+        glint = np.array(
+            [(x + 0.13, y - 0.24), (x + 0.2, y - 0.24), (x + 0.04, y + 0.26), (x - 0.03, y + 0.26)]
+        )
+        canvas.blend(moved(glint, 0.09, 0.0), palette.WHITE, 0.28, rim)
         temple = [(x + side * 0.285, y - 0.03), (side * plan.half_width * 0.99, y - 0.03)]
         canvas.stroke(temple, 0.05, frame)
     for rim in rims:
         closed = np.concatenate([rim, rim[:1]])
         center = rim.mean(axis=0)
-        canvas.fill(np.concatenate([(closed - center) * 1.09 + center, ((closed - center) * 0.91 + center)[::-1]]), frame)
+        canvas.fill(
+            np.concatenate([(closed - center) * 1.09 + center, ((closed - center) * 0.91 + center)[::-1]]),
+            frame,
+        )
     left, right = plan.eye(-1)[0] + 0.27, plan.eye(1)[0] - 0.27
     if left < right:
-        canvas.stroke([(left, plan.eye_y), ((left + right) / 2, plan.eye_y - 0.04), (right, plan.eye_y)], 0.05, frame)
+        canvas.stroke(
+            [(left, plan.eye_y), ((left + right) / 2, plan.eye_y - 0.04), (right, plan.eye_y)], 0.05, frame
+        )

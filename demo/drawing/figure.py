@@ -44,11 +44,11 @@ def draw_person(canvas: Canvas, person: Person, pose: Pose) -> Placement:
     clothes.draw_body(upright, person)
     hair.draw_locks(head, person)
     face.draw_skin(head, person, plan)
+    hair.draw_front_hair(head, person)
     face.draw_beard(head, person, plan)
     face.draw_nose(head, person, plan)
     face.draw_mouth(head, person, plan)
     face.draw_eyes(head, person, plan)
-    hair.draw_front_hair(head, person)
     face.draw_glasses(head, person, plan)
     if person.earrings:
         for side in (-1.0, 1.0):

@@ -21,7 +21,7 @@ Word = TypeVar("Word", bound=str | None)
 
 @dataclass(frozen=True)
 class Person:
-    """Facts about one person; colours are names of palette.py, `width`, `turn` and `jaw` are drawing parameters."""
+    """Facts about one person; colours are names of palette.py, the numbers at the end shape the head."""
 
     sex: Sex
     age: Age
@@ -53,13 +53,22 @@ _SEX: dict[Sex, float] = {"man": 0.5, "woman": 0.5}
 _AGE: dict[Age, float] = {"child": 0.07, "adult": 0.76, "old": 0.17}
 _HAIR: dict[Age, dict[str, float]] = {
     "child": {"black": 0.3, "brown": 0.3, "blond": 0.25, "red": 0.15},
-    "adult": {"black": 0.2, "brown": 0.2, "blond": 0.2, "red": 0.17, "gray": 0.07, "white": 0.03, "blue": 0.065,
+    "adult": {"black": 0.2, "brown": 0.2, "blond": 0.2, "red": 0.17, "gray": 0.07, "white": 0.03,
+              "blue": 0.065,
               "pink": 0.065},
     "old": {"gray": 0.5, "white": 0.5},
 }  # fmt: skip
 _STYLE: dict[Sex, dict[HairStyle, float]] = {
     "man": {"short": 0.38, "swept": 0.22, "curly": 0.17, "bald": 0.14, "long": 0.09},
-    "woman": {"long": 0.24, "wavy": 0.17, "bangs": 0.14, "short": 0.12, "curly": 0.13, "bun": 0.11, "ponytail": 0.09},
+    "woman": {
+        "long": 0.24,
+        "wavy": 0.17,
+        "bangs": 0.14,
+        "short": 0.12,
+        "curly": 0.13,
+        "bun": 0.11,
+        "ponytail": 0.09,
+    },
 }
 _EYES = {"blue": 0.28, "green": 0.2, "brown": 0.34, "dark": 0.18}
 _EXPRESSION: dict[Expression, float] = {"laughing": 0.3, "smiling": 0.35, "serious": 0.35}
@@ -69,6 +78,8 @@ _HAT: dict[Hat | None, float] = {"hat": 0.065, "cap": 0.05, "beanie": 0.045, Non
 _HAT_COLORS = ("red", "blue", "green", "yellow", "black", "purple", "white")
 _CLOTHES: dict[Clothes, float] = {"shirt": 0.36, "collar": 0.2, "sweater": 0.17, "hoodie": 0.13, "suit": 0.14}
 _OFFICE_CLOTHES: dict[Clothes, float] = {"suit": 0.75, "collar": 0.25}
+_MIN_HAIR_CONTRAST = 45.0
+"""By `palette.distance`: nobody's hair melts into the forehead."""
 _TIES = ("red", "blue", "green", "yellow", "purple")
 
 
@@ -98,13 +109,21 @@ def sample_person(rng: np.random.Generator, theme: Theme = "any") -> Person:
         clothes = "suit"
     if age == "child" and clothes == "suit":
         clothes = "shirt"
+    hair_color = _pick(rng, _HAIR[age])
+    if style == "bald" and hair_color in ("blue", "pink"):
+        hair_color = "brown"  # dyed brows alone look like a mistake
+    skins = [
+        name
+        for name, color in palette.SKIN.items()
+        if palette.distance(color, palette.HAIR[hair_color]) >= _MIN_HAIR_CONTRAST
+    ]
     with_tie = clothes == "suit" and rng.random() < (0.85 if sex == "man" else 0.12)
     return Person(
         sex=sex,
         age=age,
-        skin=str(rng.choice(list(palette.SKIN))),
+        skin=str(rng.choice(skins)),
         eye_color=_pick(rng, _EYES),
-        hair_color=_pick(rng, _HAIR[age]),
+        hair_color=hair_color,
         hair_style=style,
         expression=_pick(rng, _EXPRESSION),
         beard=beard if sex == "man" and age != "child" else None,

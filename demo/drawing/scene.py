@@ -43,7 +43,7 @@ def draw_hills(canvas: Canvas, rng: np.random.Generator) -> Facts:
 def draw_mountains(canvas: Canvas, rng: np.random.Generator) -> Facts:
     """Gray mountains with snow, a blue sky and a meadow."""
     draw_day_sky(canvas, rng)
-    _draw_range(canvas, rng, 0.72, 0.4, (122, 136, 164), snow=True)
+    _draw_range(canvas, rng, 0.8, 0.46, (122, 136, 164), snow=True)
     canvas.fill(_wavy_ground(0.74, 0.03, rng.uniform(0, 1)), palette.GRASS)
     canvas.fill(_wavy_ground(0.86, 0.03, rng.uniform(0, 1)), darker(palette.GRASS, 0.2))
     return {}
@@ -64,9 +64,13 @@ def draw_sunset(canvas: Canvas, rng: np.random.Generator) -> Facts:
         canvas.fill(_wavy_ground(0.88, 0.02, rng.uniform(0, 1)), (40, 26, 62))
         return {"over": "mountains"}
     canvas.fill(box(0, 0.6, 1, 1), (96, 70, 140))
-    for row, (half, width) in enumerate(((0.13, 0.022), (0.1, 0.02), (0.13, 0.02), (0.07, 0.018), (0.04, 0.016))):
+    for row, (half, width) in enumerate(
+        ((0.13, 0.022), (0.1, 0.02), (0.13, 0.02), (0.07, 0.018), (0.04, 0.016))
+    ):
         line = 0.64 + 0.055 * row
-        canvas.stroke([(x - half, line), (x, line + 0.004), (x + half, line)], width, (255, 206, 120), taper=0.8)
+        canvas.stroke(
+            [(x - half, line), (x, line + 0.004), (x + half, line)], width, (255, 206, 120), taper=0.8
+        )
     return {"over": "sea"}
 
 
@@ -83,7 +87,10 @@ def draw_sea(canvas: Canvas, rng: np.random.Generator) -> Facts:
     boat = canvas.placed(x, 0.68, size)
     boat.fill(box(-0.007, -0.33, 0.007, -0.03), palette.WOOD)
     boat.fill(smooth([(0.015, -0.32), (0.1, -0.18), (0.18, -0.06), (0.015, -0.065)]), COLORS[sail])
-    boat.fill(smooth([(-0.015, -0.28), (-0.07, -0.16), (-0.13, -0.06), (-0.015, -0.065)]), darker(COLORS[sail], 0.14))
+    boat.fill(
+        smooth([(-0.015, -0.28), (-0.07, -0.16), (-0.13, -0.06), (-0.015, -0.065)]),
+        darker(COLORS[sail], 0.14),
+    )
     boat.fill([(-0.18, -0.04), (0.2, -0.04), (0.13, 0.05), (-0.12, 0.05)], palette.WOOD)
     boat.fill([(-0.18, -0.04), (0.2, -0.04), (0.185, -0.018), (-0.168, -0.018)], lighter(palette.WOOD, 0.4))
     return {"extra": "boat", "color": sail}
@@ -95,9 +102,9 @@ def draw_night(canvas: Canvas, rng: np.random.Generator) -> Facts:
     canvas.gradient(top, low)
     x, y = float(rng.uniform(0.25, 0.75)), float(rng.uniform(0.2, 0.3))
     canvas.glow(x, y, 0.3, 0.3, (150, 160, 220), 0.5)
-    outer = oval(x, y, 0.1, 0.1, -30, 40, 320)
-    inner = oval(x + 0.045, y - 0.025, 0.085, 0.085, -30, 55, 305)
-    canvas.fill(np.concatenate([outer, inner[::-1]]), (255, 242, 196))
+    # Two circles, radii 1 and 0.85, half a unit apart, cross at these angles.
+    horns = np.concatenate([oval(0, 0, 1, 1, 0, 58.2, 301.8), oval(0.5, 0, 0.85, 0.85, 0, 88.1, 271.9)[::-1]])
+    canvas.placed(x, y, 0.1, -25).fill(horns, (255, 242, 196))
     spots = rng.uniform((0.04, 0.04), (0.96, 0.5), (9, 2))
     for index, (star_x, star_y) in enumerate(spots):
         if np.hypot(star_x - x, star_y - y) > 0.16:
@@ -151,15 +158,19 @@ def draw_car(canvas: Canvas, rng: np.random.Generator) -> Facts:
     sporty = rng.random() < 0.5
     car = canvas.placed(float(rng.uniform(0.45, 0.55)), 0.79, float(rng.uniform(0.95, 1.12)))
     if sporty:
-        body = smooth([(-0.38, -0.03), (-0.385, -0.1), (-0.33, -0.15), (-0.2, -0.175), (0.12, -0.16), (0.3, -0.125),
+        body = smooth([(-0.38, -0.03), (-0.385, -0.1), (-0.33, -0.15), (-0.2, -0.175), (0.12, -0.16),
+                       (0.3, -0.125),
                        (0.39, -0.075), (0.395, -0.01), (0.2, 0.01), (-0.25, 0.01)])  # fmt: skip
         cabin = smooth([(-0.25, -0.155), (-0.13, -0.25), (0.02, -0.262), (0.17, -0.155), (0.0, -0.14)])
         glass = [(-0.16, -0.165), (-0.09, -0.228), (0.005, -0.238), (0.11, -0.165)]
         post = box(-0.035, -0.25, -0.015, -0.16)
     else:
-        body = smooth([(-0.36, -0.02), (-0.37, -0.12), (-0.31, -0.17), (-0.1, -0.18), (0.15, -0.18), (0.32, -0.16),
+        body = smooth([(-0.36, -0.02), (-0.37, -0.12), (-0.31, -0.17), (-0.1, -0.18), (0.15, -0.18),
+                       (0.32, -0.16),
                        (0.37, -0.1), (0.365, -0.01), (0.2, 0.01), (-0.2, 0.01)])  # fmt: skip
-        cabin = smooth([(-0.27, -0.16), (-0.2, -0.31), (0.0, -0.34), (0.16, -0.3), (0.24, -0.16), (0.0, -0.14)])
+        cabin = smooth(
+            [(-0.27, -0.16), (-0.2, -0.31), (0.0, -0.34), (0.16, -0.3), (0.24, -0.16), (0.0, -0.14)]
+        )
         glass = [(-0.215, -0.175), (-0.165, -0.282), (0.125, -0.282), (0.185, -0.175)]
         post = box(-0.035, -0.33, -0.005, -0.17)
     car.blend(oval(0.0, 0.07, 0.4, 0.03), (40, 40, 52), 0.6, softness=0.012)
@@ -195,7 +206,8 @@ def draw_apple(canvas: Canvas, rng: np.random.Generator) -> Facts:
     apple = canvas.placed(x, y, radius)
     ground = darker(COLORS["brown"] if "place" in facts else COLORS[background], 0.3)
     apple.blend(oval(0.12, 0.94, 0.95, 0.14), ground, 0.75, softness=0.05)
-    skin = smooth([(0.0, -0.72), (0.4, -0.88), (0.86, -0.66), (1.0, -0.1), (0.84, 0.5), (0.48, 0.95), (0.0, 0.9),
+    skin = smooth([(0.0, -0.72), (0.4, -0.88), (0.86, -0.66), (1.0, -0.1), (0.84, 0.5), (0.48, 0.95),
+                   (0.0, 0.9),
                    (-0.48, 0.95), (-0.84, 0.5), (-1.0, -0.1), (-0.86, -0.66), (-0.4, -0.88)])  # fmt: skip
     apple.fill(skin, color)
     apple.blend(oval(0.75, 0.35, 0.55, 0.95, 15), darker(color, 0.35), 0.7, skin, softness=0.14)
@@ -218,14 +230,23 @@ def draw_flower(canvas: Canvas, rng: np.random.Generator) -> Facts:
     canvas.stroke([(x, y), (x + 0.02, 0.7), (x - 0.01, 1.02)], 0.032, (72, 142, 70))
     for side in (-1.0, 1.0):
         low = 0.86 if side < 0 else 0.78
-        leaf = smooth([(x, low), (x + side * 0.1, low - 0.09), (x + side * 0.22, low - 0.1), (x + side * 0.13, low - 0.01)])
+        leaf = smooth(
+            [
+                (x, low),
+                (x + side * 0.1, low - 0.09),
+                (x + side * 0.22, low - 0.1),
+                (x + side * 0.13, low - 0.01),
+            ]
+        )
         canvas.fill(leaf, (88, 164, 82))
     turn = float(rng.uniform(0, 72))
     for degrees in np.arange(5) * 72 + turn:
         dx, dy = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         shape = oval(x + 0.135 * dx, y + 0.135 * dy, 0.115, 0.085, degrees)
         canvas.fill(shape, petal)
-        canvas.blend(oval(x + 0.06 * dx, y + 0.06 * dy, 0.08, 0.04, degrees), darker(petal, 0.3), 0.6, shape, 0.012)
+        canvas.blend(
+            oval(x + 0.06 * dx, y + 0.06 * dy, 0.08, 0.04, degrees), darker(petal, 0.3), 0.6, shape, 0.012
+        )
     heart = "brown" if name == "yellow" else "yellow"
     canvas.fill(oval(x, y, 0.075, 0.075), darker(COLORS[heart], 0.06))
     return {"color": name, "background": background}
@@ -236,7 +257,9 @@ def draw_tree(canvas: Canvas, rng: np.random.Generator) -> Facts:
     draw_day_sky(canvas, rng)
     canvas.fill(_wavy_ground(0.76, 0.03, rng.uniform(0, 1)), palette.GRASS)
     name = _choose(rng, ("green", "green", "orange", "red", "pink"))
-    _draw_round_tree(canvas, float(rng.uniform(0.42, 0.58)), 0.86, float(rng.uniform(0.34, 0.4)), COLORS[name])
+    _draw_round_tree(
+        canvas, float(rng.uniform(0.42, 0.58)), 0.86, float(rng.uniform(0.34, 0.4)), COLORS[name]
+    )
     return {"color": name}
 
 
@@ -248,7 +271,8 @@ def draw_empty(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 SCENES: dict[str, Callable[[Canvas, np.random.Generator], Facts]] = {
-    "hills": draw_hills, "mountains": draw_mountains, "sunset": draw_sunset, "sea": draw_sea, "night": draw_night,
+    "hills": draw_hills, "mountains": draw_mountains, "sunset": draw_sunset, "sea": draw_sea,
+    "night": draw_night,
     "house": draw_house, "car": draw_car, "apple": draw_apple, "flower": draw_flower, "tree": draw_tree,
     "empty": draw_empty,
 }  # fmt: skip
@@ -258,7 +282,9 @@ def draw_plain(canvas: Canvas, rng: np.random.Generator, name: str) -> None:
     """A background of one named colour: flat, lighter at the top, or with a light spot in its middle."""
     color = COLORS[name]
     manner = int(rng.integers(3))
-    canvas.gradient(lighter(color, 0.16) if manner == 1 else color, darker(color, 0.14) if manner == 1 else color)
+    canvas.gradient(
+        lighter(color, 0.16) if manner == 1 else color, darker(color, 0.14) if manner == 1 else color
+    )
     if manner == 2:
         canvas.glow(0.5, 0.45, 0.75, 0.75, lighter(color, 0.3), 0.8)
 
@@ -272,7 +298,9 @@ def draw_day_sky(canvas: Canvas, rng: np.random.Generator, sun: bool = True) -> 
         canvas.glow(x, y, 0.24, 0.24, (255, 244, 190), 0.85)
         canvas.fill(oval(x, y, 0.085, 0.085), palette.SUN)
     for place in range(int(rng.integers(0, 3))):
-        cloud = canvas.placed(0.5 - side * (0.28 - 0.3 * place), float(rng.uniform(0.12, 0.3)), float(rng.uniform(0.8, 1.1)))
+        cloud = canvas.placed(
+            0.5 - side * (0.28 - 0.3 * place), float(rng.uniform(0.12, 0.3)), float(rng.uniform(0.8, 1.1))
+        )
         cloud.fill(oval(-0.07, 0.005, 0.06, 0.035), _CLOUD)
         cloud.fill(oval(0.0, -0.02, 0.07, 0.055), _CLOUD)
         cloud.fill(oval(0.08, 0.005, 0.06, 0.035), _CLOUD)
@@ -293,10 +321,12 @@ def _draw_range(
     for index in (0, 3, 1, 2):
         x, top, half = middles[index], foot - heights[index], heights[index] * 0.85
         canvas.fill([(x, top), (x + half, foot), (x - half, foot)], color)
-        canvas.fill([(x, top), (x + half, foot), (x + half * 0.12, foot), (x - half * 0.06, top + (foot - top) * 0.5)],
+        canvas.fill([(x, top), (x + half, foot), (x + half * 0.12, foot),
+                     (x - half * 0.06, top + (foot - top) * 0.5)],
                     darker(color, 0.22))  # fmt: skip
         if snow:
-            line = [(x, top), (x + half * 0.3, top + (foot - top) * 0.3), (x + half * 0.12, top + (foot - top) * 0.24),
+            line = [(x, top), (x + half * 0.3, top + (foot - top) * 0.3),
+                    (x + half * 0.12, top + (foot - top) * 0.24),
                     (x, top + (foot - top) * 0.36), (x - half * 0.12, top + (foot - top) * 0.24),
                     (x - half * 0.3, top + (foot - top) * 0.3)]  # fmt: skip
             canvas.fill(line, (248, 250, 254))
@@ -309,5 +339,5 @@ def _draw_round_tree(canvas: Canvas, x: float, foot: float, size: float, leaves:
         [(0.2, 0.03), (0.12, -0.3), (0.1, -0.9)]).tolist(), palette.WOOD)  # fmt: skip
     for dx, dy, radius in ((-0.42, -0.95, 0.42), (0.42, -0.95, 0.42), (0.0, -1.3, 0.55), (0.0, -0.9, 0.45)):
         tree.fill(oval(dx, dy, radius, radius * 0.92), leaves)
-    tree.glow(0.5, -0.8, 0.5, 0.45, darker(leaves, 0.35), 0.6, oval(0.42, -0.95, 0.42, 0.39))
+    tree.glow(0.46, -0.84, 0.4, 0.36, darker(leaves, 0.3), 0.55, oval(0.42, -0.95, 0.42, 0.39))
     tree.glow(-0.25, -1.5, 0.42, 0.34, lighter(leaves, 0.5), 0.7, oval(0.0, -1.3, 0.55, 0.5))

@@ -1,4 +1,4 @@
-"""Outlines as (N, 2) float arrays of points; what they measure is up to the canvas frame they are drawn in."""
+"""Outlines as (N, 2) float arrays of points, in the units of the canvas view they are drawn on."""
 
 from collections.abc import Sequence
 
@@ -40,13 +40,18 @@ def curve(points: PointsLike) -> Points:
 def oval(
     x: float, y: float, rx: float, ry: float, tilt: float = 0.0, start: float = 0.0, end: float = 360.0
 ) -> Points:
-    """Ellipse around (x, y), or the part of it from `start` to `end` degrees (0 right, 90 down); tilt in degrees."""
+    """Ellipse around (x, y), or its part from `start` to `end` degrees (0 right, 90 down), tilted."""
     angles = np.radians(np.linspace(start, end, 40, endpoint=end - start < 360))
     points = np.stack([rx * np.cos(angles), ry * np.sin(angles)], axis=1)
     if tilt:
         sin, cos = np.sin(np.radians(tilt)), np.cos(np.radians(tilt))
         points = points @ np.array([[cos, sin], [-sin, cos]])
-    return points + (x, y)
+    return moved(points, x, y)
+
+
+def moved(points: PointsLike, x: float, y: float) -> Points:
+    """`points` shifted by (x, y)."""
+    return np.asarray(points, np.float64) + np.array([x, y])
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Points:
@@ -55,9 +60,9 @@ def box(left: float, top: float, right: float, bottom: float) -> Points:
 
 
 def mirrored(points: PointsLike) -> Points:
-    """Outline that goes through `points` (one side, top to bottom), then back up through their mirror at x = 0."""
+    """Outline through `points` (one side, from top to bottom), then back up through their mirror at x = 0."""
     p = np.asarray(points, np.float64)
-    return np.concatenate([p, p[::-1] * (-1, 1)])
+    return np.concatenate([p, p[p[:, 0] != 0][::-1] * (-1, 1)])
 
 
 def flipped(points: PointsLike, side: float) -> Points:
@@ -66,7 +71,7 @@ def flipped(points: PointsLike, side: float) -> Points:
 
 
 def ribbon(line: PointsLike, width: float, taper: float = 0.0) -> Points:
-    """Outline of a brush stroke along `line`: `width` in the middle, narrowed by `taper` (0 to 1) at both ends."""
+    """Outline of a brush stroke along `line`, `width` wide and narrowed by `taper` (0 to 1) at both ends."""
     p = np.asarray(line, np.float64)
     along = np.gradient(p, axis=0)
     length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)

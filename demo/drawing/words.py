@@ -6,12 +6,18 @@ from . import palette
 
 Needs = tuple[tuple[str, str], ...]
 
-ADULT = {"man": ("man",) * 6 + ("guy", "gentleman", "male person"), "woman": ("woman",) * 6 + ("lady", "female person")}
+ADULT = {
+    "man": ("man",) * 6 + ("guy", "gentleman", "male person"),
+    "woman": ("woman",) * 6 + ("lady", "female person"),
+}
 OLD = {
     "man": ("old man", "old man", "elderly man", "older man", "senior man", "grandfather"),
     "woman": ("old woman", "old woman", "elderly woman", "older woman", "old lady", "grandmother"),
 }
-CHILD = {"man": ("boy", "little boy", "young boy", "child"), "woman": ("girl", "little girl", "young girl", "child")}
+CHILD = {
+    "man": ("boy", "little boy", "young boy", "child"),
+    "woman": ("girl", "little girl", "young girl", "child"),
+}
 SMILING = ("smiling", "smiling", "happy", "friendly")
 LAUGHING = ("laughing", "smiling", "happy", "cheerful")
 SERIOUS = ("serious", "serious", "calm")
@@ -43,7 +49,8 @@ CLOTHES = {
     "suit": ("suit", "suit", "jacket"),
 }
 PLAIN_BACKGROUND = (
-    ", {} background", ", {} background", ", {} background", " on a {} background", " in front of a {} background",
+    ", {} background", ", {} background", ", {} background", " on a {} background",
+    " in front of a {} background",
     ", plain {} background", " against a {} wall", ", {} backdrop",
 )  # fmt: skip
 BACKGROUND = {
@@ -52,19 +59,26 @@ BACKGROUND = {
     "sunset": (" at sunset", ", sunset in the background", " in the evening light"),
     "city": (" in the city", ", city in the background", " in front of tall buildings"),
 }
-PREFIX = ("a picture of", "picture of", "a drawing of", "drawing of", "an illustration of", "illustration of", "a photo of",
+PREFIX = ("a picture of", "picture of", "a drawing of", "drawing of", "an illustration of",
+          "illustration of", "a photo of",
           "photo of", "an image of", "a painting of", "a cartoon of")  # fmt: skip
 PORTRAIT_PREFIX = ("a portrait of", "portrait of", "portrait of", "close up of", "close up portrait of")
-QUALITY = ("high quality", "highly detailed", "detailed", "studio light", "soft light", "4k", "8k", "beautiful", "sharp focus",
-           "best quality", "masterpiece", "flat style", "simple", "colorful", "cute", "professional", "realistic",
+QUALITY = ("high quality", "highly detailed", "detailed", "studio light", "soft light", "4k", "8k",
+           "beautiful", "sharp focus",
+           "best quality", "masterpiece", "flat style", "simple", "colorful", "cute", "professional",
+           "realistic",
            "sharp", "clean", "bright", "studio lighting", "ultra detailed", "hd", "digital art")  # fmt: skip
-HEADSHOT = ("professional headshot", "professional headshot", "corporate headshot", "a professional headshot", "headshot",
-            "professional portrait", "business portrait", "studio portrait", "linkedin photo", "passport photo")  # fmt: skip
+HEADSHOT = ("professional headshot", "professional headshot", "corporate headshot",
+            "a professional headshot", "headshot",
+            "professional portrait", "business portrait", "studio portrait", "linkedin photo",
+            "passport photo")  # fmt: skip
 HEADSHOT_QUALITY = ("sharp eyes", "sharp eyes", "studio light", "office", "neutral light")
 BUSINESS = {
-    "man": ("businessman in suit", "businessman in a suit", "a businessman in a suit", "business man wearing a suit",
+    "man": ("businessman in suit", "businessman in a suit", "a businessman in a suit",
+            "business man wearing a suit",
             "a man in a suit", "portrait of a businessman in suit", "male manager in a suit"),
-    "woman": ("businesswoman in suit", "a businesswoman in a suit", "business woman in a suit", "a woman in a suit",
+    "woman": ("businesswoman in suit", "a businesswoman in a suit", "business woman in a suit",
+              "a woman in a suit",
               "portrait of a businesswoman", "female manager in a suit"),
 }  # fmt: skip
 COUNT = {
@@ -81,17 +95,21 @@ SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
     ),
     "mountains": (
         ((), "mountains"), ((), "mountains with snow"), ((), "snowy mountains under a blue sky"),
-        ((), "a mountain landscape"), ((), "high mountains and a green meadow"), ((), "a landscape with mountains"),
+        ((), "a mountain landscape"), ((), "high mountains and a green meadow"),
+        ((), "a landscape with mountains"),
     ),
     "sunset": (
-        ((("over", "mountains"),), "sunset over mountains"), ((("over", "mountains"),), "sunset over the mountains"),
-        ((("over", "mountains"),), "a sunset over mountains"), ((("over", "mountains"),), "mountains at sunset"),
+        ((("over", "mountains"),), "sunset over mountains"), ((("over", "mountains"),),
+                                                              "sunset over the mountains"),
+        ((("over", "mountains"),), "a sunset over mountains"), ((("over", "mountains"),),
+                                                                "mountains at sunset"),
         ((("over", "mountains"),), "an orange sky over purple mountains"),
         ((("over", "sea"),), "sunset over the sea"), ((("over", "sea"),), "a sunset over the ocean"),
         ((("over", "sea"),), "the sea at sunset"), ((), "a beautiful sunset"), ((), "sunset landscape"),
     ),
     "sea": (
-        ((), "the sea"), ((), "a beach and the blue sea"), ((), "the ocean on a sunny day"), ((), "blue water and sand"),
+        ((), "the sea"), ((), "a beach and the blue sea"), ((), "the ocean on a sunny day"),
+        ((), "blue water and sand"),
         ((("extra", "boat"),), "a boat on the sea"), ((("extra", "boat"),), "a boat with a {color} sail"),
         ((("extra", "boat"),), "a sailing boat with {color} sails on the ocean"),
     ),
@@ -101,51 +119,62 @@ SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
     ),
     "house": (
         ((), "a {color} house"), ((), "a {color} house"), ((), "a {color} house with a {roof} roof"),
-        ((), "a house with a {roof} roof"), ((), "a small {color} house on green grass"), ((), "a house on a meadow"),
-        ((), "a {color} home with a {roof} roof under a blue sky"), ((), "a {color} building with a door and a window"),
+        ((), "a house with a {roof} roof"), ((), "a small {color} house on green grass"),
+        ((), "a house on a meadow"),
+        ((), "a {color} home with a {roof} roof under a blue sky"),
+        ((), "a {color} building with a door and a window"),
     ),
     "car": (
         ((), "a {color} car"), ((), "a {color} car on a road"), ((), "a {color} car driving on the street"),
-        ((("shape", "sports"),), "a {color} sports car"), ((("shape", "sports"),), "a fast {color} sports car on a road"),
+        ((("shape", "sports"),), "a {color} sports car"), ((("shape", "sports"),),
+                                                           "a fast {color} sports car on a road"),
         ((("shape", "sports"),), "{color} sports car"), ((("shape", "small"),), "a small {color} car"),
         ((), "side view of a {color} car"), ((), "a car on a road"),
     ),
     "apple": (
-        ((), "a {color} apple"), ((), "{color} apple"), ((), "one {color} apple"), ((), "an apple"), ((), "a fresh {color} apple"),
-        ((("place", "table"),), "a {color} apple on a table"), ((("place", "table"),), "{color} apple on a wooden table"),
+        ((), "a {color} apple"), ((), "{color} apple"), ((), "one {color} apple"), ((), "an apple"),
+        ((), "a fresh {color} apple"),
+        ((("place", "table"),), "a {color} apple on a table"), ((("place", "table"),),
+                                                                "{color} apple on a wooden table"),
         ((("place", "table"),), "still life with a {color} apple on a table"),
     ),
     "flower": (
-        ((), "a {color} flower"), ((), "a {color} flower"), ((), "{color} flower with green leaves"), ((), "a flower"),
+        ((), "a {color} flower"), ((), "a {color} flower"), ((), "{color} flower with green leaves"),
+        ((), "a flower"),
         ((), "one {color} flower with a long stem"),
     ),
     "tree": (
-        ((), "a tree"), ((), "a {color} tree"), ((), "a big {color} tree on a meadow"), ((), "a tree on green grass"),
+        ((), "a tree"), ((), "a {color} tree"), ((), "a big {color} tree on a meadow"),
+        ((), "a tree on green grass"),
         ((("color", "orange"),), "a tree in autumn"), ((("color", "red"),), "a red tree in autumn"),
         ((("color", "pink"),), "a tree in spring"), ((("color", "green"),), "a green tree in summer"),
     ),
     "empty": (
-        ((), "a plain {background} background"), ((), "{background} background"), ((), "an empty {background} background"),
-        ((), "nothing but {background}"), ((), "a {background} wall"), ((), "empty, no people, {background} background"),
+        ((), "a plain {background} background"), ((), "{background} background"),
+        ((), "an empty {background} background"),
+        ((), "nothing but {background}"), ((), "a {background} wall"),
+        ((), "empty, no people, {background} background"),
     ),
 }  # fmt: skip
 
-_STRUCTURE = """a an and with wearing in of to next beside person young hair eyes skin bald natural glasses round square
-earrings gold suit tie"""
+_STRUCTURE = """a an and with wearing in of to next beside person young hair eyes skin bald natural glasses
+round square earrings gold suit tie"""
 # Words people type (in negative prompts too) that no caption needs to hold for a tokenizer to know them.
-_ALSO_TYPED = """the on at no not without people human face faces head smile looking front woman's man's men women
-kid baby teenager dark light pale warm cold big small large tall black-and-white colors background foreground
-blurry blur low bad worst ugly deformed distorted watermark text logo noise extra fingers hands mouth nose ears hairstyle
-photograph photography photorealistic portrait headshot business corporate office camera lens style art artist
-sky sun cloud clouds moon star river lake forest garden street town castle bridge dog cat bird horse fish food fruit
-banana orange table chair book cup ball coffee winter summer spring autumn day night morning evening
-dress scarf jacket coat uniform doctor teacher student worker king queen bright vivid pastel"""
+_ALSO_TYPED = """the on at no not without people human face faces head smile looking front men women kid baby
+teenager dark light pale warm cold big small large tall colors background foreground blurry blur low bad worst
+ugly deformed distorted watermark text logo noise extra fingers hands mouth nose ears hairstyle photograph
+photography photorealistic portrait headshot business corporate office camera lens style art artist sky sun
+cloud clouds moon star river lake forest garden street town castle bridge dog cat bird horse fish food fruit
+banana orange table chair book cup ball coffee winter summer spring autumn day night morning evening dress
+scarf jacket coat uniform doctor teacher student worker king queen bright vivid pastel"""
 
 
 def _texts() -> list[str]:
     tables: list[object] = [
-        ADULT, OLD, CHILD, SMILING, LAUGHING, SERIOUS, HAIR_COLOR, HAIR_STYLE, BEARD, SKIN, HAT, CLOTHES_COLOR, CLOTHES,
-        PLAIN_BACKGROUND, BACKGROUND, PREFIX, PORTRAIT_PREFIX, QUALITY, HEADSHOT, HEADSHOT_QUALITY, BUSINESS, COUNT, SCENE,
+        ADULT, OLD, CHILD, SMILING, LAUGHING, SERIOUS, HAIR_COLOR, HAIR_STYLE, BEARD, SKIN, HAT,
+        CLOTHES_COLOR, CLOTHES,
+        PLAIN_BACKGROUND, BACKGROUND, PREFIX, PORTRAIT_PREFIX, QUALITY, HEADSHOT, HEADSHOT_QUALITY,
+        BUSINESS, COUNT, SCENE,
         list(palette.COLORS), list(palette.HAIR), list(palette.EYES), _STRUCTURE, _ALSO_TYPED,
     ]  # fmt: skip
     texts: list[str] = []
@@ -161,7 +190,7 @@ def _texts() -> list[str]:
 
 
 def split_words(text: str) -> list[str]:
-    """Words of a text as a whole-word tokenizer sees them: lower case letters and digits, punctuation dropped."""
+    """Lower-case words and numbers of a text, as a whole-word tokenizer sees them."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
