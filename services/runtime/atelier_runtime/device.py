@@ -107,7 +107,8 @@ class Job(Generic[T]):
     async def result(self) -> T:
         """Wait for the function's result or exception. If the waiting task is cancelled, so is the job."""
         try:
-            return await asyncio.wrap_future(self._future)
+            # Shielded: cancelling the wait must not mark the future as done while the thread still works.
+            return await asyncio.shield(asyncio.wrap_future(self._future))
         except asyncio.CancelledError:
             self.cancel()
             raise

@@ -1,0 +1,133 @@
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+import torch
+
+from atelier_runtime import errors
+from atelier_runtime.device import DeviceWorker, Job
+from atelier_runtime.log import request_id
+
+
+@pytest_asyncio.fixture
+async def worker() -> AsyncIterator[DeviceWorker]:
+    worker = DeviceWorker(capacity=1)
+    yield worker
+    await asyncio.to_thread(worker.close)
+
+
+class Blocker:
+    """A job that runs until it is let go, checking all the while."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.let_go = threading.Event()
+
+    def __call__(self, job: Job[str]) -> str:
+        self.started.set()
+        while not self.let_go.wait(0.005):
+            job.check()
+        return "done"
+
+    async def running(self) -> None:
+        assert await asyncio.to_thread(self.started.wait, 10)
+
+
+async def test_events_arrive_in_order_and_then_the_result(worker: DeviceWorker) -> None:
+    def work(job: Job[int]) -> int:
+        for step in range(5):
+            job.emit(step)
+        return 7
+
+    job = worker.submit(work)
+    assert [event async for event in job.events()] == [0, 1, 2, 3, 4]
+    assert await job.result() == 7
+
+
+async def test_work_runs_off_the_event_loop_one_at_a_time_and_knows_its_request(worker: DeviceWorker) -> None:
+    request_id.set("abc")
+    seen: list[tuple[str | None, str]] = []
+    jobs = [
+        worker.submit(lambda job: seen.append((request_id.get(), threading.current_thread().name)))
+        for _ in range(2)
+    ]
+    for job in jobs:
+        await job.result()
+    assert seen == [("abc", "device")] * 2
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(worker: DeviceWorker) -> None:
+    blocker = Blocker()
+    running = worker.submit(blocker)
+    await blocker.running()
+    waiting = worker.submit(lambda job: "second")
+    with pytest.raises(errors.QueueFull) as caught:
+        worker.submit(lambda job: "third")
+    assert caught.value.retry_after_s >= 1
+    blocker.let_go.set()
+    assert (await running.result(), await waiting.result()) == ("done", "second")
+
+
+async def test_a_waiting_job_that_is_cancelled_gives_its_place_back(worker: DeviceWorker) -> None:
+    blocker = Blocker()
+    worker.submit(blocker)
+    await blocker.running()
+    waiting = worker.submit(lambda job: "never")
+    waiting.cancel()
+    with pytest.raises(errors.Cancelled):
+        await waiting.result()
+    assert worker.depth == 0
+    next_one = worker.submit(lambda job: "next")
+    blocker.let_go.set()
+    assert await next_one.result() == "next"
+
+
+async def test_a_running_job_stops_at_its_next_check_and_the_next_is_unharmed(worker: DeviceWorker) -> None:
+    blocker = Blocker()
+    job = worker.submit(blocker)
+    await blocker.running()
+    task = asyncio.create_task(job.result())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await worker.submit(lambda job: 1).result() == 1
+
+
+async def test_a_deadline_stops_the_work(worker: DeviceWorker) -> None:
+    job = worker.submit(Blocker(), deadline=time.monotonic() + 0.05)
+    with pytest.raises(errors.DeadlineExceeded):
+        await job.result()
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(worker: DeviceWorker) -> None:
+    await worker.submit(lambda job: time.sleep(0.2)).result()  # teaches the worker how long a job takes
+    blocker = Blocker()
+    worker.submit(blocker)
+    await blocker.running()
+    with pytest.raises(errors.DeadlineUnmeetable):
+        worker.submit(lambda job: None, deadline=time.monotonic() + 0.05)
+    blocker.let_go.set()
+
+
+async def test_out_of_memory_is_translated_and_keeps_no_frames(worker: DeviceWorker) -> None:
+    def work(job: Job[None]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(errors.OutOfMemory) as caught:
+        await worker.submit(work).result()
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+async def test_draining_finishes_what_was_accepted_and_takes_nothing_new(worker: DeviceWorker) -> None:
+    blocker = Blocker()
+    running = worker.submit(blocker)
+    await blocker.running()
+    worker.stop_accepting()
+    with pytest.raises(errors.StageDraining):
+        worker.submit(lambda job: None)
+    blocker.let_go.set()
+    assert await running.result() == "done"
