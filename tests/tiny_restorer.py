@@ -1,0 +1,103 @@
+"""A model set of the face stage with made-up weights, small enough to run in a fraction of a second.
+
+The classes are the real ones. The detector's heads are set by hand: it sees a face of a fixed size in every
+cell of the picture, whatever is on it, and the suppression of duplicates leaves a regular grid of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from pathlib import Path
+
+import torch
+from atelier_restorer.align import CROP_SIZE, TEMPLATE
+from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig
+from facexlib.detection.retinaface import RetinaFace
+from safetensors.torch import save_file
+from spandrel.architectures.Compact import Compact
+from torch import Tensor
+
+CONFIG = CodeFormerConfig(
+    base_width=8,
+    channel_multipliers=(1, 1, 1, 1, 1, 2),
+    res_blocks=1,
+    codebook_size=32,
+    codebook_dim=8,
+    transformer_dim=16,
+    transformer_layers=1,
+    mlp_dim=16,
+)
+
+# (level, anchor): side of its faces in px of the resized picture
+FACES_OF_256_PX = (2, 0)
+FACES_OF_64_PX = (1, 0)
+
+
+def codeformer_state(seed: int = 0) -> dict[str, Tensor]:
+    """Return the weights of a narrow CodeFormer that changes what it is given."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = CodeFormer(CONFIG)
+        torch.nn.init.normal_(network.position_emb)
+        return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def detector_state(sees: dict[tuple[int, int], float] | None = None) -> dict[str, Tensor]:
+    """Return the weights of a RetinaFace mobile0.25 that sees faces in every cell.
+
+    `sees` maps (level 0 to 2, anchor 0 to 1) to the confidence of the faces there; all others have none.
+    """
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        network = RetinaFace(network_name="mobile0.25", device=torch.device("cpu"))
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    for key in state:
+        if "Head." in key:
+            state[key].zero_()
+    # Landmarks as shares of the anchor's side from its middle, over the decoder's variance of 0.1.
+    points = torch.from_numpy((TEMPLATE - CROP_SIZE / 2) / CROP_SIZE / 0.1).float().flatten()
+    for level in range(3):
+        state[f"LandmarkHead.{level}.conv1x1.bias"][:] = points.repeat(2)
+        for anchor in range(2):
+            confidence = (sees or {}).get((level, anchor), 0.01)
+            logit = math.log(confidence / (1 - confidence))
+            state[f"ClassHead.{level}.conv1x1.bias"][2 * anchor + 1] = logit
+    return state
+
+
+def build_set(
+    folder: Path,
+    *,
+    detector: dict[str, Tensor] | None = None,
+    codeformer: dict[str, Tensor] | None = None,
+    upscaler: bool = True,
+) -> Path:
+    """Write a model set into `folder` and return it; a component given as None is not in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    components: dict[str, dict[str, str]] = {}
+    if detector is not None:
+        save_file(detector, folder / "detector.safetensors")
+        components["detector"] = {"path": "detector.safetensors", "name": "retinaface_mobile0.25"}
+    if codeformer is not None:
+        save_file(codeformer, folder / "codeformer.safetensors")
+        components["codeformer"] = {"path": "codeformer.safetensors", "name": "tiny-codeformer"}
+    if upscaler:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=1, upscale=2)
+        save_file(network.state_dict(), folder / "upscaler.safetensors")
+        components["upscaler"] = {"path": "upscaler.safetensors", "name": "tiny-compact-x2"}
+    files = {
+        path.name: {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        for path in folder.glob("*.safetensors")
+    }
+    manifest = {"name": "tiny", "license": "Apache-2.0", "components": components, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
