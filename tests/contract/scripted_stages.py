@@ -1,0 +1,315 @@
+"""Both stages as real gRPC servers that do what a test tells them, and a real gateway before them.
+
+Everything up to the stages' networks is real: sockets, HTTP, gRPC, encoding. Only what a stage would
+draw or restore is scripted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import uvicorn
+from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
+from atelier.generator.v1 import generator_service_pb2 as generator_pb
+from atelier.generator.v1 import generator_service_pb2_grpc as generator_grpc
+from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
+from atelier.restorer.v1 import restorer_service_pb2_grpc as restorer_grpc
+from atelier_gateway.app import create_app
+from atelier_gateway.settings import GatewaySettings
+from atelier_runtime import images
+from atelier_runtime.errors import AtelierError, NotDoneReason
+from atelier_runtime.status import to_status
+from google.protobuf.duration_pb2 import Duration
+from grpc_status import rpc_status
+from PIL import Image
+
+FORMATS = {
+    image_pb2.IMAGE_FORMAT_PNG: "png",
+    image_pb2.IMAGE_FORMAT_JPEG: "jpeg",
+    image_pb2.IMAGE_FORMAT_WEBP: "webp",
+}
+
+
+@dataclass
+class Script:
+    """What a stage does next, and what it has seen."""
+
+    error: AtelierError | None = None
+    hold: bool = False
+    """Work without end, until the call is cancelled or `hold` is taken back."""
+    silent: bool = False
+    """Do not answer GetStatus."""
+    status: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, str] = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)
+    """Fields of the result that differ from the usual one."""
+    faces: list[tuple[float, bool, NotDoneReason | None]] = field(default_factory=list)
+    """(confidence, restored, reason) of each face."""
+    requests: list[Any] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
+    seconds_left: list[float] = field(default_factory=list)
+    running: int = 0
+    cancelled: int = 0
+
+
+def picture(width: int, height: int) -> np.ndarray:
+    """Red grows to the right, green downwards."""
+    pixels = np.full((height, width, 3), 60, np.uint8)
+    pixels[:, :, 0] = np.linspace(0, 255, width, dtype=np.uint8)
+    pixels[:, :, 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
+    return pixels
+
+
+def reason(value: NotDoneReason) -> int:
+    return error_reason_pb2.NotDoneReason.Value(f"NOT_DONE_REASON_{value.name}")
+
+
+def _image(pixels: np.ndarray, output: image_pb2.OutputOptions) -> image_pb2.Image:
+    height, width = pixels.shape[:2]
+    if output.format == image_pb2.IMAGE_FORMAT_RAW_RGB8:
+        data = pixels.tobytes()
+    else:
+        data = images.encode(images.Picture(pixels), FORMATS[output.format], output.quality)
+    return image_pb2.Image(data=data, format=output.format, width_px=width, height_px=height)
+
+
+def _report(stage: str, seconds: float) -> stage_report_pb2.StageReport:
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return stage_report_pb2.StageReport(stage=stage, duration=duration)
+
+
+class _Scripted:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    async def _begin(self, request: Any, context: grpc.aio.ServicerContext) -> None:
+        script = self.script
+        script.requests.append(request)
+        script.request_ids.append(str(dict(context.invocation_metadata()).get("x-request-id")))
+        script.seconds_left.append(context.time_remaining())
+        if script.error is not None:
+            await context.abort_with_status(rpc_status.to_status(to_status(script.error, "stage")))
+        script.running += 1
+        try:
+            while script.hold:
+                await asyncio.sleep(0.005)
+        except asyncio.CancelledError:
+            script.cancelled += 1
+            raise
+        finally:
+            script.running -= 1
+
+    async def _status(self, message: type[Any]) -> Any:
+        script = self.script
+        while script.silent:
+            await asyncio.sleep(0.01)
+        status = service_status_pb2.ServiceStatus(
+            **{
+                "version": "0.1.0",
+                "ready": True,
+                "model_set": "demo",
+                "device": "cpu",
+                "device_name": "two cores",
+                **script.status,
+            }
+        )
+        for role, name in script.networks.items():
+            status.networks.add(role=role, name=name)
+        return message(status=status)
+
+
+class ScriptedGenerator(_Scripted, generator_grpc.GeneratorServiceServicer):
+    async def GenerateImage(
+        self, request: generator_pb.GenerateImageRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[generator_pb.GenerateImageResponse]:
+        yield generator_pb.GenerateImageResponse(
+            progress=generator_pb.GenerateImageProgress(stage="base", step=0, total_steps=1)
+        )
+        await self._begin(request, context)
+        scale = 1.5 if request.hires_fix else request.hires_scale if request.hires_fix_simple else 1.0
+        pixels = picture(int(request.width_px * scale), int(request.height_px * scale))
+        effective = generator_pb.GenerateImageRequest()
+        effective.CopyFrom(request)
+        if not request.HasField("seed"):
+            effective.seed = 2**52 + len(self.script.requests)
+        result = generator_pb.GenerateImageResult(
+            **{
+                "image": _image(pixels, request.output),
+                "effective_request": effective,
+                "refiner_applied": False,
+                "refiner_reason": reason(NotDoneReason.NOT_LOADED) if request.use_refiner else 0,
+                "hires_fix_applied": request.hires_fix,
+                "upscaler": "demo_x2" if request.hires_fix and request.use_realesrgan else "",
+                "stages": [_report("base", 1.25)],
+                "model_set": "demo",
+                **self.script.answer,
+            }
+        )
+        yield generator_pb.GenerateImageResponse(result=result)
+
+    async def GetStatus(
+        self, request: generator_pb.GetStatusRequest, context: grpc.aio.ServicerContext
+    ) -> generator_pb.GetStatusResponse:
+        return await self._status(generator_pb.GetStatusResponse)
+
+
+class ScriptedRestorer(_Scripted, restorer_grpc.RestorerServiceServicer):
+    async def RestoreFaces(
+        self, request: restorer_pb.RestoreFacesRequest, context: grpc.aio.ServicerContext
+    ) -> restorer_pb.RestoreFacesResponse:
+        await self._begin(request, context)
+        sent = request.image
+        assert sent.format == image_pb2.IMAGE_FORMAT_RAW_RGB8, "the gateway sends raw pixels"
+        pixels = np.frombuffer(sent.data, np.uint8).reshape(sent.height_px, sent.width_px, 3)
+        pixels = 255 - pixels.repeat(request.upscale, axis=0).repeat(request.upscale, axis=1)
+        response = restorer_pb.RestoreFacesResponse(
+            image=_image(pixels, request.output),
+            upscale_applied=request.upscale,
+            upscaler="demo_x2" if request.upscale > 1 else "",
+            stages=[_report("detect", 0.5), _report("restore", 0.25)],
+        )
+        looks_for_faces = not request.HasField("max_faces") or request.max_faces > 0
+        for index, (confidence, restored, why) in enumerate(self.script.faces if looks_for_faces else ()):
+            face = response.faces.add(restored=restored, reason=reason(why) if why else 0)
+            face.face.index, face.face.confidence = index, confidence
+            face.face.box.x1_px, face.face.box.y1_px = 10 + index, 20
+            face.face.box.x2_px, face.face.box.y2_px = 110.04 + index, 140
+        response.face_restoration_applied = any(face.restored for face in response.faces)
+        if looks_for_faces and not response.faces:
+            response.reason = reason(NotDoneReason.NO_FACE)
+        for name, value in self.script.answer.items():
+            if isinstance(value, list):
+                getattr(response, name).extend(value)
+            else:
+                setattr(response, name, value)
+        return response
+
+    async def GetStatus(
+        self, request: restorer_pb.GetStatusRequest, context: grpc.aio.ServicerContext
+    ) -> restorer_pb.GetStatusResponse:
+        return await self._status(restorer_pb.GetStatusResponse)
+
+
+class House:
+    """Two scripted stages and the gateway, on loopback ports of their own, in a thread with its own loop."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.generator, self.restorer = Script(), Script()
+        self.reset()
+        self._in_loop(self._start())
+        self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+
+    def reset(self) -> None:
+        """Forget what was scripted and seen."""
+        vars(self.generator).update(vars(Script(networks={"base": "demo-sdxl", "upscaler": "demo_x2"})))
+        vars(self.restorer).update(
+            vars(
+                Script(
+                    networks={"detector": "retinaface_mobile0.25", "codeformer": "codeformer"},
+                    faces=[(0.99, True, None)],
+                )
+            )
+        )
+
+    async def _start(self) -> None:
+        self._generator_server, generator_port = await self._serve_generator(0)
+        self._restorer_server, self.restorer_port = await self._serve_restorer(0)
+        settings = GatewaySettings(
+            **{
+                "host": "127.0.0.1",
+                "generator": f"127.0.0.1:{generator_port}",
+                "restorer": f"127.0.0.1:{self.restorer_port}",
+                **self._settings,
+            }
+        )
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = uvicorn.Config(
+            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1
+        )
+        self._gateway = uvicorn.Server(config)
+        self._serving = asyncio.create_task(self._gateway.serve(sockets=[listener]))
+        while not self._gateway.started:
+            await asyncio.sleep(0.01)
+
+    async def _serve_generator(self, port: int) -> tuple[grpc.aio.Server, int]:
+        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        generator_grpc.add_GeneratorServiceServicer_to_server(ScriptedGenerator(self.generator), server)
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        return server, port
+
+    async def _serve_restorer(self, port: int) -> tuple[grpc.aio.Server, int]:
+        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        restorer_grpc.add_RestorerServiceServicer_to_server(ScriptedRestorer(self.restorer), server)
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        return server, port
+
+    def stop_restorer(self) -> None:
+        self._in_loop(self._restorer_server.stop(None))
+
+    def start_restorer(self) -> None:
+        self._restorer_server, _ = self._in_loop(self._serve_restorer(self.restorer_port))
+
+    def stop_generator(self) -> None:
+        self._in_loop(self._generator_server.stop(None))
+
+    def generate(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+        """POST a small order; `body` adds to it."""
+        order = {"prompt": "a red apple", "width": 256, "height": 256, **body}
+        return self.client.post("/generate", json=order, headers=headers)
+
+    def close(self) -> None:
+        self.client.close()
+        self._in_loop(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+
+    async def _stop(self) -> None:
+        self._gateway.should_exit = True
+        await self._serving
+        await self._generator_server.stop(None)
+        await self._restorer_server.stop(None)
+
+    def _in_loop(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
+
+
+_LIMIT = images.message_limit_bytes(50_000_000)
+_SERVER_OPTIONS = [
+    ("grpc.max_receive_message_length", _LIMIT),
+    ("grpc.max_send_message_length", _LIMIT),
+    ("grpc.so_reuseport", 0),
+]
+
+
+def eventually(condition: Callable[[], bool], *, within_s: float = 20.0) -> None:
+    """Poll until `condition` holds; the limit is only there to end a broken test."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def opened(data: bytes) -> Image.Image:
+    """Decode a picture and its pixels."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
