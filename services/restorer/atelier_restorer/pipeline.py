@@ -121,7 +121,9 @@ class RestorerPipeline:
         )
         warnings: list[str] = []
         candidates: list[_Candidate] = []
-        if not loaded:
+        if request.max_faces == 0:
+            pass  # enlarge only: nothing is looked for
+        elif not loaded:
             missing = "CodeFormer" if self._models.codeformer is None else "face detector"
             warnings.append(f"The model set has no {missing}; no face was restored.")
         elif request.aligned:
