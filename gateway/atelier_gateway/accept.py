@@ -38,7 +38,9 @@ def wanted_file(accept: str | None) -> Format | None:
         if quality > json_quality or (quality == json_quality and named is None):
             return _FORMAT_OF[media]
     elif json_quality == 0:
-        foreign = next((media for media, q in qualities.items() if media.startswith("image/") and q > 0), None)
+        foreign = next(
+            (media for media, q in qualities.items() if media.startswith("image/") and q > 0), None
+        )
         if foreign is not None:
             raise InvalidRequest.of("Accept", f"{foreign[:40]} cannot be written; {', '.join(FORMATS)} can")
     return None

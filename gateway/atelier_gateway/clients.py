@@ -45,15 +45,13 @@ UNREACHABLE_RETRY_AFTER_S = 5.0
 
 
 StageName = Literal["generator", "restorer"]
-Format = Literal["png", "jpeg", "webp", "raw"]
 
-_FORMAT_TO_PB: dict[Format, image_pb2.ImageFormat] = {
+_FORMAT_TO_PB: dict[str, image_pb2.ImageFormat] = {
     "png": image_pb2.IMAGE_FORMAT_PNG,
     "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
     "webp": image_pb2.IMAGE_FORMAT_WEBP,
     "raw": image_pb2.IMAGE_FORMAT_RAW_RGB8,
 }
-_FORMAT_FROM_PB = {value: name for name, value in _FORMAT_TO_PB.items()}
 
 
 def _open_channel(address: str, max_pixels: int) -> grpc.aio.Channel:
@@ -98,7 +96,7 @@ class Stages:
             try:
                 async for event in call:
                     if event.WhichOneof("event") == "result":
-                        return _drawing_from_pb(event.result)
+                        return _drawing_from_pb(event.result, encoding)
             finally:
                 call.cancel()  # does nothing to a finished call, and stops the work of any other
             raise InternalError("The generator ended its answer without a picture.")
@@ -108,7 +106,7 @@ class Stages:
         async with _calling("restorer"):
             message = _restoration_to_pb(order)
             call = self._restorer.RestoreFaces(message, timeout=_remaining(deadline), metadata=_metadata())
-            return _restoration_from_pb(await call)
+            return _restoration_from_pb(await call, order.encoding)
 
     async def generator_status(self, *, timeout_s: float) -> StageStatus:
         """Ask the generator for its state. Raises StageUnavailable if it does not answer in time."""
@@ -218,9 +216,9 @@ def _restoration_to_pb(order: RestorationOrder) -> restorer_service_pb2.RestoreF
     )
 
 
-def _drawing_from_pb(result: generator_service_pb2.GenerateImageResult) -> Drawing:
+def _drawing_from_pb(result: generator_service_pb2.GenerateImageResult, asked: Encoding) -> Drawing:
     return Drawing(
-        picture=_picture_from_pb(result.image),
+        picture=_picture_from_pb(result.image, asked),
         seed=result.effective_request.seed,
         model_set=result.model_set,
         refiner_applied=result.refiner_applied,
@@ -233,9 +231,9 @@ def _drawing_from_pb(result: generator_service_pb2.GenerateImageResult) -> Drawi
     )
 
 
-def _restoration_from_pb(response: restorer_service_pb2.RestoreFacesResponse) -> Restoration:
+def _restoration_from_pb(response: restorer_service_pb2.RestoreFacesResponse, asked: Encoding) -> Restoration:
     return Restoration(
-        picture=_picture_from_pb(response.image),
+        picture=_picture_from_pb(response.image, asked),
         faces=tuple(_face_from_pb(face) for face in response.faces),
         applied=response.face_restoration_applied,
         reason=_reason_from_pb(response.reason),
@@ -246,11 +244,10 @@ def _restoration_from_pb(response: restorer_service_pb2.RestoreFacesResponse) ->
     )
 
 
-def _picture_from_pb(image: image_pb2.Image) -> StagePicture:
-    picture_format = _FORMAT_FROM_PB.get(image.format)
-    if picture_format is None or not image.data:
-        raise InternalError("A stage answered without a picture.")
-    return StagePicture(image.data, picture_format, image.width_px, image.height_px)
+def _picture_from_pb(image: image_pb2.Image, asked: Encoding) -> StagePicture:
+    if image.format != _FORMAT_TO_PB[asked.format] or not image.data:
+        raise InternalError(f"A stage answered without a picture as {asked.format}.")
+    return StagePicture(image.data, asked.format, image.width_px, image.height_px)
 
 
 def _face_from_pb(result: restorer_service_pb2.FaceResult) -> FaceOutcome:

@@ -53,6 +53,8 @@ class Script:
     networks: dict[str, str] = field(default_factory=dict)
     answer: dict[str, Any] = field(default_factory=dict)
     """Fields of the result that differ from the usual one."""
+    draws: tuple[int, int] | None = None
+    """Width and height of the drawing; None: as asked."""
     faces: list[tuple[float, bool, NotDoneReason | None]] = field(default_factory=list)
     """(confidence, restored, reason) of each face."""
     requests: list[Any] = field(default_factory=list)
@@ -138,7 +140,8 @@ class ScriptedGenerator(_Scripted, generator_grpc.GeneratorServiceServicer):
         )
         await self._begin(request, context)
         scale = 1.5 if request.hires_fix else request.hires_scale if request.hires_fix_simple else 1.0
-        pixels = picture(int(request.width_px * scale), int(request.height_px * scale))
+        asked = int(request.width_px * scale), int(request.height_px * scale)
+        pixels = picture(*(self.script.draws or asked))
         effective = generator_pb.GenerateImageRequest()
         effective.CopyFrom(request)
         if not request.HasField("seed"):

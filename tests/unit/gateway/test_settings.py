@@ -1,0 +1,70 @@
+import socket
+import subprocess
+import sys
+
+import pytest
+from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.settings import load
+from pydantic import ValidationError
+
+
+def test_defaults() -> None:
+    settings = GatewaySettings()
+    assert (settings.port, settings.deadline_seconds, settings.max_pixels) == (7860, 300, 50_000_000)
+    assert (settings.generator, settings.restorer) == ("127.0.0.1:50051", "127.0.0.1:50052")
+    assert settings.cors_origins == ()
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        GatewaySettings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("given", "origins"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("http://localhost:3000", ("http://localhost:3000",)),
+        (" https://a.example , http://b:1,", ("https://a.example", "http://b:1")),
+    ],
+)
+def test_cors_origins(monkeypatch: pytest.MonkeyPatch, given: str, origins: tuple[str, ...]) -> None:
+    monkeypatch.setenv("ATELIER_GATEWAY_CORS_ORIGINS", given)
+    assert GatewaySettings().cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ATELIER_GATEWAY_PORT", "seven"),
+        ("ATELIER_GATEWAY_PORT", "70000"),
+        ("ATELIER_GATEWAY_DEADLINE_SECONDS", "0"),
+        ("ATELIER_GATEWAY_GENERATOR", ""),
+        ("ATELIER_GATEWAY_MAX_BODY_BYTES", "-1"),
+        ("ATELIER_GATEWAY_CORS_ORIGINS", "localhost:3000"),
+        ("ATELIER_GATEWAY_CORS_ORIGINS", "http://localhost:3000/"),
+    ],
+)
+def test_a_bad_value_stops_the_start_and_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as stop:
+        load(GatewaySettings)
+    assert stop.value.code == 2
+    assert f"{variable}={value}:" in capsys.readouterr().err
+
+
+def test_a_taken_port_stops_the_start_and_names_the_variable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = subprocess.run(
+            [sys.executable, "-m", "atelier_gateway", "serve"],
+            env={"ATELIER_GATEWAY_HOST": "127.0.0.1", "ATELIER_GATEWAY_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert run.returncode == 1
+    assert f"ATELIER_GATEWAY_PORT={port}: Address already in use" in run.stderr
