@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from atelier_generator.models import Models, load_models
+from atelier_generator.pipeline import Drawing, Pipeline, Progress
+from atelier_generator.request import GenerateRequest
+from atelier_generator.settings import GeneratorSettings
+
+from tests.tiny_sdxl import build_set
+
+SIDE = 256
+
+
+def load(folder: Path) -> Models:
+    return load_models(
+        GeneratorSettings(device="cpu", model_set=str(folder), cpu_threads=min(2, os.cpu_count() or 1))
+    )
+
+
+@pytest.fixture(scope="session")
+def plain_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Base and upscaler, no refiner, no limit of the side."""
+    return load(build_set(tmp_path_factory.mktemp("plain")))
+
+
+@pytest.fixture(scope="session")
+def full_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Base, refiner and upscaler."""
+    return load(build_set(tmp_path_factory.mktemp("full"), refiner=True))
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Base and upscaler of a network that draws well up to 128 px only."""
+    return load(build_set(tmp_path_factory.mktemp("small"), max_side=128, size_multiple=64))
+
+
+@pytest.fixture(scope="session")
+def bare_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The base alone."""
+    return load(build_set(tmp_path_factory.mktemp("bare"), upscaler=False, max_side=128))
+
+
+def request_for(**options: object) -> GenerateRequest:
+    given = {
+        "prompt": "a cat",
+        "width_px": SIDE,
+        "height_px": SIDE,
+        "num_inference_steps": 2,
+        "seed": 1,
+        "guidance_scale": 5.0,
+    }
+    request = GenerateRequest(**{**given, **options})
+    request.check(50_000_000)
+    return request.completed("")
+
+
+def draw(
+    models: Models,
+    *,
+    check: Callable[[], None] = lambda: None,
+    progress: list[Progress] | None = None,
+    **options: object,
+) -> Drawing:
+    events = [] if progress is None else progress
+    return Pipeline(models).draw(request_for(**options), check, events.append)
+
+
+class UnetCalls:
+    """Counts the forward passes of a UNet while it is entered; `batches` holds their batch sizes."""
+
+    def __init__(self, pipeline: object) -> None:
+        self._unet = pipeline.unet
+        self.batches: list[int] = []
+
+    def __enter__(self) -> UnetCalls:
+        def note(module: object, inputs: tuple) -> None:
+            self.batches.append(inputs[0].shape[0])
+
+        self._hook = self._unet.register_forward_pre_hook(note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._hook.remove()
+
+    def __len__(self) -> int:
+        return len(self.batches)

@@ -1,0 +1,427 @@
+"""The whole drawing on tiny networks of the real classes."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from atelier_generator.models import Autoencoder
+from atelier_generator.pipeline import Pipeline, Progress
+from atelier_generator.plan import Size
+from atelier_generator.upscale import enlarge_to
+from atelier_runtime import metrics
+from atelier_runtime.errors import BadPicture, Cancelled, DeadlineExceeded, NotDoneReason, OutOfMemory
+from atelier_runtime.settings import StartupError
+from diffusers import HeunDiscreteScheduler
+
+from tests.tiny_sdxl import UPSCALER_NAME
+from tests.unit.generator.conftest import UnetCalls, draw, load, request_for
+
+
+def cancelled_steps() -> float:
+    return metrics.CANCELLED_STEPS._value.get()
+
+
+# --- sizes ---
+
+
+@pytest.mark.parametrize(("width", "height"), [(256, 256), (264, 256), (256, 312)])
+def test_the_picture_has_exactly_the_asked_size(plain_models, width, height):
+    drawing = draw(plain_models, width_px=width, height_px=height)
+    assert drawing.picture.shape == (height, width, 3)
+    assert drawing.picture.dtype == np.uint8
+    assert (drawing.upscaler, drawing.warnings) == ("", ())
+
+
+def test_a_crop_is_the_middle_of_the_next_larger_drawing(plain_models):
+    cut = draw(plain_models, width_px=264, height_px=256).picture
+    whole = draw(plain_models, width_px=272, height_px=256).picture
+    assert np.array_equal(cut, whole[:, 4:268])
+
+
+def test_max_side_is_kept_and_told(small_models):
+    drawing = draw(small_models, width_px=512, height_px=256)
+    assert drawing.picture.shape == (256, 512, 3)
+    assert drawing.upscaler == UPSCALER_NAME
+    assert drawing.warnings == (
+        "drawn at 128x64, the longest side that this model set draws well, "
+        f"then enlarged to 512x256 by {UPSCALER_NAME}",
+    )
+
+
+@pytest.mark.parametrize("fixture", ["small_models", "bare_models"])
+@pytest.mark.parametrize("network", [True, False])
+def test_what_enlarged_the_picture_is_named(request, fixture, network):
+    drawing = draw(request.getfixturevalue(fixture), use_realesrgan=network)
+    by_network = network and fixture == "small_models"
+    assert drawing.upscaler == (UPSCALER_NAME if by_network else "lanczos")
+    assert drawing.warnings[0].endswith(f"by {drawing.upscaler}")
+
+
+# --- seeds ---
+
+
+def test_one_seed_is_one_picture(plain_models):
+    first = draw(plain_models, seed=5).picture
+    draw(plain_models, seed=6)
+    assert np.array_equal(first, draw(plain_models, seed=5).picture)
+    assert not np.array_equal(first, draw(plain_models, seed=6).picture)
+
+
+def test_the_largest_seed_draws(full_models):
+    largest = draw(full_models, seed=2**53 - 1, hires_fix=True)
+    assert np.array_equal(largest.picture, draw(full_models, seed=2**53 - 1, hires_fix=True).picture)
+
+
+def test_words_matter(plain_models):
+    one, other = (draw(plain_models, prompt=words).picture for words in ("a cat", "a dog"))
+    assert not np.array_equal(one, other)
+    without = draw(plain_models, negative_prompt="").picture
+    assert not np.array_equal(without, draw(plain_models, negative_prompt="blurry").picture)
+
+
+# --- refiner ---
+
+
+def test_refiner_runs_a_third_of_the_steps_when_asked(full_models):
+    events: list[Progress] = []
+    with UnetCalls(full_models.text_to_image) as base, UnetCalls(full_models.refiner) as refiner:
+        drawing = draw(full_models, num_inference_steps=10, progress=events)
+    assert (len(base), len(refiner)) == (10, 3)
+    assert (drawing.refiner_applied, drawing.refiner_reason) == (True, None)
+    assert events[-1] == Progress("refiner", 3, 3)
+    plain = draw(full_models, num_inference_steps=10, use_refiner=False)
+    assert (plain.refiner_applied, plain.refiner_reason) == (False, None)
+    assert not np.array_equal(plain.picture, drawing.picture)
+
+
+def test_refiner_takes_at_least_one_step_and_keeps_the_picture(full_models):
+    with UnetCalls(full_models.refiner) as refiner:
+        refined = draw(full_models, num_inference_steps=1)
+    assert len(refiner) == 1 and refined.refiner_applied
+    # At strength 0.3, not 1: the refined picture still is the base picture.
+    base = draw(full_models, num_inference_steps=1, use_refiner=False).picture.astype(float)
+    other = draw(full_models, num_inference_steps=1, use_refiner=False, seed=99).picture.astype(float)
+    distance = [np.corrcoef(picture.ravel(), refined.picture.ravel())[0, 1] for picture in (base, other)]
+    assert distance[0] > distance[1]
+
+
+def test_a_refiner_that_is_not_loaded_is_told(plain_models):
+    drawing = draw(plain_models)
+    assert (drawing.refiner_applied, drawing.refiner_reason) == (False, NotDoneReason.NOT_LOADED)
+    assert draw(plain_models, use_refiner=False).refiner_reason is None
+
+
+# --- hires fix ---
+
+
+@pytest.mark.parametrize("use_refiner", [True, False])
+def test_hires_runs_eight_steps_by_the_refiner_network_if_loaded(full_models, use_refiner):
+    events: list[Progress] = []
+    with UnetCalls(full_models.text_to_image) as base, UnetCalls(full_models.refiner) as refiner:
+        drawing = draw(full_models, hires_fix=True, use_refiner=use_refiner, progress=events)
+    assert (len(base), len(refiner)) == (2, 8)
+    assert drawing.picture.shape == (384, 384, 3)
+    assert drawing.refiner_applied and drawing.hires_fix_applied and drawing.refiner_reason is None
+    assert drawing.upscaler == UPSCALER_NAME
+    assert [event.stage for event in events] == ["base"] * 2 + ["hires"] * 8
+    assert events[-1] == Progress("hires", 8, 8)
+
+
+def test_hires_without_a_refiner_runs_the_base_network_again(plain_models):
+    with UnetCalls(plain_models.text_to_image) as base:
+        drawing = draw(plain_models, hires_fix=True)
+    assert len(base) == 2 + 8
+    assert drawing.hires_fix_applied and not drawing.refiner_applied
+    assert drawing.refiner_reason is NotDoneReason.NOT_LOADED
+    assert [stage.stage for stage in drawing.stages] == [
+        "text",
+        "base",
+        "decode",
+        "upscale",
+        "encode_latents",
+        "hires",
+        "decode",
+    ]
+
+
+def test_hires_without_the_network_enlarges_by_lanczos(plain_models):
+    assert draw(plain_models, hires_fix=True, use_realesrgan=False).upscaler == "lanczos"
+
+
+def test_hires_of_a_small_set_enlarges_once_at_the_end(small_models):
+    drawing = draw(small_models, hires_fix=True)
+    assert drawing.picture.shape == (384, 384, 3)
+    assert [stage.stage for stage in drawing.stages] == ["text", "base", "hires", "decode", "upscale"]
+    assert drawing.warnings == (
+        "drawn at 128x128 with a second pass at 128x128, the longest side that this model set draws "
+        f"well, then enlarged to 384x384 by {UPSCALER_NAME}",
+    )
+
+
+def test_the_second_pass_starts_from_the_enlarged_base_picture(plain_models, monkeypatch):
+    base = draw(plain_models, width_px=256, height_px=256).picture
+    seen = []
+    encode = Autoencoder.encode
+    monkeypatch.setattr(
+        Autoencoder,
+        "encode",
+        lambda self, picture, tiled: seen.append(picture) or encode(self, picture, tiled=tiled),
+    )
+    hires = draw(plain_models, width_px=336, height_px=336, hires_fix=True).picture
+    assert hires.shape == (504, 504, 3)
+    # 0.75 * 336 = 252 and 504, both up to the set's multiple of 16
+    expected = enlarge_to(base, Size(512, 512), plain_models.upscaler, lambda: None)
+    assert len(seen) == 1 and np.array_equal(seen[0], expected)
+
+
+def test_simple_hires_is_lanczos_alone(plain_models):
+    from PIL import Image
+
+    base = draw(plain_models).picture
+    drawing = draw(plain_models, hires_fix_simple=True, hires_scale=1.5)
+    expected = Image.fromarray(base).resize((384, 384), Image.Resampling.LANCZOS)
+    assert np.array_equal(drawing.picture, np.asarray(expected))
+    assert (drawing.upscaler, drawing.hires_fix_applied) == ("lanczos", False)
+
+
+# --- steps and guidance ---
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_every_number_of_steps_works(full_models, steps):
+    events: list[Progress] = []
+    drawing = draw(full_models, num_inference_steps=steps, progress=events)
+    assert drawing.picture.std() > 1
+    assert [event.step for event in events if event.stage == "base"] == list(range(1, steps + 1))
+
+
+@pytest.mark.slow
+def test_a_hundred_and_fifty_steps_work(full_models):
+    events: list[Progress] = []
+    draw(full_models, num_inference_steps=150, progress=events)
+    assert len(events) == 150 + 45
+
+
+@pytest.mark.parametrize(("guidance", "batch"), [(0.0, 1), (1.0, 1), (1.5, 2), (30.0, 2)])
+def test_guidance_of_one_or_less_halves_the_work(full_models, guidance, batch):
+    with UnetCalls(full_models.text_to_image) as base, UnetCalls(full_models.refiner) as refiner:
+        draw(full_models, guidance_scale=guidance)
+    assert set(base.batches) == set(refiner.batches) == {batch}
+
+
+def test_a_negative_prompt_without_guidance_is_told(plain_models):
+    warnings = draw(plain_models, guidance_scale=1.0, negative_prompt="blurry").warnings
+    assert warnings == ("negative_prompt: has no effect when guidance_scale is 1 or less",)
+    assert draw(plain_models, guidance_scale=1.0).warnings == ()
+
+
+def test_schedulers_of_second_order_count_right(plain_models):
+    models = load(plain_models.model_set.folder)
+    heun = HeunDiscreteScheduler.from_config(models.text_to_image.scheduler.config)
+    models.text_to_image.scheduler = models.image_to_image.scheduler = heun
+    events: list[Progress] = []
+    draw(models, num_inference_steps=4, hires_fix=True, progress=events)
+    for stage in ("base", "hires"):
+        steps = [(event.step, event.total_steps) for event in events if event.stage == stage]
+        assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]
+
+
+def test_words_beyond_the_limit_are_named_for_both_prompts(plain_models):
+    drawing = draw(plain_models, prompt="x" * 75 + " red apple", negative_prompt="y" * 75 + " blurry")
+    assert [warning.split(":")[0] for warning in drawing.warnings] == ["prompt", "negative_prompt"]
+    assert '"red apple"' in drawing.warnings[0]
+    assert '"blurry"' in drawing.warnings[1]
+
+
+# --- stopping ---
+
+
+@pytest.mark.parametrize("stop", [Cancelled, DeadlineExceeded])
+@pytest.mark.parametrize(("at", "hires"), [(3, False), (9, False), (12, True), (20, True)])
+def test_work_stops_within_one_step_and_what_was_saved_is_counted(full_models, stop, at, hires):
+    events: list[Progress] = []
+
+    def check() -> None:
+        if len(events) == at:
+            raise stop
+
+    before = cancelled_steps()
+    with pytest.raises(stop):
+        draw(full_models, num_inference_steps=16, hires_fix=hires, check=check, progress=events)
+    assert len(events) == at  # not one step more
+    total = 16 + 8 if hires else 16 + 4
+    assert cancelled_steps() - before == total - at
+
+
+def test_a_stopped_request_leaves_no_trace(full_models):
+    options = {"num_inference_steps": 4, "hires_fix": True, "seed": 3}
+    undisturbed = draw(load(full_models.model_set.folder), **options).picture
+    for at in (2, 6, 9):
+        events: list[Progress] = []
+
+        def check(at: int = at, events: list[Progress] = events) -> None:
+            if len(events) == at:
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            draw(full_models, check=check, progress=events, **options)
+        assert np.array_equal(draw(full_models, **options).picture, undisturbed)
+
+
+def test_nothing_is_decoded_after_the_last_step_of_a_stopped_request(plain_models, monkeypatch):
+    decoded = []
+    vae = plain_models.text_to_image.vae
+    original = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda *args, **kwargs: decoded.append(1) or original(*args, **kwargs))
+    events: list[Progress] = []
+
+    def check() -> None:
+        if len(events) == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        draw(plain_models, num_inference_steps=2, check=check, progress=events)
+    assert decoded == []
+
+
+# --- guards ---
+
+
+@pytest.fixture
+def spoilt_models(full_models, tmp_path):
+    """Networks that a test may spoil."""
+    return load(shutil.copytree(full_models.model_set.folder, tmp_path / "set"))
+
+
+def poison(module: torch.nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(value)
+
+
+def test_a_picture_with_nans_is_an_error(spoilt_models):
+    poison(spoilt_models.text_to_image.vae.decoder.conv_out, float("nan"))
+    with pytest.raises(BadPicture, match="non-finite"):
+        draw(spoilt_models)
+
+
+def test_a_picture_of_one_colour_is_an_error(spoilt_models):
+    poison(spoilt_models.text_to_image.vae.decoder.conv_out, 0.0)
+    with pytest.raises(BadPicture, match="one colour"):
+        draw(spoilt_models)
+
+
+def test_latents_with_nans_are_an_error(spoilt_models):
+    poison(spoilt_models.text_to_image.unet.conv_out, float("nan"))
+    with pytest.raises(BadPicture, match="drawing network"):
+        draw(spoilt_models, use_refiner=False)
+
+
+def test_warm_up_refuses_networks_that_draw_nothing(spoilt_models):
+    Pipeline(spoilt_models).warm_up()
+    poison(spoilt_models.text_to_image.vae.decoder.conv_out, 0.0)
+    with pytest.raises(StartupError, match="MODEL_SET: the warm-up picture failed"):
+        Pipeline(spoilt_models).warm_up()
+
+
+def fail_below_float32(vae: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the VAE overflow in 16 bits as SDXL's own does."""
+    original = vae.decode
+
+    def decode(latents, *args, **kwargs):
+        answer = original(latents, *args, **kwargs)
+        if vae.dtype != torch.float32:
+            answer.sample.fill_(float("nan"))
+        return answer
+
+    monkeypatch.setattr(vae, "decode", decode)
+
+
+def test_a_vae_that_overflows_is_run_again_in_32_bits_and_this_is_told(spoilt_models, monkeypatch):
+    vae = spoilt_models.text_to_image.vae
+    vae.to(torch.bfloat16)
+    fail_below_float32(vae, monkeypatch)
+    for _ in range(2):
+        drawing = draw(spoilt_models)
+        assert drawing.warnings == (
+            "The autoencoder failed in 16 bits; the picture was decoded again in 32 bits.",
+        )
+        assert vae.dtype == torch.bfloat16
+    assert [stage.stage for stage in drawing.stages].count("decode") == 1
+
+
+# --- memory ---
+
+
+def run_out_of_memory(module: torch.nn.Module, times: int) -> list[bool]:
+    """Let the next `times` forward passes of a module fail as CUDA does; the list says when they did."""
+    failures: list[bool] = []
+
+    def fail(module: object, inputs: object) -> None:
+        failures.append(len(failures) < times)
+        if failures[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module.register_forward_pre_hook(fail)
+    return failures
+
+
+@pytest.mark.parametrize("where", ["unet", "decoder", "upscaler"])
+def test_short_memory_is_retried_once_and_told(spoilt_models, where):
+    expected = draw(spoilt_models, hires_fix=True).picture
+    modules = {
+        "unet": spoilt_models.text_to_image.unet,
+        "decoder": spoilt_models.text_to_image.vae.decoder,
+        "upscaler": spoilt_models.upscaler._network.model,
+    }
+    failures = run_out_of_memory(modules[where], 1)
+    drawing = draw(spoilt_models, hires_fix=True)
+    assert failures[0] and len(failures) > 1
+    assert drawing.warnings == (
+        "The device's memory was short; a part was done again with the autoencoder in tiles.",
+    )
+    # Tiles are blended where they overlap, so pixels near their edges may differ.
+    assert drawing.picture.shape == expected.shape
+    assert np.corrcoef(drawing.picture.ravel(), expected.ravel())[0, 1] > 0.9
+
+
+def test_memory_that_stays_short_is_an_error_and_the_next_request_is_served(spoilt_models):
+    failures = run_out_of_memory(spoilt_models.text_to_image.vae.decoder, 2)
+    with pytest.raises(OutOfMemory):
+        draw(spoilt_models)
+    assert failures == [True, True]
+    assert draw(spoilt_models).warnings == ()
+
+
+def test_steps_taken_twice_for_memory_are_counted_once(spoilt_models):
+    run_out_of_memory(spoilt_models.text_to_image.unet, 1)
+    events: list[Progress] = []
+
+    def check() -> None:
+        if len(events) == 2:
+            raise Cancelled
+
+    before = cancelled_steps()
+    with pytest.raises(Cancelled):
+        draw(spoilt_models, num_inference_steps=4, use_refiner=False, check=check, progress=events)
+    assert cancelled_steps() - before == 2
+
+
+# --- reports ---
+
+
+def test_stages_account_for_the_time(full_models):
+    import time
+
+    start = time.perf_counter()
+    drawing = draw(full_models, num_inference_steps=4)
+    wall = time.perf_counter() - start
+    assert [stage.stage for stage in drawing.stages] == ["text", "base", "refiner", "decode"]
+    assert 0 < sum(stage.seconds for stage in drawing.stages) <= wall
+    assert all(stage.peak_vram_bytes is None for stage in drawing.stages)
+
+
+def test_the_plan_is_what_is_drawn(small_models):
+    plan = Pipeline(small_models).plan(request_for(width_px=512, height_px=384))
+    assert (plan.base, plan.full) == ((128, 128), (512, 384))
