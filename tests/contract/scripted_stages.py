@@ -230,12 +230,12 @@ class House:
         )
 
     async def _start(self) -> None:
-        self._generator_server, generator_port = await self._serve_generator(0)
+        self._generator_server, self.generator_port = await self._serve_generator(0)
         self._restorer_server, self.restorer_port = await self._serve_restorer(0)
         settings = GatewaySettings(
             **{
                 "host": "127.0.0.1",
-                "generator": f"127.0.0.1:{generator_port}",
+                "generator": f"127.0.0.1:{self.generator_port}",
                 "restorer": f"127.0.0.1:{self.restorer_port}",
                 **self._settings,
             }
