@@ -106,11 +106,13 @@ class Job(Generic[T]):
 
     async def result(self) -> T:
         """Wait for the function's result or exception. If the waiting task is cancelled, so is the job."""
+        future = asyncio.wrap_future(self._future)
         try:
             # Shielded: cancelling the wait must not mark the future as done while the thread still works.
-            return await asyncio.shield(asyncio.wrap_future(self._future))
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
             self.cancel()
+            future.add_done_callback(lambda done: done.exception())  # nobody waits for it any more
             raise
 
     # --- on the device thread ---

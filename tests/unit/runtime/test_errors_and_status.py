@@ -38,9 +38,11 @@ def test_every_class_has_its_own_reason_and_every_reason_its_class() -> None:
 
 
 def test_enums_are_those_of_the_protos() -> None:
-    wire = {n.removeprefix("ERROR_REASON_") for n in error_reason_pb2.ErrorReason.keys()}
+    wire = {n.removeprefix("ERROR_REASON_") for n in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name}
     assert wire - {"UNSPECIFIED"} == {r.name for r in ErrorReason}
-    wire = {n.removeprefix("NOT_DONE_REASON_") for n in error_reason_pb2.NotDoneReason.keys()}
+    wire = {
+        n.removeprefix("NOT_DONE_REASON_") for n in error_reason_pb2.NotDoneReason.DESCRIPTOR.values_by_name
+    }
     assert wire - {"UNSPECIFIED"} == {r.name for r in NotDoneReason}
 
 

@@ -81,7 +81,11 @@ def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes
     body = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     data = b"IDAT" + zlib.compress(b"")
     return (
-        b"\x89PNG\r\n\x1a\n" + body + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+        b"\x89PNG\r\n\x1a\n"
+        + body
+        + struct.pack(">I", len(data) - 4)
+        + data
+        + struct.pack(">I", zlib.crc32(data))
     )
 
 

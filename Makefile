@@ -1,0 +1,55 @@
+# `make` prints the targets. Everything runs from the virtual environment in .venv.
+PYTHON ?= python3
+SEED ?= 1
+VENV := .venv
+BIN := $(VENV)/bin
+DISTRIBUTIONS := protos services/runtime demo services/generator services/restorer gateway
+STAMP := $(VENV)/.atelier-setup
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow lint protos bench demo-train demo-eval clean
+
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with everything in it, build the stubs; safe to repeat
+
+$(STAMP): constraints.txt pyproject.toml protos/generate.sh $(wildcard protos/atelier/*/v1/*.proto) $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel grpcio-tools
+	protos/generate.sh $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev \
+	  $(addprefix --editable ./,$(DISTRIBUTIONS))
+	touch $@
+
+protos: $(STAMP) ## build the gRPC stubs anew and check the protos
+	protos/generate.sh $(BIN)/python
+	$(BIN)/buf lint protos
+
+run: $(STAMP) ## start gateway, generator and restorer on the demo models; Ctrl-C stops all three
+	@exec $(BIN)/python -m tools.run
+
+test: $(STAMP) ## the tests, under 15 minutes on two cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP) ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff, mypy, buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint protos
+
+bench: $(STAMP) ## time the chain through /generate; prints JSON
+	$(BIN)/python -m bench.generate
+
+demo-train: $(STAMP) ## train the demo models (resumable); SMOKE=1 takes a minute
+	PYTHONPATH=demo $(BIN)/python -m training --out .runs $(if $(SMOKE),--smoke)
+
+demo-eval: $(STAMP) ## score the demo models; SEED=n, PROMPTS=file
+	PYTHONPATH=demo $(BIN)/python -m training.evaluate --seed $(SEED) $(if $(PROMPTS),--prompts $(PROMPTS))
+
+clean: ## remove what was built, not .venv
+	rm -rf protos/gen .run .runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,132 @@
+"""Time pictures through /generate, gateway to face restoration, on whatever models the stages run.
+
+`python -m bench.generate` starts the three processes on free ports and the demo models;
+`--url` times a running gateway instead. All options are their defaults but those named in CASES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import threading
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bench.report import machine, percentile, print_json, spread
+from tools.run import Processes, all_ready
+
+PROMPT = "portrait of a smiling woman with long brown hair, blue background"
+CASES: dict[str, dict[str, object]] = {
+    "1024x1024, 25 steps": {"num_inference_steps": 25},
+    "1024x1024, 25 steps, hires fix": {"num_inference_steps": 25, "hires_fix": True},
+}
+BUDGETS_S = {"1024x1024, 25 steps": 15.0, "1024x1024, 25 steps, hires fix": 45.0}
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """Start the three processes and give the gateway's URL once both stages are ready."""
+    door, generator, restorer, metrics_1, metrics_2 = _free_ports(5)
+    settings = {
+        "ATELIER_GATEWAY_PORT": door,
+        "ATELIER_GATEWAY_GENERATOR": f"127.0.0.1:{generator}",
+        "ATELIER_GATEWAY_RESTORER": f"127.0.0.1:{restorer}",
+        "ATELIER_GENERATOR_PORT": generator,
+        "ATELIER_GENERATOR_METRICS_PORT": metrics_1,
+        "ATELIER_RESTORER_PORT": restorer,
+        "ATELIER_RESTORER_METRICS_PORT": metrics_2,
+    }
+    url = f"http://127.0.0.1:{door}"
+    with Processes(os.environ | {k: str(v) for k, v in settings.items()}) as processes:
+        while not all_ready(url):
+            if (name := processes.ended()) is not None:
+                raise RuntimeError(f"the {name} stopped; see .run/{name}.log")
+            time.sleep(0.2)
+        yield url
+
+
+def order(url: str, **fields: object) -> tuple[float, dict]:
+    """Send one order; return the seconds that it took here, and the answer."""
+    request = urllib.request.Request(
+        f"{url}/generate", json.dumps(fields).encode(), {"Content-Type": "application/json"}
+    )
+    start = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        body = answer.read()
+    return time.perf_counter() - start, json.loads(body)
+
+
+def time_case(url: str, fields: dict[str, object], runs: int) -> dict[str, object]:
+    """Time one kind of order with seeds 1 to `runs`; report the whole and each phase."""
+    whole, phases, faces, size = [], defaultdict(list), [], ""
+    for seed in range(1, runs + 1):
+        seconds, answer = order(url, prompt=PROMPT, seed=seed, **fields)
+        whole.append(seconds)
+        faces.append(sum(face["restored"] for face in answer["faces"]))
+        size = answer["final_resolution"]
+        for stage in answer["stages"]:
+            phases[stage["stage"]].append(stage["seconds"])
+    return {
+        "seconds": spread(whole),
+        "phases": {name: spread(samples) for name, samples in phases.items()},
+        "faces_restored": faces,
+        "final_resolution": size,
+    }
+
+
+def time_health(url: str, calls: int = 100) -> dict[str, object]:
+    """Time /health while a picture is being drawn."""
+    drawing = threading.Thread(
+        target=order, args=(url,), kwargs={"prompt": PROMPT, "num_inference_steps": 150}
+    )
+    drawing.start()
+    time.sleep(1.0)
+    samples = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
+            answer.read()
+        samples.append(time.perf_counter() - start)
+        time.sleep(0.05)
+    busy = drawing.is_alive()
+    drawing.join()
+    return {"seconds": spread(samples), "p99": round(percentile(samples, 0.99), 4), "still_drawing": busy}
+
+
+def main() -> None:
+    """Run the bench."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", help="a running gateway; default: start everything")
+    parser.add_argument("--runs", type=int, default=5)
+    given = parser.parse_args()
+    result: dict[str, object] = {"machine": machine()}
+
+    def measure(url: str) -> None:
+        order(url, prompt=PROMPT, num_inference_steps=2, seed=1)  # the first after start, not counted
+        for name, fields in CASES.items():
+            result[name] = time_case(url, fields, given.runs) | {"budget_seconds": BUDGETS_S[name]}
+        result["/health while drawing"] = time_health(url)
+
+    if given.url:
+        measure(given.url)
+    else:
+        with running() as url:
+            measure(url)
+    print_json(result)
+
+
+if __name__ == "__main__":
+    main()

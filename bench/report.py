@@ -1,0 +1,48 @@
+"""What every bench prints: samples with their spread, and the machine that they hold for."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import psutil
+
+_NAMED = ("torch", "diffusers", "grpcio", "protobuf", "opencv-python", "pillow")
+
+
+def spread(samples: Sequence[float]) -> dict[str, float | int]:
+    """Return median, least and most of some seconds."""
+    return {
+        "n": len(samples),
+        "median": round(statistics.median(samples), 4),
+        "min": round(min(samples), 4),
+        "max": round(max(samples), 4),
+    }
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """Return the sample below which a share (0 to 1) of all lie, the nearest rank."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def machine() -> dict[str, object]:
+    """Return the processor, its cores, and the versions of the packages that matter."""
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "?")
+    return {
+        "processor": model,
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_1min_before": round(psutil.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _NAMED},
+    }
+
+
+def print_json(result: dict[str, object]) -> None:
+    """Print the result of a bench."""
+    print(json.dumps(result, indent=2))

@@ -1,0 +1,50 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from atelier_runtime import settings
+
+
+class Settings(settings.StageSettings):
+    model_config = SettingsConfigDict(env_prefix="ATELIER_TEST_", frozen=True)
+
+    port: int = 1234
+    metrics_port: int = 0
+
+
+def test_the_environment_is_read_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_TEST_PORT", "5000")
+    loaded = settings.load(Settings)
+    assert loaded.port == 5000
+    with pytest.raises(ValidationError):
+        loaded.port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("QUEUE_CAPACITY", "many"), ("DEVICE", "tpu"), ("DTYPE", "int8"), ("MAX_PIXELS", "-1")],
+)
+def test_a_bad_value_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"ATELIER_TEST_{name}", value)
+    with pytest.raises(SystemExit) as caught:
+        settings.load(Settings)
+    assert caught.value.code == 2
+    assert f"ATELIER_TEST_{name}={value}" in capsys.readouterr().err
+
+
+def test_the_process_stops_with_the_variable_on_standard_error() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "atelier_restorer", "serve"],
+        env={"ATELIER_RESTORER_PORT": "99999", "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 2
+    assert "ATELIER_RESTORER_PORT=99999" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,67 @@
+"""Who may import what: stubs stay at the edge, torch stays with the networks, the gateway has none."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "runtime": ROOT / "services/runtime/atelier_runtime",
+    "generator": ROOT / "services/generator/atelier_generator",
+    "restorer": ROOT / "services/restorer/atelier_restorer",
+    "gateway": ROOT / "gateway/atelier_gateway",
+}
+STUBS = {"servicer.py", "convert.py", "clients.py"}
+TORCH = {"pipeline.py", "models.py", "upscale.py", "detect.py", "device.py", "vram.py", "weights.py"}
+NETWORK_LIBRARIES = {
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "spandrel",
+    "facexlib",
+    "safetensors",
+}
+MODULES = [(name, path) for name, folder in PACKAGES.items() for path in sorted(folder.rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """The first parts of every module that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(("package", "path"), MODULES, ids=lambda v: v.name if isinstance(v, Path) else v)
+def test_imports_stay_in_their_places(package: str, path: Path) -> None:
+    names = imported(path)
+    if "atelier" in names:
+        assert path.name in STUBS, f"{path.name} imports stubs"
+    if names & NETWORK_LIBRARIES:
+        assert package != "gateway", f"{path.name} imports {names & NETWORK_LIBRARIES}"
+        assert path.name in TORCH or path.parent.name == "nets", f"{path.name} imports a network library"
+    forbidden = {f"atelier_{other}" for other in PACKAGES if other not in (package, "runtime")}
+    assert not names & forbidden, f"{path.name} of {package} imports {names & forbidden}"
+
+
+def test_the_gateway_starts_without_torch() -> None:
+    code = "import sys, atelier_gateway.__main__; print(*sorted(set(sys.modules) & {'torch', 'diffusers', 'cv2'}))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert run.stdout.strip() == ""
+
+
+def test_every_weight_is_read_without_free_unpickling() -> None:
+    for _, path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert keywords.get("weights_only") == "True", path

@@ -1,0 +1,96 @@
+"""`make run`: start generator, restorer and gateway, say when they are ready, stop all three on Ctrl-C.
+
+Settings are those of the processes (ATELIER_GATEWAY_*, ATELIER_GENERATOR_*, ATELIER_RESTORER_*);
+logs go to `.run/NAME.log`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+NAMES = ("generator", "restorer", "gateway")
+LOGS = Path(".run")
+READY_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 70.0
+
+
+class Processes:
+    """The three processes, as a context: leaving it stops them."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Processes:
+        LOGS.mkdir(exist_ok=True)
+        for name in NAMES:
+            with (LOGS / f"{name}.log").open("wb") as log:
+                self._children[name] = subprocess.Popen(
+                    [sys.executable, "-m", f"atelier_{name}", "serve"],
+                    env=self._environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+                )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(NAMES):  # the door first, so that nothing new comes in
+            self._children[name].terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for child in self._children.values():
+            try:
+                child.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+    def ended(self) -> str | None:
+        """Return the name of a process that has ended by itself."""
+        return next((name for name, child in self._children.items() if child.poll() is not None), None)
+
+
+def all_ready(url: str) -> bool:
+    """Tell whether the gateway says that both stages have their networks."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            return b'"status":"healthy"' in answer.read().replace(b'": "', b'":"')
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def main() -> int:
+    """Run until Ctrl-C or SIGTERM, or until a process ends by itself."""
+    url = f"http://127.0.0.1:{os.environ.get('ATELIER_GATEWAY_PORT', '7860')}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start = time.monotonic()
+    ready = False
+    try:
+        with Processes(dict(os.environ)) as processes:
+            print("Starting generator, restorer and gateway ...", flush=True)
+            while True:
+                if (name := processes.ended()) is not None:
+                    print(f"The {name} stopped. The end of {LOGS / name}.log:", file=sys.stderr)
+                    lines = (LOGS / f"{name}.log").read_text(errors="replace").splitlines()
+                    print(*lines[-10:], sep="\n", file=sys.stderr)
+                    return 1
+                if not ready and all_ready(url):
+                    ready = True
+                    print(f"Atelier is ready: {url}  (Ctrl-C stops it, logs are in {LOGS}/)", flush=True)
+                if not ready and time.monotonic() - start > READY_TIMEOUT_S:
+                    print(f"Not ready after {READY_TIMEOUT_S:.0f} s; see {LOGS}/*.log", file=sys.stderr)
+                    return 1
+                time.sleep(0.3)
+    except KeyboardInterrupt:
+        print("\nStopped.")
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
