@@ -52,7 +52,10 @@ def test_imports_stay_in_their_places(package: str, path: Path) -> None:
 
 
 def test_the_gateway_starts_without_torch() -> None:
-    code = "import sys, atelier_gateway.__main__; print(*sorted(set(sys.modules) & {'torch', 'diffusers', 'cv2'}))"
+    code = (
+        "import sys, atelier_gateway.__main__;"
+        "print(*sorted(set(sys.modules) & {'torch', 'diffusers', 'cv2'}))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )

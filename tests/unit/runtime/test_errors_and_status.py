@@ -1,7 +1,10 @@
 """Every exception class over the gRPC wire and back."""
 
+from enum import StrEnum
+
 import grpc
 import pytest
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from grpc_status import rpc_status
 
 from atelier.common.v1 import error_reason_pb2
@@ -37,13 +40,14 @@ def test_every_class_has_its_own_reason_and_every_reason_its_class() -> None:
     assert set(ERROR_CLASSES) == set(ErrorReason)
 
 
-def test_enums_are_those_of_the_protos() -> None:
-    wire = {n.removeprefix("ERROR_REASON_") for n in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name}
-    assert wire - {"UNSPECIFIED"} == {r.name for r in ErrorReason}
-    wire = {
-        n.removeprefix("NOT_DONE_REASON_") for n in error_reason_pb2.NotDoneReason.DESCRIPTOR.values_by_name
-    }
-    assert wire - {"UNSPECIFIED"} == {r.name for r in NotDoneReason}
+@pytest.mark.parametrize(
+    ("wire", "ours"),
+    [(error_reason_pb2.ErrorReason, ErrorReason), (error_reason_pb2.NotDoneReason, NotDoneReason)],
+)
+def test_enums_are_those_of_the_protos(wire: EnumTypeWrapper, ours: type[StrEnum]) -> None:
+    prefix = {ErrorReason: "ERROR_REASON_", NotDoneReason: "NOT_DONE_REASON_"}[ours]
+    names = {name.removeprefix(prefix) for name in wire.DESCRIPTOR.values_by_name}
+    assert names - {"UNSPECIFIED"} == {reason.name for reason in ours}
 
 
 @pytest.mark.parametrize("reason", list(ErrorReason))
