@@ -180,7 +180,7 @@ def run_stage(
     """Run a stage until SIGTERM or SIGINT, and return the exit code: 0 after a full drain, 1 otherwise."""
     log.configure_logging(settings.log_level)
     try:
-        return asyncio.run(_run(StageServer(role, settings, make_stage)))
+        return asyncio.run(_run(lambda: StageServer(role, settings, make_stage)))
     except StartupError as error:
         prefix = settings.model_config.get("env_prefix", "")
         logger.error("cannot start", extra={"error": f"{prefix}{error}"})
@@ -188,9 +188,10 @@ def run_stage(
         return 1
 
 
-async def _run(server: StageServer) -> int:
+async def _run(make_server: Callable[[], StageServer]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    server = make_server()  # in the loop that will serve: gRPC ties a server to the one it is made in
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await server.start()
