@@ -1,0 +1,8 @@
+"""The demo model set: small networks trained on drawings, shipped as package data."""
+
+from pathlib import Path
+
+
+def path() -> Path:
+    """The folder that holds `manifest.json` and the weights it names."""
+    return Path(__file__).resolve().parent

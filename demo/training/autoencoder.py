@@ -1,0 +1,141 @@
+"""Trains the autoencoder between 256 px pictures and 32 x 32 latents of 4 channels.
+
+`python -m training.autoencoder --out .runs/autoencoder --minutes 5`
+
+The class is diffusers' `AutoencoderKL`. Errors on faces count more than elsewhere and most at eyes and
+mouth, which are a handful of latent cells each. After the last step the statistics of the latents are
+folded into the two 1x1 convolutions beside them, so that latents have mean 0 and deviation 1 in each
+channel and the configuration's `scaling_factor` is truly 1.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.data import PictureStore
+from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision
+from training.options import Options, parse_options, prepare_torch
+
+CHANNELS = 4
+FACTOR = 8
+RECIPE = Recipe(learning_rate=6e-4, warm_up=200, average=0.998, flat=0.3)
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """The untrained network: each residual block begins as the identity, latents with little noise."""
+    network = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=CHANNELS,
+        block_out_channels=(32, 64, 96, 96),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=256,
+        scaling_factor=1.0,
+        force_upcast=False,
+    )
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if name.endswith("conv2"):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
+        network.quant_conv.weight[CHANNELS:] *= 0.1
+        network.quant_conv.bias[CHANNELS:] = -6.0
+    return network
+
+
+def load_autoencoder(folder: Path, device: torch.device) -> AutoencoderKL:
+    """The trained network from the stage's folder, frozen."""
+    network = load_export(folder / EXPORT, "autoencoder", build_autoencoder())
+    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbours: (N, C, H, W-1) and (N, C, H-1, W)."""
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def picture_loss(drawn: Tensor, wanted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted distance of pictures in [-1, 1] and the plain mean squared error, for the log.
+
+    Absolute and squared error, squared error of 8x8 means (flat colours must be right), and the absolute
+    error of gradients (edges must be sharp). Weights are (N, 1, H, W).
+    """
+    weights = weights / weights.mean()
+    error = drawn - wanted
+    absolute = (error.abs() * weights).mean()
+    squared = (error.square() * weights).mean()
+    coarse = F.avg_pool2d(error, 8).square().mean()
+    across, down = gradients(error)
+    edges = (across.abs() * weights[..., 1:]).mean() + (down.abs() * weights[..., 1:, :]).mean()
+    return absolute + 2 * squared + 2 * coarse + 0.6 * edges, error.square().mean()
+
+
+def psnr(error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of a mean squared error on the range [-1, 1]."""
+    return 10 * torch.log10(4 / error.clamp(min=1e-9))
+
+
+@torch.no_grad()
+def fold_statistics(network: AutoencoderKL, pictures: Tensor) -> None:
+    """Moves mean and deviation of the latents of `pictures` (N, 3, H, W) into the 1x1 convolutions."""
+    latents = torch.cat([network.encode(part).latent_dist.mean.float() for part in pictures.split(32)])
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    into, out = network.quant_conv, network.post_quant_conv
+    into.weight[:CHANNELS] /= deviation.view(-1, 1, 1, 1)
+    into.bias[:CHANNELS] = (into.bias[:CHANNELS] - mean) / deviation
+    into.bias[CHANNELS:] -= 2 * deviation.log()
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight *= deviation.view(1, -1, 1, 1)
+    print(f"latents: mean {mean.tolist()} deviation {deviation.tolist()}, folded", flush=True)
+
+
+@torch.no_grad()
+def measure(network: AutoencoderKL, pictures: Tensor) -> float:
+    """Mean PSNR in dB of the reconstructions of (N, 3, H, W) in [-1, 1]."""
+    errors = []
+    for part in pictures.split(32):
+        drawn = network.decode(network.encode(part).latent_dist.mean).sample.clamp(-1, 1)
+        errors.append((drawn.float() - part).square().mean((1, 2, 3)))
+    return float(psnr(torch.cat(errors)).mean())
+
+
+def train(options: Options) -> None:
+    """Runs the stage."""
+    prepare_torch(options)
+    store = PictureStore(options, least=options.scaled(6000, 8), most=options.scaled(40_000, 16))
+    network = build_autoencoder().to(options.device, memory_format=torch.channels_last)
+    loop = Loop(options, RECIPE, {"autoencoder": network})
+    batch = options.scaled(24, 2)
+    encoder, decoder = compiled(network.encoder, options), compiled(network.decoder, options)
+    for progress in loop.steps():
+        if loop.step % 400 == 0:
+            store.refresh()
+        wanted, weights = store.batch(batch, loop.step)
+        with precision(options.device):
+            posterior = DiagonalGaussianDistribution(network.quant_conv(encoder(wanted)).float())
+            latents = posterior.sample()
+            if progress > 0.4:  # the decoder learns to forgive a diffusion network's small errors
+                spread = latents.detach().float().std((0, 2, 3), keepdim=True) * 0.06
+                amount = torch.rand(len(latents), 1, 1, 1, device=latents.device)
+                latents = latents + spread * amount * torch.randn_like(latents)
+            drawn = decoder(network.post_quant_conv(latents))
+        loss, error = picture_loss(drawn.float(), wanted, weights)
+        loop.move(loss + 1e-6 * posterior.kl().mean(), psnr=psnr(error))
+    loop.finish()
+    unseen = store.unseen(options.scaled(256, 4))
+    fold_statistics(network, store.batch(options.scaled(1024, 4), 0)[0])
+    quality = measure(network, unseen)
+    loop.export(psnr_unseen=round(quality, 2))
+    print(f"autoencoder: {quality:.2f} dB on {len(unseen)} unseen pictures", flush=True)
+
+
+if __name__ == "__main__":
+    train(parse_options("Trains the autoencoder of the demo set."))

@@ -1,0 +1,269 @@
+"""Draws the training pictures into shards, and hands them to the stages as tensors on the device.
+
+`python -m training.data --out .runs/data --workers 15`
+
+Three sets, each a row of shards `NAME_0000.npy` (uint8 pictures) with `NAME_0000.json` (captions, face
+boxes and landmarks in pixels): `pictures` at 256 px, `large` at 1024 px, and `faces`, aligned to the
+512 px template that CodeFormer works on. A shard appears whole or not at all, so a stage may begin while
+the rest is still being drawn. Shard 0 of each set is never trained on.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import drawing
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.loop import replace
+from training.options import Options, parse_options
+
+NATIVE = 256
+LARGE = 1024
+FACE = 512
+FACES_AT_MOST = 3
+# Where eyes, nose tip and mouth corners lie in an aligned face of 512 px (the FFHQ template).
+TEMPLATE = np.array(
+    [(192.98138, 239.94708), (318.90277, 240.1936), (256.63416, 314.01935), (201.26117, 371.41043), (313.08905, 371.15118)],
+    np.float32,
+)  # fmt: skip
+BORDER_BGR = (135, 133, 132)
+
+
+@dataclass(frozen=True)
+class Set:
+    """One row of shards: how many, and how many pictures in each."""
+
+    name: str
+    shards: int
+    smoke_shards: int
+    pictures: int
+    smoke_pictures: int
+
+
+PICTURES = Set("pictures", 90, 3, 1000, 16)
+LARGES = Set("large", 17, 2, 100, 4)
+FACES = Set("faces", 26, 2, 200, 6)
+
+
+def shard_path(folder: Path, name: str, number: int) -> Path:
+    """The pictures of one shard; its annotations lie beside it as .json."""
+    return folder / f"{name}_{number:04d}.npy"
+
+
+def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int = FACE) -> NDArray[np.uint8]:
+    """The face (size, size, 3), moved so that its five landmarks lie on the template."""
+    template = TEMPLATE * (size / FACE)
+    matrix, _ = cv2.estimateAffinePartial2D(landmarks, template, method=cv2.LMEDS)
+    if matrix is None:
+        raise ValueError("the landmarks lie on one point")
+    border = BORDER_BGR[::-1]
+    return np.asarray(
+        cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_CONSTANT, borderValue=border),
+        np.uint8,
+    )
+
+
+def draw_face(rng: np.random.Generator, kind: str = "portrait") -> NDArray[np.uint8]:
+    """One aligned face (512, 512, 3) of a fresh drawing."""
+    drawn = drawing.draw(rng, 768, kind)
+    face = drawn.faces[int(rng.integers(len(drawn.faces)))]
+    return align(drawn.image, face.landmarks)
+
+
+def _annotation(drawn: drawing.Drawing) -> dict[str, Any]:
+    faces = [{"box": [float(v) for v in f.box], "landmarks": f.landmarks.tolist()} for f in drawn.faces]
+    return {"caption": drawn.caption, "kind": drawn.kind, "faces": faces}
+
+
+def draw_shard(task: tuple[Path, str, int, int, int]) -> str:
+    """Draws shard `number` of a set, unless it is there."""
+    folder, name, number, count, seed = task
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    path = shard_path(folder, name, number)
+    if path.with_suffix(".json").exists():
+        return path.name
+    rng = np.random.default_rng([seed, number, sum(name.encode())])
+    notes: list[dict[str, Any]] = []
+    pictures = []
+    for _ in range(count):
+        if name == FACES.name:
+            pictures.append(draw_face(rng))
+        else:
+            drawn = drawing.draw(rng, NATIVE if name == PICTURES.name else LARGE)
+            pictures.append(drawn.image)
+            notes.append(_annotation(drawn))
+    replace(path, lambda p: _save(p, np.stack(pictures)))
+    replace(path.with_suffix(".json"), lambda p: p.write_text(json.dumps(notes)))
+    return path.name
+
+
+def _save(path: Path, pictures: NDArray[np.uint8]) -> None:
+    with path.open("wb") as file:
+        np.save(file, pictures)
+
+
+def plan(options: Options) -> Iterator[tuple[Path, str, int, int, int]]:
+    """Every shard, in the order in which the stages need them."""
+
+    def some(what: Set, first: int, last: int) -> Iterator[tuple[Path, str, int, int, int]]:
+        count = options.scaled(what.pictures, what.smoke_pictures)
+        for number in range(first, min(last, options.scaled(what.shards, what.smoke_shards))):
+            yield options.out, what.name, number, count, options.seed
+
+    yield from some(PICTURES, 0, 15)
+    yield from some(LARGES, 0, LARGES.shards)
+    yield from some(FACES, 0, FACES.shards)
+    yield from some(PICTURES, 15, PICTURES.shards)
+
+
+def draw_all(options: Options) -> None:
+    """Draws what is missing, in as many processes as the options say."""
+    began, tasks = time.monotonic(), list(plan(options))
+    if options.workers == 1:
+        results: Any = map(draw_shard, tasks)
+    else:
+        # Niced: the stages that train meanwhile need the processor less, but at once.
+        pool = multiprocessing.get_context("spawn").Pool(options.workers, os.nice, (10,))
+        results = pool.imap_unordered(draw_shard, tasks)
+    for done, name in enumerate(results, 1):
+        if done % 10 == 0 or done == len(tasks):
+            print(f"data {done}/{len(tasks)} shards, {name}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+class ShardReader:
+    """Reads the shards of one set as they appear; `wanted` is how many the whole set has."""
+
+    def __init__(self, options: Options, what: Set, most: int) -> None:
+        """Takes shards until `most` pictures are read, shard 0 not counted."""
+        self.folder = options.runs / "data"
+        self.name = what.name
+        size = options.scaled(what.pictures, what.smoke_pictures)
+        self.wanted = min(options.scaled(what.shards, what.smoke_shards), 1 + -(-most // size))
+        self.next = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to read."""
+        return self.next >= self.wanted
+
+    def new(self) -> Iterator[tuple[NDArray[np.uint8], list[dict[str, Any]]]]:
+        """The shards that have appeared since the last call, in order."""
+        while not self.complete:
+            path = shard_path(self.folder, self.name, self.next)
+            if not path.with_suffix(".json").exists():
+                return
+            self.next += 1
+            yield np.load(path), json.loads(path.with_suffix(".json").read_text())
+
+    def wait(self) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
+        """The next shard, waiting for it up to ten minutes."""
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            for shard in self.new():
+                return shard
+            time.sleep(0.2)
+        raise TimeoutError(
+            f"{shard_path(self.folder, self.name, self.next)} does not appear; run training.data"
+        )
+
+
+class PictureStore:
+    """Pictures of one set on the device, with their faces; grows as shards appear."""
+
+    def __init__(self, options: Options, what: Set = PICTURES, least: int = 1, most: int = 1_000_000) -> None:
+        """Waits until `least` training pictures are there; never holds more than `most` and a shard."""
+        self.device = options.device
+        self.smoke = options.smoke
+        self._reader = ShardReader(options, what, most)
+        self._unseen = self._take(*self._reader.wait())
+        self.shards: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.captions: list[str] = []
+        while len(self) < least and not self._reader.complete:
+            self._append(*self._reader.wait())
+        self.generator = torch.Generator().manual_seed(options.seed)
+
+    def __len__(self) -> int:
+        """Training pictures held."""
+        return sum(len(pictures) for pictures, _, _ in self.shards)
+
+    def refresh(self) -> None:
+        """Takes in the shards drawn since."""
+        for shard in self._reader.new():
+            self._append(*shard)
+
+    def unseen(self, count: int) -> Tensor:
+        """Pictures (count, 3, S, S) in [-1, 1] that are never trained on."""
+        return self.as_float(self._unseen[0][:count])
+
+    def as_float(self, pictures: Tensor) -> Tensor:
+        """Uint8 (N, S, S, 3) to floats (N, 3, S, S) in [-1, 1], on the device."""
+        return (pictures.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Random uint8 pictures (N, S, S, 3), boxes (N, 3, 4), landmarks (N, 3, 5, 2); no face is NaN."""
+        chosen = torch.randint(len(self.shards), (min(count, 8),), generator=self.generator).tolist()
+        parts = []
+        for position, number in enumerate(chosen):
+            shard = self.shards[number]
+            share = count // len(chosen) + (position < count % len(chosen))
+            picks = torch.randint(len(shard[0]), (share,), generator=self.generator).to(self.device)
+            parts.append(tuple(tensor[picks] for tensor in shard))
+        pictures, boxes, landmarks = (torch.cat(column) for column in zip(*parts, strict=True))
+        return pictures, boxes, landmarks
+
+    def batch(self, count: int, step: int) -> tuple[Tensor, Tensor]:
+        """Pictures (N, 3, S, S) in [-1, 1] and weights (N, 1, S, S): 1, faces 2.5, eyes and mouth 7."""
+        raw, boxes, landmarks = self.sample(count)
+        pictures, weights = self.as_float(raw), face_weights(boxes, landmarks, raw.shape[1])
+        return (pictures.flip(3), weights.flip(3)) if step % 2 else (pictures, weights)
+
+    def _take(
+        self, pictures: NDArray[np.uint8], notes: list[dict[str, Any]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        boxes = torch.full((len(pictures), FACES_AT_MOST, 4), float("nan"))
+        landmarks = torch.full((len(pictures), FACES_AT_MOST, 5, 2), float("nan"))
+        for row, note in enumerate(notes):
+            for column, face in enumerate(note["faces"][:FACES_AT_MOST]):
+                boxes[row, column] = torch.tensor(face["box"])
+                landmarks[row, column] = torch.tensor(face["landmarks"])
+        return torch.from_numpy(pictures).to(self.device), boxes.to(self.device), landmarks.to(self.device)
+
+    def _append(self, pictures: NDArray[np.uint8], notes: list[dict[str, Any]]) -> None:
+        self.shards.append(self._take(pictures, notes))
+        self.captions += [note["caption"] for note in notes]
+
+
+def face_weights(boxes: Tensor, landmarks: Tensor, size: int) -> Tensor:
+    """How much each pixel counts, (N, 1, size, size): 1, in a face 2.5, around eyes and mouth 7."""
+    axis = torch.arange(size, device=boxes.device) + 0.5
+    x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
+    left, top, right, bottom = (boxes[:, :, i, None, None] for i in range(4))
+    inside = ((x > left) & (x < right) & (y > top) & (y < bottom)).any(1)
+    eyes = landmarks[:, :, :2].mean(2)
+    mouth = landmarks[:, :, 3:].mean(2)
+    apart = (landmarks[:, :, 1] - landmarks[:, :, 0]).norm(dim=2)[:, :, None, None]
+
+    def ellipse(middle: Tensor, wide: float, high: float) -> Tensor:
+        across = (x - middle[:, :, 0, None, None]) / (apart * wide)
+        down = (y - middle[:, :, 1, None, None]) / (apart * high)
+        return (across**2 + down**2 < 1).any(1)
+
+    features = ellipse(eyes, 0.95, 0.4) | ellipse(mouth, 0.6, 0.35)
+    return (1 + 1.5 * inside.float() + 4.5 * features.float())[:, None]
+
+
+if __name__ == "__main__":
+    draw_all(parse_options("Draws the training pictures."))

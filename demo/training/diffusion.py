@@ -1,0 +1,322 @@
+"""Trains the UNet and both text encoders of the small SDXL on latents of captioned drawings.
+
+`python -m training.diffusion --out .runs/diffusion --minutes 14`
+
+The classes and the conditioning are SDXL's (Podell et al. 2023, arXiv:2307.01952): hidden states of two
+CLIP text encoders side by side, the second one's pooled text, and the six numbers of sizes and crop. The
+network predicts v (Salimans and Ho 2022, arXiv:2202.00512).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from training.autoencoder import CHANNELS, FACTOR, load_autoencoder
+from training.data import NATIVE, PICTURES, ShardReader
+from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision, replace
+from training.options import Options, parse_options, prepare_torch
+from training.tokenizer import LENGTH, build_tokenizer
+
+TEXT_WIDTH = 128
+TIME_WIDTH = 32
+RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-3, warm_up=300, average=0.9993, flat=0.35)
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+}
+# Shapes trained on, as (height, width), with their share of the steps.
+SHAPES = {(256, 256): 0.8, (256, 192): 0.1, (192, 256): 0.1}
+# What people type to say "no flaws": pictures are never chosen by it, so it must mean nothing.
+_PLEAS = (
+    "blurry",
+    "low quality",
+    "bad",
+    "ugly",
+    "deformed",
+    "distorted",
+    "text",
+    "watermark",
+    "logo",
+    "noise",
+    "worst quality",
+)
+
+
+def build_text_encoders(vocabulary: int) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """The two untrained text encoders; the last two tokens of the vocabulary begin and end a text."""
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=2 * TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        projection_dim=TEXT_WIDTH,
+        max_position_embeddings=LENGTH,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1,
+    )
+    return CLIPTextModel(config), CLIPTextModelWithProjection(config)
+
+
+def build_unet() -> UNet2DConditionModel:
+    """The untrained network for latents of 32 x 32 (pictures of 256 px)."""
+    return UNet2DConditionModel(
+        sample_size=NATIVE // FACTOR,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        block_out_channels=(96, 128, 160),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 1),
+        attention_head_dim=(3, 4, 5),  # diffusers reads this as the number of heads
+        cross_attention_dim=2 * TEXT_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_WIDTH,
+        projection_class_embeddings_input_dim=6 * TIME_WIDTH + TEXT_WIDTH,
+        use_linear_projection=True,
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> EulerDiscreteScheduler:
+    """The sampler that the set ships with: its first step is at pure noise, as in training."""
+    return EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="trailing")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Encoded pictures of one shape, (N, 4, H/8, W/8), and the row of each one's caption."""
+
+    values: Tensor
+    captions: Tensor
+
+
+def _crop(
+    picture: np.ndarray, note: dict, height: int, width: int, rng: np.random.Generator
+) -> np.ndarray | None:
+    """The part of a square picture with this shape that keeps its faces, or None if it cannot."""
+    room_down, room_across = picture.shape[0] - height, picture.shape[1] - width
+    top, left = int(rng.integers(room_down // 2, room_down + 1)), int(rng.integers(0, room_across + 1))
+    if note["faces"]:
+        boxes = np.array([face["box"] for face in note["faces"]])
+        low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+        if room_across and high[0] - low[0] > width * 0.75:
+            return None
+        middle = (low + high) / 2 + rng.normal(0, 4, 2) - (0, 0.04 * NATIVE)
+        left = int(np.clip(middle[0] - width / 2, 0, room_across))
+        top = int(np.clip(middle[1] - height / 2, 0, room_down))
+    return picture[top : top + height, left : left + width]
+
+
+@torch.no_grad()
+def encode_pictures(
+    options: Options, autoencoder: AutoencoderKL
+) -> tuple[dict[tuple[int, int], Latents], list[str]]:
+    """Latents of every drawn picture by shape, mirrored ones too, and all captions.
+
+    Those of shard 0 come first; they are for measurements only.
+    """
+    rng = np.random.default_rng(options.seed)
+    reader = ShardReader(options, PICTURES, 1_000_000)
+    values: dict[tuple[int, int], list[Tensor]] = {shape: [] for shape in SHAPES}
+    rows: dict[tuple[int, int], list[int]] = {shape: [] for shape in SHAPES}
+    captions: list[str] = []
+
+    def encode(shape: tuple[int, int], pictures: list[np.ndarray], numbers: list[int]) -> None:
+        if not pictures:
+            return
+        x = torch.from_numpy(np.stack(pictures)).to(options.device).permute(0, 3, 1, 2)
+        for part in x.split(128):
+            scaled = (part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+            with precision(options.device):
+                values[shape].append(autoencoder.encode(scaled).latent_dist.mean.half())
+        rows[shape] += numbers
+
+    while not reader.complete:
+        pictures, notes = reader.wait()
+        for mirrored in (False, True):
+            numbers = list(range(len(captions), len(captions) + len(notes)))
+            some = [np.ascontiguousarray(p[:, ::-1] if mirrored else p) for p in pictures]
+            encode((NATIVE, NATIVE), some, numbers)
+            if mirrored and reader.next % 2:
+                continue
+            for height, width in SHAPES:
+                if (height, width) == (NATIVE, NATIVE) or reader.next % 3 == 0:
+                    continue
+                # Boxes are not mirrored, and so crops are cut before mirroring.
+                cut = [_crop(p, n, height, width, rng) for p, n in zip(pictures, notes, strict=True)]
+                kept = [(c, n) for c, n in zip(cut, numbers, strict=True) if c is not None]
+                flipped = [np.ascontiguousarray(c[:, ::-1] if mirrored else c) for c, _ in kept]
+                encode((height, width), flipped, [n for _, n in kept])
+        captions += [note["caption"] for note in notes]
+        if reader.next % 20 == 0:
+            print(f"{options.out.name} encoded {len(captions)} pictures", flush=True)
+    device = options.device
+    return {
+        s: Latents(torch.cat(v), torch.tensor(rows[s], device=device)) for s, v in values.items() if v
+    }, captions
+
+
+def load_latents(options: Options) -> tuple[dict[tuple[int, int], Latents], list[str]]:
+    """What `encode_pictures` gives, kept in the stage's folder from one call to the next."""
+    kept = options.out / "latents.pt"
+    if kept.exists():
+        stored = torch.load(kept, map_location=options.device, weights_only=True)
+        return {shape: Latents(*pair) for shape, pair in stored["latents"].items()}, stored["captions"]
+    latents, captions = encode_pictures(
+        options, load_autoencoder(options.runs / "autoencoder", options.device)
+    )
+    stored = {"latents": {s: (k.values, k.captions) for s, k in latents.items()}, "captions": captions}
+    replace(kept, lambda path: torch.save(stored, path))
+    return latents, captions
+
+
+class TextToLatent(nn.Module):
+    """UNet and text encoders as one module: text and noisy latents in, the predicted v out."""
+
+    def __init__(self, vocabulary: int) -> None:
+        """Builds the three networks, untrained."""
+        super().__init__()
+        self.text_encoder, self.text_encoder_2 = build_text_encoders(vocabulary)
+        self.unet = build_unet()
+
+    def encode_text(self, tokens: Tensor, silenced: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states (N, 77, 256) and pooled text (N, 128), zero where `silenced` (N,) is true.
+
+        Zeros are what SDXL's pipeline gives the UNet for an absent negative prompt.
+        """
+        first = self.text_encoder(tokens, output_hidden_states=True).hidden_states[-2]
+        second = self.text_encoder_2(tokens, output_hidden_states=True)
+        hidden = torch.cat((first, second.hidden_states[-2]), dim=-1)
+        keep = (~silenced).to(hidden.dtype)
+        return hidden * keep[:, None, None], second.text_embeds * keep[:, None]
+
+    def size_numbers(self, latents: Tensor) -> Tensor:
+        """SDXL's six numbers (N, 6) for whole pictures of the latents' size."""
+        height, width = (side * FACTOR for side in latents.shape[-2:])
+        numbers = torch.tensor(
+            [height, width, 0, 0, height, width], dtype=torch.float32, device=latents.device
+        )
+        return numbers.expand(len(latents), -1)
+
+
+class CaptionTokens:
+    """Token ids of all captions on the device, and of the texts that mean nothing."""
+
+    def __init__(self, captions: list[str], device: torch.device, seed: int) -> None:
+        """Tokenizes every caption once."""
+        self.tokenizer = build_tokenizer()
+        self.captions = self._ids(captions).to(device)
+        rng = np.random.default_rng(seed)
+        pleas = [", ".join(rng.permutation(_PLEAS)[: rng.integers(1, 8)]) for _ in range(200)]
+        self.meaningless = self._ids(["", *pleas]).to(device)
+
+    def _ids(self, texts: list[str]) -> Tensor:
+        ids = self.tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True).input_ids
+        return torch.tensor(ids)
+
+    def draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids (N, 77) of captions; one in ten without its text: zeros (second result), empty, or pleas."""
+        ids, chance = self.captions[rows], torch.rand(len(rows), device=rows.device)
+        pick = torch.randint(len(self.meaningless), (len(rows),), device=rows.device)
+        pick = torch.where(chance < 0.07, torch.zeros_like(pick), pick)
+        return torch.where((chance < 0.1)[:, None], self.meaningless[pick], ids), chance < 0.04
+
+
+def spread_times(count: int, device: torch.device) -> Tensor:
+    """Time steps 0 to 999 (N,), one in each N-th of the range: less noisy gradients than free draws."""
+    order = torch.randperm(count, device=device)
+    return ((order + torch.rand(count, device=device)) * 1000 / count).long().clamp(max=999)
+
+
+class Objective:
+    """The v-prediction error of a batch of clean latents."""
+
+    def __init__(self, model: TextToLatent, options: Options) -> None:
+        """Compiles the UNet for CUDA; other shapes than the square run as they are."""
+        self.model, self.device = model, options.device
+        self.square_unet = compiled(model.unet, options)
+        noise = DDPMScheduler(**SCHEDULE)
+        self.signal = noise.alphas_cumprod.sqrt().to(options.device)
+        self.noise = (1 - noise.alphas_cumprod).sqrt().to(options.device)
+
+    def __call__(
+        self, clean: Tensor, tokens: Tensor, silenced: Tensor, times: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Squared error per picture (N,)."""
+        signal, strength = self.signal[times].view(-1, 1, 1, 1), self.noise[times].view(-1, 1, 1, 1)
+        noisy, wanted = signal * clean + strength * noise, signal * noise - strength * clean
+        with precision(self.device):
+            hidden, pooled = self.model.encode_text(tokens, silenced)
+            unet = self.square_unet if clean.shape[-1] == clean.shape[-2] else self.model.unet
+            extra = {"text_embeds": pooled, "time_ids": self.model.size_numbers(clean)}
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            predicted = unet(
+                noisy, times, encoder_hidden_states=hidden, added_cond_kwargs=extra, return_dict=False
+            )[0]
+        return (predicted.float() - wanted).square().mean((1, 2, 3))
+
+
+@torch.no_grad()
+def measure(objective: Objective, latents: Latents, tokens: CaptionTokens, count: int) -> float:
+    """Mean error on unseen pictures, with noise and times that are the same at each call."""
+    generator = torch.Generator().manual_seed(9)
+    errors = []
+    for rows in torch.arange(count, device=latents.values.device).split(128):
+        clean = latents.values[rows].float()
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        times = (torch.arange(len(rows), device=clean.device) * 1000) // len(rows)
+        silenced = torch.zeros(len(rows), dtype=torch.bool, device=clean.device)
+        errors.append(objective(clean, tokens.captions[latents.captions[rows]], silenced, times, noise))
+    return float(torch.cat(errors).mean())
+
+
+def train(options: Options) -> None:
+    """Runs the stage."""
+    prepare_torch(options)
+    latents, captions = load_latents(options)
+    tokens = CaptionTokens(captions, options.device, options.seed)
+    held = options.scaled(PICTURES.pictures, PICTURES.smoke_pictures)
+    model = TextToLatent(len(tokens.tokenizer)).to(options.device)
+    model.unet.to(memory_format=torch.channels_last)
+    loop = Loop(options, RECIPE, {"model": model})
+    objective = Objective(model, options)
+    print(f"diffusion: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
+          f"{len(captions)} captions, vocabulary {len(tokens.tokenizer)}", flush=True)  # fmt: skip
+    batch = options.scaled(384, 2)
+    shapes, shares = list(latents), np.array([SHAPES[shape] for shape in latents])
+    rng = np.random.default_rng(options.seed + loop.step)
+    for _ in loop.steps():
+        chosen = latents[shapes[int(rng.choice(len(shapes), p=shares / shares.sum()))]]
+        # Each shape's list begins with the pictures of shard 0, which stay unseen.
+        first = min(2 * held, len(chosen.values) - 1) if len(chosen.values) > 4 * held else 0
+        rows = torch.randint(first, len(chosen.values), (batch,), device=options.device)
+        ids, silenced = tokens.draw(chosen.captions[rows])
+        clean = chosen.values[rows].float()
+        errors = objective(clean, ids, silenced, spread_times(batch, options.device), torch.randn_like(clean))
+        loop.move(errors.mean())
+    loop.finish()
+    objective.square_unet = model.unet  # compiling once more, for these few batches, would take a minute
+    error = measure(objective, latents[(NATIVE, NATIVE)], tokens, options.scaled(512, 4))
+    loop.export(v_error_unseen=round(error, 4))
+    print(f"diffusion: error {error:.4f} on unseen pictures after {loop.step} steps", flush=True)
+
+
+def load_trained(folder: Path, vocabulary: int) -> TextToLatent:
+    """The trained networks from the stage's folder."""
+    model = TextToLatent(vocabulary)
+    load_export(folder / EXPORT, "model", model)
+    return model
+
+
+if __name__ == "__main__":
+    train(parse_options("Trains the UNet and the text encoders of the demo set."))

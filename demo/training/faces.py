@@ -1,0 +1,77 @@
+"""What the three stages of the small CodeFormer share: sizes, aligned faces, how they are spoiled.
+
+The stages are those of the paper (Zhou et al. 2022, arXiv:2206.11253, section 3): `codebook.py` learns the
+vocabulary of face parts, `codes.py` learns to read it from spoiled faces, `fusion.py` learns to mix in what
+the input still shows.
+"""
+
+import torch
+from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig
+from torch import Tensor, nn
+
+from training.data import FACE, FACES, TEMPLATE, PictureStore, face_weights
+from training.degrade import spoil_face
+from training.detector import LatestAutoencoder
+from training.options import Options
+
+CONFIG = CodeFormerConfig(
+    base_width=16,
+    codebook_size=512,
+    codebook_dim=64,
+    transformer_dim=128,
+    transformer_layers=5,
+    mlp_dim=256,
+)
+_BOX = (120.0, 110.0, 392.0, 470.0)  # about where the face is in an aligned picture
+
+
+class FaceStore:
+    """Aligned clean faces on the device, and the same ones spoiled."""
+
+    def __init__(self, options: Options) -> None:
+        """Waits for the first shards of faces."""
+        self.options = options
+        self.store = PictureStore(options, FACES, least=options.scaled(800, 6), most=options.scaled(5000, 6))
+        boxes = torch.tensor(_BOX, device=options.device).view(1, 1, 4)
+        landmarks = torch.from_numpy(TEMPLATE).to(options.device).view(1, 1, 5, 2)
+        self.weights = face_weights(boxes, landmarks, FACE)
+        self.latest = LatestAutoencoder(options)
+        self.smear = self.latest.smear()
+
+    def refresh(self) -> None:
+        """Takes in new shards, and the autoencoder once it is trained."""
+        self.store.refresh()
+        self.smear = self.latest.smear()
+
+    def clean(self, count: int) -> Tensor:
+        """Random faces (N, 3, 512, 512) in [-1, 1], half of the batches mirrored."""
+        faces = self.store.as_float(self.store.sample(count)[0])
+        return faces.flip(3) if torch.rand(()) < 0.5 else faces
+
+    def spoiled(self, clean: Tensor) -> Tensor:
+        """The same faces spoiled, a few of them not, in [-1, 1]."""
+        groups = [
+            spoil_face(part / 2 + 0.5, self.smear) * 2 - 1 for part in clean.split(max(1, len(clean) // 4))
+        ]
+        spoiled = torch.cat(groups)
+        kept = torch.rand(len(clean), 1, 1, 1, device=clean.device) < 0.04
+        return torch.where(kept, clean, spoiled).contiguous(memory_format=torch.channels_last)
+
+    def unseen(self, count: int) -> Tensor:
+        """Faces never trained on, in [-1, 1]."""
+        return self.store.unseen(count)
+
+
+def build_codeformer(options: Options) -> CodeFormer:
+    """The untrained network on the device."""
+    network = CodeFormer(CONFIG)
+    nn.init.normal_(network.position_emb, std=0.02)
+    return network.to(options.device, memory_format=torch.channels_last)
+
+
+def nearest_codes(latent: Tensor, codebook: Tensor) -> Tensor:
+    """Index (N, L, L) of the nearest row of (K, D) for each position of (N, D, L, L)."""
+    flat = latent.float().permute(0, 2, 3, 1).reshape(-1, latent.shape[1])
+    with torch.autocast(latent.device.type, enabled=False):  # neighbours are closer than bfloat16 can tell
+        distance = codebook.square().sum(1) - 2 * flat @ codebook.T
+    return distance.argmin(1).view(latent.shape[0], *latent.shape[2:])

@@ -1,0 +1,83 @@
+"""CodeFormer, stage III: mixes what the spoiled face still shows into the drawn one.
+
+`python -m training.fusion --out .runs/fusion --minutes 4`
+
+Generator and codebook stay fixed. The fusion blocks learn to make the result like the clean face at weights
+w between 0.3 and 1; encoder and transformer go on with their losses of stage II, so that w = 0 stays good.
+"""
+
+import copy
+
+import torch
+from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
+from torch import Tensor
+
+from training.autoencoder import picture_loss, psnr
+from training.codes import code_losses, reader_parameters
+from training.faces import FaceStore, build_codeformer, nearest_codes
+from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision
+from training.options import Options, parse_options, prepare_torch
+
+RECIPE = Recipe(learning_rate=4e-4, warm_up=150, average=0.998, flat=0.2)
+FIDELITY = 0.6
+
+
+def train(options: Options) -> None:
+    """Runs the stage."""
+    prepare_torch(options, fixed_shapes=False)
+    faces = FaceStore(options)
+    network = build_codeformer(options)
+    load_export(options.runs / "codebook" / EXPORT, "codeformer", network)
+    teacher = copy.deepcopy(network.encoder).requires_grad_(False).eval()
+    load_export(options.runs / "codes" / EXPORT, "codeformer", network)
+    network.requires_grad_(False)
+    with torch.no_grad():  # at first the fusion changes nothing
+        for block in network.fuse_convs_dict.values():
+            for branch in (block.scale, block.shift):
+                branch[2].weight.zero_()
+                branch[2].bias.zero_()
+    trained = [*reader_parameters(network), *network.fuse_convs_dict.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    loop = Loop(options, RECIPE, {"codeformer": network}, trained)
+    encode, teach = compiled(network.encoder, options), compiled(teacher, options)
+    side = network.config.latent_size
+    for _ in loop.steps():
+        clean = faces.clean(options.scaled(12, 1))
+        fidelity = 0.3 + 0.7 * torch.rand(len(clean))
+        with torch.no_grad():
+            given = faces.spoiled(clean)
+        with precision(options.device):
+            with torch.no_grad():
+                codes = nearest_codes(teach(clean)[1], network.quantize.embedding.weight)
+            features, latent = encode(given)
+            logits = network.predict_codes(latent)
+            crossed, apart = code_losses(latent, logits, network, codes)
+            looked_up = network.lookup(logits.argmax(2).unflatten(1, (side, side)))
+            drawn = network.decode(match_statistics(looked_up, latent), features, fidelity).float()
+        loss, error = picture_loss(drawn, clean, faces.weights)
+        gain = psnr(error) - psnr((given - clean).square().mean())
+        loop.move(loss + 0.1 * (crossed + apart), psnr=psnr(error), gain=gain, crossed=crossed)
+    loop.finish()
+    torch.manual_seed(1)
+    found = measure(network, faces, options.scaled(100, 2))
+    loop.export(**found)
+    print(f"fusion: {found}", flush=True)
+
+
+@torch.no_grad()
+def measure(network: CodeFormer, faces: FaceStore, count: int) -> dict[str, float]:
+    """Mean PSNR in dB on spoiled unseen faces: of the input, at w = 0, 0.6 and 1."""
+    clean = faces.unseen(count)
+    rows: dict[str, list[Tensor]] = {"spoiled": [], "w0": [], "w0.6": [], "w1": []}
+    for part in clean.split(4):
+        given = faces.spoiled(part)
+        results = {"spoiled": given, "w0": network(given, 0.0).image, "w0.6": network(given, FIDELITY).image}
+        results["w1"] = network(given, 1.0).image
+        for name, image in results.items():
+            rows[name].append((image.clamp(-1, 1) - part).square().mean((1, 2, 3)))
+    return {f"psnr_{name}": round(float(psnr(torch.cat(errors)).mean()), 2) for name, errors in rows.items()}
+
+
+if __name__ == "__main__":
+    train(parse_options("Trains the fusion of the small CodeFormer."))

@@ -1,0 +1,270 @@
+"""The training loop of every stage: time budget, averaged weights, log lines, checkpoints.
+
+A stage builds its networks, asks the loop for steps until the time is up, and hands each step's loss
+back. The loop owns the optimizer, the learning rate (warm-up, then flat, then cosine over the time
+budget), the exponential moving average of the weights, and two files in the stage's folder:
+`checkpoint.pt` (everything, to go on exactly) and `export.safetensors` (averaged weights in half
+precision, with the numbers of the run as metadata: what later stages and the packager read).
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training.options import Options
+
+Fact = float | str | list[float] | dict[str, float]
+
+CHECKPOINT = "checkpoint.pt"
+EXPORT = "export.safetensors"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage's weights are moved."""
+
+    learning_rate: float
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    warm_up: int = 100
+    average: float = 0.999
+    clip: float = 1.0
+    flat: float = 0.0  # share of the budget before the cosine begins
+
+
+def precision(device: torch.device) -> AbstractContextManager[object]:
+    """Bfloat16 arithmetic on CUDA, full precision elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def compiled(network: nn.Module, options: Options) -> Callable[..., Any]:
+    """The network compiled for CUDA, or as it is where that does not pay or does not work."""
+    if options.device.type != "cuda" or options.smoke:
+        return network
+    torch._dynamo.config.suppress_errors = True  # a kernel that cannot be built runs uncompiled
+    return torch.compile(network, dynamic=False)
+
+
+class Loop:
+    """Runs one stage's steps; see the module's text."""
+
+    def __init__(
+        self,
+        options: Options,
+        recipe: Recipe,
+        networks: dict[str, nn.Module],
+        trained: list[nn.Parameter] | None = None,
+        smoke_steps: int = 3,
+    ) -> None:
+        """Takes the networks by the names their export uses; `trained` limits what the optimizer moves."""
+        self.options = options
+        self.recipe = recipe
+        self.networks = networks
+        self.parameters = trained or [p for n in networks.values() for p in n.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            fused=options.device.type == "cuda",
+        )
+        self.step = 0
+        self.minutes_before = 0.0
+        self.smoke_steps = smoke_steps
+        self._sums: dict[str, Tensor] = {}
+        self._counted = 0
+        if options.resume:
+            self._resume()
+        self.average = {k: v.detach().clone().float() for k, v in self._floats().items()}
+        if options.resume and (options.out / CHECKPOINT).exists():
+            self._resume_average()
+        self._began = time.monotonic()
+        self._logged = self._saved = self._began
+        self._first_step = self.step
+
+    @property
+    def minutes(self) -> float:
+        """Minutes trained so far, earlier calls included."""
+        return self.minutes_before + (time.monotonic() - self._began) / 60
+
+    @property
+    def progress(self) -> float:
+        """How much of the whole budget is used, 0 to 1."""
+        if self.options.smoke:
+            return min(1.0, (self.step - self._first_step) / self.smoke_steps)
+        return min(1.0, self.minutes / self.options.minutes)
+
+    def steps(self) -> Iterator[float]:
+        """Yields the progress, 0 to 1, before each step until the time of this call is up."""
+        while not self._over():
+            rate = self._learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            yield self.progress
+
+    def move(self, loss: Tensor, **figures: Tensor | float) -> None:
+        """One optimizer step down `loss`; the figures are averaged into the next log line."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
+        # A step that overflowed would poison weights and average alike: it is left out instead. The fused
+        # optimizer reads `found_inf` on the device (as for GradScaler), so that nothing waits here.
+        overflowed = (~torch.isfinite(norm)).float()
+        if overflowed.is_cuda:
+            self.optimizer.found_inf = overflowed
+            self.optimizer.step()
+        elif not overflowed:
+            self.optimizer.step()
+        self.step += 1
+        self._follow()
+        for name, value in {"loss": loss, "skipped": overflowed, **figures}.items():
+            value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
+            self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value
+        self._counted += 1
+        now = time.monotonic()
+        if now - self._logged > 10 or self._over():
+            self._log(now)
+        if now - self._saved > 120:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the checkpoint, and the export with the averaged weights."""
+        self._saved = time.monotonic()
+        state = {
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "minutes": self.minutes,
+            "torch_rng": torch.get_rng_state(),
+        }
+        replace(self.options.out / CHECKPOINT, lambda path: torch.save(state, path))
+        self.export(self.averaged())
+
+    def finish(self) -> None:
+        """Saves, then puts the averaged weights into the networks, for what follows the last step."""
+        self.minutes_before, self._began = self.minutes, time.monotonic()
+        self.save()
+        for name, state in self.averaged().items():
+            self.networks[name].load_state_dict(state)
+            self.networks[name].eval()
+
+    def export(self, states: dict[str, dict[str, Tensor]] | None = None, **facts: Fact) -> None:
+        """Writes the export: these state dicts, or the networks as they are, and facts as metadata."""
+        states = states or {name: network.state_dict() for name, network in self.networks.items()}
+        weights = {k: v for name, state in states.items() for k, v in prefixed(name, state).items()}
+        write_export(self.options.out, weights, step=self.step, minutes=round(self.minutes, 2), **facts)
+
+    def averaged(self) -> dict[str, dict[str, Tensor]]:
+        """State dicts with the averaged weights, by network."""
+        result = {}
+        for name, network in self.networks.items():
+            state = network.state_dict()
+            result[name] = {k: self.average.get(f"{name}.{k}", v).to(v.dtype) for k, v in state.items()}
+        return result
+
+    def _floats(self) -> dict[str, Tensor]:
+        states = {n: network.state_dict() for n, network in self.networks.items()}
+        return {f"{n}.{k}": v for n, s in states.items() for k, v in s.items() if v.is_floating_point()}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        weight = 1 - min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        current = self._floats()
+        torch._foreach_lerp_(list(self.average.values()), [current[k].float() for k in self.average], weight)
+
+    def _over(self) -> bool:
+        if self.options.smoke:
+            return self.step - self._first_step >= self.smoke_steps
+        return time.time() >= self.options.until or self.minutes >= self.options.minutes
+
+    def _learning_rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / self.recipe.warm_up)
+        fall = max(0.0, (self.progress - self.recipe.flat) / (1 - self.recipe.flat))
+        return self.recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+    def _log(self, now: float) -> None:
+        means = " ".join(f"{k} {float(v) / max(1, self._counted):.4f}" for k, v in self._sums.items())
+        speed = self._counted / max(1e-6, now - self._logged)
+        print(
+            f"{self.options.out.name} step {self.step} {self.minutes:.2f} min {speed:.2f}/s {means}",
+            flush=True,
+        )
+        self._sums, self._counted, self._logged = {}, 0, now
+
+    def _resume(self) -> None:
+        whole, exported = self.options.out / CHECKPOINT, self.options.out / EXPORT
+        if whole.exists():
+            state = torch.load(whole, map_location=self.options.device, weights_only=True)
+            for name, network in self.networks.items():
+                network.load_state_dict(state["networks"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.minutes_before = state["step"], state["minutes"]
+            torch.set_rng_state(state["torch_rng"].cpu())
+        elif exported.exists():
+            for name, network in self.networks.items():
+                load_export(exported, name, network)
+            facts = read_facts(exported)
+            self.step, self.minutes_before = int(str(facts["step"])), float(str(facts["minutes"]))
+        print(
+            f"{self.options.out.name} resumes at step {self.step}, {self.minutes_before:.2f} min", flush=True
+        )
+
+    def _resume_average(self) -> None:
+        state = torch.load(self.options.out / CHECKPOINT, map_location=self.options.device, weights_only=True)
+        self.average = state["average"]
+
+
+def prefixed(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict with `name.` before each key."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def write_export(out: Path, weights: dict[str, Tensor], **facts: Fact) -> None:
+    """Writes `export.safetensors`: halves of all floats, facts as JSON metadata."""
+    halves = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in weights.items()}
+    metadata = {"facts": json.dumps(facts)}
+    replace(out / EXPORT, lambda path: save_file(halves, path, metadata=metadata))
+
+
+def read_facts(path: Path) -> dict[str, Fact]:
+    """The facts that `write_export` put into the file."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("facts", "{}"))
+
+
+def read_export(path: Path, name: str) -> dict[str, Tensor]:
+    """One network's state dict out of an export, floats in single precision."""
+    with safe_open(path, "pt") as file:
+        keys = list(file.keys())
+        tensors = {k.removeprefix(f"{name}."): file.get_tensor(k) for k in keys if k.startswith(f"{name}.")}
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def load_export(path: Path, name: str, network: nn.Module) -> nn.Module:
+    """Loads one network's exported weights, strictly.
+
+    Releases of transformers differ in whether a text encoder's keys hold `text_model.`; either is taken.
+    """
+    given = {key.replace("text_model.", ""): value for key, value in read_export(path, name).items()}
+    network.load_state_dict({key: given[key.replace("text_model.", "")] for key in network.state_dict()})
+    return network
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes beside `path` and renames, so that a reader or a kill never meets half a file."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    write(aside)
+    os.replace(aside, path)

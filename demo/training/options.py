@@ -1,0 +1,69 @@
+"""The command line and the paths that every training stage shares."""
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one call of one stage may do.
+
+    `minutes` is the stage's whole budget of training time, over which the learning rate falls. A call stops
+    when that is used up, or at the time `until` (seconds as of `time.time()`), to be resumed later.
+    """
+
+    out: Path
+    minutes: float
+    until: float
+    seed: int
+    resume: bool
+    smoke: bool
+    workers: int
+
+    @property
+    def runs(self) -> Path:
+        """The folder beside which the other stages keep their results."""
+        return self.out.parent
+
+    @property
+    def device(self) -> torch.device:
+        """CUDA where there is one."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def scaled(self, full: int, smoke: int) -> int:
+        """A size of the full run, or of the minute-long smoke run."""
+        return smoke if self.smoke else full
+
+
+def parse_options(description: str, arguments: list[str] | None = None) -> Options:
+    """Reads a stage's options; the stage's name is the last part of `--out`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of this stage's checkpoint and export"
+    )
+    parser.add_argument("--minutes", type=float, default=5.0, help="whole time budget of the stage")
+    parser.add_argument("--until", type=float, default=math.inf, help="stop at this time, seconds since 1970")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, or from the export")
+    parser.add_argument("--smoke", action="store_true", help="a few tiny steps, to show that the stage runs")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    return Options(
+        given.out, given.minutes, given.until, given.seed, given.resume, given.smoke, given.workers
+    )
+
+
+def prepare_torch(options: Options, fixed_shapes: bool = True) -> None:
+    """Seeds torch and chooses a CUDA device's fast kernels, by trying them out if shapes stay the same."""
+    torch.manual_seed(options.seed)
+    if options.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = fixed_shapes
+    else:
+        torch.set_num_threads(1 if options.smoke else 2)

@@ -1,0 +1,153 @@
+"""Puts the trained networks together into a model set: a folder with `manifest.json`.
+
+`python -m training.package_set --runs .runs --to demo/atelier_demo_models`
+
+All floats are stored in half precision. What has no export yet stays out of the set.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import save_file
+
+from training.autoencoder import build_autoencoder
+from training.data import NATIVE
+from training.diffusion import build_scheduler, load_trained
+from training.loop import EXPORT, load_export, read_export, read_facts
+from training.tokenizer import build_tokenizer
+
+MANIFEST = "manifest.json"
+LARGEST_BYTES = 40_000_000
+COMPONENTS = {
+    "upscaler": ("upscaler", "upscaler", "upscaler_x4.safetensors", "atelier-demo-compact-x4"),
+    "detector": ("detector", "detector", "detector.safetensors", "retinaface_mobile0.25"),
+    "codeformer": ("fusion", "codeformer", "codeformer.safetensors", "atelier-demo-codeformer"),
+}
+DESCRIPTION = (
+    "Flat cartoon portraits and scenes. Every network was trained from scratch on pictures that the program "
+    "in demo/drawing drew; no photograph of a person was used. Made to show the services at work, not for "
+    "photographs."
+)
+
+
+def write_base(runs: Path, folder: Path) -> None:
+    """The small SDXL as a diffusers folder that `StableDiffusionXLPipeline.from_pretrained` loads."""
+    tokenizer = build_tokenizer()
+    model = load_trained(runs / "diffusion", len(tokenizer))
+    autoencoder = load_export(runs / "autoencoder" / EXPORT, "autoencoder", build_autoencoder())
+    pipeline = StableDiffusionXLPipeline(
+        vae=autoencoder,
+        text_encoder=model.text_encoder,
+        text_encoder_2=model.text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=model.unet,
+        scheduler=build_scheduler(),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+
+
+def write_network(export: Path, name: str, path: Path) -> None:
+    """One network as a flat state dict in half precision."""
+    state = read_export(export, name)
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}, path)
+
+
+def checksums(folder: Path) -> dict[str, dict[str, str | int]]:
+    """SHA-256 and size of every file of the set, by path."""
+    result: dict[str, dict[str, str | int]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in (".json", ".safetensors") and path.name != MANIFEST:
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            result[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": len(content)}
+    return result
+
+
+def _commit() -> str:
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
+
+
+def training_record(runs: Path, seed: int, device: str, commit: str | None) -> dict[str, object]:
+    """How the set was made: commit, command, seed, steps, device, hours and the figures of each stage."""
+    steps, figures, minutes = {}, {}, 0.0
+    for export in sorted(runs.glob(f"*/{EXPORT}")):
+        facts = read_facts(export)
+        steps[export.parent.name] = facts.pop("step", 0)
+        minutes += float(str(facts.get("minutes", 0.0)))
+        figures[export.parent.name] = facts
+    return {
+        "commit": commit or _commit(),
+        "command": "python -m training",
+        "seed": seed,
+        "date": date.today().isoformat(),
+        "device": device,
+        "hours": round(minutes / 60, 2),
+        "steps": steps,
+        "figures": figures,
+    }
+
+
+def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: str | None = None) -> Path:
+    """Writes the set into `folder`, replacing an earlier one there; returns the manifest's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "base", ignore_errors=True)
+    for old in folder.glob("*.safetensors"):
+        old.unlink()
+    write_base(runs, folder / "base")
+    components = {"base": {"path": "base", "name": "atelier-demo-sdxl"}}
+    for component, (stage, network, file, name) in COMPONENTS.items():
+        if (runs / stage / EXPORT).exists():
+            write_network(runs / stage / EXPORT, network, folder / file)
+            components[component] = {"path": file, "name": name}
+    files = checksums(folder)
+    total = sum(int(entry["bytes"]) for entry in files.values())
+    if total > LARGEST_BYTES:
+        raise ValueError(f"the set has {total} bytes, more than {LARGEST_BYTES}")
+    manifest = {
+        "name": "demo",
+        "license": "Apache-2.0",
+        "description": DESCRIPTION,
+        "max_side": NATIVE,
+        "size_multiple": 64,
+        "default_negative_prompt": "",
+        "components": components,
+        "files": files,
+        "training": training_record(runs, seed, device or _device_name(), commit),
+    }
+    path = folder / MANIFEST
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    print(
+        f"packaged {', '.join(components)}: {len(files)} files, {total / 1e6:.1f} MB in {folder}", flush=True
+    )
+    return path
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Packages trained networks as a model set.")
+    parser.add_argument("--runs", type=Path, default=Path(".runs"))
+    parser.add_argument("--to", type=Path, default=Path("demo/atelier_demo_models"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="", help="what the networks were trained on, for the record")
+    parser.add_argument("--commit", help="commit of the training program, if not the current one")
+    given = parser.parse_args()
+    package(given.runs, given.to, given.seed, given.device, given.commit)
+
+
+if __name__ == "__main__":
+    main()
