@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import socket
 import sys
 
 import uvicorn
-from atelier_runtime.log import configure_logging
-from atelier_runtime.settings import load
 
 from atelier_gateway.app import create_app
 from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.log import configure_logging
+from atelier_runtime.settings import load
+
+logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that it is they who close idle connections
 
@@ -24,7 +27,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="atelier-gateway", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser(
-        "serve", help="serve HTTP until SIGTERM; settings are read from ATELIER_GATEWAY_* variables"
+        "serve",
+        help="serve HTTP until SIGTERM",
+        description="Serve HTTP until SIGTERM.",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands.add_parser("openapi", help="print the OpenAPI document")
     command = parser.parse_args().command
@@ -38,6 +45,7 @@ def main() -> int:
 def serve(settings: GatewaySettings) -> int:
     """Serve until SIGTERM or SIGINT; accepted requests have `drain_seconds` to finish."""
     configure_logging(settings.log_level)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
@@ -60,8 +68,19 @@ def serve(settings: GatewaySettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn drains at these, then raises them once more for whoever listened before it: nobody
         signal.signal(number, lambda *_: None)
+    logger.info("listening", extra={"port": listener.getsockname()[1], "pid": os.getpid()})
     server.run(sockets=[listener])
+    logger.info("stopped")
     return 0 if server.started else 1
+
+
+def _settings_help() -> str:
+    prefix = GatewaySettings.model_config["env_prefix"]
+    lines = ["settings, from the environment:"]
+    for name, field in GatewaySettings.model_fields.items():
+        default = "none" if field.default == () else field.default
+        lines.append(f"  {prefix}{name.upper()} (default {default})\n      {field.description}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

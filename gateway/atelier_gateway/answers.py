@@ -7,11 +7,11 @@ import json
 from typing import Any, Literal
 
 import orjson
-from atelier_runtime.errors import NotDoneReason
 from pydantic import BaseModel, Field
 
 from atelier_gateway.accept import MEDIA_TYPES
 from atelier_gateway.work import StagePicture
+from atelier_runtime.errors import NotDoneReason
 
 REPORT_HEADER = "X-Atelier-Report"
 REPORT_LIMIT_BYTES = 6 * 1024

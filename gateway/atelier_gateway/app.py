@@ -9,9 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
-from atelier_runtime import metrics
-from atelier_runtime.errors import AtelierError, DeadlineExceeded, MalformedBody, NotFound
-from atelier_runtime.log import request_id
 from fastapi import FastAPI
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel
@@ -32,6 +29,9 @@ from atelier_gateway.orchestrate import Orchestrator
 from atelier_gateway.problems import problem_response
 from atelier_gateway.schema import Order, read_order
 from atelier_gateway.settings import GatewaySettings
+from atelier_runtime import metrics
+from atelier_runtime.errors import AtelierError, DeadlineExceeded, MalformedBody, NotFound
+from atelier_runtime.log import request_id
 
 GENERATE_PATHS = ("/generate", "/txt2img", "/api/generate")
 """The first is the address, the others are older clients' names for it."""
@@ -193,7 +193,7 @@ def _json(answer: BaseModel, status: int = 200) -> Response:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AtelierError), "registered for this class"
-    return problem_response(record(error), request_id.get() or "")
+    return problem_response(record(error, quietly=request.method == "GET"), request_id.get() or "")
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
+from starlette.requests import ClientDisconnect, Request
+
 from atelier_runtime.errors import (
     BodyTooLarge,
     Cancelled,
@@ -14,7 +16,6 @@ from atelier_runtime.errors import (
     MalformedBody,
     UnsupportedMediaType,
 )
-from starlette.requests import ClientDisconnect, Request
 
 _READ_AS_JSON = ("application/json", "text/plain", "")  # browsers' fetch() with a string sends text/plain
 _UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")

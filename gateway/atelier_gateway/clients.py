@@ -12,10 +12,21 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import grpc
+
 from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
 from atelier.generator.v1 import generator_service_pb2, generator_service_pb2_grpc
 from atelier.restorer.v1 import restorer_service_pb2, restorer_service_pb2_grpc
-from atelier_runtime import metrics
+from atelier_gateway.schema import GenerateRequest
+from atelier_gateway.work import (
+    Drawing,
+    Encoding,
+    FaceOutcome,
+    Restoration,
+    RestorationOrder,
+    StagePicture,
+    StageStatus,
+)
+from atelier_runtime import defaults, metrics
 from atelier_runtime.errors import (
     AtelierError,
     BodyTooLarge,
@@ -30,18 +41,10 @@ from atelier_runtime.images import message_limit_bytes
 from atelier_runtime.log import REQUEST_ID_HEADER, request_id
 from atelier_runtime.status import from_rpc_error
 
-from atelier_gateway.schema import GenerateRequest
-from atelier_gateway.work import (
-    Drawing,
-    Encoding,
-    FaceOutcome,
-    Restoration,
-    RestorationOrder,
-    StagePicture,
-    StageStatus,
-)
-
 UNREACHABLE_RETRY_AFTER_S = 5.0
+
+_CONNECT_TIMEOUT_MS = 5_000
+_PING_TIMEOUT_MS = 10_000
 
 
 StageName = Literal["generator", "restorer"]
@@ -64,6 +67,10 @@ def _open_channel(address: str, max_pixels: int) -> grpc.aio.Channel:
             # A stage that restarts is found again within a second or two, not after gRPC's two minutes.
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 2000),
+            # An address that swallows packets, or a process that hangs, is given up long before the deadline.
+            ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_MS),
+            ("grpc.keepalive_time_ms", int(defaults.PING_INTERVAL_S * 1000)),
+            ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
             ("grpc.enable_http_proxy", 0),
             # Two gateways in one process (as in tests) must not share a connection's backoff.
             ("grpc.use_local_subchannel_pool", 1),

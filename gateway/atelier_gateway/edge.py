@@ -8,14 +8,14 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from atelier_runtime import metrics
-from atelier_runtime.errors import AtelierError, Cancelled, ErrorReason, InternalError
-from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atelier_gateway.problems import REFUSALS, problem_response
+from atelier_runtime import metrics
+from atelier_runtime.errors import AtelierError, Cancelled, ErrorReason, InternalError
+from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +74,17 @@ class RequestEdge:
         )
 
 
-def record(error: AtelierError) -> AtelierError:
-    """Count an error that is about to be answered, log it with its cause, and return it."""
+def record(error: AtelierError, *, quietly: bool = False) -> AtelierError:
+    """Count an error that is about to be answered, log it with its cause, and return it.
+
+    `quietly` is for probes, which ask every few seconds whether a stage has come back.
+    """
     metrics.ERRORS.labels(error.reason).inc()
     if error.reason in REFUSALS:
         metrics.REFUSALS.labels(error.reason).inc()
     ours = error.reason in (ErrorReason.INTERNAL, ErrorReason.BAD_PICTURE)
     logger.log(
-        logging.ERROR if ours else logging.INFO,
+        logging.ERROR if ours else logging.DEBUG if quietly else logging.INFO,
         "failed",
         extra={"reason": error.reason, "error": error.message},
     )

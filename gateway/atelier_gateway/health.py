@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from atelier_runtime.errors import AtelierError, StageNotReady
-
 from atelier_gateway import __version__
 from atelier_gateway.answers import HealthAnswer, RootAnswer
 from atelier_gateway.clients import UNREACHABLE_RETRY_AFTER_S, Stages
 from atelier_gateway.work import StageStatus
+from atelier_runtime.errors import AtelierError, StageNotReady
 
 _GIB = 2**30
 

@@ -12,6 +12,10 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
+from atelier_gateway.answers import FaceAnswer, Report, StageAnswer
+from atelier_gateway.clients import Stages
+from atelier_gateway.schema import SDXL, GenerateRequest, Order
+from atelier_gateway.work import Drawing, Encoding, Restoration, RestorationOrder, StagePicture
 from atelier_runtime import images
 from atelier_runtime.errors import (
     AtelierError,
@@ -26,11 +30,6 @@ from atelier_runtime.errors import (
 )
 from atelier_runtime.images import Format
 from atelier_runtime.metrics import StageLedger, StageReport
-
-from atelier_gateway.answers import FaceAnswer, Report, StageAnswer
-from atelier_gateway.clients import Stages
-from atelier_gateway.schema import SDXL, GenerateRequest, Order
-from atelier_gateway.work import Drawing, Encoding, Restoration, RestorationOrder, StagePicture
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 
 import orjson
-from atelier_runtime.errors import AtelierError, ErrorReason, InternalError
 from starlette.responses import Response
+
+from atelier_runtime.errors import AtelierError, ErrorReason, InternalError
 
 HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.INVALID_REQUEST: 422,

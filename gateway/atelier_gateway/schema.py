@@ -16,9 +16,10 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation, InvalidRequest
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 OLDER_NAMES = {
     "steps": "num_inference_steps",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from atelier_runtime import defaults
-from atelier_runtime.settings import ProcessSettings
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
+
+from atelier_runtime import defaults
+from atelier_runtime.settings import ProcessSettings
 
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 

@@ -19,6 +19,10 @@ import grpc
 import httpx
 import numpy as np
 import uvicorn
+from google.protobuf.duration_pb2 import Duration
+from grpc_status import rpc_status
+from PIL import Image
+
 from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
 from atelier.generator.v1 import generator_service_pb2 as generator_pb
 from atelier.generator.v1 import generator_service_pb2_grpc as generator_grpc
@@ -29,9 +33,6 @@ from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import images
 from atelier_runtime.errors import AtelierError, NotDoneReason
 from atelier_runtime.status import to_status
-from google.protobuf.duration_pb2 import Duration
-from grpc_status import rpc_status
-from PIL import Image
 
 FORMATS = {
     image_pb2.IMAGE_FORMAT_PNG: "png",

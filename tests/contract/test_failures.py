@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from atelier_gateway.problems import COME_BACK_LATER, HTTP_STATUS
 from atelier_runtime.errors import ERROR_CLASSES, ErrorReason, FieldViolation, make_error
-
 from tests.contract.scripted_stages import House, eventually
 
 SMALL = {"prompt": "a red apple", "width": 256, "height": 256}
@@ -110,7 +110,6 @@ def test_every_error_of_the_restorer_where_the_client_wants_to_fail(
 @pytest.mark.parametrize("reason", ["failed", "not_finite", "out_of_memory", "not_loaded"])
 def test_a_restorer_that_could_restore_no_face_at_all(house: House, reason: str) -> None:
     from atelier_runtime.errors import NotDoneReason
-
     from tests.contract.scripted_stages import reason as on_the_wire
 
     why = NotDoneReason(reason)
@@ -349,6 +348,17 @@ def test_a_restorer_that_is_away_leaves_the_drawn_picture() -> None:
         eventually(lambda: house.generate().json()["face_restoration_applied"])
     finally:
         house.close()
+
+
+def test_a_restorer_address_that_swallows_everything_is_given_up_before_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
+        house = House(restorer=f"127.0.0.1:{silent.getsockname()[1]}")
+        try:
+            answer = house.generate().json()
+            assert answer["face_restoration_reason"] == "restorer_unavailable"
+            assert answer["generation_time_seconds"] < 150, "half of the deadline"
+        finally:
+            house.close()
 
 
 @pytest.mark.parametrize(

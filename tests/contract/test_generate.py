@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 import pytest
+
 from atelier.common.v1 import image_pb2
 from atelier_runtime.errors import NotDoneReason
-
 from tests.contract.scripted_stages import House, opened, picture, reason
 
 DATA_URI = re.compile(r"data:image/(png|jpeg|webp);base64,(.*)", re.DOTALL)

@@ -7,9 +7,9 @@ import threading
 from typing import Any
 
 import pytest
-from atelier_runtime.errors import StageNotReady
 from prometheus_client.parser import text_string_to_metric_families
 
+from atelier_runtime.errors import StageNotReady
 from tests.contract.scripted_stages import House, eventually
 
 HEALTHY_ON_A_CPU = {

@@ -54,3 +54,5 @@ ON_RESTORE_FAILURE: Final = "return_base"
 
 MAX_PIXELS = 50_000_000
 DEADLINE_S = 300.0
+PING_INTERVAL_S = 20.0
+"""How often a client asks during a call whether the stage still lives; servers allow twice as often."""

@@ -16,7 +16,7 @@ import prometheus_client
 import psutil
 from grpc_reflection.v1alpha import reflection
 
-from atelier_runtime import __version__, images, log, metrics
+from atelier_runtime import __version__, defaults, images, log, metrics
 from atelier_runtime.device import DeviceWorker
 from atelier_runtime.health import LoadedNetwork, Readiness, StageState
 from atelier_runtime.interceptors import CallInterceptor
@@ -74,8 +74,10 @@ class StageServer:
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
+                # no max_connection_age_grace: an aged connection closes when its last call has ended
                 ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
-                ("grpc.max_connection_age_grace_ms", int(settings.drain_seconds * 1000)),
+                # or gRPC would hang up on clients that ask more often than every five minutes
+                ("grpc.http2.min_ping_interval_without_data_ms", int(defaults.PING_INTERVAL_S * 500)),
                 ("grpc.so_reuseport", 0),  # or a second process on the same port would start unnoticed
             ],
         )

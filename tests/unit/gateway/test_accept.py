@@ -1,4 +1,5 @@
 import pytest
+
 from atelier_gateway.accept import wanted_file
 from atelier_runtime.errors import InvalidRequest
 

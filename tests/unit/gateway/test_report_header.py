@@ -1,8 +1,9 @@
 import json
 
-from atelier_gateway.answers import REPORT_LIMIT_BYTES, FaceAnswer, Report, report_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from atelier_gateway.answers import REPORT_LIMIT_BYTES, FaceAnswer, Report, report_header
 
 FACE = FaceAnswer(
     box=(1000.1, 1000.2, 1100.3, 1100.4), confidence=0.9999, restored=False, reason="low_confidence"

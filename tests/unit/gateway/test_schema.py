@@ -1,4 +1,5 @@
 import pytest
+
 from atelier_gateway.schema import OLDER_NAMES, GenerateRequest, openapi_request_schema, read_order
 from atelier_runtime import defaults
 from atelier_runtime.errors import InvalidRequest

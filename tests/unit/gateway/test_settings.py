@@ -3,9 +3,10 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
+
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.settings import load
-from pydantic import ValidationError
 
 
 def test_defaults() -> None:
