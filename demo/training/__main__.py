@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from training.diffusion import TOKENIZER
 from training.loop import EXPORT, read_facts
 from training.options import parse_options
 from training.package_set import package
@@ -205,7 +206,8 @@ def pack(runs: Path, out: Path) -> None:
     """Puts all exports and logs into `out` as an archive in parts of 15 MB, four at most."""
     archive = runs / "bundle.tar.gz"
     with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
-        for path in [*sorted(runs.glob(f"*/{EXPORT}")), *sorted(runs.glob("logs/*.log"))]:
+        kept = (f"*/{EXPORT}", f"*/{TOKENIZER}/*", "logs/*.log")
+        for path in sorted(path for pattern in kept for path in runs.glob(pattern)):
             if path.parent.name != "check":
                 tar.add(path, path.relative_to(runs))
     data = archive.read_bytes()

@@ -17,7 +17,7 @@ from training.loop import Loop, Recipe, compiled, precision
 from training.options import Options, parse_options, prepare_torch
 
 RECIPE = Recipe(learning_rate=6e-4, warm_up=150, average=0.997, flat=0.3)
-FREE_SHARE = 0.12
+FREE_STEPS = 400
 FOLLOW = 0.98
 UNUSED_AFTER = 0.03  # average uses in a batch under which a code counts as unused
 REVIVE_EVERY = 50
@@ -68,6 +68,7 @@ def train(options: Options) -> None:
     loop = Loop(options, RECIPE, {"codeformer": network}, trained)
     moving, filled = MovingCodebook(codebook), loop.step > 0
     encode, draw = compiled(network.encoder, options), compiled(network.generator, options)
+    free = options.scaled(FREE_STEPS, 1)
     for progress in loop.steps():
         if loop.step % 200 == 0:
             faces.refresh()
@@ -75,7 +76,7 @@ def train(options: Options) -> None:
         with precision(options.device):
             latent = encode(wanted)[1].float()
             quantized, commitment = latent, latent.new_zeros(())
-            if progress > FREE_SHARE and not filled:
+            if loop.step >= free and not filled:
                 moving.fill(latent)
                 filled = True
             if filled:

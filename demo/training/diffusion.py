@@ -22,6 +22,7 @@ from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 from training.tokenizer import LENGTH, build_tokenizer
 
+TOKENIZER = "tokenizer"
 TEXT_WIDTH = 128
 TIME_WIDTH = 32
 RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-3, warm_up=300, average=0.9993, flat=0.35)
@@ -212,9 +213,10 @@ class TextToLatent(nn.Module):
 class CaptionTokens:
     """Token ids of all captions on the device, and of the texts that mean nothing."""
 
-    def __init__(self, captions: list[str], device: torch.device, seed: int) -> None:
-        """Tokenizes every caption once."""
+    def __init__(self, captions: list[str], folder: Path, device: torch.device, seed: int) -> None:
+        """Tokenizes every caption once, and leaves the tokenizer in `folder` for the packager."""
         self.tokenizer = build_tokenizer()
+        self.tokenizer.save_pretrained(folder)
         self.captions = self._ids(captions).to(device)
         rng = np.random.default_rng(seed)
         pleas = [", ".join(rng.permutation(_PLEAS)[: rng.integers(1, 8)]) for _ in range(200)]
@@ -284,7 +286,7 @@ def train(options: Options) -> None:
     """Runs the stage."""
     prepare_torch(options)
     latents, captions = load_latents(options)
-    tokens = CaptionTokens(captions, options.device, options.seed)
+    tokens = CaptionTokens(captions, options.out / TOKENIZER, options.device, options.seed)
     held = options.scaled(PICTURES.pictures, PICTURES.smoke_pictures)
     model = TextToLatent(len(tokens.tokenizer)).to(options.device)
     model.unet.to(memory_format=torch.channels_last)

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import save_file
+from transformers import CLIPTokenizer
 
 from training.autoencoder import build_autoencoder
 from training.data import NATIVE
-from training.diffusion import build_scheduler, load_trained
+from training.diffusion import TOKENIZER, build_scheduler, load_trained
 from training.loop import EXPORT, load_export, read_export, read_facts
-from training.tokenizer import build_tokenizer
 
 MANIFEST = "manifest.json"
 LARGEST_BYTES = 40_000_000
@@ -39,7 +39,7 @@ DESCRIPTION = (
 
 def write_base(runs: Path, folder: Path) -> None:
     """The small SDXL as a diffusers folder that `StableDiffusionXLPipeline.from_pretrained` loads."""
-    tokenizer = build_tokenizer()
+    tokenizer = CLIPTokenizer.from_pretrained(runs / "diffusion" / TOKENIZER)
     model = load_trained(runs / "diffusion", len(tokenizer))
     autoencoder = load_export(runs / "autoencoder" / EXPORT, "autoencoder", build_autoencoder())
     pipeline = StableDiffusionXLPipeline(
