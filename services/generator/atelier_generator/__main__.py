@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from atelier_runtime import settings as runtime_settings
-from atelier_runtime.server import run_stage
 
-from atelier_generator.servicer import GeneratorStage
 from atelier_generator.settings import GeneratorSettings
 
 
@@ -36,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(chosen: argparse.Namespace) -> int:
     """Serve until told to stop."""
     settings = runtime_settings.load(GeneratorSettings)
+    # Imported late: torch takes seconds, and help or a bad setting should not wait for it.
+    from atelier_runtime.server import run_stage
+
+    from atelier_generator.servicer import GeneratorStage
+
     return run_stage("generator", settings, partial(GeneratorStage, settings))
 
 

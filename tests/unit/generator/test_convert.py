@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from atelier.common.v1 import error_reason_pb2, image_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator import convert

@@ -4,11 +4,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+
 from atelier_generator.models import Autoencoder, checked_picture, load_models
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.settings import StartupError
-
 from tests.tiny_sdxl import build_set, seal
 from tests.unit.generator.conftest import load
 

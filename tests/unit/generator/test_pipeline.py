@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from diffusers import HeunDiscreteScheduler
+
 from atelier_generator.models import Autoencoder
 from atelier_generator.pipeline import Pipeline, Progress
 from atelier_generator.plan import Size
@@ -12,8 +14,6 @@ from atelier_generator.upscale import enlarge_to
 from atelier_runtime import metrics
 from atelier_runtime.errors import BadPicture, Cancelled, DeadlineExceeded, NotDoneReason, OutOfMemory
 from atelier_runtime.settings import StartupError
-from diffusers import HeunDiscreteScheduler
-
 from tests.tiny_sdxl import UPSCALER_NAME
 from tests.unit.generator.conftest import UnetCalls, draw, load, request_for
 

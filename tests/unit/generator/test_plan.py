@@ -1,4 +1,5 @@
 import pytest
+
 from atelier_generator.plan import (
     Size,
     centred_crop,

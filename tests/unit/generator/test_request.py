@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from atelier_generator.request import GenerateRequest
 from atelier_runtime.errors import InvalidRequest
 

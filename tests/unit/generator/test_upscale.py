@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from atelier_generator.plan import Size
 from atelier_generator.upscale import Upscaler, cropped, enlarge_to, network_passes
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component
-from safetensors.torch import load_file, save_file
-
 from tests.tiny_sdxl import UPSCALER_NAME
 
 

@@ -1,0 +1,401 @@
+"""The generator as a real grpc.aio server on a real port, with tiny networks of the real classes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from atelier.common.v1 import image_pb2
+from atelier.generator.v1 import generator_service_pb2 as pb
+from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
+from atelier_generator.servicer import GeneratorStage
+from atelier_generator.settings import GeneratorSettings
+from atelier_runtime import images, metrics
+from atelier_runtime.errors import DeadlineExceeded, ErrorReason, InvalidRequest
+from atelier_runtime.server import StageServer
+from atelier_runtime.status import from_rpc_error
+from tests.tiny_sdxl import UPSCALER_NAME, build_set
+
+SERVICE = "atelier.generator.v1.GeneratorService"
+RAW = image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_RAW_RGB8)
+
+
+@pytest.fixture(scope="module")
+def set_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_set(tmp_path_factory.mktemp("set"), refiner=True, default_negative_prompt="blurry")
+
+
+@dataclass
+class Running:
+    server: StageServer
+    channel: grpc.aio.Channel
+    generator: pb_grpc.GeneratorServiceStub
+
+    async def health(self, service: str) -> int:
+        stub = health_pb2_grpc.HealthStub(self.channel)
+        return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+@asynccontextmanager
+async def serving(folder: Path, *, ready: bool = True, **options: object) -> AsyncIterator[Running]:
+    settings = GeneratorSettings(
+        host="127.0.0.1",
+        port=0,
+        metrics_port=0,
+        device="cpu",
+        model_set=str(folder),
+        drain_seconds=5,
+        cpu_threads=1,
+        **options,
+    )
+    server = StageServer("generator", settings, partial(GeneratorStage, settings))
+    await server.start()
+    limit = images.message_limit_bytes(settings.max_pixels)
+    channel_options = [("grpc.max_receive_message_length", limit)]
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=channel_options) as channel:
+            if ready:
+                await server.wait_ready()
+            yield Running(server, channel, pb_grpc.GeneratorServiceStub(channel))
+    finally:
+        await server.drain()
+
+
+def order(**options: object) -> pb.GenerateImageRequest:
+    given = {
+        "prompt": "a cat",
+        "width_px": 256,
+        "height_px": 256,
+        "num_inference_steps": 3,
+        "seed": 1,
+        "output": RAW,
+    }
+    return pb.GenerateImageRequest(**{**given, **options})
+
+
+async def result_of(call: AsyncIterator[pb.GenerateImageResponse]) -> pb.GenerateImageResult:
+    events = [event async for event in call]
+    assert events[-1].WhichOneof("event") == "result"
+    return events[-1].result
+
+
+async def failure_of(call: AsyncIterator[pb.GenerateImageResponse]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return caught.value
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def cancelled_steps() -> float:
+    return metrics.CANCELLED_STEPS._value.get()
+
+
+# --- becoming ready ---
+
+
+async def test_ready_only_after_warm_up(set_folder):
+    gate = threading.Event()
+    async with serving(set_folder, ready=False, queue_capacity=1) as running:
+        # Loading goes through the device thread as well; what it waits for is not over yet.
+        assert await running.health("") == health_pb2.HealthCheckResponse.SERVING
+        loaded = running.server.stage.warm_up
+
+        def gated_warm_up() -> None:
+            gate.wait(30)
+            loaded()
+
+        running.server.stage.warm_up = gated_warm_up
+        await until(lambda: running.server.stage.networks != ())
+        assert await running.health(SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
+        assert not status.ready
+        error = await failure_of(running.generator.GenerateImage(order()))
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert from_rpc_error(error).reason is ErrorReason.STAGE_NOT_READY
+        gate.set()
+        await running.server.wait_ready()
+        assert await running.health(SERVICE) == health_pb2.HealthCheckResponse.SERVING
+        await result_of(running.generator.GenerateImage(order()))
+
+
+async def test_status_says_what_is_loaded(set_folder):
+    async with serving(set_folder, queue_capacity=3) as running:
+        await until(lambda: running.server.worker.running == 0)  # the warm-up's last moment
+        status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
+    assert status.ready and status.model_set == "tiny"
+    assert {(network.role, network.name) for network in status.networks} == {
+        ("base", "tiny-sdxl"),
+        ("refiner", "tiny-refiner"),
+        ("upscaler", UPSCALER_NAME),
+    }
+    assert (status.device, status.dtype) == ("cpu", "float32")
+    assert status.device_name and status.process_memory_bytes > 10**8
+    assert not status.HasField("vram_free_bytes")
+    assert (status.queue_depth, status.queue_capacity, status.running) == (0, 3, 0)
+
+
+async def test_reflection_names_the_service(set_folder):
+    async with serving(set_folder) as running:
+        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+        ask = reflection_pb2.ServerReflectionRequest(list_services="")
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter([ask]))]
+    assert SERVICE in {service.name for service in answers[0].list_services_response.service}
+
+
+# --- drawing ---
+
+
+async def test_progress_comes_in_order_and_the_result_last(set_folder):
+    async with serving(set_folder) as running:
+        call = running.generator.GenerateImage(order(num_inference_steps=5, hires_fix=True))
+        events = [event async for event in call]
+    assert [event.WhichOneof("event") for event in events] == ["progress"] * 13 + ["result"]
+    seen = [(e.progress.stage, e.progress.step, e.progress.total_steps) for e in events[:-1]]
+    assert seen == [("base", i, 5) for i in range(1, 6)] + [("hires", i, 8) for i in range(1, 9)]
+    result = events[-1].result
+    assert (result.image.width_px, result.image.height_px) == (384, 384)
+    assert result.hires_fix_applied and result.refiner_applied
+    assert result.upscaler == UPSCALER_NAME and result.model_set == "tiny"
+    assert result.stages[0].stage == "text" and result.stages[-1].stage == "encode"
+
+
+async def test_the_effective_request_has_every_option_and_draws_the_same_again(set_folder):
+    async with serving(set_folder) as running:
+        first = await result_of(
+            running.generator.GenerateImage(
+                pb.GenerateImageRequest(
+                    prompt="a cat", width_px=256, height_px=256, num_inference_steps=2, output=RAW
+                )
+            )
+        )
+        effective = first.effective_request
+        again = await result_of(running.generator.GenerateImage(effective))
+    assert {field.name for field, _ in effective.ListFields()} == set(effective.DESCRIPTOR.fields_by_name)
+    assert effective.negative_prompt == "blurry"
+    assert (effective.guidance_scale, effective.hires_scale, effective.output.quality) == (7.5, 1.5, 92)
+    assert again.image.data == first.image.data
+    assert again.effective_request == effective
+
+
+async def test_every_output_format_holds_the_picture(set_folder):
+    async with serving(set_folder) as running:
+        raw = await result_of(running.generator.GenerateImage(order()))
+        pixels = np.frombuffer(raw.image.data, np.uint8).reshape(256, 256, 3)
+        for number, name in images_by_number().items():
+            output = image_pb2.OutputOptions(format=number, quality=60)
+            result = await result_of(running.generator.GenerateImage(order(output=output)))
+            assert result.image.format == number
+            assert result.image.data == images.encode(images.Picture(rgb=pixels), name, 60)
+            picture = images.decode(result.image.data, max_pixels=10**6)
+            assert (picture.format, picture.width, picture.height) == (name, 256, 256)
+
+
+def images_by_number() -> dict[int, str]:
+    return {
+        image_pb2.IMAGE_FORMAT_PNG: "png",
+        image_pb2.IMAGE_FORMAT_JPEG: "jpeg",
+        image_pb2.IMAGE_FORMAT_WEBP: "webp",
+    }
+
+
+async def test_pictures_above_grpcs_default_limit_arrive(set_folder):
+    async with serving(set_folder) as running:
+        big = order(
+            hires_fix_simple=True, hires_scale=4.0, width_px=512, height_px=512, num_inference_steps=1
+        )
+        result = await result_of(running.generator.GenerateImage(big))
+    assert len(result.image.data) == 2048 * 2048 * 3 > 4 * 2**20
+
+
+async def test_health_and_status_answer_while_a_picture_is_drawn(set_folder):
+    async with serving(set_folder) as running:
+        call = running.generator.GenerateImage(order(num_inference_steps=60, use_refiner=False))
+        answered = 0
+        async for event in call:
+            if event.WhichOneof("event") == "progress" and event.progress.step % 20 == 10:
+                status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
+                assert await running.health("") == health_pb2.HealthCheckResponse.SERVING
+                answered += status.running
+        assert answered >= 1
+
+
+# --- refusing ---
+
+
+async def test_every_bad_field_is_named(set_folder):
+    async with serving(set_folder, max_pixels=2_000_000) as running:
+        bad = order(prompt="", width_px=100, num_inference_steps=0, seed=2**60, guidance_scale=float("nan"))
+        error = await failure_of(running.generator.GenerateImage(bad))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        problem = from_rpc_error(error)
+        assert isinstance(problem, InvalidRequest)
+        fields = {violation.field for violation in problem.fields}
+        assert fields == {"prompt", "width_px", "num_inference_steps", "seed", "guidance_scale"}
+        error = await failure_of(running.generator.GenerateImage(order(width_px=1024, height_px=1960)))
+        assert {v.field for v in from_rpc_error(error).fields} == {"width_px", "height_px"}
+        await result_of(running.generator.GenerateImage(order()))
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(set_folder):
+    async with serving(set_folder, queue_capacity=0) as running:
+        gate = threading.Event()
+        blocker = running.server.worker.submit(lambda job: gate.wait(30))
+        error = await failure_of(running.generator.GenerateImage(order()))
+        gate.set()
+        await blocker.result()
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        problem = from_rpc_error(error)
+        assert problem.reason is ErrorReason.QUEUE_FULL and problem.retry_after_s >= 1
+        await until(lambda: running.server.worker.running == 0)
+        await result_of(running.generator.GenerateImage(order()))
+
+
+async def test_a_broken_picture_is_an_error_never_an_answer(set_folder):
+    async with serving(set_folder) as running:
+        vae = running.server.stage.pipeline._models.text_to_image.vae
+        weight = vae.decoder.conv_out.weight
+        good = weight.detach().clone()
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+        error = await failure_of(running.generator.GenerateImage(order()))
+        assert error.code() == grpc.StatusCode.INTERNAL
+        assert from_rpc_error(error).reason is ErrorReason.BAD_PICTURE
+        with torch.no_grad():
+            weight.copy_(good)
+        await result_of(running.generator.GenerateImage(order()))
+
+
+# --- stopping ---
+
+
+async def test_a_client_that_hangs_up_stops_the_work_and_the_next_is_unharmed(set_folder):
+    async with serving(set_folder) as running:
+        undisturbed = await result_of(running.generator.GenerateImage(order(hires_fix=True)))
+        before = cancelled_steps()
+        call = running.generator.GenerateImage(order(num_inference_steps=150, hires_fix=True))
+        async for event in call:
+            if event.progress.step == 3:
+                break
+        call.cancel()
+        await until(lambda: running.server.worker.running == 0)
+        saved = cancelled_steps() - before
+        # On the way of the message a step or two may pass on a network as small as this one.
+        assert 158 - 30 <= saved <= 158 - 3
+        again = await result_of(running.generator.GenerateImage(order(hires_fix=True)))
+        assert again.image.data == undisturbed.image.data
+        assert metrics.REQUESTS_IN_PROGRESS._value.get() == 0
+
+
+async def test_a_client_that_hangs_up_in_the_queue_is_never_drawn_for(set_folder):
+    async with serving(set_folder) as running:
+        gate = threading.Event()
+        blocker = running.server.worker.submit(lambda job: gate.wait(30))
+        call = running.generator.GenerateImage(order())
+        reading = asyncio.create_task(failure_of_cancelled(call))
+        await until(lambda: running.server.worker.depth == 1)
+        call.cancel()
+        await reading
+        await until(lambda: running.server.worker.depth == 0)
+        gate.set()
+        await blocker.result()
+
+
+async def failure_of_cancelled(call: AsyncIterator[pb.GenerateImageResponse]) -> None:
+    with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
+        async for _ in call:
+            pass
+
+
+async def test_a_passed_deadline_stops_the_work(set_folder):
+    async with serving(set_folder) as running:
+        before = cancelled_steps()
+        slow = order(num_inference_steps=150, width_px=512, height_px=512)
+        error = await failure_of(running.generator.GenerateImage(slow, timeout=0.5))
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert isinstance(from_rpc_error(error), DeadlineExceeded)
+        await until(lambda: running.server.worker.running == 0)
+        assert cancelled_steps() - before > 50
+        await result_of(running.generator.GenerateImage(order(), timeout=60))
+
+
+# --- metrics ---
+
+
+async def test_metrics_move_with_a_picture(set_folder):
+    async with serving(set_folder) as running:
+        before = await scrape(running)
+        result = await result_of(running.generator.GenerateImage(order()))
+        after = await scrape(running)
+    moved = {name for name, value in after.items() if value != before.get(name)}
+    for stage in ("text", "base", "refiner", "decode", "encode"):
+        assert f'atelier_stage_duration_seconds_count{{stage="{stage}"}}' in moved
+    assert 'atelier_request_duration_seconds_count{code="OK",method="GenerateImage"}' in moved
+    assert "atelier_queue_wait_seconds_count" in moved
+    assert after['atelier_build_info{dtype="float32",model_set="tiny",version="0.1.0"}'] == 1
+    name = 'atelier_stage_duration_seconds_sum{stage="base"}'
+    reported = {stage.stage: stage.duration.ToNanoseconds() / 1e9 for stage in result.stages}
+    assert after[name] - before.get(name, 0) == pytest.approx(reported["base"], abs=1e-6)
+
+
+async def scrape(running: Running) -> dict[str, float]:
+    url = f"http://127.0.0.1:{running.server.metrics_port}/metrics"
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+    lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: float(value) for name, value in lines}
+
+
+# --- the command ---
+
+
+def command(**environment: str) -> subprocess.Popen[str]:
+    settings = {f"ATELIER_GENERATOR_{name}": value for name, value in environment.items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", "atelier_generator", "serve"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ATELIER_GENERATOR_CPU_THREADS": "1", **settings},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_bad_settings_stop_the_start_and_name_the_variable(set_folder, tmp_path):
+    with command(PORT="many") as process:
+        assert process.wait(60) == 2
+        assert "ATELIER_GENERATOR_PORT=many" in process.stderr.read()
+    with command(MODEL_SET=str(tmp_path / "nowhere"), PORT="0", METRICS_PORT="0") as process:
+        assert process.wait(60) == 1
+        assert "ATELIER_GENERATOR_MODEL_SET=" in process.stderr.read()
+
+
+def test_sigterm_ends_the_process_cleanly(set_folder):
+    settings = {"MODEL_SET": str(set_folder), "PORT": "0", "METRICS_PORT": "0", "HOST": "127.0.0.1"}
+    with command(**settings) as process:
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if '"ready"' in line:
+                process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, "".join(seen)
+    assert any('"stopped"' in line for line in seen)
