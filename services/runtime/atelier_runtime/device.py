@@ -83,6 +83,7 @@ class Job(Generic[T]):
     def __init__(self, function: Callable[[Job[T]], T], deadline: float | None) -> None:
         """`deadline`: on the clock of `time.monotonic`, None for none."""
         self.deadline = deadline
+        self.succeeded = False
         self._function = function
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
@@ -132,7 +133,11 @@ class Job(Generic[T]):
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to read
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    def _run(self) -> None:
+    def _run(self) -> Callable[[], None]:
+        """Run the function and return how to hand out what came of it.
+
+        Whoever waits may submit again at once, so the worker hands out when it is free again.
+        """
         metrics.QUEUE_WAIT.observe(time.monotonic() - self._submitted)
         try:
             self.check()
@@ -141,10 +146,14 @@ class Job(Generic[T]):
             if is_out_of_memory(error):
                 error = OutOfMemory()
             # Without the traceback's frames, which hold the tensors of the failed work.
-            self._finish(error.with_traceback(None) if isinstance(error, OutOfMemory) else error)
-        else:
-            self._future.set_result(result)
-            self._post(_END)
+            shown = error.with_traceback(None) if isinstance(error, OutOfMemory) else error
+            return lambda: self._finish(shown)
+        self.succeeded = True
+        return lambda: self._succeed(result)
+
+    def _succeed(self, result: T) -> None:
+        self._future.set_result(result)
+        self._post(_END)
 
     def _finish(self, error: BaseException) -> None:
         if not self._future.done():
@@ -252,11 +261,12 @@ class DeviceWorker:
                 self._running = job = self._waiting.popleft()
                 metrics.QUEUE_DEPTH.set(self.depth)
             start = time.monotonic()
-            job._run()
+            hand_out = job._run()
             seconds = time.monotonic() - start
             with self._state:
-                if job._future.exception() is None:
+                if job.succeeded:
                     mean = self._mean_seconds
                     self._mean_seconds = seconds if mean is None else mean + _EWMA_WEIGHT * (seconds - mean)
                 self._running = None
-            del job  # or the last request's picture would stay in memory until the next
+            hand_out()
+            del job, hand_out  # or the last request's picture would stay in memory until the next
