@@ -146,16 +146,18 @@ def encode_pictures(
         pictures, notes = reader.wait()
         for mirrored in (False, True):
             numbers = list(range(len(captions), len(captions) + len(notes)))
-            some = [np.ascontiguousarray(p[:, ::-1] if mirrored else p) for p in pictures]
-            encode((NATIVE, NATIVE), some, numbers)
+            # Captions name several people from left to right, so those are not mirrored.
+            single = [number for number, note in enumerate(notes) if len(note["faces"]) < 2 or not mirrored]
+            some = [np.ascontiguousarray(pictures[n][:, ::-1] if mirrored else pictures[n]) for n in single]
+            encode((NATIVE, NATIVE), some, [numbers[n] for n in single])
             if mirrored and reader.next % 2:
                 continue
             for height, width in SHAPES:
                 if (height, width) == (NATIVE, NATIVE) or reader.next % 3 == 0:
                     continue
                 # Boxes are not mirrored, and so crops are cut before mirroring.
-                cut = [_crop(p, n, height, width, rng) for p, n in zip(pictures, notes, strict=True)]
-                kept = [(c, n) for c, n in zip(cut, numbers, strict=True) if c is not None]
+                cut = [(_crop(pictures[n], notes[n], height, width, rng), numbers[n]) for n in single]
+                kept = [(c, number) for c, number in cut if c is not None]
                 flipped = [np.ascontiguousarray(c[:, ::-1] if mirrored else c) for c, _ in kept]
                 encode((height, width), flipped, [n for _, n in kept])
         captions += [note["caption"] for note in notes]

@@ -54,6 +54,9 @@ def write_base(runs: Path, folder: Path) -> None:
         add_watermarker=False,
     )
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for encoder in ("text_encoder", "text_encoder_2"):  # else these two alone would load in half precision
+        path = folder / encoder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
 
 
 def write_network(export: Path, name: str, path: Path) -> None:
