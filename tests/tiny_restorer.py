@@ -13,16 +13,17 @@ import warnings
 from pathlib import Path
 
 import torch
-from atelier_restorer.align import CROP_SIZE, TEMPLATE
-from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig
 from facexlib.detection.retinaface import RetinaFace
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 from torch import Tensor
 
+from atelier_restorer.align import CROP_SIZE, TEMPLATE
+from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig
+
 CONFIG = CodeFormerConfig(
-    base_width=8,
-    channel_multipliers=(1, 1, 1, 1, 1, 2),
+    base_width=2,
+    channel_multipliers=(1, 1, 2, 2, 4, 4),
     res_blocks=1,
     codebook_size=32,
     codebook_dim=8,
@@ -32,8 +33,8 @@ CONFIG = CodeFormerConfig(
 )
 
 # (level, anchor): side of its faces in px of the resized picture
+FACES_OF_512_PX = (2, 1)
 FACES_OF_256_PX = (2, 0)
-FACES_OF_64_PX = (1, 0)
 
 
 def codeformer_state(seed: int = 0) -> dict[str, Tensor]:

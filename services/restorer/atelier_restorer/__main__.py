@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from atelier_runtime import settings
-from atelier_runtime.server import run_stage
-
 from atelier_restorer.servicer import RestorerStage
 from atelier_restorer.settings import RestorerSettings
+from atelier_runtime import settings
+from atelier_runtime.server import run_stage
 
 
 def serve() -> int:

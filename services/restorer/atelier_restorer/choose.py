@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from atelier_restorer.request import Face, FaceRule, RestoreRequest
 from atelier_runtime.defaults import MIN_EYE_DISTANCE_PX
 from atelier_runtime.errors import NotDoneReason
-
-from atelier_restorer.request import Face, FaceRule, RestoreRequest
 
 
 def choose_faces(

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
-from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_runtime import images
-from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
-from atelier_runtime.health import StageState
-from atelier_runtime.images import Format, Picture
-from atelier_runtime.metrics import StageReport
 from google.protobuf.duration_pb2 import Duration
 
+from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
+from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.request import (
     DetectRequest,
     Face,
@@ -22,6 +17,11 @@ from atelier_restorer.request import (
     RestoreRequest,
     RestoreResult,
 )
+from atelier_runtime import images
+from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
+from atelier_runtime.health import StageState
+from atelier_runtime.images import Format, Picture
+from atelier_runtime.metrics import StageReport
 
 T = TypeVar("T")
 

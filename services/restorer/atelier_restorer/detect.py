@@ -14,13 +14,13 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
-from atelier_runtime.errors import BadPicture
-from atelier_runtime.images import RgbArray
 from facexlib.detection.retinaface import RetinaFace
 from torch import Tensor
 from torchvision.ops import nms
 
 from atelier_restorer.request import Face
+from atelier_runtime.errors import BadPicture
+from atelier_runtime.images import RgbArray
 
 # (stride of a level in px, sides of its square anchors in px)
 _LEVELS = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from atelier_runtime.device import choose_device, choose_dtype
-from atelier_runtime.errors import NotDoneReason
-from atelier_runtime.settings import StartupError
-from atelier_runtime.weights import Component, ModelSet, load_state_dict
 
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import Upscaler
+from atelier_runtime.device import choose_device, choose_dtype
+from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.settings import StartupError
+from atelier_runtime.weights import Component, ModelSet, load_state_dict
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class FaceRestorer:
 
     def __init__(self, network: CodeFormer, device: torch.device, dtype: torch.dtype) -> None:
         network.requires_grad_(False)
-        self._network = network.to(device, dtype).eval()
+        self.network = network.to(device, dtype).eval()
         self._device = device
         self._dtype = dtype
 
@@ -50,7 +50,7 @@ class FaceRestorer:
         """
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
         x = (x.float() / 255.0 - 0.5) / 0.5
-        image = self._network(x.to(self._dtype), torch.tensor(fidelities)).image.float()
+        image = self.network(x.to(self._dtype), torch.tensor(fidelities)).image.float()
         finite = torch.isfinite(image).flatten(1).all(dim=1).tolist()
         pixels = image.clamp_(-1, 1).add_(1).mul_(127.5).round_().nan_to_num_().to(torch.uint8)
         restored = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

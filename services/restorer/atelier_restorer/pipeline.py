@@ -11,12 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from atelier_runtime import metrics
-from atelier_runtime.device import Job, is_out_of_memory
-from atelier_runtime.errors import BadPicture, InvalidRequest, NotDoneReason, StageUnavailable
-from atelier_runtime.images import Picture, RgbArray
-from atelier_runtime.metrics import StageLedger
-from atelier_runtime.settings import StartupError
 
 from atelier_restorer.align import (
     CROP_SIZE,
@@ -32,6 +26,12 @@ from atelier_restorer.paste import paste_face
 from atelier_restorer.request import DetectRequest, Face, FaceOutcome, RestoreRequest, RestoreResult
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import LANCZOS, Enlarged, enlarge, enlarge_plane
+from atelier_runtime import metrics
+from atelier_runtime.device import Job, is_out_of_memory
+from atelier_runtime.errors import BadPicture, InvalidRequest, NotDoneReason, StageUnavailable
+from atelier_runtime.images import Picture, RgbArray
+from atelier_runtime.metrics import StageLedger
+from atelier_runtime.settings import StartupError
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class RestorerPipeline:
                 )
                 for candidate in candidates
             ),
-            reason=_overall_reason(candidates) if loaded else NotDoneReason.NOT_LOADED,
+            reason=_overall_reason(candidates, request, loaded),
             warnings=tuple(warnings),
         )
 
@@ -307,8 +307,14 @@ def _aligned_candidate(rgb: RgbArray) -> _Candidate:
     return _Candidate(face, None, crop=rgb)
 
 
-def _overall_reason(candidates: list[_Candidate]) -> NotDoneReason | None:
+def _overall_reason(
+    candidates: list[_Candidate], request: RestoreRequest, loaded: bool
+) -> NotDoneReason | None:
     """Return None if a face was restored, else what kept the surest one from it."""
+    if request.max_faces == 0:
+        return NotDoneReason.SKIPPED
+    if not loaded:
+        return NotDoneReason.NOT_LOADED
     if any(candidate.reason is None for candidate in candidates):
         return None
     return candidates[0].reason if candidates else NotDoneReason.NO_FACE

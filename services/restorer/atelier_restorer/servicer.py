@@ -9,21 +9,21 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
+from prometheus_client.registry import Collector
+
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
+from atelier_restorer import convert
+from atelier_restorer.models import Models, load_models
+from atelier_restorer.pipeline import RestorerPipeline, check_picture
+from atelier_restorer.request import RestoreRequest
+from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device import DeviceWorker, device_name
 from atelier_runtime.errors import NotFound
 from atelier_runtime.health import LoadedNetwork, StageState
 from atelier_runtime.images import Picture
 from atelier_runtime.metrics import StageLedger
 from atelier_runtime.vram import VramCollector, memory_info, probe_for
-from prometheus_client.registry import Collector
-
-from atelier_restorer import convert
-from atelier_restorer.models import Models, load_models
-from atelier_restorer.pipeline import RestorerPipeline, check_picture
-from atelier_restorer.request import RestoreRequest
-from atelier_restorer.settings import RestorerSettings
 
 T = TypeVar("T")
 

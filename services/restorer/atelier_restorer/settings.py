@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from atelier_runtime import settings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from atelier_runtime import settings
 
 
 class RestorerSettings(settings.StageSettings):

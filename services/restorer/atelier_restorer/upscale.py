@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
+from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError
+
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.images import RgbArray
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component, load_state_dict
-from PIL import Image
-from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError
 
 LANCZOS = "lanczos"
 
