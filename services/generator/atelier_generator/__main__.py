@@ -1,4 +1,7 @@
-"""The command `atelier-generator`."""
+"""The command `atelier-generator`.
+
+torch takes seconds to import, so each command imports it late: help and bad settings do not wait.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,35 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
-from atelier_runtime import settings as runtime_settings
-
+from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_runtime import images
+from atelier_runtime import settings as runtime_settings
+from atelier_runtime.errors import AtelierError
+from atelier_runtime.settings import StartupError
+
+_FORMAT_OF_SUFFIX: dict[str, images.Format] = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="atelier-generator", description="Atelier's drawing stage: SDXL over gRPC."
-    )
-    commands = parser.add_subparsers(title="commands", required=True)
-    serve_parser = commands.add_parser(
-        "serve",
-        help="serve gRPC until SIGTERM",
-        description="Serve gRPC until SIGTERM.",
+        prog="atelier-generator",
+        description="Atelier's drawing stage: SDXL over gRPC.",
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    commands = parser.add_subparsers(title="commands", required=True)
+    serve_parser = commands.add_parser("serve", help="serve gRPC until SIGTERM")
     serve_parser.set_defaults(command=serve)
+    _add_draw(commands.add_parser("draw", help="draw one picture into a file, without a server"))
     chosen = parser.parse_args(arguments)
     exit_code: int = chosen.command(chosen)
     return exit_code
@@ -34,12 +46,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(chosen: argparse.Namespace) -> int:
     """Serve until told to stop."""
     settings = runtime_settings.load(GeneratorSettings)
-    # Imported late: torch takes seconds, and help or a bad setting should not wait for it.
+    from atelier_generator.servicer import GeneratorStage
     from atelier_runtime.server import run_stage
 
-    from atelier_generator.servicer import GeneratorStage
-
     return run_stage("generator", settings, partial(GeneratorStage, settings))
+
+
+def draw(chosen: argparse.Namespace) -> int:
+    """Draw one picture; what is wrong goes to standard error."""
+    settings = runtime_settings.load(GeneratorSettings)
+    output: Path = chosen.output
+    file_format = _FORMAT_OF_SUFFIX.get(output.suffix.lower())
+    if file_format is None:
+        print(f"--output: {output} must end with {', '.join(_FORMAT_OF_SUFFIX)}", file=sys.stderr)
+        return 2
+    options = {name: getattr(chosen, name) for name in GenerateRequest.__dataclass_fields__ if name in chosen}
+    request = GenerateRequest(**options, output_format=file_format)
+    try:
+        request.check(settings.max_pixels)
+        from atelier_generator.models import load_models
+        from atelier_generator.pipeline import Pipeline
+
+        models = load_models(settings)
+        request = request.completed(models.model_set.default_negative_prompt)
+        drawing = Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
+    except AtelierError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    except StartupError as error:
+        print(f"{GeneratorSettings.model_config['env_prefix']}{error}", file=sys.stderr)
+        return 1
+    output.write_bytes(images.encode(images.Picture(rgb=drawing.picture), file_format, request.quality))
+    for warning in drawing.warnings:
+        print(warning, file=sys.stderr)
+    print(f"{output}: {request.result_size}, seed {request.seed}")
+    return 0
+
+
+def _add_draw(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=draw)
+    parser.add_argument("prompt", help="what to draw")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("picture.png"), help="PNG, JPEG or WebP file"
+    )
+    parser.add_argument("--negative-prompt", help="what to keep out (default: the model set's)")
+    parser.add_argument("--seed", type=int, help="seed of the noise (default: drawn, and printed)")
+    named: dict[str, tuple[str, type]] = {
+        "width_px": ("--width", int),
+        "height_px": ("--height", int),
+        "num_inference_steps": ("--steps", int),
+        "guidance_scale": ("--guidance-scale", float),
+        "quality": ("--quality", int),
+    }
+    for name, (flag, kind) in named.items():
+        default = getattr(GenerateRequest, name)
+        parser.add_argument(flag, dest=name, type=kind, default=default, help=f"(default {default})")
+    for name, flag in (
+        ("use_refiner", "--refiner"),
+        ("use_realesrgan", "--upscaler"),
+        ("hires_fix", "--hires-fix"),
+    ):
+        default = getattr(GenerateRequest, name)
+        parser.add_argument(
+            flag,
+            dest=name,
+            action=argparse.BooleanOptionalAction,
+            default=default,
+            help=f"(default {default})",
+        )
 
 
 def _settings_help() -> str:

@@ -9,12 +9,11 @@ from atelier.common.v1 import (
     stage_report_pb2,
 )
 from atelier.generator.v1 import generator_service_pb2 as pb
+from atelier_generator.pipeline import Drawing, Progress
+from atelier_generator.request import RAW, GenerateRequest
 from atelier_runtime.errors import NotDoneReason
 from atelier_runtime.health import StageState
 from atelier_runtime.metrics import StageReport
-
-from atelier_generator.pipeline import Drawing, Progress
-from atelier_generator.request import RAW, GenerateRequest
 
 _FORMATS = {
     image_pb2.IMAGE_FORMAT_PNG: "png",

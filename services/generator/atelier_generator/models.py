@@ -21,14 +21,14 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+
+from atelier_generator.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.images import RgbArray
 from atelier_runtime.settings import StageSettings, StartupError
 from atelier_runtime.weights import Component, ModelSet
-from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
-
-from atelier_generator.upscale import Upscaler
 
 log = logging.getLogger(__name__)
 

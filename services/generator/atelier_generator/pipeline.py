@@ -16,13 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from atelier_runtime import defaults, metrics
-from atelier_runtime.device import is_out_of_memory
-from atelier_runtime.errors import BadPicture, Cancelled, DeadlineExceeded, NotDoneReason, OutOfMemory
-from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageLedger, StageReport
-from atelier_runtime.settings import StartupError
-from atelier_runtime.vram import probe_for
 
 from atelier_generator.models import Models
 from atelier_generator.plan import (
@@ -36,6 +29,13 @@ from atelier_generator.plan import (
 from atelier_generator.prompt_words import overlong_warning
 from atelier_generator.request import GenerateRequest
 from atelier_generator.upscale import LANCZOS, Upscaler, cropped, enlarge_to
+from atelier_runtime import defaults, metrics
+from atelier_runtime.device import is_out_of_memory
+from atelier_runtime.errors import BadPicture, Cancelled, DeadlineExceeded, NotDoneReason, OutOfMemory
+from atelier_runtime.images import RgbArray
+from atelier_runtime.metrics import StageLedger, StageReport
+from atelier_runtime.settings import StartupError
+from atelier_runtime.vram import probe_for
 
 T = TypeVar("T")
 

@@ -11,11 +11,10 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from atelier_generator.plan import Size, result_size
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.images import FORMATS
-
-from atelier_generator.plan import Size, result_size
 
 RAW = "raw"
 """The output format that is no file: RGB8 pixels, row by row."""

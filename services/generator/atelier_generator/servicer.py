@@ -8,20 +8,20 @@ from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import grpc
-from atelier.generator.v1 import generator_service_pb2 as pb
-from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
-from atelier_runtime import images
-from atelier_runtime.device import DeviceWorker, Job, device_name
-from atelier_runtime.health import LoadedNetwork, StageState
-from atelier_runtime.metrics import StageLedger
-from atelier_runtime.vram import VramCollector, memory_info
 from prometheus_client.registry import Collector
 
+from atelier.generator.v1 import generator_service_pb2 as pb
+from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator import convert
 from atelier_generator.models import Models, load_models
 from atelier_generator.pipeline import Drawing, Pipeline
 from atelier_generator.request import RAW, GenerateRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_runtime import images
+from atelier_runtime.device import DeviceWorker, Job, device_name
+from atelier_runtime.health import LoadedNetwork, StageState
+from atelier_runtime.metrics import StageLedger
+from atelier_runtime.vram import VramCollector, memory_info
 
 ROLES = ("base", "refiner", "upscaler")
 

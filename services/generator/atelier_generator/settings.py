@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from atelier_runtime.settings import StageSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from atelier_runtime.settings import StageSettings
 
 
 class GeneratorSettings(StageSettings):

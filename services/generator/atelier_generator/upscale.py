@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from atelier_runtime.errors import BadPicture
-from atelier_runtime.images import RgbArray
-from atelier_runtime.settings import StartupError
-from atelier_runtime.weights import Component, load_state_dict
 from PIL import Image
 from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError
 
 from atelier_generator.plan import Size, centred_crop, covering_box
+from atelier_runtime.errors import BadPicture
+from atelier_runtime.images import RgbArray
+from atelier_runtime.settings import StartupError
+from atelier_runtime.weights import Component, load_state_dict
 
 LANCZOS = "lanczos"
 

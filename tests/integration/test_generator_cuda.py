@@ -1,0 +1,79 @@
+"""The drawing on a CUDA device, in both half formats. Skipped where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from atelier_generator.models import Models, load_models
+from atelier_generator.pipeline import Drawing, Pipeline
+from atelier_generator.request import GenerateRequest
+from atelier_generator.settings import GeneratorSettings
+from tests.tiny_sdxl import build_set
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def set_folder(tmp_path_factory):
+    return build_set(tmp_path_factory.mktemp("set"), refiner=True)
+
+
+def load(folder, **options) -> Models:
+    return load_models(GeneratorSettings(model_set=str(folder), **options))
+
+
+def draw(models: Models, **options) -> Drawing:
+    request = GenerateRequest(
+        "a cat", width_px=256, height_px=256, num_inference_steps=8, seed=1, **options
+    ).completed("")
+    return Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
+
+
+@pytest.mark.parametrize(("dtype", "vae"), [("bfloat16", "bfloat16"), ("float16", "float32")])
+@pytest.mark.parametrize("hires", [False, True])
+def test_half_precision_draws_nearly_the_picture_of_the_cpu(set_folder, dtype, vae, hires):
+    models = load(set_folder, device="cuda", dtype=dtype)
+    assert models.text_to_image.unet.dtype == models.refiner.unet.dtype == getattr(torch, dtype)
+    assert models.text_to_image.vae.dtype == getattr(torch, vae)
+    Pipeline(models).warm_up()
+    drawing = draw(models, hires_fix=hires)
+    expected = draw(load(set_folder, device="cpu"), hires_fix=hires)
+    assert drawing.warnings == () and drawing.refiner_applied
+    assert models.text_to_image.vae.dtype == getattr(torch, vae), "a pass converted the shared VAE"
+    assert np.abs(drawing.picture.astype(int) - expected.picture).mean() < 4
+
+
+def test_auto_is_bfloat16_and_stages_report_their_memory(set_folder):
+    models = load(set_folder)
+    assert (models.device.type, models.dtype) == ("cuda", torch.bfloat16)
+    for stage in draw(models).stages:
+        assert stage.peak_vram_bytes > 0
+
+
+def test_memory_is_flat_over_requests(set_folder):
+    models = load(set_folder)
+    draw(models, hires_fix=True)
+    before = torch.cuda.memory_allocated()
+    for _ in range(5):
+        draw(models, hires_fix=True)
+    assert abs(torch.cuda.memory_allocated() - before) < 2**20
+
+
+def test_real_exhaustion_is_an_error_and_the_next_request_is_served(set_folder):
+    from atelier_runtime.errors import OutOfMemory
+
+    models = load(set_folder)
+    expected = draw(models).picture
+    total = torch.cuda.get_device_properties(models.device).total_memory
+    # Room for the networks but not for a large picture.
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 24 * 2**20) / total)
+    try:
+        request = GenerateRequest("a cat", width_px=2048, height_px=2048, num_inference_steps=1, seed=1)
+        with pytest.raises(OutOfMemory):
+            Pipeline(models).draw(request.completed(""), check=lambda: None, emit=lambda progress: None)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert np.array_equal(draw(models).picture, expected)

@@ -1,0 +1,46 @@
+import pytest
+
+from atelier_generator.__main__ import main
+from atelier_runtime import images
+
+
+@pytest.fixture
+def environment(plain_models, monkeypatch):
+    monkeypatch.setenv("ATELIER_GENERATOR_MODEL_SET", str(plain_models.model_set.folder))
+    monkeypatch.setenv("ATELIER_GENERATOR_DEVICE", "cpu")
+    monkeypatch.setenv("ATELIER_GENERATOR_CPU_THREADS", "1")
+
+
+def test_draw_writes_the_picture_of_its_seed(environment, tmp_path, capsys):
+    small = ["--width", "256", "--height", "264", "--steps", "2", "--seed", "7"]
+    for name in ("one.png", "two.png", "three.webp"):
+        assert main(["draw", "a cat", "-o", str(tmp_path / name), *small]) == 0
+    assert "256x264, seed 7" in capsys.readouterr().out
+    one, two, three = (
+        images.decode((tmp_path / name).read_bytes(), max_pixels=10**6)
+        for name in ("one.png", "two.png", "three.webp")
+    )
+    assert (one.width, one.height, one.format, three.format) == (256, 264, "png", "webp")
+    assert (one.rgb == two.rgb).all()
+
+
+def test_draw_names_what_is_wrong(environment, tmp_path, capsys, monkeypatch):
+    output = str(tmp_path / "picture.png")
+    assert main(["draw", "a cat", "-o", output, "--width", "100", "--steps", "0"]) == 1
+    told = capsys.readouterr().err
+    assert "width_px" in told and "num_inference_steps" in told
+    assert main(["draw", "a cat", "-o", str(tmp_path / "picture.gif")]) == 2
+    assert "--output" in capsys.readouterr().err
+    monkeypatch.setenv("ATELIER_GENERATOR_MODEL_SET", str(tmp_path))
+    assert main(["draw", "a cat", "-o", output]) == 1
+    assert "ATELIER_GENERATOR_MODEL_SET=" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_setting(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    for name in ("PORT", "MODEL_SET", "DEVICE", "DTYPE", "QUEUE_CAPACITY", "MAX_PIXELS"):
+        assert f"ATELIER_GENERATOR_{name} " in told
