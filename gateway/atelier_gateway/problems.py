@@ -48,7 +48,6 @@ REFUSALS = COME_BACK_LATER - {ErrorReason.STAGE_UNAVAILABLE} | {
 """Errors that are raised before any work is done; counted as refusals."""
 
 _RETRY_AFTER_S = 5.0
-_SHUT_AFTERWARDS = frozenset({ErrorReason.BODY_TOO_LARGE, ErrorReason.UNSUPPORTED_MEDIA_TYPE})
 
 
 def problem_body(error: AtelierError, request_id: str) -> dict[str, object]:
@@ -77,13 +76,15 @@ def problem_response(
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer with a failure; `status` overrides the table for HTTP's own 405."""
+    """Answer with a failure; `status` overrides the table for HTTP's own 405.
+
+    The connection stays open even where a body was refused unread: the server throws the rest of it away
+    as it comes. Closing would reset the connection under a client that still sends, and lose the answer.
+    """
     sent = dict(headers or {})
     if error.reason in COME_BACK_LATER:
         delay = _RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
         sent["Retry-After"] = str(max(1, math.ceil(delay)))
-    if error.reason in _SHUT_AFTERWARDS:
-        sent["Connection"] = "close"  # the rest of the body is not read
     return Response(
         orjson.dumps(problem_body(error, request_id)),
         status_code=HTTP_STATUS[error.reason] if status is None else status,

@@ -39,7 +39,7 @@ class GatewaySettings(ProcessSettings):
         defaults.DEADLINE_S, gt=0, le=86_400, description="Time for one request, all stages together."
     )
     status_timeout_seconds: float = Field(
-        1.0, gt=0, le=60, description="How long /health and /readyz wait for a stage's word."
+        2.0, gt=0, le=60, description="How long /health and /readyz wait for a stage's word."
     )
     max_body_bytes: int = Field(
         4 * 2**20, ge=1024, description="Largest request body. A valid order has less than 0.1 MiB."

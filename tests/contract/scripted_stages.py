@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -28,6 +27,7 @@ from atelier.generator.v1 import generator_service_pb2 as generator_pb
 from atelier.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as restorer_grpc
+from atelier_gateway.__main__ import listen
 from atelier_gateway.app import create_app
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import images
@@ -241,7 +241,7 @@ class House:
                 **self._settings,
             }
         )
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 
@@ -12,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.contract.scripted_stages import House
+from tests.e2e.conftest import program
 
 FLAGS = [
     "--headless",
@@ -55,11 +54,7 @@ class _PageServer(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("Chromium is not installed, and CI must show that browsers can use the gateway")
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    chromium = program("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser

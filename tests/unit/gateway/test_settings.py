@@ -5,6 +5,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from atelier_gateway.__main__ import listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.settings import load
 
@@ -55,6 +56,13 @@ def test_a_bad_value_stops_the_start_and_names_the_variable(
         load(GatewaySettings)
     assert stop.value.code == 2
     assert f"{variable}={value}:" in capsys.readouterr().err
+
+
+def test_connections_do_not_wait_for_delayed_acknowledgements() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_taken_port_stops_the_start_and_names_the_variable() -> None:
