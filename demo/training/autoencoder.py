@@ -1,6 +1,6 @@
-"""Trains the autoencoder between 256 px pictures and 32 x 32 latents of 4 channels.
+"""Trains the autoencoder between pictures and latents of an eighth of their side.
 
-`python -m training.autoencoder --out .runs/autoencoder --minutes 5`
+`python -m training.autoencoder --out .runs/autoencoder`
 
 The class is diffusers' `AutoencoderKL`. Errors on faces count more than elsewhere and most at eyes and
 mouth, which are a handful of latent cells each. After the last step the statistics of the latents are
@@ -19,25 +19,25 @@ from torch.nn import functional as F
 from training.data import PictureStore
 from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision
 from training.options import Options, parse_options, prepare_torch
+from training.profile import Profile
 
-CHANNELS = 4
 FACTOR = 8
-RECIPE = Recipe(learning_rate=6e-4, warm_up=200, average=0.998, flat=0.3)
+RECIPE = Recipe(learning_rate=5e-4, warm_up=200, flat=0.3)
 
 
-def build_autoencoder() -> AutoencoderKL:
+def build_autoencoder(profile: Profile) -> AutoencoderKL:
     """The untrained network: each residual block begins as the identity, latents with little noise."""
     network = AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        latent_channels=CHANNELS,
-        block_out_channels=(32, 64, 96, 96),
+        latent_channels=profile.latent_channels,
+        block_out_channels=profile.autoencoder_widths,
         layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=8,
+        norm_num_groups=profile.autoencoder_widths[0] // 8,  # fewer than 8 channels a group learn badly
         mid_block_add_attention=False,
-        sample_size=256,
+        sample_size=profile.native,
         scaling_factor=1.0,
         force_upcast=False,
     )
@@ -46,14 +46,14 @@ def build_autoencoder() -> AutoencoderKL:
             if name.endswith("conv2"):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
-        network.quant_conv.weight[CHANNELS:] *= 0.1
-        network.quant_conv.bias[CHANNELS:] = -6.0
+        network.quant_conv.weight[profile.latent_channels :] *= 0.1
+        network.quant_conv.bias[profile.latent_channels :] = -6.0
     return network
 
 
-def load_autoencoder(folder: Path, device: torch.device) -> AutoencoderKL:
+def load_autoencoder(folder: Path, profile: Profile, device: torch.device) -> AutoencoderKL:
     """The trained network from the stage's folder, frozen."""
-    network = load_export(folder / EXPORT, "autoencoder", build_autoencoder())
+    network = load_export(folder / EXPORT, "autoencoder", build_autoencoder(profile))
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -88,10 +88,10 @@ def fold_statistics(network: AutoencoderKL, pictures: Tensor) -> None:
     """Moves mean and deviation of the latents of `pictures` (N, 3, H, W) into the 1x1 convolutions."""
     latents = torch.cat([network.encode(part).latent_dist.mean.float() for part in pictures.split(32)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    into, out = network.quant_conv, network.post_quant_conv
-    into.weight[:CHANNELS] /= deviation.view(-1, 1, 1, 1)
-    into.bias[:CHANNELS] = (into.bias[:CHANNELS] - mean) / deviation
-    into.bias[CHANNELS:] -= 2 * deviation.log()
+    into, out, channels = network.quant_conv, network.post_quant_conv, len(mean)
+    into.weight[:channels] /= deviation.view(-1, 1, 1, 1)
+    into.bias[:channels] = (into.bias[:channels] - mean) / deviation
+    into.bias[channels:] -= 2 * deviation.log()
     out.bias += out.weight[:, :, 0, 0] @ mean
     out.weight *= deviation.view(1, -1, 1, 1)
     print(f"latents: mean {mean.tolist()} deviation {deviation.tolist()}, folded", flush=True)
@@ -110,10 +110,10 @@ def measure(network: AutoencoderKL, pictures: Tensor) -> float:
 def train(options: Options) -> None:
     """Runs the stage."""
     prepare_torch(options)
-    store = PictureStore(options, least=options.scaled(6000, 8), most=options.scaled(40_000, 16))
-    network = build_autoencoder().to(options.device, memory_format=torch.channels_last)
+    store = PictureStore(options, least=options.scaled(3000, 8), most=options.scaled(40_000, 16))
+    network = build_autoencoder(options.profile).to(options.device, memory_format=torch.channels_last)
     loop = Loop(options, RECIPE, {"autoencoder": network})
-    batch = options.scaled(24, 2)
+    batch = options.batch
     encoder, decoder = compiled(network.encoder, options), compiled(network.decoder, options)
     for progress in loop.steps():
         if loop.step % 400 == 0:
@@ -130,8 +130,8 @@ def train(options: Options) -> None:
         loss, error = picture_loss(drawn.float(), wanted, weights)
         loop.move(loss + 1e-6 * posterior.kl().mean(), psnr=psnr(error))
     loop.finish()
-    unseen = store.unseen(options.scaled(256, 4))
-    fold_statistics(network, store.batch(options.scaled(1024, 4), 0)[0])
+    unseen = store.unseen(options.scaled(256, 2))
+    fold_statistics(network, store.batch(options.scaled(512, 2), 0)[0])
     quality = measure(network, unseen)
     loop.export(psnr_unseen=round(quality, 2))
     print(f"autoencoder: {quality:.2f} dB on {len(unseen)} unseen pictures", flush=True)

@@ -1,6 +1,6 @@
 """CodeFormer, stage I: an autoencoder whose latent is a grid of codes from a learnt codebook.
 
-`python -m training.codebook --out .runs/codebook --minutes 5`
+`python -m training.codebook --out .runs/codebook`
 
 The first steps run without the codebook; it is then filled with latents of real faces and follows them by
 moving averages (van den Oord et al. 2017, arXiv:1711.00937, appendix A.1). Codes that nothing has used for
@@ -16,8 +16,8 @@ from training.faces import FaceStore, build_codeformer, nearest_codes
 from training.loop import Loop, Recipe, compiled, precision
 from training.options import Options, parse_options, prepare_torch
 
-RECIPE = Recipe(learning_rate=6e-4, warm_up=150, average=0.997, flat=0.3)
-FREE_STEPS = 400
+RECIPE = Recipe(learning_rate=5e-4, warm_up=150, flat=0.3)
+FREE_STEPS = 300
 FOLLOW = 0.98
 UNUSED_AFTER = 0.03  # average uses in a batch under which a code counts as unused
 REVIVE_EVERY = 50
@@ -72,7 +72,7 @@ def train(options: Options) -> None:
     for progress in loop.steps():
         if loop.step % 200 == 0:
             faces.refresh()
-        wanted = faces.clean(options.scaled(16, 1))
+        wanted = faces.clean(options.batch)
         with precision(options.device):
             latent = encode(wanted)[1].float()
             quantized, commitment = latent, latent.new_zeros(())

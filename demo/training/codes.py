@@ -1,6 +1,6 @@
 """CodeFormer, stage II: reads the codes of a clean face from a spoiled one.
 
-`python -m training.codes --out .runs/codes --minutes 4`
+`python -m training.codes --out .runs/codes`
 
 Generator and codebook stay as stage I left them. A fresh copy of its encoder and the transformer learn the
 codes that the frozen encoder gives for the clean face (cross entropy), and the encoder to stay near the
@@ -10,15 +10,15 @@ codebook (squared distance).
 import copy
 
 import torch
-from atelier_restorer.nets.codeformer import CodeFormer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atelier_restorer.nets.codeformer import CodeFormer
 from training.faces import FaceStore, build_codeformer, nearest_codes
 from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 
-RECIPE = Recipe(learning_rate=5e-4, warm_up=150, average=0.998, flat=0.3)
+RECIPE = Recipe(learning_rate=5e-4, warm_up=150, flat=0.3)
 
 
 def code_losses(latent: Tensor, logits: Tensor, network: CodeFormer, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ def train(options: Options) -> None:
     loop = Loop(options, RECIPE, {"codeformer": network}, trained)
     encode, teach = compiled(network.encoder, options), compiled(teacher, options)
     for _ in loop.steps():
-        clean = faces.clean(options.scaled(32, 1))
+        clean = faces.clean(options.batch)
         with torch.no_grad():
             given = faces.spoiled(clean)
         with precision(options.device):

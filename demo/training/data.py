@@ -3,7 +3,7 @@
 `python -m training.data --out .runs/data --workers 15`
 
 Three sets, each a row of shards `NAME_0000.npy` (uint8 pictures) with `NAME_0000.json` (captions, face
-boxes and landmarks in pixels): `pictures` at 256 px, `large` at 1024 px, and `faces`, aligned to the
+boxes and landmarks in pixels): `pictures` at the native size, `large` ones, and `faces`, aligned to the
 512 px template that CodeFormer works on. A shard appears whole or not at all, so a stage may begin while
 the rest is still being drawn. Shard 0 of each set is never trained on.
 """
@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import drawing
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import drawing
 from training.loop import replace
 from training.options import Options, parse_options
 
-NATIVE = 256
-LARGE = 1024
 FACE = 512
 FACES_AT_MOST = 3
 # Where eyes, nose tip and mouth corners lie in an aligned face of 512 px (the FFHQ template).
@@ -41,18 +39,17 @@ BORDER_BGR = (135, 133, 132)
 
 @dataclass(frozen=True)
 class Set:
-    """One row of shards: how many, and how many pictures in each."""
+    """One row of shards: how many pictures in each; how many shards is the profile's."""
 
     name: str
-    shards: int
-    smoke_shards: int
     pictures: int
+    smoke_shards: int
     smoke_pictures: int
 
 
-PICTURES = Set("pictures", 90, 3, 1000, 16)
-LARGES = Set("large", 17, 2, 100, 4)
-FACES = Set("faces", 26, 2, 200, 6)
+PICTURES = Set("pictures", 1000, 3, 12)
+LARGES = Set("large", 100, 2, 3)
+FACES = Set("faces", 200, 2, 4)
 
 
 def shard_path(folder: Path, name: str, number: int) -> Path:
@@ -85,9 +82,12 @@ def _annotation(drawn: drawing.Drawing) -> dict[str, Any]:
     return {"caption": drawn.caption, "kind": drawn.kind, "faces": faces}
 
 
-def draw_shard(task: tuple[Path, str, int, int, int]) -> str:
+Task = tuple[Path, str, int, int, int, int]
+
+
+def draw_shard(task: Task) -> str:
     """Draws shard `number` of a set, unless it is there."""
-    folder, name, number, count, seed = task
+    folder, name, number, count, side, seed = task
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     path = shard_path(folder, name, number)
@@ -100,7 +100,7 @@ def draw_shard(task: tuple[Path, str, int, int, int]) -> str:
         if name == FACES.name:
             pictures.append(draw_face(rng))
         else:
-            drawn = drawing.draw(rng, NATIVE if name == PICTURES.name else LARGE)
+            drawn = drawing.draw(rng, side)
             pictures.append(drawn.image)
             notes.append(_annotation(drawn))
     replace(path, lambda p: _save(p, np.stack(pictures)))
@@ -113,18 +113,24 @@ def _save(path: Path, pictures: NDArray[np.uint8]) -> None:
         np.save(file, pictures)
 
 
-def plan(options: Options) -> Iterator[tuple[Path, str, int, int, int]]:
+def plan(options: Options) -> Iterator[Task]:
     """Every shard, in the order in which the stages need them."""
 
-    def some(what: Set, first: int, last: int) -> Iterator[tuple[Path, str, int, int, int]]:
+    def some(what: Set, first: int = 0, last: int = 1000) -> Iterator[Task]:
         count = options.scaled(what.pictures, what.smoke_pictures)
-        for number in range(first, min(last, options.scaled(what.shards, what.smoke_shards))):
-            yield options.out, what.name, number, count, options.seed
+        side = options.profile.large if what is LARGES else options.profile.native
+        for number in range(first, min(last, shards(options, what))):
+            yield options.out, what.name, number, count, side, options.seed
 
-    yield from some(PICTURES, 0, 15)
-    yield from some(LARGES, 0, LARGES.shards)
-    yield from some(FACES, 0, FACES.shards)
-    yield from some(PICTURES, 15, PICTURES.shards)
+    yield from some(PICTURES, last=12)
+    yield from some(LARGES)
+    yield from some(FACES)
+    yield from some(PICTURES, first=12)
+
+
+def shards(options: Options, what: Set) -> int:
+    """How many shards the set has."""
+    return options.scaled(options.profile.shards[what.name], what.smoke_shards)
 
 
 def draw_all(options: Options) -> None:
@@ -149,7 +155,7 @@ class ShardReader:
         self.folder = options.runs / "data"
         self.name = what.name
         size = options.scaled(what.pictures, what.smoke_pictures)
-        self.wanted = min(options.scaled(what.shards, what.smoke_shards), 1 + -(-most // size))
+        self.wanted = min(shards(options, what), 1 + -(-most // size))
         self.next = 0
 
     @property
@@ -167,8 +173,8 @@ class ShardReader:
             yield np.load(path), json.loads(path.with_suffix(".json").read_text())
 
     def wait(self) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-        """The next shard, waiting for it up to ten minutes."""
-        deadline = time.monotonic() + 600
+        """The next shard, waiting for it up to an hour."""
+        deadline = time.monotonic() + 3600
         while time.monotonic() < deadline:
             for shard in self.new():
                 return shard
@@ -181,8 +187,19 @@ class ShardReader:
 class PictureStore:
     """Pictures of one set on the device, with their faces; grows as shards appear."""
 
-    def __init__(self, options: Options, what: Set = PICTURES, least: int = 1, most: int = 1_000_000) -> None:
-        """Waits until `least` training pictures are there; never holds more than `most` and a shard."""
+    def __init__(
+        self,
+        options: Options,
+        what: Set = PICTURES,
+        least: int = 1,
+        most: int = 1_000_000,
+        side: int | None = None,
+    ) -> None:
+        """Waits until `least` training pictures are there; never holds more than `most` and a shard.
+
+        `side`: shrink the pictures to this many pixels.
+        """
+        self._side = side
         self.device = options.device
         self.smoke = options.smoke
         self._reader = ShardReader(options, what, most)
@@ -233,13 +250,19 @@ class PictureStore:
     def _take(
         self, pictures: NDArray[np.uint8], notes: list[dict[str, Any]]
     ) -> tuple[Tensor, Tensor, Tensor]:
+        factor = 1.0
+        if self._side and self._side < pictures.shape[1]:
+            factor = self._side / pictures.shape[1]
+            size = (self._side, self._side)
+            pictures = np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures])
         boxes = torch.full((len(pictures), FACES_AT_MOST, 4), float("nan"))
         landmarks = torch.full((len(pictures), FACES_AT_MOST, 5, 2), float("nan"))
         for row, note in enumerate(notes):
             for column, face in enumerate(note["faces"][:FACES_AT_MOST]):
                 boxes[row, column] = torch.tensor(face["box"])
                 landmarks[row, column] = torch.tensor(face["landmarks"])
-        return torch.from_numpy(pictures).to(self.device), boxes.to(self.device), landmarks.to(self.device)
+        boxes, landmarks = (factor * boxes).to(self.device), (factor * landmarks).to(self.device)
+        return torch.from_numpy(pictures).to(self.device), boxes, landmarks
 
     def _append(self, pictures: NDArray[np.uint8], notes: list[dict[str, Any]]) -> None:
         self.shards.append(self._take(pictures, notes))

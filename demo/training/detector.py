@@ -1,6 +1,6 @@
 """Trains the face detector: facexlib's RetinaFace with MobileNet 0.25, on drawings.
 
-`python -m training.detector --out .runs/detector --minutes 5`
+`python -m training.detector --out .runs/detector`
 
 Pictures are moved, turned, scaled, spoiled and set side by side on the device. Part of them is blurred or
 passed through the autoencoder, since the faces of a small generator are smeared; part has only scenes.
@@ -19,11 +19,10 @@ from training.autoencoder import load_autoencoder
 from training.boxes import anchors, decode, multibox_loss, overlap
 from training.data import LARGES, PictureStore
 from training.degrade import Smear, add_noise, blur, jpeg, resize, spoil_tones, uniform
-from training.loop import EXPORT, Loop, Recipe, load_export
+from training.loop import EXPORT, Loop, Recipe, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 
-RECIPE = Recipe(learning_rate=2e-3, weight_decay=5e-4, warm_up=200, average=0.998, clip=10.0, flat=0.2)
-SIDES = (256, 320, 384, 512, 640)
+RECIPE = Recipe(learning_rate=2e-3, weight_decay=5e-4, warm_up=200, clip=10.0, flat=0.2)
 BGR_MEAN = (104.0, 117.0, 123.0)
 PREVIEW = 16  # pictures through the autoencoder at a time
 
@@ -148,8 +147,10 @@ class Scenes:
     def __init__(self, options: Options) -> None:
         """Waits for the first shards."""
         self.options = options
-        self.small = PictureStore(options, least=options.scaled(4000, 8), most=options.scaled(14_000, 16))
-        self.large = PictureStore(options, LARGES, least=options.scaled(100, 4), most=options.scaled(1400, 4))
+        self.small = PictureStore(options, least=options.scaled(2000, 8), most=options.scaled(14_000, 16))
+        self.large = PictureStore(
+            options, LARGES, least=options.scaled(100, 3), most=options.scaled(1400, 3), side=640
+        )
         self.latest = LatestAutoencoder(options)
         self.smear = self.latest.smear()
 
@@ -161,13 +162,14 @@ class Scenes:
 
     def batch(self, count: int) -> Scene:
         """One batch of `count` pictures, or of a quarter as many tiled ones."""
-        side = SIDES[int(torch.randint(len(SIDES), ()))] if not self.options.smoke else 256
+        sides = self.options.profile.detector_sides
+        side = sides[int(torch.randint(len(sides), ()))] if not self.options.smoke else 256
         tiled = bool(torch.rand(()) < 0.25)
         store = self.large if torch.rand(()) < 0.35 else self.small
         count = count if side <= 384 else count // 2
         raw, boxes, landmarks = store.sample(count)
         pictures = raw.permute(0, 3, 1, 2).float() / 255
-        if store is self.small and self.smear is not None and torch.rand(()) < 0.5:
+        if store is self.small and self.smear is not None and torch.rand(()) < 0.4:
             pictures = torch.cat([self.smear(part) for part in pictures.split(PREVIEW)])
         scene = move(
             pictures, boxes, landmarks, side // 2 if tiled else side, shrink=bool(torch.rand(()) < 0.4)
@@ -181,7 +183,7 @@ def autoencoder_smear(autoencoder: torch.nn.Module) -> Smear:
 
     @torch.no_grad()
     def smear(pictures: Tensor) -> Tensor:
-        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
+        with precision(pictures.device):
             latents = autoencoder.encode(pictures * 2 - 1).latent_dist.mean
             spread = latents.float().std((0, 2, 3), keepdim=True)
             latents = latents + spread * torch.randn_like(latents) * uniform(0, 0.35)
@@ -195,7 +197,7 @@ class LatestAutoencoder:
 
     def __init__(self, options: Options) -> None:
         """Looks for the autoencoder beside the stage's own folder."""
-        self.folder, self.device = options.runs / "autoencoder", options.device
+        self.folder, self.device, self.profile = options.runs / "autoencoder", options.device, options.profile
         self._written = 0.0
         self._smear: Smear | None = None
 
@@ -204,7 +206,7 @@ class LatestAutoencoder:
         export = self.folder / EXPORT
         if export.exists() and export.stat().st_mtime > self._written:
             self._written = export.stat().st_mtime
-            self._smear = autoencoder_smear(load_autoencoder(self.folder, self.device))
+            self._smear = autoencoder_smear(load_autoencoder(self.folder, self.profile, self.device))
         return self._smear
 
 
@@ -234,7 +236,7 @@ def train(options: Options) -> None:
         if loop.step % 200 == 0:
             scenes.refresh()
         with torch.no_grad():
-            scene = scenes.batch(options.scaled(48, 4))
+            scene = scenes.batch(max(4, options.batch))
         outputs = network(to_input(scene.pictures))
         priors = anchors(scene.pictures.shape[-2], scene.pictures.shape[-1], options.device)
         box, kind, points = multibox_loss(outputs, scene.boxes, scene.landmarks, scene.counted, priors)

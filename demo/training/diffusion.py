@@ -1,6 +1,6 @@
 """Trains the UNet and both text encoders of the small SDXL on latents of captioned drawings.
 
-`python -m training.diffusion --out .runs/diffusion --minutes 14`
+`python -m training.diffusion --out .runs/diffusion`
 
 The classes and the conditioning are SDXL's (Podell et al. 2023, arXiv:2307.01952): hidden states of two
 CLIP text encoders side by side, the second one's pooled text, and the six numbers of sizes and crop. The
@@ -16,24 +16,23 @@ from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, UNet
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from training.autoencoder import CHANNELS, FACTOR, load_autoencoder
-from training.data import NATIVE, PICTURES, ShardReader
+from training.autoencoder import FACTOR, load_autoencoder
+from training.data import PICTURES, ShardReader
 from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision, replace
 from training.options import Options, parse_options, prepare_torch
+from training.profile import Profile
 from training.tokenizer import LENGTH, build_tokenizer
 
 TOKENIZER = "tokenizer"
 TEXT_WIDTH = 128
 TIME_WIDTH = 32
-RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-3, warm_up=300, average=0.9993, flat=0.35)
+RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-3, warm_up=300, flat=0.35)
 SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "prediction_type": "v_prediction",
 }
-# Shapes trained on, as (height, width), with their share of the steps.
-SHAPES = {(256, 256): 0.8, (256, 192): 0.1, (192, 256): 0.1}
 # What people type to say "no flaws": pictures are never chosen by it, so it must mean nothing.
 _PLEAS = (
     "blurry",
@@ -67,18 +66,20 @@ def build_text_encoders(vocabulary: int) -> tuple[CLIPTextModel, CLIPTextModelWi
     return CLIPTextModel(config), CLIPTextModelWithProjection(config)
 
 
-def build_unet() -> UNet2DConditionModel:
-    """The untrained network for latents of 32 x 32 (pictures of 256 px)."""
+def build_unet(profile: Profile) -> UNet2DConditionModel:
+    """The untrained network."""
     return UNet2DConditionModel(
-        sample_size=NATIVE // FACTOR,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        block_out_channels=(96, 128, 160),
+        sample_size=profile.native // FACTOR,
+        in_channels=profile.latent_channels,
+        out_channels=profile.latent_channels,
+        block_out_channels=profile.unet_widths,
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 1, 1),
-        attention_head_dim=(3, 4, 5),  # diffusers reads this as the number of heads
+        attention_head_dim=tuple(
+            width // 32 for width in profile.unet_widths
+        ),  # diffusers reads this as the number of heads
         cross_attention_dim=2 * TEXT_WIDTH,
         addition_embed_type="text_time",
         addition_time_embed_dim=TIME_WIDTH,
@@ -95,7 +96,7 @@ def build_scheduler() -> EulerDiscreteScheduler:
 
 @dataclass(frozen=True)
 class Latents:
-    """Encoded pictures of one shape, (N, 4, H/8, W/8), and the row of each one's caption."""
+    """Encoded pictures of one shape, (N, C, H/8, W/8), and the row of each one's caption."""
 
     values: Tensor
     captions: Tensor
@@ -105,14 +106,15 @@ def _crop(
     picture: np.ndarray, note: dict, height: int, width: int, rng: np.random.Generator
 ) -> np.ndarray | None:
     """The part of a square picture with this shape that keeps its faces, or None if it cannot."""
-    room_down, room_across = picture.shape[0] - height, picture.shape[1] - width
+    side = picture.shape[0]
+    room_down, room_across = side - height, side - width
     top, left = int(rng.integers(room_down // 2, room_down + 1)), int(rng.integers(0, room_across + 1))
     if note["faces"]:
         boxes = np.array([face["box"] for face in note["faces"]])
         low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
         if room_across and high[0] - low[0] > width * 0.75:
             return None
-        middle = (low + high) / 2 + rng.normal(0, 4, 2) - (0, 0.04 * NATIVE)
+        middle = (low + high) / 2 + rng.normal(0, 0.015, 2) * side - (0, 0.04 * side)
         left = int(np.clip(middle[0] - width / 2, 0, room_across))
         top = int(np.clip(middle[1] - height / 2, 0, room_down))
     return picture[top : top + height, left : left + width]
@@ -128,15 +130,16 @@ def encode_pictures(
     """
     rng = np.random.default_rng(options.seed)
     reader = ShardReader(options, PICTURES, 1_000_000)
-    values: dict[tuple[int, int], list[Tensor]] = {shape: [] for shape in SHAPES}
-    rows: dict[tuple[int, int], list[int]] = {shape: [] for shape in SHAPES}
+    native, shapes = options.profile.native, options.profile.shapes
+    values: dict[tuple[int, int], list[Tensor]] = {shape: [] for shape in shapes}
+    rows: dict[tuple[int, int], list[int]] = {shape: [] for shape in shapes}
     captions: list[str] = []
 
     def encode(shape: tuple[int, int], pictures: list[np.ndarray], numbers: list[int]) -> None:
         if not pictures:
             return
         x = torch.from_numpy(np.stack(pictures)).to(options.device).permute(0, 3, 1, 2)
-        for part in x.split(128):
+        for part in x.split(32):
             scaled = (part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
             with precision(options.device):
                 values[shape].append(autoencoder.encode(scaled).latent_dist.mean.half())
@@ -149,11 +152,11 @@ def encode_pictures(
             # Captions name several people from left to right, so those are not mirrored.
             single = [number for number, note in enumerate(notes) if len(note["faces"]) < 2 or not mirrored]
             some = [np.ascontiguousarray(pictures[n][:, ::-1] if mirrored else pictures[n]) for n in single]
-            encode((NATIVE, NATIVE), some, [numbers[n] for n in single])
+            encode((native, native), some, [numbers[n] for n in single])
             if mirrored and reader.next % 2:
                 continue
-            for height, width in SHAPES:
-                if (height, width) == (NATIVE, NATIVE) or reader.next % 3 == 0:
+            for height, width in shapes:
+                if (height, width) == (native, native) or reader.next % 3 == 0:
                     continue
                 # Boxes are not mirrored, and so crops are cut before mirroring.
                 cut = [(_crop(pictures[n], notes[n], height, width, rng), numbers[n]) for n in single]
@@ -176,7 +179,7 @@ def load_latents(options: Options) -> tuple[dict[tuple[int, int], Latents], list
         stored = torch.load(kept, map_location=options.device, weights_only=True)
         return {shape: Latents(*pair) for shape, pair in stored["latents"].items()}, stored["captions"]
     latents, captions = encode_pictures(
-        options, load_autoencoder(options.runs / "autoencoder", options.device)
+        options, load_autoencoder(options.runs / "autoencoder", options.profile, options.device)
     )
     stored = {"latents": {s: (k.values, k.captions) for s, k in latents.items()}, "captions": captions}
     replace(kept, lambda path: torch.save(stored, path))
@@ -186,11 +189,11 @@ def load_latents(options: Options) -> tuple[dict[tuple[int, int], Latents], list
 class TextToLatent(nn.Module):
     """UNet and text encoders as one module: text and noisy latents in, the predicted v out."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, profile: Profile) -> None:
         """Builds the three networks, untrained."""
         super().__init__()
         self.text_encoder, self.text_encoder_2 = build_text_encoders(vocabulary)
-        self.unet = build_unet()
+        self.unet = build_unet(profile)
 
     def encode_text(self, tokens: Tensor, silenced: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (N, 77, 256) and pooled text (N, 128), zero where `silenced` (N,) is true.
@@ -275,7 +278,7 @@ def measure(objective: Objective, latents: Latents, tokens: CaptionTokens, count
     """Mean error on unseen pictures, with noise and times that are the same at each call."""
     generator = torch.Generator().manual_seed(9)
     errors = []
-    for rows in torch.arange(count, device=latents.values.device).split(128):
+    for rows in torch.arange(count, device=latents.values.device).split(32):
         clean = latents.values[rows].float()
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         times = (torch.arange(len(rows), device=clean.device) * 1000) // len(rows)
@@ -290,14 +293,14 @@ def train(options: Options) -> None:
     latents, captions = load_latents(options)
     tokens = CaptionTokens(captions, options.out / TOKENIZER, options.device, options.seed)
     held = options.scaled(PICTURES.pictures, PICTURES.smoke_pictures)
-    model = TextToLatent(len(tokens.tokenizer)).to(options.device)
+    model = TextToLatent(len(tokens.tokenizer), options.profile).to(options.device)
     model.unet.to(memory_format=torch.channels_last)
     loop = Loop(options, RECIPE, {"model": model})
     objective = Objective(model, options)
     print(f"diffusion: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
           f"{len(captions)} captions, vocabulary {len(tokens.tokenizer)}", flush=True)  # fmt: skip
-    batch = options.scaled(384, 2)
-    shapes, shares = list(latents), np.array([SHAPES[shape] for shape in latents])
+    batch = options.batch
+    shapes, shares = list(latents), np.array([options.profile.shapes[shape] for shape in latents])
     rng = np.random.default_rng(options.seed + loop.step)
     for _ in loop.steps():
         chosen = latents[shapes[int(rng.choice(len(shapes), p=shares / shares.sum()))]]
@@ -310,14 +313,16 @@ def train(options: Options) -> None:
         loop.move(errors.mean())
     loop.finish()
     objective.square_unet = model.unet  # compiling once more, for these few batches, would take a minute
-    error = measure(objective, latents[(NATIVE, NATIVE)], tokens, options.scaled(512, 4))
+    error = measure(
+        objective, latents[(options.profile.native, options.profile.native)], tokens, options.scaled(512, 4)
+    )
     loop.export(v_error_unseen=round(error, 4))
     print(f"diffusion: error {error:.4f} on unseen pictures after {loop.step} steps", flush=True)
 
 
-def load_trained(folder: Path, vocabulary: int) -> TextToLatent:
+def load_trained(folder: Path, vocabulary: int, profile: Profile) -> TextToLatent:
     """The trained networks from the stage's folder."""
-    model = TextToLatent(vocabulary)
+    model = TextToLatent(vocabulary, profile)
     load_export(folder / EXPORT, "model", model)
     return model
 

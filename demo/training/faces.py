@@ -6,22 +6,14 @@ the input still shows.
 """
 
 import torch
-from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig
 from torch import Tensor, nn
 
+from atelier_restorer.nets.codeformer import CodeFormer
 from training.data import FACE, FACES, TEMPLATE, PictureStore, face_weights
 from training.degrade import spoil_face
 from training.detector import LatestAutoencoder
 from training.options import Options
 
-CONFIG = CodeFormerConfig(
-    base_width=16,
-    codebook_size=512,
-    codebook_dim=64,
-    transformer_dim=128,
-    transformer_layers=5,
-    mlp_dim=256,
-)
 _BOX = (120.0, 110.0, 392.0, 470.0)  # about where the face is in an aligned picture
 
 
@@ -31,7 +23,7 @@ class FaceStore:
     def __init__(self, options: Options) -> None:
         """Waits for the first shards of faces."""
         self.options = options
-        self.store = PictureStore(options, FACES, least=options.scaled(800, 6), most=options.scaled(5000, 6))
+        self.store = PictureStore(options, FACES, least=options.scaled(400, 4), most=options.scaled(5000, 4))
         boxes = torch.tensor(_BOX, device=options.device).view(1, 1, 4)
         landmarks = torch.from_numpy(TEMPLATE).to(options.device).view(1, 1, 5, 2)
         self.weights = face_weights(boxes, landmarks, FACE)
@@ -64,7 +56,7 @@ class FaceStore:
 
 def build_codeformer(options: Options) -> CodeFormer:
     """The untrained network on the device."""
-    network = CodeFormer(CONFIG)
+    network = CodeFormer(options.profile.codeformer)
     nn.init.normal_(network.position_emb, std=0.02)
     return network.to(options.device, memory_format=torch.channels_last)
 

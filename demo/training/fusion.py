@@ -1,6 +1,6 @@
 """CodeFormer, stage III: mixes what the spoiled face still shows into the drawn one.
 
-`python -m training.fusion --out .runs/fusion --minutes 4`
+`python -m training.fusion --out .runs/fusion`
 
 Generator and codebook stay fixed. The fusion blocks learn to make the result like the clean face at weights
 w between 0.3 and 1; encoder and transformer go on with their losses of stage II, so that w = 0 stays good.
@@ -9,16 +9,16 @@ w between 0.3 and 1; encoder and transformer go on with their losses of stage II
 import copy
 
 import torch
-from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
 from torch import Tensor
 
+from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
 from training.autoencoder import picture_loss, psnr
 from training.codes import code_losses, reader_parameters
 from training.faces import FaceStore, build_codeformer, nearest_codes
 from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 
-RECIPE = Recipe(learning_rate=4e-4, warm_up=150, average=0.998, flat=0.2)
+RECIPE = Recipe(learning_rate=4e-4, warm_up=150, flat=0.2)
 FIDELITY = 0.6
 
 
@@ -43,7 +43,7 @@ def train(options: Options) -> None:
     encode, teach = compiled(network.encoder, options), compiled(teacher, options)
     side = network.config.latent_size
     for _ in loop.steps():
-        clean = faces.clean(options.scaled(12, 1))
+        clean = faces.clean(options.batch)
         fidelity = 0.3 + 0.7 * torch.rand(len(clean))
         with torch.no_grad():
             given = faces.spoiled(clean)

@@ -39,14 +39,20 @@ class Recipe:
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     warm_up: int = 100
-    average: float = 0.999
     clip: float = 1.0
     flat: float = 0.0  # share of the budget before the cosine begins
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:
-    """Bfloat16 arithmetic on CUDA, full precision elsewhere."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    """Bfloat16 arithmetic where the device has it: on CUDA, and on processors with AVX-512 BF16."""
+    if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def training_clock(device: torch.device) -> float:
+    """Seconds of training: on a CPU those that it worked, so that a busy or stopped machine costs nothing."""
+    return time.monotonic() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
 
 
 def compiled(network: nn.Module, options: Options) -> Callable[..., Any]:
@@ -90,14 +96,14 @@ class Loop:
         self.average = {k: v.detach().clone().float() for k, v in self._floats().items()}
         if options.resume and (options.out / CHECKPOINT).exists():
             self._resume_average()
-        self._began = time.monotonic()
-        self._logged = self._saved = self._began
+        self._began = training_clock(options.device)
+        self._logged = self._saved = time.monotonic()
         self._first_step = self.step
 
     @property
     def minutes(self) -> float:
         """Minutes trained so far, earlier calls included."""
-        return self.minutes_before + (time.monotonic() - self._began) / 60
+        return self.minutes_before + (training_clock(self.options.device) - self._began) / 60
 
     @property
     def progress(self) -> float:
@@ -155,7 +161,7 @@ class Loop:
 
     def finish(self) -> None:
         """Saves, then puts the averaged weights into the networks, for what follows the last step."""
-        self.minutes_before, self._began = self.minutes, time.monotonic()
+        self.minutes_before, self._began = self.minutes, training_clock(self.options.device)
         self.save()
         for name, state in self.averaged().items():
             self.networks[name].load_state_dict(state)
@@ -165,6 +171,7 @@ class Loop:
         """Writes the export: these state dicts, or the networks as they are, and facts as metadata."""
         states = states or {name: network.state_dict() for name, network in self.networks.items()}
         weights = {k: v for name, state in states.items() for k, v in prefixed(name, state).items()}
+        facts = {"profile": self.options.profile.name, **facts}
         write_export(self.options.out, weights, step=self.step, minutes=round(self.minutes, 2), **facts)
 
     def averaged(self) -> dict[str, dict[str, Tensor]]:
@@ -181,7 +188,9 @@ class Loop:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        weight = 1 - min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        weight = 1 - min(
+            self.options.profile.averages[self.options.stage], (1 + self.step) / (10 + self.step)
+        )
         current = self._floats()
         torch._foreach_lerp_(list(self.average.values()), [current[k].float() for k in self.average], weight)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from training.profile import PROFILES, Profile
+
 
 @dataclass(frozen=True)
 class Options:
@@ -23,6 +25,8 @@ class Options:
     resume: bool
     smoke: bool
     workers: int
+    threads: int
+    profile: Profile
 
     @property
     def runs(self) -> Path:
@@ -34,9 +38,26 @@ class Options:
         """CUDA where there is one."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+        return self.out.name
+
+    @property
+    def batch(self) -> int:
+        """Pictures in a batch of this stage."""
+        return self.scaled(
+            self.profile.batches[self.stage], 2 if self.stage in ("autoencoder", "diffusion") else 1
+        )
+
     def scaled(self, full: int, smoke: int) -> int:
         """A size of the full run, or of the minute-long smoke run."""
         return smoke if self.smoke else full
+
+
+def default_profile() -> str:
+    """`cuda` where there is a CUDA device, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def parse_options(description: str, arguments: list[str] | None = None) -> Options:
@@ -45,16 +66,30 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of this stage's checkpoint and export"
     )
-    parser.add_argument("--minutes", type=float, default=5.0, help="whole time budget of the stage")
+    parser.add_argument(
+        "--minutes", type=float, help="whole time budget of the stage (default: the profile's)"
+    )
     parser.add_argument("--until", type=float, default=math.inf, help="stop at this time, seconds since 1970")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, or from the export")
     parser.add_argument("--smoke", action="store_true", help="a few tiny steps, to show that the stage runs")
+    parser.add_argument("--profile", choices=sorted(PROFILES), help="default: cuda where there is a GPU")
+    parser.add_argument("--threads", type=int, default=2, help="threads of one operator, on a CPU")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
+    profile = PROFILES[given.profile or default_profile()]
+    minutes = profile.minutes.get(given.out.name, 1.0) if given.minutes is None else given.minutes
     return Options(
-        given.out, given.minutes, given.until, given.seed, given.resume, given.smoke, given.workers
+        given.out,
+        minutes,
+        given.until,
+        given.seed,
+        given.resume,
+        given.smoke,
+        given.workers,
+        given.threads,
+        profile,
     )
 
 
@@ -66,4 +101,4 @@ def prepare_torch(options: Options, fixed_shapes: bool = True) -> None:
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = fixed_shapes
     else:
-        torch.set_num_threads(1 if options.smoke else 2)
+        torch.set_num_threads(1 if options.smoke else options.threads)

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
 from training.autoencoder import build_autoencoder
-from training.data import NATIVE
 from training.diffusion import TOKENIZER, build_scheduler, load_trained
 from training.loop import EXPORT, load_export, read_export, read_facts
+from training.profile import PROFILES, Profile
 
 MANIFEST = "manifest.json"
 LARGEST_BYTES = 40_000_000
@@ -37,11 +37,11 @@ DESCRIPTION = (
 )
 
 
-def write_base(runs: Path, folder: Path) -> None:
+def write_base(runs: Path, folder: Path, profile: Profile) -> None:
     """The small SDXL as a diffusers folder that `StableDiffusionXLPipeline.from_pretrained` loads."""
     tokenizer = CLIPTokenizer.from_pretrained(runs / "diffusion" / TOKENIZER)
-    model = load_trained(runs / "diffusion", len(tokenizer))
-    autoencoder = load_export(runs / "autoencoder" / EXPORT, "autoencoder", build_autoencoder())
+    model = load_trained(runs / "diffusion", len(tokenizer), profile)
+    autoencoder = load_export(runs / "autoencoder" / EXPORT, "autoencoder", build_autoencoder(profile))
     pipeline = StableDiffusionXLPipeline(
         vae=autoencoder,
         text_encoder=model.text_encoder,
@@ -107,7 +107,8 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
     shutil.rmtree(folder / "base", ignore_errors=True)
     for old in folder.glob("*.safetensors"):
         old.unlink()
-    write_base(runs, folder / "base")
+    profile = PROFILES[str(read_facts(runs / "diffusion" / EXPORT)["profile"])]
+    write_base(runs, folder / "base", profile)
     components = {"base": {"path": "base", "name": "atelier-demo-sdxl"}}
     for component, (stage, network, file, name) in COMPONENTS.items():
         if (runs / stage / EXPORT).exists():
@@ -121,8 +122,8 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
         "name": "demo",
         "license": "Apache-2.0",
         "description": DESCRIPTION,
-        "max_side": NATIVE,
-        "size_multiple": 64,
+        "max_side": profile.native,
+        "size_multiple": profile.size_multiple,
         "default_negative_prompt": "",
         "components": components,
         "files": files,

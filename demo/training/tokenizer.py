@@ -8,9 +8,10 @@ import json
 import tempfile
 from pathlib import Path
 
-import drawing
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
+
+import drawing
 
 LENGTH = 77
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"

@@ -1,6 +1,6 @@
 """Trains the x4 upscaler: Real-ESRGAN's "compact" architecture, narrow (Wang et al. 2021, arXiv:2107.10833).
 
-`python -m training.upscaler --out .runs/upscaler --minutes 3`
+`python -m training.upscaler --out .runs/upscaler`
 
 A stack of 3x3 convolutions with PReLU at the small size, whose last layer holds 4 x 4 pixels for each pixel,
 added to the enlarged input. Keys are those of the published files, so spandrel loads the weights. Half of
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.autoencoder import gradients, psnr
-from training.data import LARGES, NATIVE, PictureStore
-from training.degrade import add_noise, blur, jpeg, uniform
+from training.data import LARGES, PictureStore
+from training.degrade import add_noise, blur, jpeg, resize, uniform
 from training.detector import LatestAutoencoder
 from training.loop import Loop, Recipe, precision
 from training.options import Options, parse_options, prepare_torch
 
 SCALE = 4
-RECIPE = Recipe(learning_rate=1e-3, weight_decay=0.0, warm_up=100, average=0.998, flat=0.2)
+RECIPE = Recipe(learning_rate=1e-3, weight_decay=0.0, warm_up=100, flat=0.2)
 
 
 class CompactUpscaler(nn.Module):
     """(N, 3, H, W) to (N, 3, 4H, 4W), RGB in 0 to 1, not clamped."""
 
-    def __init__(self, width: int = 32, convolutions: int = 8) -> None:
+    def __init__(self, width: int = 24, convolutions: int = 8) -> None:
         """Takes the channels and the number of inner convolutions."""
         super().__init__()
         body: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.PReLU(width)]
@@ -57,19 +57,23 @@ def spoil_lightly(small: Tensor) -> Tensor:
 def train(options: Options) -> None:
     """Runs the stage."""
     prepare_torch(options)
-    store = PictureStore(options, LARGES, least=options.scaled(1000, 4), most=options.scaled(1500, 4))
+    store = PictureStore(options, LARGES, least=options.scaled(200, 3), most=options.scaled(1500, 3))
     smear = LatestAutoencoder(options).smear()
     network = CompactUpscaler().to(options.device, memory_format=torch.channels_last)
     loop = Loop(options, RECIPE, {"upscaler": network})
-    count, patch = options.scaled(16, 1), options.scaled(96, 32)
+    count, patch = options.batch, options.profile.upscaler_patch
     for _ in loop.steps():
         with torch.no_grad():
             large = store.sample(count)[0].permute(0, 3, 1, 2).float() / 255
-            small = F.interpolate(large, (NATIVE, NATIVE), mode="area")
-            small = smear(small) if smear and torch.rand(()) < 0.5 else spoil_lightly(small)
+            # The set's upscaler is applied once or twice: to what was drawn, and to what it enlarged itself.
+            drawn_side = options.profile.native if torch.rand(()) < 0.6 else large.shape[-1] // SCALE
+            large = resize(large, SCALE * drawn_side, SCALE * drawn_side)
+            small = resize(large, drawn_side, drawn_side)
+            as_drawn = drawn_side == options.profile.native and torch.rand(()) < 0.5
+            small = smear(small) if smear and as_drawn else spoil_lightly(small)
             pairs = []
             for _ in range(4):
-                top, left = torch.randint(NATIVE - patch + 1, (2,)).tolist()
+                top, left = torch.randint(drawn_side - patch + 1, (2,)).tolist()
                 wanted = large[
                     :, :, SCALE * top : SCALE * (top + patch), SCALE * left : SCALE * (left + patch)
                 ]
@@ -83,17 +87,18 @@ def train(options: Options) -> None:
             (drawn - wanted).abs().mean() + 0.5 * edges, psnr=psnr(4 * (drawn - wanted).square().mean())
         )
     loop.finish()
-    ours, cubic = measure(network, (store.unseen(options.scaled(60, 2)) + 1) / 2)
+    ours, cubic = measure(network, (store.unseen(options.scaled(40, 1)) + 1) / 2, options.profile.native)
     loop.export(psnr_unseen=round(ours, 2), psnr_bicubic=round(cubic, 2))
     print(f"upscaler: {ours:.2f} dB on unseen drawings, bicubic {cubic:.2f} dB", flush=True)
 
 
 @torch.no_grad()
-def measure(network: CompactUpscaler, large: Tensor) -> tuple[float, float]:
-    """PSNR in dB of the network and of bicubic on clean drawings (N, 3, 1024, 1024), 256 px enlarged."""
+def measure(network: CompactUpscaler, large: Tensor, side: int) -> tuple[float, float]:
+    """PSNR in dB of the network and of bicubic on clean drawings (N, 3, H, H), enlarged from `side` px."""
     errors = []
-    for wanted in large.split(1):
-        small = F.interpolate(wanted, (NATIVE, NATIVE), mode="area")
+    for picture in large.split(1):
+        wanted = resize(picture, SCALE * side, SCALE * side)
+        small = resize(wanted, side, side)
         cubic = F.interpolate(small, wanted.shape[-2:], mode="bicubic", align_corners=False)
         errors.append([(way.clamp(0, 1) - wanted).square().mean() * 4 for way in (network(small), cubic)])
     ours, cubics = zip(*errors, strict=True)

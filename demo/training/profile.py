@@ -1,0 +1,129 @@
+"""The two sizes in which the set can be trained: `cpu` in hours on two cores, `cuda` in minutes on a GPU."""
+
+from dataclasses import dataclass
+
+from atelier_restorer.nets.codeformer_config import CodeFormerConfig
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of pictures and networks, batches, and minutes of training by stage."""
+
+    name: str
+    native: int
+    """Side in px at which the set draws; `size_multiple` is what other sides must be multiples of."""
+    size_multiple: int
+    shards: dict[str, int]
+    """Shards drawn of each set of training pictures."""
+    large: int
+    """Side in px of the large drawings that the upscaler learns from."""
+    latent_channels: int
+    autoencoder_widths: tuple[int, ...]
+    unet_widths: tuple[int, int, int]
+    detector_sides: tuple[int, ...]
+    """Picture sides in px that the detector is trained on."""
+    upscaler_patch: int
+    codeformer: CodeFormerConfig
+    batches: dict[str, int]
+    minutes: dict[str, float]
+    averages: dict[str, float]
+    """Decay of the averaged weights by stage: the fewer steps, the shorter the memory."""
+
+    @property
+    def shapes(self) -> dict[tuple[int, int], float]:
+        """Shapes of pictures, (height, width), that diffusion is trained on, and each one's share."""
+        long, short = self.native, self.native * 3 // 4
+        return {(long, long): 0.84, (long, short): 0.08, (short, long): 0.08}
+
+
+CPU = Profile(
+    name="cpu",
+    native=128,
+    size_multiple=32,
+    shards={"pictures": 40, "large": 6, "faces": 10},
+    large=1024,
+    latent_channels=8,
+    autoencoder_widths=(16, 32, 96, 128),
+    unet_widths=(96, 128, 160),
+    detector_sides=(256, 256, 320, 384, 640),
+    upscaler_patch=48,
+    codeformer=CodeFormerConfig(
+        base_width=8,
+        channel_multipliers=(1, 2, 4, 8, 8, 16),
+        res_blocks=1,
+        codebook_size=256,
+        codebook_dim=64,
+        transformer_dim=128,
+        transformer_layers=4,
+        mlp_dim=256,
+    ),
+    batches={"autoencoder": 6, "detector": 8, "upscaler": 4, "codebook": 2, "codes": 3, "fusion": 2, "diffusion": 24},
+    minutes={
+        "autoencoder": 60.0,
+        "detector": 14.0,
+        "upscaler": 8.0,
+        "codebook": 45.0,
+        "codes": 30.0,
+        "fusion": 35.0,
+        "diffusion": 150.0,
+    },
+    averages={
+        "autoencoder": 0.997,
+        "detector": 0.99,
+        "upscaler": 0.99,
+        "codebook": 0.99,
+        "codes": 0.99,
+        "fusion": 0.99,
+        "diffusion": 0.9985,
+    },
+)  # fmt: skip
+
+CUDA = Profile(
+    name="cuda",
+    native=256,
+    size_multiple=64,
+    shards={"pictures": 90, "large": 17, "faces": 26},
+    large=1024,
+    latent_channels=4,
+    autoencoder_widths=(32, 64, 96, 96),
+    unet_widths=(96, 128, 160),
+    detector_sides=(256, 320, 384, 512, 640),
+    upscaler_patch=96,
+    codeformer=CodeFormerConfig(
+        base_width=16,
+        codebook_size=512,
+        codebook_dim=64,
+        transformer_dim=128,
+        transformer_layers=5,
+        mlp_dim=256,
+    ),
+    batches={
+        "autoencoder": 24,
+        "detector": 48,
+        "upscaler": 16,
+        "codebook": 16,
+        "codes": 32,
+        "fusion": 12,
+        "diffusion": 384,
+    },
+    minutes={
+        "autoencoder": 5.0,
+        "detector": 3.5,
+        "upscaler": 1.5,
+        "codebook": 5.0,
+        "codes": 3.5,
+        "fusion": 4.0,
+        "diffusion": 15.0,
+    },
+    averages={
+        "autoencoder": 0.998,
+        "detector": 0.998,
+        "upscaler": 0.998,
+        "codebook": 0.997,
+        "codes": 0.998,
+        "fusion": 0.998,
+        "diffusion": 0.9993,
+    },
+)
+
+PROFILES = {profile.name: profile for profile in (CPU, CUDA)}

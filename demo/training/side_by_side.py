@@ -1,0 +1,145 @@
+"""Runs the training stages as processes, several at a time, each as soon as those it needs have ended."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.loop import EXPORT, read_facts
+from training.profile import Profile
+
+# What each stage needs, in the order in which stages are preferred.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "data": (),
+    "autoencoder": (),
+    "diffusion": ("autoencoder",),
+    "detector": (),
+    "codebook": (),
+    "codes": ("codebook", "autoencoder"),
+    "fusion": ("codes",),
+    "upscaler": ("autoencoder",),
+}
+FINISHING_SECONDS = 25
+DONE_SHARE = 0.9  # a stage that was stopped this near to its end is not begun again
+
+
+def trained_minutes(runs: Path, stage: str) -> float:
+    """Minutes that the stage's export has behind it."""
+    export = runs / stage / EXPORT
+    return float(str(read_facts(export).get("minutes", 0.0))) if export.exists() else 0.0
+
+
+def is_trained(runs: Path, stage: str, minutes: float) -> bool:
+    """Whether the stage has used up its minutes; drawing has none and skips what is there by itself."""
+    return stage != "data" and trained_minutes(runs, stage) >= DONE_SHARE * minutes
+
+
+@dataclass
+class Running:
+    """A stage's process and its log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def tail(self, lines: int) -> str:
+        """The last lines of the log."""
+        text = self.log.read_text(errors="replace").replace("\r", "\n")
+        return "\n".join(text.strip().splitlines()[-lines:])
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How the stages are run: `jobs` at a time, for at most `minutes` of wall-clock time."""
+
+    profile: Profile
+    seed: int
+    jobs: int
+    minutes: float
+    stretch: float
+    threads: int
+    workers: int
+    smoke: bool
+
+
+class SideBySide:
+    """One call of all stages; what it leaves unfinished the next call goes on with."""
+
+    def __init__(self, runs: Path, conditions: Conditions) -> None:
+        """Stages keep their results in folders of their names under `runs`."""
+        self.runs, self.conditions = runs, conditions
+        self.began = time.monotonic()
+        self.running: dict[str, Running] = {}
+        self.statuses: dict[str, int] = {}
+        (runs / "logs").mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> dict[str, int]:
+        """Returns the exit status of every stage that was begun; 0 also for those trained before."""
+        waiting, spoken = list(NEEDS), 0.0
+        while (waiting or self.running) and self._seconds() < 60 * self.conditions.minutes:
+            for stage in list(waiting):
+                states = [self.statuses.get(needed) for needed in NEEDS[stage]]
+                if any(states):
+                    waiting.remove(stage)  # what it needs has failed
+                elif None not in states and len(self.running) < self.conditions.jobs:
+                    waiting.remove(stage)
+                    self._begin(stage)
+            self._collect()
+            if time.monotonic() - spoken > 30:
+                spoken = time.monotonic()
+                for running in self.running.values():
+                    print(f"[{self._seconds():5.0f} s] {running.tail(1)[:180]}", flush=True)
+            time.sleep(0.5)
+        self._stop()
+        return self.statuses
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def _minutes(self, stage: str) -> float:
+        return self.conditions.profile.minutes.get(stage, 1.0) * self.conditions.stretch
+
+    def _begin(self, stage: str) -> None:
+        wanted, minutes = self.conditions, self._minutes(stage)
+        if not wanted.smoke and is_trained(self.runs, stage, minutes):
+            print(f"[{self._seconds():5.0f} s] {stage} is trained already", flush=True)
+            self.statuses[stage] = 0
+            return
+        command = [sys.executable, "-m", f"training.{stage}", "--out", str(self.runs / stage), "--resume"]
+        until = time.time() + 60 * wanted.minutes - self._seconds() - FINISHING_SECONDS
+        for name, value in {"minutes": minutes, "until": until, "seed": wanted.seed, "threads": wanted.threads,
+                            "workers": wanted.workers, "profile": wanted.profile.name}.items():  # fmt: skip
+            command += [f"--{name}", str(value)]
+        command += ["--smoke"] if wanted.smoke else []
+        log = self.runs / "logs" / f"{stage}.log"
+        cache = {"TORCHINDUCTOR_CACHE_DIR": str((self.runs / "compiled").absolute()), "PYTHONUNBUFFERED": "1"}
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **cache}
+            )
+        self.running[stage] = Running(process, log)
+        print(f"[{self._seconds():5.0f} s] {stage} begins, budget {minutes:.1f} min", flush=True)
+
+    def _collect(self) -> None:
+        for stage, running in list(self.running.items()):
+            status = running.process.poll()
+            if status is not None:
+                self.statuses[stage] = status
+                del self.running[stage]
+                lines = 30 if status else 2
+                print(
+                    f"[{self._seconds():5.0f} s] {stage} ended with {status}\n{running.tail(lines)}",
+                    flush=True,
+                )
+
+    def _stop(self) -> None:
+        for stage, running in self.running.items():
+            running.process.terminate()
+            try:
+                running.process.wait(10)
+            except subprocess.TimeoutExpired:
+                running.process.kill()
+            self.statuses[stage] = -1
+            print(f"[{self._seconds():5.0f} s] {stage} stopped\n{running.tail(3)}", flush=True)
+        self.running.clear()
