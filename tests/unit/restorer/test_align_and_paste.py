@@ -1,0 +1,146 @@
+import cv2
+import numpy as np
+import pytest
+
+from atelier_restorer.align import (
+    CROP_SIZE,
+    TEMPLATE,
+    crop_to_picture,
+    cut_crop,
+    face_to_crop,
+    sharpness,
+)
+from atelier_restorer.paste import paste_face
+from tests.parity import recipe
+
+
+def landmarks_at(x: float, y: float, size: float, degrees: float = 0.0) -> list[tuple[float, float]]:
+    """Return the landmarks of a face whose crop is `size` px wide around (x, y)."""
+    turn = np.deg2rad(degrees)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    points = (TEMPLATE - CROP_SIZE / 2) * (size / CROP_SIZE) @ rotation.T + (x, y)
+    return [(float(a), float(b)) for a, b in points]
+
+
+def paste(
+    picture: np.ndarray, landmarks: list[tuple[float, float]], scale: int = 1, visibility: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    result, mask = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
+    crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
+    paste_face(result, mask, crop, crop_to_picture(face_to_crop(landmarks), scale), scale, visibility)
+    return result, mask
+
+
+@pytest.mark.parametrize(
+    "landmarks",
+    [
+        [(5.0, 5.0)] * 5,
+        [(float("nan"), 0.0)] + [(1.0, 2.0)] * 4,
+        [(float("inf"), 0.0)] + [(1.0, 2.0)] * 4,
+        [(0.0, 0.0)] * 4,
+    ],
+)
+def test_landmarks_that_make_no_face(landmarks: list[tuple[float, float]]) -> None:
+    with pytest.raises(ValueError):
+        face_to_crop(landmarks)
+
+
+def test_one_landmark_that_is_off_does_not_turn_the_face() -> None:
+    straight = landmarks_at(300, 200, 200)
+    off = [*straight[:2], (straight[2][0] + 60, straight[2][1] - 40), *straight[3:]]
+    np.testing.assert_allclose(face_to_crop(off), face_to_crop(straight), atol=1e-3)
+
+
+def test_outside_of_the_picture_a_crop_has_the_border_colour() -> None:
+    crop = cut_crop(np.zeros((100, 100, 3), np.uint8), face_to_crop(landmarks_at(0, 0, 100)))
+    assert crop[10, 10].tolist() == [132, 133, 135]
+    assert crop[500, 500].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_pasting_what_was_cut_moves_nothing(scale: int) -> None:
+    y, x = np.mgrid[0:60, 0:60]
+    picture = np.stack([4 * x, 4 * y, 2 * x + 2 * y], axis=2).astype(np.uint8)
+    matrix = face_to_crop(landmarks_at(30, 30, 40))
+    large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    result, mask = large.copy(), np.zeros(large.shape[:2], np.uint8)
+    paste_face(result, mask, cut_crop(picture, matrix), crop_to_picture(matrix, scale), scale)
+    # The ramp rises by 4 / scale levels a px, so half a px of the enlarged picture would show.
+    shift_px = (result.astype(float) - large)[mask == 255].mean(axis=0) * scale / 4
+    assert np.abs(shift_px).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "size"),
+    [(80, 60, 60), (0, 0, 80), (159, 119, 100), (80, 60, 6), (80, 60, 1500), (-30, 60, 90)],
+)
+@pytest.mark.parametrize("degrees", [0, 33])
+def test_outside_of_the_mask_nothing_changes(x: float, y: float, size: float, degrees: float) -> None:
+    picture = recipe.image("scene", 1, 120, 160)
+    result, mask = paste(picture, landmarks_at(x, y, size, degrees))
+    np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
+    assert mask.any()
+
+
+def test_a_face_wholly_outside_changes_nothing() -> None:
+    picture = recipe.image("scene", 1, 120, 160)
+    result, mask = paste(picture, landmarks_at(-500, 60, 100))
+    assert not mask.any()
+    np.testing.assert_array_equal(result, picture)
+
+
+def test_a_face_that_covers_the_picture_is_pasted_whole() -> None:
+    _, mask = paste(recipe.image("scene", 1, 120, 160), landmarks_at(80, 60, 1500))
+    assert (mask == 255).all()
+
+
+def test_visibility_scales_the_blend_and_its_mask() -> None:
+    picture = recipe.image("scene", 1, 120, 160)
+    whole, mask = paste(picture, landmarks_at(80, 60, 90))
+    half, half_mask = paste(picture, landmarks_at(80, 60, 90), visibility=0.5)
+    np.testing.assert_allclose(half_mask, mask / 2, atol=0.6)
+    np.testing.assert_allclose(half, (picture.astype(float) + whole) / 2, atol=1.6)
+    none, no_mask = paste(picture, landmarks_at(80, 60, 90), visibility=0.0)
+    assert not no_mask.any()
+    np.testing.assert_array_equal(none, picture)
+
+
+def test_masks_of_overlapping_faces_join() -> None:
+    picture = recipe.image("scene", 1, 120, 160)
+    _, first = paste(picture, landmarks_at(60, 60, 80))
+    _, second = paste(picture, landmarks_at(100, 60, 80))
+    result, both = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
+    crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
+    for x in (60, 100):
+        matrix = crop_to_picture(face_to_crop(landmarks_at(x, 60, 80)), 1)
+        paste_face(result, both, crop, matrix, 1)
+    np.testing.assert_array_equal(both == 0, (first == 0) & (second == 0))
+    assert (both >= np.maximum(first, second)).all()
+    np.testing.assert_array_equal(result[both == 0], picture[both == 0])
+
+
+def test_the_blend_rounds_to_the_nearest_level() -> None:
+    picture = np.full((120, 160, 3), 100, np.uint8)
+    result, mask = picture.copy(), np.zeros((120, 160), np.uint8)
+    crop = np.full((CROP_SIZE, CROP_SIZE, 3), 201, np.uint8)
+    paste_face(result, mask, crop, crop_to_picture(face_to_crop(landmarks_at(80, 60, 90)), 1), 1)
+    expected = np.rint(100 + mask.astype(np.float64)[..., None] / 255 * 101)
+    np.testing.assert_array_equal(result, np.broadcast_to(expected, result.shape))
+
+
+def test_pasting_twice_pastes_at_the_same_place() -> None:
+    matrix = crop_to_picture(face_to_crop(landmarks_at(80, 60, 90)), 2)
+    before = matrix.copy()
+    paste_face(
+        np.zeros((240, 320, 3), np.uint8),
+        np.zeros((240, 320), np.uint8),
+        recipe.image("face", 1, CROP_SIZE, CROP_SIZE),
+        matrix,
+        2,
+    )
+    np.testing.assert_array_equal(matrix, before)
+
+
+def test_sharpness_tells_sharp_from_blurred() -> None:
+    crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
+    assert sharpness(crop) > 2 * sharpness(cv2.GaussianBlur(crop, (5, 5), 0)) > 0

@@ -1,0 +1,151 @@
+import socket
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from atelier_restorer.detect import MAX_SIDE_PX, FaceDetector, decode, make_anchors
+from atelier_runtime.errors import BadPicture
+from tests.parity import recipe
+from tests.tiny_restorer import FACES_OF_256_PX, FACES_OF_512_PX, detector_state
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def random() -> FaceDetector:
+    """A detector whose answer depends on the picture."""
+    return FaceDetector.from_state_dict(recipe.state_dict("retinaface_mobile025", 2), CPU)
+
+
+def seeing(sees: dict[tuple[int, int], float]) -> FaceDetector:
+    return FaceDetector.from_state_dict(detector_state(sees), CPU)
+
+
+def picture(seed: int, height: int = 96, width: int = 128) -> np.ndarray:
+    return recipe.image("retinaface", seed, height, width)
+
+
+def test_building_a_network_needs_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    FaceDetector.from_state_dict(detector_state(), CPU)
+    FaceDetector.from_state_dict(recipe.state_dict("retinaface_resnet50", 1), CPU)
+
+
+def test_weights_of_something_else_are_refused() -> None:
+    with pytest.raises(ValueError, match="not a RetinaFace"):
+        FaceDetector.from_state_dict({"fpn.output1.0.weight": torch.zeros(128, 1, 1, 1)}, CPU)
+    state = detector_state()
+    del state["ssh1.conv3X3.0.weight"]
+    with pytest.raises(RuntimeError, match="ssh1"):
+        FaceDetector.from_state_dict(state, CPU)
+
+
+def test_half_precision_weights_run_in_float32() -> None:
+    state = {k: v.half() if v.is_floating_point() else v for k, v in detector_state().items()}
+    offsets, scores, _ = FaceDetector.from_state_dict(state, CPU).raw(picture(1)[None])
+    assert offsets.dtype == scores.dtype == torch.float32
+
+
+def test_a_batch_of_pictures_of_several_shapes_equals_each_alone(random: FaceDetector) -> None:
+    pictures = [picture(1), picture(2, 64, 64), picture(3), picture(4, 64, 64)]
+    together = random.detect(pictures, size_px=0, min_confidence=0.8)
+    assert any(together)
+    for one, faces in zip(pictures, together, strict=True):
+        alone = random.detect([one], size_px=0, min_confidence=0.8)[0]
+        assert len(alone) == len(faces)
+        for a, b in zip(alone, faces, strict=True):
+            np.testing.assert_allclose(a.box, b.box, atol=0.01)
+            assert a.confidence == pytest.approx(b.confidence, abs=1e-5)
+
+
+def test_faces_are_in_px_of_the_picture_whatever_the_detector_sees() -> None:
+    detector = seeing({FACES_OF_512_PX: 0.9})
+    for height, width in ((320, 320), (640, 800), (1280, 1280), (200, 300)):
+        faces = detector.detect([picture(1, height, width)], size_px=640, min_confidence=0.5)[0]
+        scale = 640 / min(height, width)
+        for face in faces:
+            assert face.size_px == pytest.approx(512 / scale, rel=0.01)
+            (left, _), (right, _) = face.landmarks[:2]
+            assert left < right
+            assert face.eye_distance_px == pytest.approx(126 / scale, rel=0.02)
+
+
+def test_the_threshold_is_strict_and_the_surest_come_first() -> None:
+    detector = seeing({FACES_OF_512_PX: 0.9, FACES_OF_256_PX: 0.7})
+    faces = detector.detect([picture(1)], size_px=640, min_confidence=0.5)[0]
+    confidences = [face.confidence for face in faces]
+    assert confidences == sorted(confidences, reverse=True)
+    assert {round(c, 3) for c in confidences} == {0.9, 0.7}
+    assert [face.index for face in faces] == list(range(len(faces)))
+    exact = confidences[0]
+    assert detector.detect([picture(1)], size_px=640, min_confidence=exact)[0] == []
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3000), (2600, 4), (33, 17)])
+def test_odd_shapes(height: int, width: int) -> None:
+    detector = seeing({FACES_OF_256_PX: 0.9})
+    for size_px in (0, 64):
+        detector.detect([picture(1, height, width)], size_px=size_px, min_confidence=0.5)
+
+
+def test_a_panorama_is_shrunk_to_the_longest_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = seeing({FACES_OF_256_PX: 0.9})
+    shapes = []
+    original = detector.raw
+
+    def noting(batch: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        shapes.append(batch.shape)
+        return original(batch)
+
+    monkeypatch.setattr(detector, "raw", noting)
+    detector.detect([picture(1, 64, 6400), picture(1, 480, 640)], size_px=64, min_confidence=0.5)
+    assert shapes == [(1, 25, MAX_SIDE_PX, 3), (1, 64, 85, 3)]
+
+
+def test_an_answer_of_nan_is_an_error_not_no_face() -> None:
+    state = detector_state()
+    state["ClassHead.0.conv1x1.bias"][0] = float("nan")
+    with pytest.raises(BadPicture):
+        FaceDetector.from_state_dict(state, CPU).detect([picture(1)], size_px=0, min_confidence=0.5)
+
+
+def test_anchors_are_laid_out_level_row_column_size() -> None:
+    anchors = make_anchors(48, 80)
+    assert len(anchors) == 2 * (6 * 10 + 3 * 5 + 2 * 3)
+    assert anchors[0].tolist() == pytest.approx([4 / 80, 4 / 48, 16 / 80, 16 / 48])
+    assert anchors[1].tolist() == pytest.approx([4 / 80, 4 / 48, 32 / 80, 32 / 48])
+    assert anchors[2].tolist() == pytest.approx([12 / 80, 4 / 48, 16 / 80, 16 / 48])
+    assert anchors[-1].tolist() == pytest.approx([80 / 80, 48 / 48, 512 / 80, 512 / 48])
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    inside = max(width, 0) * max(height, 0)
+    return inside / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inside)
+
+
+def test_duplicates_are_suppressed_as_by_hand() -> None:
+    generator = torch.Generator().manual_seed(3)
+    anchors = make_anchors(64, 64)
+    scores = torch.rand(len(anchors), generator=generator)
+    offsets = torch.randn(len(anchors), 4, generator=generator)
+    landmarks = torch.randn(len(anchors), 10, generator=generator)
+    boxes, points, found = decode(offsets, scores, landmarks, anchors, 0.6)
+
+    centers = anchors[:, :2] + offsets[:, :2] * 0.1 * anchors[:, 2:]
+    sizes = anchors[:, 2:] * torch.exp(offsets[:, 2:] * 0.2)
+    every = torch.cat([centers - sizes / 2, centers + sizes / 2], dim=1).numpy()
+    kept: list[int] = []
+    for i in scores.argsort(descending=True).tolist():
+        if scores[i] > 0.6 and all(overlap(every[i], every[k]) <= 0.4 for k in kept):
+            kept.append(i)
+    np.testing.assert_allclose(boxes, every[kept], atol=1e-5)
+    np.testing.assert_allclose(found, scores[kept])
+    nose = anchors[kept, :2] + landmarks[kept, 4:6] * 0.1 * anchors[kept, 2:]
+    np.testing.assert_allclose(points[:, 2], nose, atol=1e-5)

@@ -1,0 +1,153 @@
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from atelier_restorer.__main__ import main
+from atelier_restorer.models import load_models
+from atelier_restorer.settings import RestorerSettings
+from atelier_restorer.upscale import Upscaler, enlarge
+from atelier_runtime import settings
+from atelier_runtime.errors import Cancelled
+from atelier_runtime.settings import StartupError
+from atelier_runtime.weights import ModelSet
+from tests.parity import recipe
+from tests.tiny_restorer import build_set, codeformer_state, detector_state
+
+
+def settings_for(folder: Path, **others: Any) -> RestorerSettings:
+    return RestorerSettings(model_set=str(folder), device="cpu", cpu_threads=1, **others)
+
+
+def test_what_was_loaded_from_where_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    build_set(tmp_path, detector=detector_state(), codeformer=codeformer_state())
+    models = load_models(settings_for(tmp_path))
+    assert models.detector and models.codeformer and models.upscaler
+    record = next(r for r in caplog.records if r.getMessage() == "CodeFormer loaded successfully")
+    assert record.__dict__["file"] == str(tmp_path / "codeformer.safetensors")
+
+
+def test_published_file_formats_are_read(tmp_path: Path) -> None:
+    folder = build_set(tmp_path, upscaler=False)
+    torch.save({"params_ema": codeformer_state()}, folder / "codeformer.pth")
+    torch.save({f"module.{k}": v for k, v in detector_state().items()}, folder / "detector.pth")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for role in ("codeformer", "detector"):
+        manifest["components"][role] = {"path": f"{role}.pth", "name": role}
+        manifest["files"][f"{role}.pth"] = {"sha256": _sha256(folder / f"{role}.pth")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    models = load_models(settings_for(folder))
+    assert models.detector and models.codeformer and models.upscaler is None
+
+
+@pytest.mark.parametrize("role", ["detector", "codeformer"])
+def test_weights_of_something_else_stop_the_start(tmp_path: Path, role: str) -> None:
+    build_set(tmp_path, **{role: {"weight": torch.zeros(3)}})
+    with pytest.raises(StartupError, match=f"{role}.safetensors"):
+        load_models(settings_for(tmp_path))
+
+
+def test_a_codeformer_of_another_size_stops_the_start(tmp_path: Path) -> None:
+    state = codeformer_state()
+    state["position_emb"] = state["position_emb"][:64]
+    state = {k: v for k, v in state.items() if "fuse_convs_dict" not in k}
+    build_set(tmp_path, codeformer=state)
+    with pytest.raises(StartupError, match="256 px, faces are cut at 512"):
+        load_models(settings_for(tmp_path))
+
+
+def test_changed_weights_stop_the_start(tmp_path: Path) -> None:
+    build_set(tmp_path, codeformer=codeformer_state())
+    save_file(codeformer_state(seed=1), tmp_path / "codeformer.safetensors")
+    with pytest.raises(StartupError, match="SHA-256"):
+        load_models(settings_for(tmp_path))
+
+
+def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
+    build_set(tmp_path, codeformer={k: v.half() for k, v in codeformer_state().items()})
+    models = load_models(settings_for(tmp_path))
+    assert models.codeformer is not None
+    assert {p.dtype for p in models.codeformer.network.parameters()} == {torch.float32}
+
+
+@pytest.fixture(scope="module")
+def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Upscaler:
+    component = ModelSet.open(str(build_set(tmp_path_factory.mktemp("set")))).require("upscaler")
+    return Upscaler.load(component, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("with_network", [True, False])
+def test_the_size_is_exact_and_the_enlarger_is_named(
+    upscaler: Upscaler, scale: int, with_network: bool
+) -> None:
+    picture = recipe.image("scene", 1, 37, 53)
+    result = enlarge(picture, scale, upscaler if with_network else None, lambda: None)
+    assert result.picture.shape == (37 * scale, 53 * scale, 3)
+    if scale == 1:
+        assert result.picture is picture
+        assert result.upscaler == ""
+    else:
+        assert result.upscaler == ("tiny-compact-x2" if with_network else "lanczos")
+        assert result.picture.flags.writeable
+
+
+def test_tiles_leave_no_seam(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = recipe.image("scene", 1, 150, 190)
+    whole = upscaler.enlarge(picture, lambda: None)
+    monkeypatch.setattr("atelier_restorer.upscale._TILE_PX", 64)
+    tiled = upscaler.enlarge(picture, lambda: None)
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_a_cancelled_enlargement_stops_at_the_next_tile(
+    upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atelier_restorer.upscale._TILE_PX", 64)
+    tiles = 0
+
+    def check() -> None:
+        nonlocal tiles
+        tiles += 1
+        if tiles == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        enlarge(recipe.image("scene", 1, 128, 192), 2, upscaler, check)
+    assert tiles == 3
+
+
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ATELIER_RESTORER_MAX_BATCH", "0")
+    with pytest.raises(SystemExit) as caught:
+        settings.load(RestorerSettings)
+    assert caught.value.code == 2
+    assert "ATELIER_RESTORER_MAX_BATCH=0" in capsys.readouterr().err
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code in ((["--help"], 0), (["serve", "--help"], 0), ([], 2), (["paint"], 2)):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == code
+    assert "serve" in capsys.readouterr().out
+
+
+def test_a_missing_model_set_stops_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("MODEL_SET", str(tmp_path)), ("PORT", "0"), ("METRICS_PORT", "0")):
+        monkeypatch.setenv(f"ATELIER_RESTORER_{name}", value)
+    assert main(["serve"]) == 1
+    assert "ATELIER_RESTORER_MODEL_SET" in capsys.readouterr().err
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

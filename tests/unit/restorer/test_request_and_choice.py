@@ -1,0 +1,92 @@
+from typing import Any
+
+import pytest
+
+from atelier_restorer.align import TEMPLATE
+from atelier_restorer.choose import choose_faces
+from atelier_restorer.request import DetectRequest, Face, FaceRule, RestoreRequest
+from atelier_runtime import defaults
+from atelier_runtime.errors import InvalidRequest, NotDoneReason
+
+NAN = float("nan")
+
+
+def face(index: int, x: float, y: float, size: float, confidence: float = 0.9) -> Face:
+    points = tuple((x + size * (a / 512 - 0.5), y + size * (b / 512 - 0.5)) for a, b in TEMPLATE.tolist())
+    half = size / 2
+    return Face(index, (x - half, y - half, x + half, y + half), points, confidence)
+
+
+FACES = [
+    face(0, 100, 100, 50, 0.99),
+    face(1, 300, 200, 80, 0.95),
+    face(2, 500, 100, 120, 0.9),
+    face(3, 320, 300, 15, 0.85),  # eyes 3.7 px apart
+    face(4, 200, 200, 60, 0.7),
+]
+TOO_SMALL, SKIPPED = NotDoneReason.TOO_SMALL, NotDoneReason.SKIPPED
+LOW, OVER = NotDoneReason.LOW_CONFIDENCE, NotDoneReason.OVER_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [None, None, None, TOO_SMALL, LOW]),
+        ({"min_confidence": 0.5}, [None, None, None, TOO_SMALL, None]),
+        ({"min_confidence": 0.9}, [None, None, LOW, LOW, LOW]),
+        ({"min_face_px": 60}, [TOO_SMALL, None, None, TOO_SMALL, LOW]),
+        ({"max_face_px": 100}, [None, None, SKIPPED, TOO_SMALL, LOW]),
+        ({"max_faces": 2}, [None, None, OVER, TOO_SMALL, LOW]),
+        ({"rule": FaceRule.LARGEST}, [SKIPPED, SKIPPED, None, TOO_SMALL, LOW]),
+        ({"rule": FaceRule.CENTER}, [SKIPPED, None, SKIPPED, TOO_SMALL, LOW]),
+        ({"rule": FaceRule.LARGEST, "max_face_px": 100}, [SKIPPED, None, SKIPPED, TOO_SMALL, LOW]),
+        ({"rule": FaceRule.CENTER, "min_face_px": 500}, [TOO_SMALL, TOO_SMALL, TOO_SMALL, TOO_SMALL, LOW]),
+    ],
+)
+def test_which_faces_are_restored(options: dict[str, Any], expected: list[NotDoneReason | None]) -> None:
+    assert choose_faces(FACES, RestoreRequest(**options), 640, 400) == expected
+
+
+def test_no_faces_need_no_choice() -> None:
+    assert choose_faces([], RestoreRequest(rule=FaceRule.CENTER), 640, 400) == []
+
+
+def test_defaults_are_the_shared_table() -> None:
+    request = RestoreRequest()
+    assert (request.fidelity, request.max_faces, request.min_confidence) == (
+        defaults.FIDELITY,
+        defaults.MAX_FACES,
+        defaults.MIN_CONFIDENCE,
+    )
+    assert DetectRequest().detect_size_px == defaults.DETECT_SIZE_PX
+
+
+@pytest.mark.parametrize("field", ["fidelity", "visibility", "min_confidence"])
+@pytest.mark.parametrize("value", [-0.001, 1.001, NAN, float("inf")])
+def test_shares_are_0_to_1(field: str, value: float) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        RestoreRequest(**{field: value})
+    assert [violation.field for violation in caught.value.fields] == [field]
+    assert "between 0.0 and 1.0" in caught.value.fields[0].message
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_ends_of_a_range_are_allowed(value: float) -> None:
+    RestoreRequest(fidelity=value, visibility=value, min_confidence=value)
+
+
+def test_every_violation_is_named_at_once() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        RestoreRequest(fidelity=NAN, max_faces=-1, upscale=3, quality=0, min_face_px=-1)
+    names = [violation.field for violation in caught.value.fields]
+    assert names == ["fidelity", "max_faces", "min_face_px", "output.quality", "upscale"]
+
+
+def test_geometry_of_a_face() -> None:
+    tilted = Face(0, (10, 20, 40, 80), ((10, 10), (20, 20), (0, 0), (0, 0), (0, 0)), 0.9)
+    assert tilted.size_px == 30
+    assert tilted.roll_degrees == pytest.approx(45)
+    assert tilted.eye_distance_px == pytest.approx(200**0.5)
+    assert tilted.enlarged(2).box == (20, 40, 80, 160)
+    assert tilted.enlarged(2).landmarks[1] == (40, 40)
+    assert tilted.enlarged(1) is tilted
