@@ -17,7 +17,7 @@ setup: $(STAMP) ## make .venv with everything in it, build the stubs; safe to re
 
 $(STAMP): constraints.txt pyproject.toml protos/generate.sh $(wildcard protos/atelier/*/v1/*.proto) $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel grpcio-tools
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel grpcio-tools
 	protos/generate.sh $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev \
 	  $(addprefix --editable ./,$(DISTRIBUTIONS))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, match_statistics
 
+from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, match_statistics
 from tests.parity import recipe
 
 TOLERANCE = 1e-3

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from atelier_restorer.detect import FaceDetector, make_anchors
 
+from atelier_restorer.detect import FaceDetector, make_anchors
 from tests.parity import recipe
 
 HEIGHT, WIDTH = 256, 320

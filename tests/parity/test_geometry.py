@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from atelier_restorer.align import TEMPLATE, crop_to_picture, cut_crop, face_to_crop
 from atelier_restorer.paste import paste_face
-
 from tests.parity import recipe
 
 GEOMETRY: dict[str, Any] = json.loads((recipe.FOLDER / "goldens" / "geometry.json").read_text("utf-8"))
