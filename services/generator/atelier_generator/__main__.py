@@ -6,6 +6,7 @@ torch takes seconds to import, so each command imports it late: help and bad set
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve_parser.set_defaults(command=serve)
     _add_draw(commands.add_parser("draw", help="draw one picture into a file, without a server"))
     chosen = parser.parse_args(arguments)
+    # Read by OpenMP when torch is imported. Its threads otherwise spin while they wait for each other,
+    # which takes the cores from the other processes and, where cores are shared, slows ours several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     exit_code: int = chosen.command(chosen)
     return exit_code
 

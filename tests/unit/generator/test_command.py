@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from atelier_generator.__main__ import main
@@ -44,3 +46,12 @@ def test_help_names_every_setting(capsys):
     told = capsys.readouterr().out
     for name in ("PORT", "MODEL_SET", "DEVICE", "DTYPE", "QUEUE_CAPACITY", "MAX_PIXELS"):
         assert f"ATELIER_GENERATOR_{name} " in told
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_leave_the_cores_to_others(monkeypatch, given, kept):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["draw", "a cat", "-o", "picture.gif"]) == 2  # refused before torch is imported
+    assert os.environ["OMP_WAIT_POLICY"] == kept
