@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -365,37 +361,3 @@ async def scrape(running: Running) -> dict[str, float]:
     text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
     return {name: float(value) for name, value in lines}
-
-
-# --- the command ---
-
-
-def command(**environment: str) -> subprocess.Popen[str]:
-    settings = {f"ATELIER_GENERATOR_{name}": value for name, value in environment.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "atelier_generator", "serve"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ATELIER_GENERATOR_CPU_THREADS": "1", **settings},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_bad_settings_stop_the_start_and_name_the_variable(set_folder, tmp_path):
-    with command(PORT="many") as process:
-        assert process.wait(60) == 2
-        assert "ATELIER_GENERATOR_PORT=many" in process.stderr.read()
-    with command(MODEL_SET=str(tmp_path / "nowhere"), PORT="0", METRICS_PORT="0") as process:
-        assert process.wait(60) == 1
-        assert "ATELIER_GENERATOR_MODEL_SET=" in process.stderr.read()
-
-
-def test_sigterm_ends_the_process_cleanly(set_folder):
-    settings = {"MODEL_SET": str(set_folder), "PORT": "0", "METRICS_PORT": "0", "HOST": "127.0.0.1"}
-    with command(**settings) as process:
-        seen = []
-        for line in process.stderr:
-            seen.append(line)
-            if '"ready"' in line:
-                process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, "".join(seen)
-    assert any('"stopped"' in line for line in seen)

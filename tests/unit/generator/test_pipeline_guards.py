@@ -1,0 +1,140 @@
+"""Pictures that must never be an answer, and memory that does not suffice."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from atelier_generator.pipeline import Pipeline, Progress
+from atelier_runtime import metrics
+from atelier_runtime.errors import BadPicture, Cancelled, OutOfMemory
+from atelier_runtime.settings import StartupError
+from tests.unit.generator.conftest import draw, load
+
+
+def cancelled_steps() -> float:
+    return metrics.CANCELLED_STEPS._value.get()
+
+
+# --- guards ---
+
+
+@pytest.fixture
+def spoilt_models(full_models, tmp_path):
+    """Networks that a test may spoil."""
+    return load(shutil.copytree(full_models.model_set.folder, tmp_path / "set"))
+
+
+def poison(module: torch.nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(value)
+
+
+def test_a_picture_with_nans_is_an_error(spoilt_models):
+    poison(spoilt_models.text_to_image.vae.decoder.conv_out, float("nan"))
+    with pytest.raises(BadPicture, match="non-finite"):
+        draw(spoilt_models)
+
+
+def test_a_picture_of_one_colour_is_an_error(spoilt_models):
+    poison(spoilt_models.text_to_image.vae.decoder.conv_out, 0.0)
+    with pytest.raises(BadPicture, match="one colour"):
+        draw(spoilt_models)
+
+
+def test_latents_with_nans_are_an_error(spoilt_models):
+    poison(spoilt_models.text_to_image.unet.conv_out, float("nan"))
+    with pytest.raises(BadPicture, match="drawing network"):
+        draw(spoilt_models, use_refiner=False)
+
+
+def test_warm_up_refuses_networks_that_draw_nothing(spoilt_models):
+    Pipeline(spoilt_models).warm_up()
+    poison(spoilt_models.text_to_image.vae.decoder.conv_out, 0.0)
+    with pytest.raises(StartupError, match="MODEL_SET: the warm-up picture failed"):
+        Pipeline(spoilt_models).warm_up()
+
+
+def fail_below_float32(vae: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the VAE overflow in 16 bits as SDXL's own does."""
+    original = vae.decode
+
+    def decode(latents, *args, **kwargs):
+        answer = original(latents, *args, **kwargs)
+        if vae.dtype != torch.float32:
+            answer.sample.fill_(float("nan"))
+        return answer
+
+    monkeypatch.setattr(vae, "decode", decode)
+
+
+def test_a_vae_that_overflows_is_run_again_in_32_bits_and_this_is_told(spoilt_models, monkeypatch):
+    vae = spoilt_models.text_to_image.vae
+    vae.to(torch.bfloat16)
+    fail_below_float32(vae, monkeypatch)
+    for _ in range(2):
+        drawing = draw(spoilt_models)
+        assert drawing.warnings == (
+            "The autoencoder failed in 16 bits; the picture was decoded again in 32 bits.",
+        )
+        assert vae.dtype == torch.bfloat16
+    assert [stage.stage for stage in drawing.stages].count("decode") == 1
+
+
+# --- memory ---
+
+
+def run_out_of_memory(module: torch.nn.Module, times: int) -> list[bool]:
+    """Let the next `times` forward passes of a module fail as CUDA does; the list says when they did."""
+    failures: list[bool] = []
+
+    def fail(module: object, inputs: object) -> None:
+        failures.append(len(failures) < times)
+        if failures[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module.register_forward_pre_hook(fail)
+    return failures
+
+
+@pytest.mark.parametrize("where", ["unet", "decoder", "upscaler"])
+def test_short_memory_is_retried_once_and_told(spoilt_models, where):
+    expected = draw(spoilt_models, hires_fix=True).picture
+    modules = {
+        "unet": spoilt_models.text_to_image.unet,
+        "decoder": spoilt_models.text_to_image.vae.decoder,
+        "upscaler": spoilt_models.upscaler._network.model,
+    }
+    failures = run_out_of_memory(modules[where], 1)
+    drawing = draw(spoilt_models, hires_fix=True)
+    assert failures[0] and len(failures) > 1
+    assert drawing.warnings == (
+        "The device's memory was short; a part was done again with the autoencoder in tiles.",
+    )
+    # Tiles are blended where they overlap, so pixels near their edges may differ.
+    assert drawing.picture.shape == expected.shape
+    assert np.corrcoef(drawing.picture.ravel(), expected.ravel())[0, 1] > 0.9
+
+
+def test_memory_that_stays_short_is_an_error_and_the_next_request_is_served(spoilt_models):
+    failures = run_out_of_memory(spoilt_models.text_to_image.vae.decoder, 2)
+    with pytest.raises(OutOfMemory):
+        draw(spoilt_models)
+    assert failures == [True, True]
+    assert draw(spoilt_models).warnings == ()
+
+
+def test_steps_taken_twice_for_memory_are_counted_once(spoilt_models):
+    run_out_of_memory(spoilt_models.text_to_image.unet, 1)
+    events: list[Progress] = []
+
+    def check() -> None:
+        if len(events) == 2:
+            raise Cancelled
+
+    before = cancelled_steps()
+    with pytest.raises(Cancelled):
+        draw(spoilt_models, num_inference_steps=4, use_refiner=False, check=check, progress=events)
+    assert cancelled_steps() - before == 2
