@@ -9,6 +9,7 @@ channel and the configuration's `scaling_factor` is truly 1.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -25,9 +26,13 @@ FACTOR = 8
 RECIPE = Recipe(learning_rate=5e-4, warm_up=200, flat=0.3)
 
 
-def build_autoencoder(profile: Profile) -> AutoencoderKL:
+Autoencoder = Any
+"""diffusers' `AutoencoderKL`, which hides its attributes from the type checker."""
+
+
+def build_autoencoder(profile: Profile) -> Autoencoder:
     """The untrained network: each residual block begins as the identity, latents with little noise."""
-    network = AutoencoderKL(
+    network: Autoencoder = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=profile.latent_channels,
@@ -51,10 +56,10 @@ def build_autoencoder(profile: Profile) -> AutoencoderKL:
     return network
 
 
-def load_autoencoder(folder: Path, profile: Profile, device: torch.device) -> AutoencoderKL:
+def load_autoencoder(folder: Path, profile: Profile, device: torch.device) -> Autoencoder:
     """The trained network from the stage's folder, frozen."""
     network = load_export(folder / EXPORT, "autoencoder", build_autoencoder(profile))
-    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +89,7 @@ def psnr(error: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fold_statistics(network: AutoencoderKL, pictures: Tensor) -> None:
+def fold_statistics(network: Autoencoder, pictures: Tensor) -> None:
     """Moves mean and deviation of the latents of `pictures` (N, 3, H, W) into the 1x1 convolutions."""
     latents = torch.cat([network.encode(part).latent_dist.mean.float() for part in pictures.split(32)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -98,7 +103,7 @@ def fold_statistics(network: AutoencoderKL, pictures: Tensor) -> None:
 
 
 @torch.no_grad()
-def measure(network: AutoencoderKL, pictures: Tensor) -> float:
+def measure(network: Autoencoder, pictures: Tensor) -> float:
     """Mean PSNR in dB of the reconstructions of (N, 3, H, W) in [-1, 1]."""
     errors = []
     for part in pictures.split(32):
@@ -111,7 +116,7 @@ def train(options: Options) -> None:
     """Runs the stage."""
     prepare_torch(options)
     store = PictureStore(options, least=options.scaled(3000, 8), most=options.scaled(40_000, 16))
-    network = build_autoencoder(options.profile).to(options.device, memory_format=torch.channels_last)
+    network = build_autoencoder(options.profile).to(options.device).to(memory_format=torch.channels_last)
     loop = Loop(options, RECIPE, {"autoencoder": network})
     batch = options.batch
     encoder, decoder = compiled(network.encoder, options), compiled(network.decoder, options)

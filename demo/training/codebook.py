@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from atelier_restorer.nets.codeformer import CodeFormer
 from training.autoencoder import picture_loss, psnr
 from training.faces import FaceStore, build_codeformer, nearest_codes
 from training.loop import Loop, Recipe, compiled, precision
@@ -102,7 +103,7 @@ def train(options: Options) -> None:
 
 
 @torch.no_grad()
-def measure(network: torch.nn.Module, faces: Tensor) -> tuple[float, int]:
+def measure(network: CodeFormer, faces: Tensor) -> tuple[float, int]:
     """Mean PSNR in dB through the codes, and how many different codes the faces use."""
     errors, used = [], set()
     for part in faces.split(4):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from training.autoencoder import load_autoencoder
+from training.autoencoder import Autoencoder, load_autoencoder
 from training.boxes import anchors, decode, multibox_loss, overlap
 from training.data import LARGES, PictureStore
 from training.degrade import Smear, add_noise, blur, jpeg, resize, spoil_tones, uniform
@@ -178,7 +178,7 @@ class Scenes:
         return Scene(spoil(scene.pictures), scene.boxes, scene.landmarks, scene.counted)
 
 
-def autoencoder_smear(autoencoder: torch.nn.Module) -> Smear:
+def autoencoder_smear(autoencoder: Autoencoder) -> Smear:
     """Pictures in 0 to 1 through latents with a little random error and back."""
 
     @torch.no_grad()
@@ -212,7 +212,7 @@ class LatestAutoencoder:
 
 @torch.no_grad()
 def detect(network: RetinaFace, pictures: Tensor, threshold: float) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Boxes (F, 4) and landmarks (F, 5, 2) in pixels and scores (F,) per picture of (N, 3, H, W) in 0 to 1."""
+    """Boxes (F, 4), landmarks (F, 5, 2), both in pixels, and scores (F,) per picture of (N, 3, H, W)."""
     height, width = pictures.shape[-2:]
     located, scores, points = network(to_input(pictures))
     chances = scores.softmax(-1)[..., 1] if network.phase == "train" else scores[..., 1]
@@ -243,7 +243,7 @@ def train(options: Options) -> None:
         loop.move(2 * box + kind + points, box=box, kind=kind, points=points)
     loop.finish()
     found = measure(network, scenes.small, options.scaled(300, 8))
-    loop.export(**found)
+    loop.export(None, **found)
     print(f"detector: {found}", flush=True)
 
 

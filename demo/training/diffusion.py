@@ -9,14 +9,16 @@ network predicts v (Salimans and Ho 2022, arXiv:2202.00512).
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from training.autoencoder import FACTOR, load_autoencoder
+from training.autoencoder import FACTOR, Autoencoder, load_autoencoder
 from training.data import PICTURES, ShardReader
 from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision, replace
 from training.options import Options, parse_options, prepare_torch
@@ -66,7 +68,11 @@ def build_text_encoders(vocabulary: int) -> tuple[CLIPTextModel, CLIPTextModelWi
     return CLIPTextModel(config), CLIPTextModelWithProjection(config)
 
 
-def build_unet(profile: Profile) -> UNet2DConditionModel:
+Unet = Any
+"""diffusers' `UNet2DConditionModel`, which hides its attributes from the type checker."""
+
+
+def build_unet(profile: Profile) -> Unet:
     """The untrained network."""
     return UNet2DConditionModel(
         sample_size=profile.native // FACTOR,
@@ -103,8 +109,8 @@ class Latents:
 
 
 def _crop(
-    picture: np.ndarray, note: dict, height: int, width: int, rng: np.random.Generator
-) -> np.ndarray | None:
+    picture: NDArray[np.uint8], note: dict[str, Any], height: int, width: int, rng: np.random.Generator
+) -> NDArray[np.uint8] | None:
     """The part of a square picture with this shape that keeps its faces, or None if it cannot."""
     side = picture.shape[0]
     room_down, room_across = side - height, side - width
@@ -122,7 +128,7 @@ def _crop(
 
 @torch.no_grad()
 def encode_pictures(
-    options: Options, autoencoder: AutoencoderKL
+    options: Options, autoencoder: Autoencoder
 ) -> tuple[dict[tuple[int, int], Latents], list[str]]:
     """Latents of every drawn picture by shape, mirrored ones too, and all captions.
 
@@ -135,7 +141,7 @@ def encode_pictures(
     rows: dict[tuple[int, int], list[int]] = {shape: [] for shape in shapes}
     captions: list[str] = []
 
-    def encode(shape: tuple[int, int], pictures: list[np.ndarray], numbers: list[int]) -> None:
+    def encode(shape: tuple[int, int], pictures: list[NDArray[np.uint8]], numbers: list[int]) -> None:
         if not pictures:
             return
         x = torch.from_numpy(np.stack(pictures)).to(options.device).permute(0, 3, 1, 2)
@@ -193,7 +199,7 @@ class TextToLatent(nn.Module):
         """Builds the three networks, untrained."""
         super().__init__()
         self.text_encoder, self.text_encoder_2 = build_text_encoders(vocabulary)
-        self.unet = build_unet(profile)
+        self.unet: Unet = build_unet(profile)
 
     def encode_text(self, tokens: Tensor, silenced: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (N, 77, 256) and pooled text (N, 128), zero where `silenced` (N,) is true.
@@ -251,8 +257,8 @@ class Objective:
     def __init__(self, model: TextToLatent, options: Options) -> None:
         """Compiles the UNet for CUDA; other shapes than the square run as they are."""
         self.model, self.device = model, options.device
-        self.square_unet = compiled(model.unet, options)
-        noise = DDPMScheduler(**SCHEDULE)
+        self.square_unet: Unet = compiled(model.unet, options)
+        noise: Any = DDPMScheduler(**SCHEDULE)
         self.signal = noise.alphas_cumprod.sqrt().to(options.device)
         self.noise = (1 - noise.alphas_cumprod).sqrt().to(options.device)
 

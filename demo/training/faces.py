@@ -58,7 +58,7 @@ def build_codeformer(options: Options) -> CodeFormer:
     """The untrained network on the device."""
     network = CodeFormer(options.profile.codeformer)
     nn.init.normal_(network.position_emb, std=0.02)
-    return network.to(options.device, memory_format=torch.channels_last)
+    return network.to(options.device).to(memory_format=torch.channels_last)
 
 
 def nearest_codes(latent: Tensor, codebook: Tensor) -> Tensor:

@@ -32,10 +32,9 @@ def train(options: Options) -> None:
     load_export(options.runs / "codes" / EXPORT, "codeformer", network)
     network.requires_grad_(False)
     with torch.no_grad():  # at first the fusion changes nothing
-        for block in network.fuse_convs_dict.values():
-            for branch in (block.scale, block.shift):
-                branch[2].weight.zero_()
-                branch[2].bias.zero_()
+        for name, parameter in network.fuse_convs_dict.named_parameters():
+            if ".scale.2." in name or ".shift.2." in name:
+                parameter.zero_()
     trained = [*reader_parameters(network), *network.fuse_convs_dict.parameters()]
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -61,7 +60,7 @@ def train(options: Options) -> None:
     loop.finish()
     torch.manual_seed(1)
     found = measure(network, faces, options.scaled(100, 2))
-    loop.export(**found)
+    loop.export(None, **found)
     print(f"fusion: {found}", flush=True)
 
 

@@ -129,7 +129,7 @@ class Loop:
         # optimizer reads `found_inf` on the device (as for GradScaler), so that nothing waits here.
         overflowed = (~torch.isfinite(norm)).float()
         if overflowed.is_cuda:
-            self.optimizer.found_inf = overflowed
+            vars(self.optimizer)["found_inf"] = overflowed
             self.optimizer.step()
         elif not overflowed:
             self.optimizer.step()

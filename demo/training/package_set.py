@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -42,7 +43,7 @@ def write_base(runs: Path, folder: Path, profile: Profile) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(runs / "diffusion" / TOKENIZER)
     model = load_trained(runs / "diffusion", len(tokenizer), profile)
     autoencoder = load_export(runs / "autoencoder" / EXPORT, "autoencoder", build_autoencoder(profile))
-    pipeline = StableDiffusionXLPipeline(
+    pipeline: Any = StableDiffusionXLPipeline(
         vae=autoencoder,
         text_encoder=model.text_encoder,
         text_encoder_2=model.text_encoder_2,

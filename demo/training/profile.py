@@ -57,7 +57,15 @@ CPU = Profile(
         transformer_layers=4,
         mlp_dim=256,
     ),
-    batches={"autoencoder": 6, "detector": 8, "upscaler": 4, "codebook": 2, "codes": 3, "fusion": 2, "diffusion": 24},
+    batches={
+        "autoencoder": 6,
+        "detector": 8,
+        "upscaler": 4,
+        "codebook": 2,
+        "codes": 3,
+        "fusion": 2,
+        "diffusion": 24,
+    },
     minutes={
         "autoencoder": 60.0,
         "detector": 14.0,
@@ -76,7 +84,7 @@ CPU = Profile(
         "fusion": 0.99,
         "diffusion": 0.9985,
     },
-)  # fmt: skip
+)
 
 CUDA = Profile(
     name="cuda",

@@ -108,9 +108,9 @@ class SideBySide:
             return
         command = [sys.executable, "-m", f"training.{stage}", "--out", str(self.runs / stage), "--resume"]
         until = time.time() + 60 * wanted.minutes - self._seconds() - FINISHING_SECONDS
-        for name, value in {"minutes": minutes, "until": until, "seed": wanted.seed, "threads": wanted.threads,
-                            "workers": wanted.workers, "profile": wanted.profile.name}.items():  # fmt: skip
-            command += [f"--{name}", str(value)]
+        command += ["--minutes", str(minutes), "--until", str(until), "--seed", str(wanted.seed)]
+        command += ["--threads", str(wanted.threads), "--workers", str(wanted.workers)]
+        command += ["--profile", wanted.profile.name]
         command += ["--smoke"] if wanted.smoke else []
         log = self.runs / "logs" / f"{stage}.log"
         cache = {"TORCHINDUCTOR_CACHE_DIR": str((self.runs / "compiled").absolute()), "PYTHONUNBUFFERED": "1"}

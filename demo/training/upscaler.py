@@ -59,7 +59,7 @@ def train(options: Options) -> None:
     prepare_torch(options)
     store = PictureStore(options, LARGES, least=options.scaled(200, 3), most=options.scaled(1500, 3))
     smear = LatestAutoencoder(options).smear()
-    network = CompactUpscaler().to(options.device, memory_format=torch.channels_last)
+    network = CompactUpscaler().to(options.device).to(memory_format=torch.channels_last)
     loop = Loop(options, RECIPE, {"upscaler": network})
     count, patch = options.batch, options.profile.upscaler_patch
     for _ in loop.steps():
