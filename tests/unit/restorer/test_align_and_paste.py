@@ -62,7 +62,7 @@ def test_pasting_what_was_cut_moves_nothing(scale: int) -> None:
     y, x = np.mgrid[0:50, 0:50]
     picture = np.stack([5 * x, 5 * y, 245 - 5 * x], axis=2).astype(np.uint8)
     matrix = face_to_crop(landmarks_at(25, 25, 36))
-    large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    large = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale), np.uint8)  # linear
     result, mask = large.copy(), np.zeros(large.shape[:2], np.uint8)
     paste_face(result, mask, cut_crop(picture, matrix), crop_to_picture(matrix, scale), scale)
     # The ramp rises by 5 / scale levels a px, so half a px of the enlarged picture would show.
@@ -143,4 +143,5 @@ def test_pasting_twice_pastes_at_the_same_place() -> None:
 
 def test_sharpness_tells_sharp_from_blurred() -> None:
     crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
-    assert sharpness(crop) > 2 * sharpness(cv2.GaussianBlur(crop, (5, 5), 0)) > 0
+    blurred = np.asarray(cv2.GaussianBlur(crop, (5, 5), 0), np.uint8)
+    assert sharpness(crop) > 2 * sharpness(blurred) > 0

@@ -49,7 +49,8 @@ def test_published_file_formats_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["detector", "codeformer"])
 def test_weights_of_something_else_stop_the_start(tmp_path: Path, role: str) -> None:
-    build_set(tmp_path, **{role: {"weight": torch.zeros(3)}})
+    wrong: dict[str, Any] = {role: {"weight": torch.zeros(3)}}
+    build_set(tmp_path, **wrong)
     with pytest.raises(StartupError, match=f"{role}.safetensors"):
         load_models(settings_for(tmp_path))
 

@@ -64,8 +64,9 @@ def test_defaults_are_the_shared_table() -> None:
 @pytest.mark.parametrize("field", ["fidelity", "visibility", "min_confidence"])
 @pytest.mark.parametrize("value", [-0.001, 1.001, NAN, float("inf")])
 def test_shares_are_0_to_1(field: str, value: float) -> None:
+    options: dict[str, Any] = {field: value}
     with pytest.raises(InvalidRequest) as caught:
-        RestoreRequest(**{field: value})
+        RestoreRequest(**options)
     assert [violation.field for violation in caught.value.fields] == [field]
     assert "between 0.0 and 1.0" in caught.value.fields[0].message
 
