@@ -270,6 +270,7 @@ class Pipeline:
         answer = pipeline(
             output_type="latent",
             guidance_scale=run.request.guidance_scale,
+            guidance_rescale=self._models.model_set.guidance_rescale,
             callback_on_step_end=after_step,
             callback_on_step_end_tensor_inputs=[],
             return_dict=False,

@@ -223,6 +223,11 @@ class DeviceWorker:
             self._state.notify_all()
         return job
 
+    def forget_job_times(self) -> None:
+        """Begin the mean of job times anew: loading says nothing about how long a request takes."""
+        with self._state:
+            self._mean_seconds = None
+
     def stop_accepting(self) -> None:
         """Refuse new jobs from now on; accepted ones go on."""
         with self._state:

@@ -133,6 +133,7 @@ class StageServer:
         start = time.perf_counter()
         await self.worker.submit(lambda job: self.stage.load()).result()
         await self.worker.submit(lambda job: self.stage.warm_up()).result()
+        self.worker.forget_job_times()
         for collector in self.stage.collectors():
             registry.register(collector)
         seconds = time.perf_counter() - start

@@ -1,7 +1,8 @@
 """Model sets and their weights: read from disk, checked by SHA-256, never fetched, never unpickled freely.
 
 A model set is a folder with a `manifest.json`: name, licence, `max_side`, `size_multiple`,
-`default_negative_prompt`, `components` (role -> path and name) and `files` (path -> SHA-256 and size).
+`default_negative_prompt`, `guidance_rescale`, `components` (role -> path and name) and `files` (path ->
+SHA-256 and size).
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ class Component:
 
 @dataclass(frozen=True)
 class ModelSet:
-    """An opened model set. `max_side` is None where the base network draws well at any size."""
+    """An opened model set.
+
+    `max_side` is None where the base network draws well at any size. `guidance_rescale` (0 to 1) takes
+    back the overexposure that strong guidance causes in small and v-predicting networks (Lin et al. 2023,
+    arXiv:2305.08891, section 3.4); 0 for SDXL.
+    """
 
     name: str
     folder: Path
@@ -45,6 +51,7 @@ class ModelSet:
     max_side: int | None
     size_multiple: int
     default_negative_prompt: str
+    guidance_rescale: float
     components: Mapping[str, Component]
     files: Mapping[str, Mapping[str, Any]]
 
@@ -83,6 +90,7 @@ class ModelSet:
             max_side=data.get("max_side"),
             size_multiple=data.get("size_multiple", 8),
             default_negative_prompt=data.get("default_negative_prompt", ""),
+            guidance_rescale=float(data.get("guidance_rescale", 0.0)),
             components=components,
             files=data["files"],
         )

@@ -1,5 +1,7 @@
 """The whole drawing on tiny networks of the real classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from diffusers import HeunDiscreteScheduler
@@ -43,6 +45,17 @@ def test_max_side_is_kept_and_told(small_models):
         "drawn at 128x64, the longest side that this model set draws well, "
         f"then enlarged to 512x256 by {UPSCALER_NAME}",
     )
+
+
+def test_a_sets_guidance_rescale_is_used_where_there_is_guidance(plain_models):
+    rescaled = replace(plain_models, model_set=replace(plain_models.model_set, guidance_rescale=1.0))
+    pictures = {
+        (models is rescaled, guidance): draw(models, guidance_scale=guidance).picture
+        for models in (plain_models, rescaled)
+        for guidance in (1.0, 20.0)
+    }
+    assert np.array_equal(pictures[False, 1.0], pictures[True, 1.0])
+    assert not np.array_equal(pictures[False, 20.0], pictures[True, 20.0])
 
 
 @pytest.mark.parametrize("fixture", ["small_models", "bare_models"])
