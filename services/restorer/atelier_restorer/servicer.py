@@ -102,6 +102,7 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
         """Restore the faces of one picture."""
         stage, deadline = self._stage, _deadline(context)
         request = convert.restore_request(message)
+        stage.worker.check_place(deadline)
         host, device = StageLedger(), StageLedger(probe_for(stage.models.device))
         picture = await self._on_host(lambda: self._decode(message, request, host))
         job = stage.worker.submit(
@@ -129,6 +130,7 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
         """Find the faces of one picture."""
         stage, deadline = self._stage, _deadline(context)
         request = convert.detect_request(message)
+        stage.worker.check_place(deadline)
         host, device = StageLedger(), StageLedger(probe_for(stage.models.device))
 
         def decode() -> Picture:

@@ -193,6 +193,24 @@ class DeviceWorker:
         """Return the time until a job submitted now would start, from the mean of past jobs; 0 if unknown."""
         return (self.depth + self.running) * (self._mean_seconds or 0.0)
 
+    def check_place(self, deadline: float | None = None) -> None:
+        """Raise what `submit` would raise now, so that work before it (decoding) is not done in vain."""
+        with self._state:
+            wait = self.estimated_wait_s()
+            retry_after = max(1.0, math.ceil(wait))
+            if self._draining:
+                raise StageDraining(retry_after_s=retry_after)
+            if self.depth + self.running > self.capacity:
+                raise QueueFull(
+                    f"Every place in the queue is taken ({self.depth} waiting, {self.capacity} places).",
+                    retry_after_s=retry_after,
+                )
+            if deadline is not None and time.monotonic() + wait >= deadline:
+                raise DeadlineUnmeetable(
+                    f"The work would start in about {wait:.1f} s, after the deadline.",
+                    retry_after_s=retry_after,
+                )
+
     def submit(self, function: Callable[[Job[T]], T], *, deadline: float | None = None) -> Job[T]:
         """Queue a function; call on the event loop.
 
@@ -200,23 +218,7 @@ class DeviceWorker:
         """
         job = Job(function, deadline)
         with self._state:
-            wait = self.estimated_wait_s()
-            retry_after = max(1.0, math.ceil(wait))
-            refusal: StageDraining | QueueFull | DeadlineUnmeetable | None = None
-            if self._draining:
-                refusal = StageDraining(retry_after_s=retry_after)
-            elif self.depth + self.running > self.capacity:
-                refusal = QueueFull(
-                    f"Every place in the queue is taken ({self.depth} waiting, {self.capacity} places).",
-                    retry_after_s=retry_after,
-                )
-            elif deadline is not None and time.monotonic() + wait >= deadline:
-                refusal = DeadlineUnmeetable(
-                    f"The work would start in about {wait:.1f} s, after the deadline.",
-                    retry_after_s=retry_after,
-                )
-            if refusal is not None:
-                raise refusal
+            self.check_place(deadline)
             job._remove = lambda: self._withdraw(job)
             self._waiting.append(job)
             metrics.QUEUE_DEPTH.set(self.depth)

@@ -161,8 +161,8 @@ class StageServer:
 
         Returns True if everything accepted was finished.
         """
+        # The worker goes on accepting: a call that was let in may still be decoding its picture.
         await self.readiness.set_draining()
-        self.worker.stop_accepting()
         start = time.monotonic()
         await self._server.stop(self._settings.drain_seconds)
         finished = time.monotonic() - start < self._settings.drain_seconds
