@@ -130,12 +130,13 @@ def _crop(
 def encode_pictures(
     options: Options, autoencoder: Autoencoder
 ) -> tuple[dict[tuple[int, int], Latents], list[str]]:
-    """Latents of every drawn picture by shape, mirrored ones too, and all captions.
+    """Latents by shape, and all captions: every drawing once, those of every second shard mirrored too.
 
-    Those of shard 0 come first; they are for measurements only.
+    Crops to the other shapes come from one shard in four. Those of shard 0 come first; they are for
+    measurements only.
     """
     rng = np.random.default_rng(options.seed)
-    reader = ShardReader(options, PICTURES, 1_000_000)
+    reader = ShardReader(options, PICTURES, options.profile.encoded)
     native, shapes = options.profile.native, options.profile.shapes
     values: dict[tuple[int, int], list[Tensor]] = {shape: [] for shape in shapes}
     rows: dict[tuple[int, int], list[int]] = {shape: [] for shape in shapes}
@@ -153,16 +154,14 @@ def encode_pictures(
 
     while not reader.complete:
         pictures, notes = reader.wait()
-        for mirrored in (False, True):
+        for mirrored in (False, True)[: 1 + reader.next % 2]:
             numbers = list(range(len(captions), len(captions) + len(notes)))
             # Captions name several people from left to right, so those are not mirrored.
             single = [number for number, note in enumerate(notes) if len(note["faces"]) < 2 or not mirrored]
             some = [np.ascontiguousarray(pictures[n][:, ::-1] if mirrored else pictures[n]) for n in single]
             encode((native, native), some, [numbers[n] for n in single])
-            if mirrored and reader.next % 2:
-                continue
             for height, width in shapes:
-                if (height, width) == (native, native) or reader.next % 3 == 0:
+                if (height, width) == (native, native) or reader.next % 4 != 1:
                     continue
                 # Boxes are not mirrored, and so crops are cut before mirroring.
                 cut = [(_crop(pictures[n], notes[n], height, width, rng), numbers[n]) for n in single]
@@ -170,7 +169,7 @@ def encode_pictures(
                 flipped = [np.ascontiguousarray(c[:, ::-1] if mirrored else c) for c, _ in kept]
                 encode((height, width), flipped, [n for _, n in kept])
         captions += [note["caption"] for note in notes]
-        if reader.next % 20 == 0:
+        if reader.next % 4 == 0:
             print(f"{options.out.name} encoded {len(captions)} pictures", flush=True)
     device = options.device
     return {

@@ -15,6 +15,8 @@ class Profile:
     size_multiple: int
     shards: dict[str, int]
     """Shards drawn of each set of training pictures."""
+    encoded: int
+    """Drawings whose latents diffusion learns from, some of them mirrored or cropped besides."""
     large: int
     """Side in px of the large drawings that the upscaler learns from."""
     latent_channels: int
@@ -41,6 +43,7 @@ CPU = Profile(
     native=128,
     size_multiple=32,
     shards={"pictures": 40, "large": 6, "faces": 10},
+    encoded=12_000,
     large=1024,
     latent_channels=8,
     autoencoder_widths=(16, 32, 96, 128),
@@ -91,6 +94,7 @@ CUDA = Profile(
     native=256,
     size_multiple=64,
     shards={"pictures": 90, "large": 17, "faces": 26},
+    encoded=90_000,
     large=1024,
     latent_channels=4,
     autoencoder_widths=(32, 64, 96, 96),

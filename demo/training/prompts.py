@@ -83,7 +83,7 @@ def portrait_prompts(seed: int, count: int) -> list[Expectation]:
     def one(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]
 
-    prompts = []
+    prompts: list[str] = []
     while len(prompts) < count:
         sex, hair, wall = one(("man", "woman")), one(tuple(palette.HAIR)), one(palette.BACKGROUNDS)
         if palette.distance(palette.HAIR[hair], palette.COLORS[wall]) < 150:

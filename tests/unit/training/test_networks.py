@@ -1,0 +1,233 @@
+"""The pieces that the stages train with: anchors and losses, spoiling, codebook, averaged loop, tokenizer."""
+
+import numpy as np
+import pytest
+import torch
+
+import drawing
+from atelier_restorer import detect as served
+from training import boxes
+from training.autoencoder import build_autoencoder, fold_statistics
+from training.codebook import MovingCodebook
+from training.degrade import blur, jpeg, spoil_face, spoil_tones
+from training.detector import Scene, move, tile
+from training.faces import nearest_codes
+from training.loop import EXPORT, Loop, Recipe, load_export, read_facts
+from training.options import Options, parse_options
+from training.profile import CPU
+from training.tokenizer import build_tokenizer
+
+
+def options_for(folder, *more: str) -> Options:
+    return parse_options("test", ["--out", str(folder / "autoencoder"), *more])
+
+
+@pytest.mark.parametrize("size", [(256, 256), (320, 200), (641, 643)])
+def test_anchors_are_those_of_the_service(size: tuple[int, int]) -> None:
+    ours = boxes.anchors(*size, torch.device("cpu"))
+    torch.testing.assert_close(ours, served.make_anchors(*size), atol=1e-6, rtol=0)
+
+
+def perfect_outputs(box: torch.Tensor, five: torch.Tensor, priors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What a network that knows the one face would answer at every anchor."""
+    centre = ((box[:2] + box[2:]) / 2 - priors[:, :2]) / (boxes.CENTRE_VARIANCE * priors[:, 2:])
+    size = torch.log((box[2:] - box[:2]) / priors[:, 2:]) / boxes.SIZE_VARIANCE
+    points = (five - priors[:, None, :2]) / (boxes.CENTRE_VARIANCE * priors[:, None, 2:])
+    overlaps = boxes.overlap(boxes.corners(priors), box[None])[:, 0]
+    is_face = overlaps > boxes.OVERLAP_IS_FACE
+    is_face[overlaps.argmax()] = True
+    scores = torch.stack((torch.where(is_face, -9.0, 9.0), torch.where(is_face, 9.0, -9.0)), -1)
+    return torch.cat((centre, size), -1)[None], scores[None], points.flatten(1)[None]
+
+
+def test_multibox_loss_is_nothing_for_the_truth_and_counts_each_mistake() -> None:
+    priors = boxes.anchors(256, 256, torch.device("cpu"))
+    box = torch.tensor([0.3, 0.2, 0.7, 0.75])
+    five = torch.tensor([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0.62]])
+    outputs = perfect_outputs(box, five, priors)
+    truth = (box.view(1, 1, 4), five.view(1, 1, 5, 2), torch.ones(1, 1, dtype=torch.long))
+    right = boxes.multibox_loss(outputs, *truth, priors)
+    assert all(float(loss) < 1e-4 for loss in right)
+
+    located, scores, points = outputs
+    assert float(boxes.multibox_loss((located + 1, scores, points), *truth, priors)[0]) > 1
+    assert float(boxes.multibox_loss((located, scores.flip(-1), points), *truth, priors)[1]) > 1
+    assert float(boxes.multibox_loss((located, scores, points + 1), *truth, priors)[2]) > 1
+    # The same answer is wrong where the face is absent, and forgiven where it is cut.
+    absent = boxes.multibox_loss(outputs, truth[0], truth[1], -torch.ones(1, 1, dtype=torch.long), priors)
+    cut = boxes.multibox_loss(outputs, truth[0], truth[1], torch.zeros(1, 1, dtype=torch.long), priors)
+    assert float(absent[1]) > 1 > float(cut[1])
+
+    decoded, landmarks = boxes.decode(located, points, priors)
+    torch.testing.assert_close(decoded[0, 100], box, atol=1e-4, rtol=0)
+    torch.testing.assert_close(landmarks[0, 100], five, atol=1e-4, rtol=0)
+
+
+def marked_picture() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A gray picture with a red left and a blue right eye, and its face."""
+    picture = torch.full((1, 3, 256, 256), 0.5)
+    five = torch.tensor([[110.0, 100.0], [150.0, 100.0], [130.0, 120.0], [115.0, 140.0], [145.0, 140.0]])
+    for (x, y), color in zip(five[:2].long().tolist(), ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), strict=True):
+        picture[0, :, y - 6 : y + 7, x - 6 : x + 7] = torch.tensor(color)[:, None, None]
+    return picture, torch.tensor([[[95.0, 80.0, 165.0, 155.0]]]), five.view(1, 1, 5, 2)
+
+
+def color_at(scene: Scene, point: torch.Tensor) -> torch.Tensor:
+    side = scene.pictures.shape[-1]
+    x, y = (point * side).floor().long().tolist()
+    return scene.pictures[0, :, y, x]
+
+
+def test_moved_landmarks_follow_their_pixels_and_eyes_keep_their_sides() -> None:
+    checked = 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        scene = move(*marked_picture(), side=256, shrink=False)
+        if scene.counted[0, 0] != 1:
+            continue
+        eyes = [color_at(scene, scene.landmarks[0, 0, i]) for i in (0, 1)]
+        reds = [float(color[0] - color[2]) for color in eyes]
+        # The left eye as seen is the red one, or the blue one of a mirrored picture.
+        assert abs(reds[0]) > 0.5 and reds[0] == pytest.approx(-reds[1], abs=0.4)
+        assert scene.landmarks[0, 0, 0, 0] < scene.landmarks[0, 0, 1, 0]
+        checked += 1
+    assert checked > 20
+
+
+def test_tiles_keep_faces_on_their_pixels() -> None:
+    picture, box, five = marked_picture()
+    four = Scene(picture.repeat(4, 1, 1, 1), box.repeat(4, 1, 1) / 256, five.repeat(4, 1, 1, 1) / 256,
+                 torch.ones(4, 1, dtype=torch.long))  # fmt: skip
+    scene = tile(four)
+    assert scene.pictures.shape == (1, 3, 512, 512) and scene.counted.shape == (1, 4)
+    for face in range(4):
+        torch.testing.assert_close(
+            color_at(scene, scene.landmarks[0, face, 0]), torch.tensor([1.0, 0.0, 0.0])
+        )
+
+
+def test_jpeg_loses_little_at_high_quality_and_much_at_low() -> None:
+    drawn = torch.from_numpy(drawing.draw(np.random.default_rng(1), 100).image)  # not a multiple of 8
+    picture = drawn.permute(2, 0, 1)[None].float() / 255
+    fine, coarse = jpeg(picture, 98, 98), jpeg(picture, 5, 5)
+    assert fine.shape == picture.shape
+    assert float((fine - picture).abs().mean()) < 0.01 < float((coarse - picture).abs().mean())
+
+
+def test_spoiling_keeps_shape_and_range_and_loses_detail() -> None:
+    torch.manual_seed(2)
+    picture = torch.rand(4, 3, 128, 128)
+    for spoil in (spoil_tones, lambda x: blur(x, 2.0), lambda x: spoil_face(x, None)):
+        spoiled = spoil(picture)
+        assert spoiled.shape == picture.shape
+        assert float(spoiled.min()) >= -1e-4 and float(spoiled.max()) <= 1 + 1e-4
+    assert float(blur(picture, 2.0).var()) < 0.2 * float(picture.var())
+    torch.testing.assert_close(blur(torch.full((1, 3, 32, 32), 0.3), 3.0), torch.full((1, 3, 32, 32), 0.3))
+
+
+def test_moving_codebook_finds_clusters_and_revives_unused_codes() -> None:
+    torch.manual_seed(3)
+    centres = torch.tensor([[4.0, 0.0], [0.0, 4.0], [-4.0, 0.0], [0.0, -4.0]])
+    rows = torch.full((8, 2), 100.0)
+    codebook = MovingCodebook(rows)
+    codebook.fill(centres[torch.randint(4, (2, 4, 4))].permute(0, 3, 1, 2))
+    rows[4:] = 100.0  # four rows that nothing will choose
+    codebook.sums[4:] = 100.0
+    for step in range(300):
+        latent = (centres[torch.randint(4, (2, 4, 4))] + 0.1 * torch.randn(2, 4, 4, 2)).permute(0, 3, 1, 2)
+        codebook.follow(latent, nearest_codes(latent, rows), revive=step % 20 == 0)
+    assert float(rows.abs().max()) < 6
+    distances = (centres[:, None] - rows[None]).norm(dim=2).min(1).values
+    assert float(distances.max()) < 0.5
+
+
+def test_nearest_codes_are_the_nearest() -> None:
+    torch.manual_seed(4)
+    latent, rows = torch.randn(2, 5, 3, 3), torch.randn(7, 5)
+    expected = torch.cdist(latent.permute(0, 2, 3, 1).reshape(-1, 5), rows).argmin(1).view(2, 3, 3)
+    assert torch.equal(nearest_codes(latent, rows), expected)
+
+
+def test_folding_makes_latents_unit_and_changes_no_picture() -> None:
+    torch.manual_seed(5)
+    network = build_autoencoder(CPU).eval()
+    pictures = torch.rand(8, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before = network.decode(network.encode(pictures).latent_dist.mean).sample
+        fold_statistics(network, pictures)
+        latents = network.encode(pictures).latent_dist.mean
+        after = network.decode(latents).sample
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(CPU.latent_channels), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(CPU.latent_channels), atol=1e-3, rtol=0)
+
+
+def small_loop(options: Options) -> tuple[Loop, torch.nn.Linear]:
+    torch.manual_seed(options.seed)
+    network = torch.nn.Linear(3, 2)
+    return Loop(options, Recipe(learning_rate=0.05, warm_up=1), {"line": network}, smoke_steps=4), network
+
+
+def take_steps(loop: Loop, network: torch.nn.Linear) -> None:
+    for _ in loop.steps():
+        loop.move((network(torch.ones(1, 3)) - 1).square().mean())
+
+
+def test_loop_resumes_where_it_stopped(tmp_path) -> None:
+    loop, network = small_loop(options_for(tmp_path, "--smoke"))
+    take_steps(loop, network)
+    loop.save()
+    again, same = small_loop(options_for(tmp_path, "--smoke", "--resume", "--seed", "9"))
+    assert again.step == 4
+    assert torch.equal(same.weight, network.weight)
+    torch.testing.assert_close(again.average, loop.average)
+    assert len(again.optimizer.state_dict()["state"]) == len(loop.optimizer.state_dict()["state"]) == 2
+    take_steps(again, same)
+    assert again.step == 8
+
+
+def test_loop_goes_on_from_the_export_alone(tmp_path) -> None:
+    options = options_for(tmp_path, "--smoke")
+    loop, network = small_loop(options)
+    take_steps(loop, network)
+    loop.finish()
+    (options.out / "checkpoint.pt").unlink()
+    again, same = small_loop(options_for(tmp_path, "--smoke", "--resume", "--seed", "9"))
+    assert again.step == 4
+    torch.testing.assert_close(same.weight, network.weight, atol=2e-3, rtol=0)
+
+
+def test_loop_leaves_out_a_step_that_overflowed(tmp_path) -> None:
+    loop, network = small_loop(options_for(tmp_path, "--smoke"))
+    before = network.weight.clone()
+    loop.move(network(torch.full((1, 3), float("inf"))).sum())
+    assert torch.equal(network.weight, before)
+    assert all(torch.isfinite(value).all() for value in loop.average.values())
+
+
+def test_export_keeps_facts_and_weights_in_half_precision(tmp_path) -> None:
+    options = options_for(tmp_path, "--smoke")
+    loop, network = small_loop(options)
+    loop.export(quality=3.5)
+    facts = read_facts(options.out / EXPORT)
+    assert facts["quality"] == 3.5 and facts["step"] == 0 and facts["profile"] == options.profile.name
+    loaded = load_export(options.out / EXPORT, "line", torch.nn.Linear(3, 2))
+    torch.testing.assert_close(loaded.weight, network.weight.half().float())
+
+
+def test_every_word_of_the_captions_is_one_token() -> None:
+    tokenizer = build_tokenizer()
+    letters_only = [word for word in drawing.vocabulary() if word.isalpha()]
+    split = [word for word in letters_only if len(tokenizer.tokenize(word)) != 1]
+    assert split == []
+    assert tokenizer("A Smiling MAN").input_ids == tokenizer("a smiling man").input_ids
+
+
+def test_unknown_words_become_pieces_and_none_is_lost() -> None:
+    tokenizer = build_tokenizer()
+    for text in ("zxqv", "naïve café", "日本", "🙂"):
+        ids = tokenizer(text).input_ids
+        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+        assert len(ids) > 2 and tokenizer.eos_token_id not in ids[1:-1]
+    padded = tokenizer("a man", padding="max_length", max_length=77).input_ids
+    assert len(padded) == 77 and set(padded[4:]) == {tokenizer.eos_token_id}

@@ -1,0 +1,75 @@
+"""The whole training in a minute, and the set that comes out of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from spandrel import ModelLoader
+
+from atelier_restorer.detect import FaceDetector
+from atelier_restorer.nets.codeformer import CodeFormer
+from atelier_runtime.weights import ModelSet, load_state_dict
+from training.loop import EXPORT, read_facts
+from training.package_set import LARGEST_BYTES
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_training(out: Path, *more: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": "demo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "training", "--out", str(out), "--smoke", *more]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    run_training(runs)
+    return runs
+
+
+def test_the_set_is_complete_checked_and_small_enough(trained: Path) -> None:
+    model_set = ModelSet.open(str(trained / "set"))
+    model_set.verify("base", "upscaler", "detector", "codeformer")
+    manifest = json.loads((trained / "set" / "manifest.json").read_text())
+    on_disk = {p.relative_to(trained / "set").as_posix() for p in (trained / "set").rglob("*") if p.is_file()}
+    assert set(manifest["files"]) | {"manifest.json"} == on_disk
+    assert sum(entry["bytes"] for entry in manifest["files"].values()) < LARGEST_BYTES
+    assert set(manifest["training"]) >= {"commit", "command", "seed", "steps", "device", "hours", "figures"}
+    assert manifest["training"]["steps"]["diffusion"] == 3
+
+
+def test_every_network_of_the_set_loads_with_the_code_that_serves_it(trained: Path) -> None:
+    model_set = ModelSet.open(str(trained / "set"))
+    upscaler = ModelLoader().load_from_state_dict(load_state_dict(model_set.require("upscaler").path))
+    assert (upscaler.architecture.name, upscaler.scale) == ("RealESRGAN Compact", 4)
+    FaceDetector.from_state_dict(load_state_dict(model_set.require("detector").path), torch.device("cpu"))
+    codeformer = CodeFormer.from_state_dict(load_state_dict(model_set.require("codeformer").path))
+    assert codeformer.config.image_size == 512
+
+
+def test_the_base_is_a_pipeline_that_diffusers_loads_without_being_told_anything(trained: Path) -> None:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(trained / "set" / "base")
+    manifest = json.loads((trained / "set" / "manifest.json").read_text())
+    side = pipeline.default_sample_size * pipeline.vae_scale_factor
+    assert side == manifest["max_side"] and side % manifest["size_multiple"] == 0
+    pipeline.set_progress_bar_config(disable=True)
+    wide = pipeline(
+        "a smiling man", height=side * 3 // 4, width=side, num_inference_steps=2, output_type="np"
+    )
+    assert wide.images[0].shape == (side * 3 // 4, side, 3)
+
+
+def test_a_second_run_goes_on_from_the_first(trained: Path) -> None:
+    before = read_facts(trained / "upscaler" / EXPORT)["step"]
+    said = run_training(trained, "--jobs", "2", "--to", str(trained / "second"))
+    assert "resumes at step 3" in (trained / "logs" / "upscaler.log").read_text()
+    assert read_facts(trained / "upscaler" / EXPORT)["step"] == before + 3
+    assert "'fusion': 0" in said and (trained / "second" / "manifest.json").exists()
