@@ -67,6 +67,7 @@ def test_the_base_is_a_pipeline_that_diffusers_loads_without_being_told_anything
     assert wide.images[0].shape == (side * 3 // 4, side, 3)
 
 
+@pytest.mark.slow
 def test_a_second_run_goes_on_from_the_first(trained: Path) -> None:
     before = read_facts(trained / "upscaler" / EXPORT)["step"]
     said = run_training(trained, "--jobs", "2", "--to", str(trained / "second"))
