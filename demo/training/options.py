@@ -46,9 +46,8 @@ class Options:
     @property
     def batch(self) -> int:
         """Pictures in a batch of this stage."""
-        return self.scaled(
-            self.profile.batches[self.stage], 2 if self.stage in ("autoencoder", "diffusion") else 1
-        )
+        in_pairs = self.stage in ("autoencoder", "decoder", "diffusion")
+        return self.scaled(self.profile.batches[self.stage], 2 if in_pairs else 1)
 
     def scaled(self, full: int, smoke: int) -> int:
         """A size of the full run, or of the minute-long smoke run."""

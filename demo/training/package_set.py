@@ -42,7 +42,8 @@ def write_base(runs: Path, folder: Path, profile: Profile) -> None:
     """The small SDXL as a diffusers folder that `StableDiffusionXLPipeline.from_pretrained` loads."""
     tokenizer = CLIPTokenizer.from_pretrained(runs / "diffusion" / TOKENIZER)
     model = load_trained(runs / "diffusion", len(tokenizer), profile)
-    autoencoder = load_export(runs / "autoencoder" / EXPORT, "autoencoder", build_autoencoder(profile))
+    stages = [stage for stage in ("decoder", "autoencoder") if (runs / stage / EXPORT).exists()]
+    autoencoder = load_export(runs / stages[0] / EXPORT, "autoencoder", build_autoencoder(profile))
     pipeline: Any = StableDiffusionXLPipeline(
         vae=autoencoder,
         text_encoder=model.text_encoder,

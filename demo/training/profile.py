@@ -62,6 +62,7 @@ CPU = Profile(
     ),
     batches={
         "autoencoder": 6,
+        "decoder": 6,
         "detector": 8,
         "upscaler": 4,
         "codebook": 2,
@@ -71,6 +72,7 @@ CPU = Profile(
     },
     minutes={
         "autoencoder": 60.0,
+        "decoder": 45.0,
         "detector": 14.0,
         "upscaler": 8.0,
         "codebook": 45.0,
@@ -80,6 +82,7 @@ CPU = Profile(
     },
     averages={
         "autoencoder": 0.997,
+        "decoder": 0.997,
         "detector": 0.99,
         "upscaler": 0.99,
         "codebook": 0.99,
@@ -111,6 +114,7 @@ CUDA = Profile(
     ),
     batches={
         "autoencoder": 24,
+        "decoder": 24,
         "detector": 48,
         "upscaler": 16,
         "codebook": 16,
@@ -120,6 +124,7 @@ CUDA = Profile(
     },
     minutes={
         "autoencoder": 5.0,
+        "decoder": 3.0,
         "detector": 3.5,
         "upscaler": 1.5,
         "codebook": 5.0,
@@ -129,6 +134,7 @@ CUDA = Profile(
     },
     averages={
         "autoencoder": 0.998,
+        "decoder": 0.998,
         "detector": 0.998,
         "upscaler": 0.998,
         "codebook": 0.997,

@@ -19,6 +19,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "codebook": (),
     "codes": ("codebook", "autoencoder"),
     "fusion": ("codes",),
+    "decoder": ("autoencoder",),
     "upscaler": ("autoencoder",),
 }
 FINISHING_SECONDS = 25
