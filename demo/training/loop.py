@@ -29,6 +29,7 @@ Fact = float | str | list[float] | dict[str, float]
 
 CHECKPOINT = "checkpoint.pt"
 EXPORT = "export.safetensors"
+WARM_SHARE = 0.03  # of the budget: a short run does not spend most of its steps warming up
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class Loop:
         return time.time() >= self.options.until or self.minutes >= self.options.minutes
 
     def _learning_rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / self.recipe.warm_up)
+        warm = min(1.0, max((self.step + 1) / self.recipe.warm_up, self.progress / WARM_SHARE))
         fall = max(0.0, (self.progress - self.recipe.flat) / (1 - self.recipe.flat))
         return self.recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
 
