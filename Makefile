@@ -8,7 +8,7 @@ STAMP := $(VENV)/.atelier-setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint protos bench demo-train demo-eval clean
+.PHONY: help setup run test test-slow test-gpu lint protos bench demo-train demo-eval clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,10 +31,13 @@ run: $(STAMP) ## start gateway, generator and restorer on the demo models; Ctrl-
 	@exec $(BIN)/python -m tools.run
 
 test: $(STAMP) ## the tests, under 15 minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: $(STAMP) ## the tests that take longer
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(STAMP) ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP) ## ruff, mypy, buf
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The drawing on a CUDA device, in both half formats. Skipped where there is none."""
+"""The drawing on a CUDA device, in both half formats; run by `make test-gpu`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from tests.tiny_sdxl import build_set
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
