@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from drawing import KINDS, PEOPLE_KINDS, Drawing, draw, palette, split_words, vocabulary
 from drawing.scene import SCENES
 
