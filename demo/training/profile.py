@@ -72,6 +72,7 @@ CPU = Profile(
     },
     minutes={
         "autoencoder": 20.0,
+        "decoder": 8.0,
         "detector": 12.0,
         "upscaler": 4.0,
         "codebook": 15.0,
