@@ -2,10 +2,10 @@
 
 `python -m training.fusion --out .runs/fusion`
 
-The fusion blocks learn to make the result like the clean face at weights w between 0.3 and 1; encoder
-and transformer go on with their losses of stage II. Unlike the paper's, the generator learns on too, and a third
-of the faces is drawn at w = 0, from the predicted codes alone: a narrow generator that was trained for minutes
-has more to gain from that than it has to lose. Only the codebook stays as it is.
+The fusion blocks learn to make the result like the clean face at weights w between 0.3 and 1; encoder and
+transformer go on with their losses of stage II. Unlike the paper's, the generator learns on too, and a
+third of the faces is drawn at w = 0, from the predicted codes alone: a narrow generator that was trained
+for minutes has more to gain from that than it has to lose. Only the codebook stays as it is.
 """
 
 import copy
