@@ -35,12 +35,13 @@ def build_set(
     upscaler: bool = True,
     max_side: int | None = None,
     size_multiple: int = 16,
+    latent_channels: int = 4,
     default_negative_prompt: str = "",
 ) -> Path:
     """Write a model set into `folder` and return it. The same arguments give the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        base = _base_pipeline()
+        base = _base_pipeline(latent_channels)
         base.save_pretrained(folder / "base")
         components = {"base": {"path": "base", "name": "tiny-sdxl"}}
         if refiner:
@@ -81,7 +82,7 @@ def seal(folder: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def _base_pipeline() -> StableDiffusionXLPipeline:
+def _base_pipeline(latent_channels: int) -> StableDiffusionXLPipeline:
     tokenizer = _tokenizer()
     return StableDiffusionXLPipeline(
         vae=AutoencoderKL(
@@ -89,7 +90,7 @@ def _base_pipeline() -> StableDiffusionXLPipeline:
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=1,
-            latent_channels=4,
+            latent_channels=latent_channels,
             norm_num_groups=4,
             sample_size=256,
             mid_block_add_attention=False,
@@ -98,7 +99,7 @@ def _base_pipeline() -> StableDiffusionXLPipeline:
         text_encoder_2=CLIPTextModelWithProjection(_text_config(len(tokenizer))),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        unet=_unet(words_width=2 * TEXT_WIDTH, time_ids=6),
+        unet=_unet(latent_channels, words_width=2 * TEXT_WIDTH, time_ids=6),
         scheduler=_scheduler(),
         add_watermarker=False,
     )
@@ -112,7 +113,7 @@ def _save_refiner(base: StableDiffusionXLPipeline, folder: Path) -> None:
         text_encoder_2=base.text_encoder_2,
         tokenizer=None,
         tokenizer_2=base.tokenizer_2,
-        unet=_unet(words_width=TEXT_WIDTH, time_ids=5),
+        unet=_unet(base.vae.config.latent_channels, words_width=TEXT_WIDTH, time_ids=5),
         scheduler=_scheduler(),
         requires_aesthetics_score=True,
         force_zeros_for_empty_prompt=False,
@@ -123,9 +124,11 @@ def _save_refiner(base: StableDiffusionXLPipeline, folder: Path) -> None:
     pipeline.save_config(folder)  # model_index.json: what is shared is not stored twice
 
 
-def _unet(words_width: int, time_ids: int) -> UNet2DConditionModel:
+def _unet(channels: int, words_width: int, time_ids: int) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=32,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=(16, 32),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),

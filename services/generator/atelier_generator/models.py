@@ -40,7 +40,7 @@ class Models:
     """Everything that a request may run.
 
     diffusers' classes hide their attributes from the type checker, hence `Any`: `text_to_image` is a
-    `StableDiffusionXLPipeline`, `image_to_image` and `refiner` are `StableDiffusionXLImg2ImgPipeline`s.
+    `StableDiffusionXLPipeline`, `image_to_image` and `refiner` are `LatentsToLatents` pipelines.
     """
 
     model_set: ModelSet
@@ -59,6 +59,31 @@ class Models:
         return min(side, self.model_set.max_side or side)
 
 
+class LatentsToLatents(StableDiffusionXLImg2ImgPipeline):
+    """diffusers' image to image, given latents of as many channels as the VAE has.
+
+    diffusers' own takes four channels for latents and any other number for a picture.
+    """
+
+    def prepare_latents(
+        self,
+        image: torch.Tensor,
+        timestep: torch.Tensor,
+        batch_size: int,
+        num_images_per_prompt: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        add_noise: bool = True,
+    ) -> torch.Tensor:
+        """Return the latents `image` (1, C, H/8, W/8) with the noise of the first step."""
+        latents = image.to(device, dtype)
+        # Drawn in float32 on the generator's device: one seed means one picture, as in the base pass.
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        noisy: torch.Tensor = self.scheduler.add_noise(latents, noise, timestep)
+        return noisy
+
+
 class Autoencoder:
     """The VAE: pictures (uint8 RGB) to scaled latents (1, C, H/8, W/8) and back."""
 
@@ -75,8 +100,8 @@ class Autoencoder:
         """Return the mean latents of a picture whose sides are multiples of the VAE's factor."""
         self._tile(tiled)
         pixels = torch.from_numpy(picture.copy()).to(self._vae.device)
-        batch = pixels.permute(2, 0, 1).unsqueeze(0).to(self._vae.dtype).div_(127.5).sub_(1)
-        latents = self._vae.encode(batch).latent_dist.mode()
+        batch = pixels.permute(2, 0, 1).unsqueeze(0).float().div_(127.5).sub_(1)
+        latents = self._vae.encode(batch.to(self._vae.dtype)).latent_dist.mode()
         mean, std = self._statistics(latents)
         scaled: torch.Tensor = (latents - mean) * (self._vae.config.scaling_factor / std)
         return scaled
@@ -97,8 +122,8 @@ class Autoencoder:
     def decode_in_float32(self, latents: torch.Tensor, *, tiled: bool) -> RgbArray:
         """`decode` in 32 bits, whatever the VAE usually runs in."""
         usual = self._vae.dtype
-        self._convert(torch.float32)
-        try:
+        try:  # the conversion too may run out of memory, half done
+            self._convert(torch.float32)
             return self.decode(latents, tiled=tiled)
         finally:
             self._convert(usual)
@@ -132,11 +157,10 @@ def checked_picture(pixels: torch.Tensor) -> RgbArray:
     """
     if not torch.isfinite(pixels).all():
         raise BadPicture("The autoencoder made non-finite values.")
-    scaled = pixels.squeeze(0).add(1).mul_(127.5).clamp_(0, 255).round_().to(torch.uint8)
-    picture = np.ascontiguousarray(scaled.permute(1, 2, 0).cpu().numpy())
-    if picture.reshape(-1, 3).std(axis=0).max() < _ONE_COLOUR_DEVIATION:
+    scaled = pixels.squeeze(0).add(1).mul_(127.5).clamp_(0, 255).round_()
+    if scaled.flatten(1).std(dim=1, correction=0).max() < _ONE_COLOUR_DEVIATION:
         raise BadPicture("The networks made a picture of one colour.")
-    return picture
+    return np.ascontiguousarray(scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def load_models(settings: StageSettings) -> Models:
@@ -161,13 +185,14 @@ def load_models(settings: StageSettings) -> Models:
         network.to(memory_format=torch.channels_last)
     # SDXL's VAE overflows float16 (its activations pass 65504). bfloat16 has float32's range.
     text_to_image.vae.to(torch.float32 if dtype == torch.float16 else dtype)
-    image_to_image: Any = StableDiffusionXLImg2ImgPipeline(
+    image_to_image: Any = LatentsToLatents(
         **text_to_image.components,
         force_zeros_for_empty_prompt=text_to_image.config.force_zeros_for_empty_prompt,
         requires_aesthetics_score=False,
         add_watermarker=False,
     )
     image_to_image.set_progress_bar_config(disable=True)
+    _let_latents_through(image_to_image)
 
     upscaler = model_set.component("upscaler")
     models = Models(
@@ -192,7 +217,7 @@ def _load_refiner(model_set: ModelSet, base: Any, device: torch.device, dtype: t
     if component is None:
         return None
     refiner = _load_pipeline(
-        StableDiffusionXLImg2ImgPipeline,
+        LatentsToLatents,
         component,
         dtype,
         # The refiner was trained with the second text encoder alone.
@@ -204,7 +229,13 @@ def _load_refiner(model_set: ModelSet, base: Any, device: torch.device, dtype: t
     )
     # Not the whole pipeline: `to` with a number format would convert the shared VAE.
     refiner.unet.to(device, memory_format=torch.channels_last)
+    _let_latents_through(refiner)
     return refiner
+
+
+def _let_latents_through(pipeline: Any) -> None:
+    # What has another number of channels than this is resized and scaled as a picture.
+    pipeline.image_processor.register_to_config(vae_latent_channels=pipeline.vae.config.latent_channels)
 
 
 def _load_pipeline(pipeline_class: Any, component: Component, dtype: torch.dtype, **shared: Any) -> Any:

@@ -12,7 +12,7 @@ from atelier_generator.plan import Size
 from atelier_generator.upscale import enlarge_to
 from atelier_runtime import metrics
 from atelier_runtime.errors import Cancelled, DeadlineExceeded, NotDoneReason
-from tests.tiny_sdxl import UPSCALER_NAME
+from tests.tiny_sdxl import UPSCALER_NAME, build_set
 from tests.unit.generator.conftest import UnetCalls, draw, load, request_for
 
 
@@ -182,6 +182,15 @@ def test_the_second_pass_starts_from_the_enlarged_base_picture(plain_models, mon
     # 0.75 * 336 = 252 and 504, both up to the set's multiple of 16
     expected = enlarge_to(base, Size(512, 512), plain_models.upscaler, lambda: None)
     assert len(seen) == 1 and np.array_equal(seen[0], expected)
+
+
+@pytest.mark.parametrize("refiner", [True, False])
+def test_latents_may_have_any_number_of_channels(tmp_path, refiner):
+    models = load(build_set(tmp_path, refiner=refiner, latent_channels=8))
+    drawing = draw(models, hires_fix=True)
+    assert drawing.picture.shape == (384, 384, 3)
+    assert drawing.hires_fix_applied and drawing.refiner_applied is refiner
+    assert draw(models).refiner_applied is refiner
 
 
 def test_simple_hires_is_lanczos_alone(plain_models):
