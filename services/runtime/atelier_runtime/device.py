@@ -21,9 +21,11 @@ import torch
 
 from atelier_runtime import metrics
 from atelier_runtime.errors import (
+    AtelierError,
     Cancelled,
     DeadlineExceeded,
     DeadlineUnmeetable,
+    InternalError,
     OutOfMemory,
     QueueFull,
     StageDraining,
@@ -91,14 +93,14 @@ class Job(Generic[T]):
         self._future: Future[T] = Future()
         self._cancelled = threading.Event()
         self._submitted = time.monotonic()
-        self._remove: Callable[[], None] = lambda: None
+        self._remove: Callable[[Job[T]], None] = lambda job: None
 
     # --- on the event loop ---
 
     def cancel(self) -> None:
         """Take the job out of the queue, or make its next `check` raise. Safe to repeat."""
         self._cancelled.set()
-        self._remove()
+        self._remove(self)
 
     async def events(self) -> AsyncIterator[Any]:
         """Yield what the function emits until it ends. Leaving early cancels nothing; see `cancel`."""
@@ -145,9 +147,11 @@ class Job(Generic[T]):
         except BaseException as error:
             if is_out_of_memory(error):
                 error = OutOfMemory()
-            # Without the traceback's frames, which hold the tensors of the failed work.
-            shown = error.with_traceback(None) if isinstance(error, OutOfMemory) else error
-            return lambda: self._finish(shown)
+            if isinstance(error, AtelierError) and not isinstance(error, InternalError):
+                # Foreseen, so nobody reads where; the frames would hold the tensors of the failed work.
+                error.__traceback__ = error.__context__ = error.__cause__ = None
+            failure = error
+            return lambda: self._finish(failure)
         self.succeeded = True
         return lambda: self._succeed(result)
 
@@ -219,7 +223,7 @@ class DeviceWorker:
         job = Job(function, deadline)
         with self._state:
             self.check_place(deadline)
-            job._remove = lambda: self._withdraw(job)
+            job._remove = self._withdraw  # a closure over the job would keep it, and its picture, alive
             self._waiting.append(job)
             metrics.QUEUE_DEPTH.set(self.depth)
             self._state.notify_all()

@@ -1,7 +1,11 @@
 import asyncio
+import contextlib
+import gc
 import threading
 import time
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -120,6 +124,42 @@ async def test_out_of_memory_is_translated_and_keeps_no_frames(worker: DeviceWor
     with pytest.raises(errors.OutOfMemory) as caught:
         await worker.submit(work).result()
     assert caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+async def test_a_finished_job_leaves_nothing_for_the_garbage_collector(worker: DeviceWorker) -> None:
+    class Pixels:
+        pass
+
+    seen: list[weakref.ref[Pixels]] = []
+
+    def pixels() -> Pixels:
+        made = Pixels()
+        seen.append(weakref.ref(made))
+        return made
+
+    def draw(job: Job[Pixels]) -> Pixels:
+        return pixels()
+
+    def run_out(job: Job[None]) -> None:
+        held = pixels()
+        try:
+            raise torch.OutOfMemoryError(f"no room beside {held}")
+        except torch.OutOfMemoryError:
+            raise errors.OutOfMemory from None
+
+    async def call(work: Callable[[Job[Any]], Any]) -> None:
+        with contextlib.suppress(errors.OutOfMemory):
+            await worker.submit(work).result()
+
+    gc.disable()
+    try:
+        for work in (draw, run_out):
+            await call(work)
+            async with asyncio.timeout(10):
+                while seen[-1]() is not None:
+                    await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 async def test_draining_finishes_what_was_accepted_and_takes_nothing_new(worker: DeviceWorker) -> None:
