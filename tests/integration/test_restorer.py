@@ -286,6 +286,14 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"image": {"data": png(photo(1000, 800))}, "upscale": 4},
         ["upscale"],
     ),
+    "longer than webp can hold": (
+        {
+            "image": {"data": png(photo(4096, 16))},
+            "upscale": 4,
+            "output": {"format": image_pb2.IMAGE_FORMAT_WEBP},
+        },
+        ["output.format"],
+    ),
     "not built yet": (
         {
             "faces": [{"skip": True}],

@@ -29,12 +29,13 @@ from atelier_restorer.upscale import LANCZOS, Enlarged, enlarge, enlarge_plane
 from atelier_runtime import metrics
 from atelier_runtime.device import Job, is_out_of_memory
 from atelier_runtime.errors import BadPicture, InvalidRequest, NotDoneReason, StageUnavailable
-from atelier_runtime.images import Picture, RgbArray
+from atelier_runtime.images import Format, Picture, RgbArray
 from atelier_runtime.metrics import StageLedger
 from atelier_runtime.settings import StartupError
 
 log = logging.getLogger(__name__)
 
+_LARGEST_SIDE_PX: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383}  # that the formats' encoders take
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -106,7 +107,11 @@ class RestorerPipeline:
                 [rgb], size_px=request.detect_size_px, min_confidence=request.min_confidence
             )[0]
         with ledger.stage("align"):
-            return [replace(face, sharpness=_sharpness(rgb, face)) for face in found]
+            faces = []
+            for face in found:  # thousands, where the confidence asked for is 0
+                job.check()
+                faces.append(replace(face, sharpness=_sharpness(rgb, face)))
+        return faces
 
     def restore(
         self, job: Job, picture: Picture, request: RestoreRequest, ledger: StageLedger
@@ -286,6 +291,13 @@ def check_picture(picture: Picture, request: RestoreRequest, max_pixels: int) ->
             "upscale",
             f"{request.upscale} makes {picture.width * request.upscale}x{picture.height * request.upscale} = "
             f"{pixels} pixels; the limit is {max_pixels} pixels",
+        )
+    side = max(picture.width, picture.height) * request.upscale
+    file_format = None if request.raw_output else request.output_format or picture.format
+    limit = _LARGEST_SIDE_PX.get(file_format) if file_format else None
+    if limit is not None and side > limit:
+        raise InvalidRequest.of(
+            "output.format", f"{file_format} holds {limit} px a side, the picture would have {side}"
         )
 
 

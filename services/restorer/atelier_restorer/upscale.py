@@ -24,6 +24,9 @@ LANCZOS = "lanczos"
 
 _TILE_PX = 384
 _TILE_MARGIN_PX = 16  # what a tile sees beyond its own edge; published upscalers are run with 10 to 40
+_TILE_GRID_PX = (
+    16  # x2 networks fold 2x2 pixels into one, others look through windows: same phase in each tile
+)
 
 
 class Enlarged(NamedTuple):
@@ -122,7 +125,7 @@ def _resample(picture: RgbArray, size: tuple[int, int]) -> RgbArray:
 
 
 def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
-    """Cut a length into the fewest parts of at most `step`, all of nearly the same size."""
-    count = -(-length // step)
-    edges = [length * i // count for i in range(count + 1)]
+    """Cut a length into the fewest parts of at most `step`, nearly of one size, that begin on the grid."""
+    count, cells = -(-length // step), -(-length // _TILE_GRID_PX)
+    edges = [min(length, cells * i // count * _TILE_GRID_PX) for i in range(count + 1)]
     yield from pairwise(edges)

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from atelier_generator.plan import Size
-from atelier_generator.upscale import Upscaler, cropped, enlarge_to, network_passes
+from atelier_generator.upscale import Upscaler, _spans, cropped, enlarge_to, network_passes
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component
@@ -54,6 +54,14 @@ def test_result_has_the_exact_size_and_keeps_its_place(plain_models, wanted, net
     # The middle of the result is the middle of the picture.
     middle = result[wanted[1] // 2, wanted[0] // 2].astype(int)
     assert np.abs(middle - picture[32, 32]).max() <= 12
+
+
+@pytest.mark.parametrize("length", [1, 384, 385, 770, 1001, 1150, 3072])
+def test_tiles_are_few_and_begin_where_networks_that_fold_pixels_expect_it(length):
+    spans = list(_spans(length, 384))
+    assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])] and spans[-1][1] == length
+    assert all(start % 16 == 0 and 0 < end - start <= 384 for start, end in spans)
+    assert len(spans) == -(-length // 384)
 
 
 def test_tiles_leave_no_seam(plain_models, monkeypatch):

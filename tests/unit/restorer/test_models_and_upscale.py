@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from atelier_restorer.__main__ import main
 from atelier_restorer.models import load_models
 from atelier_restorer.settings import RestorerSettings
-from atelier_restorer.upscale import Upscaler, enlarge
+from atelier_restorer.upscale import Upscaler, _spans, enlarge
 from atelier_runtime import settings
 from atelier_runtime.errors import Cancelled
 from atelier_runtime.settings import StartupError
@@ -98,6 +98,14 @@ def test_the_size_is_exact_and_the_enlarger_is_named(
     else:
         assert result.upscaler == ("tiny-compact-x2" if with_network else "lanczos")
         assert result.picture.flags.writeable
+
+
+@pytest.mark.parametrize("length", [1, 384, 385, 770, 1001, 1150, 3072])
+def test_tiles_are_few_and_begin_where_networks_that_fold_pixels_expect_it(length: int) -> None:
+    spans = list(_spans(length, 384))
+    assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])] and spans[-1][1] == length
+    assert all(start % 16 == 0 and 0 < end - start <= 384 for start, end in spans)
+    assert len(spans) == -(-length // 384)
 
 
 def test_tiles_leave_no_seam(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
