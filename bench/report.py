@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ def spread(samples: Sequence[float]) -> dict[str, float | int]:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """Return the sample below which a share (0 to 1) of all lie, the nearest rank."""
+    """Return the smallest sample that a share (0 to 1) of all do not exceed: the nearest rank."""
     ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def machine() -> dict[str, object]:
