@@ -6,6 +6,7 @@ readiness: weights are loaded, a warm-up picture was made, and draining has not 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import grpc
@@ -17,6 +18,8 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 LOADING_RETRY_AFTER_S = 5.0
+
+_LAST_WORD_S = 0.5  # for those who watch to be sent that draining has begun
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,32 @@ class StageState:
     running: int
 
 
+class _HealthService(health.aio.HealthServicer):
+    """grpc.health.v1 whose watches end with the draining; gRPC would wait for them until its time is up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draining = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext) -> None:
+        """Send the status now and whenever it changes."""
+        watching = asyncio.create_task(super().Watch(request, context))
+        draining = asyncio.create_task(self.draining.wait())
+        try:
+            await asyncio.wait({watching, draining}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watching}, timeout=_LAST_WORD_S)
+        finally:
+            watching.cancel()
+            draining.cancel()
+            await asyncio.gather(watching, draining, return_exceptions=True)
+
+
 class Readiness:
     """Loading, then ready, then draining; mirrored into grpc.health.v1."""
 
     def __init__(self, service_name: str) -> None:
         self._service_name = service_name
-        self._servicer = health.aio.HealthServicer()
+        self._servicer = _HealthService()
         self._ready = False
         self._draining = False
 
@@ -75,6 +98,7 @@ class Readiness:
         """Say that no new work is taken; cannot be taken back."""
         self._draining = True
         await self._servicer.set(self._service_name, _NOT_SERVING)
+        self._servicer.draining.set()
 
     def require(self) -> None:
         """Raise `StageDraining` or `StageNotReady` unless ready."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -48,6 +48,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, service_name: str, readiness: Readiness) -> None:
         self._service_name = service_name
         self._readiness = readiness
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def all_ended(self, within_s: float) -> bool:
+        """Wait for the calls in progress; return False if some are not over in that time."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), within_s)
+        return self._idle.is_set()
 
     async def intercept_service(
         self,
@@ -86,8 +95,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             try:
                 with self._around(method, offered, context):
-                    async for event in behaviour(message, context):
-                        yield event
+                    # Closed here and now: a cancelled call must not go on until the garbage is collected.
+                    async with aclosing(behaviour(message, context)) as events:
+                        async for event in events:
+                            yield event
             except _Ended as ended:
                 await self._abort(context, ended.error)
 
@@ -96,6 +107,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @contextmanager
     def _around(self, method: str, offered: str | None, context: grpc.aio.ServicerContext) -> Iterator[None]:
         request_id.set(accept_request_id(offered))  # each call has a task, so a context, of its own
+        self._calls += 1
+        self._idle.clear()
         metrics.REQUESTS_IN_PROGRESS.inc()
         start = time.perf_counter()
         error: AtelierError | None = None
@@ -118,6 +131,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             log.exception("internal error")
             raise _Ended(error) from raised
         finally:
+            self._calls -= 1
+            if self._calls == 0:
+                self._idle.set()
             metrics.REQUESTS_IN_PROGRESS.dec()
             self._record(method, time.perf_counter() - start, error)
 

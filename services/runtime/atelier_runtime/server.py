@@ -68,9 +68,10 @@ class StageServer:
         self.worker = DeviceWorker(settings.queue_capacity, name=role)
         self.stage = make_stage(self.worker, self.state)
         self.readiness = Readiness(self.stage.service_name)
+        self._calls = CallInterceptor(self.stage.service_name, self.readiness)
         limit = images.message_limit_bytes(settings.max_pixels)
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(self.stage.service_name, self.readiness)],
+            interceptors=[self._calls],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
@@ -163,9 +164,9 @@ class StageServer:
         """
         # The worker goes on accepting: a call that was let in may still be decoding its picture.
         await self.readiness.set_draining()
-        start = time.monotonic()
+        ended = asyncio.create_task(self._calls.all_ended(self._settings.drain_seconds))
         await self._server.stop(self._settings.drain_seconds)
-        finished = time.monotonic() - start < self._settings.drain_seconds
+        finished = await ended
         if self._loading is not None:
             self._loading.cancel()
         await asyncio.to_thread(self.worker.close)

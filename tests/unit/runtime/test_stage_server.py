@@ -221,6 +221,34 @@ async def test_draining_finishes_accepted_work_and_refuses_new_work(ready: Runni
     assert await draining
 
 
+async def test_draining_does_not_wait_for_those_who_watch_the_health(ready: Running) -> None:
+    watching = ready.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+    assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+    draining = asyncio.create_task(ready.server.drain())
+    assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert await watching.read() is grpc.aio.EOF, "it ended, and was not cut off"
+    assert await draining
+
+
+async def test_draining_tells_that_it_could_not_finish_something() -> None:
+    server = StageServer("restorer", Settings(drain_seconds=0.05), SmallStage)
+    await server.start()
+    await server.wait_ready()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        held = pb_grpc.RestorerServiceStub(channel).RestoreFaces(pb.RestoreFacesRequest())
+        assert await asyncio.to_thread(server.stage.busy.wait, 10)
+        assert not await server.drain()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await held
+
+
+async def test_with_no_time_to_drain_an_idle_stage_has_finished_everything() -> None:
+    server = StageServer("restorer", Settings(drain_seconds=0), SmallStage)
+    await server.start()
+    await server.wait_ready()
+    assert await server.drain()
+
+
 async def test_what_stops_loading_is_told() -> None:
     server = StageServer("restorer", Settings(), SmallStage)
     server.stage.load_error = StartupError("MODEL_SET=nowhere: there is no file")
