@@ -115,7 +115,7 @@ class HealthAnswer(BaseModel):
 
 
 class RootAnswer(BaseModel):
-    """Who answers here; model and device are null while the generator is away."""
+    """Who answers here; model and device are null while the generator loads or is away."""
 
     name: str
     version: str

@@ -123,9 +123,8 @@ class Gateway:
 
     async def root(self) -> Response:
         """Say who answers here."""
-        generator, _ = await health_report.both_statuses(
-            self._stages, timeout_s=self._settings.status_timeout_seconds
-        )
+        timeout = self._settings.status_timeout_seconds
+        generator = await health_report.status_or_none(self._stages.generator_status(timeout_s=timeout))
         return _json(health_report.root(generator))
 
     async def metrics(self, request: Request) -> Response:

@@ -14,7 +14,8 @@ from atelier_runtime.errors import AtelierError, StageNotReady
 _GIB = 2**30
 
 
-async def _or_none(answer: Awaitable[StageStatus]) -> StageStatus | None:
+async def status_or_none(answer: Awaitable[StageStatus]) -> StageStatus | None:
+    """Await a stage's status; None if it does not give one."""
     try:
         return await answer
     except AtelierError:  # not reached, or it cannot say: for the health report it is away
@@ -24,8 +25,8 @@ async def _or_none(answer: Awaitable[StageStatus]) -> StageStatus | None:
 async def both_statuses(stages: Stages, *, timeout_s: float) -> tuple[StageStatus | None, StageStatus | None]:
     """Ask generator and restorer at once; None for one that does not answer in time."""
     return await asyncio.gather(
-        _or_none(stages.generator_status(timeout_s=timeout_s)),
-        _or_none(stages.restorer_status(timeout_s=timeout_s)),
+        status_or_none(stages.generator_status(timeout_s=timeout_s)),
+        status_or_none(stages.restorer_status(timeout_s=timeout_s)),
     )
 
 
@@ -48,7 +49,7 @@ def health(generator: StageStatus | None, restorer: StageStatus | None) -> Healt
         realesrgan_available=draws and "upscaler" in drawing_networks,
         refiner_available=draws and "refiner" in drawing_networks,
         vram_available=_vram(generator),
-        device=generator.device if generator else None,
+        device=generator.device or None if generator else None,
         gpu_info=generator.device_name if generator and on_cuda else None,
     )
 
@@ -64,8 +65,8 @@ def root(generator: StageStatus | None) -> RootAnswer:
     return RootAnswer(
         name="Atelier",
         version=__version__,
-        model=generator.model_set if generator else None,
-        device=generator.device if generator else None,
+        model=generator.model_set or None if generator else None,
+        device=generator.device or None if generator else None,
     )
 
 

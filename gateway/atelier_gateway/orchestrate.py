@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from atelier_gateway.answers import FaceAnswer, Report, StageAnswer
 from atelier_gateway.clients import Stages
+from atelier_gateway.health import require_ready
 from atelier_gateway.schema import SDXL, GenerateRequest, Order
 from atelier_gateway.work import Drawing, Encoding, Restoration, RestorationOrder, StagePicture
 from atelier_runtime import images
@@ -109,9 +110,10 @@ class Orchestrator:
         """Refuse names of networks that are not loaded; return a warning for what could not be checked."""
         request, warnings, violations = order.request, [], []
         if request.model is not None and request.model.upper() != SDXL:
-            loaded = (await self._stages.generator_status(timeout_s=self._status_timeout_s)).model_set
-            if request.model != loaded:
-                message = f"is not loaded; {loaded} is, and {SDXL} names it too"
+            generator = await self._stages.generator_status(timeout_s=self._status_timeout_s)
+            require_ready(generator)  # before that, no name can be called right or wrong
+            if request.model != generator.model_set:
+                message = f"is not loaded; {generator.model_set} is, and {SDXL} names it too"
                 violations.append(FieldViolation("model", message))
         if request.det_model is not None:
             try:

@@ -168,8 +168,27 @@ def test_a_generator_that_is_away() -> None:
         house.close()
 
 
+def test_a_name_cannot_be_judged_while_the_generator_loads(house: House) -> None:
+    house.generator.status = {"ready": False, "model_set": "", "device": ""}
+    response = house.generate(model="demo")
+    problem(response, 503, "stage_not_ready")
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_a_detector_cannot_be_judged_while_the_restorer_loads(house: House) -> None:
+    house.restorer.status, house.restorer.networks = {"ready": False, "model_set": ""}, {}
+    answer = house.generate(det_model="retinaface_resnet50").json()
+    assert answer["success"] is True and "det_model was not checked" in answer["warnings"][0]
+
+
+def test_a_set_without_a_detector_has_none_by_that_name(house: House) -> None:
+    house.restorer.networks = {}
+    error = problem(house.generate(det_model="retinaface_resnet50"), 422, "invalid_request")
+    assert [field["field"] for field in error["fields"]] == ["det_model"]
+
+
 def test_one_deadline_for_all() -> None:
-    house = House(deadline_seconds=0.5)
+    house = House(deadline_seconds=2)
     try:
         house.generator.hold = True
         problem(house.generate(), 504, "deadline_exceeded")

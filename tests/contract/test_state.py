@@ -69,10 +69,13 @@ def test_health_while_the_restorer_loads(house: House) -> None:
 
 
 def test_health_while_the_generator_loads(house: House) -> None:
-    house.generator.status = {"ready": False}
+    house.generator.status = {"ready": False, "model_set": "", "device": "", "device_name": ""}
+    house.generator.networks = {}
     response = house.client.get("/health")
     assert (response.status_code, response.json()["status"]) == (503, "unhealthy")
-    assert response.json()["model_loaded"] is False
+    assert (response.json()["model_loaded"], response.json()["device"]) == (False, None)
+    root = house.client.get("/").json()
+    assert (root["model"], root["device"]) == (None, None)
     ready = house.client.get("/readyz")
     assert (ready.status_code, ready.json()["error"]["code"]) == (503, "stage_not_ready")
     assert int(ready.headers["Retry-After"]) >= 1

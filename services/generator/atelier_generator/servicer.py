@@ -34,11 +34,9 @@ class GeneratorStage:
     def __init__(
         self, settings: GeneratorSettings, worker: DeviceWorker, state: Callable[[], StageState]
     ) -> None:
-        self.model_set = settings.model_set
+        # Empty until `load` knows: the setting may be a path, or "auto", which is nobody's answer.
+        self.model_set = self.device = self.device_name = self.dtype = ""
         self.networks: tuple[LoadedNetwork, ...] = ()
-        self.device = settings.device
-        self.device_name = ""
-        self.dtype: str = settings.dtype
         self._settings = settings
         self._worker = worker
         self._state = state

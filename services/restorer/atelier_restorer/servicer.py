@@ -38,12 +38,9 @@ class RestorerStage:
         self.settings = settings
         self.worker = worker
         self.state = state
-        # What the settings ask for, until `load` knows what it came to.
-        self.model_set = settings.model_set
+        # Empty until `load` knows: the setting may be a path, or "auto", which is nobody's answer.
+        self.model_set = self.device = self.device_name = self.dtype = ""
         self.networks: tuple[LoadedNetwork, ...] = ()
-        self.device = settings.device
-        self.device_name = ""
-        self.dtype: str = settings.dtype
         self._models: Models | None = None
         self._pipeline: RestorerPipeline | None = None
 
