@@ -16,7 +16,8 @@ help: ## print the targets
 setup: $(STAMP) ## make .venv with everything in it, build the stubs; safe to repeat
 
 $(STAMP): constraints.txt pyproject.toml protos/generate.sh $(wildcard protos/atelier/*/v1/*.proto) $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# without Debian's python3-venv the first try leaves an environment that has no pip
+	$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel grpcio-tools
 	protos/generate.sh $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev \
@@ -55,4 +56,4 @@ demo-eval: $(STAMP) ## score the demo models; SEED=n, PROMPTS=file
 	PYTHONPATH=demo $(BIN)/python -m training.evaluate --seed $(SEED) $(if $(PROMPTS),--prompts $(PROMPTS))
 
 clean: ## remove what was built, not .venv
-	rm -rf protos/gen .run .runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(STAMP) protos/gen .run .runs .pytest_cache .mypy_cache .ruff_cache
