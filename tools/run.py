@@ -1,5 +1,7 @@
 """`make run`: start generator, restorer and gateway, say when they are ready, stop all three on Ctrl-C.
 
+Orders that were accepted are finished first; a second Ctrl-C ends everything at once.
+
 Settings are those of the processes (ATELIER_GATEWAY_*, ATELIER_GENERATOR_*, ATELIER_RESTORER_*);
 logs go to `.run/NAME.log`.
 """
@@ -42,14 +44,20 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in reversed(NAMES):  # the door first, so that nothing new comes in
-            self._children[name].terminate()
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        for child in self._children.values():
-            try:
-                child.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
+        try:
+            # The gateway first: for the orders that it has accepted it needs both stages.
+            for names in (("gateway",), ("generator", "restorer")):
+                for name in names:
+                    self._children[name].terminate()
+                for name in names:
+                    self._children[name].wait(max(0.1, deadline - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            print("Not waiting any longer.", file=sys.stderr)
+        finally:
+            for child in self._children.values():
+                child.kill()  # does nothing to one that has ended
+                child.wait()
 
     def ended(self) -> str | None:
         """Return the name of a process that has ended by itself."""

@@ -1,0 +1,87 @@
+"""How `make run` ends, shown with three small programs of the processes' names."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tools import run
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import pathlib, signal, sys, time
+
+def stop(*_):
+    if {name!r} == "gateway":
+        time.sleep(0.5)  # finishes an order
+    with open("ended", "a") as file:
+        print({name!r}, file=file)
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if {name!r} == {stubborn!r} else stop)
+pathlib.Path("{name}.up").touch()
+while True:
+    signal.pause()
+"""
+
+
+def write_programs(folder: Path, stubborn: str = "") -> None:
+    for name in run.NAMES:
+        package = folder / f"atelier_{name}"
+        package.mkdir()
+        (package / "__main__.py").write_text(PROGRAM.format(name=name, stubborn=stubborn))
+
+
+def wait_until_up(folder: Path) -> None:
+    while not all((folder / f"{name}.up").exists() for name in run.NAMES):
+        time.sleep(0.01)
+
+
+def make_run(folder: Path) -> subprocess.Popen[str]:
+    """What `make run` starts, in a folder where `python -m` finds the small programs first."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ATELIER_GATEWAY_PORT": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tools.run"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_after_ctrl_c_the_stages_live_until_the_gateway_has_finished(tmp_path: Path) -> None:
+    write_programs(tmp_path)
+    process = make_run(tmp_path)
+    wait_until_up(tmp_path)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and told.endswith("Stopped.\n")
+    ended = (tmp_path / "ended").read_text().split()
+    assert ended[0] == "gateway" and set(ended[1:]) == {"generator", "restorer"}
+
+
+@pytest.mark.parametrize("stubborn", run.NAMES)
+def test_nothing_is_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: str) -> None:
+    write_programs(tmp_path, stubborn)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "STOP_TIMEOUT_S", 2.0)
+    with run.Processes({}) as processes:
+        wait_until_up(tmp_path)
+    codes = {name: child.returncode for name, child in processes._children.items()}
+    assert None not in codes.values() and codes[stubborn] == -signal.SIGKILL
+
+
+def test_a_process_that_ends_by_itself_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    write_programs(tmp_path)
+    (tmp_path / "atelier_restorer/__main__.py").write_text("raise SystemExit('PORT=1: taken')")
+    process = make_run(tmp_path)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "The restorer stopped" in told and "PORT=1: taken" in told
