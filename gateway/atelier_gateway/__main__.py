@@ -15,7 +15,7 @@ import uvicorn
 from atelier_gateway.app import create_app
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.log import configure_logging
-from atelier_runtime.settings import load
+from atelier_runtime.settings import help_text, load
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def main() -> int:
         "serve",
         help="serve HTTP until SIGTERM",
         description="Serve HTTP until SIGTERM.",
-        epilog=_settings_help(),
+        epilog=help_text(GatewaySettings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands.add_parser("openapi", help="print the OpenAPI document")
@@ -81,15 +81,6 @@ def listen(host: str, port: int) -> socket.socket:
     # small answer waits 40 ms for the client's delayed acknowledgement of its header.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-def _settings_help() -> str:
-    prefix = GatewaySettings.model_config["env_prefix"]
-    lines = ["settings, from the environment:"]
-    for name, field in GatewaySettings.model_fields.items():
-        default = "none" if field.default == () else field.default
-        lines.append(f"  {prefix}{name.upper()} (default {default})\n      {field.description}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

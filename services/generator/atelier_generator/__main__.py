@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="atelier-generator",
         description="Atelier's drawing stage: SDXL over gRPC.",
-        epilog=_settings_help(),
+        epilog=runtime_settings.help_text(GeneratorSettings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True)
@@ -118,14 +118,6 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
             default=default,
             help=f"(default {default})",
         )
-
-
-def _settings_help() -> str:
-    prefix = GeneratorSettings.model_config["env_prefix"]
-    lines = ["settings, from the environment:"]
-    for name, field in GeneratorSettings.model_fields.items():
-        lines.append(f"  {prefix}{name.upper()} (default {field.default})\n      {field.description}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

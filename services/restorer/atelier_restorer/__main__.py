@@ -1,19 +1,23 @@
-"""The command `atelier-restorer`."""
+"""The command `atelier-restorer`.
+
+torch takes seconds to import, so the command imports it late: help and bad settings do not wait.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from atelier_restorer.servicer import RestorerStage
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
-from atelier_runtime.server import run_stage
 
 
 def serve() -> int:
     """Run the stage until SIGTERM or SIGINT; return the exit code."""
     restorer_settings = settings.load(RestorerSettings)
+    from atelier_restorer.servicer import RestorerStage
+    from atelier_runtime.server import run_stage
+
     return run_stage(
         "restorer",
         restorer_settings,
@@ -28,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serving = commands.add_parser(
         "serve",
         help="answer gRPC calls until SIGTERM",
-        description="Answer gRPC calls until SIGTERM. Settings come from ATELIER_RESTORER_... variables.",
+        description="Answer gRPC calls until SIGTERM.",
+        epilog=settings.help_text(RestorerSettings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serving.set_defaults(run=serve)
     return int(parser.parse_args(arguments).run())

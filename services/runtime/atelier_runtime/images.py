@@ -59,7 +59,7 @@ class Picture:
 
 
 def decode(data: bytes, *, max_pixels: int, field: str = "image") -> Picture:
-    """Decode a PNG, JPEG or WebP file.
+    """Decode a PNG, JPEG or WebP file. Of a camera's JPEG with several pictures (MPO) the first is taken.
 
     The header is read first: a picture above `max_pixels` is refused before its pixels are touched.
     Raises `InvalidRequest` naming `field` for what is truncated, too large, animated, CMYK, of more than
@@ -94,7 +94,8 @@ def _refuse_unsupported(image: Image.Image, data: bytes, max_pixels: int, field:
         raise InvalidRequest.of(
             field, f"has {width}x{height} = {width * height} pixels; the limit is {max_pixels} pixels"
         )
-    if getattr(image, "n_frames", 1) > 1:
+    # Cameras put a preview or a depth map behind the photograph (MPO): that is no animation.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise InvalidRequest.of(field, "is animated; a picture with one frame is needed")
     if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
         raise InvalidRequest.of(field, f"is in {image.mode}; convert it to RGB or gray first")
@@ -104,7 +105,7 @@ def _refuse_unsupported(image: Image.Image, data: bytes, max_pixels: int, field:
 
 
 def _to_picture(image: Image.Image) -> Picture:
-    file_format = cast(Format, str(image.format).lower())
+    file_format = "jpeg" if image.format == "MPO" else cast(Format, str(image.format).lower())
     icc = image.info.get("icc_profile")
     dpi = image.info.get("dpi")
     exif = image.getexif()
@@ -181,4 +182,4 @@ def encode_gray_png(mask: NDArray[np.uint8]) -> bytes:
 
 def message_limit_bytes(max_pixels: int) -> int:
     """Return the largest gRPC message for pictures up to `max_pixels`: raw RGB8, a mask, and room beside."""
-    return min(4 * max_pixels + 4 * 2**20, 2**31 - 1)
+    return 4 * max_pixels + 4 * 2**20

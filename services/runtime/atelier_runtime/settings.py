@@ -19,7 +19,10 @@ class ProcessSettings(BaseSettings):
     host: str = Field("0.0.0.0", description="Address to listen on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Log level.")
     max_pixels: int = Field(
-        defaults.MAX_PIXELS, ge=65_536, le=1_000_000_000, description="Most pixels of a picture, in or out."
+        defaults.MAX_PIXELS,
+        ge=65_536,
+        le=500_000_000,  # what fits into a gRPC message, see images.message_limit_bytes
+        description="Most pixels of a picture, in or out.",
     )
     drain_seconds: float = Field(
         60.0, ge=0, le=3600, description="After SIGTERM: time for accepted work to finish."
@@ -54,6 +57,16 @@ def load(settings_class: type[SettingsT]) -> SettingsT:
         return settings_class()
     except ValidationError as error:
         _explain_and_exit(settings_class, error)
+
+
+def help_text(settings_class: type[BaseSettings]) -> str:
+    """Return every variable with its default and meaning, for the end of a command's help."""
+    prefix = settings_class.model_config.get("env_prefix", "")
+    lines = ["settings, from the environment:"]
+    for name, field in settings_class.model_fields.items():
+        default = "none" if field.default == () else field.default
+        lines.append(f"  {prefix}{name.upper()} (default {default})\n      {field.description}")
+    return "\n".join(lines)
 
 
 def explain(settings_class: type[BaseSettings], error: ValidationError) -> list[str]:

@@ -156,11 +156,11 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
         else:
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own kinds; all mean the same here
-        raise StartupError(f"{path} cannot be read as weights: {error}") from error
+        raise StartupError(f"MODEL_SET: {path} cannot be read as weights: {error}") from error
     for wrapper in ("params_ema", "params", "state_dict"):
         if isinstance(data, dict) and isinstance(data.get(wrapper), dict):
             data = data[wrapper]
             break
     if not isinstance(data, dict) or not all(isinstance(v, torch.Tensor) for v in data.values()):
-        raise StartupError(f"{path} holds no table of tensors")
+        raise StartupError(f"MODEL_SET: {path} holds no table of tensors")
     return {key.removeprefix("module."): value for key, value in data.items()}

@@ -75,6 +75,16 @@ def test_orientation_is_applied_and_then_written_as_one() -> None:
         assert file.getexif()[0x0112] == 1
 
 
+def test_of_a_cameras_file_with_several_pictures_the_first_is_taken() -> None:
+    y, x = np.mgrid[0:40, 0:60]
+    photograph = Image.fromarray(np.dstack([4 * x, 6 * y, 2 * x + 3 * y]).astype(np.uint8))
+    preview = Image.new("RGB", (16, 16), "red")
+    data = saved(photograph, "MPO", save_all=True, append_images=[preview], quality=95)
+    picture = decode(data)
+    assert (picture.format, picture.width, picture.height) == ("jpeg", 60, 40)
+    assert np.abs(picture.rgb.astype(int) - np.asarray(photograph)).mean() < 3
+
+
 def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     chunk = b"IHDR" + header

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from atelier_runtime import settings
+from atelier_runtime import images, settings
 
 
 class Settings(settings.StageSettings):
@@ -25,7 +25,13 @@ def test_the_environment_is_read_and_frozen(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("QUEUE_CAPACITY", "many"), ("DEVICE", "tpu"), ("DTYPE", "int8"), ("MAX_PIXELS", "-1")],
+    [
+        ("QUEUE_CAPACITY", "many"),
+        ("DEVICE", "tpu"),
+        ("DTYPE", "int8"),
+        ("MAX_PIXELS", "-1"),
+        ("MAX_PIXELS", "600000000"),
+    ],
 )
 def test_a_bad_value_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
@@ -35,6 +41,10 @@ def test_a_bad_value_names_the_variable(
         settings.load(Settings)
     assert caught.value.code == 2
     assert f"ATELIER_TEST_{name}={value}" in capsys.readouterr().err
+
+
+def test_the_largest_picture_fits_into_the_largest_grpc_message() -> None:
+    assert images.message_limit_bytes(Settings(max_pixels=500_000_000).max_pixels) < 2**31
 
 
 def test_the_process_stops_with_the_variable_on_standard_error() -> None:

@@ -102,5 +102,5 @@ def test_a_malicious_pickle_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file.safetensors").write_bytes(b"garbage")
-    with pytest.raises(StartupError, match=r"file\.safetensors"):
+    with pytest.raises(StartupError, match=r"^MODEL_SET: .*file\.safetensors"):
         weights.load_state_dict(tmp_path / "file.safetensors")
