@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,20 @@ def test_imports_stay_in_their_places(package: str, path: Path) -> None:
 
 def test_the_gateway_starts_without_torch() -> None:
     code = (
-        "import sys, atelier_gateway.__main__;"
-        "print(*sorted(set(sys.modules) & {'torch', 'diffusers', 'cv2'}))"
+        "import sys, atelier_gateway.__main__ as command;"
+        "command.create_app(command.GatewaySettings());"
+        f"print(*sorted(set(sys.modules) & {NETWORK_LIBRARIES | {'cv2'}}))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert run.stdout.strip() == ""
+
+
+def test_the_gateways_requirements_name_no_network_library() -> None:
+    with (ROOT / "gateway/pyproject.toml").open("rb") as file:
+        requirements = tomllib.load(file)["project"]["dependencies"]
+    assert not [r for r in requirements if any(library in r for library in NETWORK_LIBRARIES)]
 
 
 def test_every_weight_is_read_without_free_unpickling() -> None:
