@@ -65,6 +65,8 @@ class LatentsToLatents(StableDiffusionXLImg2ImgPipeline):
     diffusers' own takes four channels for latents and any other number for a picture.
     """
 
+    scheduler: Any
+
     def prepare_latents(
         self,
         image: torch.Tensor,
