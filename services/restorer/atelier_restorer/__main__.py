@@ -6,6 +6,7 @@ torch takes seconds to import, so the command imports it late: help and bad sett
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from atelier_restorer.settings import RestorerSettings
@@ -37,7 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serving.set_defaults(run=serve)
-    return int(parser.parse_args(arguments).run())
+    chosen = parser.parse_args(arguments)
+    # Read by OpenMP when torch is imported. Its threads otherwise spin while they wait for each other,
+    # which takes the cores from the other processes and, where cores are shared, slows ours several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    return int(chosen.run())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 import hashlib
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,22 @@ def test_a_missing_model_set_stops_serve(
         monkeypatch.setenv(f"ATELIER_RESTORER_{name}", value)
     assert main(["serve"]) == 1
     assert "ATELIER_RESTORER_MODEL_SET" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_leave_the_cores_to_others(given: str | None, kept: str) -> None:
+    """The setting must stand before torch is imported; a bad port ends the command before that."""
+    code = (
+        "import os, sys; from atelier_restorer.__main__ import main\n"
+        "try: main(['serve'])\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"ATELIER_RESTORER_PORT": "-1"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [kept, "False"]
 
 
 def _sha256(path: Path) -> str:
