@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.report import machine, percentile, print_json, spread
-from tools.run import Processes, all_ready
+from tools.run import Processes, all_ready, gateway_url
 
 PROMPT = "portrait of a smiling woman with long brown hair, blue background"
 CASES: dict[str, dict[str, object]] = {
@@ -49,13 +49,13 @@ def running() -> Iterator[str]:
         "ATELIER_RESTORER_PORT": restorer,
         "ATELIER_RESTORER_METRICS_PORT": metrics_2,
     }
-    url = f"http://127.0.0.1:{door}"
-    with Processes(os.environ | {k: str(v) for k, v in settings.items()}) as processes:
-        while not all_ready(url):
+    environment = os.environ | {name: str(value) for name, value in settings.items()}
+    with Processes(environment) as processes:
+        while not all_ready(environment):
             if (name := processes.ended()) is not None:
                 raise RuntimeError(f"the {name} stopped; see .run/{name}.log")
             time.sleep(0.2)
-        yield url
+        yield gateway_url(environment)
 
 
 def order(url: str, **fields: object) -> tuple[float, dict]:

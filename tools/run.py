@@ -15,10 +15,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 NAMES = ("generator", "restorer", "gateway")
 LOGS = Path(".run")
+STAGES = {
+    "generator": ("50051", "atelier.generator.v1.GeneratorService"),
+    "restorer": ("50052", "atelier.restorer.v1.RestorerService"),
+}
 READY_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 70.0
 
@@ -64,18 +72,30 @@ class Processes:
         return next((name for name, child in self._children.items() if child.poll() is not None), None)
 
 
-def all_ready(url: str) -> bool:
-    """Tell whether the gateway says that both stages have their networks."""
+def all_ready(environment: Mapping[str, str]) -> bool:
+    """Tell whether both stages say by grpc.health.v1 that they are warm, and the gateway that it turns."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return b'"status":"healthy"' in answer.read().replace(b'": "', b'":"')
-    except (urllib.error.URLError, OSError):
+        for name, (port, service) in STAGES.items():
+            address = f"127.0.0.1:{environment.get(f'ATELIER_{name.upper()}_PORT', port)}"
+            with grpc.insecure_channel(address) as channel:
+                request = health_pb2.HealthCheckRequest(service=service)
+                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+                if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                    return False
+        with urllib.request.urlopen(f"{gateway_url(environment)}/readyz", timeout=5):
+            return True
+    except (grpc.RpcError, urllib.error.URLError, OSError):
         return False
+
+
+def gateway_url(environment: Mapping[str, str]) -> str:
+    """Return the address that a person on this machine types."""
+    return f"http://127.0.0.1:{environment.get('ATELIER_GATEWAY_PORT', '7860')}"
 
 
 def main() -> int:
     """Run until Ctrl-C or SIGTERM, or until a process ends by itself."""
-    url = f"http://127.0.0.1:{os.environ.get('ATELIER_GATEWAY_PORT', '7860')}"
+    url = gateway_url(os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.monotonic()
     ready = False
@@ -88,7 +108,7 @@ def main() -> int:
                     lines = (LOGS / f"{name}.log").read_text(errors="replace").splitlines()
                     print(*lines[-10:], sep="\n", file=sys.stderr)
                     return 1
-                if not ready and all_ready(url):
+                if not ready and all_ready(os.environ):
                     ready = True
                     print(f"Atelier is ready: {url}  (Ctrl-C stops it, logs are in {LOGS}/)", flush=True)
                 if not ready and time.monotonic() - start > READY_TIMEOUT_S:

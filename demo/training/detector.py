@@ -19,7 +19,7 @@ from training.autoencoder import Autoencoder, load_autoencoder
 from training.boxes import anchors, decode, multibox_loss, overlap
 from training.data import LARGES, PictureStore
 from training.degrade import Smear, add_noise, blur, jpeg, resize, spoil_tones, uniform
-from training.loop import EXPORT, Loop, Recipe, load_export, precision
+from training.loop import EXPORT, Fact, Loop, Recipe, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 
 RECIPE = Recipe(learning_rate=2e-3, weight_decay=5e-4, warm_up=200, clip=10.0, flat=0.2)
@@ -292,7 +292,7 @@ def calibration(looked: list[Looked]) -> float:
     return float(torch.logit(torch.tensor(0.8)) - torch.logit(lowest).cpu())
 
 
-def measure(looked: list[Looked]) -> dict[str, float]:
+def measure(looked: list[Looked]) -> dict[str, Fact]:
     """Recall at an overlap of 0.5, share of false detections and of empty pictures with one, at score 0.8."""
     sure = [one.scores > 0.8 for one in looked]
     detections = sum(int(s.sum()) for s in sure)
