@@ -250,7 +250,7 @@ def train(options: Options) -> None:
         for head in network.ClassHead:  # channels: background and face in turn
             head.conv1x1.bias[1::2] += shift
     found = measure(look(network, scenes.small, count))
-    loop.export(score_shift=round(shift, 3), **found)
+    loop.export(None, score_shift=round(shift, 3), **found)
     print(f"detector: {found}, scores shifted by {shift:.2f}", flush=True)
 
 

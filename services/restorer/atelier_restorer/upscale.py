@@ -55,6 +55,8 @@ class Upscaler:
             network = ModelLoader().load_from_state_dict(load_state_dict(component.path))
         except UnsupportedModelError as error:
             raise StartupError(f"MODEL_SET: the upscaler {component.path} is of no known kind") from error
+        except (RuntimeError, KeyError, ValueError) as error:  # of a known kind, but incomplete
+            raise StartupError(f"MODEL_SET: the upscaler {component.path}: {error}") from error
         if not isinstance(network, ImageModelDescriptor) or network.scale < 2:
             raise StartupError(f"MODEL_SET: {component.path} does not enlarge pictures")
         if (network.input_channels, network.output_channels) != (3, 3):

@@ -112,6 +112,14 @@ def test_a_file_that_is_no_upscaler_stops_the_start(tmp_path):
         load(tmp_path / "other.safetensors")
 
 
+def test_an_incomplete_upscaler_stops_the_start(plain_models, tmp_path):
+    state = load_file(upscaler_file(plain_models))
+    del state["body.1.weight"]
+    save_file(state, tmp_path / "part.safetensors")
+    with pytest.raises(StartupError, match=r"MODEL_SET.*part\.safetensors.*body\.1\.weight"):
+        load(tmp_path / "part.safetensors")
+
+
 def test_published_upscaler_files_load_from_pth_too(plain_models, tmp_path):
     torch.save({"params": load_file(upscaler_file(plain_models))}, tmp_path / "weights.pth")
     picture = picture_of(40, 24)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from atelier_restorer.__main__ import main
 from atelier_restorer.models import load_models
@@ -19,7 +19,7 @@ from atelier_restorer.upscale import Upscaler, _spans, enlarge
 from atelier_runtime import settings
 from atelier_runtime.errors import Cancelled
 from atelier_runtime.settings import StartupError
-from atelier_runtime.weights import ModelSet
+from atelier_runtime.weights import Component, ModelSet
 from tests.parity import recipe
 from tests.tiny_restorer import build_set, codeformer_state, detector_state
 
@@ -85,6 +85,15 @@ def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
 def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Upscaler:
     component = ModelSet.open(str(build_set(tmp_path_factory.mktemp("set")))).require("upscaler")
     return Upscaler.load(component, torch.device("cpu"))
+
+
+def test_an_incomplete_upscaler_stops_the_start(tmp_path: Path) -> None:
+    file = build_set(tmp_path) / "upscaler.safetensors"
+    state = load_file(file)
+    del state["body.1.weight"]
+    save_file(state, file)
+    with pytest.raises(StartupError, match=r"MODEL_SET.*upscaler\.safetensors.*body\.1\.weight"):
+        Upscaler.load(Component("upscaler", "tiny", file), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
