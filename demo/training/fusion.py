@@ -2,27 +2,25 @@
 
 `python -m training.fusion --out .runs/fusion`
 
-The fusion blocks learn to make the result like the clean face at weights w between 0.3 and 1; encoder and
-transformer go on with their losses of stage II. Unlike the paper's, the generator learns on too, and a
-third of the faces is drawn at w = 0, from the predicted codes alone: a narrow generator that was trained
-for minutes has more to gain from that than it has to lose. Only the codebook stays as it is.
+The fusion blocks learn to make the result like the clean face at weights w between 0.3 and 1, most often at
+the default 0.6; encoder, transformer and codebook stay as stages I and II left them. Unlike the paper's, the
+generator learns on too, some faces at w = 0, from the predicted codes alone: a narrow generator that was
+trained for minutes has more to gain from that than it has to lose.
 """
-
-import copy
 
 import torch
 from torch import Tensor
 
 from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
 from training.autoencoder import picture_loss, psnr
-from training.codes import code_losses
-from training.faces import FaceStore, build_codeformer, nearest_codes
+from training.faces import FaceStore, build_codeformer
 from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 
 RECIPE = Recipe(learning_rate=7e-4, warm_up=150, flat=0.2)
 FIDELITY = 0.6
-NATURAL_SHARE = 0.33
+DEFAULT_SHARE = 0.5  # of the faces are mixed at the default weight
+NATURAL_SHARE = 0.15  # of the faces are drawn at w = 0
 
 
 def train(options: Options) -> None:
@@ -30,34 +28,35 @@ def train(options: Options) -> None:
     prepare_torch(options, fixed_shapes=False)
     faces = FaceStore(options)
     network = build_codeformer(options)
-    load_export(options.runs / "codebook" / EXPORT, "codeformer", network)
-    teacher = copy.deepcopy(network.encoder).requires_grad_(False).eval()
     load_export(options.runs / "codes" / EXPORT, "codeformer", network)
-    network.quantize.requires_grad_(False)
+    network.requires_grad_(False)
+    trained = [*network.generator.parameters(), *network.fuse_convs_dict.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
     with torch.no_grad():  # at first the fusion changes nothing
         for name, parameter in network.fuse_convs_dict.named_parameters():
             if ".scale.2." in name or ".shift.2." in name:
                 parameter.zero_()
-    loop = Loop(options, RECIPE, {"codeformer": network})
-    encode, teach = compiled(network.encoder, options), compiled(teacher, options)
+    loop = Loop(options, RECIPE, {"codeformer": network}, trained)
+    encode = compiled(network.encoder, options)
     side = network.config.latent_size
     for _ in loop.steps():
         clean = faces.clean(options.batch)
         fidelity = 0.3 + 0.7 * torch.rand(len(clean))
-        fidelity[torch.rand(len(clean)) < NATURAL_SHARE] = 0.0
+        kind = torch.rand(len(clean))
+        fidelity[kind < DEFAULT_SHARE] = FIDELITY
+        fidelity[kind > 1 - NATURAL_SHARE] = 0.0
         with torch.no_grad():
             given = faces.spoiled(clean)
         with precision(options.device):
             with torch.no_grad():
-                codes = nearest_codes(teach(clean)[1], network.quantize.embedding.weight)
-            features, latent = encode(given)
-            logits = network.predict_codes(latent)
-            crossed, apart = code_losses(latent, logits, network, codes)
-            looked_up = network.lookup(logits.argmax(2).unflatten(1, (side, side)))
-            drawn = network.decode(match_statistics(looked_up, latent), features, fidelity).float()
+                features, latent = encode(given)
+                codes = network.predict_codes(latent).argmax(2).unflatten(1, (side, side))
+                looked_up = match_statistics(network.lookup(codes), latent)
+            drawn = network.decode(looked_up, features, fidelity).float()
         loss, error = picture_loss(drawn, clean, faces.weights)
         gain = psnr(error) - psnr((given - clean).square().mean())
-        loop.move(loss + 0.1 * (crossed + apart), psnr=psnr(error), gain=gain, crossed=crossed)
+        loop.move(loss, psnr=psnr(error), gain=gain)
     loop.finish()
     torch.manual_seed(1)
     found = measure(network, faces, options.scaled(100, 2))

@@ -101,8 +101,8 @@ def atelier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Atelier]:
     logs = tmp_path_factory.mktemp("logs")
     door, generator, restorer, metrics_1, metrics_2 = (free_port() for _ in range(5))
     with (
-        process("generator", logs / "generator.log", PORT=generator, METRICS_PORT=metrics_1),
-        process("restorer", logs / "restorer.log", PORT=restorer, METRICS_PORT=metrics_2),
+        process("generator", logs / "generator.log", PORT=generator, METRICS_PORT=metrics_1) as first,
+        process("restorer", logs / "restorer.log", PORT=restorer, METRICS_PORT=metrics_2) as second,
         process(
             "gateway",
             logs / "gateway.log",
@@ -112,7 +112,9 @@ def atelier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Atelier]:
         ),
     ):
         url = f"http://127.0.0.1:{door}"
-        wait_for(lambda: ready(url))
+        wait_for(lambda: ready(url) or first.poll() is not None or second.poll() is not None)
+        assert first.poll() is None, (logs / "generator.log").read_text()
+        assert second.poll() is None, (logs / "restorer.log").read_text()
         yield Atelier(
             url,
             f"127.0.0.1:{generator}",

@@ -62,7 +62,10 @@ class ModelSet:
         Raises `StartupError`, naming the setting, if the manifest is missing or cannot be used.
         """
         if setting == BUILT_IN:
-            folder = Path(importlib.import_module("atelier_demo_models").path())
+            try:
+                folder = Path(importlib.import_module("atelier_demo_models").path())
+            except ModuleNotFoundError as error:
+                raise StartupError("MODEL_SET=demo: atelier-demo-models is not installed") from error
         else:
             folder = Path(setting)
         manifest = folder / "manifest.json"
