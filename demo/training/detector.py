@@ -152,7 +152,8 @@ class Scenes:
         self.large = PictureStore(
             options, LARGES, least=options.scaled(100, 3), most=options.scaled(1400, 3), side=640
         )
-        self.latest = LatestAutoencoder(options)
+        # What a diffusion network draws is further from the drawings than what an autoencoder gives back.
+        self.latest = LatestAutoencoder(options, strongest=1.0)
         self.smear = self.latest.smear()
 
     def refresh(self) -> None:
@@ -166,11 +167,11 @@ class Scenes:
         sides = self.options.profile.detector_sides
         side = sides[int(torch.randint(len(sides), ()))] if not self.options.smoke else 256
         tiled = bool(torch.rand(()) < 0.25)
-        store = self.large if torch.rand(()) < 0.35 else self.small
+        store = self.large if torch.rand(()) < 0.3 else self.small
         count = count if side <= 384 else count // 2
         raw, boxes, landmarks = store.sample(count)
         pictures = raw.permute(0, 3, 1, 2).float() / 255
-        if store is self.small and self.smear is not None and torch.rand(()) < 0.4:
+        if store is self.small and self.smear is not None and torch.rand(()) < 0.6:
             pictures = torch.cat([self.smear(part) for part in pictures.split(PREVIEW)])
         scene = move(
             pictures, boxes, landmarks, side // 2 if tiled else side, shrink=bool(torch.rand(()) < 0.4)
@@ -187,7 +188,7 @@ def autoencoder_smear(autoencoder: Autoencoder) -> Smear:
         with precision(pictures.device):
             latents = autoencoder.encode(pictures * 2 - 1).latent_dist.mean
             spread = latents.float().std((0, 2, 3), keepdim=True)
-            latents = latents + spread * torch.randn_like(latents) * uniform(0, 0.35)
+            latents = latents + spread * torch.randn_like(latents) * uniform(0, strongest)
             return (autoencoder.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
 
     return smear
@@ -196,8 +197,9 @@ def autoencoder_smear(autoencoder: Autoencoder) -> Smear:
 class LatestAutoencoder:
     """The smear of the autoencoder as it is now, while it may still be in training beside this stage."""
 
-    def __init__(self, options: Options) -> None:
-        """Looks for the autoencoder beside the stage's own folder."""
+    def __init__(self, options: Options, strongest: float = 0.35) -> None:
+        """Looks for the autoencoder beside the stage's own folder; `strongest` as in `autoencoder_smear`."""
+        self.strongest = strongest
         self.folder, self.device, self.profile = options.runs / "autoencoder", options.device, options.profile
         self._written = 0.0
         self._smear: Smear | None = None
@@ -207,7 +209,8 @@ class LatestAutoencoder:
         export = self.folder / EXPORT
         if export.exists() and export.stat().st_mtime > self._written:
             self._written = export.stat().st_mtime
-            self._smear = autoencoder_smear(load_autoencoder(self.folder, self.profile, self.device))
+            autoencoder = load_autoencoder(self.folder, self.profile, self.device)
+            self._smear = autoencoder_smear(autoencoder, self.strongest)
         return self._smear
 
 

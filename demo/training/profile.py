@@ -73,7 +73,7 @@ CPU = Profile(
     minutes={
         "autoencoder": 20.0,
         "decoder": 4.0,
-        "detector": 12.0,
+        "detector": 20.0,
         "upscaler": 3.5,
         "codebook": 11.5,
         "codes": 7.0,
