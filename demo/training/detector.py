@@ -180,8 +180,8 @@ class Scenes:
         return Scene(spoil(scene.pictures), scene.boxes, scene.landmarks, scene.counted)
 
 
-def autoencoder_smear(autoencoder: Autoencoder) -> Smear:
-    """Pictures in 0 to 1 through latents with a little random error and back."""
+def autoencoder_smear(autoencoder: Autoencoder, strongest: float = 0.35) -> Smear:
+    """Pictures in 0 to 1 through latents with a random error of up to `strongest` deviations and back."""
 
     @torch.no_grad()
     def smear(pictures: Tensor) -> Tensor:
