@@ -54,7 +54,8 @@ def train(options: Options) -> None:
                 codes = network.predict_codes(latent).argmax(2).unflatten(1, (side, side))
                 looked_up = match_statistics(network.lookup(codes), latent)
             drawn = network.decode(looked_up, features, fidelity).float()
-        loss, error = picture_loss(drawn, clean, faces.weights)
+        # Milder weights than the other stages': the whole square is pasted, its background too.
+        loss, error = picture_loss(drawn, clean, faces.weights.sqrt())
         gain = psnr(error) - psnr((given - clean).square().mean())
         loop.move(loss, psnr=psnr(error), gain=gain)
     loop.finish()
