@@ -70,7 +70,7 @@ def test_the_restorer_is_called_from_python(atelier: Atelier, folder: Path) -> N
 
 def test_the_restorer_is_called_by_grpcurl(atelier: Atelier, folder: Path) -> None:
     told = json.loads(run(atelier, folder, ["bash", "-ec"], block("sh", "DetectFaces")))
-    assert (told["widthPx"], told["heightPx"]) == (1024, 1024)
+    assert (told["width_px"], told["height_px"]) == (1024, 1024)
 
 
 def test_every_make_target_and_file_that_the_readme_names_exists() -> None:
