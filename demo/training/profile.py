@@ -77,7 +77,7 @@ CPU = Profile(
         "upscaler": 3.5,
         "codebook": 11.5,
         "codes": 7.0,
-        "fusion": 25.0,
+        "fusion": 19.5,
         "diffusion": 39.0,
     },
     averages={
