@@ -203,9 +203,9 @@ async def _run(make_server: Callable[[], StageServer]) -> int:
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(server.wait_ready())
     await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
-    if loading.done() and loading.exception() is not None:
+    if loading.done() and (error := loading.exception()) is not None:
         await server.drain()
-        raise loading.exception()  # type: ignore[misc]  # checked on the line above
+        raise error
     await stopping
     logger.info("draining")
     finished = await server.drain()

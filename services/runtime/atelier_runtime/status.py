@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -100,9 +101,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> AtelierError:
     return make_error(reason, error.details() or "", fields=fields, retry_after_s=retry_after_s)
 
 
-def _add(status: status_pb2.Status, detail: object) -> None:
+def _add(status: status_pb2.Status, detail: Message) -> None:
     packed = any_pb2.Any()
-    packed.Pack(detail)  # type: ignore[arg-type]  # every caller passes a message
+    packed.Pack(detail)
     status.details.append(packed)
 
 
