@@ -16,7 +16,10 @@ PACKAGES = {
     "gateway": ROOT / "gateway/atelier_gateway",
 }
 STUBS = {"servicer.py", "convert.py", "clients.py"}
-TORCH = {"pipeline.py", "models.py", "upscale.py", "detect.py", "device.py", "vram.py", "weights.py"}
+TORCH = {
+    *("pipeline.py", "models.py", "upscale.py", "detect.py", "parse.py"),
+    *("device.py", "vram.py", "weights.py"),
+}
 NETWORK_LIBRARIES = {
     "torch",
     "torchvision",

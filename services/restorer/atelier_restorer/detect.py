@@ -18,6 +18,7 @@ from facexlib.detection.retinaface import RetinaFace
 from torch import Tensor
 from torchvision.ops import nms
 
+from atelier_restorer.nets.checkpoint import load_exactly
 from atelier_restorer.request import Face
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.images import RgbArray
@@ -46,8 +47,7 @@ class FaceDetector:
         """Build the network that a state dict belongs to and load it, in float32.
 
         Raises:
-            ValueError: the tensors are of neither network.
-            RuntimeError: keys are missing, left over or of another shape.
+            ValueError: the tensors are of neither network; the first ten that differ are named.
         """
         pyramid = state.get("fpn.output1.0.weight")
         backbone = None if pyramid is None else _NETWORK_BY_WIDTH.get(pyramid.shape[0])
@@ -56,7 +56,7 @@ class FaceDetector:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore", UserWarning)  # facexlib says pretrained=False, torchvision warns
             network = RetinaFace(network_name=backbone, device=torch.device("meta"))
-        network.load_state_dict(state, strict=True, assign=True)
+        load_exactly(network, state)
         network.requires_grad_(False)
         return cls(network.to(device, torch.float32).eval(), device)
 

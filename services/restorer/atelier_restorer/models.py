@@ -3,16 +3,21 @@
     detector     RetinaFace, float32
     codeformer   CodeFormer, in the number format of the settings
     upscaler     any network that spandrel loads, float32
+    parser       ParseNet, float32, when it is first asked for
 
-A set may lack any of them; what it lacks is reported as not loaded. Nothing is fetched: a file that is
-missing or that the manifest does not list stops the start.
+A set may lack any of them; what it lacks is reported as not loaded. A setting may name a single checkpoint
+file in place of a set's component. Nothing is fetched: a file that is missing or that the manifest does not
+list stops the start.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,12 +25,13 @@ import torch
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer
+from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import NotDoneReason
 from atelier_runtime.settings import StartupError
-from atelier_runtime.weights import Component, ModelSet, load_state_dict
+from atelier_runtime.weights import Component, ModelSet, load_state_dict, sha256
 
 log = logging.getLogger(__name__)
 
@@ -62,18 +68,27 @@ class FaceRestorer:
 
 @dataclass(frozen=True)
 class Models:
-    """Everything that a request may run; None is what the set has not."""
+    """Everything that a request may run; None is what there is not.
+
+    `components` are the files, by role. `parser` loads the face parser when it is first called, since most
+    requests do without.
+    """
 
     model_set: ModelSet
+    components: Mapping[str, Component]
     device: torch.device
     dtype: torch.dtype
     detector: FaceDetector | None
     codeformer: FaceRestorer | None
     upscaler: Upscaler | None
+    parser: Callable[[], FaceParser] | None
+
+
+ROLES = ("detector", "codeformer", "upscaler", "parser")
 
 
 def load_models(settings: RestorerSettings) -> Models:
-    """Load and check the restorer's part of the model set that the settings name.
+    """Load and check the restorer's part of the model set, and the single files, that the settings name.
 
     Raises `StartupError` naming the setting or the file.
     """
@@ -84,39 +99,68 @@ def load_models(settings: RestorerSettings) -> Models:
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False  # it would round the convolutions to 10 bits
     model_set = ModelSet.open(settings.model_set)
-    model_set.verify("detector", "codeformer", "upscaler")
-    detector, codeformer, upscaler = (
-        model_set.component(role) for role in ("detector", "codeformer", "upscaler")
-    )
+    components = _components(settings, model_set)
+    detector, codeformer, upscaler, parser = (components.get(role) for role in ROLES)
     models = Models(
         model_set=model_set,
+        components=components,
         device=device,
         dtype=dtype,
         detector=_load_detector(detector, device) if detector else None,
         codeformer=_load_codeformer(codeformer, device, dtype) if codeformer else None,
         upscaler=Upscaler.load(upscaler, device) if upscaler else None,
+        parser=_later(parser, device) if parser else None,
     )
-    for component in (detector, codeformer, upscaler):
-        if component is not None:
-            log.info("network loaded", extra={"role": component.role, "network": component.name})
+    for component in components.values():
+        log.info("network loaded", extra={"role": component.role, "network": component.name})
     return models
+
+
+def _components(settings: RestorerSettings, model_set: ModelSet) -> dict[str, Component]:
+    """Return what is to be loaded: the set's components, checked, unless a single file takes their place."""
+    components = {}
+    for role in ROLES:
+        file = getattr(settings, role)
+        component = model_set.component(role)
+        if file:
+            path = Path(file)
+            if not path.is_file():
+                raise StartupError(f"{role.upper()}={file}: there is no such file")
+            log.info("weights from a single file", extra={"file": file, "sha256": sha256(path)})
+            components[role] = Component(role, path.stem, path)
+        elif component is not None:
+            model_set.verify(role)
+            components[role] = component
+    return components
 
 
 def _load_detector(component: Component, device: torch.device) -> FaceDetector:
     try:
         return FaceDetector.from_state_dict(load_state_dict(component.path), device)
-    except (ValueError, RuntimeError) as error:
-        raise StartupError(f"MODEL_SET: the detector {component.path}: {error}") from error
+    except ValueError as error:
+        raise StartupError(f"the detector {component.path}: {error}") from error
+
+
+def _load_parser(component: Component, device: torch.device) -> FaceParser:
+    try:
+        return FaceParser.from_state_dict(load_state_dict(component.path), device)
+    except ValueError as error:
+        raise StartupError(f"the face parser {component.path}: {error}") from error
+
+
+def _later(component: Component, device: torch.device) -> Callable[[], FaceParser]:
+    _load_parser(component, torch.device("cpu"))  # a wrong file stops the start, not the first request
+    return functools.cache(lambda: _load_parser(component, device))
 
 
 def _load_codeformer(component: Component, device: torch.device, dtype: torch.dtype) -> FaceRestorer:
     try:
         network = CodeFormer.from_state_dict(load_state_dict(component.path))
-    except (ValueError, RuntimeError) as error:
-        raise StartupError(f"MODEL_SET: the codeformer {component.path}: {error}") from error
+    except ValueError as error:
+        raise StartupError(f"the codeformer {component.path}: {error}") from error
     if network.config.image_size != CROP_SIZE:
         raise StartupError(
-            f"MODEL_SET: the codeformer {component.path} works on {network.config.image_size} px, "
+            f"the codeformer {component.path} works on {network.config.image_size} px, "
             f"faces are cut at {CROP_SIZE}"
         )
     restorer = FaceRestorer(network, device, dtype)

@@ -59,9 +59,8 @@ class RestorerStage:
     def load(self) -> None:
         """Read the networks into memory. Raises `StartupError`."""
         models = load_models(self.settings)
-        components = (models.model_set.component(role) for role in ("detector", "codeformer", "upscaler"))
         self.model_set = models.model_set.name
-        self.networks = tuple(LoadedNetwork(c.role, c.name) for c in components if c is not None)
+        self.networks = tuple(LoadedNetwork(c.role, c.name) for c in models.components.values())
         self.device = str(models.device)
         self.device_name = device_name(models.device)
         self.dtype = str(models.dtype).removeprefix("torch.")

@@ -21,6 +21,10 @@ class RestorerSettings(settings.StageSettings):
         "auto",
         description="Number format of CodeFormer; auto: float32, in which its codes are the reference's.",
     )
+    codeformer: str = Field("", description="A checkpoint file in place of the model set's CodeFormer.")
+    detector: str = Field("", description="A checkpoint file in place of the model set's face detector.")
+    parser: str = Field("", description="A checkpoint file in place of the model set's face parser.")
+    upscaler: str = Field("", description="A checkpoint file in place of the model set's upscaler.")
     max_batch: int = Field(8, ge=1, le=64, description="Faces in one forward pass.")
     report_confidence: float = Field(
         0.5,

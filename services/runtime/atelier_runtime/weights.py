@@ -24,7 +24,7 @@ from atelier_runtime.settings import StartupError
 log = logging.getLogger(__name__)
 
 BUILT_IN = "demo"
-ROLES = ("base", "refiner", "upscaler", "detector", "codeformer")
+ROLES = ("base", "refiner", "upscaler", "detector", "codeformer", "parser")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atelier_restorer.nets.checkpoint import load_exactly
 from atelier_restorer.nets.codeformer_config import CodeFormerConfig
 
 __all__ = ["CodeFormer", "CodeFormerConfig", "CodeFormerOutput", "match_statistics"]
@@ -240,13 +241,12 @@ class CodeFormer(nn.Module):
         """Build the network that a state dict belongs to and load it; the tensors are taken over, not copied.
 
         Raises:
-            ValueError: the tensors are not those of a CodeFormer.
-            RuntimeError: keys are missing, left over or of another shape.
+            ValueError: the tensors are not those of a CodeFormer; the first ten that differ are named.
         """
         config = CodeFormerConfig.from_state_dict(state)
         with torch.device("meta"):
             network = cls(config)
-        network.load_state_dict(state, strict=True, assign=True)
+        load_exactly(network, state)
         return network
 
     def forward(self, x: Tensor, fidelity: Tensor | float, adain: bool = True) -> CodeFormerOutput:

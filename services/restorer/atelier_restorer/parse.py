@@ -1,0 +1,49 @@
+"""Tell the parts of a restored face with ParseNet, so that only skin and features are pasted back.
+
+The network class is facexlib's. Its 19 classes are those of CelebAMask-HQ (Lee et al., CVPR 2020,
+arXiv:1907.11922) in ParseNet's own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from facexlib.parsing.parsenet import ParseNet
+from torch import Tensor
+
+from atelier_restorer.align import CROP_SIZE
+from atelier_restorer.nets.checkpoint import load_exactly
+from atelier_runtime.images import RgbArray
+
+_CLASSES = 19
+
+
+class FaceParser:
+    """ParseNet for aligned crops, in float32."""
+
+    def __init__(self, network: ParseNet, device: torch.device) -> None:
+        self._network = network
+        self._device = device
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor], device: torch.device) -> FaceParser:
+        """Build the network and load it.
+
+        Raises:
+            ValueError: the tensors are not those of a ParseNet for 512 px; the first ten that differ are
+                named.
+        """
+        with torch.device("meta"):
+            network = ParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=_CLASSES)
+        load_exactly(network, state)
+        network.requires_grad_(False)
+        return cls(network.to(device, torch.float32).eval(), device)
+
+    @torch.inference_mode()
+    def classify(self, crops: RgbArray) -> RgbArray:
+        """Return the class (0 to 18) of every pixel, (N, 512, 512), of aligned crops (N, 512, 512, 3)."""
+        x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
+        logits, _ = self._network((x.float() / 255.0 - 0.5) / 0.5)
+        return np.asarray(logits.argmax(dim=1).to(torch.uint8).cpu().numpy())
