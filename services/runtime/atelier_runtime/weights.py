@@ -11,12 +11,17 @@ import hashlib
 import importlib
 import json
 import logging
+import pickle
+import pickletools
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from atelier_runtime.settings import StartupError
@@ -26,14 +31,25 @@ log = logging.getLogger(__name__)
 BUILT_IN = "demo"
 ROLES = ("base", "refiner", "upscaler", "detector", "codeformer", "parser")
 
+_SAFETENSORS_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U8": torch.uint8, "BOOL": torch.bool},
+}
+
 
 @dataclass(frozen=True)
 class Component:
-    """One network of a set: a file, or a folder in diffusers' layout."""
+    """One network of a set: a file, or a folder in diffusers' layout.
+
+    `setting` is the one that led to it, for messages: MODEL_SET, or that of a single file.
+    """
 
     role: str
     name: str
     path: Path
+    setting: str = "MODEL_SET"
 
 
 @dataclass(frozen=True)
@@ -146,24 +162,117 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Read a checkpoint into tensors on the CPU, in the number format of the file.
+class CheckpointError(ValueError):
+    """A checkpoint file cannot be used; the message names the file and says why."""
 
-    Reads safetensors, and `.pth`/`.pt` with `weights_only=True`; unwraps `params_ema`, `params` and
-    `state_dict`, and drops the prefix `module.` of data-parallel training.
-    Raises `StartupError` naming the file if it cannot be read.
+
+def load_state_dict(path: Path, setting: str = "MODEL_SET") -> dict[str, torch.Tensor]:
+    """Read a checkpoint like `read_checkpoint`, for a network that is about to be loaded.
+
+    Raises `StartupError` naming `setting` and the file if it cannot be read.
     """
     try:
-        if path.suffix == ".safetensors":
-            data: Any = load_file(path)
-        else:
-            data = torch.load(path, map_location="cpu", weights_only=True)
+        return read_checkpoint(path)
+    except CheckpointError as error:
+        raise StartupError(f"{setting}: {error}") from error
+
+
+def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch.Tensor]:
+    """Read a checkpoint into tensors on the CPU, in the number format of the file.
+
+    Reads safetensors, and what `torch.save` wrote, with `weights_only=True`; unwraps `params_ema`, `params`
+    and `state_dict`, and drops the prefix `module.` of data-parallel training. With `shapes_only` the tensors
+    are on torch's meta device: names, shapes and number formats without a byte of the values in memory.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another format, or wants to run code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        data: Any = (
+            _read_safetensors(path, shapes_only) if _is_safetensors(path) else _load(path, shapes_only)
+        )
+    except pickle.UnpicklingError as error:
+        # torch's own text advises to switch the protection off.
+        wanted = _foreign_code(path, str(error))
+        if wanted is None:
+            raise CheckpointError(f"{path} cannot be read as weights: damaged, or no checkpoint") from error
+        raise CheckpointError(
+            f"{path} wants to run code when it is read ({wanted}) and was refused; "
+            "weights are nothing but tensors"
+        ) from error
     except Exception as error:  # each format raises its own kinds; all mean the same here
-        raise StartupError(f"MODEL_SET: {path} cannot be read as weights: {error}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
     for wrapper in ("params_ema", "params", "state_dict"):
         if isinstance(data, dict) and isinstance(data.get(wrapper), dict):
             data = data[wrapper]
             break
-    if not isinstance(data, dict) or not all(isinstance(v, torch.Tensor) for v in data.values()):
-        raise StartupError(f"MODEL_SET: {path} holds no table of tensors")
-    return {key.removeprefix("module."): value for key, value in data.items()}
+    if not isinstance(data, dict) or not data or not all(isinstance(v, torch.Tensor) for v in data.values()):
+        raise CheckpointError(f"{path} holds no table of tensors")
+    return {str(key).removeprefix("module."): value for key, value in data.items()}
+
+
+def describe_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what can be said of any checkpoint, whatever its network: for the `inspect` commands.
+
+    `parameters` counts the numbers that training adjusts, so neither whole numbers nor the running statistics
+    of batch normalisation. `dtype` is the parameters' number format, several joined by ", ".
+    """
+    trained = [
+        tensor
+        for key, tensor in tensors.items()
+        if tensor.is_floating_point()
+        and not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        "tensors": len(tensors),
+        "parameters": sum(tensor.numel() for tensor in trained),
+        "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in trained})),
+    }
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Judge by the content: files found elsewhere carry any name."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or start[8:] == b"{"
+
+
+def _read_safetensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
+    if not shapes_only:
+        return load_file(path)
+    with safe_open(path, "pt") as file, torch.device("meta"):
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+        return {
+            key: torch.empty(part.get_shape(), dtype=_SAFETENSORS_DTYPES[part.get_dtype()])
+            for key, part in slices.items()
+        }
+
+
+def _load(path: Path, shapes_only: bool) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
+
+
+def _foreign_code(path: Path, complaint: str) -> str | None:
+    """Return the name of what a refused pickle wanted to call, None if it is just broken. Runs nothing."""
+    if named := re.search(r"\bGLOBAL ([\w.]+)", complaint):
+        return named[1]
+    words: list[str] = []  # a newer pickle, which torch does not read far enough to tell
+    try:
+        for operation, argument, _ in pickletools.genops(path.read_bytes()):
+            if operation.name == "GLOBAL":
+                return str(argument).replace(" ", ".")
+            if operation.name == "STACK_GLOBAL":
+                return ".".join(words[-2:])
+            if isinstance(argument, str):
+                words.append(argument)
+    except ValueError:
+        pass  # no pickle at all
+    return None

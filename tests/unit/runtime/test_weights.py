@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -92,15 +93,82 @@ class Malicious:
         return (print, ("pwned",))
 
 
-def test_a_malicious_pickle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (tmp_path / "file.pth").open("wb") as file:
-        pickle.dump({"a": Malicious()}, file)
-    with pytest.raises(StartupError, match=r"file\.pth"):
+@pytest.mark.parametrize("protocol", [2, 4, "torch"])
+def test_a_malicious_pickle_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], protocol: int | str
+) -> None:
+    path = tmp_path / "file.pth"
+    if protocol == "torch":
+        torch.save({"a": Malicious()}, path)
+    else:
+        path.write_bytes(pickle.dumps({"a": Malicious()}, protocol=protocol))
+    with pytest.raises(StartupError, match=r"^MODEL_SET: .*file\.pth wants to run code.*print") as caught:
+        weights.load_state_dict(path)
+    assert "weights_only" not in str(caught.value), "torch's advice to switch the protection off"
+    assert "pwned" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("file.safetensors", b"garbage"),
+        ("file.pth", b"garbage"),
+        ("file.pth", b""),
+        ("file.pth", b"PK\x03\x04 cut short"),
+        ("file.pth", pickle.dumps([1, 2])),
+    ],
+)
+def test_garbage_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StartupError, match=rf"^CODEFORMER: .*{name}") as caught:
+        weights.load_state_dict(tmp_path / name, "CODEFORMER")
+    assert "run code" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [{}, {"epoch": 3}, {"a": torch.ones(1), "epoch": 3}, [torch.ones(1)]])
+def test_what_is_no_table_of_tensors_is_refused(tmp_path: Path, data: object) -> None:
+    torch.save(data, tmp_path / "file.pth")
+    with pytest.raises(StartupError, match="no table of tensors"):
         weights.load_state_dict(tmp_path / "file.pth")
-    assert "pwned" not in capsys.readouterr().out
 
 
-def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "file.safetensors").write_bytes(b"garbage")
-    with pytest.raises(StartupError, match=r"^MODEL_SET: .*file\.safetensors"):
-        weights.load_state_dict(tmp_path / "file.safetensors")
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(weights.CheckpointError, match=r"nowhere\.pth: there is no such file"):
+        weights.read_checkpoint(tmp_path / "nowhere.pth")
+
+
+TENSORS = {
+    "norm.weight": torch.ones(4),
+    "norm.running_mean": torch.zeros(4),
+    "norm.num_batches_tracked": torch.tensor(7),
+    "linear.weight": torch.ones(2, 3),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["file.pth", "old.pth", "file.safetensors", "wrong_suffix.pth"])
+def test_any_number_format_in_any_container(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in TENSORS.items()}
+    path = tmp_path / name
+    if name in ("file.safetensors", "wrong_suffix.pth"):
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=name != "old.pth")
+    loaded = weights.read_checkpoint(path)
+    assert {k: v.dtype for k, v in loaded.items()} == {k: v.dtype for k, v in tensors.items()}
+    assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
+
+    shapes = weights.read_checkpoint(path, shapes_only=True)
+    assert {v.device.type for v in shapes.values()} == {"meta"}
+    assert {k: (v.shape, v.dtype) for k, v in shapes.items()} == {
+        k: (v.shape, v.dtype) for k, v in tensors.items()
+    }
+    for described in (weights.describe_checkpoint(path, t) for t in (loaded, shapes)):
+        assert described == {
+            "file": str(path),
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "tensors": 4,
+            "parameters": 4 + 6,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
