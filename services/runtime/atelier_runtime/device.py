@@ -2,6 +2,7 @@
 
 Networks never run on the event loop: a servicer submits a function to the `DeviceWorker`, which
 runs one at a time in the order of arrival. The queue is bounded; what cannot be done is refused at once.
+A request that needs several jobs takes a place in the queue first (`DeviceWorker.place`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -82,9 +83,10 @@ class Job(Generic[T]):
     The function gets the job itself and calls `check` often: between denoising steps, between batches.
     """
 
-    def __init__(self, function: Callable[[Job[T]], T], deadline: float | None) -> None:
-        """`deadline`: on the clock of `time.monotonic`, None for none."""
+    def __init__(self, function: Callable[[Job[T]], T], deadline: float | None, *, placed: bool) -> None:
+        """`deadline`: on the clock of `time.monotonic`, None for none. `placed`: its request has a place."""
         self.deadline = deadline
+        self.placed = placed
         self.succeeded = False
         self._function = function
         self._context = contextvars.copy_context()
@@ -176,6 +178,7 @@ class DeviceWorker:
         self.capacity = capacity
         self._waiting: deque[Job[Any]] = deque()
         self._running: Job[Any] | None = None
+        self._requests = 0
         self._mean_seconds: float | None = None
         self._state = threading.Condition()
         self._draining = False
@@ -185,8 +188,8 @@ class DeviceWorker:
 
     @property
     def depth(self) -> int:
-        """Jobs that wait."""
-        return len(self._waiting)
+        """Requests that wait."""
+        return max(0, self._requests - self.running)
 
     @property
     def running(self) -> int:
@@ -194,17 +197,17 @@ class DeviceWorker:
         return int(self._running is not None)
 
     def estimated_wait_s(self) -> float:
-        """Return the time until a job submitted now would start, from the mean of past jobs; 0 if unknown."""
-        return (self.depth + self.running) * (self._mean_seconds or 0.0)
+        """Return the time until a request taken in now would start, from the mean of past ones; 0 if unknown."""
+        return self._requests * (self._mean_seconds or 0.0)
 
     def check_place(self, deadline: float | None = None) -> None:
-        """Raise what `submit` would raise now, so that work before it (decoding) is not done in vain."""
+        """Raise what `submit` and `place` would raise now."""
         with self._state:
             wait = self.estimated_wait_s()
             retry_after = max(1.0, math.ceil(wait))
             if self._draining:
                 raise StageDraining(retry_after_s=retry_after)
-            if self.depth + self.running > self.capacity:
+            if self._requests > self.capacity:
                 raise QueueFull(
                     f"Every place in the queue is taken ({self.depth} waiting, {self.capacity} places).",
                     retry_after_s=retry_after,
@@ -215,17 +218,39 @@ class DeviceWorker:
                     retry_after_s=retry_after,
                 )
 
-    def submit(self, function: Callable[[Job[T]], T], *, deadline: float | None = None) -> Job[T]:
-        """Queue a function; call on the event loop.
+    @contextlib.contextmanager
+    def place(self, deadline: float | None = None) -> Iterator[None]:
+        """Hold a place for a request that brings several jobs, from before its decoding to its last job.
 
-        Raises `StageDraining`, `QueueFull` or `DeadlineUnmeetable` at once.
+        Inside, submit with `placed=True`. Raises `StageDraining`, `QueueFull` or `DeadlineUnmeetable` at once.
         """
-        job = Job(function, deadline)
         with self._state:
             self.check_place(deadline)
+            ahead = self._requests
+            self._count(+1)
+        start = time.monotonic()
+        try:
+            yield
+            self._learn((time.monotonic() - start) / (ahead + 1))
+        finally:
+            with self._state:
+                self._count(-1)
+
+    def submit(
+        self, function: Callable[[Job[T]], T], *, deadline: float | None = None, placed: bool = False
+    ) -> Job[T]:
+        """Queue a function; call on the event loop.
+
+        A `placed` job is always accepted. Any other is a request of its own: raises `StageDraining`,
+        `QueueFull` or `DeadlineUnmeetable` at once.
+        """
+        job = Job(function, deadline, placed=placed)
+        with self._state:
+            if not placed:
+                self.check_place(deadline)
+                self._count(+1)
             job._remove = self._withdraw  # a closure over the job would keep it, and its picture, alive
             self._waiting.append(job)
-            metrics.QUEUE_DEPTH.set(self.depth)
             self._state.notify_all()
         return job
 
@@ -260,8 +285,20 @@ class DeviceWorker:
             if job not in self._waiting:
                 return
             self._waiting.remove(job)
-            metrics.QUEUE_DEPTH.set(self.depth)
+            self._leave(job)
         job._finish(Cancelled())
+
+    def _count(self, change: int) -> None:
+        self._requests += change
+        metrics.QUEUE_DEPTH.set(self.depth)
+
+    def _leave(self, job: Job[Any]) -> None:
+        self._count(0 if job.placed else -1)
+
+    def _learn(self, seconds: float) -> None:
+        with self._state:
+            mean = self._mean_seconds
+            self._mean_seconds = seconds if mean is None else mean + _EWMA_WEIGHT * (seconds - mean)
 
     def _work(self) -> None:
         while True:
@@ -273,11 +310,10 @@ class DeviceWorker:
                 metrics.QUEUE_DEPTH.set(self.depth)
             start = time.monotonic()
             hand_out = job._run()
-            seconds = time.monotonic() - start
+            if job.succeeded and not job.placed:
+                self._learn(time.monotonic() - start)
             with self._state:
-                if job.succeeded:
-                    mean = self._mean_seconds
-                    self._mean_seconds = seconds if mean is None else mean + _EWMA_WEIGHT * (seconds - mean)
                 self._running = None
+                self._leave(job)
             hand_out()
             del job, hand_out  # or the last request's picture would stay in memory until the next
