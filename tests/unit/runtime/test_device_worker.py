@@ -171,3 +171,43 @@ async def test_draining_finishes_what_was_accepted_and_takes_nothing_new(worker:
         worker.submit(lambda job: None)
     blocker.let_go.set()
     assert await running.result() == "done"
+
+
+async def test_a_place_counts_as_one_request_however_many_jobs_it_brings(worker: DeviceWorker) -> None:
+    with worker.place():
+        assert (worker.depth, worker.running) == (1, 0)
+        jobs = [worker.submit(lambda job, n=n: n, placed=True) for n in range(5)]
+        assert [await job.result() for job in jobs] == list(range(5))
+        assert worker.depth == 1
+        with worker.place():  # one place beside the one that is worked on
+            with pytest.raises(errors.QueueFull), worker.place():
+                pass
+            with pytest.raises(errors.QueueFull):
+                worker.submit(lambda job: None)
+    assert worker.depth == 0
+    with worker.place():
+        pass
+
+
+async def test_a_place_keeps_its_right_while_the_worker_drains(worker: DeviceWorker) -> None:
+    with worker.place():
+        worker.stop_accepting()
+        assert await worker.submit(lambda job: 1, placed=True).result() == 1
+        with pytest.raises(errors.StageDraining), worker.place():
+            pass
+
+
+async def test_a_place_is_free_again_after_a_failure(worker: DeviceWorker) -> None:
+    for _ in range(5):
+        with pytest.raises(ValueError), worker.place():
+            raise ValueError
+    assert worker.depth == 0
+
+
+async def test_places_teach_how_long_a_request_takes(worker: DeviceWorker) -> None:
+    with worker.place():
+        await worker.submit(lambda job: time.sleep(0.2), placed=True).result()
+    with worker.place():
+        assert worker.estimated_wait_s() >= 0.2
+        with pytest.raises(errors.DeadlineUnmeetable), worker.place(deadline=time.monotonic() + 0.1):
+            pass

@@ -20,10 +20,8 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     if differences := _differences(network.state_dict(), state):
         named = "; ".join(differences[:_NAMED])
-        rest = len(differences) - _NAMED
-        raise ValueError(
-            f"its tensors are not those of this {type(network).__name__}: {named}{f'; and {rest} more' if rest > 0 else ''}"
-        )
+        rest = f"; and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
+        raise ValueError(f"its tensors are not those of this {type(network).__name__}: {named}{rest}")
     network.load_state_dict(state, strict=True, assign=True)
 
 

@@ -1,0 +1,218 @@
+"""One queue of aligned faces for all requests: what waits goes through CodeFormer together.
+
+Nothing waits for a batch to fill. While the device is busy faces gather; when it is free, the next batch
+takes those that are there. A face that fails, is given up or comes too late never spoils the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from atelier_runtime import log as runtime_log
+from atelier_runtime import metrics
+from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
+from atelier_runtime.errors import AtelierError, DeadlineExceeded, InternalError, NotDoneReason
+from atelier_runtime.images import RgbArray
+from atelier_runtime.metrics import StageLedger, StageReport
+
+log = logging.getLogger(__name__)
+
+STAGE = "restore"
+
+RestoredCrop = RgbArray | NotDoneReason
+"""A restored face, uint8 RGB (512, 512, 3), or why there is none."""
+
+
+class FaceNetwork(Protocol):
+    """What restores a batch: see `FaceRestorer`."""
+
+    def restore(self, crops: RgbArray, decodes: Sequence[tuple[int, float]]) -> list[RestoredCrop]:
+        """Encode each crop (N, 512, 512, 3) once; return a face for each (index of the crop, fidelity)."""
+
+
+@dataclass(frozen=True)
+class RestoredFace:
+    """One face's answers, one for each fidelity asked, and what the batch cost that it was in."""
+
+    crops: tuple[RestoredCrop, ...]
+    batch: StageReport
+
+
+@dataclass(eq=False)
+class _Waiting:
+    crop: RgbArray
+    fidelities: tuple[float, ...]
+    deadline: float | None
+    future: asyncio.Future[RestoredFace]
+    request_id: str | None = field(default_factory=runtime_log.request_id.get)
+
+
+class FaceBatcher:
+    """Hands faces of all requests to one network, in batches of at most `max_batch` decoded faces.
+
+    Where the device's memory does not suffice, a batch is halved, and later ones stay that small.
+    """
+
+    def __init__(
+        self,
+        worker: DeviceWorker,
+        network: FaceNetwork,
+        *,
+        max_batch: int,
+        new_ledger: Callable[[], StageLedger] = StageLedger,
+        free_memory: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`new_ledger` times a batch; `free_memory` is called after a batch has failed."""
+        self.max_batch = max_batch
+        self._worker = worker
+        self._network = network
+        self._new_ledger = new_ledger
+        self._free_memory = free_memory
+        self._waiting: deque[_Waiting] = deque()
+        self._lock = threading.Lock()
+        self._scheduled = False
+
+    async def restore(
+        self,
+        crops: Sequence[RgbArray],
+        fidelities: Sequence[Sequence[float]],
+        deadline: float | None = None,
+    ) -> list[RestoredFace]:
+        """Restore aligned faces (512, 512, 3), each at one or several fidelities.
+
+        The caller holds a place (`DeviceWorker.place`). If it is cancelled, its faces leave the queue.
+        Raises `DeadlineExceeded` (`deadline` is on the clock of `time.monotonic`) or `Cancelled`.
+        """
+        loop = asyncio.get_running_loop()
+        faces = [
+            _Waiting(crop, tuple(several), deadline, loop.create_future())
+            for crop, several in zip(crops, fidelities, strict=True)
+        ]
+        with self._lock:
+            self._waiting.extend(faces)
+        self._schedule()
+        try:
+            return await asyncio.gather(*(face.future for face in faces))
+        finally:
+            self._give_up(faces)
+
+    def _schedule(self) -> None:
+        """Queue a job for the next batch, behind what waits for the device already; on the event loop."""
+        with self._lock:
+            if self._scheduled or not self._waiting:
+                return
+            self._scheduled = True
+        loop = asyncio.get_running_loop()
+        # Without the caller's context: a batch belongs to several requests.
+        job = contextvars.Context().run(self._worker.submit, lambda job: self._run(job, loop), placed=True)
+        watch = loop.create_task(self._watch(job))
+        watch.add_done_callback(lambda done: done.exception())
+
+    async def _watch(self, job: Job[None]) -> None:
+        """Tell those who wait when the worker ends without having run their batch."""
+        try:
+            await job.result()
+        except (AtelierError, asyncio.CancelledError) as error:
+            with self._lock:
+                self._scheduled = False
+                left = list(self._waiting)
+                self._waiting.clear()
+            for face in left:
+                if not face.future.done():
+                    face.future.set_exception(error)
+
+    def _give_up(self, faces: Sequence[_Waiting]) -> None:
+        gone = {id(face) for face in faces}
+        with self._lock:
+            kept = [face for face in self._waiting if id(face) not in gone]
+            self._waiting.clear()
+            self._waiting.extend(kept)
+        for face in faces:
+            if not face.future.cancel():
+                face.future.exception()  # asked for, or asyncio would complain of it
+
+    # --- on the device thread ---
+
+    def _run(self, job: Job[None], loop: asyncio.AbstractEventLoop) -> None:
+        faces = self._take()
+        _post(loop, self._schedule)
+        now = time.monotonic()
+        for face in (f for f in faces if f.deadline is not None and now >= f.deadline):
+            _post(loop, _fail, face.future, DeadlineExceeded())
+        faces = [face for face in faces if face.deadline is None or now < face.deadline]
+        if not faces:
+            return
+        ledger = self._new_ledger()
+        try:
+            with ledger.stage(STAGE):
+                answers = self._restore(faces)
+        except Exception:  # a fault of ours, not the network's: nobody may be left waiting
+            log.exception("a batch of faces was lost", extra={"faces": len(faces)})
+            for face in faces:
+                _post(loop, _fail, face.future, InternalError())
+            return
+        for face, crops in zip(faces, answers, strict=True):
+            _post(loop, _succeed, face.future, RestoredFace(crops, ledger.reports[0]))
+
+    def _take(self) -> list[_Waiting]:
+        """Return the next batch: as many as fit, at least one."""
+        with self._lock:
+            self._scheduled = False
+            faces: list[_Waiting] = []
+            room = self.max_batch
+            while self._waiting and (not faces or len(self._waiting[0].fidelities) <= room):
+                face = self._waiting.popleft()
+                room -= len(face.fidelities)
+                faces.append(face)
+        return faces
+
+    def _restore(self, faces: list[_Waiting]) -> list[tuple[RestoredCrop, ...]]:
+        decodes = [(number, w) for number, face in enumerate(faces) for w in face.fidelities]
+        crops = np.stack([face.crop for face in faces])
+        try:
+            answers = iter(self._network.restore(crops, decodes))
+        except Exception as error:  # whatever a network raises is this batch's failure, not the service's
+            out_of_memory = is_out_of_memory(error)
+            log.exception("restoring a batch of faces failed", extra={"faces": len(faces)})
+        else:
+            metrics.BATCH_SIZE.observe(len(faces))
+            return [tuple(next(answers) for _ in face.fidelities) for face in faces]
+        self._free_memory()  # outside of the handler, whose traceback holds the tensors
+        if len(faces) == 1:
+            reason = NotDoneReason.OUT_OF_MEMORY if out_of_memory else NotDoneReason.FAILED
+            log.error(
+                "a face could not be restored", extra={"reason": reason, "request_id": faces[0].request_id}
+            )
+            return [(reason,) * len(faces[0].fidelities)]
+        if out_of_memory:
+            middle = len(faces) // 2
+            self.max_batch = max(1, min(self.max_batch, middle))
+            return self._restore(faces[:middle]) + self._restore(faces[middle:])
+        # One face may have failed its whole batch: each gets a try of its own.
+        return [answer for face in faces for answer in self._restore([face])]
+
+
+def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+def _succeed(future: asyncio.Future[RestoredFace], face: RestoredFace) -> None:
+    if not future.done():
+        future.set_result(face)
+
+
+def _fail(future: asyncio.Future[RestoredFace], error: AtelierError) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,168 @@
+"""Faces of several requests in one batch, and what one of them may not do to the others."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+
+from atelier_restorer.batching import FaceBatcher, RestoredCrop, RestoredFace
+from atelier_runtime import errors
+from atelier_runtime.device import DeviceWorker
+from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.log import request_id
+
+SIDE = 8
+POISON = 13
+LARGEST = 3
+
+
+class Inverter:
+    """A network that can be followed: it adds the fidelity in percent to each value, and has its limits."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+        self.memory_for = 100
+
+    def restore(self, crops: np.ndarray, decodes: Sequence[tuple[int, float]]) -> list[RestoredCrop]:
+        self.entered.set()
+        assert self.open.wait(20)
+        if (crops == POISON).all(axis=(1, 2, 3)).any():
+            raise RuntimeError("poison")
+        if len(decodes) > self.memory_for:
+            raise torch.OutOfMemoryError("too many")
+        self.batches.append(len(decodes))
+        return [(crops[i] + np.uint8(100 * w)).astype(np.uint8) for i, w in decodes]
+
+
+def crop(value: int) -> np.ndarray:
+    return np.full((SIDE, SIDE, 3), value, np.uint8)
+
+
+@pytest_asyncio.fixture
+async def worker() -> AsyncIterator[DeviceWorker]:
+    worker = DeviceWorker(capacity=50)
+    yield worker
+    await asyncio.to_thread(worker.close)
+
+
+@pytest.fixture
+def network() -> Inverter:
+    return Inverter()
+
+
+@pytest.fixture
+def batcher(worker: DeviceWorker, network: Inverter) -> FaceBatcher:
+    return FaceBatcher(worker, network, max_batch=LARGEST)
+
+
+def levels(faces: Sequence[RestoredFace]) -> list[list[int | str]]:
+    return [[c if isinstance(c, str) else int(c[0, 0, 0]) for c in face.crops] for face in faces]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come to that")
+
+
+async def test_an_idle_device_does_not_wait_for_a_batch_to_fill(
+    batcher: FaceBatcher, network: Inverter
+) -> None:
+    assert levels(await batcher.restore([crop(1)], [[0.5]])) == [[51]]
+    assert network.batches == [1]
+
+
+async def test_faces_that_wait_go_together_and_come_back_to_their_own_request(
+    batcher: FaceBatcher, network: Inverter
+) -> None:
+    network.open.clear()
+    first = asyncio.create_task(batcher.restore([crop(0)], [[0.0]]))
+    await until(network.entered.is_set)
+    requests = [
+        asyncio.create_task(batcher.restore([crop(10 * n), crop(10 * n + 1)], [[0.01], [0.02]]))
+        for n in range(1, 6)
+    ]
+    await asyncio.sleep(0)
+    network.open.set()
+    await first
+    for n, request in enumerate(requests, start=1):
+        assert levels(await request) == [[10 * n + 1], [10 * n + 3]]
+    assert network.batches == [1, 3, 3, 3, 1]
+
+
+async def test_several_fidelities_of_one_face_are_one_entry(batcher: FaceBatcher, network: Inverter) -> None:
+    faces = await batcher.restore([crop(1), crop(2)], [[0.0, 0.1, 0.2, 0.3], [0.5]])
+    assert levels(faces) == [[1, 11, 21, 31], [52]]
+    assert network.batches == [4, 1]
+
+
+async def test_one_poisoned_face_is_reported_and_the_others_are_restored(
+    batcher: FaceBatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    request_id.set("wedding-7")
+    faces = await batcher.restore([crop(1), crop(POISON), crop(3)], [[0.0]] * 3)
+    assert levels(faces) == [[1], [NotDoneReason.FAILED], [3]]
+    told = [record for record in caplog.records if record.message == "a face could not be restored"]
+    assert [vars(record)["request_id"] for record in told] == ["wedding-7"]
+    assert told[0].levelno == logging.ERROR
+
+
+async def test_a_batch_beyond_the_memory_is_halved_and_later_ones_stay_small(
+    batcher: FaceBatcher, network: Inverter
+) -> None:
+    network.memory_for = 1
+    assert levels(await batcher.restore([crop(n) for n in range(5)], [[0.0]] * 5)) == [[n] for n in range(5)]
+    assert batcher.max_batch == 1
+    network.memory_for = 0
+    assert levels(await batcher.restore([crop(1)], [[0.0]])) == [[NotDoneReason.OUT_OF_MEMORY]]
+
+
+async def test_a_cancelled_request_leaves_the_queue_and_its_neighbours_stay(
+    batcher: FaceBatcher, network: Inverter
+) -> None:
+    network.open.clear()
+    first = asyncio.create_task(batcher.restore([crop(0)], [[0.0]]))
+    await until(network.entered.is_set)
+    gone = asyncio.create_task(batcher.restore([crop(5)] * 4, [[0.0]] * 4))
+    stays = asyncio.create_task(batcher.restore([crop(7)], [[0.0]]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    network.open.set()
+    assert levels(await stays) == [[7]]
+    await first
+    assert sum(network.batches) == 2
+
+
+async def test_a_face_past_its_deadline_is_not_restored(batcher: FaceBatcher, network: Inverter) -> None:
+    with pytest.raises(errors.DeadlineExceeded):
+        await batcher.restore([crop(1), crop(2)], [[0.0], [0.0]], deadline=time.monotonic() - 1)
+    assert network.batches == []
+    assert levels(await batcher.restore([crop(1)], [[0.0]], deadline=time.monotonic() + 60)) == [[1]]
+
+
+async def test_a_worker_that_ends_leaves_nobody_waiting(worker: DeviceWorker, batcher: FaceBatcher) -> None:
+    blocker = threading.Event()
+    worker.submit(lambda job: blocker.wait(20))
+    waiting = asyncio.create_task(batcher.restore([crop(1)], [[0.0]]))
+    await asyncio.sleep(0)
+    worker.cancel_all()
+    blocker.set()
+    with pytest.raises(errors.Cancelled):
+        await asyncio.wait_for(waiting, 20)
+
+
+async def test_a_fault_of_ours_is_told_to_everyone(batcher: FaceBatcher) -> None:
+    with pytest.raises(errors.InternalError):
+        await batcher.restore([crop(1), np.zeros((4, 4, 3), np.uint8)], [[0.0], [0.0]])
