@@ -42,6 +42,11 @@ class FaceDetector:
         self._network = network
         self._device = device
 
+    @property
+    def name(self) -> str:
+        """Name of the network: `retinaface_resnet50` or `retinaface_mobile0.25`."""
+        return str(self._network.model_name)
+
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], device: torch.device) -> FaceDetector:
         """Build the network that a state dict belongs to and load it, in float32.

@@ -15,8 +15,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,14 +83,33 @@ class Models:
     upscaler: Upscaler | None
     parser: Callable[[], FaceParser] | None
 
+    @property
+    def name(self) -> str:
+        """Name of what is loaded: the model set's, and after it the single files beside or in place of it."""
+        files = [c.path.name for c in self.components.values() if c.single_file]
+        from_the_set = len(files) < len(self.components) or not files
+        return " + ".join([*([self.model_set.name] if from_the_set else []), *files])
+
+    @property
+    def mixture_warning(self) -> str | None:
+        """What to say if single files run beside the built-in set's networks, which know drawings only."""
+        built_in = [c.role for c in self.components.values() if not c.single_file]
+        if not self.model_set.built_in or not built_in or len(built_in) == len(self.components):
+            return None
+        networks = " and ".join(built_in)
+        return (
+            f"From the built-in demo set beside the files given: {networks}. "
+            "The demo set knows its own drawings and no photographs."
+        )
+
 
 ROLES = ("detector", "codeformer", "upscaler", "parser")
 
 
-def load_models(settings: RestorerSettings) -> Models:
+def load_models(settings: RestorerSettings, roles: Collection[str] = ROLES) -> Models:
     """Load and check the restorer's part of the model set, and the single files, that the settings name.
 
-    Raises `StartupError` naming the setting or the file.
+    Networks of other roles than these are not touched. Raises `StartupError` naming the setting or the file.
     """
     torch.set_num_threads(settings.cpu_threads or os.cpu_count() or 1)
     device = choose_device(settings.device)
@@ -99,7 +118,7 @@ def load_models(settings: RestorerSettings) -> Models:
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False  # it would round the convolutions to 10 bits
     model_set = ModelSet.open(settings.model_set)
-    components = _components(settings, model_set)
+    components = _components(settings, model_set, roles)
     detector, codeformer, upscaler, parser = (components.get(role) for role in ROLES)
     models = Models(
         model_set=model_set,
@@ -111,15 +130,22 @@ def load_models(settings: RestorerSettings) -> Models:
         upscaler=Upscaler.load(upscaler, device) if upscaler else None,
         parser=_later(parser, device) if parser else None,
     )
+    if models.detector and detector and detector.single_file:
+        # Clients ask for a detector by the network's name; a file's name says little.
+        components["detector"] = replace(detector, name=models.detector.name)
     for component in components.values():
         log.info("network loaded", extra={"role": component.role, "network": component.name})
+    if warning := models.mixture_warning:
+        log.warning(warning)
     return models
 
 
-def _components(settings: RestorerSettings, model_set: ModelSet) -> dict[str, Component]:
+def _components(
+    settings: RestorerSettings, model_set: ModelSet, roles: Collection[str]
+) -> dict[str, Component]:
     """Return what is to be loaded: the set's components, checked, unless a single file takes their place."""
     components = {}
-    for role in ROLES:
+    for role in (role for role in ROLES if role in roles):
         file = getattr(settings, role)
         component = model_set.component(role)
         if file:
@@ -127,25 +153,37 @@ def _components(settings: RestorerSettings, model_set: ModelSet) -> dict[str, Co
             if not path.is_file():
                 raise StartupError(f"{role.upper()}={file}: there is no such file")
             log.info("weights from a single file", extra={"file": file, "sha256": sha256(path)})
-            components[role] = Component(role, path.stem, path)
+            components[role] = Component(role, path.stem, path, setting=role.upper())
         elif component is not None:
             model_set.verify(role)
             components[role] = component
     return components
 
 
+def _state_dict(component: Component) -> dict[str, torch.Tensor]:
+    """Read a network's tensors; the counters that some conversions leave out are put back.
+
+    `num_batches_tracked` counts the batches seen in training. Nothing reads it when a network runs, so
+    files without it are whole; any other missing tensor is an error.
+    """
+    state = load_state_dict(component.path, component.setting)
+    for key in [key for key in state if key.endswith(".running_mean")]:
+        state.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    return state
+
+
 def _load_detector(component: Component, device: torch.device) -> FaceDetector:
     try:
-        return FaceDetector.from_state_dict(load_state_dict(component.path), device)
+        return FaceDetector.from_state_dict(_state_dict(component), device)
     except ValueError as error:
-        raise StartupError(f"the detector {component.path}: {error}") from error
+        raise StartupError(f"{component.setting}: the detector {component.path}: {error}") from error
 
 
 def _load_parser(component: Component, device: torch.device) -> FaceParser:
     try:
-        return FaceParser.from_state_dict(load_state_dict(component.path), device)
+        return FaceParser.from_state_dict(_state_dict(component), device)
     except ValueError as error:
-        raise StartupError(f"the face parser {component.path}: {error}") from error
+        raise StartupError(f"{component.setting}: the face parser {component.path}: {error}") from error
 
 
 def _later(component: Component, device: torch.device) -> Callable[[], FaceParser]:
@@ -155,12 +193,12 @@ def _later(component: Component, device: torch.device) -> Callable[[], FaceParse
 
 def _load_codeformer(component: Component, device: torch.device, dtype: torch.dtype) -> FaceRestorer:
     try:
-        network = CodeFormer.from_state_dict(load_state_dict(component.path))
+        network = CodeFormer.from_state_dict(_state_dict(component))
     except ValueError as error:
-        raise StartupError(f"the codeformer {component.path}: {error}") from error
+        raise StartupError(f"{component.setting}: the codeformer {component.path}: {error}") from error
     if network.config.image_size != CROP_SIZE:
         raise StartupError(
-            f"the codeformer {component.path} works on {network.config.image_size} px, "
+            f"{component.setting}: the codeformer {component.path} works on {network.config.image_size} px, "
             f"faces are cut at {CROP_SIZE}"
         )
     restorer = FaceRestorer(network, device, dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import grpc
@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_restorer import convert
-from atelier_restorer.models import Models, load_models
+from atelier_restorer.models import ROLES, Models, load_models
 from atelier_restorer.pipeline import RestorerPipeline, check_picture
 from atelier_restorer.request import RestoreRequest
 from atelier_restorer.settings import RestorerSettings
@@ -32,12 +32,18 @@ class RestorerStage:
     """The stage as the runtime sees it: loads the networks, registers the service, says what is loaded."""
 
     def __init__(
-        self, settings: RestorerSettings, worker: DeviceWorker, state: Callable[[], StageState]
+        self,
+        settings: RestorerSettings,
+        worker: DeviceWorker,
+        state: Callable[[], StageState],
+        roles: Collection[str] = ROLES,
     ) -> None:
+        """`roles`: the networks to load; a service loads what there is."""
         self.service_name: str = pb.DESCRIPTOR.services_by_name["RestorerService"].full_name
         self.settings = settings
         self.worker = worker
         self.state = state
+        self._roles = roles
         # Empty until `load` knows: the setting may be a path, or "auto", which is nobody's answer.
         self.model_set = self.device = self.device_name = self.dtype = ""
         self.networks: tuple[LoadedNetwork, ...] = ()
@@ -58,8 +64,8 @@ class RestorerStage:
 
     def load(self) -> None:
         """Read the networks into memory. Raises `StartupError`."""
-        models = load_models(self.settings)
-        self.model_set = models.model_set.name
+        models = load_models(self.settings, self._roles)
+        self.model_set = models.name
         self.networks = tuple(LoadedNetwork(c.role, c.name) for c in models.components.values())
         self.device = str(models.device)
         self.device_name = device_name(models.device)

@@ -51,16 +51,17 @@ class Upscaler:
 
         Raises `StartupError` naming the file for what is no RGB upscaler.
         """
+        setting = component.setting
         try:
-            network = ModelLoader().load_from_state_dict(load_state_dict(component.path))
+            network = ModelLoader().load_from_state_dict(load_state_dict(component.path, setting))
         except UnsupportedModelError as error:
-            raise StartupError(f"MODEL_SET: the upscaler {component.path} is of no known kind") from error
+            raise StartupError(f"{setting}: the upscaler {component.path} is of no known kind") from error
         except (RuntimeError, KeyError, ValueError) as error:  # of a known kind, but incomplete
-            raise StartupError(f"MODEL_SET: the upscaler {component.path}: {error}") from error
+            raise StartupError(f"{setting}: the upscaler {component.path}: {error}") from error
         if not isinstance(network, ImageModelDescriptor) or network.scale < 2:
-            raise StartupError(f"MODEL_SET: {component.path} does not enlarge pictures")
+            raise StartupError(f"{setting}: {component.path} does not enlarge pictures")
         if (network.input_channels, network.output_channels) != (3, 3):
-            raise StartupError(f"MODEL_SET: the upscaler {component.path} does not work on RGB")
+            raise StartupError(f"{setting}: the upscaler {component.path} does not work on RGB")
         network.to(device, torch.float32)
         network.eval()
         # Convolutions run several times faster in this layout, on a CPU as on a GPU.

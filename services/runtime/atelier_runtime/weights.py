@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 BUILT_IN = "demo"
 ROLES = ("base", "refiner", "upscaler", "detector", "codeformer", "parser")
 
+# Under which training programs put the weights beside other things; smoothed ones come first.
+_WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 _SAFETENSORS_DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
@@ -51,6 +53,11 @@ class Component:
     path: Path
     setting: str = "MODEL_SET"
 
+    @property
+    def single_file(self) -> bool:
+        """True if a setting of its own named it in place of the set's component."""
+        return self.setting != "MODEL_SET"
+
 
 @dataclass(frozen=True)
 class ModelSet:
@@ -70,6 +77,11 @@ class ModelSet:
     guidance_rescale: float
     components: Mapping[str, Component]
     files: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def built_in(self) -> bool:
+        """True for the set that comes with the program, which knows drawings only."""
+        return self.name == BUILT_IN
 
     @classmethod
     def open(cls, setting: str) -> ModelSet:
@@ -180,9 +192,9 @@ def load_state_dict(path: Path, setting: str = "MODEL_SET") -> dict[str, torch.T
 def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch.Tensor]:
     """Read a checkpoint into tensors on the CPU, in the number format of the file.
 
-    Reads safetensors, and what `torch.save` wrote, with `weights_only=True`; unwraps `params_ema`, `params`
-    and `state_dict`, and drops the prefix `module.` of data-parallel training. With `shapes_only` the tensors
-    are on torch's meta device: names, shapes and number formats without a byte of the values in memory.
+    Reads safetensors, and what `torch.save` wrote, with `weights_only=True`; unwraps `params_ema`, `params`,
+    `state_dict` and the like, and drops the prefix `module.` of data-parallel training. With `shapes_only`
+    the tensors are on torch's meta device: names, shapes and number formats without a byte of the values.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another format, or wants to run code.
@@ -205,7 +217,7 @@ def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch
     except Exception as error:  # each format raises its own kinds; all mean the same here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
-    for wrapper in ("params_ema", "params", "state_dict"):
+    for wrapper in _WRAPPERS:
         if isinstance(data, dict) and isinstance(data.get(wrapper), dict):
             data = data[wrapper]
             break

@@ -50,12 +50,99 @@ def test_published_file_formats_are_read(tmp_path: Path) -> None:
     assert models.detector and models.codeformer and models.upscaler is None
 
 
+def as_published(state: dict[str, Any], form: str) -> Any:
+    """The same weights as people publish them."""
+    match form:
+        case "params_ema" | "params" | "state_dict":
+            return {form: state}
+        case "module.":
+            return {f"module.{key}": tensor for key, tensor in state.items()}
+        case "without counters":
+            return {key: tensor for key, tensor in state.items() if "num_batches_tracked" not in key}
+        case "float16" | "bfloat16":
+            dtype = getattr(torch, form)
+            return {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    return state
+
+
+_FLAT = ("flat", "module.", "without counters", "float16", "bfloat16")
+_WRAPPED = ("params_ema", "params", "state_dict")
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [*((form, ".pth") for form in (*_FLAT, *_WRAPPED)), *((form, ".safetensors") for form in _FLAT)],
+)
+def test_single_files_take_the_sets_places(tmp_path: Path, form: str, suffix: str) -> None:
+    files = {"detector": detector_state(), "codeformer": codeformer_state()}
+    for role, state in files.items():
+        write = torch.save if suffix == ".pth" else save_file
+        write(as_published(state, form), tmp_path / f"{role}_file{suffix}")
+    chosen = {role: str(tmp_path / f"{role}_file{suffix}") for role in files}
+    models = load_models(settings_for(build_set(tmp_path / "set"), **chosen), ("detector", "codeformer"))
+    assert models.detector and models.codeformer and models.upscaler is None
+    names = {role: component.name for role, component in models.components.items()}
+    assert names == {"detector": "retinaface_mobile0.25", "codeformer": "codeformer_file"}
+    assert models.name == f"detector_file{suffix} + codeformer_file{suffix}"
+    loaded = models.codeformer.network.state_dict()
+    for key, tensor in files["codeformer"].items():
+        exact = form if form in ("float16", "bfloat16") else "float32"
+        assert torch.equal(loaded[key], tensor.to(getattr(torch, exact)).float()), key
+
+
 @pytest.mark.parametrize("role", ["detector", "codeformer"])
 def test_weights_of_something_else_stop_the_start(tmp_path: Path, role: str) -> None:
     wrong: dict[str, Any] = {role: {"weight": torch.zeros(3)}}
     build_set(tmp_path, **wrong)
     with pytest.raises(StartupError, match=f"{role}.safetensors"):
         load_models(settings_for(tmp_path))
+
+
+@pytest.mark.parametrize("role", ["detector", "codeformer", "parser", "upscaler"])
+def test_a_single_file_of_something_else_is_told_by_its_own_setting(tmp_path: Path, role: str) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "wrong.pth")
+    with pytest.raises(StartupError, match=rf"^{role.upper()}: .*wrong\.pth"):
+        load_models(settings_for(build_set(tmp_path / "set"), **{role: str(tmp_path / "wrong.pth")}))
+    with pytest.raises(StartupError, match=rf"^{role.upper()}=.*nowhere\.pth: there is no such file"):
+        load_models(settings_for(tmp_path / "set", **{role: str(tmp_path / "nowhere.pth")}))
+
+
+def test_no_other_missing_tensor_is_forgiven(tmp_path: Path) -> None:
+    state = detector_state()
+    del state["body.stage1.0.1.running_var"]
+    build_set(tmp_path, detector=state)
+    with pytest.raises(StartupError, match=r"^MODEL_SET: .*running_var is missing"):
+        load_models(settings_for(tmp_path))
+
+
+def test_only_the_roles_asked_for_are_touched(tmp_path: Path) -> None:
+    """A damaged detector does not keep anybody from restoring aligned crops."""
+    build_set(tmp_path, detector=detector_state(), codeformer=codeformer_state())
+    (tmp_path / "detector.safetensors").write_bytes(b"damaged")
+    (tmp_path / "upscaler.safetensors").unlink()
+    models = load_models(settings_for(tmp_path), ("codeformer",))
+    assert list(models.components) == ["codeformer"]
+    assert models.codeformer and models.detector is None and models.upscaler is None and models.parser is None
+    with pytest.raises(StartupError, match=r"detector\.safetensors"):
+        load_models(settings_for(tmp_path))
+
+
+def test_photograph_networks_beside_the_demo_sets_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(codeformer_state(), tmp_path / "published.pth")
+    mixed = RestorerSettings(device="cpu", cpu_threads=1, codeformer=str(tmp_path / "published.pth"))
+    for roles, told in ((("codeformer", "detector"), True), (("codeformer",), False)):
+        caplog.clear()
+        models = load_models(mixed, roles)
+        warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert bool(warnings) == told and (
+            not told or "demo set beside the files given: detector." in warnings[0]
+        )
+        assert models.name == ("demo + published.pth" if told else "published.pth")
+    caplog.clear()
+    load_models(RestorerSettings(device="cpu", cpu_threads=1), ("codeformer", "detector"))
+    assert not [r for r in caplog.records if r.levelno == logging.WARNING]
 
 
 def test_a_codeformer_of_another_size_stops_the_start(tmp_path: Path) -> None:

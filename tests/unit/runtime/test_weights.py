@@ -80,12 +80,17 @@ def test_no_folder_names_the_setting(tmp_path: Path) -> None:
         ModelSet.open(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("wrapper", [None, "params", "params_ema", "state_dict"])
+@pytest.mark.parametrize("wrapper", [None, "params", "params_ema", "state_dict", "model"])
 def test_published_wrappings_are_undone(tmp_path: Path, wrapper: str | None) -> None:
     data: dict = {"module.a.weight": torch.arange(3.0)}
     torch.save({wrapper: data} if wrapper else data, tmp_path / "file.pth")
     loaded = weights.load_state_dict(tmp_path / "file.pth")
     assert list(loaded) == ["a.weight"]
+
+
+def test_the_smoothed_weights_are_taken(tmp_path: Path) -> None:
+    torch.save({"params": {"a": torch.zeros(1)}, "params_ema": {"a": torch.ones(1)}}, tmp_path / "file.pth")
+    assert weights.load_state_dict(tmp_path / "file.pth") == {"a": torch.ones(1)}
 
 
 class Malicious:
