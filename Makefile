@@ -8,7 +8,7 @@ STAMP := $(VENV)/.atelier-setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-gpu lint protos bench demo-train demo-eval clean
+.PHONY: help setup run test test-slow test-gpu lint protos bench models demo-train demo-eval clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +48,12 @@ lint: $(STAMP) ## ruff, mypy, buf
 
 bench: $(STAMP) ## time the chain through /generate; prints JSON
 	$(BIN)/python -m bench.generate
+
+# make models TO=/models/sdxl ACCEPT=s-lab; the variables are the flags of `python -m tools.models --help`
+models: $(STAMP) ## fetch the published weights into TO=folder; LIST=1 only tells which
+	$(BIN)/python -m tools.models $(if $(TO),--to '$(TO)') $(if $(LIST),--list) $(if $(YES),--yes) \
+	  $(if $(ACCEPT),--accept $(ACCEPT)) $(if $(ONLY),--only $(ONLY)) $(if $(WITHOUT),--without $(WITHOUT)) \
+	  $(if $(FROM),--from '$(FROM)') $(if $(MIRROR),--mirror '$(MIRROR)') $(if $(CATALOGUE),--catalogue '$(CATALOGUE)')
 
 demo-train: $(STAMP) ## train the demo models (resumable); SMOKE=1 takes a minute
 	PYTHONPATH=demo $(BIN)/python -m training --out .runs $(if $(SMOKE),--smoke)

@@ -1,0 +1,66 @@
+"""`.pth` to safetensors: once, at fetch time, so that no service ever opens a pickle of the set.
+
+What is written tells where it came from: the published file's SHA-256 and a digest of the tensors stand in
+the safetensors header, so that a later run knows a finished conversion from a foreign or damaged file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from atelier_runtime.weights import read_checkpoint
+
+_SOURCE = "source_sha256"
+_DIGEST = "tensors_sha256"
+
+
+def convert(checkpoint: Path, target: Path) -> None:
+    """Write the tensors of a `.pth` file, names unwrapped, number formats kept, as safetensors.
+
+    `target` appears only when it is whole. Raises `CheckpointError` (of `atelier_runtime.weights`) for a file
+    that is damaged or that would run code; none of it is run.
+    """
+    # Own memory for each: safetensors refuses tensors that share theirs.
+    state = {key: value.detach().clone().contiguous() for key, value in read_checkpoint(checkpoint).items()}
+    with checkpoint.open("rb") as file:
+        source = hashlib.file_digest(file, "sha256").hexdigest()
+    part = target.with_name(target.name + ".part")
+    save_file(state, part, metadata={"format": "pt", _SOURCE: source, _DIGEST: _digest(state)})
+    with part.open("rb+") as written:
+        os.fsync(written.fileno())
+    part.replace(target)
+
+
+def is_conversion_of(path: Path, source_sha256: str) -> bool:
+    """Tell whether a file is a whole conversion of the published file with that SHA-256."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            if facts.get(_SOURCE) != source_sha256:
+                return False
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+    except (OSError, SafetensorError):
+        return False
+    return facts.get(_DIGEST) == _digest(state)
+
+
+def source_of(path: Path) -> str:
+    """Return the SHA-256 of the published file that a conversion was made of."""
+    with safe_open(path, "pt") as file:
+        return str(file.metadata()[_SOURCE])
+
+
+def _digest(state: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
