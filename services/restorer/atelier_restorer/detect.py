@@ -10,17 +10,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from facexlib.detection.retinaface import RetinaFace
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
 from atelier_restorer.nets.checkpoint import load_exactly
 from atelier_restorer.request import Face
-from atelier_runtime.errors import BadPicture
+from atelier_runtime.errors import BadPicture, InvalidRequest
 from atelier_runtime.images import RgbArray
 
 # (stride of a level in px, sides of its square anchors in px)
@@ -28,11 +30,35 @@ _LEVELS = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))
 _CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 _MEAN_BGR = (104.0, 117.0, 123.0)
 _NMS_OVERLAP = 0.4
-_MAX_CANDIDATES = 5000  # the surest that go into the suppression, whose cost is quadratic
 _NETWORK_BY_WIDTH = {256: "resnet50", 64: "mobile0.25"}  # channels of the feature pyramid
 
+_COARSEST_STRIDE = _LEVELS[-1][0]
+
 MAX_SIDE_PX = 2560
-"""Longest side that the network is given: a panorama is shrunk below the asked size to bound the memory."""
+"""Longest side that a picture is resized to: a panorama is shrunk below the asked size to bound memory."""
+
+MAX_PIXELS_AS_IS = 25_000_000
+"""Largest picture that is looked at as it is, its sides rounded up to the network's coarsest stride.
+
+ResNet50 takes 0.21 GB a megapixel in float32: 5.2 GB for a photograph of 6000x4000 px.
+"""
+
+MAX_CANDIDATES = 50_000
+"""Most places above the confidence asked for that duplicates are removed from.
+
+The cost is quadratic: measured 0.1 s for 5,000, 2 s for 20,000 and 14 s for 50,000 that do not overlap.
+"""
+
+
+class Detections(NamedTuple):
+    """Faces of one picture, the surest first; coordinates are shares of the picture's sides."""
+
+    boxes: NDArray[np.float64]
+    """(F, 4): left, top, right, bottom."""
+    landmarks: NDArray[np.float64]
+    """(F, 5, 2)."""
+    scores: NDArray[np.float32]
+    """(F,)."""
 
 
 class FaceDetector:
@@ -74,10 +100,14 @@ class FaceDetector:
             pictures: Those that come to the same shape are run in one batch.
             size_px: Their short side is resized to this, unless the long side would pass `MAX_SIDE_PX`;
                 0 leaves them as they are.
-            min_confidence: Only faces above it are returned.
+            min_confidence: Only faces above it are returned, but all of those.
+
+        Boxes may reach beyond the picture, where a face does.
 
         Raises:
             BadPicture: the network's answer is not finite.
+            InvalidRequest: a picture is too large to be looked at as it is, or more than `MAX_CANDIDATES`
+                places are above the confidence.
         """
         prepared = [_prepare(picture, size_px) for picture in pictures]
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -86,9 +116,9 @@ class FaceDetector:
         faces: list[list[Face]] = [[] for _ in pictures]
         for numbers in groups.values():
             found = self._detect_batch(np.stack([prepared[n] for n in numbers]), min_confidence)
-            for number, (boxes, landmarks, scores) in zip(numbers, found, strict=True):
+            for number, detections in zip(numbers, found, strict=True):
                 height, width = pictures[number].shape[:2]
-                faces[number] = _to_faces(boxes, landmarks, scores, width, height)
+                faces[number] = _to_faces(detections, width, height)
         return faces
 
     @torch.inference_mode()
@@ -100,31 +130,42 @@ class FaceDetector:
         return offsets, scores, landmarks
 
     @torch.inference_mode()
-    def _detect_batch(
-        self, batch: RgbArray, min_confidence: float
-    ) -> list[tuple[RgbArray, RgbArray, RgbArray]]:
+    def _detect_batch(self, batch: RgbArray, min_confidence: float) -> list[Detections]:
         offsets, scores, landmarks = self.raw(batch)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (offsets, scores, landmarks)):
             raise BadPicture("The face detector's answer has non-finite values.")
-        anchors = make_anchors(batch.shape[1], batch.shape[2]).to(self._device)
+        height, width = batch.shape[1:3]
         return [
-            decode(offsets[i], scores[i, :, 1], landmarks[i], anchors, min_confidence)
+            decode(offsets[i], scores[i], landmarks[i], height, width, min_confidence)
             for i in range(batch.shape[0])
         ]
 
 
 def _prepare(picture: RgbArray, size_px: int) -> RgbArray:
     height, width = picture.shape[:2]
-    scale = size_px / min(height, width) if size_px else 1.0
-    scale = min(scale, MAX_SIDE_PX / max(height, width))
-    if scale == 1.0:
+    if size_px == 0:
+        _check_as_is(height, width)
         return picture
+    scale = min(size_px / min(height, width), MAX_SIDE_PX / max(height, width))
     size = max(1, int(width * scale)), max(1, int(height * scale))
+    if size == (width, height):
+        return picture
     smoothing = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, size, interpolation=smoothing), dtype=np.uint8)
 
 
-@lru_cache(maxsize=16)
+def _check_as_is(height: int, width: int) -> None:
+    rows, columns = (-(-side // _COARSEST_STRIDE) for side in (height, width))
+    pixels = rows * columns * _COARSEST_STRIDE**2
+    if pixels > MAX_PIXELS_AS_IS:
+        raise InvalidRequest.of(
+            "detect_size_px",
+            f"0 looks at the picture as it is, {width}x{height} px: {pixels} pixels with its sides rounded "
+            f"up to multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS_AS_IS}. Give a short side in px",
+        )
+
+
+@lru_cache(maxsize=8)
 def make_anchors(height: int, width: int) -> Tensor:
     """Return the anchors of a picture (A, 4): centre x, y, width, height as shares of the picture's sides.
 
@@ -133,9 +174,10 @@ def make_anchors(height: int, width: int) -> Tensor:
     levels = []
     for stride, sides in _LEVELS:
         rows, columns = -(-height // stride), -(-width // stride)
-        y = (torch.arange(rows, dtype=torch.float32) + 0.5) * (stride / height)
-        x = (torch.arange(columns, dtype=torch.float32) + 0.5) * (stride / width)
-        side = torch.tensor(sides, dtype=torch.float32)
+        # In float64 and rounded once, as the reference does: the same float32 to the last bit.
+        y = (torch.arange(rows, dtype=torch.float64) + 0.5) * stride / height
+        x = (torch.arange(columns, dtype=torch.float64) + 0.5) * stride / width
+        side = torch.tensor(sides, dtype=torch.float64)
         shape = (rows, columns, len(sides))
         columns_of = (
             x[None, :, None].expand(shape),
@@ -144,35 +186,62 @@ def make_anchors(height: int, width: int) -> Tensor:
             (side / height).expand(shape),
         )
         levels.append(torch.stack(columns_of, dim=-1).reshape(-1, 4))
-    return torch.cat(levels)
+    return torch.cat(levels).float()
 
 
 def decode(
-    offsets: Tensor, scores: Tensor, landmarks: Tensor, anchors: Tensor, min_confidence: float
-) -> tuple[RgbArray, RgbArray, RgbArray]:
-    """Turn one picture's answer into boxes (F, 4), landmarks (F, 5, 2) and scores (F,), the surest first.
+    offsets: Tensor, scores: Tensor, landmarks: Tensor, height: int, width: int, min_confidence: float
+) -> Detections:
+    """Turn one picture's answer into faces: scores strictly above the confidence, without duplicates.
 
-    Coordinates are shares of the picture's sides. Kept are scores strictly above ``min_confidence`` that do
-    not overlap a surer face by more than 0.4 (intersection over union).
+    A duplicate overlaps a surer face by more than 0.4 (intersection over union). Where the probability of a
+    face rounds to the same float32, near 1, that of no face, near 0, still tells which is surer: without it
+    the order of equals, and with it which faces remain, would be chance.
+
+    Args:
+        offsets: Of the boxes (A, 4).
+        scores: Probabilities of no face and of a face (A, 2).
+        landmarks: Offsets of the points (A, 10).
+        height: Of the picture that the network saw, px.
+        width: Of that picture, px.
+        min_confidence: Probability that a face must surpass.
+
+    Raises:
+        InvalidRequest: more than `MAX_CANDIDATES` scores are above the confidence.
     """
-    chosen = (scores > min_confidence).nonzero().flatten()
-    chosen = chosen[scores[chosen].argsort(descending=True, stable=True)][:_MAX_CANDIDATES]
-    scores, offsets, landmarks, anchors = (t[chosen] for t in (scores, offsets, landmarks, anchors))
+    chosen = (scores[:, 1] > min_confidence).nonzero().flatten()
+    if len(chosen) > MAX_CANDIDATES:
+        raise InvalidRequest.of(
+            "min_confidence",
+            f"{len(chosen)} places are above {min_confidence}; the limit is {MAX_CANDIDATES}. Ask for more",
+        )
+    chosen = chosen[scores[chosen, 0].argsort(stable=True)]
+    chosen = chosen[scores[chosen, 1].argsort(descending=True, stable=True)]
+    anchors = make_anchors(height, width).to(offsets.device)[chosen]
+    scores, offsets, landmarks = scores[chosen, 1], offsets[chosen], landmarks[chosen]
+    # In px and in the reference's order of float32 operations: rounding decides overlaps of about 0.4.
+    sides = torch.tensor([width, height], dtype=torch.float32, device=offsets.device)
     center, size = anchors[:, :2], anchors[:, 2:]
-    middle = center + offsets[:, :2] * _CENTER_VARIANCE * size
-    half = size * torch.exp(offsets[:, 2:] * _SIZE_VARIANCE) / 2
-    boxes = torch.cat((middle - half, middle + half), dim=1)
+    extent = size * torch.exp(offsets[:, 2:] * _SIZE_VARIANCE)
+    low = center + offsets[:, :2] * _CENTER_VARIANCE * size - extent / 2
+    boxes = torch.cat((low, extent + low), dim=1) * sides.repeat(2)
     points = center[:, None] + landmarks.view(-1, 5, 2) * _CENTER_VARIANCE * size[:, None]
+    points = points * sides
     sane = torch.isfinite(boxes).all(dim=1) & torch.isfinite(points).flatten(1).all(dim=1)
     boxes, points, scores = boxes[sane], points[sane], scores[sane]
     kept = nms(boxes, scores, _NMS_OVERLAP)
-    return boxes[kept].cpu().numpy(), points[kept].cpu().numpy(), scores[kept].cpu().numpy()
+    shares = sides.repeat(2).double(), sides.double()
+    return Detections(
+        (boxes[kept].double() / shares[0]).cpu().numpy(),
+        (points[kept].double() / shares[1]).cpu().numpy(),
+        scores[kept].cpu().numpy(),
+    )
 
 
-def _to_faces(boxes: RgbArray, landmarks: RgbArray, scores: RgbArray, width: int, height: int) -> list[Face]:
+def _to_faces(found: Detections, width: int, height: int) -> list[Face]:
     sides = np.array([width, height], dtype=np.float64)
-    corners = boxes.reshape(-1, 2, 2) * sides
-    points = landmarks * sides
+    corners = found.boxes.reshape(-1, 2, 2) * sides
+    points = found.landmarks * sides
     return [
         Face(
             index=index,
@@ -181,6 +250,6 @@ def _to_faces(boxes: RgbArray, landmarks: RgbArray, scores: RgbArray, width: int
             confidence=float(score),
         )
         for index, (box, face_points, score) in enumerate(
-            zip(corners.tolist(), points.tolist(), scores, strict=True)
+            zip(corners.tolist(), points.tolist(), found.scores, strict=True)
         )
     ]

@@ -5,12 +5,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier_restorer.detect import MAX_SIDE_PX, FaceDetector, decode, make_anchors
-from atelier_runtime.errors import BadPicture
+from atelier_restorer.detect import (
+    MAX_CANDIDATES,
+    MAX_PIXELS_AS_IS,
+    MAX_SIDE_PX,
+    FaceDetector,
+    decode,
+    make_anchors,
+)
+from atelier_runtime.errors import BadPicture, InvalidRequest
 from tests.parity import recipe
 from tests.tiny_restorer import FACES_OF_256_PX, FACES_OF_512_PX, detector_state
 
 CPU = torch.device("cpu")
+Shapes = list[tuple[int, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -86,25 +94,68 @@ def test_the_threshold_is_strict_and_the_surest_come_first() -> None:
     assert detector.detect([picture(1)], size_px=640, min_confidence=exact)[0] == []
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3000), (2600, 4), (33, 17)])
-def test_odd_shapes(height: int, width: int) -> None:
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
+    """The shapes of the batches that networks are given from now on."""
+    seen: Shapes = []
+    original = FaceDetector.raw
+
+    def noting(self: FaceDetector, batch: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        seen.append(batch.shape)
+        return original(self, batch)
+
+    monkeypatch.setattr(FaceDetector, "raw", noting)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "resized"),
+    [
+        (1, 1, (640, 640)),
+        (1, 1000, (2, MAX_SIDE_PX)),
+        (1000, 1, (MAX_SIDE_PX, 2)),
+        (2, 50, (102, MAX_SIDE_PX)),
+        (1, 6000, (1, MAX_SIDE_PX)),
+        (33, 17, (1242, 640)),
+    ],
+)
+def test_extreme_shapes(
+    height: int, width: int, resized: tuple[int, int], shapes: list[tuple[int, ...]]
+) -> None:
     detector = seeing({FACES_OF_256_PX: 0.9})
-    for size_px in (0, 64):
-        detector.detect([picture(1, height, width)], size_px=size_px, min_confidence=0.5)
+    resized_faces = detector.detect([picture(1, height, width)], size_px=640, min_confidence=0.5)[0]
+    as_is = detector.detect([picture(1, height, width)], size_px=0, min_confidence=0.5)[0]
+    assert shapes == [(1, *resized, 3), (1, height, width, 3)]
+    assert resized_faces and as_is
+    for face in (*resized_faces, *as_is):
+        assert np.isfinite([*face.box, *np.ravel(face.landmarks)]).all()
 
 
-def test_a_panorama_is_shrunk_to_the_longest_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_panorama_is_shrunk_to_the_longest_side(shapes: Shapes) -> None:
     detector = seeing({FACES_OF_256_PX: 0.9})
-    shapes = []
-    original = detector.raw
-
-    def noting(batch: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        shapes.append(batch.shape)
-        return original(batch)
-
-    monkeypatch.setattr(detector, "raw", noting)
     detector.detect([picture(1, 64, 6400), picture(1, 480, 640)], size_px=64, min_confidence=0.5)
     assert shapes == [(1, 25, MAX_SIDE_PX, 3), (1, 64, 85, 3)]
+
+
+def test_as_it_is_means_as_it_is(shapes: Shapes) -> None:
+    seeing({FACES_OF_256_PX: 0.9}).detect([picture(1, 32, 4000)], size_px=0, min_confidence=0.5)
+    assert shapes == [(1, 32, 4000, 3)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(5000, 5001), (1, 800_000)])
+def test_what_is_too_large_to_be_looked_at_as_it_is(
+    height: int, width: int, shapes: list[tuple[int, ...]]
+) -> None:
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
+    with pytest.raises(InvalidRequest, match=f"{width}x{height}.*{MAX_PIXELS_AS_IS}") as caught:
+        seeing({}).detect([huge], size_px=0, min_confidence=0.5)
+    assert [violation.field for violation in caught.value.fields] == ["detect_size_px"]
+    assert shapes == []
+
+
+def test_a_box_may_reach_beyond_the_picture() -> None:
+    faces = seeing({FACES_OF_512_PX: 0.9}).detect([picture(1, 64, 64)], size_px=0, min_confidence=0.5)[0]
+    assert min(faces[0].box) < 0 and max(faces[0].box) > 64
 
 
 def test_an_answer_of_nan_is_an_error_not_no_face() -> None:
@@ -134,9 +185,10 @@ def test_duplicates_are_suppressed_as_by_hand() -> None:
     generator = torch.Generator().manual_seed(3)
     anchors = make_anchors(64, 64)
     scores = torch.rand(len(anchors), generator=generator)
+    both = torch.stack([1 - scores, scores], dim=1)
     offsets = torch.randn(len(anchors), 4, generator=generator)
     landmarks = torch.randn(len(anchors), 10, generator=generator)
-    boxes, points, found = decode(offsets, scores, landmarks, anchors, 0.6)
+    boxes, points, found = decode(offsets, both, landmarks, 64, 64, 0.6)
 
     centers = anchors[:, :2] + offsets[:, :2] * 0.1 * anchors[:, 2:]
     sizes = anchors[:, 2:] * torch.exp(offsets[:, 2:] * 0.2)
@@ -149,3 +201,30 @@ def test_duplicates_are_suppressed_as_by_hand() -> None:
     np.testing.assert_allclose(found, scores[kept])
     nose = anchors[kept, :2] + landmarks[kept, 4:6] * 0.1 * anchors[kept, 2:]
     np.testing.assert_allclose(points[:, 2], nose, atol=1e-5)
+
+
+def test_among_equal_scores_the_surer_face_remains() -> None:
+    """Near 1 many probabilities round to the same float32; their small complements tell them apart."""
+    anchors = len(make_anchors(16, 16))
+    scores = torch.full((anchors, 2), 0.9999999)
+    scores[:, 0] = torch.linspace(2e-7, 1e-7, anchors)  # the last is the surest
+    shifts = torch.linspace(0, 0.1, anchors)[:, None].repeat(1, 4)
+    boxes, _, found = decode(shifts, scores, torch.zeros(anchors, 10), 16, 16, 0.8)
+    surest, _, _ = decode(shifts[-1:].repeat(anchors, 1), scores, torch.zeros(anchors, 10), 16, 16, 0.8)
+    assert found[0] == np.float32(0.9999999)
+    np.testing.assert_array_equal(boxes[0], surest[0])
+
+
+def test_thousands_of_faces_are_all_returned_and_too_many_places_are_refused() -> None:
+    side = 1536
+    anchors = len(make_anchors(side, side))
+    scores = torch.tensor([0.1, 0.9]).repeat(anchors, 1)
+    tiny = torch.tensor([0.0, 0.0, -10.0, -10.0]).repeat(anchors, 1)  # boxes that overlap no others
+    few = scores.clone()
+    few[8000:, 1] = 0.1
+    boxes, _, _ = decode(tiny, few, torch.zeros(anchors, 10), side, side, 0.8)
+    assert len(boxes) == 8000
+    assert anchors > MAX_CANDIDATES
+    with pytest.raises(InvalidRequest, match=str(MAX_CANDIDATES)) as caught:
+        decode(tiny, scores, torch.zeros(anchors, 10), side, side, 0.8)
+    assert [violation.field for violation in caught.value.fields] == ["min_confidence"]
