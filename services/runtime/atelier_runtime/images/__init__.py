@@ -1,0 +1,37 @@
+"""Pictures in and out: decoded with a limit, encoded once, with what belongs to a photograph kept.
+
+Every sample of an 8- or 16-bit PNG and of a lossless WebP is kept, gray as gray, alpha with the colours under
+it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (their colours are), a PNG's
+texts, the small preview in EXIF, which would show the old picture.
+"""
+
+from atelier_runtime.images.picture import (
+    FORMATS,
+    Format,
+    Picture,
+    PixelArray,
+    RgbArray,
+    from_raw,
+    message_limit_bytes,
+    to_depth,
+    to_eight_bit,
+)
+from atelier_runtime.images.reading import decode
+from atelier_runtime.images.writing import encode, encode_gray_png, is_lossless, losses
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Picture",
+    "PixelArray",
+    "RgbArray",
+    "decode",
+    "encode",
+    "encode_gray_png",
+    "from_raw",
+    "is_lossless",
+    "losses",
+    "message_limit_bytes",
+    "to_depth",
+    "to_eight_bit",
+]

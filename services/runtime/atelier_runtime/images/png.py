@@ -1,0 +1,229 @@
+"""PNG: its chunks, 16-bit pixels read by OpenCV, and one writer for 8 and 16 bits.
+
+Pillow reads 8-bit files, but cuts 16 bits to 8 and writes no more than 8. The writer filters and compresses
+bands of rows on several threads; figures that chose its settings: bench/encode.py.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier_runtime.images.picture import PixelArray
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+XMP_KEYWORD = b"XML:com.adobe.xmp"
+LARGEST_16_BIT_SIDE_PX = 1_000_000
+"""libpng's own limit; OpenCV's is a little above."""
+
+_KEPT = {b"IHDR", b"tRNS", b"eXIf", *COLOUR_CHUNKS}
+_PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
+_XMP_LIMIT_BYTES = 8 * 2**20
+_AVERAGE = 3  # the filter: what a sample has more than the mean of those left and above
+_BAND_BYTES = 2**20
+_ZLIB_HEADER = b"\x78\x01"
+_ADLER = 65521
+_THREADS = 8
+
+
+@dataclass
+class Chunks:
+    """What a file says beside its pixels: the first chunk of each type, and the XMP packet."""
+
+    first: dict[bytes, bytes] = field(default_factory=dict)
+    xmp: bytes | None = None
+
+    @property
+    def depth(self) -> int:
+        """Bits a sample."""
+        return self.first[b"IHDR"][8]
+
+    @property
+    def colour_type(self) -> int:
+        """0 gray, 2 RGB, 3 palette; 4 and 6: gray and RGB with alpha."""
+        return self.first[b"IHDR"][9]
+
+    @property
+    def colour(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What the numbers mean as colours, the ICC profile apart."""
+        return tuple((kind, self.first[kind]) for kind in COLOUR_CHUNKS if kind in self.first)
+
+
+def read_chunks(data: bytes) -> Chunks:
+    """Gather the chunks of a file, wherever they are. Raises `ValueError` if the header is missing."""
+    chunks = Chunks()
+    for kind, start, end in _places(data):
+        if kind in _KEPT:
+            chunks.first.setdefault(kind, data[start:end])
+        elif kind == b"iTXt" and chunks.xmp is None and data.startswith(XMP_KEYWORD + b"\0", start, end):
+            chunks.xmp = _international_text(data[start:end])
+    if len(chunks.first.get(b"IHDR", b"")) != 13:
+        raise ValueError("the file has no header")
+    return chunks
+
+
+def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:
+    """Return colours (H, W, 3) and alpha (H, W) or None; gray is the same number three times.
+
+    Raises `ValueError` for a damaged file.
+    """
+    import cv2  # the gateway imports this module and has no OpenCV
+
+    # The bare picture: OpenCV then neither warns of a profile nor judges a transparent colour by itself.
+    bare = [data[start - 8 : end + 4] for kind, start, end in _places(data) if kind in _PIXEL_CHUNKS]
+    try:
+        pixels = cv2.imdecode(np.frombuffer(SIGNATURE + b"".join(bare), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError("OpenCV cannot decode the file") from error
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("OpenCV cannot decode the file")
+    samples = np.asarray(pixels, np.uint16)
+    if samples.ndim == 2:
+        rgb = cv2.cvtColor(samples, cv2.COLOR_GRAY2RGB)
+    else:
+        rgb = cv2.cvtColor(samples, cv2.COLOR_BGRA2RGB if samples.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    colours = np.asarray(rgb, np.uint16)
+    if samples.ndim == 3 and samples.shape[2] == 4:
+        return colours, samples[..., 3].copy()
+    return colours, _keyed_alpha(colours, chunks)
+
+
+def _keyed_alpha(rgb: NDArray[np.uint16], chunks: Chunks) -> NDArray[np.uint16] | None:
+    """Return the alpha of a file that names one colour as transparent."""
+    channels = {0: 1, 2: 3}.get(chunks.colour_type, 0)
+    key = chunks.first.get(b"tRNS", b"")
+    if not channels or len(key) != 2 * channels:
+        return None
+    transparent = np.all(rgb[..., :channels] == np.frombuffer(key, ">u2"), axis=2)
+    return np.where(transparent, np.uint16(0), np.uint16(65535))
+
+
+def write(
+    rgb: PixelArray,
+    alpha: PixelArray | None,
+    *,
+    gray: bool,
+    before_pixels: Iterable[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """Write pixels (H, W, 3), or of gray ones the first channel, and alpha (H, W) of the same depth.
+
+    `before_pixels`: further chunks, as (type, data). The bytes do not depend on the number of threads.
+    """
+    height, width = rgb.shape[:2]
+    colour_type = (0 if gray else 2) + (0 if alpha is None else 4)
+    header = struct.pack(">IIBBBBB", width, height, 8 * rgb.itemsize, colour_type, 0, 0, 0)
+    row_bytes = 1 + width * rgb.itemsize * ((1 if gray else 3) + (alpha is not None))
+    rows = max(1, _BAND_BYTES // row_bytes)
+    starts = range(0, height, rows)
+
+    def band(first: int) -> tuple[bytes, int, int]:
+        last = min(first + rows, height)
+        filtered = _filtered(rgb, alpha, gray, first, last).data
+        # Runs and frequent values are nearly all that a photograph has left once it is filtered.
+        deflate = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
+        packed = deflate.compress(filtered)
+        packed += deflate.flush(zlib.Z_FINISH if last == height else zlib.Z_SYNC_FLUSH)
+        return packed, zlib.adler32(filtered), filtered.nbytes
+
+    if len(starts) == 1:
+        bands = [band(0)]
+    else:
+        with ThreadPoolExecutor(min(_THREADS, len(starts), os.cpu_count() or 1)) as pool:
+            bands = list(pool.map(band, starts))
+    checksum = 1
+    for _, part, length in bands:
+        checksum = _joined_adler(checksum, part, length)
+    parts = [packed for packed, _, _ in bands]
+    parts[0] = _ZLIB_HEADER + parts[0]
+    parts[-1] += struct.pack(">I", checksum)
+    pixels = [(b"IDAT", part) for part in parts]
+    chunks = [(b"IHDR", header), *before_pixels, *pixels, (b"IEND", b"")]
+    return SIGNATURE + b"".join(piece for kind, data in chunks for piece in _chunk(kind, data))
+
+
+def profile_chunk(icc: bytes) -> tuple[bytes, bytes]:
+    """Return an ICC profile as a chunk."""
+    return b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)
+
+
+def xmp_chunk(packet: bytes) -> tuple[bytes, bytes]:
+    """Return an XMP packet as a chunk: text, not compressed, of no language."""
+    return b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + packet
+
+
+def resolution_chunk(dpi: tuple[float, float]) -> tuple[bytes, bytes] | None:
+    """Return a resolution, rounded to px a metre, as a chunk; None if it has no place there."""
+    x, y = (round(value / 0.0254) for value in dpi)
+    return (b"pHYs", struct.pack(">IIB", x, y, 1)) if min(x, y) >= 1 and max(x, y) < 2**31 else None
+
+
+def _filtered(
+    rgb: PixelArray, alpha: PixelArray | None, gray: bool, first: int, last: int
+) -> NDArray[np.uint8]:
+    """Return rows as PNG compresses them: big-endian bytes less a forecast, the filter's number before."""
+    top = max(0, first - 1)
+    colours = rgb[top:last, :, :1] if gray else rgb[top:last]
+    if alpha is not None:
+        colours = np.concatenate([colours, alpha[top:last, :, None]], axis=2)
+    pixel_bytes = colours.shape[2] * colours.itemsize
+    big_endian = np.ascontiguousarray(colours, colours.dtype.newbyteorder(">"))
+    samples = big_endian.view(np.uint8).reshape(last - top, -1)
+    if first == 0:  # above the first row are zeros
+        samples = np.concatenate([np.zeros_like(samples[:1]), samples])
+    above, here = samples[:-1], samples[1:]
+    left = np.zeros_like(here)
+    left[:, pixel_bytes:] = here[:, :-pixel_bytes]
+    mean = (left & above) + ((left ^ above) >> 1)  # (left + above) // 2 without a ninth bit
+    result = np.empty((len(here), here.shape[1] + 1), np.uint8)
+    result[:, 0] = _AVERAGE
+    np.subtract(here, mean, out=result[:, 1:])
+    return result
+
+
+def _joined_adler(before: int, part: int, part_length: int) -> int:
+    """Return the Adler-32 of a text and a part that follows, from those of both (RFC 1950, section 9)."""
+    low, high = before & 0xFFFF, before >> 16
+    part_low, part_high = part & 0xFFFF, part >> 16
+    joined_high = (high + part_high + part_length * (low - 1)) % _ADLER
+    return joined_high << 16 | (low + part_low - 1) % _ADLER
+
+
+def _chunk(kind: bytes, data: bytes) -> tuple[bytes, ...]:
+    checksum = zlib.crc32(data, zlib.crc32(kind))
+    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)
+
+
+def _places(data: bytes) -> Iterable[tuple[bytes, int, int]]:
+    """Walk through a file: a chunk's type and where its data begins and ends."""
+    start = len(SIGNATURE)
+    while start + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 8 + length
+        if end + 4 > len(data):
+            return
+        yield kind, start + 8, end
+        start = end + 4
+
+
+def _international_text(data: bytes) -> bytes | None:
+    """Return the text of an iTXt chunk, None if it is damaged or larger than any packet should be."""
+    _, _, rest = data.partition(b"\0")
+    fields = rest[2:].split(b"\0", 2)
+    if len(fields) != 3:
+        return None
+    if rest[0] == 0:
+        return fields[2]
+    try:
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(fields[2], _XMP_LIMIT_BYTES)
+    except zlib.error:
+        return None
+    return text if inflate.eof else None

@@ -1,0 +1,149 @@
+"""Files become pictures: checked by their header first, upright, nothing of the pixels lost."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.images import metadata, png
+from atelier_runtime.images.picture import FORMATS, Format, Picture, PixelArray, over_limit
+
+Image.MAX_IMAGE_PIXELS = None  # `decode` checks the header against the caller's own limit
+PngImagePlugin.MAX_TEXT_CHUNK = 8 * 2**20  # Pillow's 1 MiB refuses some printers' ICC profiles
+
+
+def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = False) -> Picture:
+    """Decode a PNG, JPEG or WebP file. Of a camera's JPEG with several pictures (MPO) the first is taken.
+
+    The header is read first: a picture above `max_pixels` is refused before its pixels are touched. A palette
+    becomes the colours that it stands for and is dropped; 1, 2 and 4 bits become the same grays in 8; a
+    colour named transparent becomes alpha. `deep`: 16-bit PNG is taken, as uint16, by OpenCV, on which the
+    caller's package depends; otherwise it is refused.
+
+    Raises `InvalidRequest` naming `field` for what is truncated, too large, animated, CMYK, too deep, or no
+    picture of these formats.
+    """
+    if not data:
+        raise InvalidRequest.of(field, "is empty; a PNG, JPEG or WebP file is needed")
+    try:
+        with Image.open(io.BytesIO(data), formats=[f.upper() for f in FORMATS]) as image:
+            _refuse_unsupported(image, max_pixels, field)
+            chunks = png.read_chunks(data) if image.format == "PNG" else None
+            if chunks is not None and chunks.depth > 8:
+                _refuse_too_deep(image, deep, field)
+                rgb, alpha = png.read_16_bit(data, chunks)
+                return _picture(image, rgb, alpha, chunks.colour_type in (0, 4), chunks)
+            image.load()
+            rgb, alpha, gray = _eight_bit_pixels(image, chunks)
+            return _picture(image, rgb, alpha, gray, chunks)
+    except InvalidRequest:
+        raise
+    except UnidentifiedImageError:
+        raise InvalidRequest.of(field, "is not a PNG, JPEG or WebP file") from None
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        struct.error,
+        Image.DecompressionBombError,
+    ):
+        raise InvalidRequest.of(field, "cannot be decoded: the file is damaged or cut short") from None
+
+
+def _refuse_unsupported(image: Image.Image, max_pixels: int, field: str) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InvalidRequest.of(field, over_limit(width, height, max_pixels))
+    # Cameras put a preview or a depth map behind the photograph (MPO): that is no animation.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise InvalidRequest.of(field, "is animated; a picture with one frame is needed")
+    if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
+        raise InvalidRequest.of(field, f"is in {image.mode}; convert it to RGB or gray first")
+
+
+def _refuse_too_deep(image: Image.Image, deep: bool, field: str) -> None:
+    if not deep:
+        raise InvalidRequest.of(field, "has more than 8 bits a channel; the limit is 8")
+    if max(image.size) > png.LARGEST_16_BIT_SIDE_PX:
+        raise InvalidRequest.of(
+            field,
+            f"has a side of {max(image.size)} px; the limit for 16 bits is {png.LARGEST_16_BIT_SIDE_PX} px",
+        )
+
+
+def _eight_bit_pixels(
+    image: Image.Image, chunks: png.Chunks | None
+) -> tuple[PixelArray, PixelArray | None, bool]:
+    gray = image.mode in ("1", "L", "LA")
+    transparent = image.info.get("transparency")
+    if chunks is not None and image.mode == "L" and chunks.depth < 8 and isinstance(transparent, int):
+        # Pillow spreads the samples over 0 to 255, but not the one that is transparent.
+        image.info["transparency"] = transparent * 255 // (2**chunks.depth - 1)
+    alpha = None
+    if "A" in image.getbands() or transparent is not None:
+        image = image.convert("RGBA")
+        alpha = np.array(image.getchannel("A"))
+    return np.array(image.convert("RGB")), alpha, gray
+
+
+def _picture(
+    image: Image.Image, rgb: PixelArray, alpha: PixelArray | None, gray: bool, chunks: png.Chunks | None
+) -> Picture:
+    """Add what lies beside the pixels, and turn them upright: as EXIF says, else as XMP does."""
+    exif, xmp = metadata.raw_exif(image.info), image.info.get("xmp")
+    if chunks is not None:  # Pillow has not seen what lies behind 16-bit pixels
+        exif, xmp = metadata.without_prefix(chunks.first.get(b"eXIf", b"")) or exif, chunks.xmp
+    dpi = _resolution(image, exif)
+    orientation = stated = None
+    if exif:
+        orientation, exif = metadata.settle_exif(exif)
+    if xmp:
+        stated, xmp = metadata.settle_xmp(xmp)
+    orientation = orientation or stated or 1
+    if orientation >= 5 and dpi:
+        dpi = dpi[1], dpi[0]
+    return Picture(
+        rgb=_upright(rgb, orientation),
+        alpha=None if alpha is None else _upright(alpha, orientation),
+        gray=gray,
+        icc=image.info.get("icc_profile") or None,
+        exif=metadata.EXIF_PREFIX + exif if exif else None,
+        xmp=xmp or None,
+        dpi=dpi,
+        png_colour=chunks.colour if chunks else (),
+        format="jpeg" if image.format == "MPO" else cast(Format, str(image.format).lower()),
+    )
+
+
+def _resolution(image: Image.Image, exif: bytes | None) -> tuple[float, float] | None:
+    """Return x and y in dpi. A PNG's mere aspect ratio is no resolution and is dropped."""
+    info: dict[Any, Any] = image.info
+    dpi = info.get("dpi")
+    if dpi is None or len(dpi) != 2:
+        return None
+    in_header = image.format == "PNG" or info.get("jfif_unit") in (1, 2)
+    if not in_header and not (exif and metadata.has_tag(exif, metadata.X_RESOLUTION)):
+        return None  # Pillow says 72 for a JPEG that says nothing
+    x, y = float(dpi[0]), float(dpi[1])
+    return (x, y) if min(x, y) > 0 and math.isfinite(x + y) else None
+
+
+def _upright(pixels: PixelArray, orientation: int) -> PixelArray:
+    """Return pixels (H, W) or (H, W, 3) as an EXIF orientation, 1 to 8, wants them shown."""
+    if orientation == 1:
+        return pixels
+    # As one item a pixel they turn three times as fast.
+    whole = np.dtype((np.void, pixels.itemsize * (pixels.shape[2] if pixels.ndim == 3 else 1)))
+    turned = np.ascontiguousarray(pixels).view(whole).reshape(pixels.shape[:2])
+    turned = turned[:: -1 if orientation in (3, 4, 6, 7) else 1, :: -1 if orientation in (2, 3, 7, 8) else 1]
+    if orientation >= 5:
+        turned = turned.T
+    return np.ascontiguousarray(turned).view(pixels.dtype).reshape(*turned.shape, *pixels.shape[2:])
