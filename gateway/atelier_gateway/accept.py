@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import FORMATS, Format
 
 MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-_FORMAT_OF: dict[str, Format] = {
+_FORMAT_OF: dict[str, Format | Literal["any"]] = {
     "image/png": "png",
     "image/jpeg": "jpeg",
     "image/jpg": "jpeg",
     "image/webp": "webp",
-    "image/*": "png",
+    "image/*": "any",
 }
 _QUALITY = re.compile(r"[01](\.\d{0,3})?")
 
 
 def wanted_file(accept: str | None) -> Format | None:
-    """Return the image format that an Accept header prefers to JSON; None where JSON is the answer.
+    """Return the image format that an Accept header prefers to JSON, png for `image/*`.
+
+    None where JSON is the answer. Raises like `wanted_image`.
+    """
+    wanted = wanted_image(accept)
+    return "png" if wanted == "any" else wanted
+
+
+def wanted_image(accept: str | None) -> Format | Literal["any"] | None:
+    """Return the image format that an Accept header prefers to JSON, "any" for `image/*`.
+
+    None where JSON is the answer.
 
     A file is sent if an image type or `image/*` has a higher quality than JSON (RFC 9110, section 12.5.1);
     on equal terms JSON wins where it is named, the image where JSON is only covered by `*/*`.

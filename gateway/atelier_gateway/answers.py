@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from atelier_gateway.accept import MEDIA_TYPES
 from atelier_gateway.work import StagePicture
 from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.metrics import StageReport
 
 REPORT_HEADER = "X-Atelier-Report"
 REPORT_LIMIT_BYTES = 6 * 1024
@@ -38,7 +39,7 @@ class StageAnswer(BaseModel):
 
 
 class Report(BaseModel):
-    """Everything about a picture but the picture and the prompt; the JSON of `X-Atelier-Report`."""
+    """Everything about a drawn picture but the picture and the prompt; the JSON of `X-Atelier-Report`."""
 
     success: Literal[True] = True
     seed: int = Field(description="The noise seed that was used.")
@@ -138,8 +139,21 @@ def json_body(report: Report, picture: StagePicture, prompt: str, *, with_plain_
     return orjson.dumps(body)
 
 
-def report_header(report: Report) -> str:
-    """Return the report as ASCII JSON of at most 6 KB.
+def stage_answer(report: StageReport) -> StageAnswer:
+    """Return what is told of a stage."""
+    return StageAnswer(
+        stage=report.stage, seconds=round(report.seconds, 4), peak_vram_bytes=report.peak_vram_bytes
+    )
+
+
+def rounded_box(box: tuple[float, float, float, float], digits: int) -> tuple[float, float, float, float]:
+    """Return a box with that many digits behind the point."""
+    x1, y1, x2, y2 = (round(value, digits) for value in box)
+    return x1, y1, x2, y2
+
+
+def report_header(report: BaseModel) -> str:
+    """Return a report, with its lists `faces` and `warnings`, as ASCII JSON of at most 6 KB.
 
     What does not fit goes in this order, and is counted under `left_out`: the ends of long warnings,
     the last faces, the last warnings.
@@ -148,7 +162,7 @@ def report_header(report: Report) -> str:
     header = _ascii_json(content)
     if len(header) <= REPORT_LIMIT_BYTES:
         return header
-    content["warnings"] = [_shortened(warning) for warning in report.warnings]
+    content["warnings"] = [_shortened(warning) for warning in content["warnings"]]
     left_out = content["left_out"] = {"faces": 0, "warnings": 0}
     for name in ("faces", "warnings"):
         while len(header := _ascii_json(content)) > REPORT_LIMIT_BYTES and content[name]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ from atelier_gateway.clients import Stages
 from atelier_gateway.documentation import DESCRIPTION, add_docs_page, generate_route
 from atelier_gateway.edge import RequestEdge, record, unless_hung_up
 from atelier_gateway.orchestrate import Orchestrator
+from atelier_gateway.photo_documentation import photo_route
+from atelier_gateway.photos import PhotoDesk
 from atelier_gateway.problems import problem_response
 from atelier_gateway.schema import Order, read_order
 from atelier_gateway.settings import GatewaySettings
@@ -35,6 +37,8 @@ from atelier_runtime.log import request_id
 
 GENERATE_PATHS = ("/generate", "/txt2img", "/api/generate")
 """The first is the address, the others are older clients' names for it."""
+
+PHOTO_PATHS = ("/restore", "/detect", "/compare")
 
 _OTHER_PATHS = ("/", "/health", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 
@@ -60,6 +64,7 @@ class Gateway:
             max_pixels=self._settings.max_pixels,
             status_timeout_s=self._settings.status_timeout_seconds,
         )
+        self._photos = PhotoDesk(self._stages, self._settings)
         metrics.BUILD_INFO.labels(__version__, "", "").set(1)
         for stage in ("generator", "restorer"):
             metrics.STAGE_PENDING.labels(stage)  # shown as 0 before the first call
@@ -68,14 +73,35 @@ class Gateway:
 
     async def generate(self, request: Request) -> Response:
         """Draw a picture, restore its faces, and return it with a report."""
+        return await self._in_time(request, self._generate)
+
+    async def restore(self, request: Request) -> Response:
+        """Restore the faces of a photograph, and return it with a report."""
+        return await self._in_time(request, self._photos.restore)
+
+    async def detect(self, request: Request) -> Response:
+        """Find the faces of a photograph and change nothing."""
+        return await self._in_time(request, self._photos.detect)
+
+    async def compare(self, request: Request) -> Response:
+        """Restore a photograph at up to 8 fidelities, for little more than the price of one."""
+        return await self._in_time(request, self._photos.compare)
+
+    async def _in_time(
+        self, request: Request, answer: Callable[[Request, float], Awaitable[Response]]
+    ) -> Response:
+        """Answer within the deadline, reading the body included."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.deadline_seconds):
-                body = await read_json_object(request, max_bytes=self._settings.max_body_bytes)
-                order = read_order(body, max_pixels=self._settings.max_pixels)
-                return await unless_hung_up(request, self._carry_out(request, order, started))
+                return await answer(request, started)
         except TimeoutError:
             raise DeadlineExceeded() from None
+
+    async def _generate(self, request: Request, started: float) -> Response:
+        body = await read_json_object(request, max_bytes=self._settings.max_body_bytes)
+        order = read_order(body, max_pixels=self._settings.max_pixels)
+        return await unless_hung_up(request, self._carry_out(request, order, started))
 
     async def _carry_out(self, request: Request, order: Order, started: float) -> Response:
         accepted = wanted_file(request.headers.get("accept"))
@@ -149,7 +175,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     add_docs_page(app)
     app.add_exception_handler(AtelierError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_middleware(RequestEdge, paths=frozenset({*GENERATE_PATHS, *_OTHER_PATHS}))
+    app.add_middleware(RequestEdge, paths=frozenset({*GENERATE_PATHS, *PHOTO_PATHS, *_OTHER_PATHS}))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -173,6 +199,8 @@ def _add_routes(app: FastAPI, gateway: Gateway) -> None:
             include_in_schema=not older,
             **generate_route(),
         )(gateway.generate)
+    for path, handler in zip(PHOTO_PATHS, (gateway.restore, gateway.detect, gateway.compare), strict=True):
+        app.post(path, tags=["photographs"], **photo_route(path))(handler)
     failing: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not ready."}}
     plain: dict[str, Any] = {"response_model": None, "tags": ["state"]}
     app.get(

@@ -1,13 +1,16 @@
-"""Reads the JSON object in a request's body, and nothing larger or other than that."""
+"""Reads the fields in a request's body, a JSON object or a form, and nothing larger or other than that."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from atelier_gateway.checking import Checker
+from atelier_gateway.form import parts_of
 from atelier_runtime.errors import (
     BodyTooLarge,
     Cancelled,
@@ -18,6 +21,7 @@ from atelier_runtime.errors import (
 )
 
 _READ_AS_JSON = ("application/json", "text/plain", "")  # browsers' fetch() with a string sends text/plain
+_FORM = "multipart/form-data"
 _UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 
 
@@ -31,32 +35,36 @@ async def read_json_object(request: Request, *, max_bytes: int) -> dict[str, Any
         InvalidRequest: a field is given twice.
         Cancelled: the client hung up.
     """
-    _check_type(request)
-    raw = await _read(request, max_bytes)
-    try:
-        text = raw.decode("utf-8-sig")  # some clients begin with a byte order mark
-    except UnicodeDecodeError as error:
-        raise MalformedBody(f"The body is not UTF-8 at byte {error.start}.") from None
-    try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise MalformedBody(
-            f"The body is not JSON at line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from None
-    except RecursionError:
-        raise MalformedBody("The body is not read: its lists or objects are nested too deeply.") from None
-    except ValueError:  # an integer of thousands of digits
-        raise MalformedBody("The body is not read: a number has too many digits.") from None
-    if not isinstance(value, dict):
-        raise MalformedBody("The body is JSON, but no object; it must begin with {.")
-    return value
-
-
-def _check_type(request: Request) -> None:
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    if media_type.strip().lower() not in _READ_AS_JSON:
+    if _media_type(request) not in _READ_AS_JSON:
         raise UnsupportedMediaType()
-    for parameter in parameters.split(";"):
+    _check_encoding(request)
+    return _json_object(await _read(request, max_bytes))
+
+
+async def read_json_or_form(
+    request: Request, checker: Checker[Any], *, max_json_bytes: int, max_form_bytes: int
+) -> dict[str, Any]:
+    """Return the body's JSON object, or the fields of a form (multipart/form-data) as JSON would have them.
+
+    A form's files stay bytes. Raises like `read_json_object`.
+    """
+    media_type = _media_type(request)
+    if media_type not in (*_READ_AS_JSON, _FORM):
+        raise UnsupportedMediaType(f"The body must be application/json, text/plain or {_FORM}.")
+    _check_encoding(request)
+    # bodies with a picture have many megabytes: they are not parsed in the event loop
+    if media_type == _FORM:
+        form = await _read(request, max_form_bytes)
+        return await asyncio.to_thread(_form_object, form, request.headers["content-type"], checker)
+    return await asyncio.to_thread(_json_object, await _read(request, max_json_bytes))
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_encoding(request: Request) -> None:
+    for parameter in request.headers.get("content-type", "").split(";")[1:]:
         name, _, value = parameter.strip().partition("=")
         if name.lower() == "charset" and value.strip('"').lower() not in _UTF8:
             raise UnsupportedMediaType("The body must be UTF-8; no other charset is read.")
@@ -78,6 +86,62 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     except ClientDisconnect:
         raise Cancelled() from None
     return bytes(raw)
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        text = raw.decode("utf-8-sig")  # some clients begin with a byte order mark
+    except UnicodeDecodeError as error:
+        raise MalformedBody(f"The body is not UTF-8 at byte {error.start}.") from None
+    try:
+        value = _json(text)
+    except json.JSONDecodeError as error:
+        raise MalformedBody(
+            f"The body is not JSON at line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from None
+    except RecursionError:
+        raise MalformedBody("The body is not read: its lists or objects are nested too deeply.") from None
+    except ValueError:  # an integer of thousands of digits
+        raise MalformedBody("The body is not read: a number has too many digits.") from None
+    if not isinstance(value, dict):
+        raise MalformedBody("The body is JSON, but no object; it must begin with {.")
+    return value
+
+
+def _form_object(raw: bytes, content_type: str, checker: Checker[Any]) -> dict[str, Any]:
+    values: list[tuple[str, Any]] = []
+    for part in parts_of(raw, content_type):
+        schema = checker.property(part.name) or {}
+        if part.is_file and schema.get("format") == "byte":
+            values.append((part.name, bytes(part.data)))
+            continue
+        try:
+            text = part.data.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest.of(part.name[:60], f"is not UTF-8 at byte {error.start}") from None
+        values.append((part.name, _from_text(text, schema)))
+    return _object(values)
+
+
+def _from_text(text: str, schema: dict[str, Any]) -> Any:
+    """Return the JSON value that a form's text stands for; what stands for none is left for the checker.
+
+    A string is taken as it is, everything else is JSON. An empty field, as browsers send it, is none.
+    """
+    if not text:
+        return None
+    if schema.get("type") == "string":
+        return text
+    if schema.get("type") == "boolean":
+        return {"true": True, "false": False}.get(text.lower(), text)  # True is what Python's str() says
+    try:
+        return _json(text)
+    except (ValueError, RecursionError, MalformedBody):
+        return text
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The channels to the two stages: protobuf out, protobuf back, and a stage's errors as our exceptions.
 
-The only file of the gateway that imports stubs. Every call carries the request id and the time that
+Every call carries the request id and the time that
 is left; cancelling the task that awaits a call cancels the call in the stage.
 """
 
@@ -13,19 +13,12 @@ from typing import Any, Literal
 
 import grpc
 
-from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
 from atelier.generator.v1 import generator_service_pb2, generator_service_pb2_grpc
 from atelier.restorer.v1 import restorer_service_pb2, restorer_service_pb2_grpc
+from atelier_gateway import convert
+from atelier_gateway.photo_schema import CompareRequest, DetectRequest, RestoreRequest
 from atelier_gateway.schema import GenerateRequest
-from atelier_gateway.work import (
-    Drawing,
-    Encoding,
-    FaceOutcome,
-    Restoration,
-    RestorationOrder,
-    StagePicture,
-    StageStatus,
-)
+from atelier_gateway.work import Detection, Drawing, Encoding, Restoration, RestorationOrder, StageStatus
 from atelier_runtime import defaults, metrics
 from atelier_runtime.errors import (
     AtelierError,
@@ -34,10 +27,9 @@ from atelier_runtime.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
-    NotDoneReason,
     StageUnavailable,
 )
-from atelier_runtime.images import message_limit_bytes
+from atelier_runtime.images import Format, message_limit_bytes
 from atelier_runtime.log import REQUEST_ID_HEADER, request_id
 from atelier_runtime.status import from_rpc_error
 
@@ -45,24 +37,17 @@ UNREACHABLE_RETRY_AFTER_S = 5.0
 
 _CONNECT_TIMEOUT_MS = 5_000
 _PING_TIMEOUT_MS = 10_000
-
+_LARGEST_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
 
 StageName = Literal["generator", "restorer"]
 
-_FORMAT_TO_PB: dict[str, image_pb2.ImageFormat] = {
-    "png": image_pb2.IMAGE_FORMAT_PNG,
-    "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
-    "webp": image_pb2.IMAGE_FORMAT_WEBP,
-    "raw": image_pb2.IMAGE_FORMAT_RAW_RGB8,
-}
 
-
-def _open_channel(address: str, max_pixels: int) -> grpc.aio.Channel:
+def _open_channel(address: str, max_pixels: int, *, most_pictures: int) -> grpc.aio.Channel:
     limit = message_limit_bytes(max_pixels)
     return grpc.aio.insecure_channel(
         address,
         options=[
-            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_receive_message_length", min(most_pictures * limit, _LARGEST_MESSAGE_BYTES)),
             ("grpc.max_send_message_length", limit),
             # A stage that restarts is found again within a second or two, not after gRPC's two minutes.
             ("grpc.initial_reconnect_backoff_ms", 200),
@@ -83,7 +68,11 @@ class Stages:
 
     def __init__(self, *, generator: str, restorer: str, max_pixels: int) -> None:
         """Addresses are gRPC targets such as `127.0.0.1:50051`; nothing is connected yet."""
-        self._channels = [_open_channel(address, max_pixels) for address in (generator, restorer)]
+        self._channels = [
+            _open_channel(generator, max_pixels, most_pictures=1),
+            # an answer may hold a picture for each fidelity, with its mask and crops
+            _open_channel(restorer, max_pixels, most_pictures=defaults.MAX_FIDELITIES),
+        ]
         self._generator = generator_service_pb2_grpc.GeneratorServiceStub(self._channels[0])
         self._restorer = restorer_service_pb2_grpc.RestorerServiceStub(self._channels[1])
 
@@ -98,22 +87,47 @@ class Stages:
         Raises the stage's own error; DeadlineExceeded; StageUnavailable if it cannot be reached.
         """
         async with _calling("generator"):
-            message = _drawing_to_pb(request, encoding)
+            message = convert.drawing_order(request, encoding)
             call = self._generator.GenerateImage(message, timeout=_remaining(deadline), metadata=_metadata())
             try:
                 async for event in call:
                     if event.WhichOneof("event") == "result":
-                        return _drawing_from_pb(event.result, encoding)
+                        return convert.drawing(event.result, encoding)
             finally:
                 call.cancel()  # does nothing to a finished call, and stops the work of any other
             raise InternalError("The generator ended its answer without a picture.")
 
     async def restore(self, order: RestorationOrder, *, deadline: float) -> Restoration:
-        """Have the restorer restore faces, enlarge and encode. Raises like `draw`."""
+        """Have the restorer restore a drawing's faces, enlarge and encode it. Raises like `draw`."""
         async with _calling("restorer"):
-            message = _restoration_to_pb(order)
+            message = convert.restoration_order(order)
             call = self._restorer.RestoreFaces(message, timeout=_remaining(deadline), metadata=_metadata())
-            return _restoration_from_pb(await call, order.encoding)
+            return convert.restoration(await call, order.encoding)
+
+    async def restore_photo(
+        self, request: RestoreRequest, output_format: Format | None, *, deadline: float
+    ) -> Restoration:
+        """Have the restorer restore a photograph; `output_format` None: the input's. Raises like `draw`."""
+        async with _calling("restorer"):
+            message = convert.restore_order(request, output_format)
+            call = self._restorer.RestoreFaces(message, timeout=_remaining(deadline), metadata=_metadata())
+            return convert.restoration(await call, None)
+
+    async def compare(self, request: CompareRequest, *, deadline: float) -> tuple[Restoration, ...]:
+        """Have the restorer restore a photograph once for each fidelity. Raises like `draw`."""
+        async with _calling("restorer"):
+            message = convert.compare_order(request)
+            call = self._restorer.CompareFidelities(
+                message, timeout=_remaining(deadline), metadata=_metadata()
+            )
+            return convert.comparison(await call)
+
+    async def detect(self, request: DetectRequest, *, deadline: float) -> Detection:
+        """Have the restorer find the faces of a photograph. Raises like `draw`."""
+        async with _calling("restorer"):
+            message = convert.detect_order(request)
+            call = self._restorer.DetectFaces(message, timeout=_remaining(deadline), metadata=_metadata())
+            return convert.detection(await call)
 
     async def generator_status(self, *, timeout_s: float) -> StageStatus:
         """Ask the generator for its state. Raises StageUnavailable if it does not answer in time."""
@@ -150,7 +164,7 @@ async def _status(stage: StageName, call: Awaitable[Any]) -> StageStatus:
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise _unreachable(stage) from None
         raise _our_error(stage, error) from None
-    return _status_from_pb(answer.status)
+    return convert.stage_status(answer.status)
 
 
 def _unreachable(stage: StageName) -> StageUnavailable:
@@ -181,118 +195,3 @@ def _remaining(deadline: float) -> float:
 def _metadata() -> tuple[tuple[str, str], ...]:
     current = request_id.get()
     return ((REQUEST_ID_HEADER, current),) if current else ()
-
-
-def _output_to_pb(encoding: Encoding) -> image_pb2.OutputOptions:
-    return image_pb2.OutputOptions(format=_FORMAT_TO_PB[encoding.format], quality=encoding.quality)
-
-
-def _drawing_to_pb(
-    request: GenerateRequest, encoding: Encoding
-) -> generator_service_pb2.GenerateImageRequest:
-    return generator_service_pb2.GenerateImageRequest(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        width_px=request.width,
-        height_px=request.height,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        seed=None if request.seed == -1 else request.seed,
-        use_refiner=request.use_refiner,
-        hires_fix=request.hires_fix,
-        use_realesrgan=request.use_realesrgan,
-        hires_fix_simple=request.hires_fix_simple,
-        hires_scale=request.hires_scale,
-        output=_output_to_pb(encoding),
-    )
-
-
-def _restoration_to_pb(order: RestorationOrder) -> restorer_service_pb2.RestoreFacesRequest:
-    return restorer_service_pb2.RestoreFacesRequest(
-        image=image_pb2.Image(
-            data=order.picture.data,
-            format=_FORMAT_TO_PB[order.picture.format],
-            width_px=order.picture.width,
-            height_px=order.picture.height,
-        ),
-        fidelity=order.fidelity,
-        max_faces=None if order.restore_faces else 0,
-        upscale=order.upscale,
-        use_realesrgan=order.use_realesrgan,
-        output=_output_to_pb(order.encoding),
-    )
-
-
-def _drawing_from_pb(result: generator_service_pb2.GenerateImageResult, asked: Encoding) -> Drawing:
-    return Drawing(
-        picture=_picture_from_pb(result.image, asked),
-        seed=result.effective_request.seed,
-        model_set=result.model_set,
-        refiner_applied=result.refiner_applied,
-        refiner_reason=_reason_from_pb(result.refiner_reason),
-        hires_fix_applied=result.hires_fix_applied,
-        hires_fix_reason=_reason_from_pb(result.hires_fix_reason),
-        upscaler=result.upscaler,
-        warnings=tuple(result.warnings),
-        stages=tuple(_report_from_pb(report) for report in result.stages),
-    )
-
-
-def _restoration_from_pb(response: restorer_service_pb2.RestoreFacesResponse, asked: Encoding) -> Restoration:
-    return Restoration(
-        picture=_picture_from_pb(response.image, asked),
-        faces=tuple(_face_from_pb(face) for face in response.faces),
-        applied=response.face_restoration_applied,
-        reason=_reason_from_pb(response.reason),
-        upscale_applied=response.upscale_applied,
-        upscaler=response.upscaler,
-        warnings=tuple(response.warnings),
-        stages=tuple(_report_from_pb(report) for report in response.stages),
-    )
-
-
-def _picture_from_pb(image: image_pb2.Image, asked: Encoding) -> StagePicture:
-    if image.format != _FORMAT_TO_PB[asked.format] or not image.data:
-        raise InternalError(f"A stage answered without a picture as {asked.format}.")
-    return StagePicture(image.data, asked.format, image.width_px, image.height_px)
-
-
-def _face_from_pb(result: restorer_service_pb2.FaceResult) -> FaceOutcome:
-    box = result.face.box
-    return FaceOutcome(
-        box=(box.x1_px, box.y1_px, box.x2_px, box.y2_px),
-        confidence=result.face.confidence,
-        restored=result.restored,
-        reason=_reason_from_pb(result.reason),
-    )
-
-
-def _reason_from_pb(value: error_reason_pb2.NotDoneReason) -> NotDoneReason | None:
-    if value == error_reason_pb2.NOT_DONE_REASON_UNSPECIFIED:
-        return None
-    try:
-        name = error_reason_pb2.NotDoneReason.Name(value)
-    except ValueError:  # a stage of a newer version has a reason that we do not know
-        return NotDoneReason.FAILED
-    return NotDoneReason[name.removeprefix("NOT_DONE_REASON_")]
-
-
-def _report_from_pb(report: stage_report_pb2.StageReport) -> metrics.StageReport:
-    return metrics.StageReport(
-        stage=report.stage,
-        seconds=report.duration.ToNanoseconds() / 1e9,
-        peak_vram_bytes=report.peak_vram_bytes if report.HasField("peak_vram_bytes") else None,
-    )
-
-
-def _status_from_pb(status: service_status_pb2.ServiceStatus) -> StageStatus:
-    return StageStatus(
-        version=status.version,
-        ready=status.ready,
-        model_set=status.model_set,
-        device=status.device,
-        device_name=status.device_name,
-        vram_free_bytes=status.vram_free_bytes if status.HasField("vram_free_bytes") else None,
-        vram_total_bytes=status.vram_total_bytes if status.HasField("vram_total_bytes") else None,
-        networks={network.role: network.name for network in status.networks},
-    )

@@ -10,17 +10,24 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 
 from atelier_gateway.answers import REPORT_HEADER, GenerateAnswer, Problem
 from atelier_gateway.schema import openapi_request_schema
 
 DESCRIPTION = """
-Draws pictures from words with SDXL and restores the faces in them with CodeFormer.
+Draws pictures from words with SDXL and restores the faces in them, and in photographs, with CodeFormer.
 
 From a shell:
 ```
 curl -s http://localhost:7860/generate -H 'Content-Type: application/json' \\
   -H 'Accept: image/png' -o portrait.png -d '{"prompt": "professional headshot of a woman", "seed": 42}'
+```
+
+A photograph, as a file or in JSON (`/detect` and `/compare` take the same):
+```
+curl -s http://localhost:7860/restore -F image=@portrait.png -F fidelity=0.7 \\
+  -H 'Accept: image/*' -o restored.png
 ```
 
 From a React page (its origin must be in `ATELIER_GATEWAY_CORS_ORIGINS`):
@@ -37,7 +44,7 @@ setImage(answer.image);   // <img src={image} />
 
 _ASSETS = "/docs/assets"
 
-_FAILURES = {
+FAILURES = {
     400: "The body is no JSON object.",
     413: "The body is larger than the limit.",
     415: "The body's content type is not JSON or plain text.",
@@ -71,21 +78,11 @@ _EXAMPLES: dict[str, Any] = {
 
 def generate_route() -> dict[str, Any]:
     """Return the OpenAPI arguments of `POST /generate`, for FastAPI's route decorator."""
-    header = {
-        "schema": {"type": "string"},
-        "description": "The answer without picture and prompt, ASCII JSON.",
-    }
-    file = {"schema": {"type": "string", "format": "binary"}}
     return {
         "response_model": None,
         "responses": {
-            200: {
-                "model": GenerateAnswer,
-                "description": "The picture: as JSON, or as a file where Accept prefers an image type.",
-                "headers": {REPORT_HEADER: header},
-                "content": {"image/png": file, "image/jpeg": file, "image/webp": file},
-            },
-            **{status: {"model": Problem, "description": text} for status, text in _FAILURES.items()},
+            200: picture_answer(GenerateAnswer, "The answer without picture and prompt, ASCII JSON."),
+            **{status: {"model": Problem, "description": text} for status, text in FAILURES.items()},
         },
         "openapi_extra": {
             "requestBody": {
@@ -94,6 +91,17 @@ def generate_route() -> dict[str, Any]:
                 "content": {"application/json": {"schema": openapi_request_schema(), "examples": _EXAMPLES}},
             }
         },
+    }
+
+
+def picture_answer(model: type[BaseModel], header: str) -> dict[str, Any]:
+    """Describe an answer that is JSON or a picture's file."""
+    file = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "model": model,
+        "description": "The picture: as JSON, or as a file where Accept prefers an image type.",
+        "headers": {REPORT_HEADER: {"schema": {"type": "string"}, "description": header}},
+        "content": {"image/png": file, "image/jpeg": file, "image/webp": file},
     }
 
 

@@ -12,9 +12,10 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from atelier_gateway.answers import FaceAnswer, Report, StageAnswer
+from atelier_gateway.answers import FaceAnswer, Report, rounded_box, stage_answer
 from atelier_gateway.clients import Stages
 from atelier_gateway.health import require_ready
+from atelier_gateway.problems import in_clients_words
 from atelier_gateway.schema import SDXL, GenerateRequest, Order
 from atelier_gateway.work import Drawing, Encoding, Restoration, RestorationOrder, StagePicture
 from atelier_runtime import images
@@ -30,7 +31,7 @@ from atelier_runtime.errors import (
     StageUnavailable,
 )
 from atelier_runtime.images import Format
-from atelier_runtime.metrics import StageLedger, StageReport
+from atelier_runtime.metrics import StageLedger
 
 logger = logging.getLogger(__name__)
 
@@ -198,12 +199,7 @@ def _fallback_warning(request: GenerateRequest, reason: NotDoneReason) -> str:
 
 
 def _in_clients_words(error: InvalidRequest, order: Order) -> InvalidRequest:
-    """Name the fields of a stage's refusal as the client named them."""
-    fields = []
-    for violation in error.fields:
-        ours = _FIELD_OF_STAGE_FIELD.get(violation.field, violation.field)
-        fields.append(FieldViolation(order.name_of(ours), violation.message))
-    return InvalidRequest(fields)
+    return in_clients_words(error, lambda field: order.name_of(_FIELD_OF_STAGE_FIELD.get(field, field)))
 
 
 def _finish(
@@ -239,7 +235,7 @@ def _finish(
         face_restoration_reason=None if applied or not request.use_face_restoration else reason,
         faces=_faces(restored) if restored and request.use_face_restoration else [],
         warnings=[*warnings, *drawing.warnings, *(restored.warnings if restored else ())],
-        stages=[_stage(report) for report in stages],
+        stages=[stage_answer(report) for report in stages],
     )
     return Finished(picture, report)
 
@@ -247,16 +243,10 @@ def _finish(
 def _faces(restoration: Restoration) -> list[FaceAnswer]:
     return [
         FaceAnswer(
-            box=(round(face.box[0], 1), round(face.box[1], 1), round(face.box[2], 1), round(face.box[3], 1)),
-            confidence=round(face.confidence, 4),
-            restored=face.restored,
-            reason=face.reason,
+            box=rounded_box(outcome.face.box, 1),
+            confidence=round(outcome.face.confidence, 4),
+            restored=outcome.restored,
+            reason=outcome.reason,
         )
-        for face in restoration.faces
+        for outcome in restoration.faces
     ]
-
-
-def _stage(report: StageReport) -> StageAnswer:
-    return StageAnswer(
-        stage=report.stage, seconds=round(report.seconds, 4), peak_vram_bytes=report.peak_vram_bytes
-    )

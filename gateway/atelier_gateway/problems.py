@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
 from starlette.responses import Response
 
-from atelier_runtime.errors import AtelierError, ErrorReason, InternalError
+from atelier_runtime.errors import AtelierError, ErrorReason, FieldViolation, InternalError, InvalidRequest
 
 HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.INVALID_REQUEST: 422,
@@ -48,6 +48,11 @@ REFUSALS = COME_BACK_LATER - {ErrorReason.STAGE_UNAVAILABLE} | {
 """Errors that are raised before any work is done; counted as refusals."""
 
 _RETRY_AFTER_S = 5.0
+
+
+def in_clients_words(error: InvalidRequest, name_of: Callable[[str], str]) -> InvalidRequest:
+    """Return a stage's refusal with its fields named as the client named them."""
+    return InvalidRequest([FieldViolation(name_of(v.field), v.message) for v in error.fields])
 
 
 def problem_body(error: AtelierError, request_id: str) -> dict[str, object]:

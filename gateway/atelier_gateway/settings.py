@@ -42,7 +42,10 @@ class GatewaySettings(ProcessSettings):
         2.0, gt=0, le=60, description="How long /health and /readyz wait for a stage's word."
     )
     max_body_bytes: int = Field(
-        4 * 2**20, ge=1024, description="Largest request body. A valid order has less than 0.1 MiB."
+        4 * 2**20,
+        ge=1024,
+        description="Largest request body, beside the picture of a photograph's order. A valid one has less "
+        "than 0.5 MiB; the picture's limit follows from MAX_PIXELS.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
         (), description="Origins whose pages may read answers, separated by commas; * for all. Default none."

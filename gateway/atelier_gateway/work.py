@@ -47,18 +47,37 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class FaceOutcome:
-    """What became of one face. `box`: x1, y1, x2, y2 in px of the returned picture."""
+class Face:
+    """A face as the detector sees it.
 
+    `box`: x1, y1, x2, y2 and `landmarks`: (x, y) of eyes, nose tip, corners of the mouth, left ones first,
+    in px of the picture. `sharpness` and the others that may be None: not known.
+    """
+
+    index: int
     box: tuple[float, float, float, float]
+    landmarks: tuple[tuple[float, float], ...]
     confidence: float
+    size_px: float | None
+    sharpness: float | None
+    roll_degrees: float | None
+
+
+@dataclass(frozen=True)
+class FaceOutcome:
+    """What became of one face, in px of the returned picture. The crops are there if they were asked for."""
+
+    face: Face
     restored: bool
     reason: NotDoneReason | None
+    fidelity: float | None
+    crop_before: StagePicture | None
+    crop_after: StagePicture | None
 
 
 @dataclass(frozen=True)
 class RestorationOrder:
-    """What the restorer is to do with a picture."""
+    """What the restorer is to do with a drawn picture."""
 
     picture: StagePicture
     restore_faces: bool
@@ -70,9 +89,10 @@ class RestorationOrder:
 
 @dataclass(frozen=True)
 class Restoration:
-    """What the restorer did."""
+    """What the restorer did. `mask` is there if it was asked for."""
 
     picture: StagePicture
+    mask: StagePicture | None
     faces: tuple[FaceOutcome, ...]
     applied: bool
     reason: NotDoneReason | None
@@ -80,6 +100,17 @@ class Restoration:
     upscaler: str
     """Name of what enlarged the picture; empty if nothing was enlarged."""
     warnings: tuple[str, ...]
+    stages: tuple[StageReport, ...]
+    model_set: str
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The faces of a picture, the surest first, and its size in px after its orientation was applied."""
+
+    faces: tuple[Face, ...]
+    width: int
+    height: int
     stages: tuple[StageReport, ...]
 
 

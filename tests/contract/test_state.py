@@ -209,7 +209,8 @@ def test_openapi_shows_ranges_defaults_and_older_names(house: House) -> None:
         order = {**example["value"], "width": 256, "height": 256}
         assert house.client.post("/generate", json=order).status_code == 200
     assert set(operation["responses"]) == {"200", "400", "413", "415", "422", "429", "500", "503", "504"}
-    assert set(document["paths"]) == {"/generate", "/health", "/livez", "/readyz", "/"}
+    photographs = {"/restore", "/detect", "/compare"}
+    assert set(document["paths"]) == {"/generate", "/health", "/livez", "/readyz", "/", *photographs}
 
 
 def test_cors_is_off_unless_set(house: House) -> None:
