@@ -1,0 +1,130 @@
+"""Pictures with faces at known places, for timing a restorer without its networks.
+
+A face is a square of the picture with five landmarks. What a network would have drawn, and what a parser
+would have seen, are prepared: the time that the rest takes depends on neither.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from atelier_restorer.align import CROP_SIZE, TEMPLATE
+from atelier_runtime.images import Format, Picture, RgbArray, encode
+
+Points = list[tuple[float, float]]
+
+LARGEST_SQUARE_PX = 1000
+"""A portrait of 24 megapixels shows a face of about half this, not one that fills its 4000 px."""
+_SHARE_OF_CELL = 0.7  # turned by 20 degrees, a square still fits its cell
+_ROLLS_DEGREES = (0.0, 12.0, -7.0, 20.0, -16.0)
+_ASPECT = 1.5
+_PATCHES = 16  # a side
+_GRAIN_LEVELS = 3.0
+# ParseNet's classes
+_BACKGROUND, _SKIN, _EYE, _MOUTH, _NECK, _HAIR = 0, 1, 4, 10, 14, 17
+
+
+@dataclass(frozen=True)
+class FaceScene:
+    """A picture as a file and as pixels, its faces, and what the networks are taken to answer.
+
+    `restored`: uint8 RGB (F, 512, 512, 3). `classes`: uint8 (F, 512, 512), ParseNet's.
+    """
+
+    file: bytes
+    file_format: Format
+    picture: RgbArray
+    faces: tuple[Points, ...]
+    square_px: int
+    restored: RgbArray
+    classes: RgbArray
+
+
+def make_scene(megapixels: float, faces: int, *, file_format: Format = "png", seed: int = 0) -> FaceScene:
+    """Return a picture of a size with so many faces on a grid, turned by up to 20 degrees."""
+    width, height = picture_size(megapixels)
+    square, places = grid(width, height, faces)
+    return _scene(width, height, square, places, file_format, seed)
+
+
+def make_scene_with_one_face(
+    megapixels: float, square_px: int, *, file_format: Format = "png", seed: int = 0
+) -> FaceScene:
+    """Return a picture whose face is the same in a picture of any size: as large, and in the top left."""
+    width, height = picture_size(megapixels)
+    place = landmarks(square_px * 0.75, square_px * 0.75, square_px, _ROLLS_DEGREES[1])
+    return _scene(width, height, square_px, [place], file_format, seed)
+
+
+def picture_size(megapixels: float) -> tuple[int, int]:
+    """Return width and height, px, of a picture three wide and two high."""
+    height = round(math.sqrt(megapixels * 1e6 / _ASPECT))
+    return round(height * _ASPECT), height
+
+
+def grid(width: int, height: int, faces: int) -> tuple[int, list[Points]]:
+    """Return the side of the faces' squares, px, and each face's landmarks; no two squares overlap."""
+    columns = math.ceil(math.sqrt(faces * width / height))
+    rows = math.ceil(faces / columns)
+    across, down = width / columns, height / rows
+    square = min(LARGEST_SQUARE_PX, int(_SHARE_OF_CELL * min(across, down)))
+    places = []
+    for number in range(faces):
+        row, column = divmod(number, columns)
+        roll = _ROLLS_DEGREES[number % len(_ROLLS_DEGREES)]
+        places.append(landmarks((column + 0.5) * across, (row + 0.5) * down, square, roll))
+    return square, places
+
+
+def landmarks(x: float, y: float, square_px: float, roll_degrees: float) -> Points:
+    """Return the landmarks of a face whose square has this side and has its middle at (x, y)."""
+    turn = math.radians(roll_degrees)
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    points = (TEMPLATE - CROP_SIZE / 2) * (square_px / CROP_SIZE) @ rotation.T + (x, y)
+    return [(float(px), float(py)) for px, py in points]
+
+
+def _scene(
+    width: int, height: int, square: int, places: list[Points], file_format: Format, seed: int
+) -> FaceScene:
+    generator = np.random.default_rng(seed)
+    picture = patches(generator, width, height)
+    return FaceScene(
+        file=encode(Picture(picture), file_format, 95),
+        file_format=file_format,
+        picture=picture,
+        faces=tuple(places),
+        square_px=square,
+        restored=np.stack([patches(generator, CROP_SIZE, CROP_SIZE) for _ in places]),
+        classes=np.stack([_parsed_face(generator) for _ in places]),
+    )
+
+
+def patches(generator: np.random.Generator, width: int, height: int) -> RgbArray:
+    """Return soft patches of colour with a photograph's grain, uint8 (height, width, 3)."""
+    colours = generator.uniform(20, 235, (_PATCHES, _PATCHES, 3)).astype(np.uint8)
+    smooth = cv2.resize(colours, (width, height), interpolation=cv2.INTER_CUBIC)
+    # One tile of grain for all: a draw for each pixel of 24 megapixels takes longer than what is timed.
+    grain = generator.normal(0, _GRAIN_LEVELS, (CROP_SIZE, CROP_SIZE, 3)).astype(np.int8)
+    for top in range(0, height, CROP_SIZE):
+        for left in range(0, width, CROP_SIZE):
+            tile = smooth[top : top + CROP_SIZE, left : left + CROP_SIZE]
+            tile[...] = np.clip(tile + grain[: tile.shape[0], : tile.shape[1]].astype(np.int16), 0, 255)
+    return np.asarray(smooth, dtype=np.uint8)
+
+
+def _parsed_face(generator: np.random.Generator) -> RgbArray:
+    """Return a face as a parser sees it: hair above, neck below, skin with eyes and mouth between."""
+    classes = np.full((CROP_SIZE, CROP_SIZE), _BACKGROUND, np.uint8)
+    x, y = (int(value) for value in generator.integers(-8, 9, 2) + (256, 290))
+    cv2.rectangle(classes, (x - 70, y + 60), (x + 70, CROP_SIZE), _NECK, cv2.FILLED)
+    cv2.ellipse(classes, (x, y - 60), (165, 190), 0, 0, 360, _HAIR, cv2.FILLED)
+    cv2.ellipse(classes, (x, y), (125, 145), 0, 0, 360, _SKIN, cv2.FILLED)
+    for eye in (x - 60, x + 60):
+        cv2.ellipse(classes, (eye, y - 50), (28, 14), 0, 0, 360, _EYE, cv2.FILLED)
+    cv2.ellipse(classes, (x, y + 80), (50, 20), 0, 0, 360, _MOUTH, cv2.FILLED)
+    return classes

@@ -1,0 +1,76 @@
+"""Face restoration as the face stage does it, phase by phase: the functions that its pipeline calls."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atelier_restorer.align import crop_to_picture, cut_crop, face_to_crop
+from atelier_restorer.paste import paste_face
+from atelier_restorer.request import DetectRequest
+from atelier_restorer.upscale import enlarge
+from atelier_runtime import images
+from atelier_runtime.defaults import FIDELITY, MIN_CONFIDENCE, QUALITY
+from atelier_runtime.errors import InternalError, NotDoneReason
+from atelier_runtime.images import RgbArray
+from bench.face_networks import FaceNetworks
+from bench.face_scene import FaceScene
+from bench.phases import Phases
+
+_MAX_PIXELS = 2**31
+
+
+def run(
+    scene: FaceScene, scale: int, parsed: bool, networks: FaceNetworks | None, phases: Phases
+) -> tuple[RgbArray, RgbArray]:
+    """Return the picture with its faces pasted, and the mask of what was changed.
+
+    Without networks the scene's prepared answers stand in for theirs. The detector is timed, but its faces are
+    not used: both flows go on with the scene's.
+    """
+    with phases.phase("decode"):
+        picture = images.decode(scene.file, max_pixels=_MAX_PIXELS)
+    if networks:
+        with phases.phase("detect"):
+            networks.detector.detect(
+                [picture.rgb], size_px=DetectRequest().detect_size_px, min_confidence=MIN_CONFIDENCE
+            )
+    with phases.phase("align"):
+        matrices = [face_to_crop(points) for points in scene.faces]
+        crops = [cut_crop(picture.rgb, matrix) for matrix in matrices]
+    restored, classes = scene.restored, scene.classes
+    if networks:
+        with phases.phase("restore"):
+            restored = np.stack(_restore(networks, crops))
+        if parsed:
+            with phases.phase("parse"):
+                classes = _parse(networks, restored)
+    if scale > 1:
+        with phases.phase("enlarge"):
+            rgb = enlarge(picture.rgb, scale, None, lambda: None).picture
+    else:
+        with phases.phase("copy"):
+            rgb = picture.rgb.copy()
+    with phases.phase("paste"):
+        mask = np.zeros(rgb.shape[:2], np.uint8)
+        for number, matrix in enumerate(matrices):
+            paste_face(rgb, mask, restored[number], crop_to_picture(matrix, scale), scale)
+    with phases.phase("encode"):
+        images.encode(picture.with_pixels(rgb, None), scene.file_format, QUALITY)
+    return rgb, mask
+
+
+def _restore(networks: FaceNetworks, crops: list[RgbArray]) -> list[RgbArray]:
+    restored: list[RgbArray] = []
+    for start in range(0, len(crops), networks.max_batch):
+        batch = np.stack(crops[start : start + networks.max_batch])
+        for answer in networks.restorer.restore(batch, [FIDELITY] * len(batch)):
+            if isinstance(answer, NotDoneReason):
+                raise InternalError(f"a face was not restored: {answer}")
+            restored.append(answer)
+    return restored
+
+
+def _parse(networks: FaceNetworks, restored: RgbArray) -> RgbArray:
+    size = networks.max_batch
+    batches = [restored[start : start + size] for start in range(0, len(restored), size)]
+    return np.concatenate([networks.parser.classify(batch) for batch in batches])

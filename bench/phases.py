@@ -1,0 +1,64 @@
+"""What the phases of one run took: seconds, or, in a run of its own, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MEMORY_KIND = (
+    "the most resident memory of the process during a phase (VmHWM, reset before it) over what it held when "
+    "the phase began, MiB; 'run' is over what it held when the run began. OpenCV's buffers are in it."
+)
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Phases:
+    """Collects seconds by phase. With `memory` it collects MiB instead, which slows the phases."""
+
+    def __init__(self, memory: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self.peak_mib: dict[str, float] = {}
+        self._memory = memory
+        self._held_at_start = self._highest = _resident_kib("VmRSS") if memory else 0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure one phase."""
+        held = self._settle() if self._memory else 0
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            if self._memory:
+                peak = _resident_kib("VmHWM")
+                self._highest = max(self._highest, peak)
+                self.peak_mib[name] = round((peak - held) / 1024, 1)
+                self.peak_mib["run"] = round((self._highest - self._held_at_start) / 1024, 1)
+
+    def move(self, seconds: float, source: str, target: str) -> None:
+        """Count some of a phase's seconds as another's that ran inside of it."""
+        self.seconds[source] -= seconds
+        self.seconds[target] = self.seconds.get(target, 0.0) + seconds
+
+    def _settle(self) -> int:
+        """Give freed memory back, so that a phase's own shows, and start the high-water mark anew."""
+        ctypes.CDLL(None).malloc_trim(0)
+        _RESET.write_text("5", encoding="ascii")
+        return _resident_kib("VmRSS")
+
+
+def memory_can_be_measured() -> bool:
+    """Tell whether this system keeps the high-water mark: Linux does."""
+    return _STATUS.exists() and _RESET.exists() and hasattr(ctypes.CDLL(None), "malloc_trim")
+
+
+def _resident_kib(field: str) -> int:
+    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"{_STATUS} has no {field}")
