@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 
 from atelier_runtime.weights import read_checkpoint
 
-_SOURCE = "source_sha256"
-_DIGEST = "tensors_sha256"
+_ORIGIN = "converted_from"
 
 
 def convert(checkpoint: Path, target: Path) -> None:
@@ -32,7 +31,8 @@ def convert(checkpoint: Path, target: Path) -> None:
     with checkpoint.open("rb") as file:
         source = hashlib.file_digest(file, "sha256").hexdigest()
     part = target.with_name(target.name + ".part")
-    save_file(state, part, metadata={"format": "pt", _SOURCE: source, _DIGEST: _digest(state)})
+    # One entry: safetensors writes several in any order, and a file made again should be the same file.
+    save_file(state, part, metadata={_ORIGIN: f"{source} {_digest(state)}"})
     with part.open("rb+") as written:
         os.fsync(written.fileno())
     part.replace(target)
@@ -42,19 +42,19 @@ def is_conversion_of(path: Path, source_sha256: str) -> bool:
     """Tell whether a file is a whole conversion of the published file with that SHA-256."""
     try:
         with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
-            if facts.get(_SOURCE) != source_sha256:
+            source, _, digest = (file.metadata() or {}).get(_ORIGIN, "").partition(" ")
+            if source != source_sha256:
                 return False
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
     except (OSError, SafetensorError):
         return False
-    return facts.get(_DIGEST) == _digest(state)
+    return bool(digest == _digest(state))
 
 
 def source_of(path: Path) -> str:
     """Return the SHA-256 of the published file that a conversion was made of."""
     with safe_open(path, "pt") as file:
-        return str(file.metadata()[_SOURCE])
+        return str(file.metadata()[_ORIGIN]).partition(" ")[0]
 
 
 def _digest(state: Mapping[str, torch.Tensor]) -> str:

@@ -1,0 +1,110 @@
+"""A real HTTP server on this machine that serves bytes from memory, with faults: for what fetches files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one answer."""
+
+    cut_after: int | None = None  # bytes of the body, then the connection breaks
+    stall_after: int | None = None  # bytes of the body, then silence until the server ends
+    status: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()  # in place of the right ones
+    ranges: bool = True  # False: Range is ignored
+    etag: bool = True
+
+
+@dataclass
+class Asked:
+    """One request as it came."""
+
+    path: str
+    range: str | None
+    if_range: str | None
+
+
+@dataclass
+class FileServer:
+    """What it serves, how it fails (one fault an answer, in order), and what it was asked."""
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def ranges_of(self, path: str) -> list[str | None]:
+        """The Range headers of every request for a file, in order."""
+        return [asked.range for asked in self.asked if asked.path == path]
+
+
+@contextmanager
+def file_server() -> Iterator[FileServer]:
+    """Serve until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            answer(self, server)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Listener(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was killed
+                super().handle_error(request, client_address)
+
+    listener = Listener(("127.0.0.1", 0), Handler)
+    server = FileServer(f"http://127.0.0.1:{listener.server_port}")
+    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.ended.set()
+        listener.shutdown()
+        thread.join()
+        listener.server_close()
+
+
+def answer(request: BaseHTTPRequestHandler, server: FileServer) -> None:
+    """Answer one GET, with the fault whose turn it is."""
+    wanted, if_range = request.headers.get("Range"), request.headers.get("If-Range")
+    server.asked.append(Asked(request.path, wanted, if_range))
+    faults = server.faults.get(request.path, [])
+    fault = faults.pop(0) if faults else Fault()
+    content = server.files.get(request.path)
+    status = fault.status or (200 if content is not None else 404)
+    body = content if status == 200 and content is not None else b""
+    headers = {}
+    if status == 200:
+        etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+        if fault.etag:
+            headers["ETag"] = etag
+        if wanted and fault.ranges and if_range in (None, etag):
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+            status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
+            body = body[start:]
+    headers |= {"Content-Length": str(len(body)), **dict(fault.headers)}
+    request.send_response(status)
+    for name, value in headers.items():
+        request.send_header(name, value)
+    request.end_headers()
+    stop = next((n for n in (fault.cut_after, fault.stall_after) if n is not None), len(body))
+    request.wfile.write(body[:stop])
+    request.wfile.flush()
+    if fault.stall_after is not None:
+        server.ended.wait()
+    request.close_connection = request.close_connection or stop < len(body) or bool(fault.headers)

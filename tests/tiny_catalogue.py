@@ -1,0 +1,69 @@
+"""A catalogue of tiny but real files, in the formats in which the large ones are published."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.file_server import FileServer
+from tests.tiny_restorer import FACES_OF_512_PX, codeformer_state, detector_state
+
+LICENCE_TEXTS = {"open": b"Do what you like.\n", "s-lab": b"Non-commercial use only.\n"}
+BASE_FILES = {
+    "model_index.json": b"{}\n",
+    "unet/config.json": b'{"sample_size": 8}\n',
+    "unet/weights": b"w" * 9999,
+}
+
+
+def saved(data: Any) -> bytes:
+    """What `torch.save` writes."""
+    memory = io.BytesIO()
+    torch.save(data, memory)
+    return memory.getvalue()
+
+
+def published_files() -> dict[str, bytes]:
+    """The published files by their paths on the server: pickles wrapped and prefixed as people find them."""
+    detector = {f"module.{key}": value for key, value in detector_state({FACES_OF_512_PX: 0.99}).items()}
+    half = {key: value.half() for key, value in codeformer_state().items()}
+    files = {
+        "/faces/detector.pth": saved(detector),
+        "/faces/codeformer.pth": saved({"params_ema": half, "iter": 7}),
+    }
+    files |= {f"/licences/{key}": text for key, text in LICENCE_TEXTS.items()}
+    return files | {f"/sdxl/{path}": content for path, content in BASE_FILES.items()}
+
+
+def write_catalogue(
+    path: Path, server: FileServer, *, sizes: dict[str, int] | None = None, unknown: tuple[str, ...] = ()
+) -> Path:
+    """Write the catalogue of what a server has; `sizes` and `unknown` (no checksum) say something else."""
+
+    def facts(place: str) -> str:
+        content = server.files[place]
+        checksum = "" if place in unknown else hashlib.sha256(content).hexdigest()
+        return f'bytes = {(sizes or {}).get(place, len(content))}, sha256 = "{checksum}"'
+
+    lines = ['name = "sdxl"', 'description = "tiny"', "size_multiple = 8", "[licences]"]
+    for key in LICENCE_TEXTS:
+        demand = "must_be_accepted = true, " if key == "s-lab" else ""
+        place = f"/licences/{key}"
+        lines.append(
+            f'{key} = {{ name = "Licence {key}", {demand}file = "{key}.txt", '
+            f'url = "{server.url}{place}", {facts(place)} }}'
+        )
+    lines += ["[components.base]", 'name = "tiny-sdxl"', 'path = "base"', 'licence = "open"']
+    lines += [f'from = "{server.url}/sdxl/"', "files = ["]
+    lines += [f'  {{ path = "{file}", {facts(f"/sdxl/{file}")} }},' for file in BASE_FILES]
+    lines += ["]"]
+    for role, licence in (("detector", "open"), ("codeformer", "s-lab")):
+        place = f"/faces/{role}.pth"
+        lines += [f"[components.{role}]", f'name = "tiny-{role}"', f'path = "{role}.safetensors"']
+        lines += [f'licence = "{licence}"', f'files = [{{ url = "{server.url}{place}", {facts(place)} }}]']
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,107 @@
+"""The catalogue of the published weights, and what is said of a faulty one."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atelier_runtime.weights import ROLES
+from tools.models.catalogue import BUILT_IN, CatalogueError, read_catalogue
+
+LICENCE = """
+[licences.free]
+name = "Free"
+file = "free.txt"
+url = "https://example.org/free"
+bytes = 1
+sha256 = ""
+"""
+COMPONENT = """
+[components.parser]
+name = "p"
+path = "parser.safetensors"
+licence = "free"
+files = [{ url = "https://example.org/p.pth", bytes = 5, sha256 = "" }]
+"""
+
+
+def test_the_shipped_catalogue_has_every_role_and_every_checksum() -> None:
+    catalogue = read_catalogue()
+    assert {entry.role for entry in catalogue.entries} == set(ROLES)
+    sources = [source for entry in catalogue.entries for source in entry.files]
+    texts = [licence.text for licence in catalogue.licences]
+    assert all(source.sha256 and source.url.startswith("https://") for source in (*sources, *texts))
+    assert not any(
+        "/resolve/main/" in source.url or "/master/" in source.url for source in (*sources, *texts)
+    )
+    assert {source.path for source in sources if source.is_converted} == {
+        f"{role}.safetensors" for role in ("upscaler", "detector", "codeformer", "parser")
+    }
+    assert [licence.key for licence in catalogue.licences if licence.must_be_accepted] == ["s-lab"]
+    assert (catalogue.name, catalogue.max_side, catalogue.size_multiple) == ("sdxl", None, 8)
+
+
+def test_the_shipped_base_and_refiner_have_what_the_generator_loads() -> None:
+    entries = {entry.role: {source.path for source in entry.files} for entry in read_catalogue().entries}
+    networks = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+    networks |= {"text_encoder": "model", "text_encoder_2": "model"}
+    for folder, name in networks.items():
+        assert {f"base/{folder}/config.json", f"base/{folder}/{name}.fp16.safetensors"} <= entries["base"]
+    for tokenizer in ("tokenizer", "tokenizer_2"):
+        assert {f"base/{tokenizer}/vocab.json", f"base/{tokenizer}/merges.txt"} <= entries["base"]
+    for role in ("base", "refiner"):
+        assert {f"{role}/model_index.json", f"{role}/scheduler/scheduler_config.json"} <= entries[role]
+    assert "refiner/unet/diffusion_pytorch_model.fp16.safetensors" in entries["refiner"]
+
+
+def test_no_checksum_of_the_shipped_catalogue_stands_at_two_sizes() -> None:
+    def files(table: Any) -> list[tuple[str, int]]:
+        if isinstance(table, dict) and "sha256" in table:
+            return [(table["sha256"], table["bytes"])]
+        inner = table.values() if isinstance(table, dict) else table if isinstance(table, list) else ()
+        return [pair for value in inner for pair in files(value)]
+
+    pairs = set(files(tomllib.loads(BUILT_IN.read_text())))
+    assert len(pairs) == len({checksum for checksum, _ in pairs})
+
+
+def test_a_mirror_takes_the_place_of_the_scheme() -> None:
+    urls = [s.url for e in read_catalogue().mirrored("http://mirror:8080/m/").entries for s in e.files]
+    assert "http://mirror:8080/m/github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth" in urls
+    assert all(url.startswith("http://mirror:8080/m/") for url in urls)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("nonsense", "catalogue.toml: "),
+        (LICENCE, "components is missing"),
+        (
+            LICENCE + COMPONENT.replace("components.parser", "components.painter"),
+            "components.painter is unknown",
+        ),
+        (
+            LICENCE + COMPONENT.replace('"free"', '"other"'),
+            "components.parser: the licence 'other' is not in",
+        ),
+        (LICENCE + COMPONENT.replace("bytes = 5", "bytes = 0"), r"files\[0\]: bytes must be the file's size"),
+        (LICENCE + COMPONENT.replace('sha256 = ""', 'sha256 = "12"'), "sha256 must be 64"),
+        (LICENCE + COMPONENT.replace("https://example.org/p.pth", "file:///p.pth"), "no http"),
+        (LICENCE + COMPONENT.replace('"parser.safetensors"', '"../p.safetensors"'), "leads out of the set"),
+        (LICENCE + COMPONENT.replace('"parser.safetensors"', '"licences/free.txt"'), "is taken"),
+        (LICENCE + COMPONENT.replace('"parser.safetensors"', '"manifest.json"'), "is taken"),
+    ],
+)
+def test_a_faulty_catalogue_is_refused_with_the_place(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "catalogue.toml"
+    path.write_text(f'name = "x"\n{text}')
+    with pytest.raises(CatalogueError, match=complaint):
+        read_catalogue(path)
+
+
+def test_a_role_that_is_not_there_is_named() -> None:
+    with pytest.raises(CatalogueError, match="there is no 'painter' in the catalogue, only base, refiner"):
+        read_catalogue().only(["painter"])
