@@ -58,15 +58,22 @@ class Chunks:
 
 
 def read_chunks(data: bytes) -> Chunks:
-    """Gather the chunks of a file, wherever they are. Raises `ValueError` if the header is missing."""
+    """Gather the chunks of a file, wherever they are, and check them all, as Pillow does not.
+
+    Raises `ValueError` if a checksum is wrong, or header or end is missing.
+    """
     chunks = Chunks()
+    kind = b""
+    view = memoryview(data)
     for kind, start, end in _places(data):
+        if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4]):
+            raise ValueError("the file has a chunk whose checksum is wrong")
         if kind in _KEPT:
             chunks.first.setdefault(kind, data[start:end])
         elif kind == b"iTXt" and chunks.xmp is None and data.startswith(XMP_KEYWORD + b"\0", start, end):
             chunks.xmp = _international_text(data[start:end])
-    if len(chunks.first.get(b"IHDR", b"")) != 13:
-        raise ValueError("the file has no header")
+    if kind != b"IEND" or len(chunks.first.get(b"IHDR", b"")) != 13:
+        raise ValueError("the file has no header or no end")
     return chunks
 
 
@@ -210,6 +217,8 @@ def _places(data: bytes) -> Iterable[tuple[bytes, int, int]]:
         if end + 4 > len(data):
             return
         yield kind, start + 8, end
+        if kind == b"IEND":  # what follows is no part of the picture
+            return
         start = end + 4
 
 

@@ -1,0 +1,76 @@
+"""Files for the tests of pictures, made without the code that they test."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def saved(image: Image.Image, file_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def header(width: int, height: int, depth: int, colour_type: int, interlaced: bool = False) -> bytes:
+    fields = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, interlaced)
+    return SIGNATURE + chunk(b"IHDR", fields)
+
+
+def png_16(
+    samples: np.ndarray, *, before: bytes = b"", after: bytes = b"", interlaced: bool = False
+) -> bytes:
+    """Return samples uint16 (H, W, 1 to 4) as a PNG, its rows unfiltered."""
+    height, width, channels = samples.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    passes = [samples]
+    if interlaced:
+        passes = [samples[y::down, x::across] for x, y, across, down in ADAM7]
+    rows = [b"\0" + row.astype(">u2").tobytes() for part in passes if part.size for row in part]
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(rows)))
+    return header(width, height, 16, colour_type, interlaced) + before + pixels + after + chunk(b"IEND", b"")
+
+
+def png_few_bits(rows: list[bytes], width: int, depth: int, transparent: int) -> bytes:
+    """Return packed gray samples of 1, 2 or 4 bits as a PNG, one gray of them transparent."""
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    key = chunk(b"tRNS", struct.pack(">H", transparent))
+    return header(width, len(rows), depth, 0) + key + pixels + chunk(b"IEND", b"")
+
+
+def chunks(data: bytes) -> dict[bytes, bytes]:
+    """Return the chunks of a PNG by type, and see that their checksums are right."""
+    found, start = {}, len(SIGNATURE)
+    while start < len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        content = data[start + 8 : start + 8 + length]
+        assert struct.unpack_from(">I", data, start + 8 + length)[0] == zlib.crc32(kind + content)
+        found[kind] = content
+        start += 12 + length
+    return found
+
+
+def smooth(height: int = 40, width: int = 60) -> np.ndarray:
+    """Return a colourful picture (height, width, 3) that lossy formats keep nearly as it is."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.dstack([4 * x, 6 * y, 2 * x + 3 * y]).clip(0, 255).astype(np.uint8)
+
+
+def noise(height: int, width: int, channels: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype=dtype, endpoint=True)
