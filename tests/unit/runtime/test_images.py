@@ -1,5 +1,4 @@
 import io
-import struct
 import zlib
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image
 
 from atelier_runtime import images
 from atelier_runtime.errors import InvalidRequest
+from tests.unit.runtime.picture_files import chunk, header, saved
 
 LIMIT = 100_000
 
@@ -15,12 +15,6 @@ LIMIT = 100_000
 def drawing(height: int = 40, width: int = 60) -> np.ndarray:
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def saved(image: Image.Image, file_format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 def decode(data: bytes) -> images.Picture:
@@ -85,18 +79,8 @@ def test_of_a_cameras_file_with_several_pictures_the_first_is_taken() -> None:
     assert np.abs(picture.rgb.astype(int) - np.asarray(photograph)).mean() < 3
 
 
-def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    chunk = b"IHDR" + header
-    body = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    data = b"IDAT" + zlib.compress(b"")
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + body
-        + struct.pack(">I", len(data) - 4)
-        + data
-        + struct.pack(">I", zlib.crc32(data))
-    )
+def png_header(width: int, height: int) -> bytes:
+    return header(width, height, 8, 2) + chunk(b"IDAT", zlib.compress(b""))
 
 
 GOOD = saved(Image.fromarray(drawing()), "PNG")

@@ -104,12 +104,17 @@ def test_opencv_reads_and_writes_the_same_16_bits(channels: int) -> None:
     assert np.array_equal(np.atleast_3d(ours)[..., order], samples)
 
 
-def test_a_picture_of_several_bands_is_one_stream_that_others_can_read() -> None:
+def test_a_picture_of_several_bands_is_one_stream_that_others_can_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rgb = np.concatenate([noise(700, 900, 3), np.zeros((800, 900, 3), np.uint8)])
     data = images.encode(images.Picture(rgb), "png", 92)
     assert data.count(b"IDAT") > 2
     assert np.array_equal(np.asarray(opened(data)), rgb)  # the checksum over all bands, by Pillow
     assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1], rgb)
+    for processors in (1, 16, None):
+        monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
+        assert images.encode(images.Picture(rgb), "png", 92) == data
 
 
 def palette(transparent: bool) -> Image.Image:

@@ -86,21 +86,18 @@ def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArra
 
     # The bare picture: OpenCV then neither warns of a profile nor judges a transparent colour by itself.
     bare = [data[start - 8 : end + 4] for kind, start, end in _places(data) if kind in _PIXEL_CHUNKS]
+    has_alpha = chunks.colour_type in (4, 6)
+    mode = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
     try:
-        pixels = cv2.imdecode(np.frombuffer(SIGNATURE + b"".join(bare), np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(SIGNATURE + b"".join(bare), np.uint8), mode)
     except cv2.error as error:
         raise ValueError("OpenCV cannot decode the file") from error
-    if pixels is None or pixels.dtype != np.uint16:
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] != (4 if has_alpha else 3,):
         raise ValueError("OpenCV cannot decode the file")
     samples = np.asarray(pixels, np.uint16)
-    if samples.ndim == 2:
-        rgb = cv2.cvtColor(samples, cv2.COLOR_GRAY2RGB)
-    else:
-        rgb = cv2.cvtColor(samples, cv2.COLOR_BGRA2RGB if samples.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    colours = np.asarray(rgb, np.uint16)
-    if samples.ndim == 3 and samples.shape[2] == 4:
-        return colours, samples[..., 3].copy()
-    return colours, _keyed_alpha(colours, chunks)
+    if has_alpha:
+        return np.asarray(cv2.cvtColor(samples, cv2.COLOR_BGRA2RGB), np.uint16), samples[..., 3].copy()
+    return samples, _keyed_alpha(samples, chunks)
 
 
 def _keyed_alpha(rgb: NDArray[np.uint16], chunks: Chunks) -> NDArray[np.uint16] | None:

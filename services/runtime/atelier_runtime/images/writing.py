@@ -49,7 +49,7 @@ def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
         if quality >= 90:
             options["subsampling"] = 0
     elif is_lossless(file_format, quality):
-        # Here `quality` is an effort: 0 and method 0 take a quarter of the time for files a fifth larger.
+        # Here `quality` is an effort: 0 and method 0 take a quarter of the time for files a sixth larger.
         options |= {"lossless": True, "exact": True, "quality": 0, "method": 0}
     else:
         options["exact"] = True  # keep the colours of transparent pixels
