@@ -86,20 +86,21 @@ def test_a_run_that_gave_up_is_continued_by_the_next(
 
 
 @pytest.mark.parametrize(
-    "second",
+    ("second", "requests"),
     [
-        Fault(ranges=False),
-        Fault(status=416),
-        Fault(headers=(("Content-Range", f"bytes 0-{SIZE - 1}/{SIZE}"),)),
-        Fault(headers=(("Content-Range", f"bytes {HALF}-{SIZE + 4}/{SIZE + 5}"),)),
+        (Fault(ranges=False), 2),  # what it sends then is taken
+        (Fault(status=416), 3),
+        (Fault(headers=(("Content-Range", f"bytes 0-{SIZE - 1}/{SIZE}"),)), 3),
+        (Fault(headers=(("Content-Range", f"bytes {HALF}-{SIZE + 4}/{SIZE + 5}"),)), 3),
     ],
     ids=["ignores Range", "416", "another start", "another size"],
 )
 def test_a_server_that_cannot_continue_sends_all_of_it(
-    run: Run, server: FileServer, folder: Path, second: Fault
+    run: Run, server: FileServer, folder: Path, second: Fault, requests: int
 ) -> None:
     server.faults[PLACE] = [Fault(cut_after=HALF), second]
     assert run() == 0
+    assert server.ranges_of(PLACE) == [None, f"bytes={HALF}-", None][:requests]
     assert_complete(folder)
 
 

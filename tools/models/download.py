@@ -98,12 +98,12 @@ def _attempt(client: httpx.Client, url: str, part: Path, size: int, progress: Pr
     have = size_of(part)
     if have == size:
         return True  # the checksum will tell
-    version = _read_version(part)
-    if version is None or have > size:
-        have = 0
     headers = {"Accept-Encoding": "identity"}
-    if have and version:
+    version = _read_version(part)
+    if version and 0 < have < size:
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
+    else:
+        have = 0
     try:
         with client.stream("GET", url, headers=headers) as response:
             start = _start(response, part, have, size)
