@@ -6,15 +6,29 @@
     autoencoder         the VAE with its own number format and a check of what it makes
     upscaler            any network that spandrel loads
 
-Nothing is fetched: a file that is missing or that the manifest does not list stops the start.
+Base and refiner are folders in diffusers' layout or single files (nets/). Nothing is fetched: a file that is
+missing or that the manifest does not list stops the start, and so does a network that is not whole.
+
+Number formats. `dtype` (setting DTYPE; auto: float32 on a CPU, bfloat16 on a card that computes in it, else
+float16) is that of the UNets, text encoders and upscaler. What stays in float32, and why:
+
+    VAE                with float16, if its configuration says `force_upcast`, as SDXL's does: its activations
+                       pass 65504. A VAE made for float16 says it does not, and stays in it. bfloat16 has the
+                       range of float32.
+    noise              drawn in float32 on the CPU: one seed means one picture on every device and format.
+    timesteps, sigmas  the scheduler's; a step adds in float32, then rounds the latents to `dtype`.
+    a failed decode    is tried once more with the VAE in float32, see `Autoencoder.decode_in_float32`.
+    pixels             from the VAE's answer on.
+
+docs/precision.md has the figures.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -23,12 +37,15 @@ import torch
 import transformers
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
+from atelier_generator.nets.published import Kind
+from atelier_generator.nets.reading import read_pipeline
+from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_generator.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.images import RgbArray
 from atelier_runtime.settings import StageSettings, StartupError
-from atelier_runtime.weights import Component, ModelSet
+from atelier_runtime.weights import CheckpointError, Component, ModelSet
 
 log = logging.getLogger(__name__)
 
@@ -180,21 +197,18 @@ def load_models(settings: StageSettings) -> Models:
     base = model_set.require("base")
     model_set.verify("base", "refiner", "upscaler")
 
-    text_to_image = _load_pipeline(StableDiffusionXLPipeline, base, dtype)
-    text_to_image.to(device)
-    for network in (text_to_image.unet, text_to_image.vae):
-        # Convolutions run up to several times faster in this layout, on a CPU as on a GPU.
-        network.to(memory_format=torch.channels_last)
-    # SDXL's VAE overflows float16 (its activations pass 65504). bfloat16 has float32's range.
-    text_to_image.vae.to(torch.float32 if dtype == torch.float16 else dtype)
+    stored_base = _read(base, "base")
+    stored_refiner = (
+        _read(refiner, "refiner", stored_base) if (refiner := model_set.component("refiner")) else None
+    )
+    text_to_image = load_base(stored_base, device, dtype)
     image_to_image: Any = LatentsToLatents(
         **text_to_image.components,
         force_zeros_for_empty_prompt=text_to_image.config.force_zeros_for_empty_prompt,
         requires_aesthetics_score=False,
         add_watermarker=False,
     )
-    image_to_image.set_progress_bar_config(disable=True)
-    _let_latents_through(image_to_image)
+    _prepare(image_to_image)
 
     upscaler = model_set.component("upscaler")
     models = Models(
@@ -203,7 +217,7 @@ def load_models(settings: StageSettings) -> Models:
         dtype=dtype,
         text_to_image=text_to_image,
         image_to_image=image_to_image,
-        refiner=_load_refiner(model_set, text_to_image, device, dtype),
+        refiner=load_refiner(stored_refiner, text_to_image, device, dtype) if stored_refiner else None,
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
     )
@@ -214,53 +228,69 @@ def load_models(settings: StageSettings) -> Models:
     return models
 
 
-def _load_refiner(model_set: ModelSet, base: Any, device: torch.device, dtype: torch.dtype) -> Any | None:
-    component = model_set.component("refiner")
-    if component is None:
-        return None
-    refiner = _load_pipeline(
-        LatentsToLatents,
-        component,
-        dtype,
-        # The refiner was trained with the second text encoder alone.
+def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the text-to-image pipeline of a checked base on a device."""
+    networks = {part: network.load(dtype) for part, network in stored.networks.items() if part != "vae"}
+    vae = stored.networks["vae"].load(vae_dtype(dtype, stored.networks["vae"].config))
+    pipeline: Any = StableDiffusionXLPipeline(
+        **networks,
+        vae=vae,
+        tokenizer=stored.tokenizer("tokenizer"),
+        tokenizer_2=stored.tokenizer("tokenizer_2"),
+        scheduler=stored.scheduler(),
+        force_zeros_for_empty_prompt=stored.settings.get("force_zeros_for_empty_prompt", True),
+        add_watermarker=False,
+    )
+    for network in (pipeline.text_encoder, pipeline.text_encoder_2):
+        network.to(device)
+    for network in (pipeline.unet, pipeline.vae):
+        # Convolutions run up to several times faster in this layout, on a CPU as on a GPU.
+        network.to(device, memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_refiner(stored: StoredPipeline, base: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a checked refiner with the VAE and the second text encoder of `base`, a pipeline.
+
+    It was trained with that text encoder alone.
+    """
+    refiner = LatentsToLatents(
+        unet=stored.networks["unet"].load(dtype).to(device, memory_format=torch.channels_last),
+        scheduler=stored.scheduler(),
         tokenizer=None,
         text_encoder=None,
         tokenizer_2=base.tokenizer_2,
         text_encoder_2=base.text_encoder_2,
         vae=base.vae,
+        force_zeros_for_empty_prompt=stored.settings.get("force_zeros_for_empty_prompt", True),
+        requires_aesthetics_score=stored.settings.get("requires_aesthetics_score", False),
+        add_watermarker=False,
     )
-    # Not the whole pipeline: `to` with a number format would convert the shared VAE.
-    refiner.unet.to(device, memory_format=torch.channels_last)
-    _let_latents_through(refiner)
+    _prepare(refiner)
     return refiner
 
 
-def _let_latents_through(pipeline: Any) -> None:
+def vae_dtype(dtype: torch.dtype, config: Mapping[str, Any]) -> torch.dtype:
+    """Return the VAE's number format where the other networks run in `dtype`."""
+    upcast = dtype == torch.float16 and config.get("force_upcast", True)
+    return torch.float32 if upcast else dtype
+
+
+def _read(component: Component, kind: Kind, base: StoredPipeline | None = None) -> StoredPipeline:
+    try:
+        stored = read_pipeline(component.path)
+        stored.require(kind)
+        stored.check(base)
+    except CheckpointError as error:
+        raise StartupError(f"{component.setting}: the {component.role}: {error}") from error
+    return stored
+
+
+def _prepare(pipeline: Any) -> None:
+    pipeline.set_progress_bar_config(disable=True)
     # What has another number of channels than this is resized and scaled as a picture.
     pipeline.image_processor.register_to_config(vae_latent_channels=pipeline.vae.config.latent_channels)
-
-
-def _load_pipeline(pipeline_class: Any, component: Component, dtype: torch.dtype, **shared: Any) -> Any:
-    try:
-        pipeline = pipeline_class.from_pretrained(
-            component.path,
-            dtype=dtype,
-            variant=_variant(component.path),
-            use_safetensors=True,
-            local_files_only=True,
-            add_watermarker=False,
-            **shared,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StartupError(f"MODEL_SET: the {component.role} in {component.path}: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def _variant(folder: Path) -> str | None:
-    """Return "fp16" for a folder that was downloaded with only those weights."""
-    weights = list(folder.glob("unet/*.safetensors"))
-    return "fp16" if weights and all(".fp16." in path.name for path in weights) else None
 
 
 def _quieten_libraries() -> None:

@@ -52,9 +52,17 @@ def choose_device(setting: str) -> torch.device:
 
 
 def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
-    """Return the number format of a setting: `auto` is float32 on a CPU and bfloat16 on CUDA."""
+    """Return the number format of a setting.
+
+    `auto` is float32 on a CPU; on CUDA bfloat16 where the card computes in it (compute capability 8, Ampere,
+    and later), else float16.
+    """
     if setting == "auto":
-        setting = "bfloat16" if device.type == "cuda" else "float32"
+        setting = "float32"
+        if device.type == "cuda":
+            with torch.cuda.device(device):  # older cards only emulate it, many times slower
+                native = torch.cuda.is_bf16_supported(including_emulation=False)
+            setting = "bfloat16" if native else "float16"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[setting]
 
 

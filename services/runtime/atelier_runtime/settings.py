@@ -37,7 +37,9 @@ class StageSettings(ProcessSettings):
     model_set: str = Field("demo", description="'demo' or the path of a folder with a manifest.json.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format of the main network; auto: float32 on a CPU, bfloat16 on CUDA."
+        "auto",
+        description="Number format of the main networks; auto: float32 on a CPU; on CUDA bfloat16, "
+        "or float16 where the card has no bfloat16.",
     )
     queue_capacity: int = Field(8, ge=0, le=1024, description="Requests that may wait for the device.")
     max_connection_age_seconds: float = Field(

@@ -1,0 +1,22 @@
+"""Opening a base or refiner, whatever its layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atelier_generator.nets.folder import read_folder
+from atelier_generator.nets.single_file import read_single_file
+from atelier_generator.nets.stored_pipeline import StoredPipeline
+from atelier_runtime.weights import CheckpointError
+
+
+def read_pipeline(path: Path) -> StoredPipeline:
+    """Read what a folder in diffusers' layout or a single file holds, but not the weights.
+
+    Raises `CheckpointError` for what is no SDXL; whether it is whole, `StoredPipeline.check` tells.
+    """
+    if path.is_dir():
+        return read_folder(path)
+    if path.is_file():
+        return read_single_file(path)
+    raise CheckpointError(f"{path}: there is no such file or folder")

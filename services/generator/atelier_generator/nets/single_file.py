@@ -1,0 +1,115 @@
+"""SDXL checkpoints in one file, in the original layout, as most fine-tuned networks are published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from torch import Tensor
+
+from atelier_generator.nets import original_names as names
+from atelier_generator.nets import published, shapes
+from atelier_generator.nets.published import Kind
+from atelier_generator.nets.stored import Origin, StoredNetwork
+from atelier_generator.nets.stored_pipeline import StoredPipeline
+from atelier_runtime.weights import CheckpointError, read_checkpoint
+
+_FOREIGN = {
+    "cond_stage_model.transformer.": "a Stable Diffusion 1 checkpoint",
+    "cond_stage_model.model.": "a Stable Diffusion 2 checkpoint",
+    "control_model.": "a ControlNet",
+    "lora_": "a LoRA",
+    "joint_blocks.": "a Stable Diffusion 3 network",
+    "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3 checkpoint",
+    "double_blocks.": "a Flux network",
+    "model.diffusion_model.double_blocks.": "a Flux checkpoint",
+    "down_blocks.": "a UNet alone, in diffusers' layout",
+    "text_model.": "a text encoder alone",
+    "encoder.down_blocks.": "a VAE alone, in diffusers' layout",
+    "encoder.down.": "a VAE alone",
+}
+_PARTS_OF_ALL = {names.UNET: "a UNet alone, without text encoders and VAE", names.VAE: "a VAE alone"}
+# Left by training: schedules, the moving average of the weights, positions, the scale of CLIP's comparisons.
+_LEFT_OVER = (
+    "model_ema.",
+    "betas",
+    "alphas_cumprod",
+    "sqrt_",
+    "log_one_minus_",
+    "posterior_",
+    "denoiser.",
+    "loss.",
+)
+_LEFT_OVER_ENDS = ("position_ids", "logit_scale", "attn_mask")
+
+
+def read_single_file(path: Path) -> StoredPipeline:
+    """Read the header of a checkpoint. Raises `CheckpointError`, saying what it is, for what is no SDXL."""
+    tensors = read_checkpoint(path, shapes_only=True)
+    kind = _kind(path, tensors)
+    prefixes = {"unet": names.UNET, "vae": names.VAE, "text_encoder_2": names.BIG_G[kind]}
+    if kind == "base":
+        prefixes["text_encoder"] = names.CLIP_L
+    stray = [key for key in tensors if not key.startswith(tuple(prefixes.values())) and not _left_over(key)]
+    if stray:
+        some = ", ".join(stray[:10])
+        raise CheckpointError(f"{path}: {len(stray)} tensors do not belong to an SDXL {kind}: {some}")
+    networks = {}
+    for part, prefix in prefixes.items():
+        config, origins = _read_part(path, part, tensors, kind)
+        own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        networks[part] = StoredNetwork(part, config, (path,), own, origins, _left_over)
+    scheduler = dict(published.configuration(kind, "scheduler"))
+    return StoredPipeline(
+        path=path,
+        layout="single file",
+        kind=kind,
+        networks=networks,
+        settings={n: value for n, value in published.pipeline_index(kind).items() if isinstance(value, bool)},
+        scheduler=lambda: diffusers.EulerDiscreteScheduler.from_config(scheduler),
+        tokenizer=published.tokenizer,
+    )
+
+
+def _read_part(
+    path: Path, part: str, tensors: Mapping[str, Tensor], kind: Kind
+) -> tuple[dict[str, Any], Callable[[Iterable[str]], dict[str, Origin]]]:
+    """Return a network's configuration, and where its tensors lie."""
+    try:
+        if part == "unet":
+            config = shapes.unet_config(tensors, kind)
+            return config, partial(names.unet_origins, config=config)
+        if part == "vae":
+            config = shapes.vae_config(tensors)
+            return config, partial(names.vae_origins, config=config)
+        if part == "text_encoder":
+            return shapes.clip_l_config(tensors), names.clip_l_origins
+        prefix = names.BIG_G[kind]
+        return shapes.big_g_config(tensors, prefix), partial(names.big_g_origins, prefix=prefix)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: {part}: {error.args[0]} is missing") from error
+    except (ValueError, IndexError) as error:  # a tensor of other dimensions
+        raise CheckpointError(f"{path}: {part}: its shapes are not SDXL's: {error}") from error
+
+
+def _kind(path: Path, tensors: Mapping[str, Tensor]) -> Kind:
+    def has(prefix: str) -> bool:
+        return any(key.startswith(prefix) for key in tensors)
+
+    if has(names.UNET) and has(names.VAE):
+        if has(names.CLIP_L) or has(names.BIG_G["base"]):
+            return "base"
+        if has(names.BIG_G["refiner"]):
+            return "refiner"
+    for prefix, what in (_FOREIGN | _PARTS_OF_ALL).items():
+        if has(prefix):
+            raise CheckpointError(f"{path} is {what}, not a whole SDXL checkpoint")
+    some = ", ".join(list(tensors)[:3])
+    raise CheckpointError(f"{path} is no SDXL checkpoint; its {len(tensors)} tensors begin with {some}")
+
+
+def _left_over(key: str) -> bool:
+    return key.startswith(_LEFT_OVER) or key.endswith(_LEFT_OVER_ENDS)
