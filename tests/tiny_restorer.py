@@ -6,6 +6,7 @@ cell of the picture, whatever is on it, and the suppression of duplicates leaves
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 from facexlib.detection.retinaface import RetinaFace
+from facexlib.parsing.parsenet import ParseNet
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 from torch import Tensor
@@ -70,11 +72,39 @@ def detector_state(sees: dict[tuple[int, int], float] | None = None) -> dict[str
     return state
 
 
+NarrowParseNet = functools.partial(ParseNet, base_ch=2, ch_range=(2, 4), res_depth=1)
+"""The parser's class at a width that takes a fraction of a second, for `atelier_restorer.parse.ParseNet`."""
+
+
+def parser_state(sees_a_face: bool = True) -> dict[str, Tensor]:
+    """Return the weights of a `NarrowParseNet` that takes some places for skin and others for background.
+
+    Which ones depends on the picture. If it sees no face, all is background.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = NarrowParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=19).eval()
+        picture = torch.rand(1, 3, 16, 16)
+    head = network.out_mask_conv.conv2d
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.constant_(head.bias, -1e6)
+    head.bias.data[0] = 0.0  # background
+    if sees_a_face:
+        head.weight.data[1, 0, 1, 1] = 1.0  # skin, where the first feature is above its median
+        smooth = torch.nn.functional.interpolate(picture, (CROP_SIZE, CROP_SIZE), mode="bilinear")
+        head.bias.data[1] = 0.0
+        with torch.inference_mode():
+            feature = network(smooth * 2 - 1)[0][0, 1]
+        head.bias.data[1] = -feature.median()
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
 def build_set(
     folder: Path,
     *,
     detector: dict[str, Tensor] | None = None,
     codeformer: dict[str, Tensor] | None = None,
+    parser: dict[str, Tensor] | None = None,
     upscaler: bool = True,
 ) -> Path:
     """Write a model set into `folder` and return it; a component given as None is not in it."""
@@ -86,6 +116,9 @@ def build_set(
     if codeformer is not None:
         save_file(codeformer, folder / "codeformer.safetensors")
         components["codeformer"] = {"path": "codeformer.safetensors", "name": "tiny-codeformer"}
+    if parser is not None:
+        save_file(parser, folder / "parser.safetensors")
+        components["parser"] = {"path": "parser.safetensors", "name": "tiny-parsenet"}
     if upscaler:
         with torch.random.fork_rng():
             torch.manual_seed(0)

@@ -11,7 +11,7 @@ from skimage.data import astronaut
 
 from atelier.common.v1 import error_reason_pb2, image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from tests.integration.test_restorer import Client, pixels, png, serve
+from tests.integration.face_stage import Client, pixels, png, serve
 from tests.parity import recipe
 from tests.tiny_restorer import build_set
 

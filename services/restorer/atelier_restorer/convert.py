@@ -14,6 +14,7 @@ from atelier_restorer.request import (
     Face,
     FaceOutcome,
     FaceRule,
+    MaskKind,
     RestoreRequest,
     RestoreResult,
 )
@@ -30,6 +31,11 @@ _RULES: Mapping[pb.FaceRule, FaceRule] = {
     pb.FACE_RULE_ALL: FaceRule.ALL,
     pb.FACE_RULE_LARGEST: FaceRule.LARGEST,
     pb.FACE_RULE_CENTER: FaceRule.CENTER,
+}
+_MASKS: Mapping[pb.MaskKind, MaskKind] = {
+    pb.MASK_KIND_UNSPECIFIED: MaskKind.FEATHER,
+    pb.MASK_KIND_FEATHER: MaskKind.FEATHER,
+    pb.MASK_KIND_PARSE: MaskKind.PARSE,
 }
 _FILE_FORMATS: Mapping[image_pb2.ImageFormat, Format] = {
     image_pb2.IMAGE_FORMAT_PNG: "png",
@@ -53,6 +59,10 @@ def restore_request(message: pb.RestoreFacesRequest) -> RestoreRequest:
         known["rule"] = _RULES[message.rule]
     else:
         violations.append(FieldViolation("rule", f"{message.rule} is unknown"))
+    if message.mask in _MASKS:
+        known["mask"] = _MASKS[message.mask]
+    else:
+        violations.append(FieldViolation("mask", f"{message.mask} is unknown"))
     output = message.output.format
     if output in _FILE_FORMATS:
         known["output_format"] = _FILE_FORMATS[output]
@@ -78,7 +88,7 @@ def picture(message: image_pb2.Image, max_pixels: int) -> Picture:
         return images.from_raw(message.data, width, height, max_pixels=max_pixels, field="image")
     if message.format not in (image_pb2.IMAGE_FORMAT_UNSPECIFIED, *_FILE_FORMATS):
         raise InvalidRequest.of("image.format", f"{message.format} is unknown")
-    decoded = images.decode(message.data, max_pixels=max_pixels, field="image")
+    decoded = images.decode(message.data, max_pixels=max_pixels, field="image", deep=True)
     said = _FILE_FORMATS.get(message.format, decoded.format)
     if said != decoded.format:
         raise InvalidRequest.of("image.format", f"says {said}, but the data is {decoded.format}")
@@ -89,7 +99,7 @@ def encode(result: Picture, request: RestoreRequest) -> image_pb2.Image:
     """Encode the answer's picture: as asked, else as the input was. Takes time: not for the event loop."""
     file_format = request.output_format or result.format
     if request.raw_output or file_format is None:
-        data, number = result.rgb.tobytes(), image_pb2.IMAGE_FORMAT_RAW_RGB8
+        data, number = result.eight_bit().tobytes(), image_pb2.IMAGE_FORMAT_RAW_RGB8
     else:
         data, number = images.encode(result, file_format, request.quality), _FORMAT_NUMBERS[file_format]
     return _image(data, number, result.width, result.height)
@@ -99,12 +109,7 @@ def encoding_warnings(result: RestoreResult, request: RestoreRequest) -> list[st
     """Tell what the output format cannot keep."""
     raw = request.raw_output or not (request.output_format or result.picture.format)
     file_format = None if raw else request.output_format or result.picture.format
-    warnings = []
-    if file_format in ("jpeg", "webp"):
-        warnings.append(f"{file_format} is lossy: pixels outside the mask are not exactly the input's.")
-    if result.picture.alpha is not None and file_format in ("jpeg", None):
-        warnings.append("The picture's transparency was dropped: the output format has none.")
-    return warnings
+    return images.losses(result.picture, file_format, request.quality)
 
 
 def restore_response(
@@ -171,9 +176,6 @@ def _not_built(message: pb.RestoreFacesRequest) -> list[FieldViolation]:
         violations.append(FieldViolation("faces", "orders for single faces are not supported yet"))
     if message.HasField("max_sharpness"):
         violations.append(FieldViolation("max_sharpness", "is not supported yet"))
-    if message.mask not in (pb.MASK_KIND_UNSPECIFIED, pb.MASK_KIND_FEATHER):
-        known = message.mask == pb.MASK_KIND_PARSE
-        violations.append(FieldViolation("mask", "parse is not supported yet" if known else "is unknown"))
     if message.return_crops:
         violations.append(FieldViolation("return_crops", "is not supported yet"))
     return violations

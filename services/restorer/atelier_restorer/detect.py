@@ -161,7 +161,8 @@ def _check_as_is(height: int, width: int) -> None:
         raise InvalidRequest.of(
             "detect_size_px",
             f"0 looks at the picture as it is, {width}x{height} px: {pixels} pixels with its sides rounded "
-            f"up to multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS_AS_IS}. Give a short side in px",
+            f"up to multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS_AS_IS}. "
+            "Give a short side in px",
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.nets.checkpoint import load_exactly
+from atelier_runtime.errors import BadPicture
 from atelier_runtime.images import RgbArray
 
 _CLASSES = 19
@@ -42,8 +43,18 @@ class FaceParser:
         return cls(network.to(device, torch.float32).eval(), device)
 
     @torch.inference_mode()
-    def classify(self, crops: RgbArray) -> RgbArray:
-        """Return the class (0 to 18) of every pixel, (N, 512, 512), of aligned crops (N, 512, 512, 3)."""
+    def logits(self, crops: RgbArray) -> Tensor:
+        """Return the classes' logits (N, 19, 512, 512) of aligned crops (N, 512, 512, 3)."""
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
-        logits, _ = self._network((x.float() / 255.0 - 0.5) / 0.5)
+        logits: Tensor = self._network((x.float() / 255.0 - 0.5) / 0.5)[0]
+        return logits
+
+    def classify(self, crops: RgbArray) -> RgbArray:
+        """Return the class (0 to 18) of every pixel, (N, 512, 512), of aligned crops (N, 512, 512, 3).
+
+        Raises `BadPicture` if the network's answer has non-finite values.
+        """
+        logits = self.logits(crops)
+        if not bool(torch.isfinite(logits).all()):
+            raise BadPicture("The face parser's answer has non-finite values.")
         return np.asarray(logits.argmax(dim=1).to(torch.uint8).cpu().numpy())

@@ -14,10 +14,6 @@ from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
 from atelier_runtime.images import Format, Picture, RgbArray
 from atelier_runtime.metrics import StageReport
 
-MAX_FACES_RANGE = (0, 256)
-"""0 is how the gateway asks to enlarge a picture and leave its faces alone: nothing is detected then."""
-DETECT_SIZE_PX_RANGE = (64, 2048)
-
 Box = tuple[float, float, float, float]
 Points = tuple[tuple[float, float], ...]
 
@@ -28,6 +24,15 @@ class FaceRule(StrEnum):
     ALL = "all"
     LARGEST = "largest"
     CENTER = "center"
+
+
+class MaskKind(StrEnum):
+    """Where a restored face replaces the picture."""
+
+    FEATHER = "feather"
+    """In the aligned square, with soft edges."""
+    PARSE = "parse"
+    """Where a parsing network sees the face or its hair, within that square."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class RestoreRequest:
     upscale: int = defaults.UPSCALE
     use_realesrgan: bool = defaults.USE_REALESRGAN
     aligned: bool = False
+    mask: MaskKind = MaskKind.FEATHER
     return_mask: bool = False
     output_format: Format | None = None
     raw_output: bool = False
@@ -89,7 +95,7 @@ class RestoreRequest:
         """Raise `InvalidRequest` naming every field that is out of range."""
         check = _Checker()
         check.within("fidelity", self.fidelity, defaults.FIDELITY_RANGE)
-        check.within("max_faces", self.max_faces, MAX_FACES_RANGE)
+        check.within("max_faces", self.max_faces, defaults.MAX_FACES_RANGE)
         check.at_least_0("min_face_px", self.min_face_px)
         check.at_least_0("max_face_px", self.max_face_px)
         check.within("min_confidence", self.min_confidence, defaults.CONFIDENCE_RANGE)
@@ -121,7 +127,7 @@ class DetectRequest:
         check = _Checker()
         check.within("min_confidence", self.min_confidence, defaults.CONFIDENCE_RANGE)
         if self.detect_size_px != 0:
-            check.within("detect_size_px", self.detect_size_px, DETECT_SIZE_PX_RANGE)
+            check.within("detect_size_px", self.detect_size_px, defaults.DETECT_SIZE_PX_RANGE)
         check.finish()
 
 

@@ -1,0 +1,133 @@
+"""The reference's way of pasting faces, from its published facts, with each of its faults to be switched off.
+
+Works on whole pictures in float64, as the reference does. The goldens prove it right with all faults on; with
+all of them off it says what ours must give; with one of them on it tells what that one costs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from atelier_restorer.align import TEMPLATE
+from tests.parity import recipe
+
+SETS: dict[str, Any] = json.loads((recipe.FOLDER / "goldens" / "geometry.json").read_text("utf-8"))["sets"]
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What the reference does wrong when it pastes."""
+
+    half_pixel: bool = False
+    """At scales above 1 a face lies half a pixel too far right and down."""
+    dark_rim: bool = False
+    """The rim cut off a face is black: the picture behind it gets no share in it."""
+    truncated: bool = False
+    """Levels are cut off instead of rounded."""
+
+
+ALL = Faults(half_pixel=True, dark_rim=True, truncated=True)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A pasted picture among the goldens: landmark sets of its faces, in the order of pasting."""
+
+    faces: tuple[str, ...]
+    scale: int = 1
+    parsed: bool = False
+
+
+GOLDENS = {
+    "frontal_up1": Golden(("frontal",)),
+    "frontal_up1_parse": Golden(("frontal",), parsed=True),
+    "large_up1_parse": Golden(("large",), parsed=True),
+    "small_up1": Golden(("small",)),
+    "out_tl_up1": Golden(("rotm40_out_tl",)),
+    "overlap2_up1": Golden(("frontal", "rot40")),
+    "overlap2_up1_parse": Golden(("frontal", "rot40"), parsed=True),
+    "frontal_up2": Golden(("frontal",), 2),
+    "rot40_up2_parse": Golden(("rot40",), 2, parsed=True),
+    "out_br_up2": Golden(("profile_out_br",), 2),
+    "three_up2": Golden(("frontal", "small", "rot40"), 2),
+}
+STEP = {1: 3, 2: 6}
+"""Every how many pixels the goldens of a scale have one."""
+
+
+def background() -> np.ndarray:
+    """Return the picture that all goldens were pasted into, RGB."""
+    return recipe.image("background", 1, 480, 640, noise=3)
+
+
+def restored(number: int) -> np.ndarray:
+    """Return what stands for the number-th restored face, RGB."""
+    return recipe.image(f"restored{number}", 1, 512, 512, noise=3)
+
+
+def enlarged(picture: np.ndarray, factor: float) -> np.ndarray:
+    """Return the picture as the reference enlarges it: linear."""
+    if factor == 1:
+        return picture
+    return np.asarray(cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR))
+
+
+def paste(
+    picture: np.ndarray,
+    faces: Sequence[tuple[np.ndarray, str]],
+    scale: int,
+    classes: Sequence[np.ndarray] | None,
+    faults: Faults,
+) -> np.ndarray:
+    """Return the picture with faces (crop, name of its landmarks) pasted, before the cast to 8 bits."""
+    result = enlarged(picture, scale).astype(np.float64)
+    for number, (crop, name) in enumerate(faces):
+        affine, _ = cv2.estimateAffinePartial2D(np.array(SETS[name]["landmarks"]), TEMPLATE, method=cv2.LMEDS)
+        matrix = cv2.invertAffineTransform(affine) * scale
+        if scale > 1:
+            matrix[:, 2] += 0.5 * scale if faults.half_pixel else 0.5 * (scale - 1)
+        soft, square = masks(
+            matrix, result.shape[:2], scale, classes[number] if classes is not None else None
+        )
+        face = _warped(crop, matrix, result.shape[:2]).astype(np.float64)
+        rest = 1 - (soft if faults.dark_rim else soft * square)
+        result = (soft * square)[..., None] * face + rest[..., None] * result
+    return np.floor(result) if faults.truncated else np.rint(result)
+
+
+def masks(
+    matrix: np.ndarray, shape: tuple[int, ...], scale: int, classes: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mask of the blend and the once eroded square, both (H, W)."""
+    square = cv2.erode(
+        _warped(np.ones((512, 512), np.float32), matrix, shape), np.ones((2 * scale, 2 * scale))
+    )
+    edge = int(np.sqrt(square.sum())) // 20
+    inner = cv2.erode(square, np.ones((2 * edge, 2 * edge)))
+    soft = np.asarray(cv2.GaussianBlur(inner, (2 * edge + 1, 2 * edge + 1), 0))
+    if classes is not None:
+        parts = np.where(np.isin(classes, (0, 14, 16, 17, 18)), 0.0, 255.0)
+        for _ in range(2):
+            parts = np.asarray(cv2.GaussianBlur(parts, (101, 101), 11))
+        parts[:10] = parts[-10:] = parts[:, :10] = parts[:, -10:] = 0
+        soft = np.minimum(soft, _warped(parts / 255, matrix, shape))
+    return soft, np.asarray(square)
+
+
+def _warped(crop: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(cv2.warpAffine(crop, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR))
+
+
+def adain_gray(face: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Return a restored face in gray with the crop's statistics, float64 and not clipped, as it is pasted."""
+    gray = np.repeat((face @ np.array([0.2989, 0.5870, 0.1140]))[..., None], 3, axis=2)
+    mean, deviation = gray.mean(axis=(0, 1)), np.sqrt(gray.var(axis=(0, 1)) + 1e-5)
+    style = crop.astype(np.float64)
+    style_deviation = np.sqrt(style.var(axis=(0, 1)) + 1e-5)
+    return (gray - mean) / deviation * style_deviation + style.mean(axis=(0, 1))

@@ -1,0 +1,33 @@
+"""Our use of ParseNet against the reference's masks and logits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.parity import recipe
+from tests.parity.face_parts import parser
+
+TOLERANCE = 1e-3
+"""Of logits that reach from -5 to 6; processors differ by a hundredth of it."""
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_classes_and_logits_equal_the_reference(seed: int) -> None:
+    pixels = recipe.image("parsenet", seed, 512, 512)
+    meta = json.loads((recipe.FOLDER / "goldens" / f"meta_s{seed}.json").read_text("utf-8"))
+    assert recipe.fingerprint(pixels) == meta["parsenet"]["image"], "numpy draws another stream than it did"
+    golden = recipe.golden(f"parsenet_s{seed}")
+    logits = parser(seed).logits(pixels[None])[0].numpy()
+    np.testing.assert_allclose(logits[:, ::32, ::32], golden["logits"], rtol=0, atol=TOLERANCE)
+
+    classes = logits.argmax(axis=0)
+    clear = golden["margin"] > 2 * TOLERANCE
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(classes[::4, ::4][clear], golden["mask"][clear])
+    best = np.sort(logits, axis=0)
+    unclear = int((best[-1] - best[-2] <= 2 * TOLERANCE).sum())
+    counts = np.bincount(classes.ravel(), minlength=19)
+    assert np.abs(counts - golden["hist"]).sum() <= 2 * unclear

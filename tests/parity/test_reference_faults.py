@@ -1,0 +1,106 @@
+"""Where the reference is wrong, and by how much: the figures of docs/parity.md, made anew in every run."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from atelier_restorer.align import crop_to_picture, cut_crop, face_to_crop
+from atelier_restorer.gray import gray_face
+from atelier_restorer.paste import paste_face
+from tests.parity import recipe
+from tests.parity.reference_paste import (
+    ALL,
+    GOLDENS,
+    SETS,
+    Faults,
+    adain_gray,
+    background,
+    enlarged,
+    paste,
+    restored,
+)
+
+
+def cost(name: str, faults: Faults) -> np.ndarray:
+    """Return the levels (N, 3) by which faults change the pixels that pasting changes."""
+    golden = GOLDENS[name]
+    faces = [(restored(number), face) for number, face in enumerate(golden.faces)]
+    picture = enlarged(background(), golden.scale)
+    right = paste(background(), faces, golden.scale, None, Faults())
+    faulty = paste(background(), faces, golden.scale, None, faults)
+    return (faulty - right)[((right != picture) | (faulty != picture)).any(axis=2)]
+
+
+@pytest.mark.parametrize("name", list(SETS))
+def test_half_a_pixel_off_at_scale_2(name: str) -> None:
+    expected = np.array(SETS[name]["inverse_up2_at_paste"])
+    off = expected - crop_to_picture(face_to_crop(SETS[name]["landmarks"]), 2)
+    np.testing.assert_allclose(off, [[0, 0, 0.5], [0, 0, 0.5]], atol=1e-3)
+
+
+def test_what_half_a_pixel_costs() -> None:
+    levels = np.abs(cost("frontal_up2", Faults(half_pixel=True)))
+    assert levels.mean() == pytest.approx(2.4, abs=0.1)
+    assert (levels.max(axis=1) > 2).mean() == pytest.approx(0.75, abs=0.02)
+    assert levels.max() == pytest.approx(17, abs=1)
+
+
+def test_offsets_added_to_the_stored_matrices_shift_a_second_paste() -> None:
+    """Twice one pixel at scale 2: the second paste lies a pixel further right and down than the first."""
+    at_paste = np.array(SETS["frontal"]["inverse_up2_at_paste"])
+    stored = np.array(SETS["frontal"]["inverse_up2"])
+    np.testing.assert_allclose(at_paste[:, 2] - stored[:, 2], [1.0, 1.0], atol=1e-9)
+
+
+def test_the_truncating_cast_darkens() -> None:
+    levels = cost("frontal_up1", Faults(truncated=True))
+    assert levels.max() == 0
+    assert levels.mean() == pytest.approx(-0.52, abs=0.03)
+
+
+def test_the_rim_of_a_small_face_is_darkened() -> None:
+    levels = cost("small_up1", Faults(dark_rim=True))
+    assert levels.max() <= 0
+    assert levels.min() == pytest.approx(-6, abs=1)
+    assert (levels.min(axis=1) < -2).mean() == pytest.approx(0.011, abs=0.002)
+    assert cost("frontal_up1", Faults(dark_rim=True)).min() >= -1
+
+
+@pytest.mark.parametrize(("name", "scale"), [("readimage_up1", 1), ("readimage_up2", 2)])
+def test_a_picture_below_512_px_is_resampled_whole(name: str, scale: int) -> None:
+    """What was given has 480x640 px; what comes back has another size and other pixels everywhere."""
+    picture = background()
+    resampled = enlarged(picture, 512 / 480)
+    assert (picture.shape, resampled.shape) == ((480, 640, 3), (512, 683, 3))
+    faulty = paste(resampled, [(restored(0), "frontal")], scale, None, ALL)
+    step = 3 * scale
+    golden = recipe.golden("paste")[name][..., ::-1]
+    assert np.abs(faulty[::step, ::step] - golden).max() <= 1
+    # Back at the size it had, it has lost detail.
+    back = np.asarray(cv2.resize(resampled, (640, 480), interpolation=cv2.INTER_AREA))
+    assert np.abs(back.astype(float) - picture).mean() == pytest.approx(1.5, abs=0.1)
+
+
+def test_gray_faces_overflow() -> None:
+    golden = recipe.golden("paste")["gray_up1"]
+    picture = enlarged(np.repeat(background()[..., 2:], 3, axis=2), 512 / 480)
+    matrix = face_to_crop(SETS["frontal"]["landmarks"])
+    crop = cut_crop(picture, matrix)
+    face = adain_gray(restored(0), crop)
+    pasted = paste(picture, [(face, "frontal")], 1, None, ALL)
+    assert face.min() == pytest.approx(-7, abs=1)
+    assert pasted.min() < 0
+    # The reference casts to 8 bits without a limit: a little below black becomes nearly white.
+    assert np.abs((pasted[::3, ::3] % 256) - golden).max() <= 1
+    hard = np.repeat(np.where(restored(0)[..., :1] > 127, 255, 0).astype(np.uint8), 3, axis=2)
+    extremes = adain_gray(restored(0), hard)
+    assert (extremes.min(), extremes.max()) == (pytest.approx(-296, abs=3), pytest.approx(569, abs=3))
+    assert ((extremes < 0) | (extremes > 255)).mean() == pytest.approx(0.33, abs=0.02)
+
+    ours, mask = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
+    paste_face(ours, mask, gray_face(restored(0), crop), crop_to_picture(matrix, 1), 1)
+    wrapped = (pasted < 0).any(axis=2)
+    assert wrapped.sum() == 1
+    assert ours[wrapped].max() < 10, "what is below black is black"
