@@ -1,4 +1,4 @@
-"""The networks of the face stage twice over from the same weights: as Atelier runs them and as facexlib does."""
+"""The face stage's networks twice over from the same weights: as Atelier and as facexlib run them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _ASPECT = 1.5
 _PATCHES = 16  # a side
 _GRAIN_LEVELS = 3.0
 # ParseNet's classes
-_BACKGROUND, _SKIN, _EYE, _MOUTH, _NECK, _HAIR = 0, 1, 4, 10, 14, 17
+_BACKGROUND, _SKIN, _EYE, _MOUTH, _HAIR, _NECK = 0, 1, 4, 10, 13, 17
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def patches(generator: np.random.Generator, width: int, height: int) -> RgbArray
 def _parsed_face(generator: np.random.Generator) -> RgbArray:
     """Return a face as a parser sees it: hair above, neck below, skin with eyes and mouth between."""
     classes = np.full((CROP_SIZE, CROP_SIZE), _BACKGROUND, np.uint8)
-    x, y = (int(value) for value in generator.integers(-8, 9, 2) + (256, 290))
+    x, y = 256 + int(generator.integers(-8, 9)), 290 + int(generator.integers(-8, 9))
     cv2.rectangle(classes, (x - 70, y + 60), (x + 70, CROP_SIZE), _NECK, cv2.FILLED)
-    cv2.ellipse(classes, (x, y - 60), (165, 190), 0, 0, 360, _HAIR, cv2.FILLED)
+    cv2.ellipse(classes, (x, y - 50), (150, 150), 0, 0, 360, _HAIR, cv2.FILLED)
     cv2.ellipse(classes, (x, y), (125, 145), 0, 0, 360, _SKIN, cv2.FILLED)
     for eye in (x - 60, x + 60):
         cv2.ellipse(classes, (eye, y - 50), (28, 14), 0, 0, 360, _EYE, cv2.FILLED)

@@ -24,8 +24,8 @@ def run(
 ) -> tuple[RgbArray, RgbArray]:
     """Return the picture with its faces pasted, and the mask of what was changed.
 
-    Without networks the scene's prepared answers stand in for theirs. The detector is timed, but its faces are
-    not used: both flows go on with the scene's.
+    Without networks the scene's prepared answers stand in for theirs. The detector is timed, but its faces
+    are not used: both flows go on with the scene's.
     """
     with phases.phase("decode"):
         picture = images.decode(scene.file, max_pixels=_MAX_PIXELS)

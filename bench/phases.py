@@ -23,7 +23,7 @@ class Phases:
         self.seconds: dict[str, float] = {}
         self.peak_mib: dict[str, float] = {}
         self._memory = memory
-        self._held_at_start = self._highest = _resident_kib("VmRSS") if memory else 0
+        self._held_at_start = self._highest = self._settle() if memory else 0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """Face restoration as the public tools do it: facexlib's `FaceRestoreHelper`, one face at a time.
 
 The helper's constructor would fetch weights; its two network makers are replaced while it runs, so nothing
-is fetched. The public CodeFormer is not among the project's packages; its network is ours with the same weights,
-called as its script does: one forward a face, the crop through float64, the cache emptied after each face.
+is fetched. The public CodeFormer is not among the project's packages; its network is ours with the same
+weights, called as its script does: one forward a face, the crop through float64, the cache emptied after each.
 """
 
 from __future__ import annotations

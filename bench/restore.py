@@ -1,9 +1,9 @@
 """Time the restoration of faces beside the public flow, facexlib's, in one process and in turn.
 
 `python -m bench.restore` pastes prepared faces; `--networks set` runs the networks of the model set as well,
-`--networks published` those of the published sizes with random weights. Prints JSON: seconds by phase (median,
-least, most), memory by phase, how far the pictures are apart, and how the time of one and the same face grows
-with the picture around it.
+`--networks published` those of the published sizes with random weights. Prints JSON: seconds by phase
+(median, least, most), memory by phase, how far the pictures are apart, and how the time of one and the same
+face grows with the picture around it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ LEVELS_APART = 2
 _PARSE = {"off": (False,), "on": (True,), "both": (False, True)}
 _SAME_FACE_PX = 428  # the side of a face's square where eight are in four megapixels
 _NOTES = {
-    "reference": "facexlib's FaceRestoreHelper with the same faces given, one forward a face, the same weights",
-    "paste": "without the parser's network, which is 'parse', and without the one 8-bit copy, which is 'copy'; "
-    "the reference's copy is in its paste",
+    "reference": "facexlib's FaceRestoreHelper, the same faces given, one forward a face, the same weights",
+    "paste": "without the parser's network, which is 'parse', and without the one 8-bit copy, which is "
+    "'copy'; the reference's copy is in its paste",
     "times_faster": "the reference's seconds over ours, run by run; 'paste and copy' counts our copy too",
     "levels_apart": "8-bit levels between the two pictures where our mask is not 0; above scale 1 the "
     "reference is given our enlarged picture and its half pixel is taken out",
