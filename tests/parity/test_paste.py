@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atelier_restorer.align import crop_to_picture, cut_crop, face_to_crop
-from atelier_restorer.gray import gray_face
+from atelier_restorer.gray import gray_face, recolouring, toned_face
 from atelier_restorer.paste import paste_face, restored_parts, soften_parts
 from tests.parity import recipe
 from tests.parity.face_parts import classes
@@ -21,6 +21,7 @@ from tests.parity.reference_paste import (
     STEP,
     Faults,
     Golden,
+    adain_gray,
     background,
     enlarged,
     paste,
@@ -117,3 +118,18 @@ def test_a_gray_face_equals_the_references_where_that_does_not_overflow() -> Non
     np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
     inside = mask[::3, ::3] > 0
     assert within(difference(picture[::3, ::3], golden)[inside], LEVELS) >= SHARE
+
+
+def test_a_face_in_a_sepia_picture_equals_the_references() -> None:
+    """No golden: the facts of the gray path, which the test above proves, for a picture with a tone."""
+    gray = background()[..., 2:].astype(float)
+    before = np.rint(gray * 0.6 + (60, 45, 25)).astype(np.uint8)
+    assert recolouring(before, False) is toned_face
+    matrix = face_to_crop(SETS["frontal"]["landmarks"])
+    crop = cut_crop(before, matrix)
+    expected = paste(before, [(adain_gray(restored(0), crop), "frontal")], 1, None, Faults())
+    picture, mask = before.copy(), np.zeros(before.shape[:2], np.uint8)
+    paste_face(picture, mask, toned_face(restored(0), crop), crop_to_picture(matrix, 1), 1)
+    assert within(difference(picture, expected)[mask > 0], LEVELS) >= SHARE
+    changed_by = picture[mask == 255].mean(axis=0) - before[mask == 255].mean(axis=0)
+    assert np.ptp(changed_by) < 1, "the tone is kept"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from atelier_restorer.gray import gray_face
+from atelier_restorer.gray import Recolouring
 from atelier_restorer.models import Models, RestoredCrop
 from atelier_restorer.paste import restored_parts
 from atelier_restorer.request import Face, MaskKind, RestoreRequest
@@ -52,7 +52,7 @@ class FaceNetworks:
         job: Job,
         candidates: list[Candidate],
         request: RestoreRequest,
-        gray: bool,
+        recolour: Recolouring | None,
         ledger: StageLedger,
     ) -> None:
         """Restore the candidates that nothing speaks against, and parse them if the request asks for it.
@@ -65,10 +65,10 @@ class FaceNetworks:
         with ledger.stage("restore"):
             self._restore_all(job, to_do, request.fidelity)
         restored = [candidate for candidate in to_do if candidate.reason is None]
-        if gray:
+        if recolour is not None:
             for candidate in restored:
                 assert candidate.restored is not None and candidate.crop is not None
-                candidate.restored = gray_face(candidate.restored, candidate.crop)
+                candidate.restored = recolour(candidate.restored, candidate.crop)
         if request.mask is MaskKind.PARSE and restored:
             size = self._max_batch
             with ledger.stage("parse"):

@@ -22,7 +22,7 @@ from atelier_restorer.align import (
 )
 from atelier_restorer.choose import choose_faces
 from atelier_restorer.faces import Candidate, FaceNetworks, free_memory
-from atelier_restorer.gray import is_gray, to_gray
+from atelier_restorer.gray import is_gray, recolouring, to_gray
 from atelier_restorer.models import Models
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
 from atelier_restorer.request import (
@@ -151,7 +151,8 @@ class RestorerPipeline:
         else:
             candidates = self._find(job, rgb, request, ledger)
         gray = picture.gray or is_gray(rgb)
-        self._faces.run(job, candidates, request, gray, ledger)
+        if candidates:
+            self._faces.run(job, candidates, request, recolouring(rgb, gray), ledger)
         changed = None
         background_picture = picture
         if request.aligned and candidates and candidates[0].restored is not None:

@@ -10,7 +10,7 @@ from atelier_restorer.align import (
     face_to_crop,
     sharpness,
 )
-from atelier_restorer.paste import paste_face
+from atelier_restorer.paste import blend_aligned, paste_face, restored_parts, soften_parts
 from tests.parity import recipe
 
 
@@ -139,6 +139,82 @@ def test_pasting_twice_pastes_at_the_same_place() -> None:
         2,
     )
     np.testing.assert_array_equal(matrix, before)
+
+
+def face_classes() -> np.ndarray:
+    """Return classes of a crop: hair around skin, a neck below, background elsewhere."""
+    classes = np.zeros((CROP_SIZE, CROP_SIZE), np.uint8)
+    classes[60:400, 100:412] = 13
+    classes[150:400, 150:362] = 1
+    classes[400:, 180:332] = 17
+    return classes
+
+
+def test_parts_of_the_face_and_its_hair_are_restored() -> None:
+    parts = restored_parts(face_classes())
+    assert parts[200, 256] and parts[100, 256]
+    assert not parts[450, 256] and not parts[20, 20]
+    every = restored_parts(np.arange(19, dtype=np.uint8)[None])[0]
+    assert np.flatnonzero(~every).tolist() == [0, 14, 16, 17, 18]
+
+
+def test_a_parts_mask_is_soft_and_0_along_the_rim() -> None:
+    soft = soften_parts(np.ones((CROP_SIZE, CROP_SIZE), bool))
+    assert (soft[10:-10, 10:-10] > 0.999).all()
+    for rim in (soft[:10], soft[-10:], soft[:, :10], soft[:, -10:]):
+        assert (rim == 0).all()
+    soft = soften_parts(restored_parts(face_classes()))
+    assert soft[230, 256] > 0.99 and soft[500, 256] < 0.01
+    assert 0.4 < soft[230, 100] < 0.6, "half where hair ends"
+    assert np.abs(np.diff(soft[20:-20], axis=0)).max() < 0.05
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_parsed_face_changes_only_its_parts(scale: int) -> None:
+    picture = recipe.image("scene", 1, 120 * scale, 160 * scale)
+    crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
+    matrix = crop_to_picture(face_to_crop(landmarks_at(80, 60, 90, 20)), scale)
+    masks = []
+    for parts in (None, soften_parts(restored_parts(face_classes()))):
+        result, mask = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
+        paste_face(result, mask, crop, matrix, scale, parts=parts)
+        np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
+        masks.append(mask)
+    square, parsed = masks
+    assert (parsed <= square).all()
+    assert 0.3 < (parsed > 127).sum() / (square > 127).sum() < 0.6
+
+
+def test_16_bits_keep_every_level_outside_and_blend_finer_inside() -> None:
+    generator = np.random.default_rng(1)
+    picture = generator.integers(0, 65536, (120, 160, 3), dtype=np.uint16)
+    result, mask = paste(picture, landmarks_at(80, 60, 90))
+    assert result.dtype == np.uint16
+    np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
+    eight, same_mask = paste((picture // 257).astype(np.uint8), landmarks_at(80, 60, 90))
+    np.testing.assert_array_equal(mask, same_mask)
+    np.testing.assert_allclose(result / 257, eight, atol=1.6)
+
+
+def test_an_aligned_face_is_blended_all_over_or_in_its_parts() -> None:
+    picture = recipe.image("scene", 1, CROP_SIZE, CROP_SIZE)
+    crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
+    whole, mask = blend_aligned(picture, crop)
+    np.testing.assert_array_equal(whole, crop)
+    assert (mask == 255).all()
+    parts = soften_parts(restored_parts(face_classes()))
+    part, mask = blend_aligned(picture, crop, 0.5, parts)
+    np.testing.assert_array_equal(part[mask == 0], picture[mask == 0])
+    np.testing.assert_array_equal(mask, np.rint(parts * 127.5))
+    assert not (part == crop).all(axis=2).all()
+
+
+def test_a_face_of_a_few_px_has_a_mask_without_a_feather() -> None:
+    picture = recipe.image("scene", 1, 120, 160)
+    result, mask = paste(picture, landmarks_at(80, 60, 12))
+    assert set(np.unique(mask)) >= {0, 255}
+    assert (mask > 0).sum() < 12**2
+    np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
 
 
 def test_sharpness_tells_sharp_from_blurred() -> None:
