@@ -36,6 +36,15 @@ def choose_faces(
     return reasons
 
 
+def follow_orders(request: RestoreRequest) -> list[NotDoneReason | None]:
+    """Return for each face that the request names None, if it is to be restored, or why it is left alone."""
+    reasons = [NotDoneReason.SKIPPED if order.skip else None for order in request.faces]
+    wanted = [number for number, reason in enumerate(reasons) if reason is None]
+    for number in wanted[request.max_faces :]:
+        reasons[number] = NotDoneReason.OVER_LIMIT
+    return reasons
+
+
 def _unfit(face: Face, request: RestoreRequest) -> NotDoneReason | None:
     if face.confidence <= request.min_confidence:
         return NotDoneReason.LOW_CONFIDENCE

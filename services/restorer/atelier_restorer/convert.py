@@ -9,19 +9,21 @@ from google.protobuf.duration_pb2 import Duration
 
 from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
+from atelier_restorer.limits import MAX_SWEEP
 from atelier_restorer.request import (
     DetectRequest,
     Face,
+    FaceOrder,
     FaceOutcome,
     FaceRule,
     MaskKind,
     RestoreRequest,
     RestoreResult,
 )
-from atelier_runtime import images
+from atelier_runtime import defaults, images
 from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
 from atelier_runtime.health import StageState
-from atelier_runtime.images import Format, Picture
+from atelier_runtime.images import Format, Picture, RgbArray
 from atelier_runtime.metrics import StageReport
 
 T = TypeVar("T")
@@ -47,14 +49,16 @@ _FORMAT_NUMBERS = {name: number for number, name in _FILE_FORMATS.items()}
 _REASONS: Mapping[NotDoneReason, error_reason_pb2.NotDoneReason] = {
     reason: getattr(error_reason_pb2, f"NOT_DONE_REASON_{reason.name}") for reason in NotDoneReason
 }
-_OPTIONAL = ("fidelity", "max_faces", "min_face_px", "max_face_px", "min_confidence", "visibility", "upscale")
-_OPTIONAL_FLAGS = ("use_realesrgan", "aligned", "return_mask")
+_OPTIONAL = (
+    *("fidelity", "max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness"),
+    *("visibility", "upscale", "use_realesrgan", "aligned", "return_mask", "return_crops"),
+)
 
 
 def restore_request(message: pb.RestoreFacesRequest) -> RestoreRequest:
-    """Read a request. Raises `InvalidRequest` naming every field that is out of range or not built yet."""
-    violations = _not_built(message)
-    known: dict[str, Any] = _given(message, _OPTIONAL + _OPTIONAL_FLAGS)
+    """Read a request. Raises `InvalidRequest` naming every field that is out of range."""
+    violations: list[FieldViolation] = []
+    known: dict[str, Any] = _given(message, _OPTIONAL)
     if message.rule in _RULES:
         known["rule"] = _RULES[message.rule]
     else:
@@ -72,7 +76,37 @@ def restore_request(message: pb.RestoreFacesRequest) -> RestoreRequest:
         violations.append(FieldViolation("output.format", f"{output} is unknown"))
     if message.output.HasField("quality"):
         known["quality"] = message.output.quality
+    known["faces"] = _orders(message)
     return _build(RestoreRequest, known, violations)
+
+
+def compare_request(message: pb.CompareFidelitiesRequest) -> tuple[RestoreRequest, tuple[float, ...]]:
+    """Read a request and its fidelities. Raises `InvalidRequest` naming every field that is out of range."""
+    violations = []
+    fidelities = tuple(message.fidelities)
+    if not 1 <= len(fidelities) <= MAX_SWEEP:
+        violations.append(
+            FieldViolation("fidelities", f"are {len(fidelities)}; 1 to {MAX_SWEEP} can be compared")
+        )
+    low, high = defaults.FIDELITY_RANGE
+    for number, fidelity in enumerate(fidelities[:MAX_SWEEP]):
+        if not low <= fidelity <= high:  # false for NaN as well
+            violations.append(
+                FieldViolation(f"fidelities[{number}]", f"must be between {low} and {high}, is {fidelity}")
+            )
+    if message.restore.HasField("fidelity"):
+        violations.append(FieldViolation("restore.fidelity", "has no meaning beside fidelities"))
+    for number in (n for n, order in enumerate(message.restore.faces) if order.HasField("fidelity")):
+        violations.append(
+            FieldViolation(f"restore.faces[{number}].fidelity", "has no meaning beside fidelities")
+        )
+    try:
+        request = restore_request(message.restore)
+    except InvalidRequest as error:
+        violations += [FieldViolation(f"restore.{v.field}", v.message) for v in error.fields]
+    if violations:
+        raise InvalidRequest(violations)
+    return request, fidelities
 
 
 def detect_request(message: pb.DetectFacesRequest) -> DetectRequest:
@@ -107,24 +141,25 @@ def encode(result: Picture, request: RestoreRequest) -> image_pb2.Image:
 
 def encoding_warnings(result: RestoreResult, request: RestoreRequest) -> list[str]:
     """Tell what the output format cannot keep."""
-    raw = request.raw_output or not (request.output_format or result.picture.format)
-    file_format = None if raw else request.output_format or result.picture.format
+    file_format = None if request.raw_output else request.output_format or result.picture.format
     return images.losses(result.picture, file_format, request.quality)
 
 
 def restore_response(
     result: RestoreResult,
     image: image_pb2.Image,
+    mask: image_pb2.Image | None,
     warnings: list[str],
     stages: list[StageReport],
     model_set: str,
 ) -> pb.RestoreFacesResponse:
-    """Build the answer, without the mask."""
+    """Build the answer. Encodes the crops that were asked for: not for the event loop."""
     return pb.RestoreFacesResponse(
         image=image,
         faces=[_outcome(outcome) for outcome in result.outcomes],
         face_restoration_applied=result.reason is None,
         reason=_reason(result.reason),
+        mask=mask,
         upscale_applied=result.upscale_applied,
         upscaler=result.upscaler,
         warnings=[*result.warnings, *warnings],
@@ -169,16 +204,25 @@ def status_response(state: StageState) -> pb.GetStatusResponse:
     return pb.GetStatusResponse(status=status)
 
 
-def _not_built(message: pb.RestoreFacesRequest) -> list[FieldViolation]:
-    """Name what the contract has and this version cannot do: refused rather than ignored."""
-    violations = []
-    if message.faces:
-        violations.append(FieldViolation("faces", "orders for single faces are not supported yet"))
-    if message.HasField("max_sharpness"):
-        violations.append(FieldViolation("max_sharpness", "is not supported yet"))
-    if message.return_crops:
-        violations.append(FieldViolation("return_crops", "is not supported yet"))
-    return violations
+def _orders(message: pb.RestoreFacesRequest) -> tuple[FaceOrder, ...]:
+    return tuple(
+        FaceOrder(
+            face=_known_face(number, order.face),
+            fidelity=order.fidelity if order.HasField("fidelity") else None,
+            visibility=order.visibility if order.HasField("visibility") else None,
+            skip=order.skip,
+        )
+        for number, order in enumerate(message.faces)
+    )
+
+
+def _known_face(number: int, face: pb.Face) -> Face:
+    return Face(
+        index=number,
+        box=(face.box.x1_px, face.box.y1_px, face.box.x2_px, face.box.y2_px),
+        landmarks=tuple((point.x_px, point.y_px) for point in face.landmarks),
+        confidence=face.confidence,
+    )
 
 
 def _given(message: Any, names: tuple[str, ...]) -> dict[str, Any]:
@@ -218,7 +262,16 @@ def _outcome(outcome: FaceOutcome) -> pb.FaceResult:
         restored=outcome.reason is None,
         reason=_reason(outcome.reason),
         fidelity=outcome.fidelity,
+        crop_before=_crop(outcome.before),
+        crop_after=_crop(outcome.after),
     )
+
+
+def _crop(crop: RgbArray | None) -> image_pb2.Image | None:
+    if crop is None:
+        return None
+    data = images.encode(Picture(rgb=crop), "png", defaults.QUALITY)
+    return _image(data, image_pb2.IMAGE_FORMAT_PNG, crop.shape[1], crop.shape[0])
 
 
 def _reason(reason: NotDoneReason | None) -> error_reason_pb2.NotDoneReason:

@@ -1,35 +1,39 @@
-"""The faces of one request on their way through CodeFormer and, if asked for, ParseNet: in batches.
+"""The faces of one request on their way: align, restore with those of other requests, parse if asked for.
 
-A face that fails is reported and left as it was; the others of its batch go on.
+A face that fails is reported and left as it was; the others go on.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from atelier_restorer.align import CROP_SIZE, TEMPLATE, cut_crop, face_to_crop, sharpness
+from atelier_restorer.batching import FaceBatcher, RestoredFace
 from atelier_restorer.gray import Recolouring
-from atelier_restorer.models import Models, RestoredCrop
+from atelier_restorer.models import Models
 from atelier_restorer.paste import restored_parts
 from atelier_restorer.request import Face, MaskKind, RestoreRequest
-from atelier_runtime import metrics
-from atelier_runtime.device import Job, is_out_of_memory
+from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
 from atelier_runtime.errors import BadPicture, NotDoneReason
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageLedger
+from atelier_runtime.metrics import StageLedger, StageReport
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Candidate:
-    """A face on its way through the stages."""
+    """A face on its way through the stages, and what the request wants of it."""
 
     face: Face
     reason: NotDoneReason | None
+    fidelity: float
+    visibility: float
     matrix: np.ndarray | None = None
     crop: RgbArray | None = None
     restored: RgbArray | None = None
@@ -40,44 +44,94 @@ class Candidate:
         self.reason, self.restored, self.parts = reason, None, None
 
 
+def aligned_candidate(rgb: RgbArray, request: RestoreRequest) -> Candidate:
+    """Return the one face of an aligned crop: nothing is detected, the caller vouches for it."""
+    side = float(CROP_SIZE)
+    landmarks = tuple((float(x), float(y)) for x, y in TEMPLATE)
+    face = Face(index=0, box=(0.0, 0.0, side, side), landmarks=landmarks, confidence=1.0)
+    return Candidate(face, None, request.fidelity, request.visibility, crop=rgb)
+
+
+def align(rgb: RgbArray, candidates: Sequence[Candidate], max_sharpness: float | None) -> None:
+    """Cut the crops of the candidates that nothing speaks against yet, and tell how sharp each is.
+
+    One sharper than `max_sharpness` is skipped.
+    """
+    for candidate in (c for c in candidates if c.reason is None):
+        try:
+            candidate.matrix = face_to_crop(candidate.face.landmarks)
+        except ValueError as error:
+            log.warning("a face cannot be aligned", extra={"error": str(error)})
+            candidate.give_up(NotDoneReason.FAILED)
+            continue
+        candidate.crop = cut_crop(rgb, candidate.matrix)
+        found = sharpness(candidate.crop)
+        candidate.face = replace(candidate.face, sharpness=found)
+        if max_sharpness is not None and found > max_sharpness:
+            candidate.give_up(NotDoneReason.SKIPPED)
+
+
 class FaceNetworks:
     """CodeFormer and the face parser, at most `max_batch` faces at a time."""
 
-    def __init__(self, models: Models, max_batch: int) -> None:
+    def __init__(self, models: Models, worker: DeviceWorker, max_batch: int, batcher: FaceBatcher) -> None:
         self._models = models
+        self._worker = worker
         self._max_batch = max_batch
+        self._batcher = batcher
 
-    def run(
+    async def restore(
         self,
-        job: Job,
-        candidates: list[Candidate],
-        request: RestoreRequest,
-        recolour: Recolouring | None,
-        ledger: StageLedger,
-    ) -> None:
-        """Restore the candidates that nothing speaks against, and parse them if the request asks for it.
+        candidates: Sequence[Candidate],
+        sweep: Sequence[float] | None,
+        reports: list[StageReport],
+        deadline: float | None,
+    ) -> list[list[Candidate]]:
+        """Restore the candidates that nothing speaks against, each at its own fidelity or at all of `sweep`.
 
-        Each gets its `restored` crop, or the reason why there is none. The job is checked between batches.
+        Returns one list of all candidates for each fidelity of the sweep: each of them has its `restored`
+        crop, or the reason why there is none.
         """
-        to_do = [candidate for candidate in candidates if candidate.reason is None]
-        if not to_do:
-            return
-        with ledger.stage("restore"):
-            self._restore_all(job, to_do, request.fidelity)
-        restored = [candidate for candidate in to_do if candidate.reason is None]
-        if recolour is not None:
-            for candidate in restored:
-                assert candidate.restored is not None and candidate.crop is not None
-                candidate.restored = recolour(candidate.restored, candidate.crop)
-        if request.mask is MaskKind.PARSE and restored:
-            size = self._max_batch
-            with ledger.stage("parse"):
-                for start in range(0, len(restored), size):
-                    self._parse_batch(job, restored[start : start + size])
+        fidelities = [[c.fidelity] if sweep is None else list(sweep) for c in candidates]
+        to_do = [i for i, candidate in enumerate(candidates) if candidate.reason is None]
+        crops = [crop for i in to_do if (crop := candidates[i].crop) is not None]
+        answers = await self._batcher.restore(crops, [fidelities[i] for i in to_do], deadline)
+        _report(answers, reports)
+        by_index = dict(zip(to_do, answers, strict=True))
+        rounds = []
+        for number in range(1 if sweep is None else len(sweep)):
+            row = [replace(c, fidelity=f[number]) for c, f in zip(candidates, fidelities, strict=True)]
+            for i, answer in by_index.items():
+                restored = answer.crops[number]
+                if isinstance(restored, NotDoneReason):
+                    row[i].give_up(restored)
+                else:
+                    row[i].restored = restored
+            rounds.append(row)
+        return rounds
 
-    def _parse_batch(self, job: Job, batch: list[Candidate]) -> None:
+    async def parse(
+        self,
+        candidates: Sequence[Candidate],
+        request: RestoreRequest,
+        ledger: StageLedger,
+        deadline: float | None,
+    ) -> None:
+        """Find the parts of the restored faces if the request wants only those pasted."""
+        restored = [candidate for candidate in candidates if candidate.restored is not None]
+        if request.mask is not MaskKind.PARSE or not restored:
+            return
+
+        def work(job: Job[None]) -> None:
+            with ledger.stage("parse"):
+                for start in range(0, len(restored), self._max_batch):
+                    self._parse_batch(job, restored[start : start + self._max_batch])
+
+        await self._worker.submit(work, deadline=deadline, placed=True).result()
+
+    def _parse_batch(self, job: Job[None], batch: list[Candidate]) -> None:
         """Find the parts of restored faces. A face whose parts are not known is not pasted, but reported."""
-        assert self._models.parser is not None, "restore() has looked"
+        assert self._models.parser is not None, "the pipeline has looked"
         job.check()
         try:
             crops = [candidate.restored for candidate in batch if candidate.restored is not None]
@@ -99,43 +153,30 @@ class FaceNetworks:
             for candidate in batch:
                 self._parse_batch(job, [candidate])
 
-    def _restore_all(self, job: Job, candidates: list[Candidate], fidelity: float) -> None:
-        size = self._max_batch
-        for start in range(0, len(candidates), size):
-            batch = candidates[start : start + size]
-            answers = self._restore_batch(job, batch, fidelity)
-            if len(batch) > 1 and any(answer is NotDoneReason.FAILED for answer in answers):
-                # One face may have failed its whole batch: each gets a try of its own.
-                answers = [self._restore_batch(job, [candidate], fidelity)[0] for candidate in batch]
-            for candidate, answer in zip(batch, answers, strict=True):
-                if isinstance(answer, NotDoneReason):
-                    candidate.give_up(answer)
-                else:
-                    candidate.restored = answer
 
-    def _restore_batch(self, job: Job, batch: list[Candidate], fidelity: float) -> list[RestoredCrop]:
-        network = self._models.codeformer
-        assert network is not None, "restore() has looked"
-        job.check()
-        crops = np.stack([candidate.crop for candidate in batch if candidate.crop is not None])
-        try:
-            answers = network.restore(crops, [fidelity] * len(batch))
-        except Exception as error:  # whatever a network raises is this batch's failure, not the request's
-            log.exception("restoring a batch of faces failed", extra={"faces": len(batch)})
-            out_of_memory = len(batch) == 1 and is_out_of_memory(error)
-            reason = NotDoneReason.OUT_OF_MEMORY if out_of_memory else NotDoneReason.FAILED
-            answers = [reason] * len(batch)
-        else:
-            metrics.BATCH_SIZE.observe(len(batch))
-            return answers
-        free_memory(self._models.device)  # outside of the handler, whose traceback holds the tensors
-        return answers
+def recolour(rounds: Sequence[Sequence[Candidate]], recolouring: Recolouring | None) -> None:
+    """Put the restored faces of a gray or toned picture into its tone."""
+    if recolouring is None:
+        return
+    for candidate in (candidate for row in rounds for candidate in row):
+        if candidate.restored is not None and candidate.crop is not None:
+            candidate.restored = recolouring(candidate.restored, candidate.crop)
 
 
 def free_memory(device: torch.device) -> None:
     """Give cached device memory back, so that the next try has all of it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _report(answers: Sequence[RestoredFace], reports: list[StageReport]) -> None:
+    """Add what the batches cost that the faces were in, shared with other requests or not."""
+    batches = list({id(answer.batch): answer.batch for answer in answers}.values())
+    if not batches:
+        return
+    peaks = [batch.peak_vram_bytes for batch in batches if batch.peak_vram_bytes is not None]
+    seconds = sum(batch.seconds for batch in batches)
+    reports.append(StageReport(batches[0].stage, seconds, max(peaks) if peaks else None))
 
 
 def _failure(error: Exception) -> NotDoneReason:

@@ -15,14 +15,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from atelier_restorer.align import CROP_SIZE
+from atelier_restorer.batching import RestoredCrop
 from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_restorer.parse import FaceParser
@@ -30,13 +30,11 @@ from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.images import RgbArray
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component, ModelSet, load_state_dict, sha256
 
 log = logging.getLogger(__name__)
-
-RestoredCrop = np.ndarray | NotDoneReason
-"""A restored face, uint8 RGB (512, 512, 3), or why there is none."""
 
 
 class FaceRestorer:
@@ -52,18 +50,19 @@ class FaceRestorer:
         self._dtype = dtype
 
     @torch.inference_mode()
-    def restore(self, crops: np.ndarray, fidelities: list[float]) -> list[RestoredCrop]:
-        """Restore aligned faces (N, 512, 512, 3), each with its own fidelity (0 to 1), in one forward pass.
+    def restore(self, crops: RgbArray, decodes: Sequence[tuple[int, float]]) -> list[RestoredCrop]:
+        """Encode each aligned face (N, 512, 512, 3) once; return one for each (index, fidelity 0 to 1).
 
         A face whose answer has non-finite values yields `NOT_FINITE`; the others are not touched by it.
         """
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
         x = (x.float() / 255.0 - 0.5) / 0.5
-        image = self.network(x.to(self._dtype), torch.tensor(fidelities)).image.float()
+        indices, fidelities = zip(*decodes, strict=True)
+        image = self.network.sweep(x.to(self._dtype), indices, torch.tensor(fidelities)).float()
         finite = torch.isfinite(image).flatten(1).all(dim=1).tolist()
         pixels = image.clamp_(-1, 1).add_(1).mul_(127.5).round_().nan_to_num_().to(torch.uint8)
         restored = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return [restored[i] if finite[i] else NotDoneReason.NOT_FINITE for i in range(len(crops))]
+        return [restored[i] if finite[i] else NotDoneReason.NOT_FINITE for i in range(len(decodes))]
 
 
 @dataclass(frozen=True)
@@ -160,16 +159,18 @@ def _components(
     return components
 
 
-def _state_dict(component: Component) -> dict[str, torch.Tensor]:
-    """Read a network's tensors; the counters that some conversions leave out are put back.
+def with_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors, and batch normalisation's counters, which some conversions leave out, as 0.
 
-    `num_batches_tracked` counts the batches seen in training. Nothing reads it when a network runs, so
-    files without it are whole; any other missing tensor is an error.
+    `num_batches_tracked` counts the batches seen in training. Nothing reads it when a network runs, so a
+    file without it is whole; without any other tensor it is not.
     """
-    state = load_state_dict(component.path, component.setting)
-    for key in [key for key in state if key.endswith(".running_mean")]:
-        state.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    return state
+    norms = (key.removesuffix("running_mean") for key in state if key.endswith(".running_mean"))
+    return {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | dict(state)
+
+
+def _state_dict(component: Component) -> dict[str, torch.Tensor]:
+    return with_counters(load_state_dict(component.path, component.setting))
 
 
 def _load_detector(component: Component, device: torch.device) -> FaceDetector:

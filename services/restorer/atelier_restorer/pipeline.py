@@ -1,28 +1,26 @@
 """How a picture's faces are restored: detect, align, restore and parse in batches, enlarge, paste.
 
-`RestorerPipeline.detect` and `restore` run networks and belong on the device thread; `paste` works on the
-processor alone. Each stage of the work is timed in the ledger that the caller brings.
+Networks run as jobs on the device thread, the rest in threads of the host, so that the work of several
+requests overlaps and the event loop stays free. Each stage of the work is timed in the ledgers that the
+caller brings.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from atelier_restorer.align import (
-    CROP_SIZE,
-    TEMPLATE,
-    crop_to_picture,
-    cut_crop,
-    face_to_crop,
-    sharpness,
-)
-from atelier_restorer.choose import choose_faces
-from atelier_restorer.faces import Candidate, FaceNetworks, free_memory
+from atelier_restorer.align import CROP_SIZE, crop_to_picture, cut_crop, face_to_crop, sharpness
+from atelier_restorer.batching import FaceBatcher
+from atelier_restorer.choose import choose_faces, follow_orders
+from atelier_restorer.faces import Candidate, FaceNetworks, align, aligned_candidate, free_memory, recolour
 from atelier_restorer.gray import is_gray, recolouring, to_gray
+from atelier_restorer.host import HostWork
 from atelier_restorer.models import Models
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
 from atelier_restorer.request import (
@@ -36,15 +34,26 @@ from atelier_restorer.request import (
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import LANCZOS, Enlarged, enlarge, enlarge_plane
 from atelier_runtime import metrics
-from atelier_runtime.device import Job
+from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.errors import BadPicture, InvalidRequest, NotDoneReason, StageUnavailable
-from atelier_runtime.images import Format, Picture, PixelArray, RgbArray, to_depth, to_eight_bit
+from atelier_runtime.images import Picture, RgbArray, to_depth, to_eight_bit
 from atelier_runtime.metrics import StageLedger
 from atelier_runtime.settings import StartupError
+from atelier_runtime.vram import probe_for
 
 log = logging.getLogger(__name__)
 
-_LARGEST_SIDE_PX: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383}  # that the formats' encoders take
+
+@dataclass(frozen=True)
+class Call:
+    """What belongs to one call: its deadline (on the clock of `time.monotonic`) and its ledgers.
+
+    `host` times work of the processor, `device` that of the networks; both write to one list of reports.
+    """
+
+    deadline: float | None
+    host: StageLedger
+    device: StageLedger
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Patch:
 
     crop: RgbArray
     matrix: np.ndarray
+    visibility: float
     parts: np.ndarray | None
 
 
@@ -76,12 +86,29 @@ class Restoration:
 
 
 class RestorerPipeline:
-    """Restores faces with the networks it is given; holds nothing of a request between calls."""
+    """Restores faces with the networks it is given; holds nothing of a request between calls.
 
-    def __init__(self, models: Models, settings: RestorerSettings) -> None:
+    The caller holds a place in the worker's queue (`DeviceWorker.place`) while networks run for it.
+    """
+
+    def __init__(
+        self, models: Models, settings: RestorerSettings, worker: DeviceWorker, host: HostWork
+    ) -> None:
         self._models = models
         self._settings = settings
-        self._faces = FaceNetworks(models, settings.max_batch)
+        self._worker = worker
+        self._host = host
+        max_batch = settings.max_batch or _batch_for(models.device)
+        self._faces: FaceNetworks | None = None
+        if models.codeformer is not None:
+            batcher = FaceBatcher(
+                worker,
+                models.codeformer,
+                max_batch=max_batch,
+                new_ledger=lambda: StageLedger(probe_for(models.device)),
+                free_memory=lambda: free_memory(models.device),
+            )
+            self._faces = FaceNetworks(models, worker, max_batch, batcher)
 
     def warm_up(self) -> None:
         """Send a synthetic picture through every network. Raises `StartupError` if one fails at it."""
@@ -97,37 +124,34 @@ class RestorerPipeline:
         except BadPicture as error:
             raise StartupError(f"MODEL_SET: the warm-up picture failed: {error}") from error
         if models.codeformer:
-            crop = models.codeformer.restore(rgb[None], [RestoreRequest().fidelity])[0]
+            crop = models.codeformer.restore(rgb[None], [(0, RestoreRequest().fidelity)])[0]
             if isinstance(crop, NotDoneReason):
                 raise StartupError("MODEL_SET: CodeFormer's warm-up picture has non-finite values")
 
-    def detect(self, job: Job, rgb: PixelArray, request: DetectRequest, ledger: StageLedger) -> list[Face]:
+    async def detect(self, picture: Picture, request: DetectRequest, call: Call) -> list[Face]:
         """Find the faces of a picture, the surest first, with their sharpness.
 
         Raises `StageUnavailable` if the model set has no detector.
         """
         if self._models.detector is None:
             raise StageUnavailable("The model set has no face detector.")
-        rgb = to_eight_bit(rgb)
-        with ledger.stage("detect"):
-            job.check()
-            found = self._models.detector.detect(
-                [rgb], size_px=request.detect_size_px, min_confidence=request.min_confidence
-            )[0]
-        with ledger.stage("align"):
-            faces = []
-            for face in found:  # thousands, where the confidence asked for is 0
-                job.check()
-                faces.append(replace(face, sharpness=_sharpness(rgb, face)))
-        return faces
+        rgb = picture.eight_bit()
+        found = await self._detect(rgb, request, call)
 
-    def restore(
-        self, job: Job, picture: Picture, request: RestoreRequest, ledger: StageLedger
-    ) -> Restoration:
+        def measure() -> list[Face]:
+            with call.host.stage("align"):
+                return [replace(face, sharpness=_sharpness(rgb, face)) for face in found]
+
+        return await self._host.run(measure)
+
+    async def restore(
+        self, picture: Picture, request: RestoreRequest, call: Call, sweep: Sequence[float] | None = None
+    ) -> list[Restoration]:
         """Run the networks: find and restore the faces, enlarge the picture.
 
-        The job is checked between batches of faces and between tiles, so a cancelled or late request stops
-        there. A face that fails is reported and left out; the others go on.
+        Each face is restored at its own fidelity, and there is one restoration; or at each fidelity of
+        `sweep`, and there are as many, for one detection and one encoding. A face that fails is reported and
+        left out; the others go on. A cancelled or late call stops between batches of faces and between tiles.
 
         Raises `InvalidRequest` if a parsed mask is asked for and there is no face parser.
         """
@@ -136,55 +160,27 @@ class RestorerPipeline:
                 "mask", f"parse needs a face parser, and the model set {self._models.name} has none"
             )
         rgb = picture.eight_bit()
-        loaded = self._models.codeformer is not None and (
-            request.aligned or self._models.detector is not None
-        )
         warnings: list[str] = []
+        missing = self._missing(request)
         candidates: list[Candidate] = []
-        if request.max_faces == 0:
-            pass  # enlarge only: nothing is looked for
-        elif not loaded:
-            missing = "CodeFormer" if self._models.codeformer is None else "face detector"
+        if missing and request.max_faces:
             warnings.append(f"The model set has no {missing}; no face was restored.")
-        elif request.aligned:
-            candidates = [_aligned_candidate(rgb)]
-        else:
-            candidates = self._find(job, rgb, request, ledger)
+        elif request.max_faces:
+            candidates = await self._candidates(rgb, request, call)
         gray = picture.gray or is_gray(rgb)
-        if candidates:
-            self._faces.run(job, candidates, request, recolouring(rgb, gray), ledger)
-        changed = None
-        background_picture = picture
-        if request.aligned and candidates and candidates[0].restored is not None:
-            parts = None if candidates[0].parts is None else soften_parts(candidates[0].parts)
-            blended, changed = blend_aligned(picture.rgb, candidates[0].restored, request.visibility, parts)
-            background_picture = picture.with_pixels(blended, picture.alpha)
-        background = self._enlarge(job, background_picture, request, gray, ledger, warnings)
-        for candidate in candidates:
-            metrics.FACES.labels(candidate.reason or "restored").inc()
-        return Restoration(
-            background=background,
-            changed=changed,
-            patches=tuple(
-                Patch(
-                    candidate.restored,
-                    crop_to_picture(candidate.matrix, request.upscale),
-                    candidate.parts,
-                )
-                for candidate in candidates
-                if candidate.restored is not None and candidate.matrix is not None
-            ),
-            outcomes=tuple(
-                FaceOutcome(
-                    face=candidate.face.enlarged(request.upscale),
-                    reason=candidate.reason,
-                    fidelity=request.fidelity if candidate.reason is None else None,
-                )
-                for candidate in candidates
-            ),
-            reason=_overall_reason(candidates, request, loaded),
-            warnings=tuple(warnings),
-        )
+        background = None
+        if not request.aligned:  # an aligned face is enlarged with its picture
+            background = self._submit_enlarging(picture, request, gray, call)
+        try:
+            rounds = await self._restore_faces(candidates, request, rgb, gray, sweep, call)
+            return [
+                await self._restoration(picture, request, row, gray, background, call, warnings, missing)
+                for row in rounds
+            ]
+        except BaseException:
+            if background is not None:
+                background.cancel()
+            raise
 
     def paste(
         self, picture: Picture, request: RestoreRequest, restoration: Restoration, ledger: StageLedger
@@ -192,14 +188,15 @@ class RestorerPipeline:
         """Paste the restored faces, the surest first, and gather the answer. Runs no network."""
         with ledger.stage("paste"):
             background, upscaler = restoration.background
-            rgb = background.copy() if background is picture.rgb else background
+            # A copy: the picture stays whole for other fidelities.
+            rgb = background.copy()
             if restoration.changed is None:
                 mask = np.zeros(rgb.shape[:2], np.uint8)
             else:
                 mask = enlarge_plane(restoration.changed, request.upscale)
             for patch in restoration.patches:
                 parts = None if patch.parts is None else soften_parts(patch.parts)
-                paste_face(rgb, mask, patch.crop, patch.matrix, request.upscale, request.visibility, parts)
+                paste_face(rgb, mask, patch.crop, patch.matrix, request.upscale, patch.visibility, parts)
             alpha = picture.alpha
             if alpha is not None and request.upscale > 1:
                 alpha = to_depth(enlarge_plane(to_eight_bit(alpha), request.upscale), picture.bits)
@@ -213,36 +210,125 @@ class RestorerPipeline:
             warnings=restoration.warnings,
         )
 
-    def _find(self, job: Job, rgb: RgbArray, request: RestoreRequest, ledger: StageLedger) -> list[Candidate]:
-        detector = self._models.detector
-        assert detector is not None, "restore() has looked"
-        with ledger.stage("detect"):
-            job.check()
+    def _missing(self, request: RestoreRequest) -> str | None:
+        """Return the network without which no face can be restored as asked."""
+        if self._models.codeformer is None:
+            return "CodeFormer"
+        found_here = not request.aligned and not request.faces
+        return "face detector" if found_here and self._models.detector is None else None
+
+    async def _candidates(self, rgb: RgbArray, request: RestoreRequest, call: Call) -> list[Candidate]:
+        """Find the faces, or take those that the request names, and cut their crops."""
+        if request.aligned:
+            return [aligned_candidate(rgb, request)]
+        if request.faces:
+            candidates = [
+                Candidate(
+                    order.face,
+                    reason,
+                    request.fidelity if order.fidelity is None else order.fidelity,
+                    request.visibility if order.visibility is None else order.visibility,
+                )
+                for order, reason in zip(request.faces, follow_orders(request), strict=True)
+            ]
+        else:
             floor = min(request.min_confidence, self._settings.report_confidence)
-            faces = detector.detect([rgb], size_px=DetectRequest().detect_size_px, min_confidence=floor)[0]
-        reasons = choose_faces(faces, request, rgb.shape[1], rgb.shape[0])
-        candidates = [Candidate(face, reason) for face, reason in zip(faces, reasons, strict=True)]
+            faces = await self._detect(rgb, DetectRequest(min_confidence=floor), call)
+            reasons = choose_faces(faces, request, rgb.shape[1], rgb.shape[0])
+            candidates = [
+                Candidate(face, reason, request.fidelity, request.visibility)
+                for face, reason in zip(faces, reasons, strict=True)
+            ]
         if all(candidate.reason is NotDoneReason.LOW_CONFIDENCE for candidate in candidates):
             log.info("No faces detected")
-            return candidates
-        with ledger.stage("align"):
-            for candidate in candidates:
-                if candidate.reason is None:
-                    _align(rgb, candidate)
+        if any(candidate.reason is None for candidate in candidates):
+
+            def work() -> None:
+                with call.host.stage("align"):
+                    align(rgb, candidates, request.max_sharpness)
+
+            await self._host.run(work)
         return candidates
 
-    def _enlarge(
+    async def _detect(self, rgb: RgbArray, request: DetectRequest, call: Call) -> list[Face]:
+        detector = self._models.detector
+        assert detector is not None, "the caller has looked"
+
+        def work(job: Job[list[Face]]) -> list[Face]:
+            with call.device.stage("detect"):
+                job.check()
+                return detector.detect(
+                    [rgb], size_px=request.detect_size_px, min_confidence=request.min_confidence
+                )[0]
+
+        return await self._worker.submit(work, deadline=call.deadline, placed=True).result()
+
+    async def _restore_faces(
         self,
-        job: Job,
+        candidates: list[Candidate],
+        request: RestoreRequest,
+        rgb: RgbArray,
+        gray: bool,
+        sweep: Sequence[float] | None,
+        call: Call,
+    ) -> list[list[Candidate]]:
+        if self._faces is None or all(candidate.reason is not None for candidate in candidates):
+            return [candidates] * (1 if sweep is None else len(sweep))
+        rounds = await self._faces.restore(candidates, sweep, call.device.reports, call.deadline)
+        await self._host.run(lambda: recolour(rounds, recolouring(rgb, gray)))
+        for row in rounds:
+            await self._faces.parse(row, request, call.device, call.deadline)
+        return rounds
+
+    def _submit_enlarging(
+        self, picture: Picture, request: RestoreRequest, gray: bool, call: Call
+    ) -> Job[tuple[Enlarged, list[str]]] | None:
+        if request.upscale == 1:
+            return None
+        return self._worker.submit(
+            lambda job: self._enlarge(job, picture, request, gray, call.device),
+            deadline=call.deadline,
+            placed=True,
+        )
+
+    async def _restoration(
+        self,
         picture: Picture,
         request: RestoreRequest,
+        candidates: list[Candidate],
         gray: bool,
-        ledger: StageLedger,
+        enlarging: Job[tuple[Enlarged, list[str]]] | None,
+        call: Call,
         warnings: list[str],
-    ) -> Enlarged:
-        if request.upscale == 1:
-            return Enlarged(picture.rgb, "")
-        rgb = picture.eight_bit()
+        missing: str | None,
+    ) -> Restoration:
+        changed = None
+        if request.aligned:
+            if candidates and candidates[0].restored is not None:
+                picture, changed = await self._host.run(lambda: _blend(picture, candidates[0]))
+            enlarging = self._submit_enlarging(picture, request, gray, call)
+        background, more = Enlarged(picture.rgb, ""), list[str]()
+        if enlarging is not None:
+            background, more = await enlarging.result()
+        for candidate in candidates:
+            metrics.FACES.labels(candidate.reason or "restored").inc()
+        return Restoration(
+            background=background,
+            changed=changed,
+            patches=tuple(
+                Patch(c.restored, crop_to_picture(c.matrix, request.upscale), c.visibility, c.parts)
+                for c in candidates
+                if c.restored is not None and c.matrix is not None
+            ),
+            outcomes=tuple(_outcome(candidate, request) for candidate in candidates),
+            reason=_overall_reason(candidates, request, missing),
+            warnings=(*warnings, *more),
+        )
+
+    def _enlarge(
+        self, job: Job[Any], picture: Picture, request: RestoreRequest, gray: bool, ledger: StageLedger
+    ) -> tuple[Enlarged, list[str]]:
+        rgb, warnings = picture.eight_bit(), list[str]()
         if picture.bits > 8:
             warnings.append(f"The picture was enlarged in 8 bits a channel, of its {picture.bits}.")
         upscaler = self._models.upscaler if request.use_realesrgan else None
@@ -261,57 +347,41 @@ class RestorerPipeline:
                 result = enlarge(rgb, request.upscale, None, job.check)
             if gray and result.upscaler != LANCZOS:
                 result = result._replace(picture=to_gray(result.picture))
-        return result._replace(picture=to_depth(result.picture, picture.bits))
+        return result._replace(picture=to_depth(result.picture, picture.bits)), warnings
 
 
-def check_picture(picture: Picture, request: RestoreRequest, max_pixels: int) -> None:
-    """Refuse, by `InvalidRequest`, what the request cannot mean for this picture."""
-    if request.aligned and (picture.width, picture.height) != (CROP_SIZE, CROP_SIZE):
-        raise InvalidRequest.of(
-            "aligned",
-            f"needs a picture of {CROP_SIZE}x{CROP_SIZE} px, this one has {picture.width}x{picture.height}",
-        )
-    pixels = picture.width * picture.height * request.upscale**2
-    if pixels > max_pixels:
-        raise InvalidRequest.of(
-            "upscale",
-            f"{request.upscale} makes {picture.width * request.upscale}x{picture.height * request.upscale} = "
-            f"{pixels} pixels; the limit is {max_pixels} pixels",
-        )
-    side = max(picture.width, picture.height) * request.upscale
-    file_format = None if request.raw_output else request.output_format or picture.format
-    limit = _LARGEST_SIDE_PX.get(file_format) if file_format else None
-    if limit is not None and side > limit:
-        raise InvalidRequest.of(
-            "output.format", f"{file_format} holds {limit} px a side, the picture would have {side}"
-        )
+def _batch_for(device: torch.device) -> int:
+    """Return how many faces go together: about 0.6 GB each, and a CPU gains nothing from many."""
+    if device.type == "cpu":
+        return 4
+    return 16 if torch.cuda.get_device_properties(device).total_memory >= 20 * 2**30 else 8
 
 
-def _align(rgb: RgbArray, candidate: Candidate) -> None:
-    try:
-        candidate.matrix = face_to_crop(candidate.face.landmarks)
-    except ValueError as error:
-        log.warning("a face cannot be aligned", extra={"error": str(error)})
-        candidate.reason = NotDoneReason.FAILED
-        return
-    candidate.crop = cut_crop(rgb, candidate.matrix)
+def _blend(picture: Picture, candidate: Candidate) -> tuple[Picture, RgbArray]:
+    assert candidate.restored is not None, "the caller has looked"
+    parts = None if candidate.parts is None else soften_parts(candidate.parts)
+    blended, changed = blend_aligned(picture.rgb, candidate.restored, candidate.visibility, parts)
+    return picture.with_pixels(blended, picture.alpha), changed
 
 
-def _aligned_candidate(rgb: RgbArray) -> Candidate:
-    """Return the one face of an aligned crop: nothing is detected, the caller vouches for it."""
-    side = float(CROP_SIZE)
-    landmarks = tuple((float(x), float(y)) for x, y in TEMPLATE)
-    face = Face(index=0, box=(0.0, 0.0, side, side), landmarks=landmarks, confidence=1.0)
-    return Candidate(face, None, crop=rgb)
+def _outcome(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
+    restored = candidate.reason is None
+    return FaceOutcome(
+        face=candidate.face.enlarged(request.upscale),
+        reason=candidate.reason,
+        fidelity=candidate.fidelity if restored else None,
+        before=candidate.crop if request.return_crops else None,
+        after=candidate.restored if request.return_crops else None,
+    )
 
 
 def _overall_reason(
-    candidates: list[Candidate], request: RestoreRequest, loaded: bool
+    candidates: list[Candidate], request: RestoreRequest, missing: str | None
 ) -> NotDoneReason | None:
     """Return None if a face was restored, else what kept the surest one from it."""
     if request.max_faces == 0:
         return NotDoneReason.SKIPPED
-    if not loaded:
+    if missing:
         return NotDoneReason.NOT_LOADED
     if any(candidate.reason is None for candidate in candidates):
         return None

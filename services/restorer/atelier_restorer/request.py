@@ -14,6 +14,9 @@ from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
 from atelier_runtime.images import Format, Picture, RgbArray
 from atelier_runtime.metrics import StageReport
 
+MAX_ORDERS = 1024
+_LANDMARKS = 5
+
 Box = tuple[float, float, float, float]
 Points = tuple[tuple[float, float], ...]
 
@@ -72,21 +75,37 @@ class Face:
 
 
 @dataclass(frozen=True)
+class FaceOrder:
+    """What to do with one face that the caller knows already, in px of the input picture.
+
+    None: as the request says for all faces.
+    """
+
+    face: Face
+    fidelity: float | None = None
+    visibility: float | None = None
+    skip: bool = False
+
+
+@dataclass(frozen=True)
 class RestoreRequest:
     """Which faces of a picture to restore, and how. The meaning of each field is in the proto."""
 
     fidelity: float = defaults.FIDELITY
+    faces: tuple[FaceOrder, ...] = ()
     rule: FaceRule = FaceRule.ALL
     max_faces: int = defaults.MAX_FACES
     min_face_px: float = defaults.MIN_FACE_PX
     max_face_px: float | None = None
     min_confidence: float = defaults.MIN_CONFIDENCE
+    max_sharpness: float | None = None
     visibility: float = defaults.VISIBILITY
     upscale: int = defaults.UPSCALE
     use_realesrgan: bool = defaults.USE_REALESRGAN
     aligned: bool = False
     mask: MaskKind = MaskKind.FEATHER
     return_mask: bool = False
+    return_crops: bool = False
     output_format: Format | None = None
     raw_output: bool = False
     quality: int = defaults.QUALITY
@@ -104,15 +123,44 @@ class RestoreRequest:
         if self.upscale not in defaults.UPSCALE_CHOICES:
             choices = ", ".join(map(str, defaults.UPSCALE_CHOICES))
             check.violate("upscale", f"must be one of {choices}, is {self.upscale}")
-        if self.aligned:
-            unused = {
-                "rule": self.rule is not FaceRule.ALL,
-                "min_face_px": self.min_face_px != defaults.MIN_FACE_PX,
-                "max_face_px": self.max_face_px is not None,
-            }
-            for name in (name for name, given in unused.items() if given):
-                check.violate(name, "chooses among faces found, but an aligned picture is one face")
+        check.at_least_0("max_sharpness", self.max_sharpness, "squared grey levels")
+        self._check_choice(check)
+        self._check_orders(check)
         check.finish()
+
+    def _check_choice(self, check: _Checker) -> None:
+        """What chooses among found faces has no meaning where none are looked for."""
+        why = "an aligned picture is one face" if self.aligned else "the faces are given"
+        if not self.aligned and not self.faces:
+            return
+        unused = {
+            "faces": self.aligned and bool(self.faces),
+            "rule": self.rule is not FaceRule.ALL,
+            "min_face_px": self.min_face_px != defaults.MIN_FACE_PX,
+            "max_face_px": self.max_face_px is not None,
+            "min_confidence": self.min_confidence != defaults.MIN_CONFIDENCE,
+            "max_sharpness": self.max_sharpness is not None,
+        }
+        for name in (name for name, given in unused.items() if given):
+            check.violate(name, f"chooses among faces found, but {why}")
+
+    def _check_orders(self, check: _Checker) -> None:
+        if len(self.faces) > MAX_ORDERS:
+            check.violate("faces", f"are {len(self.faces)}; the limit is {MAX_ORDERS}")
+            return
+        for number, order in enumerate(self.faces):
+            name = f"faces[{number}]"
+            if order.fidelity is not None:
+                check.within(f"{name}.fidelity", order.fidelity, defaults.FIDELITY_RANGE)
+            if order.visibility is not None:
+                check.within(f"{name}.visibility", order.visibility, defaults.VISIBILITY_RANGE)
+            points = order.face.landmarks
+            if len(points) != _LANDMARKS:
+                check.violate(f"{name}.face.landmarks", f"are {len(points)} points; {_LANDMARKS} are needed")
+            if not all(math.isfinite(value) for point in points for value in point):
+                check.violate(f"{name}.face.landmarks", "must be numbers of px")
+            if not all(math.isfinite(value) for value in order.face.box):
+                check.violate(f"{name}.face.box", "must be numbers of px")
 
 
 @dataclass(frozen=True)
@@ -133,11 +181,16 @@ class DetectRequest:
 
 @dataclass(frozen=True)
 class FaceOutcome:
-    """What became of one face, in px of the returned picture. ``reason`` is None where it was restored."""
+    """What became of one face, in px of the returned picture. ``reason`` is None where it was restored.
+
+    ``before`` and ``after`` are its aligned crops (512, 512, 3), where they were asked for and exist.
+    """
 
     face: Face
     reason: NotDoneReason | None
     fidelity: float | None
+    before: RgbArray | None = None
+    after: RgbArray | None = None
 
 
 @dataclass(frozen=True)
@@ -167,9 +220,9 @@ class _Checker:
         if not limits[0] <= value <= limits[1]:  # false for NaN as well
             self.violate(name, f"must be between {limits[0]} and {limits[1]}, is {value}")
 
-    def at_least_0(self, name: str, value: float | None) -> None:
+    def at_least_0(self, name: str, value: float | None, unit: str = "px") -> None:
         if value is not None and not (value >= 0 and math.isfinite(value)):
-            self.violate(name, f"must be a number of px, 0 or more, is {value}")
+            self.violate(name, f"must be a number of {unit}, 0 or more, is {value}")
 
     def finish(self) -> None:
         if self._violations:

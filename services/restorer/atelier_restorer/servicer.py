@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import time
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from functools import partial
 
 import grpc
 from prometheus_client.registry import Collector
@@ -14,18 +12,17 @@ from prometheus_client.registry import Collector
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_restorer import convert
+from atelier_restorer.host import HostWork
+from atelier_restorer.limits import check_picture, check_sweep
 from atelier_restorer.models import ROLES, Models, load_models
-from atelier_restorer.pipeline import RestorerPipeline, check_picture
+from atelier_restorer.pipeline import Call, Restoration, RestorerPipeline
 from atelier_restorer.request import RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device import DeviceWorker, device_name
-from atelier_runtime.errors import NotFound
 from atelier_runtime.health import LoadedNetwork, StageState
 from atelier_runtime.images import Picture
 from atelier_runtime.metrics import StageLedger
 from atelier_runtime.vram import VramCollector, memory_info, probe_for
-
-T = TypeVar("T")
 
 
 class RestorerStage:
@@ -43,6 +40,7 @@ class RestorerStage:
         self.settings = settings
         self.worker = worker
         self.state = state
+        self.host = HostWork()
         self._roles = roles
         # Empty until `load` knows: the setting may be a path, or "auto", which is nobody's answer.
         self.model_set = self.device = self.device_name = self.dtype = ""
@@ -71,7 +69,7 @@ class RestorerStage:
         self.device_name = device_name(models.device)
         self.dtype = str(models.dtype).removeprefix("torch.")
         self._models = models
-        self._pipeline = RestorerPipeline(models, self.settings)
+        self._pipeline = RestorerPipeline(models, self.settings, self.worker, self.host)
 
     def warm_up(self) -> None:
         """Send one picture through every network. Raises `StartupError`."""
@@ -95,62 +93,37 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
 
     def __init__(self, stage: RestorerStage) -> None:
         self._stage = stage
-        # Decoding waits its turn, so that a burst of large pictures does not fill the memory with pixels.
-        self._host_work = asyncio.Semaphore(max(1, os.cpu_count() or 1))
 
     async def RestoreFaces(
         self, message: pb.RestoreFacesRequest, context: grpc.aio.ServicerContext
     ) -> pb.RestoreFacesResponse:
         """Restore the faces of one picture."""
-        stage, deadline = self._stage, _deadline(context)
         request = convert.restore_request(message)
-        stage.worker.check_place(deadline)
-        host, device = StageLedger(), StageLedger(probe_for(stage.models.device))
-        picture = await self._on_host(lambda: self._decode(message, request, host))
-        job = stage.worker.submit(
-            lambda job: stage.pipeline.restore(job, picture, request, device), deadline=deadline
-        )
-        restoration = await job.result()
-        host.reports += device.reports
-        result = await self._on_host(lambda: stage.pipeline.paste(picture, request, restoration, host))
+        return (await self._restore(message, request, None, context))[0]
 
-        def encode() -> pb.RestoreFacesResponse:
-            with host.stage("encode"):
-                image = convert.encode(result.picture, request)
-                mask = convert.mask_image(result) if request.return_mask else None
-            warnings = convert.encoding_warnings(result, request)
-            response = convert.restore_response(result, image, warnings, host.reports, stage.model_set)
-            if mask is not None:
-                response.mask.CopyFrom(mask)
-            return response
-
-        return await self._on_host(encode)
+    async def CompareFidelities(
+        self, message: pb.CompareFidelitiesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CompareFidelitiesResponse:
+        """Restore the faces of one picture at several fidelities."""
+        request, fidelities = convert.compare_request(message)
+        results = await self._restore(message.restore, request, fidelities, context)
+        return pb.CompareFidelitiesResponse(results=results)
 
     async def DetectFaces(
         self, message: pb.DetectFacesRequest, context: grpc.aio.ServicerContext
     ) -> pb.DetectFacesResponse:
         """Find the faces of one picture."""
-        stage, deadline = self._stage, _deadline(context)
+        stage, call = self._stage, self._call(context)
         request = convert.detect_request(message)
-        stage.worker.check_place(deadline)
-        host, device = StageLedger(), StageLedger(probe_for(stage.models.device))
 
         def decode() -> Picture:
-            with host.stage("decode"):
+            with call.host.stage("decode"):
                 return convert.picture(message.image, stage.settings.max_pixels)
 
-        picture = await self._on_host(decode)
-        job = stage.worker.submit(
-            lambda job: stage.pipeline.detect(job, picture.rgb, request, device), deadline=deadline
-        )
-        faces = await job.result()
-        return convert.detect_response(faces, picture, host.reports + device.reports)
-
-    async def CompareFidelities(
-        self, message: pb.CompareFidelitiesRequest, context: grpc.aio.ServicerContext
-    ) -> pb.CompareFidelitiesResponse:
-        """Refuse: in the contract, not in this version."""
-        raise NotFound("CompareFidelities is not supported yet.")
+        with stage.worker.place(call.deadline):
+            picture = await stage.host.run(decode)
+            faces = await stage.pipeline.detect(picture, request, call)
+        return convert.detect_response(faces, picture, call.host.reports)
 
     async def GetStatus(
         self, message: pb.GetStatusRequest, context: grpc.aio.ServicerContext
@@ -158,17 +131,46 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
         """Say what is loaded and how busy the stage is."""
         return convert.status_response(self._stage.state())
 
-    def _decode(self, message: pb.RestoreFacesRequest, request: RestoreRequest, host: StageLedger) -> Picture:
-        max_pixels = self._stage.settings.max_pixels
-        with host.stage("decode"):
-            picture = convert.picture(message.image, max_pixels)
-            check_picture(picture, request, max_pixels)
-        return picture
+    async def _restore(
+        self,
+        message: pb.RestoreFacesRequest,
+        request: RestoreRequest,
+        fidelities: tuple[float, ...] | None,
+        context: grpc.aio.ServicerContext,
+    ) -> list[pb.RestoreFacesResponse]:
+        """Return one answer, or one for each of the fidelities."""
+        stage, call = self._stage, self._call(context)
 
-    async def _on_host(self, function: Callable[[], T]) -> T:
-        """Run work for the processor in a thread; a cancelled call does not begin the next piece."""
-        async with self._host_work:
-            return await asyncio.to_thread(function)
+        def decode() -> Picture:
+            max_pixels = stage.settings.max_pixels
+            with call.host.stage("decode"):
+                picture = convert.picture(message.image, max_pixels)
+                check_picture(picture, request, max_pixels)
+                if fidelities is not None:
+                    check_sweep(picture, request, fidelities, max_pixels)
+            return picture
+
+        with stage.worker.place(call.deadline):
+            picture = await stage.host.run(decode)
+            restorations = await stage.pipeline.restore(picture, request, call, fidelities)
+
+        def finish(restoration: Restoration) -> pb.RestoreFacesResponse:
+            ledger = StageLedger()
+            result = stage.pipeline.paste(picture, request, restoration, ledger)
+            with ledger.stage("encode"):
+                image = convert.encode(result.picture, request)
+                mask = convert.mask_image(result) if request.return_mask else None
+            warnings = convert.encoding_warnings(result, request)
+            return convert.restore_response(
+                result, image, mask, warnings, [*call.host.reports, *ledger.reports], stage.model_set
+            )
+
+        return [await stage.host.run(partial(finish, restoration)) for restoration in restorations]
+
+    def _call(self, context: grpc.aio.ServicerContext) -> Call:
+        host = StageLedger()
+        device = StageLedger(probe_for(self._stage.models.device), host.reports)
+        return Call(_deadline(context), host, device)
 
 
 def _deadline(context: grpc.aio.ServicerContext) -> float | None:

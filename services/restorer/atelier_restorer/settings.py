@@ -25,7 +25,12 @@ class RestorerSettings(settings.StageSettings):
     detector: str = Field("", description="A checkpoint file in place of the model set's face detector.")
     parser: str = Field("", description="A checkpoint file in place of the model set's face parser.")
     upscaler: str = Field("", description="A checkpoint file in place of the model set's upscaler.")
-    max_batch: int = Field(8, ge=1, le=64, description="Faces in one forward pass.")
+    max_batch: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Faces in one forward pass; 0: 16 on a device of 20 GiB, 8 on a smaller one, 4 on a CPU.",
+    )
     report_confidence: float = Field(
         0.5,
         ge=0,

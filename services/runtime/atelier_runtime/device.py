@@ -205,7 +205,7 @@ class DeviceWorker:
         return int(self._running is not None)
 
     def estimated_wait_s(self) -> float:
-        """Return the time until a request taken in now would start, from the mean of past ones; 0 if unknown."""
+        """Return the time until a new request would start, from the mean of past ones; 0 if unknown."""
         return self._requests * (self._mean_seconds or 0.0)
 
     def check_place(self, deadline: float | None = None) -> None:
@@ -230,7 +230,8 @@ class DeviceWorker:
     def place(self, deadline: float | None = None) -> Iterator[None]:
         """Hold a place for a request that brings several jobs, from before its decoding to its last job.
 
-        Inside, submit with `placed=True`. Raises `StageDraining`, `QueueFull` or `DeadlineUnmeetable` at once.
+        Inside, submit with `placed=True`. Raises `StageDraining`, `QueueFull` or `DeadlineUnmeetable`
+        at once.
         """
         with self._state:
             self.check_place(deadline)

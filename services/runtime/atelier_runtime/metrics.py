@@ -149,9 +149,10 @@ class NoProbe:
 class StageLedger:
     """Times the stages of one request. The histograms and the answer's `stages` are the same numbers."""
 
-    def __init__(self, probe: DeviceProbe | None = None) -> None:
+    def __init__(self, probe: DeviceProbe | None = None, reports: list[StageReport] | None = None) -> None:
+        """`reports`: where to write to, if not a list of its own: two ledgers can share one."""
         self._probe = probe or NoProbe()
-        self.reports: list[StageReport] = []
+        self.reports: list[StageReport] = [] if reports is None else reports
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -233,7 +233,7 @@ def test_a_cancelled_enlargement_stops_at_the_next_tile(
 
 
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("ATELIER_RESTORER_MAX_BATCH", "0")
+    monkeypatch.setenv("ATELIER_RESTORER_MAX_BATCH", "65")
     with pytest.raises(SystemExit) as caught:
         settings.load(RestorerSettings)
     assert caught.value.code == 2

@@ -13,7 +13,7 @@ nothing but torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -262,6 +262,21 @@ class CodeFormer(nn.Module):
         if adain:
             quantized = match_statistics(quantized, lq_feature)
         return CodeFormerOutput(self.decode(quantized, features, fidelity), logits, codes, lq_feature)
+
+    def sweep(self, x: Tensor, indices: Sequence[int], fidelities: Tensor) -> Tensor:
+        """Encode faces (N, 3, S, S) once and draw the picture of face ``indices[m]`` at ``fidelities[m]``.
+
+        Returns (M, 3, S, S). ``forward`` is the sweep in which each face is drawn once.
+        """
+        features, lq_feature = self.encode(x)
+        codes = self.predict_codes(lq_feature).argmax(dim=2)
+        codes = codes.unflatten(1, (self.config.latent_size, self.config.latent_size))
+        quantized = match_statistics(self.lookup(codes), lq_feature)
+        if list(indices) != list(range(len(x))):
+            rows = torch.tensor(indices, device=x.device)
+            quantized = quantized[rows]
+            features = {size: feature[rows] for size, feature in features.items()}
+        return self.decode(quantized, features, fidelities)
 
     def encode(self, x: Tensor) -> tuple[dict[int, Tensor], Tensor]:
         """(N, 3, S, S) -> encoder features by their side in pixels, latent (N, codebook_dim, L, L)."""
