@@ -11,135 +11,33 @@ import io
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import httpx
-import numpy as np
 import uvicorn
-from google.protobuf.duration_pb2 import Duration
-from grpc_status import rpc_status
 from PIL import Image
 
-from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
 from atelier.generator.v1 import generator_service_pb2 as generator_pb
 from atelier.generator.v1 import generator_service_pb2_grpc as generator_grpc
-from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as restorer_grpc
 from atelier_gateway.__main__ import listen
 from atelier_gateway.app import create_app
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import images
-from atelier_runtime.errors import AtelierError, NotDoneReason
-from atelier_runtime.status import to_status
-
-FORMATS = {
-    image_pb2.IMAGE_FORMAT_PNG: "png",
-    image_pb2.IMAGE_FORMAT_JPEG: "jpeg",
-    image_pb2.IMAGE_FORMAT_WEBP: "webp",
-}
+from atelier_runtime.errors import NotDoneReason
+from tests.contract.script import Script, Scripted, encoded, picture, reason, stage_report
+from tests.contract.scripted_restorer import ScriptedRestorer
 
 
-@dataclass
-class Script:
-    """What a stage does next, and what it has seen."""
-
-    error: AtelierError | None = None
-    hold: bool = False
-    """Work without end, until the call is cancelled or `hold` is taken back."""
-    silent: bool = False
-    """Do not answer GetStatus."""
-    status: dict[str, Any] = field(default_factory=dict)
-    networks: dict[str, str] = field(default_factory=dict)
-    answer: dict[str, Any] = field(default_factory=dict)
-    """Fields of the result that differ from the usual one."""
-    draws: tuple[int, int] | None = None
-    """Width and height of the drawing; None: as asked."""
-    faces: list[tuple[float, bool, NotDoneReason | None]] = field(default_factory=list)
-    """(confidence, restored, reason) of each face."""
-    requests: list[Any] = field(default_factory=list)
-    request_ids: list[str] = field(default_factory=list)
-    seconds_left: list[float] = field(default_factory=list)
-    running: int = 0
-    cancelled: int = 0
-
-
-def picture(width: int, height: int) -> np.ndarray:
-    """Red grows to the right, green downwards."""
-    pixels = np.full((height, width, 3), 60, np.uint8)
-    pixels[:, :, 0] = np.linspace(0, 255, width, dtype=np.uint8)
-    pixels[:, :, 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
-    return pixels
-
-
-def reason(value: NotDoneReason) -> int:
-    return error_reason_pb2.NotDoneReason.Value(f"NOT_DONE_REASON_{value.name}")
-
-
-def _image(pixels: np.ndarray, output: image_pb2.OutputOptions) -> image_pb2.Image:
-    height, width = pixels.shape[:2]
-    if output.format == image_pb2.IMAGE_FORMAT_RAW_RGB8:
-        data = pixels.tobytes()
-    else:
-        data = images.encode(images.Picture(pixels), FORMATS[output.format], output.quality)
-    return image_pb2.Image(data=data, format=output.format, width_px=width, height_px=height)
-
-
-def _report(stage: str, seconds: float) -> stage_report_pb2.StageReport:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return stage_report_pb2.StageReport(stage=stage, duration=duration)
-
-
-class _Scripted:
-    def __init__(self, script: Script) -> None:
-        self.script = script
-
-    async def _begin(self, request: Any, context: grpc.aio.ServicerContext) -> None:
-        script = self.script
-        script.requests.append(request)
-        script.request_ids.append(str(dict(context.invocation_metadata()).get("x-request-id")))
-        script.seconds_left.append(context.time_remaining())
-        if script.error is not None:
-            await context.abort_with_status(rpc_status.to_status(to_status(script.error, "stage")))
-        script.running += 1
-        try:
-            while script.hold:
-                await asyncio.sleep(0.005)
-        except asyncio.CancelledError:
-            script.cancelled += 1
-            raise
-        finally:
-            script.running -= 1
-
-    async def _status(self, message: type[Any]) -> Any:
-        script = self.script
-        while script.silent:
-            await asyncio.sleep(0.01)
-        status = service_status_pb2.ServiceStatus(
-            **{
-                "version": "0.1.0",
-                "ready": True,
-                "model_set": "demo",
-                "device": "cpu",
-                "device_name": "two cores",
-                **script.status,
-            }
-        )
-        for role, name in script.networks.items():
-            status.networks.add(role=role, name=name)
-        return message(status=status)
-
-
-class ScriptedGenerator(_Scripted, generator_grpc.GeneratorServiceServicer):
+class ScriptedGenerator(Scripted, generator_grpc.GeneratorServiceServicer):
     async def GenerateImage(
         self, request: generator_pb.GenerateImageRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[generator_pb.GenerateImageResponse]:
         yield generator_pb.GenerateImageResponse(
             progress=generator_pb.GenerateImageProgress(stage="base", step=0, total_steps=1)
         )
-        await self._begin(request, context)
+        await self.begin(request, context)
         scale = 1.5 if request.hires_fix else request.hires_scale if request.hires_fix_simple else 1.0
         asked = int(request.width_px * scale), int(request.height_px * scale)
         pixels = picture(*(self.script.draws or asked))
@@ -149,13 +47,13 @@ class ScriptedGenerator(_Scripted, generator_grpc.GeneratorServiceServicer):
             effective.seed = 2**52 + len(self.script.requests)
         result = generator_pb.GenerateImageResult(
             **{
-                "image": _image(pixels, request.output),
+                "image": encoded(pixels, request.output),
                 "effective_request": effective,
                 "refiner_applied": False,
                 "refiner_reason": reason(NotDoneReason.NOT_LOADED) if request.use_refiner else 0,
                 "hires_fix_applied": request.hires_fix,
                 "upscaler": "demo_x2" if request.hires_fix and request.use_realesrgan else "",
-                "stages": [_report("base", 1.25)],
+                "stages": [stage_report("base", 1.25)],
                 "model_set": "demo",
                 **self.script.answer,
             }
@@ -165,44 +63,7 @@ class ScriptedGenerator(_Scripted, generator_grpc.GeneratorServiceServicer):
     async def GetStatus(
         self, request: generator_pb.GetStatusRequest, context: grpc.aio.ServicerContext
     ) -> generator_pb.GetStatusResponse:
-        return await self._status(generator_pb.GetStatusResponse)
-
-
-class ScriptedRestorer(_Scripted, restorer_grpc.RestorerServiceServicer):
-    async def RestoreFaces(
-        self, request: restorer_pb.RestoreFacesRequest, context: grpc.aio.ServicerContext
-    ) -> restorer_pb.RestoreFacesResponse:
-        await self._begin(request, context)
-        sent = request.image
-        assert sent.format == image_pb2.IMAGE_FORMAT_RAW_RGB8, "the gateway sends raw pixels"
-        pixels = np.frombuffer(sent.data, np.uint8).reshape(sent.height_px, sent.width_px, 3)
-        pixels = 255 - pixels.repeat(request.upscale, axis=0).repeat(request.upscale, axis=1)
-        response = restorer_pb.RestoreFacesResponse(
-            image=_image(pixels, request.output),
-            upscale_applied=request.upscale,
-            upscaler="demo_x2" if request.upscale > 1 else "",
-            stages=[_report("detect", 0.5), _report("restore", 0.25)],
-        )
-        looks_for_faces = not request.HasField("max_faces") or request.max_faces > 0
-        for index, (confidence, restored, why) in enumerate(self.script.faces if looks_for_faces else ()):
-            face = response.faces.add(restored=restored, reason=reason(why) if why else 0)
-            face.face.index, face.face.confidence = index, confidence
-            face.face.box.x1_px, face.face.box.y1_px = 10 + index, 20
-            face.face.box.x2_px, face.face.box.y2_px = 110.04 + index, 140
-        response.face_restoration_applied = any(face.restored for face in response.faces)
-        if looks_for_faces and not response.faces:
-            response.reason = reason(NotDoneReason.NO_FACE)
-        for name, value in self.script.answer.items():
-            if isinstance(value, list):
-                getattr(response, name).extend(value)
-            else:
-                setattr(response, name, value)
-        return response
-
-    async def GetStatus(
-        self, request: restorer_pb.GetStatusRequest, context: grpc.aio.ServicerContext
-    ) -> restorer_pb.GetStatusResponse:
-        return await self._status(restorer_pb.GetStatusResponse)
+        return await self.tell_status(generator_pb.GetStatusResponse)
 
 
 class House:

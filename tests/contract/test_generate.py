@@ -37,6 +37,7 @@ def test_the_smallest_order_has_every_default(house: House) -> None:
     restored = house.restorer.requests[0]
     assert (restored.fidelity, restored.upscale, restored.use_realesrgan) == (0.6, 1, True)
     assert not restored.HasField("max_faces")
+    assert restored.image.format == image_pb2.IMAGE_FORMAT_RAW_RGB8
     assert (restored.output.format, restored.output.quality) == (image_pb2.IMAGE_FORMAT_PNG, 92)
 
 

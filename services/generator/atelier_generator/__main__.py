@@ -6,6 +6,7 @@ torch takes seconds to import, so each command imports it late: help and bad set
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve_parser = commands.add_parser("serve", help="serve gRPC until SIGTERM")
     serve_parser.set_defaults(command=serve)
     _add_draw(commands.add_parser("draw", help="draw one picture into a file, without a server"))
+    inspect_parser = commands.add_parser("inspect", help="say what a model set, folder or single file holds")
+    inspect_parser.set_defaults(command=inspect)
+    inspect_parser.add_argument(
+        "path", type=Path, help="model set, folder in diffusers' layout, or single-file checkpoint"
+    )
     chosen = parser.parse_args(arguments)
     # Read by OpenMP when torch is imported. Its threads otherwise spin while they wait for each other,
     # which takes the cores from the other processes and, where cores are shared, slows ours several times.
@@ -84,6 +90,20 @@ def draw(chosen: argparse.Namespace) -> int:
     for warning in drawing.warnings:
         print(warning, file=sys.stderr)
     print(f"{output}: {request.result_size}, seed {request.seed}")
+    return 0
+
+
+def inspect(chosen: argparse.Namespace) -> int:
+    """Print what lies at a path as JSON; what is wrong with it goes to standard error."""
+    from atelier_generator.nets import inspection
+    from atelier_runtime.weights import CheckpointError
+
+    try:
+        described = inspection.inspect(chosen.path)
+    except (CheckpointError, StartupError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(described, indent=2))
     return 0
 
 

@@ -26,7 +26,6 @@ docs/precision.md has the figures.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +43,7 @@ from atelier_generator.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadPicture
 from atelier_runtime.images import RgbArray
+from atelier_runtime.processors import usable_processors
 from atelier_runtime.settings import StageSettings, StartupError
 from atelier_runtime.weights import CheckpointError, Component, ModelSet
 
@@ -188,7 +188,7 @@ def load_models(settings: StageSettings) -> Models:
     Raises `StartupError` naming the setting or the file.
     """
     _quieten_libraries()
-    torch.set_num_threads(settings.cpu_threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     if device.type == "cpu" and dtype != torch.float32:

@@ -31,11 +31,12 @@ _WORTH_ANOTHER_PASS = 1.25  # below this factor Lanczos does as well as a networ
 
 
 class Upscaler:
-    """An upscaler network with its own factor (2, 4, ...)."""
+    """An upscaler network with its own factor (2, 4, ...) and the name of its architecture."""
 
     def __init__(self, name: str, network: ImageModelDescriptor) -> None:
         self.name = name
         self.factor = network.scale
+        self.architecture = str(network.architecture.name)
         self._network = network
         self._tiled = network.tiling != ModelTiling.INTERNAL
 

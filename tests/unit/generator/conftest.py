@@ -9,6 +9,7 @@ from atelier_generator.models import Models, load_models
 from atelier_generator.pipeline import Drawing, Pipeline, Progress
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
+from tests import narrow_sdxl
 from tests.tiny_sdxl import build_set
 
 SIDE = 256
@@ -43,6 +44,20 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 def bare_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """The base alone."""
     return load(build_set(tmp_path_factory.mktemp("bare"), upscaler=False, max_side=128))
+
+
+@pytest.fixture(scope="session")
+def narrow_networks():
+    return {kind: narrow_sdxl.networks(kind) for kind in ("base", "refiner")}
+
+
+@pytest.fixture(scope="session")
+def narrow_set(narrow_networks, tmp_path_factory):
+    """Base and refiner with fp16 files alone, as they are fetched."""
+    folder = tmp_path_factory.mktemp("narrow")
+    for kind, networks in narrow_networks.items():
+        narrow_sdxl.save_folder(folder / kind, kind, networks)
+    return narrow_sdxl.write_set(folder, {"base": "base", "refiner": "refiner"})
 
 
 def request_for(**options: object) -> GenerateRequest:

@@ -107,10 +107,10 @@ class StoredNetwork:
                 shapes.append(
                     f"{origin.key} has shape {tuple(found.shape)} where {tuple(tensor.shape)} belongs"
                 )
-        return [
+        return [  # wrong shapes first: they are few and tell most
+            *shapes,
             *(f"{key} is missing" for key in missing),
             *(f"{key} does not belong to it" for key in extra),
-            *shapes,
         ]
 
 
