@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -15,7 +14,7 @@ from PIL import Image
 from atelier.common.v1 import error_reason_pb2, image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_runtime import metrics
-from tests.integration.face_stage import failure, photo, pixels, png, serve
+from tests.integration.face_stage import photo, pixels, png, serve
 from tests.tiny_restorer import FACES_OF_256_PX, build_set, detector_state
 
 SERVICE = "atelier.restorer.v1.RestorerService"
@@ -200,12 +199,6 @@ async def test_status_health_and_reflection(seeing: Path) -> None:
         )
         names = [service.name async for r in stream for service in r.list_services_response.service]
         assert SERVICE in names
-
-
-async def test_what_is_not_built_is_unimplemented(blind: Path) -> None:
-    async with serve(blind) as client:
-        call = client.stub.CompareFidelities(pb.CompareFidelitiesRequest())
-        assert (await failure(call))[0] == grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_faces_and_stages_are_counted(seeing: Path) -> None:

@@ -25,6 +25,12 @@ def giant_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
+def face_order(at: float = 20.0, **options: Any) -> dict[str, Any]:
+    points = [(0, 0), (12, 0), (6, 6), (2, 12), (10, 12)]
+    landmarks = [{"x_px": at + x, "y_px": at + y} for x, y in points]
+    return {"face": {"landmarks": landmarks}, **options}
+
+
 SMALL = png(photo(64, 64))
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no picture": ({}, ["image"]),
@@ -68,14 +74,33 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         ["output.format"],
     ),
-    "not built yet": (
-        {
-            "faces": [{"skip": True}],
-            "max_sharpness": 5.0,
-            "return_crops": True,
-        },
-        ["faces", "max_sharpness", "return_crops"],
+    "orders beside what chooses": (
+        {"faces": [face_order()], "max_sharpness": 5.0, "rule": pb.FACE_RULE_LARGEST, "min_confidence": 0.3},
+        ["rule", "min_confidence", "max_sharpness"],
     ),
+    "orders for an aligned face": ({"faces": [face_order()], "aligned": True}, ["faces"]),
+    "orders that make no sense": (
+        {
+            "faces": [
+                face_order(fidelity=1.5),
+                face_order(visibility=-0.5),
+                {"skip": True},
+                face_order(at=float("nan")),
+            ]
+        },
+        [
+            "faces[0].fidelity",
+            "faces[1].visibility",
+            "faces[2].face.landmarks",
+            "faces[3].face.landmarks",
+        ],
+    ),
+    "a face outside of the picture": (
+        {"faces": [face_order(), face_order(at=500.0)]},
+        ["faces[1].face.landmarks"],
+    ),
+    "too many orders": ({"faces": [face_order()] * 1025}, ["faces"]),
+    "sharpness": ({"max_sharpness": -1.0}, ["max_sharpness"]),
     "unknown mask": ({"mask": 9}, ["mask"]),
     "a mask that needs a network the set lacks": ({"mask": pb.MASK_KIND_PARSE}, ["mask"]),
 }
@@ -102,3 +127,33 @@ async def test_bad_requests_are_refused_by_field_and_harm_nothing(blind: Path) -
             call = client.stub.DetectFaces(pb.DetectFacesRequest(**detect_fields))
             assert (await failure(call))[2] == expected
         assert (await client.restore(SMALL)).reason == error_reason_pb2.NOT_DONE_REASON_NO_FACE
+
+
+async def test_bad_comparisons_are_refused_by_field(blind: Path) -> None:
+    large = {"image": {"data": png(photo(1600, 1200))}}
+    refused = {
+        "no fidelity": ({"restore": {"image": {"data": SMALL}}}, ["fidelities"]),
+        "nine": ({"restore": {"image": {"data": SMALL}}, "fidelities": [0.5] * 9}, ["fidelities"]),
+        "out of range": (
+            {"restore": {"image": {"data": SMALL}}, "fidelities": [0.5, 1.5, float("nan")]},
+            ["fidelities[1]", "fidelities[2]"],
+        ),
+        "another fidelity beside": (
+            {
+                "restore": {"image": {"data": SMALL}, "fidelity": 0.5, "faces": [face_order(fidelity=0.1)]},
+                "fidelities": [0.5],
+            },
+            ["restore.fidelity", "restore.faces[0].fidelity"],
+        ),
+        "the picture's own fields": (
+            {"restore": {"image": {"data": SMALL}, "upscale": 3}, "fidelities": [0.5]},
+            ["restore.upscale"],
+        ),
+        "more than an answer holds": ({"restore": large, "fidelities": [0.5] * 8}, ["fidelities"]),
+    }
+    async with serve(blind) as client:
+        for name, (fields, expected) in refused.items():
+            code, _, named, _ = await failure(
+                client.stub.CompareFidelities(pb.CompareFidelitiesRequest(**fields))
+            )
+            assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, expected), name

@@ -58,7 +58,7 @@ class FaceRestorer:
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
         x = (x.float() / 255.0 - 0.5) / 0.5
         indices, fidelities = zip(*decodes, strict=True)
-        image = self.network.sweep(x.to(self._dtype), indices, torch.tensor(fidelities)).float()
+        image = self.network(x.to(self._dtype), torch.tensor(fidelities), indices=indices).image.float()
         finite = torch.isfinite(image).flatten(1).all(dim=1).tolist()
         pixels = image.clamp_(-1, 1).add_(1).mul_(127.5).round_().nan_to_num_().to(torch.uint8)
         restored = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -237,7 +237,7 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with pytest.raises(SystemExit) as caught:
         settings.load(RestorerSettings)
     assert caught.value.code == 2
-    assert "ATELIER_RESTORER_MAX_BATCH=0" in capsys.readouterr().err
+    assert "ATELIER_RESTORER_MAX_BATCH=65" in capsys.readouterr().err
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

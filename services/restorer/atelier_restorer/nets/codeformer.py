@@ -204,7 +204,7 @@ class CodeFormerOutput:
     """What a forward pass computes: ``tokens`` is L*L, row by row."""
 
     image: Tensor
-    """(N, 3, S, S) RGB, about [-1, 1], not clamped."""
+    """(N, 3, S, S) RGB, about [-1, 1], not clamped; as many as were to be drawn."""
     code_logits: Tensor
     """(N, tokens, codebook_size)."""
     codes: Tensor
@@ -249,11 +249,19 @@ class CodeFormer(nn.Module):
         load_exactly(network, state)
         return network
 
-    def forward(self, x: Tensor, fidelity: Tensor | float, adain: bool = True) -> CodeFormerOutput:
+    def forward(
+        self,
+        x: Tensor,
+        fidelity: Tensor | float,
+        adain: bool = True,
+        indices: Sequence[int] | None = None,
+    ) -> CodeFormerOutput:
         """Restore faces: x (N, 3, S, S), RGB in [-1, 1]; fidelity 0 (best looking) to 1 (closest to x).
 
-        ``fidelity`` is one number or one per picture (N,). With ``adain`` the looked-up latent takes the
-        per-channel mean and deviation of the encoder's, which keeps the tone of the input.
+        ``fidelity`` is one number or one per picture drawn. With ``adain`` the looked-up latent takes the
+        per-channel mean and deviation of the encoder's, which keeps the tone of the input. ``indices`` names
+        the face of each picture drawn, so that one encoded face can be drawn at several fidelities; None:
+        each once.
         """
         features, lq_feature = self.encode(x)
         logits = self.predict_codes(lq_feature)
@@ -261,22 +269,11 @@ class CodeFormer(nn.Module):
         quantized = self.lookup(codes)
         if adain:
             quantized = match_statistics(quantized, lq_feature)
-        return CodeFormerOutput(self.decode(quantized, features, fidelity), logits, codes, lq_feature)
-
-    def sweep(self, x: Tensor, indices: Sequence[int], fidelities: Tensor) -> Tensor:
-        """Encode faces (N, 3, S, S) once and draw the picture of face ``indices[m]`` at ``fidelities[m]``.
-
-        Returns (M, 3, S, S). ``forward`` is the sweep in which each face is drawn once.
-        """
-        features, lq_feature = self.encode(x)
-        codes = self.predict_codes(lq_feature).argmax(dim=2)
-        codes = codes.unflatten(1, (self.config.latent_size, self.config.latent_size))
-        quantized = match_statistics(self.lookup(codes), lq_feature)
-        if list(indices) != list(range(len(x))):
+        if indices is not None and list(indices) != list(range(len(x))):
             rows = torch.tensor(indices, device=x.device)
             quantized = quantized[rows]
             features = {size: feature[rows] for size, feature in features.items()}
-        return self.decode(quantized, features, fidelities)
+        return CodeFormerOutput(self.decode(quantized, features, fidelity), logits, codes, lq_feature)
 
     def encode(self, x: Tensor) -> tuple[dict[int, Tensor], Tensor]:
         """(N, 3, S, S) -> encoder features by their side in pixels, latent (N, codebook_dim, L, L)."""

@@ -1,0 +1,225 @@
+"""Restoration that is directed: plans for single faces, sweeps of w, crops, and batches of many requests."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from atelier.common.v1 import error_reason_pb2, image_pb2
+from atelier.restorer.v1 import restorer_service_pb2 as pb
+from atelier_runtime import metrics
+from tests.integration.face_stage import Client, photo, pixels, png, serve
+
+SKIPPED = error_reason_pb2.NOT_DONE_REASON_SKIPPED
+OVER_LIMIT = error_reason_pb2.NOT_DONE_REASON_OVER_LIMIT
+
+
+async def detect(client: Client, source: np.ndarray, confidence: float = 0.8) -> list[pb.Face]:
+    request = pb.DetectFacesRequest(image={"data": png(source)}, min_confidence=confidence)
+    return list((await client.stub.DetectFaces(request, timeout=60)).faces)
+
+
+def inside(face: pb.Face, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the middle half of a face's box."""
+    box = face.box
+    width, height = (box.x2_px - box.x1_px) / 4, (box.y2_px - box.y1_px) / 4
+    rows = slice(max(0, int(box.y1_px + height)), max(0, int(box.y2_px - height)))
+    columns = slice(max(0, int(box.x1_px + width)), max(0, int(box.x2_px - width)))
+    return rows, columns
+
+
+async def test_what_was_detected_is_sent_back_with_an_order_each(seeing: Path) -> None:
+    source = photo(1200, 640)
+    async with serve(seeing) as client:
+        found = await detect(client, source)
+        assert len(found) >= 3
+        assert all(face.HasField("sharpness") and face.HasField("roll_degrees") for face in found)
+        detections = client.server.worker  # nothing is detected again: the ledger says so
+        assert detections is not None
+        orders = [
+            pb.FaceOrder(face=found[0], fidelity=0.0),
+            pb.FaceOrder(face=found[1], skip=True),
+            pb.FaceOrder(face=found[2]),
+        ]
+        answer = await client.restore(png(source), faces=orders, fidelity=1.0, return_mask=True)
+        assert "detect" not in [stage.stage for stage in answer.stages]
+        assert [face.restored for face in answer.faces] == [True, False, True]
+        assert [face.reason for face in answer.faces][1] == SKIPPED
+        assert [face.fidelity for face in answer.faces if face.restored] == [0.0, 1.0]
+        for result, face in zip(answer.faces, found, strict=False):
+            assert result.face.box == face.box
+            assert result.face.landmarks == face.landmarks
+            assert result.face.confidence == face.confidence
+        alone = await client.restore(png(source), faces=[pb.FaceOrder(face=found[0], fidelity=0.0)])
+        rows, columns = inside(found[0], source.shape)
+        mixed = np.abs(pixels(alone.image)[rows, columns].astype(int) - pixels(answer.image)[rows, columns])
+        assert np.median(mixed) <= 1, "a face's own fidelity holds whatever its neighbour's is"
+
+
+async def test_orders_beyond_the_limit_are_reported(seeing: Path) -> None:
+    source = photo(1200, 640)
+    async with serve(seeing) as client:
+        orders = [pb.FaceOrder(face=face) for face in await detect(client, source)]
+        orders[0].skip = True
+        answer = await client.restore(png(source), faces=orders, max_faces=1)
+        assert [face.reason for face in answer.faces[:3]] == [
+            SKIPPED,
+            error_reason_pb2.NOT_DONE_REASON_UNSPECIFIED,
+            OVER_LIMIT,
+        ]
+
+
+async def test_visibility_of_one_face(seeing: Path) -> None:
+    source = photo(1200, 640)
+    async with serve(seeing) as client:
+        face = (await detect(client, source))[0]
+        masks = []
+        for options in ({}, {"visibility": 0.5}):
+            order = pb.FaceOrder(face=face, **options)
+            masks.append(pixels((await client.restore(png(source), faces=[order], return_mask=True)).mask))
+        assert masks[0].max() == 255 and masks[1].max() in (127, 128)
+        np.testing.assert_allclose(masks[1].astype(int) * 2, masks[0], atol=2)
+
+
+async def test_faces_sharper_than_the_limit_are_left_alone(seeing: Path) -> None:
+    source = photo()
+    source[:, ::2] = 255 - source[:, ::2]
+    async with serve(seeing) as client:
+        sharp = await client.restore(png(source), max_sharpness=1.0)
+        assert not sharp.face_restoration_applied and sharp.reason == SKIPPED
+        assert SKIPPED in {face.reason for face in sharp.faces}
+        np.testing.assert_array_equal(pixels(sharp.image), source)
+        limit = max(face.face.sharpness for face in sharp.faces) + 1
+        assert (await client.restore(png(source), max_sharpness=limit)).face_restoration_applied
+
+
+async def test_crops_before_and_after_are_what_was_cut_and_pasted(seeing: Path) -> None:
+    source = photo()
+    async with serve(seeing) as client:
+        answer = await client.restore(png(source), return_crops=True, max_faces=2)
+        restored = [face for face in answer.faces if face.restored]
+        assert len(restored) == 2
+        for face in restored:
+            before, after = pixels(face.crop_before), pixels(face.crop_after)
+            assert before.shape == after.shape == (512, 512, 3)
+            assert (before != after).any()
+            again = await client.restore(face.crop_before.data, aligned=True)
+            assert np.abs(pixels(again.image).astype(int) - after).max() <= 1
+        assert not any(face.HasField("crop_after") for face in answer.faces if not face.restored)
+        plain = await client.restore(png(source))
+        assert not any(face.HasField("crop_before") for face in plain.faces)
+
+
+async def test_a_sweep_equals_single_calls_and_encodes_once(seeing: Path) -> None:
+    source, fidelities = photo(), [0.0, 0.3, 0.6, 1.0]
+    encoded = []
+    async with serve(seeing) as client:
+        hook = client.codeformer.encoder.register_forward_hook(
+            lambda network, inputs, output: encoded.append(len(inputs[0]))
+        )
+        request = pb.CompareFidelitiesRequest(
+            restore=pb.RestoreFacesRequest(
+                image=image_pb2.Image(data=png(source)), max_faces=2, return_mask=True
+            ),
+            fidelities=fidelities,
+        )
+        results = (await client.stub.CompareFidelities(request, timeout=60)).results
+        assert sum(encoded) == 2
+        hook.remove()
+        for fidelity, result in zip(fidelities, results, strict=True):
+            single = await client.restore(png(source), max_faces=2, fidelity=fidelity, return_mask=True)
+            assert np.abs(pixels(single.image).astype(int) - pixels(result.image)).max() <= 1
+            np.testing.assert_array_equal(pixels(single.mask), pixels(result.mask))
+            assert {face.fidelity for face in result.faces if face.restored} == {fidelity}
+            assert [stage.stage for stage in result.stages] == [stage.stage for stage in single.stages]
+        assert (pixels(results[0].image) != pixels(results[3].image)).any()
+
+
+async def test_sixteen_bits_stay_sixteen_bits_outside_of_the_mask(seeing: Path) -> None:
+    import cv2
+
+    deep = photo().astype(np.uint16) * 257 + 100
+    data = cv2.imencode(".png", deep[..., ::-1])[1].tobytes()
+    async with serve(seeing) as client:
+        answer = await client.restore(data, return_mask=True, max_faces=2)
+        result = cv2.imdecode(np.frombuffer(answer.image.data, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]
+        mask = pixels(answer.mask)
+        assert result.dtype == np.uint16
+        np.testing.assert_array_equal(result[mask == 0], deep[mask == 0])
+        assert (result[mask == 255] != deep[mask == 255]).any()
+
+
+def batch_sizes() -> tuple[float, float]:
+    samples = {s.name.rsplit("_", 1)[1]: s.value for m in metrics.BATCH_SIZE.collect() for s in m.samples}
+    return samples["count"], samples["sum"]
+
+
+async def test_faces_of_waiting_requests_share_batches(seeing: Path) -> None:
+    async with serve(seeing, max_batch=8, queue_capacity=64) as client:
+        sources = [photo(640 + 8 * n, 640) for n in range(12)]
+        alone = [pixels((await client.restore(png(source), max_faces=1)).image) for source in sources]
+        count, faces = batch_sizes()
+        slow = client.codeformer.register_forward_pre_hook(lambda network, inputs: _pause())
+        together = await asyncio.gather(*(client.restore(png(s), max_faces=1) for s in sources))
+        slow.remove()
+        batches, restored = batch_sizes()[0] - count, batch_sizes()[1] - faces
+        assert restored == len(sources)
+        assert restored / batches >= 2, "waiting faces went together"
+        for answer, expected in zip(together, alone, strict=True):
+            assert np.abs(pixels(answer.image).astype(int) - expected).max() <= 1
+
+
+def _pause() -> None:
+    import time
+
+    time.sleep(0.3)
+
+
+@pytest.mark.slow
+async def test_a_thousand_mixed_requests_get_their_own_faces_and_the_memory_stays_flat(seeing: Path) -> None:
+    """Each picture has a colour of its own; a crop that went astray would carry another's."""
+
+    def coloured(number: int) -> np.ndarray:
+        colour = np.array([number * 37 % 256, number * 91 % 256, number * 53 % 256])
+        return np.clip(photo(256 + 8 * (number % 5), 256) // 8 + colour * 7 // 8, 0, 255).astype(np.uint8)
+
+    kinds: list[dict[str, Any]] = [
+        {"max_faces": 1},
+        {"max_faces": 2, "fidelity": 0.0},
+        {"fidelity": 1.0, "upscale": 2, "use_realesrgan": False},
+        {"visibility": 0.5, "rule": pb.FACE_RULE_LARGEST},
+    ]
+    different = [(number, kind) for number in range(25) for kind in range(len(kinds))]
+    async with serve(seeing, max_batch=8, queue_capacity=1000) as client:
+
+        async def ask(number: int, kind: int) -> np.ndarray:
+            answer = await client.restore(png(coloured(number)), timeout=600, **kinds[kind])
+            assert answer.face_restoration_applied
+            return np.array(Image.open(io.BytesIO(answer.image.data)))
+
+        expected = {key: await ask(*key) for key in different}
+        turns = asyncio.Semaphore(16)
+        astray: list[tuple[int, int]] = []
+
+        async def check(number: int, kind: int) -> None:
+            async with turns:
+                found = await ask(number, kind)
+            if np.abs(found.astype(int) - expected[number, kind]).max() > 1:
+                astray.append((number, kind))
+
+        process = psutil.Process()
+        await asyncio.gather(*(check(*key) for key in different * 2))
+        before = process.memory_info().rss
+        await asyncio.gather(*(check(*key) for key in different * 8))
+        growth = process.memory_info().rss - before
+        assert astray == []
+        assert growth < 100 * 2**20, f"{growth / 2**20:.0f} MiB more after 800 requests"
+        assert torch.is_inference_mode_enabled() is False
