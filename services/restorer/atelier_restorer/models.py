@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.processors import usable_processors
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component, ModelSet, load_state_dict, sha256
 
@@ -111,7 +111,7 @@ def load_models(settings: RestorerSettings, roles: Collection[str] = ROLES) -> M
 
     Networks of other roles than these are not touched. Raises `StartupError` naming the setting or the file.
     """
-    torch.set_num_threads(settings.cpu_threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
     # Fewer bits choose other codes for some cells of the face, so they are for those who ask for them.
     dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
@@ -160,16 +160,18 @@ def _components(
     return components
 
 
-def _state_dict(component: Component) -> dict[str, torch.Tensor]:
-    """Read a network's tensors; the counters that some conversions leave out are put back.
+def with_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors, and batch normalisation's counters, which some conversions leave out, as 0.
 
-    `num_batches_tracked` counts the batches seen in training. Nothing reads it when a network runs, so
-    files without it are whole; any other missing tensor is an error.
+    `num_batches_tracked` counts the batches seen in training. Nothing reads it when a network runs, so a
+    file without it is whole; without any other tensor it is not.
     """
-    state = load_state_dict(component.path, component.setting)
-    for key in [key for key in state if key.endswith(".running_mean")]:
-        state.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    return state
+    norms = (key.removesuffix("running_mean") for key in state if key.endswith(".running_mean"))
+    return {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | dict(state)
+
+
+def _state_dict(component: Component) -> dict[str, torch.Tensor]:
+    return with_counters(load_state_dict(component.path, component.setting))
 
 
 def _load_detector(component: Component, device: torch.device) -> FaceDetector:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Collection
 from typing import TypeVar
@@ -23,6 +22,7 @@ from atelier_runtime.errors import NotFound
 from atelier_runtime.health import LoadedNetwork, StageState
 from atelier_runtime.images import Picture
 from atelier_runtime.metrics import StageLedger
+from atelier_runtime.processors import usable_processors
 from atelier_runtime.vram import VramCollector, memory_info, probe_for
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
     def __init__(self, stage: RestorerStage) -> None:
         self._stage = stage
         # Decoding waits its turn, so that a burst of large pictures does not fill the memory with pixels.
-        self._host_work = asyncio.Semaphore(max(1, os.cpu_count() or 1))
+        self._host_work = asyncio.Semaphore(usable_processors())
 
     async def RestoreFaces(
         self, message: pb.RestoreFacesRequest, context: grpc.aio.ServicerContext
