@@ -6,10 +6,10 @@ A face that fails is reported and left as it was; the others of its batch go on.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from atelier_restorer.gray import Recolouring
 from atelier_restorer.models import Models, RestoredCrop
@@ -43,9 +43,11 @@ class Candidate:
 class FaceNetworks:
     """CodeFormer and the face parser, at most `max_batch` faces at a time."""
 
-    def __init__(self, models: Models, max_batch: int) -> None:
+    def __init__(self, models: Models, max_batch: int, free_memory: Callable[[], None]) -> None:
+        """`free_memory` is called after a batch has failed."""
         self._models = models
         self._max_batch = max_batch
+        self._free_memory = free_memory
 
     def run(
         self,
@@ -92,7 +94,7 @@ class FaceNetworks:
                 else:
                     candidate.give_up(NotDoneReason.NO_FACE)  # in the detector's eyes only
             return
-        free_memory(self._models.device)  # outside of the handler, whose traceback holds the tensors
+        self._free_memory()  # outside of the handler, whose traceback holds the tensors
         if len(batch) == 1:
             batch[0].give_up(reason)
         else:  # one face may have failed its whole batch: each gets a try of its own
@@ -128,14 +130,8 @@ class FaceNetworks:
         else:
             metrics.BATCH_SIZE.observe(len(batch))
             return answers
-        free_memory(self._models.device)  # outside of the handler, whose traceback holds the tensors
+        self._free_memory()  # outside of the handler, whose traceback holds the tensors
         return answers
-
-
-def free_memory(device: torch.device) -> None:
-    """Give cached device memory back, so that the next try has all of it."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _failure(error: Exception) -> NotDoneReason:

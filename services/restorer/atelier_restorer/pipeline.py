@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 
@@ -21,7 +22,7 @@ from atelier_restorer.align import (
     sharpness,
 )
 from atelier_restorer.choose import choose_faces
-from atelier_restorer.faces import Candidate, FaceNetworks, free_memory
+from atelier_restorer.faces import Candidate, FaceNetworks
 from atelier_restorer.gray import is_gray, recolouring, to_gray
 from atelier_restorer.models import Models
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
@@ -81,7 +82,7 @@ class RestorerPipeline:
     def __init__(self, models: Models, settings: RestorerSettings) -> None:
         self._models = models
         self._settings = settings
-        self._faces = FaceNetworks(models, settings.max_batch)
+        self._faces = FaceNetworks(models, settings.max_batch, self._free_memory)
 
     def warm_up(self) -> None:
         """Send a synthetic picture through every network. Raises `StartupError` if one fails at it."""
@@ -196,7 +197,7 @@ class RestorerPipeline:
             if restoration.changed is None:
                 mask = np.zeros(rgb.shape[:2], np.uint8)
             else:
-                mask = enlarge_plane(restoration.changed, request.upscale)
+                mask = _enlarged_mask(restoration.changed, request.upscale)
             for patch in restoration.patches:
                 parts = None if patch.parts is None else soften_parts(patch.parts)
                 paste_face(rgb, mask, patch.crop, patch.matrix, request.upscale, request.visibility, parts)
@@ -256,12 +257,17 @@ class RestorerPipeline:
                 log.warning("the upscaler failed", extra={"error": str(error)})
                 result = None
             if result is None:
-                free_memory(self._models.device)
+                self._free_memory()
                 warnings.append("The upscaler network failed; the picture was enlarged by Lanczos.")
                 result = enlarge(rgb, request.upscale, None, job.check)
             if gray and result.upscaler != LANCZOS:
                 result = result._replace(picture=to_gray(result.picture))
         return result._replace(picture=to_depth(result.picture, picture.bits))
+
+    def _free_memory(self) -> None:
+        """Give cached device memory back, so that the next try has all of it."""
+        if self._models.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def check_picture(picture: Picture, request: RestoreRequest, max_pixels: int) -> None:
@@ -323,3 +329,9 @@ def _sharpness(rgb: RgbArray, face: Face) -> float | None:
         return sharpness(cut_crop(rgb, face_to_crop(face.landmarks)))
     except ValueError:
         return None
+
+
+def _enlarged_mask(mask: RgbArray, scale: int) -> RgbArray:
+    """Enlarge a mask without the overshoot that Lanczos has at edges."""
+    size = mask.shape[1] * scale, mask.shape[0] * scale
+    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR), np.uint8)
