@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from atelier_restorer.align import crop_to_picture, cut_crop, face_to_crop
-from atelier_restorer.paste import paste_face
+from atelier_restorer.paste import paste_face, restored_parts, soften_parts
 from atelier_restorer.request import DetectRequest
 from atelier_restorer.upscale import enlarge
 from atelier_runtime import images
@@ -53,7 +53,8 @@ def run(
     with phases.phase("paste"):
         mask = np.zeros(rgb.shape[:2], np.uint8)
         for number, matrix in enumerate(matrices):
-            paste_face(rgb, mask, restored[number], crop_to_picture(matrix, scale), scale)
+            parts = soften_parts(restored_parts(classes[number])) if parsed else None
+            paste_face(rgb, mask, restored[number], crop_to_picture(matrix, scale), scale, parts=parts)
     with phases.phase("encode"):
         images.encode(picture.with_pixels(rgb, None), scene.file_format, QUALITY)
     return rgb, mask

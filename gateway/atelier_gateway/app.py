@@ -58,6 +58,7 @@ class Gateway:
             generator=self._settings.generator,
             restorer=self._settings.restorer,
             max_pixels=self._settings.max_pixels,
+            wait_s=self._settings.stage_wait_seconds,
         )
         self._orchestrator = Orchestrator(
             self._stages,

@@ -7,7 +7,8 @@ from collections.abc import Awaitable
 
 from atelier_gateway import __version__
 from atelier_gateway.answers import HealthAnswer, RootAnswer
-from atelier_gateway.clients import UNREACHABLE_RETRY_AFTER_S, Stages
+from atelier_gateway.clients import Stages
+from atelier_gateway.link import UNREACHABLE_RETRY_AFTER_S
 from atelier_gateway.work import StageStatus
 from atelier_runtime.errors import AtelierError, StageNotReady
 

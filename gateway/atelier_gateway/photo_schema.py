@@ -243,5 +243,7 @@ def openapi_form_schema(checker: Checker[Any]) -> dict[str, Any]:
     for described in properties.values():
         parts = [part for part in described.pop("anyOf", ()) if part.get("type") != "null"]
         described |= {"anyOf": parts} if len(parts) > 1 else parts[0] if parts else {}
+        if described.get("default", 0) is None:
+            del described["default"]
     properties["image"]["format"] = "binary"
     return schema

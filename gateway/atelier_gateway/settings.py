@@ -33,13 +33,26 @@ class GatewaySettings(ProcessSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="ATELIER_GATEWAY_")
 
     port: int = Field(7860, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
-    generator: str = Field("127.0.0.1:50051", min_length=1, description="gRPC address of the generator.")
-    restorer: str = Field("127.0.0.1:50052", min_length=1, description="gRPC address of the restorer.")
+    generator: str = Field(
+        "127.0.0.1:50051",
+        min_length=1,
+        description="gRPC address of the generator; calls are shared among all addresses of a name.",
+    )
+    restorer: str = Field(
+        "127.0.0.1:50052", min_length=1, description="gRPC address of the restorer, likewise."
+    )
     deadline_seconds: float = Field(
         defaults.DEADLINE_S, gt=0, le=86_400, description="Time for one request, all stages together."
     )
     status_timeout_seconds: float = Field(
         2.0, gt=0, le=60, description="How long /health and /readyz wait for a stage's word."
+    )
+    stage_wait_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="How long a call waits for a replica of its stage while there is none; where stages "
+        "scale to zero, longer than a start takes.",
     )
     max_body_bytes: int = Field(
         4 * 2**20,

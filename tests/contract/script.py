@@ -42,6 +42,8 @@ class Script:
     """(confidence, restored, reason) of each face."""
     most_results: int = 8
     """A comparison answers no more than this."""
+    no_picture: bool = False
+    """Answer without the restored picture."""
     requests: list[Any] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     seconds_left: list[float] = field(default_factory=list)

@@ -77,6 +77,8 @@ class ScriptedRestorer(Scripted, restorer_service_pb2_grpc.RestorerServiceServic
         if request.return_mask:
             mask = images.encode_gray_png(np.full(pixels.shape[:2], 128, np.uint8))
             response.mask.CopyFrom(image_pb2.Image(data=mask, format=image_pb2.IMAGE_FORMAT_PNG))
+        if self.script.no_picture:
+            response.ClearField("image")
         for name, value in self.script.answer.items():
             if isinstance(value, list):
                 getattr(response, name).extend(value)

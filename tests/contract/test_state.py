@@ -213,6 +213,24 @@ def test_openapi_shows_ranges_defaults_and_older_names(house: House) -> None:
     assert set(document["paths"]) == {"/generate", "/health", "/livez", "/readyz", "/", *photographs}
 
 
+@pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
+def test_openapi_shows_the_routes_for_photographs(house: House, path: str) -> None:
+    operation = house.client.get("/openapi.json").json()["paths"][path]["post"]
+    content = operation["requestBody"]["content"]
+    assert set(content) == {"application/json", "multipart/form-data"}
+    in_json, in_form = (content[kind]["schema"]["properties"] for kind in content)
+    assert in_json["image"]["format"] == "byte" and in_form["image"]["format"] == "binary"
+    for fields in (in_json, in_form):
+        assert fields["min_confidence"]["default"] == 0.8
+        assert all("description" in field for field in fields.values())
+    for field in in_form.values():
+        assert {"type": "null"} not in field.get("anyOf", ()) and field.get("default", 0) is not None
+    for example in content["application/json"]["examples"].values():
+        answer = house.client.post(path, json=example["value"])
+        assert answer.status_code == 200, answer.text
+    assert set(operation["responses"]) == {"200", "400", "413", "415", "422", "429", "500", "503", "504"}
+
+
 def test_cors_is_off_unless_set(house: House) -> None:
     response = house.client.get("/livez", headers={"Origin": "http://localhost:3000"})
     assert "access-control-allow-origin" not in response.headers

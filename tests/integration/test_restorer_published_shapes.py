@@ -11,8 +11,10 @@ from skimage.data import astronaut
 
 from atelier.common.v1 import error_reason_pb2, image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
+from atelier_restorer.paste import restored_parts, soften_parts
 from tests.integration.face_stage import Client, pixels, png, serve
 from tests.parity import recipe
+from tests.parity.face_parts import parser
 from tests.tiny_restorer import build_set
 
 pytestmark = pytest.mark.slow
@@ -25,6 +27,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder,
         detector=recipe.state_dict("retinaface_resnet50", 1),
         codeformer=recipe.state_dict("codeformer", 1),
+        parser=recipe.state_dict("parsenet", 1),
         upscaler=False,
     )
     for file in folder.iterdir():
@@ -41,6 +44,22 @@ async def test_an_aligned_crop_comes_back_as_the_reference_restores_it(published
     golden = recipe.golden("codeformer_s1")["w0.6"].transpose(1, 2, 0)
     expected = np.rint((golden.clip(-1, 1) + 1) * 127.5)
     assert np.abs(result[::8, ::8].astype(int) - expected).max() <= 1
+
+
+async def test_an_aligned_crop_is_replaced_where_the_parser_sees_a_face(published: Path) -> None:
+    crop = recipe.image("codeformer", 1, 512, 512)
+    async with serve(published) as client:
+        whole = pixels((await client.restore(png(crop), timeout=300, aligned=True)).image)
+        answer = await client.restore(
+            png(crop), timeout=300, aligned=True, mask=pb.MASK_KIND_PARSE, return_mask=True
+        )
+    soft = soften_parts(restored_parts(parser(1).classify(whole[None])[0]))
+    mask, result = pixels(answer.mask), pixels(answer.image)
+    np.testing.assert_array_equal(mask, np.rint(soft * 255))
+    assert (mask == 0).any() and mask.max() > 100
+    np.testing.assert_array_equal(result[mask == 0], crop[mask == 0])
+    blended = crop + mask[..., None] / 255 * (whole.astype(float) - crop)
+    np.testing.assert_allclose(result, blended, atol=0.51)
 
 
 async def test_a_photograph_with_two_faces_at_most(published: Path) -> None:

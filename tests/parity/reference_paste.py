@@ -30,9 +30,11 @@ class Faults:
     """The rim cut off a face is black: the picture behind it gets no share in it."""
     truncated: bool = False
     """Levels are cut off instead of rounded."""
+    gray_edge: bool = False
+    """What a crop holds outside of the picture is mixed into the picture's outermost pixels."""
 
 
-ALL = Faults(half_pixel=True, dark_rim=True, truncated=True)
+ALL = Faults(half_pixel=True, dark_rim=True, truncated=True, gray_edge=True)
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,26 @@ def paste(
             matrix, result.shape[:2], scale, classes[number] if classes is not None else None
         )
         face = _warped(crop, matrix, result.shape[:2]).astype(np.float64)
+        if not faults.gray_edge:
+            face = continued_to_the_edge(face, matrix, scale)
         rest = 1 - (soft if faults.dark_rim else soft * square)
         result = (soft * square)[..., None] * face + rest[..., None] * result
     return np.floor(result) if faults.truncated else np.rint(result)
+
+
+def continued_to_the_edge(face: np.ndarray, matrix: np.ndarray, scale: int) -> np.ndarray:
+    """Return a face on its whole picture, its last pixel without a share of the outside repeated outwards."""
+    corners = matrix @ np.array([(0, 511, 511, 0), (0, 0, 511, 511), (1, 1, 1, 1)])
+    reach = int(np.ceil((scale - 1) / 2 + np.abs(matrix[0, :2]).sum()))  # of the outside, px
+    for axis, (low, high) in (
+        (1, (corners[0].min(), corners[0].max())),
+        (0, (corners[1].min(), corners[1].max())),
+    ):
+        last = face.shape[axis] - 1
+        first_good = reach if low < 0 else 0
+        last_good = last - reach if high > last else last
+        face = np.take(face, np.clip(np.arange(last + 1), first_good, last_good), axis=axis)
+    return face
 
 
 def masks(

@@ -74,6 +74,7 @@ def test_pictures_equal_the_references_inside_the_mask_and_the_input_outside(nam
     step = STEP[golden.scale]
     expected = recipe.golden("paste")[name][..., ::-1]
     inside = mask[::step, ::step] > 0
+    inside[[0, -1]] = inside[:, [0, -1]] = False  # the reference's gray edge, see docs/parity.md
     assert inside.sum() > 400
     assert within(difference(picture[::step, ::step], expected)[inside], LEVELS) >= SHARE
 

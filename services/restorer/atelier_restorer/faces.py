@@ -6,11 +6,10 @@ A face that fails is reported and left as it was; the others go on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from atelier_restorer.align import CROP_SIZE, TEMPLATE, cut_crop, face_to_crop, sharpness
 from atelier_restorer.batching import FaceBatcher, RestoredFace
@@ -72,13 +71,22 @@ def align(rgb: RgbArray, candidates: Sequence[Candidate], max_sharpness: float |
 
 
 class FaceNetworks:
-    """CodeFormer and the face parser, at most `max_batch` faces at a time."""
+    """CodeFormer and the face parser."""
 
-    def __init__(self, models: Models, worker: DeviceWorker, max_batch: int, batcher: FaceBatcher) -> None:
+    def __init__(
+        self,
+        models: Models,
+        worker: DeviceWorker,
+        batcher: FaceBatcher,
+        max_batch: int,
+        free_memory: Callable[[], None],
+    ) -> None:
+        """`max_batch`: faces that are parsed together; `free_memory` is called after a batch has failed."""
         self._models = models
         self._worker = worker
-        self._max_batch = max_batch
         self._batcher = batcher
+        self._max_batch = max_batch
+        self._free_memory = free_memory
 
     async def restore(
         self,
@@ -146,7 +154,7 @@ class FaceNetworks:
                 else:
                     candidate.give_up(NotDoneReason.NO_FACE)  # in the detector's eyes only
             return
-        free_memory(self._models.device)  # outside of the handler, whose traceback holds the tensors
+        self._free_memory()  # outside of the handler, whose traceback holds the tensors
         if len(batch) == 1:
             batch[0].give_up(reason)
         else:  # one face may have failed its whole batch: each gets a try of its own
@@ -161,12 +169,6 @@ def recolour(rounds: Sequence[Sequence[Candidate]], recolouring: Recolouring | N
     for candidate in (candidate for row in rounds for candidate in row):
         if candidate.restored is not None and candidate.crop is not None:
             candidate.restored = recolouring(candidate.restored, candidate.crop)
-
-
-def free_memory(device: torch.device) -> None:
-    """Give cached device memory back, so that the next try has all of it."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _report(answers: Sequence[RestoredFace], reports: list[StageReport]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import TypeVar
+
+from atelier_runtime.processors import usable_processors
 
 T = TypeVar("T")
 
@@ -17,8 +18,8 @@ class HostWork:
     """
 
     def __init__(self, width: int | None = None) -> None:
-        """`width`: functions at a time; None: one for each core."""
-        self._turns = asyncio.Semaphore(width or os.cpu_count() or 1)
+        """`width`: functions at a time; None: one for each processor."""
+        self._turns = asyncio.Semaphore(width or usable_processors())
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a function when its turn comes; a cancelled caller does not begin it."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from atelier_restorer.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import NotDoneReason
 from atelier_runtime.images import RgbArray
+from atelier_runtime.processors import usable_processors
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component, ModelSet, load_state_dict, sha256
 
@@ -110,7 +110,7 @@ def load_models(settings: RestorerSettings, roles: Collection[str] = ROLES) -> M
 
     Networks of other roles than these are not touched. Raises `StartupError` naming the setting or the file.
     """
-    torch.set_num_threads(settings.cpu_threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
     # Fewer bits choose other codes for some cells of the face, so they are for those who ask for them.
     dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)

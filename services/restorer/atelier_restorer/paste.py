@@ -16,8 +16,12 @@ _MARGIN_PX = 2  # what linear interpolation may reach beyond the square's corner
 # Classes of CelebAMask-HQ: 0 background, 1 skin, 2 nose, 3 glasses, 4 5 eyes, 6 7 brows, 8 9 ears, 10 mouth,
 # 11 12 lips, 13 hair, 14 hat, 15 ear ring, 16 necklace, 17 neck, 18 cloth.
 _KEPT_CLASSES = (0, 14, 16, 17, 18)
-_BLUR_PX, _BLUR_SIGMA_PX = 101, 11.0
+_PARTS_SIGMA_PX = 11 * math.sqrt(2)  # the reference's two Gaussians of 11 px in one
 _RIM_PX = 10
+
+# Wide blurs are done on a mask that is shrunk by so many px: what they leave has no finer detail.
+_PARTS_SHRINK = 4
+_FEATHER_SHRINK = 1 / 8  # of the feather's px
 
 
 def paste_face(
@@ -52,12 +56,15 @@ def paste_face(
     size = (right - left, bottom - top)
     local = matrix.copy()
     local[:, 2] -= (left, top)
-    soft = _soft_square(local, size, scale, parts)
-    alpha = np.rint(soft * (255.0 * visibility)).astype(np.uint8)
+    soft = _soft_square(local, size, scale)
+    if parts is not None:
+        soft = np.minimum(soft, cv2.warpAffine(parts, local, size, flags=cv2.INTER_LINEAR))
+    alpha = _levels(soft, visibility)
     face = cv2.warpAffine(crop, local, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    face = _continued_to_the_edge(np.asarray(face, np.uint8), area, picture.shape, matrix, scale)
 
     target = picture[top:bottom, left:right]
-    target[...] = _blended(target, np.asarray(face, np.uint8), alpha)
+    target[...] = _blended(target, face, alpha)
     layer = mask[top:bottom, left:right]
     rest = (255 - layer.astype(np.uint16)) * (255 - alpha.astype(np.uint16)) // 255
     layer[...] = (255 - rest).astype(np.uint8)
@@ -75,7 +82,7 @@ def blend_aligned(
     no square to feather: without ``parts`` the mask is ``visibility`` all over.
     """
     everywhere = np.ones(crop.shape[:2], np.float32)
-    alpha = np.rint((everywhere if parts is None else parts) * (255.0 * visibility)).astype(np.uint8)
+    alpha = _levels(everywhere if parts is None else parts, visibility)
     return _blended(picture, crop, alpha), alpha
 
 
@@ -85,7 +92,9 @@ def restored_parts(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Skin, features, glasses, ears, ear rings and hair do; background, hat, necklace, neck and clothes keep
     what the picture had.
     """
-    return ~np.isin(classes, _KEPT_CLASSES)
+    belongs = np.ones(256, np.bool_)
+    belongs[list(_KEPT_CLASSES)] = False
+    return belongs[classes]
 
 
 def soften_parts(parts: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -93,9 +102,7 @@ def soften_parts(parts: NDArray[np.bool_]) -> NDArray[np.float32]:
 
     The widths are the reference's: two Gaussians of 11 px, cut off 10 px from the rim.
     """
-    soft = parts.astype(np.float32)
-    for _ in range(2):
-        soft = np.asarray(cv2.GaussianBlur(soft, (_BLUR_PX, _BLUR_PX), _BLUR_SIGMA_PX), np.float32)
+    soft = _blurred_small(parts.astype(np.float32), _PARTS_SIGMA_PX, _PARTS_SHRINK)
     for rim in (soft[:_RIM_PX], soft[-_RIM_PX:], soft[:, :_RIM_PX], soft[:, -_RIM_PX:]):
         rim[...] = 0.0
     return soft
@@ -103,10 +110,19 @@ def soften_parts(parts: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 def _blended(picture: PixelArray, face: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> PixelArray:
     """Return picture (H, W, 3) and face mixed by the mask (H, W), rounded to the picture's depth."""
-    share = alpha[..., None].astype(np.float32) / 255.0
-    levels = np.float32(np.iinfo(picture.dtype).max // 255)  # of the picture in one of the face: 1 or 257
-    blended = picture + share * (face.astype(np.float32) * levels - picture)
-    return np.rint(blended).astype(picture.dtype)
+    share = alpha.astype(np.float32)  # 0 to 255: beside such sums the 1e-5 that OpenCV adds is nothing
+    if picture.dtype == np.uint8:
+        return np.asarray(cv2.blendLinear(face, picture, share, 255 - share), np.uint8)
+    levels = np.float32(np.iinfo(picture.dtype).max // 255)  # of the picture in one of the face: 257
+    wide = face.astype(np.float32) * levels
+    return np.rint(cv2.blendLinear(wide, picture.astype(np.float32), share, 255 - share)).astype(
+        picture.dtype
+    )
+
+
+def _levels(soft: NDArray[np.float32], visibility: float) -> NDArray[np.uint8]:
+    """Return a mask 0 to 1 in 8 bits, rounded."""
+    return np.asarray(cv2.convertScaleAbs(soft, alpha=255.0 * visibility), np.uint8)
 
 
 def _rectangle(matrix: NDArray[np.float64], width: int, height: int) -> tuple[int, int, int, int] | None:
@@ -122,31 +138,62 @@ def _rectangle(matrix: NDArray[np.float64], width: int, height: int) -> tuple[in
     return left, top, right, bottom
 
 
-def _soft_square(
-    matrix: NDArray[np.float64], size: tuple[int, int], scale: int, parts: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
-    """Return the crop's square as a mask 0 to 1 whose rim is cut and then feathered, within the parts.
+def _continued_to_the_edge(
+    face: NDArray[np.uint8],
+    area: tuple[int, int, int, int],
+    shape: tuple[int, ...],
+    matrix: NDArray[np.float64],
+    scale: int,
+) -> NDArray[np.uint8]:
+    """Return the face's rectangle with its last good pixels repeated out to the picture's edge.
+
+    Beyond the centres of the picture's outermost pixels a crop holds what fills the outside, and
+    interpolation mixes that in one pixel of the crop further: a face that runs out would end in a gray line.
+    """
+    left, top, right, bottom = area
+    bad = math.ceil((scale - 1) / 2 + abs(matrix[0, 0]) + abs(matrix[0, 1]))
+    x0, x1 = (bad if left == 0 else 0), (bad if right == shape[1] else 0)
+    y0, y1 = (bad if top == 0 else 0), (bad if bottom == shape[0] else 0)
+    good = face[y0 : face.shape[0] - y1, x0 : face.shape[1] - x1]
+    if good.shape == face.shape or good.size == 0:
+        return face
+    return np.asarray(cv2.copyMakeBorder(good, y0, y1, x0, x1, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _soft_square(matrix: NDArray[np.float64], size: tuple[int, int], scale: int) -> NDArray[np.float32]:
+    """Return the crop's square as a mask 0 to 1 whose rim is cut and then feathered.
 
     The widths are the reference's: 2 px an enlargement off the rim, then a feather of a twentieth of the
     square's visible side. Beyond the picture's edge nothing is cut: a face that runs out stays whole there.
     """
     ones = np.ones((CROP_SIZE, CROP_SIZE), np.float32)
-    square = _eroded(_warped(ones, matrix, size), 2 * scale)
-    edge = int(math.sqrt(float(square.sum(dtype=np.float64)))) // 20
+    warped = cv2.warpAffine(ones, matrix, size, flags=cv2.INTER_LINEAR)
+    square = _eroded(np.asarray(warped, np.float32), 2 * scale)
+    feather = int(math.sqrt(cv2.sumElems(square)[0])) // 20
     # A face of under 20 px has no room for a feather; 3 is what the reference comes to there.
-    soft = _eroded(square, 2 * edge or 3)
-    if edge:
-        soft = np.asarray(cv2.GaussianBlur(soft, (2 * edge + 1, 2 * edge + 1), 0), np.float32)
-    if parts is not None:
-        soft = np.minimum(soft, _warped(parts, matrix, size))
-    return np.asarray(soft * square, dtype=np.float32)
+    inner = _eroded(square, 2 * feather or 3)
+    soft = _feathered(inner, feather) if feather else inner
+    return np.asarray(cv2.multiply(soft, square), np.float32)
 
 
-def _warped(
-    mask: NDArray[np.float32], matrix: NDArray[np.float64], size: tuple[int, int]
-) -> NDArray[np.float32]:
-    return np.asarray(cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR), dtype=np.float32)
+def _feathered(mask: NDArray[np.float32], feather: int) -> NDArray[np.float32]:
+    shrink = int(feather * _FEATHER_SHRINK)
+    if shrink < 2:
+        return np.asarray(cv2.GaussianBlur(mask, (2 * feather + 1, 2 * feather + 1), 0), np.float32)
+    return _blurred_small(mask, 0.3 * (feather - 1) + 0.8, shrink)  # the sigma that OpenCV would take
+
+
+def _blurred_small(mask: NDArray[np.float32], sigma_px: float, shrink: int) -> NDArray[np.float32]:
+    """Return a mask blurred by a Gaussian on a copy `shrink` times smaller.
+
+    Shrinking and enlarging blur by half a pixel of that copy, which the Gaussian does without.
+    """
+    height, width = mask.shape
+    size = (-(-width // shrink), -(-height // shrink))
+    small = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), math.sqrt((sigma_px / shrink) ** 2 - 0.25))
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _eroded(mask: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    return np.asarray(cv2.erode(mask, np.ones((side, side), np.uint8)), dtype=np.float32)
+    return np.asarray(cv2.erode(mask, np.ones((side, side), np.uint8)), np.float32)

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
 from atelier_restorer.align import CROP_SIZE, crop_to_picture, cut_crop, face_to_crop, sharpness
 from atelier_restorer.batching import FaceBatcher
 from atelier_restorer.choose import choose_faces, follow_orders
-from atelier_restorer.faces import Candidate, FaceNetworks, align, aligned_candidate, free_memory, recolour
+from atelier_restorer.faces import Candidate, FaceNetworks, align, aligned_candidate, recolour
 from atelier_restorer.gray import is_gray, recolouring, to_gray
 from atelier_restorer.host import HostWork
 from atelier_restorer.models import Models
@@ -106,9 +107,9 @@ class RestorerPipeline:
                 models.codeformer,
                 max_batch=max_batch,
                 new_ledger=lambda: StageLedger(probe_for(models.device)),
-                free_memory=lambda: free_memory(models.device),
+                free_memory=self._free_memory,
             )
-            self._faces = FaceNetworks(models, worker, max_batch, batcher)
+            self._faces = FaceNetworks(models, worker, batcher, max_batch, self._free_memory)
 
     def warm_up(self) -> None:
         """Send a synthetic picture through every network. Raises `StartupError` if one fails at it."""
@@ -193,7 +194,7 @@ class RestorerPipeline:
             if restoration.changed is None:
                 mask = np.zeros(rgb.shape[:2], np.uint8)
             else:
-                mask = enlarge_plane(restoration.changed, request.upscale)
+                mask = _enlarged_mask(restoration.changed, request.upscale)
             for patch in restoration.patches:
                 parts = None if patch.parts is None else soften_parts(patch.parts)
                 paste_face(rgb, mask, patch.crop, patch.matrix, request.upscale, patch.visibility, parts)
@@ -342,12 +343,17 @@ class RestorerPipeline:
                 log.warning("the upscaler failed", extra={"error": str(error)})
                 result = None
             if result is None:
-                free_memory(self._models.device)
+                self._free_memory()
                 warnings.append("The upscaler network failed; the picture was enlarged by Lanczos.")
                 result = enlarge(rgb, request.upscale, None, job.check)
             if gray and result.upscaler != LANCZOS:
                 result = result._replace(picture=to_gray(result.picture))
         return result._replace(picture=to_depth(result.picture, picture.bits)), warnings
+
+    def _free_memory(self) -> None:
+        """Give cached device memory back, so that the next try has all of it."""
+        if self._models.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _batch_for(device: torch.device) -> int:
@@ -393,3 +399,9 @@ def _sharpness(rgb: RgbArray, face: Face) -> float | None:
         return sharpness(cut_crop(rgb, face_to_crop(face.landmarks)))
     except ValueError:
         return None
+
+
+def _enlarged_mask(mask: RgbArray, scale: int) -> RgbArray:
+    """Enlarge a mask without the overshoot that Lanczos has at edges."""
+    size = mask.shape[1] * scale, mask.shape[0] * scale
+    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR), np.uint8)

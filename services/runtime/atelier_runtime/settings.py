@@ -43,11 +43,16 @@ class StageSettings(ProcessSettings):
     )
     queue_capacity: int = Field(8, ge=0, le=1024, description="Requests that may wait for the device.")
     max_connection_age_seconds: float = Field(
-        120.0,
+        30.0,
         ge=1,
         description="Clients are asked to reconnect after this time, so that new replicas are found.",
     )
-    cpu_threads: int = Field(0, ge=0, le=512, description="Threads of one network operator; 0: one a core.")
+    cpu_threads: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="Threads of one network operator; 0: one for each processor that the process may use.",
+    )
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

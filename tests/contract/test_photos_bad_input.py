@@ -1,0 +1,235 @@
+"""Bad orders for photographs: the right status, every offending field named, nothing done."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from typing import Any
+
+import pytest
+
+from atelier_runtime import images
+from atelier_runtime.errors import FieldViolation, InvalidRequest
+from tests.contract.problem_body import problem
+from tests.contract.script import picture
+from tests.contract.scripted_restorer import LANDMARKS
+from tests.contract.scripted_stages import House
+
+PNG = images.encode(images.Picture(picture(64, 48)), "png", 92)
+IMAGE = base64.b64encode(PNG).decode()
+FACE: dict[str, Any] = {"box": [1, 2, 30, 40], "landmarks": LANDMARKS}
+NUL = "data:image/png;base64,"
+
+BAD_FIELDS: list[tuple[str, dict[str, Any], set[str]]] = [
+    ("/restore", {"image": None}, {"image"}),
+    ("/restore", {"image": ""}, {"image"}),
+    ("/restore", {"image": NUL}, {"image"}),
+    ("/restore", {"image": 7}, {"image"}),
+    ("/restore", {"image": ["a"]}, {"image"}),
+    ("/restore", {"image": "no base64!"}, {"image"}),
+    ("/restore", {"image": IMAGE[:-1]}, {"image"}),
+    ("/restore", {"image": IMAGE + "?"}, {"image"}),
+    ("/restore", {"image": "data:image/png," + IMAGE}, {"image"}),
+    ("/restore", {"image": "data:image/png;base64" + IMAGE.replace(",", "")}, {"image"}),
+    ("/restore", {"image": "https://example.org/a.png"}, {"image"}),
+    ("/restore", {"fidelity": 1.01}, {"fidelity"}),
+    ("/restore", {"face_restoration_weight": "0.6"}, {"face_restoration_weight"}),
+    ("/restore", {"fidelity": 1, "face_restoration_weight": 1}, {"fidelity", "face_restoration_weight"}),
+    ("/restore", {"max_faces": 257}, {"max_faces"}),
+    (
+        "/restore",
+        {"max_faces": 1.5, "min_face_px": -1, "max_face_px": "x"},
+        {*("max_faces", "min_face_px"), "max_face_px"},
+    ),
+    ("/restore", {"max_sharpness": -1}, {"max_sharpness"}),
+    ("/restore", {"min_confidence": 2, "visibility": True}, {"min_confidence", "visibility"}),
+    ("/restore", {"rule": "smallest"}, {"rule"}),
+    ("/restore", {"only_center_face": True, "rule": "largest"}, {"rule", "only_center_face"}),
+    ("/restore", {"only_center_face": 1}, {"only_center_face"}),
+    ("/restore", {"upscale": 3}, {"upscale"}),
+    ("/restore", {"aligned": "yes", "use_realesrgan": 0}, {"aligned", "use_realesrgan"}),
+    ("/restore", {"mask": "oval"}, {"mask"}),
+    ("/restore", {"output_format": "gif", "quality": 101}, {"output_format", "quality"}),
+    ("/restore", {"return_mask": "true"}, {"return_mask"}),
+    ("/restore", {"fidelities": [0.5]}, {"fidelities"}),
+    ("/restore", {"prompt": "a cat"}, {"prompt"}),
+    ("/restore", {"faces": {}}, {"faces"}),
+    ("/restore", {"faces": [FACE] * 1001}, {"faces"}),
+    ("/restore", {"faces": [FACE, 7]}, {"faces[1]"}),
+    ("/restore", {"faces": [{}]}, {"faces[0].box", "faces[0].landmarks"}),
+    ("/restore", {"faces": [{**FACE, "box": [1, 2, 3]}]}, {"faces[0].box"}),
+    ("/restore", {"faces": [{**FACE, "box": [1, 2, 3, None]}]}, {"faces[0].box[3]"}),
+    ("/restore", {"faces": [FACE, {**FACE, "landmarks": LANDMARKS[:4]}]}, {"faces[1].landmarks"}),
+    ("/restore", {"faces": [{**FACE, "fidelity": 2, "skip": "no"}]}, {"faces[0].fidelity", "faces[0].skip"}),
+    ("/restore", {"faces": [{**FACE, "weight": 1}], "upscale": 9}, {"faces[0].weight", "upscale"}),
+    ("/detect", {"min_confidence": -1, "detect_size": 63}, {"min_confidence", "detect_size"}),
+    ("/detect", {"detect_size": 2049}, {"detect_size"}),
+    ("/detect", {"fidelity": 1}, {"fidelity"}),
+    ("/compare", {}, {"fidelities"}),
+    ("/compare", {"fidelities": []}, {"fidelities"}),
+    ("/compare", {"fidelities": [0.5] * 9}, {"fidelities"}),
+    ("/compare", {"fidelities": [0.5, 1.5, "x"]}, {"fidelities[1]", "fidelities[2]"}),
+    ("/compare", {"fidelities": [0.5], "fidelity": 0.5}, {"fidelity"}),
+]
+
+
+@pytest.mark.parametrize(("path", "given", "named"), BAD_FIELDS, ids=lambda value: repr(value)[:60])
+def test_bad_fields_are_all_named(house: House, path: str, given: dict[str, Any], named: set[str]) -> None:
+    error = problem(house.client.post(path, json={"image": IMAGE, **given}), 422, "invalid_request")
+    assert {field["field"] for field in error["fields"]} == named
+    assert all(field["message"] for field in error["fields"])
+    assert len(json.dumps(error)) < 2000, "what was given is not echoed at length"
+    assert not house.restorer.requests, "nothing was done"
+
+
+def test_limits_are_told(house: House) -> None:
+    order = {"image": IMAGE, "max_faces": 999, "min_face_px": -1, "faces": [{**FACE, "fidelity": 9}]}
+    error = problem(house.client.post("/restore", json=order), 422, "invalid_request")
+    told = {field["field"]: field["message"] for field in error["fields"]}
+    assert "from 0 to 256" in told["max_faces"] and "of 0 or more" in told["min_face_px"]
+    assert "from 0 to 1, not 9" in told["faces[0].fidelity"]
+    error = problem(
+        house.client.post("/detect", json={"image": IMAGE, "detect_size": 9}), 422, "invalid_request"
+    )
+    assert "0 or a whole number from 64 to 2048, not 9" in error["message"]
+
+
+FORM_TYPE = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def part(name: str, content: bytes, more: str = "") -> bytes:
+    head = f'--x\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode()
+    return head + content + b"\r\n"
+
+
+FILE = part("image", PNG, '; filename="a.png"')
+BAD_FORMS: list[tuple[bytes, int, str | None]] = [
+    (b"", 400, None),
+    (b"hello", 400, None),
+    (FILE, 400, None),  # the last boundary is missing
+    (FILE[:200], 400, None),
+    (b"--x\r\nContent-Disposition: form-data\r\n\r\nhi\r\n--x--\r\n", 400, None),
+    (FILE + part("quality", b"1") * 1001 + b"--x--\r\n", 400, None),
+    (b"--x--\r\n", 422, "image"),
+    (part("image", b"", '; filename=""') + b"--x--\r\n", 422, "image"),
+    (part("image", PNG) + b"--x--\r\n", 422, "image"),  # no file's name: it should be base64
+    (FILE + FILE + b"--x--\r\n", 422, "image"),
+    (FILE + part("fidelity", b"high") + b"--x--\r\n", 422, "fidelity"),
+    (FILE + part("fidelity", b"NaN") + b"--x--\r\n", 422, "fidelity"),
+    (FILE + part("fidelity", b"\xff") + b"--x--\r\n", 422, "fidelity"),
+    (FILE + part("aligned", b"1") + b"--x--\r\n", 422, "aligned"),
+    (FILE + part("faces", b"[{") + b"--x--\r\n", 422, "faces"),
+    (FILE + part("faces", b"[" * 100_000) + b"--x--\r\n", 422, "faces"),
+    (FILE + part("faces", b'[{"box": 1, "box": 2}]') + b"--x--\r\n", 422, "box"),
+    (FILE + part("quality", b"9" * 5000) + b"--x--\r\n", 422, "quality"),
+    (FILE + part("qualitty", b"9") + b"--x--\r\n", 422, "qualitty"),
+    (FILE + part("\u00fcber", b"9") + b"--x--\r\n", 422, "\u00fcber"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "named"), BAD_FORMS, ids=lambda value: repr(value)[-50:])
+def test_bad_forms(house: House, body: bytes, status: int, named: str | None) -> None:
+    response = house.client.post("/restore", content=body, headers=FORM_TYPE)
+    error = problem(response, status, "malformed_body" if status == 400 else "invalid_request")
+    assert [field["field"] for field in error["fields"]] == ([named] if named else [])
+    assert not house.restorer.requests
+    assert house.client.post("/detect", content=FILE + b"--x--\r\n", headers=FORM_TYPE).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": "image/png"}, 415),
+        ({**FORM_TYPE, "Content-Encoding": "gzip"}, 415),
+        ({"Content-Type": "multipart/form-data"}, 400),
+        ({"Content-Type": "multipart/form-data; boundary=" + "x" * 300}, 400),
+        ({"Content-Type": "multipart/form-data; boundary=y"}, 400),
+    ],
+    ids=str,
+)
+def test_other_types(house: House, headers: dict[str, str], status: int) -> None:
+    response = house.client.post("/restore", content=FILE + b"--x--\r\n", headers=headers)
+    problem(response, status, "unsupported_media_type" if status == 415 else "malformed_body")
+
+
+def giant_png() -> bytes:
+    """A PNG whose header says 60000x60000 and which holds no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    data = chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [(b"hello", "not a PNG"), (PNG[:200], "damaged or cut short"), (giant_png(), "60000x60000")],
+    ids=["text", "truncated", "giant"],
+)
+def test_pictures_that_the_restorer_refuses(house: House, path: str, data: bytes, told: str) -> None:
+    fields = {"fidelities": "[0.5]"} if path == "/compare" else {}
+    response = house.client.post(path, files={"image": ("a.png", data)}, data=fields)
+    error = problem(response, 422, "invalid_request")
+    assert [field["field"] for field in error["fields"]] == ["image"] and told in error["message"]
+
+
+STAGE_FIELDS = [
+    ("/restore", {}, "image.format", "image"),
+    ("/restore", {"output_format": "webp"}, "output.format", "output_format"),
+    ("/restore", {"quality": 5}, "output.quality", "quality"),
+    ("/restore", {"face_restoration_weight": 1}, "fidelity", "face_restoration_weight"),
+    ("/restore", {"only_center_face": True}, "rule", "only_center_face"),
+    ("/restore", {"aligned": True}, "aligned", "aligned"),
+    ("/restore", {"faces": [FACE]}, "faces[0].face.box", "faces[0].box"),
+    ("/restore", {"faces": [FACE]}, "faces[0].fidelity", "faces[0].fidelity"),
+    ("/detect", {"detect_size": 640}, "detect_size_px", "detect_size"),
+    ("/compare", {"fidelities": [0.5]}, "restore.upscale", "upscale"),
+    ("/compare", {"fidelities": [0.5]}, "restore.faces[0].face", "faces[0]"),
+    ("/compare", {"fidelities": [0.5]}, "fidelities", "fidelities"),
+]
+
+
+@pytest.mark.parametrize(("path", "given", "stage_says", "client_reads"), STAGE_FIELDS, ids=str)
+def test_the_restorers_refusals_name_the_clients_fields(
+    house: House, path: str, given: dict[str, Any], stage_says: str, client_reads: str
+) -> None:
+    house.restorer.error = InvalidRequest([FieldViolation(stage_says, "cannot be"), FieldViolation("x", "y")])
+    response = house.client.post(path, json={"image": IMAGE, **given})
+    error = problem(response, 422, "invalid_request")
+    assert [field["field"] for field in error["fields"]] == [client_reads, "x"]
+
+
+def test_what_no_file_can_hold_is_refused_and_not_dropped(house: House) -> None:
+    order = {"image": IMAGE, "return_mask": True, "return_crops": True}
+    response = house.client.post("/restore", json=order, headers={"Accept": "image/png"})
+    error = problem(response, 422, "invalid_request")
+    assert [field["field"] for field in error["fields"]] == ["return_mask", "return_crops"]
+    assert not house.restorer.requests
+    gif = house.client.post("/restore", json={"image": IMAGE}, headers={"Accept": "image/gif"})
+    assert problem(gif, 422, "invalid_request")["fields"][0]["field"] == "Accept"
+
+
+def test_sizes_follow_from_max_pixels() -> None:
+    """The largest file is what a message to the restorer holds, less 2 MiB for the orders."""
+    house = House(max_pixels=65_536, max_body_bytes=2**20)
+    try:
+        largest = images.message_limit_bytes(65_536) - 2 * 2**20
+        for data, status in ((PNG + b"\0" * (largest - len(PNG)), 200), (b"\0" * (largest + 1), 422)):
+            forms = house.client.post("/detect", files={"image": ("a.png", data)})
+            jsons = house.client.post("/detect", json={"image": base64.b64encode(data).decode()})
+            assert (forms.status_code, jsons.status_code) == (status, status)
+        error = problem(forms, 422, "invalid_request")
+        assert error["fields"][0]["field"] == "image" and str(largest) in error["message"]
+        data = b"\0" * (largest + 2**20)
+        problem(house.client.post("/detect", files={"image": ("a.png", data)}), 413, "body_too_large")
+        image = base64.b64encode(data).decode()
+        problem(house.client.post("/detect", json={"image": image}), 413, "body_too_large")
+        assert len(house.restorer.requests) == 2
+    finally:
+        house.close()
