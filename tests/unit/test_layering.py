@@ -15,9 +15,11 @@ PACKAGES = {
     "restorer": ROOT / "services/restorer/atelier_restorer",
     "gateway": ROOT / "gateway/atelier_gateway",
 }
-STUBS = {"servicer.py", "convert.py", "clients.py"}
+# client.py is the other end of the restorer's wire: its command line against a running service
+STUBS = {"servicer.py", "convert.py", "clients.py", "client.py"}
 TORCH = {
     *("pipeline.py", "models.py", "upscale.py", "detect.py", "parse.py"),
+    "identify.py",  # compares a checkpoint with the networks themselves
     *("device.py", "vram.py", "weights.py"),
 }
 NETWORK_LIBRARIES = {
@@ -65,6 +67,21 @@ def test_the_gateway_starts_without_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert run.stdout.strip() == ""
+
+
+def test_asking_a_running_restorer_needs_no_torch(tmp_path: Path) -> None:
+    """The command starts at once, on machines that have no card too."""
+    (tmp_path / "photo.png").write_bytes(b"the service looks into it, not the command")
+    code = (
+        "import sys; from atelier_restorer.__main__ import main;"
+        f"code = main(['detect', r'{tmp_path / 'photo.png'}', '--server', '127.0.0.1:1']);"
+        f"print(code, *sorted(set(sys.modules) & {NETWORK_LIBRARIES | {'cv2'}}))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert run.stdout.split() == ["1"]
+    assert "No restorer can be reached at 127.0.0.1:1" in run.stderr
 
 
 def test_the_gateways_requirements_name_no_network_library() -> None:

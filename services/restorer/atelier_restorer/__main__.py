@@ -1,19 +1,27 @@
 """The command `atelier-restorer`.
 
-torch takes seconds to import, so the command imports it late: help and bad settings do not wait.
+torch takes seconds to import, so each command imports it late: help, bad flags and bad settings do not wait,
+and a command that asks a running service does without.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 
+from atelier_restorer.commands import detect, options, restore
+from atelier_restorer.commands.files import PlanError
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
+from atelier_runtime.errors import AtelierError
+from atelier_runtime.settings import StartupError
+
+_USAGE, _FAILED, _INTERRUPTED = 2, 1, 130  # exit codes
 
 
-def serve() -> int:
+def serve(chosen: argparse.Namespace) -> int:
     """Run the stage until SIGTERM or SIGINT; return the exit code."""
     restorer_settings = settings.load(RestorerSettings)
     from atelier_restorer.servicer import RestorerStage
@@ -26,8 +34,39 @@ def serve() -> int:
     )
 
 
+def inspect(chosen: argparse.Namespace) -> int:
+    """Say what checkpoints are; return the exit code."""
+    from atelier_restorer.commands import inspect as command
+
+    return command.run(chosen)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run the command; return the exit code."""
+    chosen = _parser().parse_args(arguments)
+    # Read by OpenMP when torch is imported. Its threads otherwise spin while they wait for each other,
+    # which takes the cores from the other processes and, where cores are shared, slows ours several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        return int(chosen.run(chosen))
+    except (options.UsageError, PlanError) as error:
+        return _say(str(error), _USAGE)
+    except StartupError as error:
+        return _say(options.explain_startup(error, chosen), _FAILED)
+    except AtelierError as error:
+        return _say(options.explain(error), _FAILED)
+    except OSError as error:
+        return _say(str(error), _FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted", _INTERRUPTED)
+
+
+def _say(message: str, exit_code: int) -> int:
+    print(f"atelier-restorer: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="atelier-restorer", description="Atelier's face stage.")
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser(
@@ -38,11 +77,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serving.set_defaults(run=serve)
-    chosen = parser.parse_args(arguments)
-    # Read by OpenMP when torch is imported. Its threads otherwise spin while they wait for each other,
-    # which takes the cores from the other processes and, where cores are shared, slows ours several times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    return int(chosen.run())
+    options.add_restore(
+        commands.add_parser(
+            "restore",
+            help="restore the faces of a picture or a folder",
+            description="Restore the faces of a picture, or of all pictures in a folder and its folders. "
+            "Prints a JSON object for each: every face and its fate. Inputs are never overwritten. "
+            "Exit code: 0 if every picture was written, 1 if one was not, 2 if the flags make no sense.",
+        ),
+        restore.run,
+    )
+    options.add_detect(
+        commands.add_parser(
+            "detect",
+            help="print the faces of a picture",
+            description="Print every face, the surest first, in px of the picture, as "
+            '{"faces": [{"box": [x1, y1, x2, y2], "landmarks": [[x, y] x 5], "confidence": c}]}.',
+        ),
+        detect.run,
+    )
+    options.add_inspect(
+        commands.add_parser(
+            "inspect",
+            help="say which network a checkpoint file is",
+            description="Print a JSON object for each checkpoint file: its network, sizes, parameters, "
+            "number format and SHA-256. Exit code: 1 if the restorer has no use for one of them.",
+        ),
+        inspect,
+    )
+    return parser
 
 
 if __name__ == "__main__":

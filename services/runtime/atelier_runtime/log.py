@@ -47,10 +47,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def configure_logging(level: str) -> None:
-    """Send every logger's lines as JSON to standard error."""
+class PlainFormatter(logging.Formatter):
+    """For people at a terminal: level, message, and what `extra=` gave."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        extra = [f"{k}={v}" for k, v in vars(record).items() if k not in _STANDARD_ATTRIBUTES]
+        line = f"{record.levelname.lower()}: {' '.join([record.getMessage(), *extra])}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure_logging(level: str, formatter: logging.Formatter | None = None) -> None:
+    """Send every logger's lines to standard error, as JSON unless another formatter is given."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(formatter or JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

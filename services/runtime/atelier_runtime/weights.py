@@ -200,7 +200,8 @@ def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch
         CheckpointError: the file is missing, damaged, of another format, or wants to run code.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
+        what = "is a folder, no checkpoint file" if path.is_dir() else "there is no such file"
+        raise CheckpointError(f"{path}: {what}")
     try:
         data: Any = (
             _read_safetensors(path, shapes_only) if _is_safetensors(path) else _load(path, shapes_only)

@@ -1,0 +1,1 @@
+"""What `atelier-restorer` can do besides serving: restore, detect, inspect."""

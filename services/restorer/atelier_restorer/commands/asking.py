@@ -1,0 +1,42 @@
+"""Whom `restore` and `detect` ask: the service of --server, or networks loaded in this process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from atelier_restorer.client import Client, connect
+from atelier_restorer.commands import options
+from atelier_runtime import defaults
+from atelier_runtime.log import PlainFormatter, configure_logging
+
+T = TypeVar("T")
+
+
+def ask(
+    chosen: argparse.Namespace,
+    work: Callable[[Client], Awaitable[T]],
+    *,
+    roles: Collection[str],
+    required: Collection[str],
+) -> T:
+    """Run `work` with a client. In this process only the networks of `roles` are loaded.
+
+    Raises what `work` raises, `UsageError`, and `StartupError` if a network of `required` is not there.
+    """
+    configure_logging("info" if chosen.verbose else "warning", PlainFormatter())
+    if chosen.server is not None:
+        timeout_s = defaults.DEADLINE_S if chosen.timeout is None else chosen.timeout
+        return asyncio.run(_run(connect(chosen.server, timeout_s=timeout_s), work))
+    settings = options.load_settings(chosen)
+    from atelier_restorer.in_process import open_here  # imports torch, which takes seconds
+
+    return asyncio.run(_run(open_here(settings, roles, required), work))
+
+
+async def _run(opening: AbstractAsyncContextManager[Client], work: Callable[[Client], Awaitable[T]]) -> T:
+    async with opening as client:
+        return await work(client)

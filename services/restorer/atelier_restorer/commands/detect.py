@@ -1,0 +1,28 @@
+"""`atelier-restorer detect`: print the faces of a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from atelier_restorer.client import Client
+from atelier_restorer.commands import options
+from atelier_restorer.commands.asking import ask
+from atelier_restorer.commands.files import PlanError
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print every face that scores and overlaps leave, as one JSON object; return the exit code."""
+    options.check_where(chosen)
+    request = options.detect_request(chosen)
+    if not chosen.source.is_file():
+        raise PlanError(f"{chosen.source}: there is no such file")
+    data = chosen.source.read_bytes()
+
+    async def detect(client: Client) -> list[dict[str, Any]]:
+        return await client.detect(data, request)
+
+    faces = ask(chosen, detect, roles=("detector",), required=("detector",))
+    print(json.dumps({"faces": faces}))
+    return 0

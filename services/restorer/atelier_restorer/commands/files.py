@@ -1,0 +1,162 @@
+"""Which picture files to read, what to write them to, and writing that never leaves half a file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from atelier_runtime.images import Format
+
+FORMAT_OF_SUFFIX: dict[str, Format] = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+}
+_SUFFIX_OF_FORMAT: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_SIGNATURE_BYTES = 12
+
+
+class PlanError(Exception):
+    """The paths that the command was given cannot be meant; the message says why."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture: where it is, where it goes, and its format there (None: the picture's own)."""
+
+    source: Path
+    target: Path
+    format: Format | None
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do. `skipped` are the files of a folder that are no pictures."""
+
+    tasks: tuple[Task, ...]
+    skipped: tuple[Path, ...]
+    is_folder: bool
+
+
+def make_plan(source: Path, target: Path, mask: Path | None, file_format: Format | None) -> Plan:
+    """Pair the pictures at `source` with the files to write; nothing is written yet.
+
+    A folder is taken with all folders in it, and the same names are made in the folder `target`; a picture
+    given alone may also go into a folder. `file_format` changes the suffixes of a folder's pictures.
+
+    Raises:
+        PlanError: nothing is there, an input would be overwritten, or two pictures would be one file.
+    """
+    if source.is_dir():
+        found = sorted(_files_below(source, without=(target, *([mask] if mask else []))))
+        if target.exists() and not target.is_dir():
+            raise PlanError(f"{source} is a folder, so {target} must be one too")
+        pictures = [path for path in found if _looks_like_a_picture(path)]
+        tasks = [_task_of_folder(path, source, target, mask, file_format) for path in pictures]
+        skipped = [path for path in found if path not in set(pictures)]
+    elif source.exists():
+        if target.is_dir():
+            target = target / source.name
+        tasks, skipped = [_single_task(source, target, mask, file_format)], []
+    else:
+        raise PlanError(f"{source}: there is no such file or folder")
+    _refuse_collisions(tasks)
+    return Plan(tuple(tasks), tuple(skipped), source.is_dir())
+
+
+def check_writable(path: Path) -> None:
+    """Raise `PlanError` unless a file can be made at this path, so that no work is done in vain."""
+    if path.is_dir():
+        raise PlanError(f"{path} is a folder")
+    if not path.parent.is_dir():
+        raise PlanError(f"{path.parent}: there is no such folder")
+    if not os.access(path.parent, os.W_OK):
+        raise PlanError(f"{path.parent} cannot be written to")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file at once: whoever looks finds the old file, or none, or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".atelier-{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _files_below(folder: Path, without: tuple[Path, ...]) -> Iterator[Path]:
+    left_out = {path.resolve() for path in without if path.resolve() != folder.resolve()}
+    for name, folders, files in os.walk(folder):
+        here = Path(name)
+        folders[:] = [f for f in folders if (here / f).resolve() not in left_out]
+        yield from (here / f for f in files if (here / f).is_file())
+
+
+def _looks_like_a_picture(path: Path) -> bool:
+    """Judge by name or content: a damaged .jpg is a picture that fails, a text file is none."""
+    if path.suffix.lower() in FORMAT_OF_SUFFIX:
+        return True
+    try:
+        with path.open("rb") as file:
+            start = file.read(_SIGNATURE_BYTES)
+    except OSError:
+        return False
+    is_webp = start.startswith(b"RIFF") and start.endswith(b"WEBP")
+    return is_webp or start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+
+
+def _task_of_folder(
+    path: Path, source: Path, target: Path, mask: Path | None, file_format: Format | None
+) -> Task:
+    name = path.relative_to(source)
+    own = FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    if file_format is not None and own != file_format:
+        name = name.with_suffix(_SUFFIX_OF_FORMAT[file_format]) if own else _appended(name, file_format)
+    return Task(path, target / name, file_format or own, mask / name.with_suffix(".png") if mask else None)
+
+
+def _appended(name: Path, file_format: Format) -> Path:
+    return name.with_name(name.name + _SUFFIX_OF_FORMAT[file_format])
+
+
+def _single_task(source: Path, target: Path, mask: Path | None, file_format: Format | None) -> Task:
+    said = FORMAT_OF_SUFFIX.get(target.suffix.lower())
+    if file_format is None and said is None:
+        raise PlanError(f"{target} must end with {', '.join(FORMAT_OF_SUFFIX)}, or --format say what it is")
+    if file_format is not None and said is not None and file_format != said:
+        raise PlanError(f"--format {file_format} contradicts the name {target}")
+    check_writable(target)
+    if mask is not None:
+        check_writable(mask)
+    return Task(source, target, file_format or said, mask)
+
+
+def _refuse_collisions(tasks: list[Task]) -> None:
+    sources = {_identity(task.source): task.source for task in tasks}
+    written: dict[Path, Path] = {}
+    for task in tasks:
+        for path in (p for p in (task.target, task.mask) if p is not None):
+            if (overwritten := sources.get(_identity(path))) is not None:
+                raise PlanError(f"{path} would overwrite the picture {overwritten}; choose another place")
+            if (other := written.get(path.resolve())) is not None:
+                raise PlanError(f"{path} would be written twice, for {other} and for {task.source}")
+            written[path.resolve()] = task.source
+
+
+def _identity(path: Path) -> object:
+    """Return what tells a file from others, whatever it is called; a path where there is none yet."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.resolve()
+    return status.st_dev, status.st_ino
