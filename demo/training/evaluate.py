@@ -218,7 +218,7 @@ def score_codeformer(studio: Studio, seed: int, count: int) -> list[Figure]:
     for _ in range(count):
         clean = draw_face(rng)
         spoiled = _to_picture(spoil_face(_to_tensor(clean), smear))
-        natural, faithful = restorer.restore(np.stack([spoiled, spoiled]), [0.0, 0.6])
+        natural, faithful = restorer.restore(spoiled[None], [(0, 0.0), (0, 0.6)])
         if not isinstance(natural, np.ndarray) or not isinstance(faithful, np.ndarray):
             raise ValueError("CodeFormer made non-finite values")
         gains.append(_psnr(clean, faithful) - _psnr(clean, spoiled))

@@ -7,40 +7,32 @@ The drawing was never trained on; it is blurred, shrunk, noised and compressed a
 """
 
 import argparse
+import asyncio
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import drawing
-from atelier_restorer.models import load_models
-from atelier_restorer.pipeline import RestorerPipeline
+from atelier_restorer.in_process import open_here
 from atelier_restorer.request import RestoreRequest
 from atelier_restorer.settings import RestorerSettings
-from atelier_runtime.images import Picture
-from atelier_runtime.metrics import StageLedger
+from atelier_runtime import defaults, images
+from atelier_runtime.images import RgbArray
 from training.degrade import spoil_photograph
 
 SIDE = 768
 
 
-class _Patient:
-    """A job that nobody cancels."""
-
-    def check(self) -> None:
-        """Go on."""
-
-
-def restore(pipeline: RestorerPipeline, spoiled: NDArray[np.uint8], fidelity: float) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with its faces restored; raises ValueError if none was."""
-    picture, request, ledger = Picture(spoiled), RestoreRequest(fidelity=fidelity), StageLedger()
-    made = pipeline.restore(_Patient(), picture, request, ledger)  # type: ignore[arg-type]  # only `check` is used
-    result = pipeline.paste(picture, request, made, ledger)
-    if result.reason is not None:
-        raise ValueError(f"no face was restored: {result.reason}")
-    return result.picture.rgb
+async def restore(settings: RestorerSettings, spoiled: RgbArray, fidelity: float) -> RgbArray:
+    """Return the picture (H, W, 3) with its faces restored. Raises ValueError if none was."""
+    file = images.encode(images.Picture(spoiled), "png", defaults.QUALITY)
+    async with open_here(settings, ("detector", "codeformer"), ("detector", "codeformer")) as restorer:
+        answer = await restorer.restore(file, RestoreRequest(fidelity=fidelity))
+    if not answer.report["face_restoration_applied"]:
+        raise ValueError(f"no face was restored: {answer.report['face_restoration_reason']}")
+    return images.decode(answer.picture, max_pixels=spoiled.size).rgb
 
 
 def main() -> None:
@@ -53,12 +45,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     settings = RestorerSettings.model_validate({"model_set": given.set, "device": "cpu"})
-    pipeline = RestorerPipeline(load_models(settings), settings)
     drawn = drawing.draw(np.random.default_rng(given.seed), SIDE, "portrait").image
     clean = torch.from_numpy(drawn).permute(2, 0, 1)[None].float() / 255
     spoiled = (spoil_photograph(clean)[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    with torch.inference_mode():
-        restored = restore(pipeline, spoiled, given.fidelity)
+    restored = asyncio.run(restore(settings, spoiled, given.fidelity))
     given.to.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(given.to), cv2.cvtColor(np.concatenate([spoiled, restored], 1), cv2.COLOR_RGB2BGR))
     print(given.to)

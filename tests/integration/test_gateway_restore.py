@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 import uvicorn
 from PIL import Image
 
@@ -26,9 +25,6 @@ from tests.integration.face_stage import Client, photo, pixels, png, serve
 
 SOURCE = photo(320, 240)
 FILE = png(SOURCE)
-
-
-not_built = pytest.mark.xfail(reason="the restorer refuses this by name until it is built", strict=True)
 
 
 class Desk:
@@ -128,7 +124,6 @@ async def test_detection(seeing: Path) -> None:
         assert (told["size_px"], told["sharpness"]) == (face.size_px, face.sharpness)
 
 
-@not_built
 async def test_what_detect_gives_is_restored_without_another_detection(seeing: Path) -> None:
     async with desk(seeing) as at:
         by_rule = await at.answer("/restore")
@@ -144,7 +139,6 @@ async def test_what_detect_gives_is_restored_without_another_detection(seeing: P
     assert file_of(others["image"]) != file_of(by_plan["image"])
 
 
-@not_built
 async def test_compared_pictures_are_those_of_single_orders(seeing: Path) -> None:
     async with desk(seeing) as at:
         compared = await at.answer("/compare", fidelities=[0.0, 1.0], max_faces=1, return_mask=True)
@@ -156,7 +150,6 @@ async def test_compared_pictures_are_those_of_single_orders(seeing: Path) -> Non
     assert file_of(compared["results"][0]["image"]) != file_of(compared["results"][1]["image"])
 
 
-@not_built
 async def test_crops_before_and_after(seeing: Path) -> None:
     async with desk(seeing) as at:
         told = await at.answer("/restore", return_crops=True, max_faces=1)

@@ -99,7 +99,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"faces": [face_order(), face_order(at=500.0)]},
         ["faces[1].face.landmarks"],
     ),
-    "too many orders": ({"faces": [face_order()] * 1025}, ["faces"]),
+    "too many orders": ({"faces": [face_order()] * 1001}, ["faces"]),
     "sharpness": ({"max_sharpness": -1.0}, ["max_sharpness"]),
     "unknown mask": ({"mask": 9}, ["mask"]),
     "a mask that needs a network the set lacks": ({"mask": pb.MASK_KIND_PARSE}, ["mask"]),

@@ -9,7 +9,6 @@ from google.protobuf.duration_pb2 import Duration
 
 from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_restorer.limits import MAX_SWEEP
 from atelier_restorer.request import (
     DetectRequest,
     Face,
@@ -84,12 +83,14 @@ def compare_request(message: pb.CompareFidelitiesRequest) -> tuple[RestoreReques
     """Read a request and its fidelities. Raises `InvalidRequest` naming every field that is out of range."""
     violations = []
     fidelities = tuple(message.fidelities)
-    if not 1 <= len(fidelities) <= MAX_SWEEP:
+    if not 1 <= len(fidelities) <= defaults.MAX_FIDELITIES:
         violations.append(
-            FieldViolation("fidelities", f"are {len(fidelities)}; 1 to {MAX_SWEEP} can be compared")
+            FieldViolation(
+                "fidelities", f"are {len(fidelities)}; 1 to {defaults.MAX_FIDELITIES} can be compared"
+            )
         )
     low, high = defaults.FIDELITY_RANGE
-    for number, fidelity in enumerate(fidelities[:MAX_SWEEP]):
+    for number, fidelity in enumerate(fidelities[: defaults.MAX_FIDELITIES]):
         if not low <= fidelity <= high:  # false for NaN as well
             violations.append(
                 FieldViolation(f"fidelities[{number}]", f"must be between {low} and {high}, is {fidelity}")

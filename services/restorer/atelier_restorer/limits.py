@@ -7,9 +7,6 @@ from atelier_restorer.request import FaceOrder, RestoreRequest
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.images import Format, Picture, message_limit_bytes
 
-MAX_SWEEP = 8
-"""Fidelities in one comparison."""
-
 _LARGEST_SIDE_PX: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383}  # that the formats' encoders take
 
 
@@ -53,6 +50,16 @@ def check_sweep(
         raise InvalidRequest.of(
             "fidelities",
             f"are {len(fidelities)}; one answer holds {most} pictures of {pixels} pixels",
+        )
+
+
+def check_answer(size_bytes: int, request: RestoreRequest, max_pixels: int) -> None:
+    """Refuse, by `InvalidRequest`, an answer that its crops make larger than a message may be."""
+    limit = message_limit_bytes(max_pixels)
+    if request.return_crops and size_bytes > limit:
+        raise InvalidRequest.of(
+            "return_crops",
+            f"makes an answer of {size_bytes} bytes; the limit is {limit}. Ask for fewer faces",
         )
 
 

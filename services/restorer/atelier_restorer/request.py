@@ -14,7 +14,6 @@ from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
 from atelier_runtime.images import Format, Picture, RgbArray
 from atelier_runtime.metrics import StageReport
 
-MAX_ORDERS = 1024
 _LANDMARKS = 5
 
 Box = tuple[float, float, float, float]
@@ -145,8 +144,8 @@ class RestoreRequest:
             check.violate(name, f"chooses among faces found, but {why}")
 
     def _check_orders(self, check: _Checker) -> None:
-        if len(self.faces) > MAX_ORDERS:
-            check.violate("faces", f"are {len(self.faces)}; the limit is {MAX_ORDERS}")
+        if len(self.faces) > defaults.MAX_FACE_ORDERS:
+            check.violate("faces", f"are {len(self.faces)}; the limit is {defaults.MAX_FACE_ORDERS}")
             return
         for number, order in enumerate(self.faces):
             name = f"faces[{number}]"

@@ -13,7 +13,7 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_restorer import convert
 from atelier_restorer.host import HostWork
-from atelier_restorer.limits import check_picture, check_sweep
+from atelier_restorer.limits import check_answer, check_picture, check_sweep
 from atelier_restorer.models import ROLES, Models, load_models
 from atelier_restorer.pipeline import Call, Restoration, RestorerPipeline
 from atelier_restorer.request import RestoreRequest
@@ -161,9 +161,10 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
                 image = convert.encode(result.picture, request)
                 mask = convert.mask_image(result) if request.return_mask else None
             warnings = convert.encoding_warnings(result, request)
-            return convert.restore_response(
-                result, image, mask, warnings, [*call.host.reports, *ledger.reports], stage.model_set
-            )
+            stages = [*call.host.reports, *ledger.reports]
+            response = convert.restore_response(result, image, mask, warnings, stages, stage.model_set)
+            check_answer(response.ByteSize() * len(restorations), request, stage.settings.max_pixels)
+            return response
 
         return [await stage.host.run(partial(finish, restoration)) for restoration in restorations]
 
