@@ -145,7 +145,9 @@ async def test_compared_pictures_are_those_of_single_orders(seeing: Path) -> Non
         single = [await at.answer("/restore", fidelity=w, max_faces=1) for w in (0.0, 1.0)]
     assert [result["fidelity"] for result in compared["results"]] == [0.0, 1.0]
     for result, alone in zip(compared["results"], single, strict=True):
-        assert file_of(result["image"]) == file_of(alone["image"])
+        # Not byte by byte: what shares a batch may round differently, by one level.
+        different = pixels_of(file_of(result["image"])).astype(int) - pixels_of(file_of(alone["image"]))
+        assert np.abs(different).max() <= 1
         assert result["mask"] is not None
     assert file_of(compared["results"][0]["image"]) != file_of(compared["results"][1]["image"])
 
