@@ -1,0 +1,121 @@
+"""What `kubectl kustomize` makes of k8s/, as Python objects."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+NAMES = ("gateway", "generator", "restorer")
+STAGES = ("generator", "restorer")
+OVERLAYS = ("cpu-demo", "gpu", "autoscale")
+COMPONENTS = ("images", "keda", "monitoring", "network-policies", "weights-volume")
+CONTROL_LABEL = "app.kubernetes.io/name"
+
+Manifest = dict[str, Any]
+
+
+def program(name: str) -> str:
+    """A program that a package of the development group brings into the virtual environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def kustomize(folder: Path) -> str:
+    done = subprocess.run(
+        [program("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, f"kustomize warns: {done.stderr}"
+    return done.stdout
+
+
+@cache
+def _rendered(folder: Path) -> str:
+    return kustomize(folder)
+
+
+def overlay(name: str) -> list[Manifest]:
+    """A fresh copy of everything in an overlay."""
+    return list(yaml.safe_load_all(_rendered(K8S / "overlays" / name)))
+
+
+def combined(folder: Path, components: Sequence[str], bases: Sequence[str] = NAMES) -> list[Manifest]:
+    """Everything in an overlay, made in `folder`, of these bases and components."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "elsewhere",
+        "resources": [os.path.relpath(K8S / "base" / base, folder.resolve()) for base in bases],
+        "components": [
+            os.path.relpath(K8S / "components" / component, folder.resolve()) for component in components
+        ],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return list(yaml.safe_load_all(kustomize(folder)))
+
+
+def of_kind(manifests: Sequence[Manifest], kind: str) -> dict[str, Manifest]:
+    """The manifests of a kind by name."""
+    return {m["metadata"]["name"]: m for m in manifests if m["kind"] == kind}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One Deployment of an overlay, with what belongs to it."""
+
+    overlay: str
+    name: str
+    manifests: list[Manifest]
+
+    def __str__(self) -> str:
+        return f"{self.overlay}-{self.name}"
+
+    @property
+    def deployment(self) -> Manifest:
+        return of_kind(self.manifests, "Deployment")[f"atelier-{self.name}"]
+
+    @property
+    def pod(self) -> Manifest:
+        spec: Manifest = self.deployment["spec"]["template"]["spec"]
+        return spec
+
+    @property
+    def container(self) -> Manifest:
+        [container] = self.pod["containers"]
+        found: Manifest = container
+        return found
+
+    @property
+    def labels(self) -> dict[str, str]:
+        labels: dict[str, str] = self.deployment["spec"]["template"]["metadata"]["labels"]
+        return labels
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All variables that the manifests give the process."""
+        config_maps = of_kind(self.manifests, "ConfigMap")
+        variables: dict[str, str] = {}
+        for source in self.container.get("envFrom", []):
+            variables |= config_maps[source["configMapRef"]["name"]]["data"]
+        return variables | {entry["name"]: entry["value"] for entry in self.container.get("env", [])}
+
+    def setting(self, name: str) -> str | None:
+        return self.environment.get(f"ATELIER_{self.name.upper()}_{name}")
+
+
+def workloads() -> Iterator[Workload]:
+    """Every Deployment of every overlay."""
+    for name in OVERLAYS:
+        manifests = overlay(name)
+        for deployment in of_kind(manifests, "Deployment"):
+            yield Workload(name, deployment.removeprefix("atelier-"), manifests)
