@@ -107,6 +107,7 @@ class StageLink:
                     ours = our_error(self._stage, error)
                     gone = isinstance(ours, (StageUnavailable, StageDraining, StageNotReady))
                     if not gone or not found or attempt == _TRIES:
+                        metrics.STAGE_FAILURES.labels(self._stage, ours.reason).inc()
                         raise ours from None
                 await asyncio.sleep(attempt * _PAUSE_S)
             raise AssertionError("the last try returns or raises")

@@ -77,6 +77,12 @@ STAGE_PENDING = Gauge(
     ["stage"],
     registry=None,
 )
+STAGE_FAILURES = Counter(
+    "atelier_stage_failures_total",
+    "Calls of the gateway that a stage did not carry out, by reason, after every other try.",
+    ["stage", "reason"],
+    registry=None,
+)
 MODEL_LOAD = Gauge(
     "atelier_model_load_seconds",
     "Time from start of loading to the end of the warm-up picture.",
@@ -94,7 +100,7 @@ Role = Literal["gateway", "generator", "restorer"]
 _EVERYWHERE = (REQUEST_DURATION, REQUESTS_IN_PROGRESS, ERRORS, REFUSALS, BUILD_INFO)
 _STAGES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD)
 _BY_ROLE = {
-    "gateway": (STAGE_PENDING, STAGE_DURATION),
+    "gateway": (STAGE_PENDING, STAGE_FAILURES, STAGE_DURATION),
     "generator": (*_STAGES, CANCELLED_STEPS),
     "restorer": (*_STAGES, BATCH_SIZE, FACES),
 }

@@ -133,8 +133,11 @@ async def test_a_call_that_a_draining_replica_refuses_is_made_elsewhere(street: 
 
 async def test_a_refusal_that_another_try_does_not_change_is_not_repeated(street: Street) -> None:
     full = await street.replica("a", QueueFull(retry_after_s=7))
+    failures = metrics.STAGE_FAILURES.labels("restorer", "queue_full")
+    before = failures._value.get()
     with pytest.raises(QueueFull) as refused:
         await street.link(full.port).call(name, in_time())
+    assert failures._value.get() == before + 1
     assert (refused.value.retry_after_s, full.calls) == (7, 1)
 
 
