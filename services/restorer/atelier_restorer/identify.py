@@ -110,6 +110,8 @@ def _identify_upscaler(state: Mapping[str, Tensor]) -> Identity:
         raise UnknownNetworkError(
             f"no network of the restorer. It is a {name} for {found.purpose}, no upscaler"
         )
+    if (found.input_channels, found.output_channels) != (3, 3):
+        raise UnknownNetworkError(f"no network of the restorer. It is a {name} that does not work on RGB")
     config = {
         "architecture": name,
         "scale": found.scale,

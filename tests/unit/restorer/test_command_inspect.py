@@ -1,0 +1,158 @@
+"""Which network a checkpoint is, and what is said of one that is not ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from spandrel.architectures.Compact import Compact
+from spandrel.architectures.DnCNN import DnCNN
+from torch import Tensor
+
+from atelier_restorer.__main__ import main
+from atelier_restorer.identify import UnknownNetworkError, identify
+from tests.parity import recipe
+from tests.tiny_restorer import CONFIG, codeformer_state, detector_state
+
+Inspect = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def inspect(capsys: pytest.CaptureFixture[str]) -> Inspect:
+    def run(*paths: Path) -> tuple[int, str, str]:
+        code = main(["inspect", *map(str, paths)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def published(network: str) -> dict[str, Tensor]:
+    """A checkpoint of the published names, shapes and number formats, its values never drawn."""
+    return {
+        key: torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"]))
+        for key, entry in recipe.manifest(network).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "role", "says", "parameters"),
+    [
+        (
+            "codeformer",
+            "codeformer",
+            "codeformer",
+            {"codebook_size": 1024, "image_size": 512, "heads": 8},
+            94_112_707,
+        ),
+        ("retinaface_resnet50", "retinaface_resnet50", "detector", {"pyramid_channels": 256}, 27_293_600),
+        ("retinaface_mobile025", "retinaface_mobile0.25", "detector", {"pyramid_channels": 64}, 426_608),
+        ("parsenet", "parsenet", "parser", {"classes": 19, "image_size": 512}, 21_303_254),
+        ("realesrgan_x2plus", "upscaler", "upscaler", {"architecture": "ESRGAN", "scale": 2}, 16_703_171),
+        ("realesrgan_x4plus", "upscaler", "upscaler", {"architecture": "ESRGAN", "scale": 4}, 16_697_987),
+    ],
+)
+def test_the_published_networks_are_known_by_their_shapes(
+    network: str, name: str, role: str, says: dict[str, object], parameters: int
+) -> None:
+    found = identify(published(network))
+    assert (found.network, found.role, found.parameters) == (name, role, parameters)
+    assert found.config.items() >= says.items()
+
+
+def test_the_answer_is_one_json_object_a_file(inspect: Inspect, tmp_path: Path) -> None:
+    half = {k: v.half() if v.is_floating_point() else v for k, v in detector_state().items()}
+    torch.save({"params_ema": codeformer_state()}, tmp_path / "c.pth")
+    save_file({f"module.{key}": tensor for key, tensor in half.items()}, tmp_path / "d.safetensors")
+    code, out, err = inspect(tmp_path / "c.pth", tmp_path / "d.safetensors")
+    assert (code, err) == (0, "")
+    codeformer, detector = (json.loads(line) for line in out.splitlines())
+    assert codeformer["config"]["base_width"] == CONFIG.base_width
+    assert codeformer["config"]["channel_multipliers"] == list(CONFIG.channel_multipliers)
+    assert detector == {
+        "network": "retinaface_mobile0.25",
+        "role": "detector",
+        "config": {"backbone": "mobile0.25", "pyramid_channels": 64},
+        "file": str(tmp_path / "d.safetensors"),
+        "bytes": (tmp_path / "d.safetensors").stat().st_size,
+        "sha256": hashlib.sha256((tmp_path / "d.safetensors").read_bytes()).hexdigest(),
+        "tensors": 300,
+        "parameters": 426_608,
+        "dtype": "float16",
+    }
+
+
+def test_a_file_without_counters_is_whole() -> None:
+    state = {key: tensor for key, tensor in detector_state().items() if "num_batches_tracked" not in key}
+    assert identify(state).network == "retinaface_mobile0.25"
+
+
+def test_the_first_ten_differences_are_named_and_the_rest_counted() -> None:
+    state = published("parsenet")
+    keys = list(state)
+    for key in keys[:20]:
+        del state[key]
+    state[keys[30]] = torch.zeros(1, 2, 3)
+    state["stranger"] = torch.zeros(1)
+    with pytest.raises(
+        UnknownNetworkError, match="Nearest is parsenet, with 91% of the tensors' names"
+    ) as caught:
+        identify(state)
+    told = str(caught.value).partition("in common: ")[2].split("; ")
+    assert told[0] == f"{keys[30]} has shape (1, 2, 3), not {tuple(published('parsenet')[keys[30]].shape)}"
+    assert sum(text.endswith(" is missing") for text in told) == 9
+    assert told[-1] == "and 12 more"  # 11 more are missing, one is a stranger's
+
+
+def test_another_size_of_a_known_network_is_told_by_shapes() -> None:
+    state = detector_state()
+    state["fpn.output1.0.weight"] = torch.zeros(32, 64, 1, 1)
+    with pytest.raises(
+        UnknownNetworkError, match=r"mobile0\.25.*fpn\.output1\.0\.weight has shape \(32, 64, 1, 1\)"
+    ):
+        identify(state)
+
+
+def test_an_incomplete_upscaler_is_told_tensor_by_tensor() -> None:
+    state = Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=16, upscale=2).state_dict()
+    for number in range(4, 30, 2):
+        del state[f"body.{number}.bias"]
+    state["body.2.weight"] = torch.zeros(8, 8, 5, 5)
+    with pytest.raises(UnknownNetworkError, match="like an upscaler") as caught:
+        identify(state)
+    told = str(caught.value).partition("not one: ")[2].split("; ")
+    assert told[0] == "body.2.weight has shape (8, 8, 5, 5), not (8, 8, 3, 3)"
+    assert told[1] == "body.4.bias is missing" and len(told) == 11 and told[-1] == "and 4 more"
+
+
+def test_an_upscaler_of_gray_pictures_is_of_no_use() -> None:
+    state = Compact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=1, upscale=2).state_dict()
+    with pytest.raises(UnknownNetworkError, match="does not work on RGB"):
+        identify(state)
+
+
+def test_what_is_not_ours_fails_and_does_not_hide_the_others(inspect: Inspect, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "other.pth")
+    torch.save(DnCNN(nc=8, nb=4).state_dict(), tmp_path / "denoiser.pth")
+    torch.save(detector_state(), tmp_path / "d.pth")
+    (tmp_path / "trap.pth").write_bytes(pickle.dumps({"a": Trap()}, protocol=2))
+    names = ("other.pth", "denoiser.pth", "d.pth", "trap.pth", "nowhere.pth")
+    code, out, err = inspect(*(tmp_path / name for name in names))
+    assert code == 1
+    assert [json.loads(line)["network"] for line in out.splitlines()] == ["retinaface_mobile0.25"]
+    other, denoiser, trap, nowhere = err.splitlines()
+    assert "other.pth is no network of the restorer. Nearest is" in other and "with 0% of" in other
+    assert "denoiser.pth is no network of the restorer. It is a DnCNN" in denoiser
+    assert "trap.pth wants to run code when it is read" in trap
+    assert "nowhere.pth: there is no such file" in nowhere
+
+
+class Trap:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("the trap has closed",))
