@@ -148,7 +148,9 @@ def _face_order(order: FaceOrder, position: int) -> restorer_pb.FaceOrder:
         sharpness=order.sharpness,
         roll_degrees=order.roll_degrees,
     )
-    return restorer_pb.FaceOrder(face=face, fidelity=order.fidelity, skip=order.skip)
+    return restorer_pb.FaceOrder(
+        face=face, fidelity=order.fidelity, visibility=order.visibility, skip=order.skip
+    )
 
 
 def drawing(result: generator_pb.GenerateImageResult, asked: Encoding) -> Drawing:

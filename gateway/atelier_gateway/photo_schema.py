@@ -98,6 +98,9 @@ class FaceOrder(RequestModel):
     sharpness: _Pixels | None = Field(None, description="As /detect gave it.")
     roll_degrees: float | None = Field(None, description="As /detect gave it; not used.")
     fidelity: _Share | None = Field(None, description="CodeFormer's w for this face. Default: the request's.")
+    visibility: _Share | None = Field(
+        None, description="Share of this face's restoration in the blend. Default: the request's."
+    )
     skip: bool | None = Field(None, description="Leave this face as it is.")
 
 

@@ -160,6 +160,26 @@ async def test_crops_before_and_after(seeing: Path) -> None:
     assert before.shape == after.shape == (512, 512, 3) and (before != after).any()
 
 
+async def test_one_of_several_faces_fails_and_its_order_alone_is_reported(seeing: Path) -> None:
+    source = np.full((640, 1500, 3), 90, np.uint8)
+    source[:, :200] = 250
+
+    def raises(network: object, inputs: tuple[object, ...], output: object) -> None:
+        if (np.asarray(inputs[0]).max(axis=(1, 2, 3)) > 0.9).any():
+            raise RuntimeError("a bright face")
+
+    async with desk(seeing) as at:
+        found = (await at.answer("/detect", png(source)))["faces"]
+        bright = [face for face in found if face["box"][0] < 150][:1]
+        plain = [face for face in found if face["box"][0] > 450][:2]
+        orders = [*bright, {**plain[0], "visibility": 0.5}, plain[1], *plain]
+        at.restorer.codeformer.register_forward_hook(raises)
+        told = await at.answer("/restore", png(source), faces=orders)
+    assert [face["restored"] for face in told["faces"]] == [False, True, True, True, True]
+    assert [face["reason"] for face in told["faces"]] == ["failed", None, None, None, None]
+    assert told["face_restoration_applied"] is True
+
+
 BAD_ORDERS: list[tuple[str, bytes, dict[str, Any], str]] = [
     ("/restore", b"hello", {}, "image"),
     ("/restore", FILE[:400], {}, "image"),
