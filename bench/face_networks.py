@@ -16,6 +16,7 @@ from atelier_restorer.detect import FaceDetector
 from atelier_restorer.models import FaceRestorer
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_restorer.parse import FaceParser
+from atelier_restorer.pipeline import batch_for
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
 from atelier_runtime.device import choose_device, choose_dtype
@@ -78,7 +79,7 @@ def load_networks(choice: str) -> FaceNetworks:
     return FaceNetworks(
         device=device,
         dtype=dtype,
-        max_batch=stage.max_batch,
+        max_batch=stage.max_batch or batch_for(device),
         weights=weights,
         detector=detector,
         restorer=FaceRestorer(CodeFormer.from_state_dict(states["codeformer"]), device, dtype),

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from atelier_restorer.align import CROP_SIZE, TEMPLATE
-from atelier_runtime.images import Format, Picture, RgbArray, encode
+from atelier_runtime.images import Format, Picture, RgbArray, decode, encode
 
 Points = list[tuple[float, float]]
 
@@ -30,7 +30,7 @@ _BACKGROUND, _SKIN, _EYE, _MOUTH, _HAIR, _NECK = 0, 1, 4, 10, 13, 17
 
 @dataclass(frozen=True)
 class FaceScene:
-    """A picture as a file and as pixels, its faces, and what the networks are taken to answer.
+    """A picture as a file and as its pixels, its faces, and what the networks are taken to answer.
 
     `restored`: uint8 RGB (F, 512, 512, 3). `classes`: uint8 (F, 512, 512), ParseNet's.
     """
@@ -92,11 +92,11 @@ def _scene(
     width: int, height: int, square: int, places: list[Points], file_format: Format, seed: int
 ) -> FaceScene:
     generator = np.random.default_rng(seed)
-    picture = patches(generator, width, height)
+    file = encode(Picture(patches(generator, width, height)), file_format, 95)
     return FaceScene(
-        file=encode(Picture(picture), file_format, 95),
+        file=file,
         file_format=file_format,
-        picture=picture,
+        picture=decode(file, max_pixels=width * height).rgb,
         faces=tuple(places),
         square_px=square,
         restored=np.stack([patches(generator, CROP_SIZE, CROP_SIZE) for _ in places]),

@@ -2,7 +2,7 @@
 
 The helper's constructor would fetch weights; its two network makers are replaced while it runs, so nothing
 is fetched. The public CodeFormer is not among the project's packages; its network is ours with the same
-weights, called as its script does: one forward a face, the crop through float64, the cache emptied after each.
+weights, called as its script does: one forward a face, its crop through float64, the cache emptied after it.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class RestorerPipeline:
         self._settings = settings
         self._worker = worker
         self._host = host
-        max_batch = settings.max_batch or _batch_for(models.device)
+        max_batch = settings.max_batch or batch_for(models.device)
         self._faces: FaceNetworks | None = None
         if models.codeformer is not None:
             batcher = FaceBatcher(
@@ -356,7 +356,7 @@ class RestorerPipeline:
             torch.cuda.empty_cache()
 
 
-def _batch_for(device: torch.device) -> int:
+def batch_for(device: torch.device) -> int:
     """Return how many faces go together: about 0.6 GB each, and a CPU gains nothing from many."""
     if device.type == "cpu":
         return 4
