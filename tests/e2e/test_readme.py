@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,17 @@ def test_the_restorer_is_called_from_python(atelier: Atelier, folder: Path) -> N
     run(atelier, folder, [sys.executable, "-c"], block("python", "RestoreFaces"))
     with Image.open(folder / "restored.png") as image:
         assert image.size == (1024, 1024)
+
+
+def test_a_picture_and_a_folder_are_restored_from_the_command_line(atelier: Atelier, folder: Path) -> None:
+    (folder / "photos" / "monday").mkdir(parents=True)
+    shutil.copy(folder / "portrait.png", folder / "photos" / "monday")
+    run(atelier, folder, ["bash", "-ec"], block("sh", "photos_restored --report"))
+    assert list(json.loads((folder / "faces.json").read_text())) == ["faces"]
+    for name in ("portrait_restored.jpg", "mask.png", "photos_restored/monday/portrait.png"):
+        with Image.open(folder / name) as image:
+            assert image.size == (1024, 1024), name
+    assert len(json.loads((folder / "report.json").read_text())["pictures"]) == 1
 
 
 def test_the_restorer_is_called_by_grpcurl(atelier: Atelier, folder: Path) -> None:
