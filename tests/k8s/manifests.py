@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -113,9 +113,10 @@ class Workload:
         return self.environment.get(f"ATELIER_{self.name.upper()}_{name}")
 
 
-def workloads() -> Iterator[Workload]:
+def workloads() -> list[Workload]:
     """Every Deployment of every overlay."""
-    for name in OVERLAYS:
-        manifests = overlay(name)
-        for deployment in of_kind(manifests, "Deployment"):
-            yield Workload(name, deployment.removeprefix("atelier-"), manifests)
+    return [
+        Workload(name, deployment.removeprefix("atelier-"), overlay(name))
+        for name in OVERLAYS
+        for deployment in of_kind(overlay(name), "Deployment")
+    ]

@@ -1,0 +1,113 @@
+"""Every connection that the processes need is allowed, and every one that is allowed is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.k8s.manifests import CONTROL_LABEL, NAMES, STAGES, Manifest, Workload, combined, of_kind
+
+Edge = tuple[str, str, int, str]
+"""From, to, port, protocol."""
+
+PROMETHEUS, DNS, PHOTO_TOOLS, ANYWHERE = "prometheus", "dns", "photo tools", "anywhere"
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    folder: Path = tmp_path_factory.mktemp("policies")
+    return combined(folder, ["network-policies", "monitoring"])
+
+
+def labels(name: str) -> dict[str, str]:
+    return {CONTROL_LABEL: f"atelier-{name}", "app.kubernetes.io/part-of": "atelier"}
+
+
+def selects(selector: Manifest, name: str) -> bool:
+    own = labels(name)
+    matches = selector.get("matchLabels", {}).items() <= own.items()
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "In"
+        matches = matches and own.get(expression["key"]) in expression["values"]
+    return matches
+
+
+def peers(peer: Manifest) -> list[str]:
+    """Who is meant by an entry of `from` or `to`."""
+    pod = peer["podSelector"]
+    namespace = peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
+    if namespace is None:
+        ours = [name for name in NAMES if selects(pod, name)]
+        return ours or ([PHOTO_TOOLS] if pod == {"matchLabels": {"atelier-restorer-client": "true"}} else [])
+    if (namespace, pod) == ("monitoring", {"matchLabels": {CONTROL_LABEL: "prometheus"}}):
+        return [PROMETHEUS]
+    if (namespace, pod) == ("kube-system", {"matchLabels": {"k8s-app": "kube-dns"}}):
+        return [DNS]
+    return [f"unknown: {peer}"]
+
+
+def numbers(rendered: list[Manifest], name: str) -> dict[str, int]:
+    return {p["name"]: p["containerPort"] for p in Workload("", name, rendered).container["ports"]}
+
+
+def allowed(rendered: list[Manifest], direction: str) -> Iterator[Edge]:
+    """The edges that the rules of one direction allow to or from our pods."""
+    for policy in of_kind(rendered, "NetworkPolicy").values():
+        spec = policy["spec"]
+        for name in (name for name in NAMES if selects(spec["podSelector"], name)):
+            for rule in spec.get(direction, []):
+                side = rule.get("from" if direction == "ingress" else "to")
+                others = [ANYWHERE] if side is None else [p for peer in side for p in peers(peer)]
+                for other in others:
+                    for port in rule["ports"]:
+                        number = port["port"]
+                        number = numbers(rendered, name)[number] if isinstance(number, str) else number
+                        pair = (other, name) if direction == "ingress" else (name, other)
+                        yield (*pair, number, port["protocol"])
+
+
+def calls(rendered: list[Manifest]) -> set[Edge]:
+    """Whom the gateway calls, by its settings."""
+    gateway = Workload("", "gateway", rendered)
+    edges = set()
+    for stage in STAGES:
+        address = gateway.setting(stage.upper())
+        assert address is not None
+        edges.add(("gateway", stage, int(address.rsplit(":", 1)[1]), "TCP"))
+    return edges
+
+
+def scrapes(rendered: list[Manifest]) -> set[Edge]:
+    """Whom Prometheus asks, by the PodMonitors."""
+    edges = set()
+    for monitor in of_kind(rendered, "PodMonitor").values():
+        for name in (name for name in NAMES if selects(monitor["spec"]["selector"], name)):
+            for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+                edges.add((PROMETHEUS, name, numbers(rendered, name)[endpoint["port"]], "TCP"))
+    return edges
+
+
+def test_nothing_is_allowed_unless_a_rule_says_so(rendered: list[Manifest]) -> None:
+    deny = of_kind(rendered, "NetworkPolicy")["atelier-default-deny"]["spec"]
+    assert all(selects(deny["podSelector"], name) for name in NAMES)
+    assert deny.keys() == {"podSelector", "policyTypes"} and set(deny["policyTypes"]) == {"Ingress", "Egress"}
+    for name in NAMES:
+        assert labels(name).items() <= Workload("", name, rendered).labels.items()
+
+
+def test_what_may_come_in_is_what_comes_in(rendered: list[Manifest]) -> None:
+    door = {(ANYWHERE, "gateway", 7860, "TCP")}
+    through_the_door = {edge for edge in scrapes(rendered) if edge[1] == "gateway"}
+    assert {edge[2] for edge in through_the_door} == {7860}
+    photo_tools = {(PHOTO_TOOLS, "restorer", numbers(rendered, "restorer")["grpc"], "TCP")}
+    needed = calls(rendered) | (scrapes(rendered) - through_the_door) | door | photo_tools
+    assert set(allowed(rendered, "ingress")) == needed
+
+
+def test_what_may_go_out_is_what_goes_out(rendered: list[Manifest]) -> None:
+    names = {("gateway", DNS, 53, protocol) for protocol in ("UDP", "TCP")}
+    assert set(allowed(rendered, "egress")) == calls(rendered) | names, (
+        "weights are local: stages call nobody"
+    )

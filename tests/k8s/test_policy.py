@@ -1,0 +1,272 @@
+"""What holds for every pod of every overlay; and the sums that have to come out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from atelier_gateway.settings import GatewaySettings
+from atelier_generator.settings import GeneratorSettings
+from atelier_restorer.settings import RestorerSettings
+from atelier_runtime.settings import ProcessSettings, StageSettings
+from tests.k8s.manifests import (
+    COMPONENTS,
+    CONTROL_LABEL,
+    K8S,
+    NAMES,
+    STAGES,
+    Workload,
+    combined,
+    of_kind,
+    workloads,
+)
+
+WORKLOADS = workloads()
+SETTINGS: dict[str, type[ProcessSettings]] = {
+    "gateway": GatewaySettings,
+    "generator": GeneratorSettings,
+    "restorer": RestorerSettings,
+}
+ALL = pytest.mark.parametrize("workload", WORKLOADS, ids=str)
+OF_STAGES = pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.name in STAGES], ids=str)
+
+
+def settings(workload: Workload) -> ProcessSettings:
+    """The settings as the process will read them from the manifests' variables."""
+    name = f"ATELIER_{workload.name.upper()}_"
+    values = {k.removeprefix(name).lower(): v for k, v in workload.environment.items()}
+    return SETTINGS[workload.name](**values)
+
+
+def drain_s(workload: Workload) -> float:
+    return settings(workload).drain_seconds
+
+
+def pre_stop_s(workload: Workload) -> int:
+    seconds: int = workload.container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    return seconds
+
+
+def startup_window_s(workload: Workload) -> int:
+    probe = workload.container["startupProbe"]
+    window: int = probe["periodSeconds"] * probe["failureThreshold"]
+    return window
+
+
+@ALL
+def test_pods_have_no_privileges(workload: Workload) -> None:
+    pod, container = workload.pod, workload.container
+    context = pod["securityContext"]
+    assert context["runAsNonRoot"] is True and context["runAsUser"] >= 10000 <= context["runAsGroup"]
+    assert context["fsGroup"] == context["runAsGroup"]
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    account = of_kind(workload.manifests, "ServiceAccount")[pod["serviceAccountName"]]
+    assert account["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & pod.keys()
+    assert not any("hostPath" in volume for volume in pod["volumes"])
+
+
+@ALL
+def test_no_variable_is_made_of_a_service(workload: Workload) -> None:
+    # A Service atelier-gateway would set ATELIER_GATEWAY_PORT=tcp://..., which is our setting's name.
+    assert workload.pod["enableServiceLinks"] is False
+
+
+@ALL
+def test_what_can_be_written_to_is_bounded(workload: Workload) -> None:
+    for volume in workload.pod["volumes"]:
+        if "emptyDir" in volume:
+            assert volume["emptyDir"]["sizeLimit"]
+        else:
+            assert volume["persistentVolumeClaim"]["readOnly"] is True
+
+
+@ALL
+def test_resources_are_asked_for_and_limited(workload: Workload) -> None:
+    resources = workload.container["resources"]
+    for kind in ("requests", "limits"):
+        assert {"cpu", "memory"} <= resources[kind].keys()
+    on_gpus = workload.name in STAGES and workload.overlay != "cpu-demo"
+    for kind in ("requests", "limits"):
+        assert resources[kind].get("nvidia.com/gpu") == (1 if on_gpus else None)
+    if workload.name in STAGES:
+        assert workload.setting("DEVICE") == ("cuda" if on_gpus else "cpu")
+        assert (workload.setting("MODEL_SET") == "/models/sdxl") == on_gpus
+        mounts = {mount["mountPath"]: mount for mount in workload.container["volumeMounts"]}
+        assert ("/models" in mounts) == on_gpus and (not on_gpus or mounts["/models"]["readOnly"] is True)
+
+
+@ALL
+def test_images_have_a_tag_that_stands_for_one_version(workload: Workload) -> None:
+    image = workload.container["image"]
+    assert re.fullmatch(r"[\w./-]+/atelier/\w+(:\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})", image), image
+
+
+@ALL
+def test_probes_ask_what_the_processes_answer(workload: Workload) -> None:
+    container = workload.container
+    if workload.name == "gateway":
+        asked = {
+            kind: container[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+        }
+        assert {path["port"] for path in asked.values()} == {"http"}
+        assert [asked[kind]["path"] for kind in asked] == ["/livez", "/readyz", "/livez"]
+        status_timeout = GatewaySettings().status_timeout_seconds
+        assert container["readinessProbe"]["timeoutSeconds"] > status_timeout
+        return
+    service = f"atelier.{workload.name}.v1.{workload.name.capitalize()}Service"
+    port = SETTINGS[workload.name].model_fields["port"].default
+    for kind in ("startupProbe", "readinessProbe"):
+        assert container[kind]["grpc"] == {"port": port, "service": service}
+    assert container["livenessProbe"]["grpc"] == {"port": port}
+    assert container["livenessProbe"]["failureThreshold"] >= 3
+
+
+@ALL
+def test_ports_arguments_and_variables_are_those_that_the_program_reads(workload: Workload) -> None:
+    assert workload.container["args"] == ["serve"] and "command" not in workload.container
+    fields = SETTINGS[workload.name].model_fields
+    prefix = f"ATELIER_{workload.name.upper()}_"
+    for name in workload.environment:
+        assert name.startswith(prefix) and name.removeprefix(prefix).lower() in fields, f"nobody reads {name}"
+    told = settings(workload)  # every value is one that the program takes
+    ports = {port["name"]: port["containerPort"] for port in workload.container["ports"]}
+    if isinstance(told, StageSettings):
+        assert ports == {"grpc": told.port, "metrics": told.metrics_port}
+    else:
+        assert isinstance(told, GatewaySettings) and ports == {"http": told.port}
+    assert told.host == "0.0.0.0"
+
+
+@ALL
+def test_services_lead_to_the_pods_and_stages_are_headless(workload: Workload) -> None:
+    service = of_kind(workload.manifests, "Service")[f"atelier-{workload.name}"]
+    [port] = service["spec"]["ports"]
+    assert service["spec"]["selector"].items() <= workload.labels.items()
+    numbers = {p["name"]: p["containerPort"] for p in workload.container["ports"]}
+    assert numbers[port["targetPort"]] == port["port"], "headless: clients reach the pod's own port"
+    assert (service["spec"].get("clusterIP") == "None") == (workload.name in STAGES)
+    assert not service["spec"].get("publishNotReadyAddresses")
+
+
+@ALL
+def test_the_gateway_asks_for_all_addresses_of_each_stage(workload: Workload) -> None:
+    if workload.name != "gateway":
+        return
+    services = of_kind(workload.manifests, "Service")
+    for stage in STAGES:
+        [port] = services[f"atelier-{stage}"]["spec"]["ports"]
+        assert workload.setting(stage.upper()) == f"dns:///atelier-{stage}:{port['port']}"
+
+
+@ALL
+def test_an_eviction_is_always_possible_and_never_takes_two(workload: Workload) -> None:
+    budget = of_kind(workload.manifests, "PodDisruptionBudget")[f"atelier-{workload.name}"]["spec"]
+    assert budget["maxUnavailable"] == 1 and "minAvailable" not in budget
+    assert budget["selector"]["matchLabels"].items() <= workload.labels.items()
+
+
+@ALL
+def test_replicas_are_spread(workload: Workload) -> None:
+    constraints = workload.pod["topologySpreadConstraints"]
+    assert {c["topologyKey"] for c in constraints} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    for constraint in constraints:
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert constraint["labelSelector"]["matchLabels"] == {CONTROL_LABEL: f"atelier-{workload.name}"}
+
+
+@ALL
+def test_a_pod_has_the_time_to_finish_what_it_accepted(workload: Workload) -> None:
+    grace = workload.pod["terminationGracePeriodSeconds"]
+    assert grace >= pre_stop_s(workload) + drain_s(workload) + 5
+    if workload.name == "gateway":
+        told = settings(workload)
+        assert isinstance(told, GatewaySettings)
+        assert told.drain_seconds >= told.deadline_seconds, "no accepted order outlives the drain"
+
+
+@OF_STAGES
+def test_a_full_queue_fits_into_the_drain(workload: Workload) -> None:
+    # On one H100 the whole chain at 1536 px is budgeted at 6.5 s; a face of 512 px on a CPU takes 1 to 2 s.
+    longest_job_s = 20 if workload.name == "generator" else 6
+    told = settings(workload)
+    assert isinstance(told, StageSettings)
+    assert told.drain_seconds >= longest_job_s * (told.queue_capacity + 1)
+
+
+@OF_STAGES
+def test_a_new_replica_is_known_before_an_old_one_leaves(workload: Workload) -> None:
+    told = settings(workload)
+    assert isinstance(told, StageSettings)
+    # gRPC spreads the age by a tenth; then the name is resolved, at most every 2 s.
+    assert workload.deployment["spec"]["minReadySeconds"] >= 1.1 * told.max_connection_age_seconds + 2
+    assert 1.1 * told.max_connection_age_seconds + 2 + 10 <= 90
+
+
+@ALL
+def test_a_rollout_is_not_given_up_while_a_pod_may_still_start(workload: Workload) -> None:
+    spec = workload.deployment["spec"]
+    deadline = spec["progressDeadlineSeconds"]
+    assert deadline > startup_window_s(workload) + spec["minReadySeconds"]
+    rolling = spec["strategy"]["rollingUpdate"]
+    scarce = workload.name in STAGES and workload.overlay != "cpu-demo"
+    assert (rolling["maxSurge"], rolling["maxUnavailable"]) == ((0, 1) if scarce else (1, 0))
+    if scarce and workload.overlay == "gpu":
+        assert spec["replicas"] >= 2, "one works while the other is replaced"
+
+
+@ALL
+def test_the_autoscaler_alone_says_how_many(workload: Workload) -> None:
+    scaled = of_kind(workload.manifests, "ScaledObject").get(f"atelier-{workload.name}")
+    assert (
+        (scaled is None) == ("replicas" in workload.deployment["spec"]) == (workload.overlay != "autoscale")
+    )
+    if scaled is None:
+        return
+    spec = scaled["spec"]
+    assert spec["scaleTargetRef"] == {"name": f"atelier-{workload.name}"}
+    assert 1 <= spec["minReplicaCount"] <= spec["fallback"]["replicas"] <= spec["maxReplicaCount"]
+    assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+    for trigger in spec["triggers"]:
+        assert trigger["metricType"] == "AverageValue", "KEDA's fallback works with no other"
+        assert trigger["metadata"]["ignoreNullValues"] == "false", "or a lost Prometheus would be no work"
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300 > 60
+    assert behavior["scaleUp"]["stabilizationWindowSeconds"] <= 30
+
+
+def test_at_zero_replicas_a_call_waits_for_a_start_and_the_gateway_takes_it(tmp_path: Path) -> None:
+    rendered = combined(tmp_path, ["keda", "scale-to-zero"])
+    gateway = Workload("to-zero", "gateway", rendered)
+    told = settings(gateway)
+    assert isinstance(told, GatewaySettings)
+    assert 120 <= told.stage_wait_seconds < told.deadline_seconds
+    assert gateway.container["readinessProbe"]["httpGet"]["path"] == "/livez"
+    for stage in STAGES:
+        scaled = of_kind(rendered, "ScaledObject")[f"atelier-{stage}"]["spec"]
+        assert scaled["minReplicaCount"] == 0
+        work, orders = scaled["triggers"]
+        assert work["metadata"]["ignoreNullValues"] == "true", "no pods, no series, no work"
+        assert f'stage="{stage}"' in orders["metadata"]["query"]
+        assert orders["metadata"]["ignoreNullValues"] == "false", "the gateway always says how many wait"
+
+
+def test_every_component_and_file_is_used() -> None:
+    kustomizations = K8S.rglob("kustomization.yaml")
+    assert {p.parent.name for p in kustomizations} == {
+        *NAMES, *COMPONENTS, "namespace", "scale-to-zero", "cpu-demo", "gpu", "autoscale",
+    }  # fmt: skip
+    for path in K8S.rglob("*"):
+        if path.is_file() and path.name != "kustomization.yaml" and path.suffix != ".md":
+            assert path.name in (path.parent / "kustomization.yaml").read_text(encoding="utf-8"), path
