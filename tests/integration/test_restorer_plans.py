@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
 from PIL import Image
 
 from atelier.common.v1 import error_reason_pb2, image_pb2
@@ -42,8 +41,6 @@ async def test_what_was_detected_is_sent_back_with_an_order_each(seeing: Path) -
         found = await detect(client, source)
         assert len(found) >= 3
         assert all(face.HasField("sharpness") and face.HasField("roll_degrees") for face in found)
-        detections = client.server.worker  # nothing is detected again: the ledger says so
-        assert detections is not None
         orders = [
             pb.FaceOrder(face=found[0], fidelity=0.0),
             pb.FaceOrder(face=found[1], skip=True),
@@ -189,16 +186,18 @@ async def test_a_thousand_mixed_requests_get_their_own_faces_and_the_memory_stay
 
     def coloured(number: int) -> np.ndarray:
         colour = np.array([number * 37 % 256, number * 91 % 256, number * 53 % 256])
-        return np.clip(photo(256 + 8 * (number % 5), 256) // 8 + colour * 7 // 8, 0, 255).astype(np.uint8)
+        return np.clip(photo(256, 256) // 8 + colour * 7 // 8, 0, 255).astype(np.uint8)
 
-    kinds: list[dict[str, Any]] = [
-        {"max_faces": 1},
-        {"max_faces": 2, "fidelity": 0.0},
-        {"fidelity": 1.0, "upscale": 2, "use_realesrgan": False},
-        {"visibility": 0.5, "rule": pb.FACE_RULE_LARGEST},
-    ]
-    different = [(number, kind) for number in range(25) for kind in range(len(kinds))]
+    different = [(number, kind) for number in range(25) for kind in range(4)]
     async with serve(seeing, max_batch=8, queue_capacity=1000) as client:
+        orders = [pb.FaceOrder(face=face) for face in await detect(client, coloured(0))][:2]
+        # One kind in four is detected anew, which takes longer than all the rest; one takes two faces.
+        kinds: list[dict[str, Any]] = [
+            {"max_faces": 1, "rule": pb.FACE_RULE_LARGEST},
+            {"faces": orders, "fidelity": 0.0},
+            {"faces": orders[:1], "fidelity": 1.0, "upscale": 2, "use_realesrgan": False},
+            {"faces": orders[:1], "visibility": 0.5},
+        ]
 
         async def ask(number: int, kind: int) -> np.ndarray:
             answer = await client.restore(png(coloured(number)), timeout=600, **kinds[kind])
@@ -222,4 +221,3 @@ async def test_a_thousand_mixed_requests_get_their_own_faces_and_the_memory_stay
         growth = process.memory_info().rss - before
         assert astray == []
         assert growth < 100 * 2**20, f"{growth / 2**20:.0f} MiB more after 800 requests"
-        assert torch.is_inference_mode_enabled() is False

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from atelier_restorer.commands import detect, options, restore
+from atelier_restorer.commands import compare, detect, options, restore
 from atelier_restorer.commands.files import PlanError
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
@@ -95,6 +95,15 @@ def _parser() -> argparse.ArgumentParser:
             '{"faces": [{"box": [x1, y1, x2, y2], "landmarks": [[x, y] x 5], "confidence": c}]}.',
         ),
         detect.run,
+    )
+    options.add_compare(
+        commands.add_parser(
+            "compare",
+            help="restore a picture at several fidelities, to choose by eye",
+            description="Restore the faces of a picture at several fidelities, for one detection and one "
+            "encoding. Prints a JSON object for each picture written.",
+        ),
+        compare.run,
     )
     options.add_inspect(
         commands.add_parser(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ import grpc
 from atelier.common.v1 import error_reason_pb2, image_pb2, stage_report_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
-from atelier_restorer.request import DetectRequest, FaceRule, MaskKind, RestoreRequest
+from atelier_restorer.request import DetectRequest, FaceOrder, FaceRule, MaskKind, RestoreRequest
 from atelier_runtime import defaults
 from atelier_runtime.errors import (
     AtelierError,
@@ -66,6 +66,8 @@ class Restored:
 
     picture: bytes
     mask: bytes | None
+    crops: tuple[tuple[int, bytes, bytes], ...]
+    """Index of a restored face, its aligned crop before and after as PNGs; if asked for."""
     report: dict[str, Any]
 
 
@@ -76,19 +78,32 @@ class Client:
         self,
         restore_faces: Callable[[pb.RestoreFacesRequest, float], Awaitable[pb.RestoreFacesResponse]],
         detect_faces: Callable[[pb.DetectFacesRequest, float], Awaitable[pb.DetectFacesResponse]],
+        compare_fidelities: Callable[
+            [pb.CompareFidelitiesRequest, float], Awaitable[pb.CompareFidelitiesResponse]
+        ],
         *,
         timeout_s: float,
     ) -> None:
         """Each function takes a message and the seconds left; `timeout_s` is for one picture in all."""
         self._restore_faces = restore_faces
         self._detect_faces = detect_faces
+        self._compare_fidelities = compare_fidelities
         self._timeout_s = timeout_s
 
     async def restore(self, data: bytes, request: RestoreRequest) -> Restored:
         """Restore the faces of a picture file. Raises `AtelierError`."""
-        response = await self._patiently(self._restore_faces, _restore_message(data, request))
-        mask = response.mask.data if response.HasField("mask") else None
-        return Restored(response.image.data, mask, _report(response))
+        return _restored(await self._patiently(self._restore_faces, _restore_message(data, request)))
+
+    async def compare(
+        self, data: bytes, request: RestoreRequest, fidelities: Sequence[float]
+    ) -> list[Restored]:
+        """Restore the faces of a picture file at each of 1 to 8 fidelities. Raises `AtelierError`."""
+        message = pb.CompareFidelitiesRequest(
+            restore=_restore_message(data, request), fidelities=list(fidelities)
+        )
+        message.restore.ClearField("fidelity")
+        response = await self._patiently(self._compare_fidelities, message)
+        return [_restored(result) for result in response.results]
 
     async def detect(self, data: bytes, request: DetectRequest) -> list[dict[str, Any]]:
         """Return box, landmarks and confidence of each face of a picture file. Raises `AtelierError`."""
@@ -142,7 +157,8 @@ async def connect(address: str, *, timeout_s: float) -> AsyncIterator[Client]:
 
             return ask
 
-        yield Client(method(stub.RestoreFaces), method(stub.DetectFaces), timeout_s=timeout_s)
+        methods = (stub.RestoreFaces, stub.DetectFaces, stub.CompareFidelities)
+        yield Client(*map(method, methods), timeout_s=timeout_s)
 
 
 def _readable(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> AtelierError:
@@ -179,6 +195,33 @@ def _restore_message(data: bytes, request: RestoreRequest) -> pb.RestoreFacesReq
         mask=_MASKS[request.mask],
         output=output,
         return_mask=request.return_mask,
+        return_crops=request.return_crops,
+        max_sharpness=request.max_sharpness,
+        faces=[_order_message(order) for order in request.faces],
+    )
+
+
+def _order_message(order: FaceOrder) -> pb.FaceOrder:
+    x1, y1, x2, y2 = order.face.box
+    face = pb.Face(
+        index=order.face.index,
+        box=pb.Box(x1_px=x1, y1_px=y1, x2_px=x2, y2_px=y2),
+        landmarks=[pb.Point(x_px=x, y_px=y) for x, y in order.face.landmarks],
+        confidence=order.face.confidence,
+    )
+    return pb.FaceOrder(face=face, fidelity=order.fidelity, visibility=order.visibility, skip=order.skip)
+
+
+def _restored(response: pb.RestoreFacesResponse) -> Restored:
+    return Restored(
+        picture=response.image.data,
+        mask=response.mask.data if response.HasField("mask") else None,
+        crops=tuple(
+            (result.face.index, result.crop_before.data, result.crop_after.data)
+            for result in response.faces
+            if result.restored and result.HasField("crop_after")
+        ),
+        report=_report(response),
     )
 
 

@@ -54,7 +54,12 @@ async def open_here(
                     f"MODEL_SET: the set '{name}' has no {role}; --{role} FILE names a checkpoint"
                 )
         servicer = RestorerServicer(stage)
-        yield Client(_method(servicer.RestoreFaces), _method(servicer.DetectFaces), timeout_s=_FOR_EVER_S)
+        yield Client(
+            _method(servicer.RestoreFaces),
+            _method(servicer.DetectFaces),
+            _method(servicer.CompareFidelities),
+            timeout_s=_FOR_EVER_S,
+        )
     finally:
         await asyncio.to_thread(worker.close)
 

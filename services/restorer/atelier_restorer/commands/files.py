@@ -32,6 +32,8 @@ class Task:
     target: Path
     format: Format | None
     mask: Path | None
+    name: Path
+    """What a folder's picture is called in it, or a single one by itself; without the suffix."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def _task_of_folder(
     own = FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if file_format is not None and own != file_format:
         name = name.with_suffix(_SUFFIX_OF_FORMAT[file_format]) if own else _appended(name, file_format)
-    return Task(path, target / name, file_format or own, mask / name.with_suffix(".png") if mask else None)
+    mask_file = mask / name.with_suffix(".png") if mask else None
+    return Task(path, target / name, file_format or own, mask_file, name.with_suffix(""))
 
 
 def _appended(name: Path, file_format: Format) -> Path:
@@ -138,7 +141,7 @@ def _single_task(source: Path, target: Path, mask: Path | None, file_format: For
     check_writable(target)
     if mask is not None:
         check_writable(mask)
-    return Task(source, target, file_format or said, mask)
+    return Task(source, target, file_format or said, mask, Path(source.stem))
 
 
 def _refuse_collisions(tasks: list[Task]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from atelier_restorer.commands.faces import read_orders
+from atelier_restorer.commands.files import FORMAT_OF_SUFFIX
 from atelier_restorer.request import DetectRequest, FaceRule, MaskKind, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images, settings
@@ -45,6 +47,12 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         type=Path,
         help="write what was changed as a gray PNG; a folder if IN is one",
     )
+    parser.add_argument(
+        "--save-crops",
+        metavar="DIR",
+        type=Path,
+        help="write each restored face's aligned crop before and after into this folder",
+    )
     faces = parser.add_argument_group("faces")
     low, high = defaults.FIDELITY_RANGE
     _number(faces, "--fidelity", float, "W", f"CodeFormer's w, {low:g} looks best, {high:g} is closest to IN")
@@ -59,6 +67,13 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
     _number(faces, "--min-face-px", float, "PX", "leave smaller faces alone (shorter side of the box)")
     _number(faces, "--max-face-px", float, "PX", "leave larger faces alone")
     _number(faces, "--min-confidence", float, "C", "leave faces alone that the detector is less sure of")
+    _number(faces, "--max-sharpness", float, "S", "leave faces alone that are sharper (DetectFaces tells)")
+    faces.add_argument(
+        "--faces",
+        metavar="PLAN.json",
+        type=Path,
+        help="what detect printed for IN, with fidelity, visibility or skip added to single faces",
+    )
     _number(faces, "--visibility", float, "V", "share of the restored face in the blend with the original")
     faces.add_argument(
         "--mask",
@@ -112,6 +127,34 @@ def add_detect(parser: argparse.ArgumentParser, run: Command) -> None:
     _add_where(parser)
 
 
+def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
+    """Add the arguments of `compare`."""
+    parser.set_defaults(run=run)
+    parser.add_argument("source", metavar="IN", type=Path, help="a PNG, JPEG or WebP file")
+    parser.add_argument(
+        "target", metavar="DIR", type=Path, help="the folder to write NAME_w0.6.png and the like into"
+    )
+    parser.add_argument(
+        "--fidelities",
+        metavar="W",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.3, 0.6, 1.0],
+        help=f"up to {defaults.MAX_FIDELITIES} values of CodeFormer's w (default 0 0.3 0.6 1)",
+    )
+    parser.add_argument(
+        "--faces",
+        metavar="PLAN.json",
+        type=Path,
+        help="what detect printed for IN, with skip or visibility added to single faces",
+    )
+    parser.add_argument(
+        "--aligned", action="store_true", help="IN is one face of 512x512 px, aligned already"
+    )
+    _number(parser, "--max-faces", int, "N", "restore at most so many, the surest first")
+    _add_where(parser)
+
+
 def add_inspect(parser: argparse.ArgumentParser, run: Command) -> None:
     """Add the arguments of `inspect`."""
     parser.set_defaults(run=run)
@@ -119,7 +162,7 @@ def add_inspect(parser: argparse.ArgumentParser, run: Command) -> None:
 
 
 def _number(
-    group: argparse._ArgumentGroup, flag: str, kind: type[int] | type[float], letter: str, meaning: str
+    group: argparse._ActionsContainer, flag: str, kind: type[int] | type[float], letter: str, meaning: str
 ) -> None:
     """Add a number with the request's own default."""
     default = getattr(RestoreRequest, flag[2:].replace("-", "_"))
@@ -177,17 +220,53 @@ def load_settings(chosen: argparse.Namespace) -> RestorerSettings:
 
 def restore_request(chosen: argparse.Namespace) -> RestoreRequest:
     """Return the request, without its output format. Raises `UsageError` naming every flag out of range."""
-    names = ("fidelity", "aligned", "max_faces", "min_face_px", "max_face_px", "min_confidence", "visibility")
-    options = {name: getattr(chosen, name) for name in (*names, "upscale", "use_realesrgan", "quality")}
+    names = (
+        *(
+            "fidelity",
+            "aligned",
+            "max_faces",
+            "min_face_px",
+            "max_face_px",
+            "min_confidence",
+            "max_sharpness",
+        ),
+        *("visibility", "upscale", "use_realesrgan", "quality"),
+    )
     try:
         return RestoreRequest(
-            **options,
+            **{name: getattr(chosen, name) for name in names},
+            faces=() if chosen.faces is None else read_orders(chosen.faces),
+            return_crops=chosen.save_crops is not None,
             rule=FaceRule(chosen.rule),
             mask=MaskKind(chosen.mask),
             return_mask=chosen.save_mask is not None,
         )
     except InvalidRequest as error:
         raise UsageError(explain(error)) from None
+
+
+def compare_request(chosen: argparse.Namespace) -> RestoreRequest:
+    """Return what the comparisons have in common. Raises `UsageError` naming every flag out of range."""
+    try:
+        return RestoreRequest(
+            aligned=chosen.aligned,
+            max_faces=chosen.max_faces,
+            faces=() if chosen.faces is None else read_orders(chosen.faces),
+            output_format=FORMAT_OF_SUFFIX.get(chosen.source.suffix.lower(), defaults.OUTPUT_FORMAT),
+        )
+    except InvalidRequest as error:
+        raise UsageError(explain(error)) from None
+
+
+def fidelities(chosen: argparse.Namespace) -> list[float]:
+    """Return the fidelities to compare. Raises `UsageError` for too many, doubled or out of range."""
+    given = chosen.fidelities
+    low, high = defaults.FIDELITY_RANGE
+    if len(given) > defaults.MAX_FIDELITIES or len({f"{w:g}" for w in given}) < len(given):
+        raise UsageError(f"--fidelities takes up to {defaults.MAX_FIDELITIES} different values")
+    if not all(low <= w <= high for w in given):
+        raise UsageError(f"--fidelities must be between {low} and {high}")
+    return list(given)
 
 
 def detect_request(chosen: argparse.Namespace) -> DetectRequest:

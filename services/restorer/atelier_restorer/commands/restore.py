@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atelier_restorer.client import Client
+from atelier_restorer.client import Client, Restored
 from atelier_restorer.commands import options
 from atelier_restorer.commands.asking import ask
 from atelier_restorer.commands.files import Plan, PlanError, Task, check_writable, make_plan, write_whole
@@ -37,8 +37,12 @@ def run(chosen: argparse.Namespace) -> int:
     if not plan.tasks:
         print(f"{chosen.source}: no PNG, JPEG or WebP file is in it", file=sys.stderr)
         return 1
-    roles, required = _networks(request)
-    work = _Work(plan, request, _AT_ONCE_HERE if chosen.server is None else _AT_ONCE_AT_A_SERVER)
+    roles, required = networks(request)
+    if plan.is_folder and request.faces:
+        raise PlanError("--faces names the faces of one picture, and IN is a folder")
+    work = _Work(
+        plan, request, chosen.save_crops, _AT_ONCE_HERE if chosen.server is None else _AT_ONCE_AT_A_SERVER
+    )
     try:
         ask(chosen, work.do, roles=roles, required=required)
     finally:
@@ -50,9 +54,11 @@ def run(chosen: argparse.Namespace) -> int:
 class _Work:
     """The pictures on their way: a few at once, each told of when it is done."""
 
-    def __init__(self, plan: Plan, request: RestoreRequest, at_once: int) -> None:
+    def __init__(self, plan: Plan, request: RestoreRequest, crops: Path | None, at_once: int) -> None:
+        """`crops`: the folder for crops, if they are wanted."""
         self._plan = plan
         self._request = request
+        self._crops = crops
         self._at_once = min(at_once, len(plan.tasks))
         self._results: dict[int, dict[str, Any]] = {}
         self._failed = 0
@@ -114,10 +120,24 @@ class _Work:
         if task.mask is not None and restored.mask is not None:
             await asyncio.to_thread(write_whole, task.mask, restored.mask)
             report = {"mask": str(task.mask)} | report
+        if self._crops is not None:
+            report = report | {"crops": await asyncio.to_thread(self._write_crops, task, restored)}
         await asyncio.to_thread(write_whole, task.target, restored.picture)
         done = sum(face["restored"] for face in report["faces"])
         why = f" ({report['face_restoration_reason']})" if report["face_restoration_reason"] else ""
         return report, f"{done} of {len(report['faces'])} faces restored{why}"
+
+    def _write_crops(self, task: Task, restored: Restored) -> list[dict[str, Any]]:
+        """Write NAME_face0_before.png and the like; return what was written."""
+        assert self._crops is not None, "the caller has looked"
+        folder = self._crops / task.name.parent
+        written = []
+        for index, before, after in restored.crops:
+            paths = [folder / f"{task.name.name}_face{index}_{when}.png" for when in ("before", "after")]
+            write_whole(paths[0], before)
+            write_whole(paths[1], after)
+            written.append({"face": index, "before": str(paths[0]), "after": str(paths[1])})
+        return written
 
     def _tell_progress(self, text: str) -> None:
         line = f"[{len(self._results)}/{len(self._plan.tasks)}] {text}"
@@ -130,11 +150,11 @@ class _Work:
         print(f"\r\x1b[K{text}" if self._on_terminal else text, file=sys.stderr, flush=True)
 
 
-def _networks(request: RestoreRequest) -> tuple[list[str], list[str]]:
+def networks(request: RestoreRequest) -> tuple[list[str], list[str]]:
     """Return the roles of the networks that may run, and of those that must be there."""
     required = []
     if request.max_faces > 0:
-        required += ["codeformer"] if request.aligned else ["detector", "codeformer"]
+        required += ["codeformer"] if request.aligned or request.faces else ["detector", "codeformer"]
     if request.mask is MaskKind.PARSE:
         required.append("parser")
     enlarges = request.upscale > 1 and request.use_realesrgan

@@ -1,0 +1,74 @@
+"""A plan for single faces: what `detect` printed, with an order added to the faces that need one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from atelier_restorer.commands.files import PlanError
+from atelier_restorer.request import Face, FaceOrder
+
+_KNOWN = ("box", "landmarks", "confidence", "fidelity", "visibility", "skip")
+_NEEDED = ("box", "landmarks")
+_LANDMARKS = 5
+
+
+def read_orders(path: Path) -> tuple[FaceOrder, ...]:
+    """Read `{"faces": [{"box", "landmarks", "confidence", "fidelity", "visibility", "skip"}]}`.
+
+    The last three may be missing, and the confidence too. Ranges are the request's to check.
+
+    Raises:
+        PlanError: the file cannot be read, or a face in it cannot be meant; it is named.
+    """
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlanError(f"--faces {path}: {error}") from error
+    if not isinstance(plan, dict) or not isinstance(plan.get("faces"), list):
+        raise PlanError(f"--faces {path}: holds no list of faces; what detect printed is needed")
+    if not plan["faces"]:
+        raise PlanError(f"--faces {path}: names no face")
+    return tuple(_order(f"--faces {path}: face {number}", face) for number, face in enumerate(plan["faces"]))
+
+
+def _order(name: str, face: Any) -> FaceOrder:
+    if not isinstance(face, dict):
+        raise PlanError(f"{name} is no object")
+    if unknown := sorted(set(face) - set(_KNOWN)):
+        raise PlanError(f"{name} has {', '.join(unknown)}; known are {', '.join(_KNOWN)}")
+    if missing := [key for key in _NEEDED if key not in face]:
+        raise PlanError(f"{name} has no {', '.join(missing)}")
+    box = _numbers(f"{name}: box", face["box"], 4)
+    points = face["landmarks"]
+    if not isinstance(points, list) or len(points) != _LANDMARKS:
+        raise PlanError(f"{name}: landmarks must be {_LANDMARKS} points [x, y]")
+    landmarks = [_numbers(f"{name}: a landmark", point, 2) for point in points]
+    skip = face.get("skip", False)
+    if not isinstance(skip, bool):
+        raise PlanError(f"{name}: skip must be true or false")
+    fidelity, visibility, confidence = (
+        None if face.get(key) is None else _numbers(f"{name}: {key}", [face[key]], 1)[0]
+        for key in ("fidelity", "visibility", "confidence")
+    )
+    return FaceOrder(
+        face=Face(
+            index=0,
+            box=(box[0], box[1], box[2], box[3]),
+            landmarks=tuple((x, y) for x, y in landmarks),
+            confidence=1.0 if confidence is None else confidence,
+        ),
+        fidelity=fidelity,
+        visibility=visibility,
+        skip=skip,
+    )
+
+
+def _numbers(name: str, values: Any, count: int) -> list[float]:
+    numeric = isinstance(values, list) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
+    if not numeric or len(values) != count:
+        raise PlanError(f"{name} must be {count} numbers" if count > 1 else f"{name} must be a number")
+    return [float(value) for value in values]
