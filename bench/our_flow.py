@@ -50,14 +50,27 @@ def run(
     else:
         with phases.phase("copy"):
             rgb = picture.rgb.copy()
-    with phases.phase("paste"):
-        mask = np.zeros(rgb.shape[:2], np.uint8)
-        for number, matrix in enumerate(matrices):
-            parts = soften_parts(restored_parts(classes[number])) if parsed else None
-            paste_face(rgb, mask, restored[number], crop_to_picture(matrix, scale), scale, parts=parts)
+    mask = paste(rgb, matrices, scale, restored, classes if parsed else None, phases)
     with phases.phase("encode"):
         images.encode(picture.with_pixels(rgb, None), scene.file_format, QUALITY)
     return rgb, mask
+
+
+def paste(
+    rgb: RgbArray,
+    matrices: list[np.ndarray],
+    scale: int,
+    restored: RgbArray,
+    classes: RgbArray | None,
+    phases: Phases,
+) -> RgbArray:
+    """Paste all faces into the enlarged picture, in place, and return the mask of what was changed."""
+    with phases.phase("paste"):
+        mask = np.zeros(rgb.shape[:2], np.uint8)
+        for number, matrix in enumerate(matrices):
+            parts = None if classes is None else soften_parts(restored_parts(classes[number]))
+            paste_face(rgb, mask, restored[number], crop_to_picture(matrix, scale), scale, parts=parts)
+    return mask
 
 
 def _restore(networks: FaceNetworks, crops: list[RgbArray]) -> list[RgbArray]:
