@@ -34,6 +34,7 @@ def run(atelier: Atelier, folder: Path, command: list[str], text: str) -> str:
         ("127.0.0.1:7860", atelier.url.removeprefix("http://")),
         ("127.0.0.1:50052", atelier.restorer),
         (".venv/bin/", f"{Path(sys.executable).parent}/"),
+        ("docs/", f"{ROOT / 'docs'}/"),
     ):
         text = text.replace(public, here)
     done = subprocess.run(
@@ -66,23 +67,32 @@ def test_the_json_example_answers(atelier: Atelier, folder: Path) -> None:
 def test_the_restorer_is_called_from_python(atelier: Atelier, folder: Path) -> None:
     run(atelier, folder, [sys.executable, "-c"], block("python", "RestoreFaces"))
     with Image.open(folder / "restored.png") as image:
-        assert image.size == (1024, 1024)
+        assert image.size == (768, 768)
 
 
-def test_a_picture_and_a_folder_are_restored_from_the_command_line(atelier: Atelier, folder: Path) -> None:
+def test_a_picture_is_restored_by_a_plan_from_the_command_line(atelier: Atelier, folder: Path) -> None:
+    run(atelier, folder, ["bash", "-ec"], block("sh", "compare docs/ruined.png"))
+    assert {path.name for path in (folder / "sweep").iterdir()} == {
+        f"ruined_w{w}.png" for w in ("0", "0.3", "0.6", "1")
+    }
+    for name in ("restored.png", "mask.png"):
+        with Image.open(folder / name) as image:
+            assert image.size == (768, 768), name
+    assert len(list((folder / "crops").iterdir())) == 2
+
+
+def test_a_folder_is_restored_from_the_command_line(atelier: Atelier, folder: Path) -> None:
     (folder / "photos" / "monday").mkdir(parents=True)
     shutil.copy(folder / "portrait.png", folder / "photos" / "monday")
     run(atelier, folder, ["bash", "-ec"], block("sh", "photos_restored --report"))
-    assert list(json.loads((folder / "faces.json").read_text())) == ["faces"]
-    for name in ("portrait_restored.jpg", "mask.png", "photos_restored/monday/portrait.png"):
-        with Image.open(folder / name) as image:
-            assert image.size == (1024, 1024), name
+    with Image.open(folder / "photos_restored/monday/portrait.png") as image:
+        assert image.size == (1024, 1024)
     assert len(json.loads((folder / "report.json").read_text())["pictures"]) == 1
 
 
 def test_the_restorer_is_called_by_grpcurl(atelier: Atelier, folder: Path) -> None:
     told = json.loads(run(atelier, folder, ["bash", "-ec"], block("sh", "DetectFaces")))
-    assert (told["width_px"], told["height_px"]) == (1024, 1024)
+    assert (told["width_px"], told["height_px"]) == (768, 768) and len(told["faces"]) == 1
 
 
 def test_every_make_target_and_file_that_the_readme_names_exists() -> None:
