@@ -8,7 +8,6 @@ a single file. Beside that: files of the real size that take no room, for what r
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,58 +20,12 @@ from torch import Tensor, nn
 
 from atelier_generator.nets import original_names as names
 from atelier_generator.nets import published
-from atelier_generator.nets.stored import empty_network
+from bench.made_up_sdxl import narrow as configuration
+from bench.made_up_sdxl import weights
 from tests.tiny_sdxl import seal
 
-FIRST_WIDTH, SECOND_WIDTH = 64, 128
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # text encoders: "model"
-_WIDTHS = {"base": [64, 128, 256], "refiner": [64, 128, 192, 192]}
 _SAFETENSORS_FORMATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
-
-
-def configuration(kind: published.Kind, part: str) -> dict[str, Any]:
-    """Return a published configuration with small widths and depths."""
-    config = dict(published.configuration(kind, part))
-    if part == "unet":
-        widths = _WIDTHS[kind]
-        base = kind == "base"
-        config |= {
-            "block_out_channels": widths,
-            "attention_head_dim": [width // 64 for width in widths],
-            "transformer_layers_per_block": [1, 2, 3] if base else 2,
-            "cross_attention_dim": FIRST_WIDTH + SECOND_WIDTH if base else SECOND_WIDTH,
-            "projection_class_embeddings_input_dim": (6 if base else 5) * 256 + SECOND_WIDTH,
-            "sample_size": 32,
-        }
-    elif part == "vae":
-        config |= {"block_out_channels": [32, 64, 64, 64]}
-    else:
-        width = FIRST_WIDTH if part == "text_encoder" else SECOND_WIDTH
-        config |= {
-            "hidden_size": width,
-            "projection_dim": width,
-            "intermediate_size": 4 * width,
-            "num_attention_heads": width // 64,
-            "num_hidden_layers": 2 if part == "text_encoder" else 3,
-        }
-    return config
-
-
-def weights(part: str, config: Mapping[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
-    """Return a network with made-up weights, the same for the same seed: those of its shape's usual size."""
-    network = empty_network(part, config)
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for name, tensor in network.state_dict().items():
-        if tensor.ndim == 1:
-            value = torch.full(tensor.shape, float(name.endswith("weight")))  # norms: one; biases: zero
-        elif "embedding" in name and "linear" not in name:
-            value = torch.randn(tensor.shape, generator=generator, dtype=dtype) * 0.02
-        else:
-            value = torch.randn(tensor.shape, generator=generator, dtype=dtype) / math.sqrt(tensor[0].numel())
-        state[name] = value.to(dtype)
-    network.load_state_dict(state, assign=True)
-    return network.eval()
 
 
 def networks(kind: published.Kind) -> dict[str, nn.Module]:

@@ -202,21 +202,13 @@ def load_models(settings: StageSettings) -> Models:
         _read(refiner, "refiner", stored_base) if (refiner := model_set.component("refiner")) else None
     )
     text_to_image = load_base(stored_base, device, dtype)
-    image_to_image: Any = LatentsToLatents(
-        **text_to_image.components,
-        force_zeros_for_empty_prompt=text_to_image.config.force_zeros_for_empty_prompt,
-        requires_aesthetics_score=False,
-        add_watermarker=False,
-    )
-    _prepare(image_to_image)
-
     upscaler = model_set.component("upscaler")
     models = Models(
         model_set=model_set,
         device=device,
         dtype=dtype,
         text_to_image=text_to_image,
-        image_to_image=image_to_image,
+        image_to_image=share_for_images(text_to_image),
         refiner=load_refiner(stored_refiner, text_to_image, device, dtype) if stored_refiner else None,
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
@@ -247,6 +239,18 @@ def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) 
         # Convolutions run up to several times faster in this layout, on a CPU as on a GPU.
         network.to(device, memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def share_for_images(base: Any) -> Any:
+    """Return the image-to-image pipeline of a base: the same networks and scheduler, in memory once."""
+    pipeline: Any = LatentsToLatents(
+        **base.components,
+        force_zeros_for_empty_prompt=base.config.force_zeros_for_empty_prompt,
+        requires_aesthetics_score=False,
+        add_watermarker=False,
+    )
+    _prepare(pipeline)
     return pipeline
 
 

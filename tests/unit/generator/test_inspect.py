@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from atelier_generator.__main__ import main
+from atelier_generator.nets import published
+from atelier_generator.nets.stored import empty_network
 from tests import narrow_sdxl
 from tests.narrow_sdxl import change
 from tests.tiny_sdxl import UPSCALER_NAME
@@ -61,7 +63,7 @@ def test_a_base_by_itself_is_described(narrow_set, narrow_networks, tmp_path, ca
     parts = found["components"]
     assert {part["dtype"] for part in parts.values()} == {"float16" if layout == "folder" else "bfloat16"}
     assert parts["unet"]["configuration"]["transformer_layers_per_block"] == [1, 2, 3]
-    assert parts["text_encoder_2"]["configuration"]["hidden_size"] == narrow_sdxl.SECOND_WIDTH
+    assert parts["text_encoder_2"]["configuration"]["hidden_size"] == 128
     assert parts["vae"]["configuration"]["scaling_factor"] == 0.13025
     assert not any(part["as_published"] for part in parts.values())
     if layout == "single file":
@@ -72,13 +74,13 @@ def test_a_base_by_itself_is_described(narrow_set, narrow_networks, tmp_path, ca
 def test_a_published_network_is_recognised(narrow_set, tmp_path, capsys):
     """The real VAE, its file without room on disk; the published configuration writes some values as null."""
     folder = shutil.copytree(narrow_set / "base", tmp_path / "base")
-    config = dict(narrow_sdxl.published.configuration("base", "vae")) | {"latents_mean": None}
+    config = dict(published.configuration("base", "vae")) | {"latents_mean": None}
     (folder / "vae/config.json").write_text(json.dumps(config))
-    state = narrow_sdxl.empty_network("vae", config).state_dict()
+    state = empty_network("vae", config).state_dict()
     narrow_sdxl.write_sparse(folder / "vae/diffusion_pytorch_model.fp16.safetensors", state)
     found, _ = inspect(folder, capsys)
-    published = {part for part, found in found["components"].items() if found["as_published"]}
-    assert published == {"vae"}
+    recognised = {part for part, found in found["components"].items() if found["as_published"]}
+    assert recognised == {"vae"}
     assert found["components"]["vae"]["parameters"] == 83_653_863
 
 
