@@ -7,6 +7,8 @@ import contextlib
 import json
 import logging
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,7 +79,8 @@ def without_times(answers: list[dict[str, Any]], folder: Path) -> list[dict[str,
         for name in ("output", "mask"):
             if answer.get(name):
                 answer[name] = str(Path(answer[name]).relative_to(folder))
-        answer["stages"] = [stage["stage"] for stage in answer.get("stages", [])]
+        # sorted: the picture is enlarged while its faces are restored, and either may be done first
+        answer["stages"] = sorted(stage["stage"] for stage in answer.get("stages", []))
     return sorted(answers, key=lambda answer: str(answer["input"]))
 
 
@@ -115,7 +118,10 @@ async def test_a_service_and_this_process_give_the_same_pictures_masks_and_repor
     files = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here").rglob("*") if p.is_file())
     assert len(files) == 8, "four pictures and four masks"
     for file in files:
-        assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
+        mine, theirs = (pixels_of(tmp_path / name / file).astype(int) for name in ("here", "there"))
+        # faces share batches with those of other pictures, which may round the last bit another way
+        limit = 1 if file.suffix == ".png" else 4
+        assert mine.shape == theirs.shape and np.abs(mine - theirs).max() <= limit, file
     reports = {}
     for name, ran in (("here", own), ("there", asked)):
         reports[name] = json.loads((tmp_path / f"{name}.json").read_text())
@@ -279,3 +285,34 @@ def test_what_is_loaded_is_logged_for_those_who_ask(seeing: Path, tmp_path: Path
     told = here(*arguments, "--verbose").err
     assert f"info: CodeFormer loaded successfully file={seeing / 'codeformer.safetensors'}" in told
     assert "detector" not in told, "an aligned picture needs none"
+
+
+def test_an_interrupted_run_reports_what_it_did_and_leaves_nothing_half_written(
+    seeing: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(60):
+        (tmp_path / "in" / f"{number:02}.png").write_bytes(png(photo(640, 640)))
+    # where tests run in the background of a shell, it has switched interrupts off
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from atelier_restorer.__main__ import main; raise SystemExit(main())"
+    )
+    command = ["restore", tmp_path / "in", tmp_path / "out", "--report", tmp_path / "report.json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command), "--model-set", str(seeing)],
+        env={**os.environ, "ATELIER_RESTORER_CPU_THREADS": "1", "ATELIER_RESTORER_DEVICE": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err
+    pictures = json.loads((tmp_path / "report.json").read_text())["pictures"]
+    assert first in pictures and len(pictures) < 60
+    assert not list((tmp_path / "out").glob(".*"))
+    for path in (tmp_path / "out").iterdir():
+        assert pixels_of(path).shape == (640, 640, 3), "whole"

@@ -104,10 +104,11 @@ class _Work:
                 self._failed += 1
                 self._results[number] = paths | {"output": None, "error": text}
                 self._tell_line(f"{task.source}: {text}")
+                summary = "failed"
             else:
                 self._results[number] = paths | report
-                self._tell_progress(f"{task.source}: {summary}")
-            print(json.dumps(self._results[number]), flush=True)
+            self._print(self._results[number])
+            self._tell_progress(f"{task.source}: {summary}")
 
     async def _restore(self, client: Client, task: Task) -> tuple[dict[str, Any], str]:
         data = await asyncio.to_thread(task.source.read_bytes)
@@ -138,6 +139,12 @@ class _Work:
             write_whole(paths[1], after)
             written.append({"face": index, "before": str(paths[0]), "after": str(paths[1])})
         return written
+
+    def _print(self, result: dict[str, Any]) -> None:
+        """Print to standard output, which may be the terminal that the progress is on."""
+        if self._on_terminal and sys.stdout.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        print(json.dumps(result), flush=True)
 
     def _tell_progress(self, text: str) -> None:
         line = f"[{len(self._results)}/{len(self._plan.tasks)}] {text}"
