@@ -1,0 +1,33 @@
+# The door. No torch, no models.
+# From the repository's root: docker build -f docker/gateway.Dockerfile -t REGISTRY/atelier/gateway:0.1.0 .
+
+FROM python:3.11-slim-bookworm AS stubs
+ARG PIP_INDEX_URL
+WORKDIR /src
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt setuptools grpcio-tools
+COPY protos protos/
+RUN protos/generate.sh python3
+
+FROM python:3.11-slim-bookworm AS build
+ARG PIP_INDEX_URL
+WORKDIR /src
+COPY constraints.txt ./
+RUN python3 -m venv /opt/atelier \
+    && /opt/atelier/bin/pip install --no-cache-dir --constraint constraints.txt pip setuptools wheel
+COPY --from=stubs /src/protos protos/
+COPY services/runtime services/runtime/
+COPY gateway gateway/
+RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
+    ./protos ./services/runtime ./gateway
+
+FROM python:3.11-slim-bookworm AS run
+COPY --from=build /opt/atelier /opt/atelier
+# The root is read-only in Kubernetes; what libraries want to cache goes to /tmp.
+ENV HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 7860
+ENTRYPOINT ["/opt/atelier/bin/atelier-gateway"]
+CMD ["serve"]

@@ -1,0 +1,37 @@
+# The drawing stage with the demo models; others come on a volume.
+# From the repository's root: docker build -f docker/generator.Dockerfile -t REGISTRY/atelier/generator:0.1.0 .
+
+FROM python:3.11-slim-bookworm AS stubs
+ARG PIP_INDEX_URL
+WORKDIR /src
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt setuptools grpcio-tools
+COPY protos protos/
+RUN protos/generate.sh python3
+
+FROM python:3.11-slim-bookworm AS build
+ARG PIP_INDEX_URL
+WORKDIR /src
+COPY constraints.txt ./
+# torch is in this layer, which changes rarely: gigabytes, as PyPI's Linux wheels bring CUDA. An index with torch
+# for processors alone, given as PIP_INDEX_URL, makes a small image.
+RUN python3 -m venv /opt/atelier \
+    && /opt/atelier/bin/pip install --no-cache-dir --constraint constraints.txt \
+    pip setuptools wheel torch torchvision
+COPY --from=stubs /src/protos protos/
+COPY services/runtime services/runtime/
+COPY demo demo/
+COPY services/generator services/generator/
+RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
+    ./protos ./services/runtime ./demo ./services/generator
+
+FROM python:3.11-slim-bookworm AS run
+COPY --from=build /opt/atelier /opt/atelier
+# The root is read-only in Kubernetes; what libraries want to cache goes to /tmp.
+ENV HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 50051 9101
+ENTRYPOINT ["/opt/atelier/bin/atelier-generator"]
+CMD ["serve"]

@@ -1,0 +1,41 @@
+# The face stage with the demo models; others come on a volume.
+# From the repository's root: docker build -f docker/restorer.Dockerfile -t REGISTRY/atelier/restorer:0.1.0 .
+
+FROM python:3.11-slim-bookworm AS stubs
+ARG PIP_INDEX_URL
+WORKDIR /src
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt setuptools grpcio-tools
+COPY protos protos/
+RUN protos/generate.sh python3
+
+FROM python:3.11-slim-bookworm AS build
+ARG PIP_INDEX_URL
+WORKDIR /src
+COPY constraints.txt ./
+# torch is in this layer, which changes rarely: gigabytes, as PyPI's Linux wheels bring CUDA. An index with torch
+# for processors alone, given as PIP_INDEX_URL, makes a small image.
+RUN python3 -m venv /opt/atelier \
+    && /opt/atelier/bin/pip install --no-cache-dir --constraint constraints.txt \
+    pip setuptools wheel torch torchvision
+COPY --from=stubs /src/protos protos/
+COPY services/runtime services/runtime/
+COPY demo demo/
+COPY services/restorer services/restorer/
+RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
+    ./protos ./services/runtime ./demo ./services/restorer
+
+FROM python:3.11-slim-bookworm AS run
+# What opencv-python links against.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/atelier /opt/atelier
+# The root is read-only in Kubernetes; what libraries want to cache goes to /tmp.
+ENV HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 50052 9102
+ENTRYPOINT ["/opt/atelier/bin/atelier-restorer"]
+CMD ["serve"]

@@ -1,0 +1,177 @@
+"""The Dockerfiles: clean, small, without privileges; and what they install starts from what they copy."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import free_port, wait_for
+from tests.k8s import dockerfile
+from tests.k8s.dockerfile import DOCKER, PREFIX
+from tests.k8s.manifests import NAMES, ROOT, STAGES, Workload, program, workloads
+
+NETWORK_LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "spandrel", "facexlib", "cv2")
+
+
+def test_hadolint_finds_nothing() -> None:
+    files = [str(DOCKER / f"{name}.Dockerfile") for name in NAMES]
+    command = [program("hadolint"), "--config", str(ROOT / ".hadolint.yaml"), *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_stage_is_slim_and_has_no_privileges(name: str) -> None:
+    stages = dockerfile.read(name)
+    assert list(stages) == ["stubs", "build", "run"]
+    assert len({stage.base for stage in stages.values()}) == 1
+    run = stages["run"]
+    assert re.fullmatch(r"python:3\.\d+-slim-\w+", run.base)
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", run.only("USER")), (
+        "by number, or Kubernetes cannot tell it from root"
+    )
+    assert run.all("COPY") == [f"--from=build {PREFIX} {PREFIX}"], "no sources, no pip cache, no stubs' tools"
+    for command in run.all("RUN"):
+        installed = re.search(
+            r"apt-get install -y --no-install-recommends ([^&]+)&& rm -rf /var/lib/apt", command
+        )
+        assert installed, command
+        assert not re.search(r"gcc|g\+\+|build-essential|clang|-dev|pip", command)
+    assert run.json("ENTRYPOINT") == [f"{PREFIX}/bin/atelier-{name}"] and run.json("CMD") == ["serve"]
+    assert run.environment()["HOME"] == "/tmp", "the one folder that can be written to"
+
+
+@pytest.mark.parametrize("workload", workloads(), ids=str)
+def test_user_ports_and_folder_are_those_of_the_manifests(workload: Workload) -> None:
+    run = dockerfile.read(workload.name)["run"]
+    context = workload.pod["securityContext"]
+    assert run.only("USER") == f"{context['runAsUser']}:{context['runAsGroup']}"
+    ports = {str(port["containerPort"]) for port in workload.container["ports"]}
+    assert set(run.only("EXPOSE").split()) == ports
+    assert {"name": "tmp", "mountPath": "/tmp"} in workload.container["volumeMounts"]
+
+
+def test_the_build_gets_sources_and_demo_weights_and_nothing_else() -> None:
+    files = {str(path) for path in dockerfile.context()}
+    assert "demo/atelier_demo_models/manifest.json" in files and "protos/generate.sh" in files
+    strange = [
+        path
+        for path in files
+        if not path.endswith(
+            (".py", ".pyi", ".toml", ".proto", ".sh", ".json", ".safetensors", ".gz", ".typed")
+        )
+        and path != "constraints.txt"
+    ]
+    assert not strange
+    weights = [path for path in files if path.endswith((".safetensors", ".pth", ".ckpt"))]
+    assert weights and all(path.startswith("demo/atelier_demo_models/") for path in weights)
+    assert not [path for path in files if path.startswith(("tests/", ".", "protos/gen/", "demo/training"))]
+    total = sum((ROOT / path).stat().st_size for path in files)
+    assert total < 100 * 2**20, "production weights are in no image"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user may read, as an image's root is."""
+    made = Path(tempfile.mkdtemp(prefix="image-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+def without_privileges() -> dict[str, int]:
+    """Arguments for Popen: the image's user, where that user may read Python; else none, for ours."""
+    python = Path(sys.base_prefix).resolve()
+    readable = all(
+        folder.stat().st_mode & 0o005 == 0o005 for folder in (python, *python.parents, ROOT, *ROOT.parents)
+    )
+    return {"user": 10001, "group": 10001} if readable and os.getuid() == 0 else {}
+
+
+def touched(folder: Path, since: float) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.lstat().st_mtime > since]
+
+
+def start(name: str, prefix: Path, folder: Path) -> None:
+    """Start the installed process as the image would, wait until it is ready, and stop it."""
+    run = dockerfile.read(name)["run"]
+    writable = folder / "tmp"
+    writable.mkdir()
+    writable.chmod(0o777)
+    port, metrics_port = free_port(), free_port()
+    upper = f"ATELIER_{name.upper()}"
+    environment = {key: value.replace("/tmp", str(writable)) for key, value in run.environment().items()}
+    environment |= {"PATH": "/usr/bin:/bin", f"{upper}_HOST": "127.0.0.1", f"{upper}_PORT": str(port)}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    if name in STAGES:
+        environment[f"{upper}_METRICS_PORT"] = str(metrics_port)
+    started = time.time()
+    command = [run.json("ENTRYPOINT")[0].replace(PREFIX, str(prefix)), *run.json("CMD")]
+    log = folder / "log"
+    with log.open("wb") as file:
+        child = subprocess.Popen(
+            command,
+            env=environment,
+            cwd="/",
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            **without_privileges(),  # type: ignore[arg-type]
+        )
+    try:
+        word = '"message": "ready"' if name in STAGES else '"message": "listening"'
+        wait_for(lambda: word in log.read_text() or child.poll() is not None)
+        assert child.poll() is None, log.read_text()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 0, log.read_text()
+        assert not touched(prefix, started), "the root is read-only"
+    finally:
+        child.kill()
+        child.wait()
+
+
+def installed(prefix: Path) -> set[str]:
+    return {path.name.split("-")[0].lower() for path in prefix.glob("lib/python*/site-packages/*.dist-info")}
+
+
+@pytest.mark.slow
+def test_the_gateways_image_starts_and_has_no_network_library(folder: Path) -> None:
+    prefix = dockerfile.build("gateway", folder)
+    assert not installed(prefix) & {*NETWORK_LIBRARIES, "opencv_python", "atelier_demo_models"}
+    start("gateway", prefix, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stages_image_starts_on_the_demo_models(name: str, folder: Path) -> None:
+    """Everything is installed anew but torch, torchvision and what they require: gigabytes, so linked."""
+    prefix = dockerfile.build(name, folder, linked=("torch", "torchvision"))
+    other = "generator" if name == "restorer" else "restorer"
+    assert {f"atelier_{name}", "atelier_demo_models"} <= installed(prefix)
+    assert not installed(prefix) & {f"atelier_{other}", "atelier_gateway", "pytest", "grpcio_tools"}
+    start(name, prefix, folder)
+
+
+def test_each_image_installs_its_distribution_and_those_of_ours_that_it_requires() -> None:
+    folders = {"protos", "services/runtime", "demo", "services/generator", "services/restorer", "gateway"}
+    projects = {f: tomllib.loads((ROOT / f / "pyproject.toml").read_text())["project"] for f in folders}
+    folder_of = {project["name"]: folder for folder, project in projects.items()}
+    for name in NAMES:
+        needed, todo = set(), [f"atelier-{name}"]
+        while todo:
+            folder = folder_of[todo.pop()]
+            needed.add(folder)
+            requirements = (re.split(r"[\[<>=]", r)[0] for r in projects[folder].get("dependencies", []))
+            todo += [r for r in requirements if r in folder_of]
+        last = dockerfile.read(name)["build"].all("RUN")[-1]
+        assert {word.removeprefix("./") for word in last.split() if word.startswith("./")} == needed
