@@ -47,7 +47,7 @@ def process(name: str, log: Path, **settings: object) -> Iterator[subprocess.Pop
     """Run `atelier-NAME serve` with settings such as PORT=1; stop it on leaving."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ATELIER_")}
     environment |= {f"ATELIER_{name.upper()}_{k}": str(v) for k, v in settings.items()}
-    environment[f"ATELIER_{name.upper()}_HOST"] = "127.0.0.1"
+    environment.setdefault(f"ATELIER_{name.upper()}_HOST", "127.0.0.1")
     with log.open("wb") as file:
         child = subprocess.Popen(
             [sys.executable, "-m", f"atelier_{name}", "serve"],

@@ -1,0 +1,67 @@
+"""Every PromQL expression in k8s/, by the place where it stands, and the names of metrics in one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from tests.k8s.manifests import K8S, Manifest, combined, of_kind, overlay
+
+NAMESPACE = "atelier"
+
+
+def rules() -> list[Manifest]:
+    """The alert rules, in promtool's own form."""
+    [rule] = of_kind(overlay("autoscale"), "PrometheusRule").values()
+    groups: list[Manifest] = rule["spec"]["groups"]
+    return groups
+
+
+def alerts() -> dict[str, str]:
+    return {rule["alert"]: rule["expr"] for group in rules() for rule in group["rules"]}
+
+
+def panels() -> dict[str, str]:
+    """The dashboard's queries, for all namespaces."""
+    dashboard = json.loads((K8S / "components/monitoring/dashboard.json").read_text(encoding="utf-8"))
+    return {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        .replace("$namespace", ".*")
+        .replace("$__rate_interval", "1m")
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    }
+
+
+def autoscalers(folder: Path) -> dict[str, tuple[str, float]]:
+    """The autoscalers' queries and thresholds, those that scale to zero included."""
+    found = {}
+    for kind, manifests in (
+        ("", overlay("autoscale")),
+        ("to zero: ", combined(folder, ["keda", "scale-to-zero"])),
+    ):
+        for name, scaled in of_kind(manifests, "ScaledObject").items():
+            for trigger in scaled["spec"]["triggers"]:
+                metadata = trigger["metadata"]
+                key = f"{kind}{name.removeprefix('atelier-')} {trigger['name']}"
+                found[key] = (metadata["query"], float(metadata["threshold"]))
+    return found
+
+
+def adapter() -> str:
+    """The query of the plain autoscaler's adapter, for the generator."""
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", (K8S / "hpa.md").read_text(), re.DOTALL | re.MULTILINE)
+    [rule] = yaml.safe_load(blocks[0])["rules"]["external"]
+    query: str = rule["metricsQuery"]
+    return query.replace("<<.LabelMatchers>>", f'namespace="{NAMESPACE}", job="atelier-generator"')
+
+
+def metrics_in(query: str) -> set[str]:
+    """The names of the metrics that a query reads."""
+    without_labels = re.sub(r"\{[^}]*\}", "", query)
+    without_grouping = re.sub(r"\b(by|on|ignoring|without) *\([^)]*\)", "", without_labels)
+    words = set(re.findall(r"(?<![\w.$])[a-z_]{2,}\b(?! *\()", without_grouping))
+    return words - {"and", "or", "unless", "bool"} - {"by", "on", "ignoring", "without"}
