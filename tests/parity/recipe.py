@@ -3,7 +3,8 @@
 The published checkpoints are not at hand, their shapes are. Each tensor is drawn from a generator of its own,
 seeded with the tensor's name, and scaled so that the networks' answers stay in a sane range. The goldens
 beside this file are what the reference implementations answered with these weights. numpy does not promise
-the same stream for ever, so `fingerprint` is compared first.
+the same stream for ever, so what is drawn is compared with the fingerprints beside the goldens before it is
+handed out.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ _GAINS = (
 )
 _BACKGROUND_LOGIT = 0.5
 
+# The pictures that the goldens are answers to: name of the stream, height, width.
+_PICTURES = {
+    "codeformer": ("codeformer", 512, 512),
+    "parsenet": ("parsenet", 512, 512),
+    "retinaface_resnet50": ("retinaface", 256, 320),
+    "retinaface_mobile025": ("retinaface", 256, 320),
+    "realesrgan_x2plus": ("realesrgan", 48, 64),
+    "realesrgan_x4plus": ("realesrgan", 48, 64),
+}
+
+
+class StreamChanged(AssertionError):
+    """numpy draws other numbers than it did when the goldens were made, so they are not comparable."""
+
 
 def manifest(network: str) -> dict[str, dict[str, Any]]:
     """Return key -> {"shape", "dtype"} of a published checkpoint."""
@@ -56,8 +71,40 @@ def weights(entries: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, np
 
 
 def state_dict(network: str, seed: int) -> dict[str, torch.Tensor]:
-    """Return a checkpoint of a published network's keys and shapes."""
-    return {key: torch.from_numpy(array) for key, array in weights(manifest(network), seed).items()}
+    """Return a checkpoint of a published network's keys and shapes.
+
+    Raises `StreamChanged` if there are goldens for this seed and the weights are not those they were made with.
+    """
+    arrays = weights(manifest(network), seed)
+    digest = hashlib.sha256()
+    for key, array in arrays.items():
+        digest.update(key.encode())
+        digest.update(array.tobytes())
+    _compare(f"the weights of {network}", network, "weights", seed, digest.hexdigest()[:16])
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def picture(network: str, seed: int) -> np.ndarray:
+    """Return the picture (uint8 RGB) that a network's golden is the answer to.
+
+    Raises `StreamChanged` as `state_dict` does.
+    """
+    name, height, width = _PICTURES[network]
+    pixels = image(name, seed, height, width)
+    _compare(f"the picture '{name}'", network, "image", seed, fingerprint(pixels))
+    return pixels
+
+
+def _compare(what: str, network: str, entry: str, seed: int, found: str) -> None:
+    path = FOLDER / "goldens" / f"meta_s{seed}.json"
+    if not path.exists():
+        return  # a seed without goldens has nothing to be comparable with
+    wanted = json.loads(path.read_text(encoding="utf-8"))[network][entry]
+    if found != wanted:
+        raise StreamChanged(
+            f"{what}, seed {seed}, has fingerprint {found}, the goldens were made with {wanted}: "
+            f"numpy {np.__version__} draws another stream than the goldens' did"
+        )
 
 
 def image(name: str, seed: int, height: int, width: int, grid: int = 16, noise: float = 12.0) -> np.ndarray:
