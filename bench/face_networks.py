@@ -13,10 +13,9 @@ from torch import Tensor
 
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.detect import FaceDetector
-from atelier_restorer.models import FaceRestorer
+from atelier_restorer.models import FaceRestorer, batch_for
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_restorer.parse import FaceParser
-from atelier_restorer.pipeline import batch_for
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
 from atelier_runtime.device import choose_device, choose_dtype

@@ -73,7 +73,7 @@ def weights(entries: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, np
 def state_dict(network: str, seed: int) -> dict[str, torch.Tensor]:
     """Return a checkpoint of a published network's keys and shapes.
 
-    Raises `StreamChanged` if there are goldens for this seed and the weights are not those they were made with.
+    Raises `StreamChanged` if there are goldens for this seed and they were made with other weights.
     """
     arrays = weights(manifest(network), seed)
     digest = hashlib.sha256()

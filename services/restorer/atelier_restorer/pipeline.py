@@ -22,7 +22,7 @@ from atelier_restorer.choose import choose_faces, follow_orders
 from atelier_restorer.faces import Candidate, FaceNetworks, align, aligned_candidate, recolour
 from atelier_restorer.gray import is_gray, recolouring, to_gray
 from atelier_restorer.host import HostWork
-from atelier_restorer.models import Models
+from atelier_restorer.models import Models, batch_for
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
 from atelier_restorer.request import (
     DetectRequest,
@@ -354,13 +354,6 @@ class RestorerPipeline:
         """Give cached device memory back, so that the next try has all of it."""
         if self._models.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def batch_for(device: torch.device) -> int:
-    """Return how many faces go together: about 0.6 GB each, and a CPU gains nothing from many."""
-    if device.type == "cpu":
-        return 4
-    return 16 if torch.cuda.get_device_properties(device).total_memory >= 20 * 2**30 else 8
 
 
 def _blend(picture: Picture, candidate: Candidate) -> tuple[Picture, RgbArray]:
