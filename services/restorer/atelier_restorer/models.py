@@ -1,7 +1,7 @@
 """The networks of a model set that restore faces, loaded into one device's memory.
 
     detector     RetinaFace, float32
-    codeformer   CodeFormer, in the number format of the settings
+    codeformer   CodeFormer; draws in the number format of the settings, chooses its codes in float32
     upscaler     any network that spandrel loads, float32
     parser       ParseNet, float32, when it is first asked for
 
@@ -42,12 +42,8 @@ class FaceRestorer:
 
     def __init__(self, network: CodeFormer, device: torch.device, dtype: torch.dtype) -> None:
         network.requires_grad_(False)
-        self.network = network.to(device, dtype).eval()
-        if device.type == "cpu":
-            # A permuted (H, W, C) picture lies in memory like this; measured 13 to 18 % faster.
-            self.network.to(memory_format=torch.channels_last)
+        self.network = network.to(device).draw_in(dtype).eval()
         self._device = device
-        self._dtype = dtype
 
     @torch.inference_mode()
     def restore(self, crops: RgbArray, decodes: Sequence[tuple[int, float]]) -> list[RestoredCrop]:
@@ -55,10 +51,12 @@ class FaceRestorer:
 
         A face whose answer has non-finite values yields `NOT_FINITE`; the others are not touched by it.
         """
-        x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
+        # Plane by plane: a permuted picture would make every layer work pixel by pixel (channels_last), 15 %
+        # faster on a CPU, but there torch's GroupNorm sums so that the code logits are off by 4e-4, not 2e-5.
+        x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).contiguous()
         x = (x.float() / 255.0 - 0.5) / 0.5
         indices, fidelities = zip(*decodes, strict=True)
-        image = self.network(x.to(self._dtype), torch.tensor(fidelities), indices=indices).image.float()
+        image = self.network(x, torch.tensor(fidelities), indices=indices).image.float()
         finite = torch.isfinite(image).flatten(1).all(dim=1).tolist()
         pixels = image.clamp_(-1, 1).add_(1).mul_(127.5).round_().nan_to_num_().to(torch.uint8)
         restored = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
@@ -112,10 +110,10 @@ def load_models(settings: RestorerSettings, roles: Collection[str] = ROLES) -> M
     """
     torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
-    # Fewer bits choose other codes for some cells of the face, so they are for those who ask for them.
+    # Fewer bits draw slightly other levels than the reference, so they are for those who ask for them.
     dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
-    if device.type == "cuda" and dtype == torch.float32:
-        torch.backends.cudnn.allow_tf32 = False  # it would round the convolutions to 10 bits
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # it would round float32 convolutions to 10 bits
     model_set = ModelSet.open(settings.model_set)
     components = _components(settings, model_set, roles)
     detector, codeformer, upscaler, parser = (components.get(role) for role in ROLES)
@@ -208,3 +206,10 @@ def _load_codeformer(component: Component, device: torch.device, dtype: torch.dt
         extra={"file": str(component.path), "network": component.name, "dtype": str(dtype).split(".")[-1]},
     )
     return restorer
+
+
+def batch_for(device: torch.device) -> int:
+    """Return how many faces go together: about 0.6 GB each, and a CPU gains nothing from many."""
+    if device.type == "cpu":
+        return 4
+    return 16 if torch.cuda.get_device_properties(device).total_memory >= 20 * 2**30 else 8

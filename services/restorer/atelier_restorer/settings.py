@@ -19,7 +19,7 @@ class RestorerSettings(settings.StageSettings):
     metrics_port: int = Field(9102, ge=0, le=65535, description="Port of /metrics; 0 takes a free one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of CodeFormer; auto: float32, in which its codes are the reference's.",
+        description="Number format that CodeFormer draws in; auto: float32. It chooses its codes in float32.",
     )
     codeformer: str = Field("", description="A checkpoint file in place of the model set's CodeFormer.")
     detector: str = Field("", description="A checkpoint file in place of the model set's face detector.")

@@ -249,6 +249,18 @@ class CodeFormer(nn.Module):
         load_exactly(network, state)
         return network
 
+    def draw_in(self, dtype: torch.dtype) -> CodeFormer:
+        """Draw (generator and fusion) in a number format; the codes are always chosen in float32.
+
+        Which code fits best is often decided by less than bfloat16 can tell apart, and another code is
+        another part of a face. The encoder has its share in it: the codes follow from its latent.
+        docs/parity.md has the figures.
+        """
+        self.float()
+        self.generator.to(dtype)
+        self.fuse_convs_dict.to(dtype)
+        return self
+
     def forward(
         self,
         x: Tensor,
@@ -296,13 +308,16 @@ class CodeFormer(nn.Module):
     def decode(self, quantized: Tensor, features: Mapping[int, Tensor], fidelity: Tensor | float) -> Tensor:
         """Draw the picture (N, 3, S, S) from a latent (N, codebook_dim, L, L).
 
-        Only pictures with fidelity above 0 go through the fusion, so the others are exactly what the
-        generator alone draws, whatever else is in the batch. ``features`` may be empty if all are 0.
+        Latent and features are converted to the generator's number format, see :meth:`draw_in`. Only pictures
+        with fidelity above 0 go through the fusion, so the others are exactly what the generator alone draws,
+        whatever else is in the batch. ``features`` may be empty if all are 0.
         """
+        dtype = next(self.generator.parameters()).dtype
+        quantized = quantized.to(dtype)
         count = quantized.shape[0]
         weights = torch.as_tensor(fidelity, dtype=torch.float32).expand(count)
         chosen = weights.nonzero().flatten().to(quantized.device)
-        weights = weights.to(quantized.device, quantized.dtype)[chosen].view(-1, 1, 1, 1)
+        weights = weights.to(quantized.device, dtype)[chosen].view(-1, 1, 1, 1)
         x = quantized
         for index, block in enumerate(self.generator.blocks):
             x = block(x)
@@ -310,10 +325,11 @@ class CodeFormer(nn.Module):
             if size is None or not len(chosen):
                 continue
             fusion = self.fuse_convs_dict[str(size)]
+            encoded = features[size].to(dtype)
             if len(chosen) == count:
-                x = fusion(features[size], x, weights)
+                x = fusion(encoded, x, weights)
             else:
-                x = x.index_copy(0, chosen, fusion(features[size][chosen], x[chosen], weights))
+                x = x.index_copy(0, chosen, fusion(encoded[chosen], x[chosen], weights))
         return x
 
 
