@@ -1,0 +1,124 @@
+"""What 16 bits change in a picture, part by part: the demo models on a CPU against the same in float32.
+
+For each part the rest stays in float32. Levels are of 255, over all pixels of all pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atelier_generator.models import Autoencoder, load_base
+from atelier_generator.nets.reading import read_pipeline
+from atelier_runtime import defaults
+from atelier_runtime.weights import ModelSet
+from bench.report import machine, print_json
+
+PROMPTS = (
+    "portrait of a smiling woman with long brown hair, blue background",
+    "a red house under a blue sky",
+    "a green apple on a table",
+    "a yellow car on a road",
+)
+CPU = torch.device("cpu")
+EMBEDDINGS = (
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "pooled_prompt_embeds",
+    "negative_pooled_prompt_embeds",
+)
+
+
+class Drawer:
+    """One base pipeline in one number format, the VAE too."""
+
+    def __init__(self, path: Path, dtype: torch.dtype, guidance_rescale: float) -> None:
+        self.dtype = dtype
+        self._pipeline = load_base(read_pipeline(path), CPU, dtype)
+        self._pipeline.vae.to(dtype)
+        self._guidance_rescale = guidance_rescale
+
+    def words(self, prompt: str) -> list[torch.Tensor]:
+        """Return the embeddings of a prompt."""
+        words: Sequence[torch.Tensor] = self._pipeline.encode_prompt(
+            prompt=prompt, device=CPU, do_classifier_free_guidance=True, negative_prompt="blurry"
+        )
+        return list(words)
+
+    def latents(
+        self, words: Sequence[torch.Tensor], seed: int, rounded: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Return the finished latents; `rounded`: to what format they are rounded after each step."""
+        pipeline = self._pipeline
+        side = pipeline.default_sample_size
+        shape = (1, pipeline.unet.config.in_channels, side, side)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+        def after_step(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            return {name: tensor.to(rounded).to(tensor.dtype) for name, tensor in tensors.items()}
+
+        answer = pipeline(
+            latents=noise.to(self.dtype),
+            num_inference_steps=defaults.NUM_INFERENCE_STEPS,
+            guidance_scale=defaults.GUIDANCE_SCALE,
+            guidance_rescale=self._guidance_rescale,
+            output_type="latent",
+            callback_on_step_end=after_step,
+            callback_on_step_end_tensor_inputs=["latents"],
+            return_dict=False,
+            **{name: value.to(self.dtype) for name, value in zip(EMBEDDINGS, words, strict=True)},
+        )
+        latents: torch.Tensor = answer[0]
+        return latents
+
+    def picture(self, latents: torch.Tensor) -> np.ndarray:
+        """Return the decoded picture as whole numbers that can be subtracted."""
+        return Autoencoder(self._pipeline.vae).decode(latents, tiled=False).astype(int)
+
+
+def differences(exact: Drawer, low: Drawer, prompt: str, seed: int) -> dict[str, np.ndarray]:
+    """Return the absolute differences from the float32 picture, with each part in 16 bits, then with all."""
+    words, low_words = exact.words(prompt), low.words(prompt)
+    latents = exact.latents(words, seed)
+    pictures = {
+        "vae": low.picture(latents),
+        "text encoders": exact.picture(exact.latents(low_words, seed)),
+        "unet": exact.picture(low.latents(words, seed).float()),
+        "latents between steps": exact.picture(exact.latents(words, seed, rounded=low.dtype)),
+        "everything": low.picture(low.latents(low_words, seed)),
+    }
+    expected = exact.picture(latents)
+    return {part: np.abs(picture - expected) for part, picture in pictures.items()}
+
+
+def main() -> None:
+    """Run the bench."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model-set", default="demo")
+    given = parser.parse_args()
+    model_set = ModelSet.open(given.model_set)
+    path = model_set.require("base").path
+    exact = Drawer(path, torch.float32, model_set.guidance_rescale)
+    result: dict[str, object] = {"machine": machine(), "model_set": model_set.name, "pictures": len(PROMPTS)}
+    for dtype in (torch.bfloat16, torch.float16):
+        low = Drawer(path, dtype, model_set.guidance_rescale)
+        with torch.inference_mode():
+            found = [differences(exact, low, prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+        result[str(dtype).removeprefix("torch.")] = {
+            part: {
+                "mean": round(float(np.mean([f[part] for f in found])), 3),
+                "99 of 100 below": float(np.percentile([f[part] for f in found], 99)),
+                "most": int(np.max([f[part] for f in found])),
+            }
+            for part in found[0]
+        }
+    print_json(result)
+
+
+if __name__ == "__main__":
+    main()
