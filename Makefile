@@ -8,7 +8,7 @@ STAMP := $(VENV)/.atelier-setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-gpu lint protos bench models demo-train demo-eval clean
+.PHONY: help setup run test test-slow test-gpu test-parity lint protos bench models demo-train demo-eval clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,13 +32,18 @@ run: $(STAMP) ## start gateway, generator and restorer on the demo models; Ctrl-
 	@exec $(BIN)/python -m tools.run
 
 test: $(STAMP) ## the tests, under 15 minutes on two cores
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not oracle"
 
 test-slow: $(STAMP) ## the tests that take longer
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not oracle"
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-parity: $(STAMP) ## install the reference's packages, one of them for non-commercial use only, and compare
+	@# without isolation: basicsr's build asks for torch, and would be given a second one
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group parity
+	$(BIN)/python -m pytest -m oracle tests/parity
 
 lint: $(STAMP) ## ruff, mypy, buf
 	$(BIN)/ruff check .

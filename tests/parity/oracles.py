@@ -1,0 +1,97 @@
+"""The reference's own packages, brought to run beside ours: networks, and helpers that download nothing.
+
+The packages of the dependency group `parity` are imported when they are asked for; a test that asks for one
+that is not installed is skipped by its name. spandrel_extra_arches' CodeFormer is under the S-Lab License
+1.0, non-commercial use only: it is compared with, and no more.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from facexlib.detection.retinaface import RetinaFace
+from facexlib.utils import face_restoration_helper
+from facexlib.utils.face_restoration_helper import FaceRestoreHelper
+from torch import Tensor, nn
+from torchvision.transforms import functional
+
+# Left out of torchvision in 0.17. basicsr takes one function from it, which is public elsewhere.
+_MISSING_MODULE = "torchvision.transforms.functional_tensor"
+
+
+def codeformer(state: Mapping[str, Tensor]) -> nn.Module:
+    """Return spandrel_extra_arches' CodeFormer. It is not registered: spandrel does not come to know it."""
+    _require("spandrel_extra_arches")
+    architecture = import_module("spandrel_extra_arches.architectures.CodeFormer").CodeFormerArch()
+    return architecture.load(dict(state)).model.eval()
+
+
+def rrdbnet(state: Mapping[str, Tensor], scale: int) -> nn.Module:
+    """Return basicsr's RRDBNet as Real-ESRGAN configures it."""
+    network = _rrdbnet_class()(num_in_ch=3, num_out_ch=3, scale=scale)
+    network.load_state_dict(state, strict=True)
+    return network.eval()
+
+
+def _require(package: str) -> None:
+    """Skip the test if a package is not installed; one that is, but does not import, fails it."""
+    if find_spec(package) is None:
+        pytest.skip(f"needs {package}, which make test-parity installs")
+
+
+def _rrdbnet_class() -> Callable[..., nn.Module]:
+    _require("basicsr")
+    shim = types.ModuleType(_MISSING_MODULE)
+    vars(shim)["rgb_to_grayscale"] = functional.rgb_to_grayscale
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of 2022, and deprecated since: scipy.ndimage.filters, distutils
+        sys.modules[_MISSING_MODULE] = shim
+        try:
+            return import_module("basicsr.archs.rrdbnet_arch").RRDBNet
+        finally:
+            del sys.modules[_MISSING_MODULE]
+
+
+def retinaface(offsets: Tensor, scores: Tensor, landmarks: Tensor) -> RetinaFace:
+    """Return facexlib's detector with all that follows its network, whose answer is given: (A, 4), 2, 10."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's, of an argument that facexlib gives
+        detector = RetinaFace(network_name="mobile0.25", device=torch.device("cpu"))
+    vars(detector)["forward"] = lambda _: (offsets[None], scores[None], landmarks[None])
+    return detector
+
+
+def restore_helper(
+    picture: np.ndarray, landmarks: list[np.ndarray], scale: int, classes: np.ndarray | None = None
+) -> FaceRestoreHelper:
+    """Return facexlib's helper with a picture (RGB) read and its faces found.
+
+    Its constructor would download two networks. The detector is not called; in place of the parser stands
+    one that sees `classes` (512, 512) in each face.
+    """
+    with patch.multiple(
+        face_restoration_helper,
+        init_detection_model=lambda *_, **__: None,
+        init_parsing_model=lambda *_, **__: _parser(classes),
+    ):
+        helper = FaceRestoreHelper(scale, use_parse=classes is not None, device=torch.device("cpu"))
+    helper.read_image(np.ascontiguousarray(picture[..., ::-1]))
+    helper.all_landmarks_5 = [face.copy() for face in landmarks]
+    return helper
+
+
+def _parser(classes: np.ndarray | None) -> Callable[[Tensor], tuple[Any]] | None:
+    if classes is None:
+        return None
+    logits = nn.functional.one_hot(torch.from_numpy(classes.astype(np.int64)), 19).permute(2, 0, 1)[None]
+    return lambda _: (logits,)
