@@ -34,6 +34,7 @@ PLACES = {
     "half outside": [(15.3, 590.1, 280, 35)],
     "overlapping": [(300.5, 280.5, 240, 10), (380.2, 330.8, 200, -25)],
     "small": [(600.6, 500.3, 110, 5)],
+    "nose far off": [(280.5, 320.2, 280, 20)],
 }
 
 
@@ -45,6 +46,8 @@ def faces_at(name: str) -> list[np.ndarray]:
         turn = np.deg2rad(degrees)
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         points = (TEMPLATE - 256 + draw.normal(0, 4, TEMPLATE.shape)) * (side / 512)
+        if name == "nose far off":  # as in a profile; what fits all five points would turn the face
+            points[2] += (0.2 * side, 0)
         found.append(points @ rotation.T + (x, y))
     return found
 
