@@ -31,35 +31,33 @@ _MISSING_MODULE = "torchvision.transforms.functional_tensor"
 
 def codeformer(state: Mapping[str, Tensor]) -> nn.Module:
     """Return spandrel_extra_arches' CodeFormer. It is not registered: spandrel does not come to know it."""
-    _require("spandrel_extra_arches")
-    architecture = import_module("spandrel_extra_arches.architectures.CodeFormer").CodeFormerArch()
+    architecture = _imported("spandrel_extra_arches.architectures.CodeFormer").CodeFormerArch()
     return architecture.load(dict(state)).model.eval()
 
 
 def rrdbnet(state: Mapping[str, Tensor], scale: int) -> nn.Module:
     """Return basicsr's RRDBNet as Real-ESRGAN configures it."""
-    network = _rrdbnet_class()(num_in_ch=3, num_out_ch=3, scale=scale)
+    shim = types.ModuleType(_MISSING_MODULE)
+    vars(shim)["rgb_to_grayscale"] = functional.rgb_to_grayscale
+    sys.modules[_MISSING_MODULE] = shim
+    try:
+        network = _imported("basicsr.archs.rrdbnet_arch").RRDBNet(num_in_ch=3, num_out_ch=3, scale=scale)
+    finally:
+        del sys.modules[_MISSING_MODULE]
     network.load_state_dict(state, strict=True)
     return network.eval()
 
 
-def _require(package: str) -> None:
-    """Skip the test if a package is not installed; one that is, but does not import, fails it."""
+def _imported(module: str) -> types.ModuleType:
+    """Skip the test if the package is not installed; one that is, but does not import, fails it."""
+    package = module.partition(".")[0]
     if find_spec(package) is None:
         pytest.skip(f"needs {package}, which make test-parity installs")
-
-
-def _rrdbnet_class() -> Callable[..., nn.Module]:
-    _require("basicsr")
-    shim = types.ModuleType(_MISSING_MODULE)
-    vars(shim)["rgb_to_grayscale"] = functional.rgb_to_grayscale
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of 2022, and deprecated since: scipy.ndimage.filters, distutils
-        sys.modules[_MISSING_MODULE] = shim
-        try:
-            return import_module("basicsr.archs.rrdbnet_arch").RRDBNet
-        finally:
-            del sys.modules[_MISSING_MODULE]
+        warnings.simplefilter(
+            "ignore"
+        )  # they use what was deprecated since: torch.jit, scipy.ndimage.filters
+        return import_module(module)
 
 
 def retinaface(offsets: Tensor, scores: Tensor, landmarks: Tensor) -> RetinaFace:
