@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 
@@ -101,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-set", default="demo")
     given = parser.parse_args()
+    diffusers.utils.logging.set_verbosity_error()  # it warns of conversions that are meant
     model_set = ModelSet.open(given.model_set)
     path = model_set.require("base").path
     exact = Drawer(path, torch.float32, model_set.guidance_rescale)

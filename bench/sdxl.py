@@ -263,6 +263,7 @@ def run(
     *, tiny: bool, device: torch.device, dtype: torch.dtype, repeats: int, backend: str | None
 ) -> dict[str, object]:
     """Run the bench and return its result. `backend`: torch.compile's, None for no compiled runs."""
+    diffusers.utils.logging.set_verbosity_error()  # it warns of conversions that are meant
     models = make_models(device, dtype, tiny)
     flows: dict[str, OurFlow | DiffusersFlow] = {
         "atelier": OurFlow(models),
