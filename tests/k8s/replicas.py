@@ -99,10 +99,10 @@ class Replica:
         assert self.child.poll() is None, self.log.read_text()
 
     def calls(self, method: str) -> int:
-        """Calls of a method that have ended since the start."""
+        """Calls of a method that have ended since the start, refused ones too."""
         text = httpx.get(f"http://{self.address}:{self._metrics_port}/metrics", timeout=10).text
-        name = f'atelier_request_duration_seconds_count{{code="OK",method="{method}"}} '
-        rows = [line for line in text.splitlines() if line.startswith(name)]
+        name = "atelier_request_duration_seconds_count{"
+        rows = [line for line in text.splitlines() if line.startswith(name) and f'method="{method}"' in line]
         return sum(int(float(row.rsplit(" ", 1)[1])) for row in rows)
 
     def ask_to_stop(self) -> None:
@@ -132,7 +132,7 @@ class Street:
         self.dns.add(address)
         return replica
 
-    def open_door(self) -> None:
+    def open_door(self, **settings: object) -> None:
         self._open.enter_context(
             process(
                 "gateway",
@@ -140,6 +140,7 @@ class Street:
                 PORT=self._door,
                 GENERATOR=f"127.0.0.1:{free_port()}",
                 RESTORER=f"dns://127.0.0.1:{self.dns.port}/{NAME}:{self.port}",
+                **settings,
             )
         )
 
