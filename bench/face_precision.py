@@ -1,0 +1,113 @@
+"""What bfloat16 costs in CodeFormer, by which parts stay in float32: codes that flip, levels that change.
+
+`PYTHONPATH=demo python -m bench.face_precision` takes the demo set's network and ruined drawings that it was
+not trained on; `--published` the published shape with the weights and pictures of the parity tests. Each is
+compared with float32 throughout. Needs a processor that computes in bfloat16 (AVX512), or much patience.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
+from atelier_runtime.weights import ModelSet, load_state_dict
+from bench.report import machine, print_json
+from tests.parity import recipe
+from training.data import draw_face
+from training.degrade import spoil_photograph
+
+FIDELITIES = (0.0, 0.5, 1.0)
+TRANSFORMER = ("position_emb", "feat_emb", "ft_layers", "idx_pred_layer")
+IN_FLOAT32: Mapping[str, tuple[str, ...]] = {
+    "nothing": (),
+    "transformer": TRANSFORMER,
+    "encoder and transformer": ("encoder", *TRANSFORMER),
+}
+
+
+def lowered(state: Mapping[str, Tensor], in_float32: tuple[str, ...]) -> CodeFormer:
+    """Return the network in bfloat16, its parts of these names in float32."""
+    tensors = {
+        key: tensor.float() if key.split(".")[0] in in_float32 else tensor.to(torch.bfloat16)
+        for key, tensor in state.items()
+    }
+    return CodeFormer.from_state_dict(tensors).eval()
+
+
+def restore(network: CodeFormer, face: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Return codes (256,) and levels (fidelities, 3, 512, 512); each part is given its own number format."""
+    features, lq_feature = network.encode(face.to(next(network.encoder.parameters()).dtype))
+    logits = network.predict_codes(lq_feature.to(network.feat_emb.weight.dtype))
+    codes = logits.argmax(dim=2).unflatten(1, (network.config.latent_size,) * 2)
+    quantized = match_statistics(network.lookup(codes), lq_feature)
+    drawn = [network.decode(quantized, features, fidelity)[0].float() for fidelity in FIDELITIES]
+    return codes.flatten(), np.asarray((torch.stack(drawn).clamp(-1, 1) + 1).mul(127.5).round())
+
+
+def demo_faces(count: int) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+    """Yield the demo network and a ruined drawing (1, 3, 512, 512) in [-1, 1], `count` times."""
+    state = load_state_dict(ModelSet.open("demo").require("codeformer").path)
+    rng = np.random.default_rng([7, 4])
+    torch.manual_seed(7)
+    for _ in range(count):
+        clean = torch.from_numpy(draw_face(rng)).permute(2, 0, 1)[None].float() / 255
+        yield state, (spoil_photograph(clean) * 255).round() / 127.5 - 1
+
+
+def published_faces() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+    """Yield weights and picture of both seeds of the goldens."""
+    for seed in (1, 2):
+        pixels = torch.from_numpy(recipe.picture("codeformer", seed)).permute(2, 0, 1)[None]
+        yield recipe.state_dict("codeformer", seed), pixels.contiguous().float() / 127.5 - 1
+
+
+@torch.inference_mode()
+def measure(faces: Iterator[tuple[Mapping[str, Tensor], Tensor]]) -> dict[str, object]:
+    """Return the figures by what stays in float32."""
+    flips: dict[str, list[float]] = {kept: [] for kept in IN_FLOAT32}
+    levels: dict[str, list[np.ndarray]] = {kept: [] for kept in IN_FLOAT32}
+    for state, face in faces:
+        exact = CodeFormer.from_state_dict({key: tensor.float() for key, tensor in state.items()}).eval()
+        codes, expected = restore(exact, face)
+        for kept, parts in IN_FLOAT32.items():
+            found, picture = restore(lowered(state, parts), face)
+            flips[kept].append(float((found != codes).float().mean()))
+            levels[kept].append(np.abs(picture - expected).astype(np.uint8))
+    return {
+        kept: {
+            "codes that flip, %": round(100 * float(np.mean(flips[kept])), 2),
+            "most in a face, %": round(100 * max(flips[kept]), 2),
+            **{
+                f"levels at w {fidelity:g}": _spread(np.stack([one[i] for one in levels[kept]]))
+                for i, fidelity in enumerate(FIDELITIES)
+            },
+        }
+        for kept in IN_FLOAT32
+    }
+
+
+def _spread(difference: np.ndarray) -> dict[str, float]:
+    return {
+        "mean": round(float(difference.mean()), 3),
+        "99 of 100 below": float(np.percentile(difference, 99)),
+        "most": int(difference.max()),
+    }
+
+
+def main() -> None:
+    """Run the bench."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faces", type=int, default=24, help="drawings for the demo network")
+    parser.add_argument("--published", action="store_true", help="the published shape, made-up weights")
+    given = parser.parse_args()
+    found = measure(published_faces() if given.published else demo_faces(given.faces))
+    print_json({"machine": machine(), "in float32": found})
+
+
+if __name__ == "__main__":
+    main()
