@@ -257,12 +257,14 @@ async def test_a_services_refusals_are_told_in_the_commands_words(blind: Path, t
             (["in.png", "--mask", "parse"], "--mask parse needs a face parser"),
             (["text.png"], "the picture is not a PNG, JPEG or WebP file"),
             (["huge.png"], "The picture is larger than"),
-            (["in.png", "--timeout", "0.001"], "did not answer within 0.001 s"),
         )
         for (name, *flags), says in cases:
             ran = await there(client, "restore", tmp_path / name, out, *flags)
             assert ran.code == 1 and says in ran.err, ran.err
             assert says in ran.answers[0]["error"] and not out.exists()
+        ran = await there(client, "restore", tmp_path / "in.png", out, "--timeout", "0.001")
+        # a service that is quick enough sees that the time is up and says so before the client does
+        assert ran.code == 1 and ("did not answer within 0.001 s" in ran.err or "after the deadline" in ran.err), ran.err
         ran = await there(client, "detect", tmp_path / "text.png")
         assert (ran.code, ran.out) == (1, "") and "the picture is not a PNG" in ran.err
 
