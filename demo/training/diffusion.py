@@ -313,6 +313,8 @@ def train(options: Options) -> None:
     batch = options.batch
     shapes, shares = list(latents), np.array([options.profile.shapes[shape] for shape in latents])
     rng = np.random.default_rng(options.seed + loop.step)
+    if options.device.type == "cpu":  # its fused attention goes backward slowly: a sixth of a step's time
+        torch.backends.cuda.enable_flash_sdp(False)
     for progress in loop.steps():
         chosen = latents[shapes[int(rng.choice(len(shapes), p=shares / shares.sum()))]]
         # Each shape's list begins with the pictures of shard 0, which stay unseen.
