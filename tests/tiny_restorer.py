@@ -106,8 +106,9 @@ def build_set(
     codeformer: dict[str, Tensor] | None = None,
     parser: dict[str, Tensor] | None = None,
     upscaler: bool = True,
+    match_tone: bool | None = None,
 ) -> Path:
-    """Write a model set into `folder` and return it; a component given as None is not in it."""
+    """Write a model set into `folder` and return it; what is given as None is not in it."""
     folder.mkdir(parents=True, exist_ok=True)
     components: dict[str, dict[str, str]] = {}
     if detector is not None:
@@ -132,6 +133,9 @@ def build_set(
         }
         for path in folder.glob("*.safetensors")
     }
-    manifest = {"name": "tiny", "license": "Apache-2.0", "components": components, "files": files}
+    manifest: dict[str, object] = {"name": "tiny", "license": "Apache-2.0"}
+    manifest |= {"components": components, "files": files}
+    if match_tone is not None:
+        manifest["match_tone"] = match_tone
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder

@@ -129,6 +129,7 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
         "size_multiple": profile.size_multiple,
         "default_negative_prompt": "",
         "guidance_rescale": GUIDANCE_RESCALE,
+        "match_tone": True,  # the small CodeFormer draws other surroundings than were there
         "components": components,
         "files": files,
         "training": training_record(runs, seed, device or _device_name(), commit),

@@ -57,6 +57,7 @@ class Report(BaseModel):
     upscale_applied: int
     face_restoration_applied: bool = Field(description="At least one face was restored.")
     face_restoration_reason: NotDoneReason | None = Field(None, description="Asked for and not done: why.")
+    tone_matched: bool = Field(description="Restored faces were given the tone of their surroundings.")
     faces: list[FaceAnswer] = []
     warnings: list[str] = []
     stages: list[StageAnswer] = []

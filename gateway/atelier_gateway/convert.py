@@ -52,7 +52,7 @@ _MASK_TO_PB: dict[str, restorer_pb.MaskKind] = {
 }
 _SAME_NAME = (
     *("max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness", "visibility", "upscale"),
-    *("use_realesrgan", "aligned", "return_mask", "return_crops"),
+    *("use_realesrgan", "aligned", "match_tone", "return_mask", "return_crops"),
 )
 
 
@@ -90,6 +90,7 @@ def restoration_order(order: RestorationOrder) -> restorer_pb.RestoreFacesReques
         ),
         fidelity=order.fidelity,
         max_faces=None if order.restore_faces else 0,
+        match_tone=order.match_tone,
         upscale=order.upscale,
         use_realesrgan=order.use_realesrgan,
         output=_output(order.encoding),
@@ -180,6 +181,7 @@ def restoration(response: restorer_pb.RestoreFacesResponse, asked: Encoding | No
         reason=_reason(response.reason),
         upscale_applied=response.upscale_applied,
         upscaler=response.upscaler,
+        tone_matched=response.tone_matched,
         warnings=tuple(response.warnings),
         stages=tuple(_report(report) for report in response.stages),
     )

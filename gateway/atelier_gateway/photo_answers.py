@@ -63,7 +63,9 @@ class RestoredFace(FaceReport):
     """What became of one face, with its crops."""
 
     crop_before: str | None = Field(None, description="The aligned crop as a data URI, if asked for.")
-    crop_after: str | None = Field(None, description="The restored crop as a data URI, if asked for.")
+    crop_after: str | None = Field(
+        None, description="The crop as it was pasted, as a data URI, if asked for."
+    )
 
 
 class Outcome(BaseModel):
@@ -74,6 +76,7 @@ class Outcome(BaseModel):
     )
     face_restoration_applied: bool = Field(description="At least one face was restored.")
     face_restoration_reason: NotDoneReason | None = Field(None, description="Asked for and not done: why.")
+    tone_matched: bool = Field(description="Restored faces were given the tone of their surroundings.")
     upscale_applied: int
     upscaler: str | None = Field(None, description="What enlarged the picture; null if nothing was enlarged.")
     model_set: str = Field(description="The model set that restored.")
@@ -196,6 +199,7 @@ def _outcome(restoration: Restoration, request: RestoreOptions) -> dict[str, Any
         "final_resolution": f"{restoration.picture.width}x{restoration.picture.height}",
         "face_restoration_applied": restoration.applied,
         "face_restoration_reason": restoration.reason if asked and not restoration.applied else None,
+        "tone_matched": restoration.tone_matched,
         "upscale_applied": restoration.upscale_applied,
         "upscaler": restoration.upscaler or None,
         "model_set": restoration.model_set,

@@ -155,10 +155,17 @@ class RestoreOptions(PhotoRequest):
         "feather",
         description="The aligned square with soft edges, or the parts of the face that a network finds.",
     )
+    match_tone: bool | None = Field(
+        None,
+        description="Take the difference of tone along a face's square off what is pasted, so that no "
+        "lighter or darker box shows. Default: as the model set says. True not together with aligned.",
+    )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         None, description="The picture's encoding. Default: what Accept asks for, else the input's."
     )
-    quality: Annotated[int, QUALITY_RANGE, WHOLE] = Field(defaults.QUALITY, description="Of jpeg and webp.")
+    quality: Annotated[int, QUALITY_RANGE, WHOLE] = Field(
+        defaults.QUALITY, description="Of jpeg and webp; 100 makes webp lossless."
+    )
     return_mask: bool = Field(False, description="Return the mask: 8-bit gray, 0 where nothing was changed.")
     return_crops: bool = Field(False, description="Return each face's aligned crop before and after.")
 

@@ -78,6 +78,11 @@ class GenerateRequest(RequestModel):
         ge=defaults.FIDELITY_RANGE[0],
         le=defaults.FIDELITY_RANGE[1],
     )
+    match_tone: bool | None = Field(
+        None,
+        description="Restored faces take on the tone around them, so that no lighter or darker box shows. "
+        "Default: as the restorer's model set says.",
+    )
     upscale: Annotated[Literal[1, 2, 4], WHOLE] = Field(
         default=defaults.UPSCALE, description="Final enlargement of the whole picture, faces or not."
     )
@@ -97,7 +102,9 @@ class GenerateRequest(RequestModel):
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         None, description="The picture's encoding. Default: what Accept asks for, else png."
     )
-    quality: Annotated[int, QUALITY_RANGE, WHOLE] = Field(defaults.QUALITY, description="Of jpeg and webp.")
+    quality: Annotated[int, QUALITY_RANGE, WHOLE] = Field(
+        defaults.QUALITY, description="Of jpeg and webp; 100 makes webp lossless."
+    )
 
     def drawn_size(self) -> tuple[int, int]:
         """Return width and height in px of what the generator returns: enlarged sides are multiples of 8."""

@@ -82,6 +82,8 @@ class RestorationOrder:
     picture: StagePicture
     restore_faces: bool
     fidelity: float
+    match_tone: bool | None
+    """None: as the restorer's model set says."""
     upscale: int
     use_realesrgan: bool
     encoding: Encoding
@@ -96,6 +98,7 @@ class Restoration:
     faces: tuple[FaceOutcome, ...]
     applied: bool
     reason: NotDoneReason | None
+    tone_matched: bool
     upscale_applied: int
     upscaler: str
     """Name of what enlarged the picture; empty if nothing was enlarged."""

@@ -60,6 +60,7 @@ def test_the_answer_has_the_contracts_fields_and_no_other(house: House) -> None:
         "upscale_applied",
         "face_restoration_applied",
         "face_restoration_reason",
+        "tone_matched",
         "faces",
         "warnings",
         "stages",
@@ -128,6 +129,9 @@ def test_fields_for_the_generator(house: House, given: dict[str, Any], read: Any
     [
         ({"face_restoration_weight": 0}, lambda r: r.HasField("fidelity") and r.fidelity == 0),
         ({"face_restoration_weight": 1.0}, lambda r: r.fidelity == 1),
+        ({"match_tone": True}, lambda r: r.match_tone),
+        ({"match_tone": False}, lambda r: r.HasField("match_tone") and not r.match_tone),
+        ({"match_tone": None}, lambda r: not r.HasField("match_tone")),
         ({"upscale": 2}, lambda r: r.upscale == 2),
         ({"upscale_factor": 4}, lambda r: r.upscale == 4),
         ({"use_realesrgan": False}, lambda r: r.use_realesrgan is False),

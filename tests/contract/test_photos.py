@@ -77,6 +77,9 @@ FIELDS: list[tuple[dict[str, Any], Any]] = [
     ({"aligned": True}, lambda r: r.aligned),
     ({"mask": "feather"}, lambda r: r.mask == pb.MASK_KIND_FEATHER),
     ({"mask": "parse"}, lambda r: r.mask == pb.MASK_KIND_PARSE),
+    ({"match_tone": True}, lambda r: r.match_tone),
+    ({"match_tone": False}, lambda r: r.HasField("match_tone") and not r.match_tone),
+    ({"match_tone": None}, lambda r: not r.HasField("match_tone")),
     ({"return_mask": True, "return_crops": True}, lambda r: r.return_mask and r.return_crops),
     (
         {"output_format": "jpeg", "quality": 50},
@@ -141,7 +144,7 @@ def test_the_answer_has_these_fields_and_no_other(house: House) -> None:
     answer = in_json(house, "/restore", upscale=2).json()
     assert set(answer) == {
         *("success", "image", "mask", "request_id", "final_resolution", "total_time_seconds", "model_set"),
-        *("face_restoration_applied", "face_restoration_reason", "faces"),
+        *("face_restoration_applied", "face_restoration_reason", "tone_matched", "faces"),
         *("upscale_applied", "upscaler", "warnings", "stages"),
     }
     assert (answer["success"], answer["mask"], answer["model_set"]) == (True, None, "demo")
@@ -189,6 +192,16 @@ def test_every_reason_reaches_the_client(house: House, why: NotDoneReason) -> No
     assert (answer["success"], answer["face_restoration_applied"]) == (True, False)
     assert answer["face_restoration_reason"] == answer["faces"][0]["reason"] == why.value
     assert answer["warnings"] == ["a word of warning"]
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_whether_tones_were_matched_reaches_the_client(house: House, matched: bool) -> None:
+    house.restorer.answer = {"tone_matched": matched}
+    assert in_json(house, "/restore").json()["tone_matched"] is matched
+    assert in_json(house, "/compare", fidelities=[0.5]).json()["results"][0]["tone_matched"] is matched
+    report = json.loads(in_json(house, "/restore", {"Accept": "image/*"}).headers["X-Atelier-Report"])
+    assert report["tone_matched"] is matched
+    assert house.generate(prompt="a red apple").json()["tone_matched"] is matched
 
 
 def test_faces_that_were_not_asked_for_have_no_reason(house: House) -> None:

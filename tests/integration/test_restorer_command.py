@@ -168,7 +168,7 @@ def test_the_reports_of_a_single_picture_are_its_own(seeing: Path, tmp_path: Pat
     assert json.loads((tmp_path / "report.json").read_text()) == answer
     assert list(answer) == [
         *("input", "output", "mask", "faces", "face_restoration_applied", "face_restoration_reason"),
-        *("upscale_applied", "upscaler", "warnings", "stages", "model_set"),
+        *("tone_matched", "upscale_applied", "upscaler", "warnings", "stages", "model_set"),
     ]
     assert (
         answer["face_restoration_applied"] and answer["upscaler"] is None and answer["upscale_applied"] == 1
@@ -264,7 +264,9 @@ async def test_a_services_refusals_are_told_in_the_commands_words(blind: Path, t
             assert says in ran.answers[0]["error"] and not out.exists()
         ran = await there(client, "restore", tmp_path / "in.png", out, "--timeout", "0.001")
         # a service that is quick enough sees that the time is up and says so before the client does
-        assert ran.code == 1 and ("did not answer within 0.001 s" in ran.err or "after the deadline" in ran.err), ran.err
+        assert ran.code == 1 and (
+            "did not answer within 0.001 s" in ran.err or "after the deadline" in ran.err
+        ), ran.err
         ran = await there(client, "detect", tmp_path / "text.png")
         assert (ran.code, ran.out) == (1, "") and "the picture is not a PNG" in ran.err
 

@@ -61,7 +61,7 @@ class Restored:
     """A restored picture as a file's bytes, its mask as a gray PNG if asked for, and the report.
 
     `report` has the contract's names: `faces`, `face_restoration_applied`, `face_restoration_reason`,
-    `upscale_applied`, `upscaler`, `warnings`, `stages`, `model_set`.
+    `tone_matched`, `upscale_applied`, `upscaler`, `warnings`, `stages`, `model_set`.
     """
 
     picture: bytes
@@ -197,6 +197,7 @@ def _restore_message(data: bytes, request: RestoreRequest) -> pb.RestoreFacesReq
         return_mask=request.return_mask,
         return_crops=request.return_crops,
         max_sharpness=request.max_sharpness,
+        match_tone=request.match_tone,
         faces=[_order_message(order) for order in request.faces],
     )
 
@@ -238,6 +239,7 @@ def _report(response: pb.RestoreFacesResponse) -> dict[str, Any]:
         ],
         "face_restoration_applied": response.face_restoration_applied,
         "face_restoration_reason": _reason(response.reason),
+        "tone_matched": response.tone_matched,
         "upscale_applied": response.upscale_applied,
         "upscaler": response.upscaler or None,
         "warnings": list(response.warnings),

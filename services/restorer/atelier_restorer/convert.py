@@ -50,7 +50,7 @@ _REASONS: Mapping[NotDoneReason, error_reason_pb2.NotDoneReason] = {
 }
 _OPTIONAL = (
     *("fidelity", "max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness"),
-    *("visibility", "upscale", "use_realesrgan", "aligned", "return_mask", "return_crops"),
+    *("visibility", "upscale", "use_realesrgan", "aligned", "match_tone", "return_mask", "return_crops"),
 )
 
 
@@ -166,6 +166,7 @@ def restore_response(
         warnings=[*result.warnings, *warnings],
         stages=[_stage(report) for report in stages],
         model_set=model_set,
+        tone_matched=result.tone_matched,
     )
 
 

@@ -17,6 +17,7 @@ from atelier_restorer.gray import Recolouring
 from atelier_restorer.models import Models
 from atelier_restorer.paste import restored_parts
 from atelier_restorer.request import Face, MaskKind, RestoreRequest
+from atelier_restorer.tone import match_tone
 from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
 from atelier_runtime.errors import BadPicture, NotDoneReason
 from atelier_runtime.images import RgbArray
@@ -37,6 +38,7 @@ class Candidate:
     crop: RgbArray | None = None
     restored: RgbArray | None = None
     parts: np.ndarray | None = None
+    tone_matched: bool = False
 
     def give_up(self, reason: NotDoneReason) -> None:
         """Leave the face as it was."""
@@ -169,6 +171,15 @@ def recolour(rounds: Sequence[Sequence[Candidate]], recolouring: Recolouring | N
     for candidate in (candidate for row in rounds for candidate in row):
         if candidate.restored is not None and candidate.crop is not None:
             candidate.restored = recolouring(candidate.restored, candidate.crop)
+
+
+def match_tones(rounds: Sequence[Sequence[Candidate]], width: int, height: int) -> None:
+    """Give the restored faces of a picture, of that size in px, the tone of their surroundings."""
+    for candidate in (candidate for row in rounds for candidate in row):
+        restored, crop, matrix = candidate.restored, candidate.crop, candidate.matrix
+        if restored is not None and crop is not None and matrix is not None:
+            candidate.restored = match_tone(restored, crop, matrix, width, height)
+            candidate.tone_matched = True
 
 
 def _report(answers: Sequence[RestoredFace], reports: list[StageReport]) -> None:

@@ -88,6 +88,15 @@ class Models:
         return " + ".join([*([self.model_set.name] if from_the_set else []), *files])
 
     @property
+    def match_tone(self) -> bool:
+        """Whether restored faces take on the tone around them, unless a request says otherwise.
+
+        The set says so for its own CodeFormer, not for one from a single file.
+        """
+        codeformer = self.components.get("codeformer")
+        return self.model_set.match_tone and codeformer is not None and not codeformer.single_file
+
+    @property
     def mixture_warning(self) -> str | None:
         """What to say if single files run beside the built-in set's networks, which know drawings only."""
         built_in = [c.role for c in self.components.values() if not c.single_file]

@@ -1,4 +1,6 @@
-"""How a picture's faces are restored: detect, align, restore and parse in batches, enlarge, paste.
+"""How a picture's faces are restored: detect, align, restore and parse in batches, match tones, enlarge.
+
+What comes out is pasted by `restoration.paste`.
 
 Networks run as jobs on the device thread, the rest in threads of the host, so that the work of several
 requests overlaps and the event loop stays free. Each stage of the work is timed in the ledgers that the
@@ -12,32 +14,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
-from atelier_restorer.align import CROP_SIZE, crop_to_picture, cut_crop, face_to_crop, sharpness
+from atelier_restorer.align import CROP_SIZE, cut_crop, face_to_crop, sharpness
 from atelier_restorer.batching import FaceBatcher
 from atelier_restorer.choose import choose_faces, follow_orders
-from atelier_restorer.faces import Candidate, FaceNetworks, align, aligned_candidate, recolour
+from atelier_restorer.faces import (
+    Candidate,
+    FaceNetworks,
+    align,
+    aligned_candidate,
+    match_tones,
+    recolour,
+)
 from atelier_restorer.gray import is_gray, recolouring, to_gray
 from atelier_restorer.host import HostWork
 from atelier_restorer.models import Models, batch_for
-from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
-from atelier_restorer.request import (
-    DetectRequest,
-    Face,
-    FaceOutcome,
-    MaskKind,
-    RestoreRequest,
-    RestoreResult,
-)
+from atelier_restorer.request import DetectRequest, Face, MaskKind, RestoreRequest
+from atelier_restorer.restoration import Restoration, blend_face, outcome_of, overall_reason, patches_of
 from atelier_restorer.settings import RestorerSettings
-from atelier_restorer.upscale import LANCZOS, Enlarged, enlarge, enlarge_plane
+from atelier_restorer.upscale import LANCZOS, Enlarged, enlarge
 from atelier_runtime import metrics
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.errors import BadPicture, InvalidRequest, NotDoneReason, StageUnavailable
-from atelier_runtime.images import Picture, RgbArray, to_depth, to_eight_bit
+from atelier_runtime.images import Picture, RgbArray, to_depth
 from atelier_runtime.metrics import StageLedger
 from atelier_runtime.settings import StartupError
 from atelier_runtime.vram import probe_for
@@ -55,35 +56,6 @@ class Call:
     deadline: float | None
     host: StageLedger
     device: StageLedger
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A restored crop and the place in the enlarged picture where it belongs.
-
-    `parts` (512, 512) tells where in the crop it replaces the picture; None: everywhere.
-    """
-
-    crop: RgbArray
-    matrix: np.ndarray
-    visibility: float
-    parts: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """What the networks made of a picture. What remains is to paste the patches; see `paste`.
-
-    `changed` is the mask (H, W) of what differs from the input in the background already: the face of an
-    aligned crop. None: nothing does.
-    """
-
-    background: Enlarged
-    changed: RgbArray | None
-    patches: tuple[Patch, ...]
-    outcomes: tuple[FaceOutcome, ...]
-    reason: NotDoneReason | None
-    warnings: tuple[str, ...]
 
 
 class RestorerPipeline:
@@ -183,34 +155,6 @@ class RestorerPipeline:
                 background.cancel()
             raise
 
-    def paste(
-        self, picture: Picture, request: RestoreRequest, restoration: Restoration, ledger: StageLedger
-    ) -> RestoreResult:
-        """Paste the restored faces, the surest first, and gather the answer. Runs no network."""
-        with ledger.stage("paste"):
-            background, upscaler = restoration.background
-            # A copy: the picture stays whole for other fidelities.
-            rgb = background.copy()
-            if restoration.changed is None:
-                mask = np.zeros(rgb.shape[:2], np.uint8)
-            else:
-                mask = _enlarged_mask(restoration.changed, request.upscale)
-            for patch in restoration.patches:
-                parts = None if patch.parts is None else soften_parts(patch.parts)
-                paste_face(rgb, mask, patch.crop, patch.matrix, request.upscale, patch.visibility, parts)
-            alpha = picture.alpha
-            if alpha is not None and request.upscale > 1:
-                alpha = to_depth(enlarge_plane(to_eight_bit(alpha), request.upscale), picture.bits)
-        return RestoreResult(
-            picture=picture.with_pixels(rgb, alpha),
-            mask=mask,
-            outcomes=restoration.outcomes,
-            reason=restoration.reason,
-            upscale_applied=request.upscale,
-            upscaler=upscaler,
-            warnings=restoration.warnings,
-        )
-
     def _missing(self, request: RestoreRequest) -> str | None:
         """Return the network without which no face can be restored as asked."""
         if self._models.codeformer is None:
@@ -279,6 +223,14 @@ class RestorerPipeline:
         await self._host.run(lambda: recolour(rounds, recolouring(rgb, gray)))
         for row in rounds:
             await self._faces.parse(row, request, call.device, call.deadline)
+        wanted = self._models.match_tone if request.match_tone is None else request.match_tone
+        if wanted and not request.aligned:  # a crop that is not pasted has no border to match
+
+            def match() -> None:
+                with call.host.stage("tone"):
+                    match_tones(rounds, rgb.shape[1], rgb.shape[0])
+
+            await self._host.run(match)
         return rounds
 
     def _submit_enlarging(
@@ -306,7 +258,7 @@ class RestorerPipeline:
         changed = None
         if request.aligned:
             if candidates and candidates[0].restored is not None:
-                picture, changed = await self._host.run(lambda: _blend(picture, candidates[0]))
+                picture, changed = await self._host.run(lambda: blend_face(picture, candidates[0]))
             enlarging = self._submit_enlarging(picture, request, gray, call)
         background, more = Enlarged(picture.rgb, ""), list[str]()
         if enlarging is not None:
@@ -316,14 +268,11 @@ class RestorerPipeline:
         return Restoration(
             background=background,
             changed=changed,
-            patches=tuple(
-                Patch(c.restored, crop_to_picture(c.matrix, request.upscale), c.visibility, c.parts)
-                for c in candidates
-                if c.restored is not None and c.matrix is not None
-            ),
-            outcomes=tuple(_outcome(candidate, request) for candidate in candidates),
-            reason=_overall_reason(candidates, request, missing),
+            patches=patches_of(candidates, request.upscale),
+            outcomes=tuple(outcome_of(candidate, request) for candidate in candidates),
+            reason=overall_reason(candidates, request, missing),
             warnings=(*warnings, *more),
+            tone_matched=any(c.tone_matched for c in candidates if c.restored is not None),
         )
 
     def _enlarge(
@@ -356,45 +305,8 @@ class RestorerPipeline:
             torch.cuda.empty_cache()
 
 
-def _blend(picture: Picture, candidate: Candidate) -> tuple[Picture, RgbArray]:
-    assert candidate.restored is not None, "the caller has looked"
-    parts = None if candidate.parts is None else soften_parts(candidate.parts)
-    blended, changed = blend_aligned(picture.rgb, candidate.restored, candidate.visibility, parts)
-    return picture.with_pixels(blended, picture.alpha), changed
-
-
-def _outcome(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
-    restored = candidate.reason is None
-    return FaceOutcome(
-        face=candidate.face.enlarged(request.upscale),
-        reason=candidate.reason,
-        fidelity=candidate.fidelity if restored else None,
-        before=candidate.crop if request.return_crops else None,
-        after=candidate.restored if request.return_crops else None,
-    )
-
-
-def _overall_reason(
-    candidates: list[Candidate], request: RestoreRequest, missing: str | None
-) -> NotDoneReason | None:
-    """Return None if a face was restored, else what kept the surest one from it."""
-    if request.max_faces == 0:
-        return NotDoneReason.SKIPPED
-    if missing:
-        return NotDoneReason.NOT_LOADED
-    if any(candidate.reason is None for candidate in candidates):
-        return None
-    return candidates[0].reason if candidates else NotDoneReason.NO_FACE
-
-
 def _sharpness(rgb: RgbArray, face: Face) -> float | None:
     try:
         return sharpness(cut_crop(rgb, face_to_crop(face.landmarks)))
     except ValueError:
         return None
-
-
-def _enlarged_mask(mask: RgbArray, scale: int) -> RgbArray:
-    """Enlarge a mask without the overshoot that Lanczos has at edges."""
-    size = mask.shape[1] * scale, mask.shape[0] * scale
-    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR), np.uint8)

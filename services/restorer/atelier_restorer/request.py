@@ -88,7 +88,10 @@ class FaceOrder:
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """Which faces of a picture to restore, and how. The meaning of each field is in the proto."""
+    """Which faces of a picture to restore, and how. The meaning of each field is in the proto.
+
+    `match_tone` None: as the model set says.
+    """
 
     fidelity: float = defaults.FIDELITY
     faces: tuple[FaceOrder, ...] = ()
@@ -103,6 +106,7 @@ class RestoreRequest:
     use_realesrgan: bool = defaults.USE_REALESRGAN
     aligned: bool = False
     mask: MaskKind = MaskKind.FEATHER
+    match_tone: bool | None = None
     return_mask: bool = False
     return_crops: bool = False
     output_format: Format | None = None
@@ -123,6 +127,11 @@ class RestoreRequest:
             choices = ", ".join(map(str, defaults.UPSCALE_CHOICES))
             check.violate("upscale", f"must be one of {choices}, is {self.upscale}")
         check.at_least_0("max_sharpness", self.max_sharpness, "squared grey levels")
+        if self.match_tone and self.aligned:
+            check.violate(
+                "match_tone",
+                "is for faces that are pasted into a picture, but an aligned picture is one face",
+            )
         self._check_choice(check)
         self._check_orders(check)
         check.finish()
@@ -203,6 +212,7 @@ class RestoreResult:
     upscale_applied: int
     upscaler: str
     warnings: tuple[str, ...]
+    tone_matched: bool
     stages: tuple[StageReport, ...] = field(default=())
 
 

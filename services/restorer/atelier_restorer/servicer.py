@@ -15,8 +15,9 @@ from atelier_restorer import convert
 from atelier_restorer.host import HostWork
 from atelier_restorer.limits import check_answer, check_picture, check_sweep
 from atelier_restorer.models import ROLES, Models, load_models
-from atelier_restorer.pipeline import Call, Restoration, RestorerPipeline
+from atelier_restorer.pipeline import Call, RestorerPipeline
 from atelier_restorer.request import RestoreRequest
+from atelier_restorer.restoration import Restoration, paste
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device import DeviceWorker, device_name
 from atelier_runtime.health import LoadedNetwork, StageState
@@ -156,7 +157,7 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
 
         def finish(restoration: Restoration) -> pb.RestoreFacesResponse:
             ledger = StageLedger()
-            result = stage.pipeline.paste(picture, request, restoration, ledger)
+            result = paste(picture, request, restoration, ledger)
             with ledger.stage("encode"):
                 image = convert.encode(result.picture, request)
                 mask = convert.mask_image(result) if request.return_mask else None

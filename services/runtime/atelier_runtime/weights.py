@@ -1,8 +1,8 @@
 """Model sets and their weights: read from disk, checked by SHA-256, never fetched, never unpickled freely.
 
 A model set is a folder with a `manifest.json`: name, licence, `max_side`, `size_multiple`,
-`default_negative_prompt`, `guidance_rescale`, `components` (role -> path and name) and `files` (path ->
-SHA-256 and size).
+`default_negative_prompt`, `guidance_rescale`, `match_tone`, `components` (role -> path and name) and `files`
+(path -> SHA-256 and size).
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class ModelSet:
 
     `max_side` is None where the base network draws well at any size. `guidance_rescale` (0 to 1) takes
     back the overexposure that strong guidance causes in small and v-predicting networks (Lin et al. 2023,
-    arXiv:2305.08891, section 3.4); 0 for SDXL.
+    arXiv:2305.08891, section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored take on the
+    tone around them before they are pasted; false where the published pipeline's very picture is wanted.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ModelSet:
     size_multiple: int
     default_negative_prompt: str
     guidance_rescale: float
+    match_tone: bool
     components: Mapping[str, Component]
     files: Mapping[str, Mapping[str, Any]]
 
@@ -114,6 +116,9 @@ class ModelSet:
             if folder.resolve() not in path.resolve().parents:
                 raise ValueError(f"components.{role}.path leads out of the set: {entry['path']}")
             components[role] = Component(role, entry["name"], path)
+        match_tone = data.get("match_tone", False)
+        if not isinstance(match_tone, bool):
+            raise ValueError(f"match_tone must be true or false, is {match_tone!r}")
         return cls(
             name=data["name"],
             folder=folder,
@@ -122,6 +127,7 @@ class ModelSet:
             size_multiple=data.get("size_multiple", 8),
             default_negative_prompt=data.get("default_negative_prompt", ""),
             guidance_rescale=float(data.get("guidance_rescale", 0.0)),
+            match_tone=match_tone,
             components=components,
             files=data["files"],
         )

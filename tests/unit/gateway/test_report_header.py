@@ -21,6 +21,7 @@ def report(faces: int, warnings: list[str]) -> Report:
         hires_fix_applied=False,
         upscale_applied=1,
         face_restoration_applied=False,
+        tone_matched=False,
         faces=[FACE] * faces,
         warnings=warnings,
     )

@@ -45,6 +45,7 @@ def picture(tmp_path: Path) -> Path:
         (["--max-faces", "-1", "--min-confidence", "7"], ["--max-faces must", "--min-confidence must"]),
         (["--upscale", "3"], ["--upscale: invalid choice: 3"]),
         (["--aligned", "--rule", "largest"], ["--rule chooses among faces found, but an aligned"]),
+        (["--aligned", "--match-tone"], ["--match-tone is for faces that are pasted into a picture"]),
         (["--upscaler", "x.pth", "--no-upscaler"], ["--no-upscaler: not allowed with argument --upscaler"]),
         (["--server", "a:1", "--codeformer", "c.pth", "--device", "cpu"], ["--codeformer, --device choose"]),
         (["--server", "a:1", "--upscaler", "u.pth"], ["--upscaler chooses networks of this process"]),

@@ -82,6 +82,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         help="replace the face's square with soft edges, or what a parsing network sees of the face "
         "(default %(default)s)",
     )
+    _add_match_tone(faces)
     picture = parser.add_argument_group("picture")
     picture.add_argument(
         "--upscale",
@@ -99,7 +100,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         help="enlarge by Lanczos instead of a network",
     )
     picture.add_argument("--format", choices=images.FORMATS, help="file format (default: by OUT's name)")
-    _number(picture, "--quality", int, "Q", "of JPEG and WebP, 1 to 100")
+    _number(picture, "--quality", int, "Q", "of JPEG and WebP, 1 to 100, which makes WebP lossless")
     _add_where(parser)
 
 
@@ -152,6 +153,7 @@ def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
         "--aligned", action="store_true", help="IN is one face of 512x512 px, aligned already"
     )
     _number(parser, "--max-faces", int, "N", "restore at most so many, the surest first")
+    _add_match_tone(parser)
     _add_where(parser)
 
 
@@ -159,6 +161,15 @@ def add_inspect(parser: argparse.ArgumentParser, run: Command) -> None:
     """Add the arguments of `inspect`."""
     parser.set_defaults(run=run)
     parser.add_argument("checkpoints", metavar="CHECKPOINT", type=Path, nargs="+", help="a checkpoint file")
+
+
+def _add_match_tone(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--match-tone",
+        action=argparse.BooleanOptionalAction,
+        help="take the difference of tone along a face's square off the restored face, so that no lighter or "
+        "darker box shows (default: as the model set says; the built-in set does)",
+    )
 
 
 def _number(
@@ -230,7 +241,7 @@ def restore_request(chosen: argparse.Namespace) -> RestoreRequest:
             "min_confidence",
             "max_sharpness",
         ),
-        *("visibility", "upscale", "use_realesrgan", "quality"),
+        *("visibility", "upscale", "use_realesrgan", "match_tone", "quality"),
     )
     try:
         return RestoreRequest(
@@ -251,6 +262,7 @@ def compare_request(chosen: argparse.Namespace) -> RestoreRequest:
         return RestoreRequest(
             aligned=chosen.aligned,
             max_faces=chosen.max_faces,
+            match_tone=chosen.match_tone,
             faces=() if chosen.faces is None else read_orders(chosen.faces),
             output_format=FORMAT_OF_SUFFIX.get(chosen.source.suffix.lower(), defaults.OUTPUT_FORMAT),
         )
