@@ -6,13 +6,16 @@ asks for the addresses again when a connection ends, and the stages end each aft
 `MAX_CONNECTION_AGE_SECONDS`; so a new replica is found within that time.
 
 Here is added what gRPC does not do: a call waits a bounded time for a replica while there is none, and one
-that a replica refused because it is going, or that was lost with it, is made again elsewhere.
+that a replica refused because it is going, or that was lost with it, is made again elsewhere. So is one for
+which a replica has no place or no time: the next in turn may. Those tries are rationed, each answer earns
+those of one call: a stage that is full everywhere and answers nothing hears hardly more than clients call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
@@ -25,8 +28,10 @@ from atelier_runtime.errors import (
     BodyTooLarge,
     Cancelled,
     DeadlineExceeded,
+    DeadlineUnmeetable,
     InternalError,
     InvalidRequest,
+    QueueFull,
     StageDraining,
     StageNotReady,
     StageUnavailable,
@@ -43,6 +48,13 @@ _LARGEST_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
 
 _TRIES = 3
 _PAUSE_S = 0.1  # for the word to arrive that a replica drains
+
+_GONE = (StageUnavailable, StageDraining, StageNotReady)
+_FULL = (QueueFull, DeadlineUnmeetable)
+"""Errors of one replica that another, or its successor, need not give."""
+
+_MOST_RATIONS = 10
+_RATIONS_PER_ANSWER = _TRIES - 1
 
 _FRESH_CHANNEL_AFTER_S = 5.0
 _LEFT_OVER_CALLS_S = 3600.0
@@ -81,6 +93,7 @@ class StageLink:
         # Unhealthy replicas included: one that loads or drains can still say so.
         self.status_channel = _open_channel(address, sizes, health_of=None)
         self._closing: set[asyncio.Task[None]] = set()
+        self._rations = _MOST_RATIONS
 
     async def close(self) -> None:
         """Close the channels; calls in flight are cancelled."""
@@ -94,25 +107,41 @@ class StageLink:
         """Make a call that any replica may carry out, and again if its replica goes away; counted as pending.
 
         `once` makes the call on a channel. What is lost with a replica is done anew from the beginning, so
-        `once` must not have handed anything out. Raises the stage's error as ours.
+        `once` must not have handed anything out. Raises the stage's error as ours; of several that were full,
+        that of the one which will be free first.
         """
         pending = metrics.STAGE_PENDING.labels(self._stage)
+        refusals: list[AtelierError] = []
         pending.inc()
         try:
             for attempt in range(1, _TRIES + 1):
                 found = await self._wait_for_replica(deadline)
                 try:
-                    return await once(self._channel)
+                    answer = await once(self._channel)
                 except grpc.aio.AioRpcError as error:
                     ours = our_error(self._stage, error)
-                    gone = isinstance(ours, (StageUnavailable, StageDraining, StageNotReady))
-                    if not gone or not found or attempt == _TRIES:
-                        metrics.STAGE_FAILURES.labels(self._stage, ours.reason).inc()
-                        raise ours from None
-                await asyncio.sleep(attempt * _PAUSE_S)
+                else:
+                    self._rations = min(self._rations + _RATIONS_PER_ANSWER, _MOST_RATIONS)
+                    return answer
+                if isinstance(ours, _FULL):
+                    refusals.append(ours)
+                if attempt == _TRIES or not self._worth_another_try(ours, found):
+                    ours = min(refusals, key=_retry_after_s) if isinstance(ours, _FULL) else ours
+                    metrics.STAGE_FAILURES.labels(self._stage, ours.reason).inc()
+                    raise ours
+                metrics.STAGE_RETRIES.labels(self._stage, ours.reason).inc()
+                if isinstance(ours, _GONE):
+                    await asyncio.sleep(attempt * _PAUSE_S)
             raise AssertionError("the last try returns or raises")
         finally:
             pending.dec()
+
+    def _worth_another_try(self, error: AtelierError, found: bool) -> bool:
+        """Tell whether another replica may do better; takes a ration if this one was full."""
+        if isinstance(error, _FULL) and self._rations >= 1:
+            self._rations -= 1
+            return True
+        return isinstance(error, _GONE) and found
 
     async def _wait_for_replica(self, deadline: float) -> bool:
         """Wait until a replica is ready; return False if there is none in time, which the call will tell."""
@@ -140,6 +169,10 @@ class StageLink:
         closing = asyncio.create_task(old.close(_LEFT_OVER_CALLS_S))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+
+def _retry_after_s(error: AtelierError) -> float:
+    return math.inf if error.retry_after_s is None else error.retry_after_s
 
 
 def _open_channel(address: str, sizes: list[tuple[str, int]], *, health_of: str | None) -> grpc.aio.Channel:

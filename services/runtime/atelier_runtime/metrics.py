@@ -83,6 +83,12 @@ STAGE_FAILURES = Counter(
     ["stage", "reason"],
     registry=None,
 )
+STAGE_RETRIES = Counter(
+    "atelier_stage_retries_total",
+    "Calls of the gateway that were made again, by why the replica before did not carry them out.",
+    ["stage", "reason"],
+    registry=None,
+)
 MODEL_LOAD = Gauge(
     "atelier_model_load_seconds",
     "Time from start of loading to the end of the warm-up picture.",
@@ -100,7 +106,7 @@ Role = Literal["gateway", "generator", "restorer"]
 _EVERYWHERE = (REQUEST_DURATION, REQUESTS_IN_PROGRESS, ERRORS, REFUSALS, BUILD_INFO)
 _STAGES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD)
 _BY_ROLE = {
-    "gateway": (STAGE_PENDING, STAGE_FAILURES, STAGE_DURATION),
+    "gateway": (STAGE_PENDING, STAGE_FAILURES, STAGE_RETRIES, STAGE_DURATION),
     "generator": (*_STAGES, CANCELLED_STEPS),
     "restorer": (*_STAGES, BATCH_SIZE, FACES),
 }

@@ -14,7 +14,14 @@ from grpc_status import rpc_status
 
 from atelier_gateway.link import StageLink
 from atelier_runtime import metrics
-from atelier_runtime.errors import AtelierError, QueueFull, StageDraining, StageUnavailable
+from atelier_runtime.errors import (
+    AtelierError,
+    DeadlineUnmeetable,
+    OutOfMemory,
+    QueueFull,
+    StageDraining,
+    StageUnavailable,
+)
 from atelier_runtime.status import to_status
 
 SERVICE = "atelier.restorer.v1.RestorerService"
@@ -131,14 +138,61 @@ async def test_a_call_that_a_draining_replica_refuses_is_made_elsewhere(street: 
     await until(refused_once)
 
 
-async def test_a_refusal_that_another_try_does_not_change_is_not_repeated(street: Street) -> None:
+async def test_a_call_for_which_a_replica_has_no_place_is_made_at_another(street: Street) -> None:
+    full, free = await street.replica("a", QueueFull(retry_after_s=7)), await street.replica("b")
+    stage = street.link(full.port, free.port)
+    retries = metrics.STAGE_RETRIES.labels("restorer", "queue_full")
+    before = retries._value.get()
+
+    async def refused_often() -> bool:
+        assert await stage.call(name, in_time()) == "b"
+        return full.calls >= 20  # twice what is there to begin with: answers bring new rations
+
+    await until(refused_often)
+    assert retries._value.get() == before + full.calls
+
+
+@pytest.mark.parametrize("refusal", [QueueFull, DeadlineUnmeetable])
+async def test_where_all_are_full_the_one_that_is_free_first_is_told(
+    street: Street, refusal: type[AtelierError]
+) -> None:
+    replicas = [await street.replica(str(wait_s), refusal(retry_after_s=wait_s)) for wait_s in (40, 7, 50)]
+    stage = street.link(*(replica.port for replica in replicas))
+
+    async def all_are_connected() -> bool:
+        for replica in replicas:
+            replica.error, replica.calls = None, 0
+        for _ in replicas:
+            await stage.call(name, in_time())
+        return all(replica.calls == 1 for replica in replicas)
+
+    await until(all_are_connected)
+    for replica in replicas:
+        replica.error = refusal(retry_after_s=float(replica.name))
+    with pytest.raises(refusal) as refused:
+        await stage.call(name, in_time())
+    assert refused.value.retry_after_s == 7 and [replica.calls for replica in replicas] == [2, 2, 2]
+
+
+async def test_a_stage_that_is_full_everywhere_is_not_called_for_ever(street: Street) -> None:
     full = await street.replica("a", QueueFull(retry_after_s=7))
+    stage = street.link(full.port)
     failures = metrics.STAGE_FAILURES.labels("restorer", "queue_full")
     before = failures._value.get()
-    with pytest.raises(QueueFull) as refused:
-        await street.link(full.port).call(name, in_time())
-    assert failures._value.get() == before + 1
-    assert (refused.value.retry_after_s, full.calls) == (7, 1)
+    for _ in range(50):
+        with pytest.raises(QueueFull):
+            await stage.call(name, in_time())
+    assert failures._value.get() == before + 50
+    assert full.calls == 60, "ten more than were made, however long it lasts"
+
+
+async def test_a_failure_that_another_try_does_not_change_is_not_repeated(street: Street) -> None:
+    small = await street.replica("a", OutOfMemory())
+    failures = metrics.STAGE_FAILURES.labels("restorer", "out_of_memory")
+    before = failures._value.get()
+    with pytest.raises(OutOfMemory):
+        await street.link(small.port).call(name, in_time())
+    assert (failures._value.get(), small.calls) == (before + 1, 1)
 
 
 async def test_tries_have_an_end(street: Street) -> None:
