@@ -20,8 +20,8 @@ from atelier_runtime.images import RgbArray
 # The reference's feather: the mask rises from 0 at the border to 1 here. See `paste.py`.
 _FEATHER_PX = 52
 # In which nothing is changed: the face between the brows, the cheeks and the chin of `align.TEMPLATE`.
-_FACE_MIDDLE_PX = (256, 290)
-_FACE_HALF_AXES_PX = (125, 160)
+_FACE_MIDDLE_PX = (256, 280)
+_FACE_HALF_AXES_PX = (125, 150)
 
 # The tone is smooth, so it is looked at in cells of so many px.
 _CELL_PX = 8
@@ -50,7 +50,7 @@ def match_tone(
     """Return a restored face (512, 512, 3) whose tone along the border is that of its crop before.
 
     The mean difference of nearby places in the feather is taken off each channel there, and less and less of
-    it towards the face, whose middle, an ellipse of 250 x 320 px, keeps every pixel. A network that changes
+    it towards the face, whose middle, an ellipse of 250 x 300 px, keeps every pixel. A network that changes
     nothing along the border is not corrected at all.
 
     Args:

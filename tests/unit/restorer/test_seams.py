@@ -6,99 +6,33 @@ the paste's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 import pytest
 from skimage import data
 from skimage.registration import phase_cross_correlation
 
-from atelier_restorer.align import CROP_SIZE, TEMPLATE, crop_to_picture, cut_crop, face_to_crop
-from atelier_restorer.paste import paste_face, restored_parts, soften_parts
-from atelier_restorer.upscale import enlarge
+from atelier_restorer.align import CROP_SIZE
+from atelier_restorer.paste import restored_parts, soften_parts
+from tests.unit.restorer.pasting import (
+    ACROSS_THE_EDGE,
+    FLAT_COLOURS,
+    INSIDE,
+    SCALES,
+    Pasted,
+    Place,
+    flat,
+    paste_back,
+    portrait,
+    ring,
+)
 
-SCALES = [1, 2, 4]
 TONE_LEVELS = 24
-FLAT_COLOURS = [(0, 0, 0), (255, 255, 255), (200, 30, 120), (132, 133, 135)]
-
-
-class Place(NamedTuple):
-    """A face's square: its middle and side in px, its turn in degrees."""
-
-    x: float
-    y: float
-    side: float
-    roll: float = 0.0
-
-
-class Pasted(NamedTuple):
-    """The enlarged picture before and after, and the mask."""
-
-    before: np.ndarray
-    after: np.ndarray
-    mask: np.ndarray
-
-    @property
-    def change(self) -> np.ndarray:
-        """Levels that were added, (H, W, 3)."""
-        return self.after.astype(np.float64) - self.before
-
-
-INSIDE = [
-    Place(120, 110, 40),
-    Place(118.3, 112.6, 44, -40),
-    Place(120, 115, 90, 17),
-    Place(120, 115, 150, -33),
-]
-ACROSS_THE_EDGE = [
-    Place(0, 80, 90),
-    Place(240, 100, 120, 33),
-    Place(100, 0, 300, -30),
-    Place(120, 239, 60, 180),
-    Place(3, 3, 20),  # at the corner, and tiny
-    Place(239, 239, 100, 45),
-    Place(120, 120, 1500, 10),  # covers the picture
-]
-
-
-def matrix_of(place: Place) -> np.ndarray:
-    turn = np.deg2rad(place.roll)
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    points = (TEMPLATE - CROP_SIZE / 2) * (place.side / CROP_SIZE) @ rotation.T + (place.x, place.y)
-    return face_to_crop([(float(x), float(y)) for x, y in points])
-
-
-def paste_back(
-    picture: np.ndarray,
-    place: Place,
-    scale: int,
-    change: Callable[[np.ndarray], np.ndarray] = lambda crop: crop,
-    *,
-    visibility: float = 1.0,
-    parts: np.ndarray | None = None,
-    offset_px: float = 0.0,
-) -> Pasted:
-    """Cut the face, change the crop, paste it; `offset_px` is a fault to be found."""
-    matrix = matrix_of(place)
-    crop = change(cut_crop(picture, matrix))
-    back = crop_to_picture(matrix, scale)
-    back[:, 2] += offset_px
-    before = enlarge(picture, scale, None, lambda: None).picture
-    after, mask = before.copy(), np.zeros(before.shape[:2], np.uint8)
-    paste_face(after, mask, crop, back, scale, visibility, parts)
-    return Pasted(before, after, mask)
-
-
-def flat(colour: tuple[int, int, int]) -> np.ndarray:
-    return np.full((240, 240, 3), colour, np.uint8)
 
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
-    """A woman's head and shoulders, 240 px; the face is about 90 px high, around (120, 110)."""
-    return np.ascontiguousarray(data.astronaut()[10:250, 102:342])
+    return portrait()
 
 
 def shift_px(pasted: Pasted) -> np.ndarray:
@@ -175,12 +109,6 @@ def another_middle(crop: np.ndarray) -> np.ndarray:
 def another_tone(crop: np.ndarray) -> np.ndarray:
     """Return a crop that is lighter all over, as restorers make them."""
     return np.clip(crop.astype(np.int16) + TONE_LEVELS, 0, 255).astype(np.uint8)
-
-
-def ring(mask: np.ndarray, scale: int) -> np.ndarray:
-    """Tell which pixels are of the feather or at most 3 px, of the picture before, beyond it."""
-    wider = cv2.dilate((mask > 0).astype(np.uint8), np.ones((6 * scale + 1, 6 * scale + 1), np.uint8))
-    return (wider > 0) & (mask < 255)
 
 
 @pytest.mark.parametrize("place", INSIDE)
