@@ -61,7 +61,7 @@ def adapter() -> str:
 
 def metrics_in(query: str) -> set[str]:
     """The names of the metrics that a query reads."""
-    without_labels = re.sub(r"\{[^}]*\}", "", query)
+    without_labels = re.sub(r'\{[^}]*\}|"[^"]*"', "", query)
     without_grouping = re.sub(r"\b(by|on|ignoring|without) *\([^)]*\)", "", without_labels)
     words = set(re.findall(r"(?<![\w.$])[a-z_]{2,}\b(?! *\()", without_grouping))
     return words - {"and", "or", "unless", "bool"} - {"by", "on", "ignoring", "without"}

@@ -1,0 +1,100 @@
+"""Made-up series of our processes, and promtool, which evaluates the rules and queries on them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.e2e.conftest import program
+from tests.k8s import queries
+from tests.k8s.manifests import STAGES
+
+DRAWN = 'atelier_request_duration_seconds_count{method="GenerateImage", code="OK"}'
+GAUGES = (
+    "atelier_requests_in_progress",
+    "atelier_queue_depth",
+    'atelier_stage_pending{stage="generator"}',
+    'atelier_stage_pending{stage="restorer"}',
+    'atelier_stage_peak_vram_bytes{stage="base"}',
+    "process_resident_memory_bytes",
+)
+COUNTERS = (
+    DRAWN,
+    'atelier_errors_total{reason="internal"}',
+    'atelier_refusals_total{reason="invalid_request"}',
+    'atelier_stage_failures_total{stage="restorer", reason="invalid_request"}',
+    'atelier_stage_retries_total{stage="restorer", reason="queue_full"}',
+    'atelier_stage_duration_seconds_sum{stage="base"}',
+    "atelier_batch_size_sum",
+    "atelier_batch_size_count",
+    'atelier_faces_total{outcome="restored"}',
+    "atelier_cancelled_steps_total",
+)
+BUCKETS = (
+    "atelier_queue_wait_seconds_bucket",
+    'atelier_request_duration_seconds_bucket{method="GenerateImage", code="OK"}',
+    'atelier_stage_duration_seconds_bucket{stage="base"}',
+)
+MINUTES = 40
+
+
+def series(
+    name: str,
+    values: str,
+    job: str = "atelier-generator",
+    pod: str = "a",
+    namespace: str = queries.NAMESPACE,
+) -> dict[str, str]:
+    """One made-up series with the labels that a PodMonitor adds."""
+    metric, _, labels = name.rstrip("}").partition("{")
+    own = f'namespace="{namespace}", job="{job}", pod="{pod}"'
+    return {"series": f"{metric}{{{', '.join(filter(None, (labels, own)))}}}", "values": values}
+
+
+def cluster(gauges: str, counters: str, **others: str) -> list[dict[str, str]]:
+    """Everything that our processes export, healthy, with these values."""
+    made = []
+    for job in ("atelier-gateway", "atelier-generator", "atelier-restorer"):
+        made += [series(name, gauges, job) for name in GAUGES]
+        made += [series(name, counters, job) for name in COUNTERS]
+        made += [series("up", f"1x{MINUTES}", job)]
+        for bucket in BUCKETS:
+            label = "{" if "{" not in bucket else ", "
+            made += [series(f'{bucket.rstrip("}")}{label}le="{le}"}}', counters, job) for le in ("1", "+Inf")]
+    for stage in STAGES:
+        job = f"atelier-{stage}"
+        made += [series("atelier_model_load_seconds", f"12x{MINUTES}", job)]
+        for kind, size in (("free", "40e9"), ("total", "80e9")):
+            name = f'atelier_vram_bytes{{device="cuda:0", kind="{kind}"}}'
+            made += [series(name, f"{size}x{MINUTES}", job)]
+    return made
+
+
+SCENARIOS = {
+    "rising": cluster(f"0+1x{MINUTES}", f"0+30x{MINUTES}"),
+    "steady": cluster(f"3x{MINUTES}", f"0+30x{MINUTES}"),
+    "idle": cluster(f"0x{MINUTES}", f"100x{MINUTES}"),
+    "empty": [],
+}
+
+
+def run(folder: Path, tests: list[dict[str, Any]], recording: dict[str, str] | None = None) -> None:
+    """Let promtool evaluate the rules, and these expressions as q0, q1 ... beside them; it must agree."""
+    promtool = program("promtool")
+    records = [{"record": f"q{i}", "expr": expr} for i, expr in enumerate((recording or {}).values())]
+    groups = [*queries.rules(), {"name": "recorded", "rules": records}]
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
+    checked = subprocess.run(
+        [promtool, "check", "rules", "rules.yaml"], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    (folder / "tests.yaml").write_text(
+        yaml.safe_dump({"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests})
+    )
+    done = subprocess.run(
+        [promtool, "test", "rules", "tests.yaml"], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,167 @@
+"""Each alert fires on its trouble, and on no other day; by promtool on made-up series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.k8s import queries
+from tests.k8s.manifests import STAGES, combined, of_kind
+from tests.k8s.promtool import DRAWN, MINUTES, SCENARIOS, run, series
+
+Series = list[dict[str, str]]
+
+TO_ZERO = '{atelier_scale_to_zero="true"}'
+
+
+def waits(over_20_s: int) -> Series:
+    """Of 100 requests a minute, so many waited between 20 and 40 s, the others less."""
+    counts = (("20", 100 - over_20_s), ("40", 100), ("+Inf", 100))
+    return [
+        series(f'atelier_queue_wait_seconds_bucket{{le="{le}"}}', f"0+{count}x{MINUTES}")
+        for le, count in counts
+    ]
+
+
+def refusals(percent: int, reason: str = "queue_full") -> Series:
+    return [
+        series(f'atelier_refusals_total{{reason="{reason}"}}', f"0+{percent}x{MINUTES}"),
+        series(DRAWN, f"0+100x{MINUTES}"),
+    ]
+
+
+def vram(free_gb: float) -> Series:
+    return [
+        series(f'atelier_vram_bytes{{device="cuda:0", kind="{kind}"}}', f"{size}e9x{MINUTES}")
+        for kind, size in (("free", free_gb), ("total", 100))
+    ]
+
+
+def failures(reason: str) -> Series:
+    name = f'atelier_stage_failures_total{{stage="restorer", reason="{reason}"}}'
+    return [series(name, f"0+3x{MINUTES}", "atelier-gateway")]
+
+
+def replicas(first: str, second: str, job: str = "atelier-generator") -> Series:
+    """Two pods that answer, and the seconds in which they loaded; 0: they still load."""
+    loads = zip("ab", (first, second), strict=True)
+    return [
+        made
+        for pod, load in loads
+        for made in (
+            series("up", f"1x{MINUTES}", job, pod),
+            series("atelier_model_load_seconds", load, job, pod),
+        )
+    ]
+
+
+def gateway(up: str = f"1x{MINUTES}", labels: str = "") -> Series:
+    return [series(f"up{labels}", up, "atelier-gateway")]
+
+
+def pending(values: str, stage: str = "generator") -> Series:
+    return [series(f'atelier_stage_pending{{stage="{stage}"}}', values, "atelier-gateway")]
+
+
+DRAWS: Series = [series(DRAWN, f"0+9x{MINUTES}")]
+LOADING, READY = f"0x{MINUTES}", f"9x{MINUTES}"
+GENERATOR, RESTORER = (replicas(READY, READY, f"atelier-{stage}") for stage in STAGES)
+
+TROUBLES: dict[str, dict[str, Series]] = {
+    "AtelierStageNotReady": {
+        "all load": replicas(LOADING, LOADING),
+        "none answers": [series("up", f"0x{MINUTES}")],
+        "now it loads, now it does not answer": [
+            series("up", f"1 0x4 1 0x9 1 0x{MINUTES}"),
+            series("atelier_model_load_seconds", f"0 _x4 0 _x9 0 _x{MINUTES}"),
+        ],
+        "no generators": gateway() + RESTORER,
+        "no restorers": gateway() + GENERATOR,
+        "none comes for the calls that wait": gateway(labels=TO_ZERO) + pending(f"1x{MINUTES}") + RESTORER,
+        "a start from nothing takes ten minutes": gateway(labels=TO_ZERO) + pending("0x19 1x20") + RESTORER
+        + [series("atelier_model_load_seconds", "_x22 0x20")],
+        "nor for calls now and then": gateway(labels=TO_ZERO) + pending("1 0 " * (MINUTES // 2)) + RESTORER,
+    },
+    "AtelierGatewayGone": {
+        "none answers": gateway(f"1x9 0x{MINUTES}"),
+        "no pods": gateway("1x9 stale") + GENERATOR + RESTORER,
+    },
+    "AtelierReplicaNotReady": {
+        "one loads": replicas(LOADING, READY),
+        "one does not answer": [series("up", f"0x{MINUTES}"), series("up", f"1x{MINUTES}", pod="b")],
+        "one gateway does not": gateway(f"0x{MINUTES}"),
+    },
+    "AtelierQueueWait": {"20 % wait": waits(20)},
+    "AtelierRefusals": {"6 %": refusals(6), "by the deadline": refusals(6, "deadline_unmeetable")},
+    "AtelierVramNearlyFull": {"92.5 %": vram(7.5)},
+    "AtelierRestorerFails": {
+        reason: failures(reason) + DRAWS for reason in ("stage_unavailable", "internal", "queue_full")
+    },
+}  # fmt: skip
+
+CALM: dict[str, dict[str, Series]] = {
+    "AtelierStageNotReady": {
+        "one is ready": replicas(LOADING, READY) + gateway() + RESTORER,
+        "both stages rest": gateway(labels=TO_ZERO) + pending(f"0x{MINUTES}"),
+        "one rests": gateway(labels=TO_ZERO) + pending(f"0x{MINUTES}") + RESTORER,
+        # asked for from minute 20, there from 22, ready from 24
+        "a call wakes one in time": gateway(labels=TO_ZERO) + pending("0x19 1x3 0x20") + RESTORER
+        + [series("atelier_model_load_seconds", "_x22 0x1 200x20")],
+        "a restorer alone": RESTORER,
+        "another installation's generator": gateway() + GENERATOR + RESTORER
+        + [series("up", f"1x{MINUTES}", "atelier-gateway", namespace="other"),
+           series("up", f"1x{MINUTES}", "atelier-generator", namespace="other"),
+           series("up", f"1x{MINUTES}", "atelier-restorer", namespace="other")],
+    },
+    "AtelierGatewayGone": {
+        "one of two answers": [
+            series("up", f"{up}x{MINUTES}", "atelier-gateway", pod) for pod, up in (("a", 0), ("b", 1))
+        ],
+        "there never was one": RESTORER,
+    },
+    "AtelierReplicaNotReady": {"a slow start": replicas("0x9 500x40", READY)},
+    "AtelierQueueWait": {"4 % wait": waits(4)},
+    "AtelierRefusals": {"4 %": refusals(4), "clients' mistakes": refusals(50, "invalid_request")},
+    "AtelierVramNearlyFull": {"91 %": vram(9)},
+    "AtelierRestorerFails": {
+        "the generator works no more than it": failures("stage_unavailable"),
+        **{r: failures(r) + DRAWS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
+    },
+}  # fmt: skip
+
+
+def firing(alert: str, made: Series, count: int) -> dict[str, Any]:
+    """A test of promtool: so many of an alert fire at minute 35; 0: nor has one before."""
+    samples = [{"labels": "{}", "value": count}] if count else []
+    told = f'ALERTS{{alertname="{alert}", alertstate="firing"}}'
+    expr = f"count({told})" if count else f"count_over_time({told}[35m])"
+    expectation = {"expr": expr, "eval_time": "35m", "exp_samples": samples}
+    return {"interval": "1m", "input_series": made, "promql_expr_test": [expectation]}
+
+
+@pytest.mark.parametrize("alert", queries.alerts())
+def test_each_alert_fires_on_its_trouble_and_on_no_other_day(alert: str, tmp_path: Path) -> None:
+    days = [(name, made, 1) for name, made in TROUBLES[alert].items()]
+    days += [(name, made, 0) for name, made in (CALM[alert] | SCENARIOS).items()]
+    run(tmp_path, [{"name": name} | firing(alert, made, count) for name, made, count in days])
+
+
+def test_another_installations_stage_is_no_replica_of_this_one(tmp_path: Path) -> None:
+    elsewhere = [series("up", f"1x{MINUTES}", f"atelier-{stage}", namespace="other") for stage in STAGES]
+    run(tmp_path, [firing("AtelierStageNotReady", gateway() + elsewhere, len(STAGES))])
+
+
+def test_the_alerts_are_told_which_stages_may_rest(tmp_path: Path) -> None:
+    rendered = combined(tmp_path, ["monitoring", "keda", "scale-to-zero"])
+    monitor = of_kind(rendered, "PodMonitor")["atelier-gateway"]["spec"]
+    labels = of_kind(rendered, "Deployment")["atelier-gateway"]["spec"]["template"]["metadata"]["labels"]
+    [told] = monitor["podTargetLabels"]
+    assert labels[told] == "true"
+    # as the operator writes it: what Prometheus does not take in a label's name becomes an underscore
+    assert f"{told.replace('-', '_')}=" in TO_ZERO
+    assert (
+        f'up{{job="atelier-gateway", {told.replace("-", "_")}=""}}'
+        in queries.alerts()["AtelierStageNotReady"]
+    )
