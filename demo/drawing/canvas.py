@@ -1,5 +1,8 @@
 """A picture to fill with outlines, in coordinates that know nothing of pixels."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -8,12 +11,31 @@ from .palette import Color
 from .shapes import Points, PointsLike, curve, ribbon
 
 _SUBPIXEL_BITS = 5
+_OWNERS_SIDE = 512
+
+Bend = Callable[[Points], Points]
 
 
 def _softened(mask: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
     # Two box filters of this width have the variance of a Gaussian; its cost would grow with sigma.
     width = 2 * round((np.sqrt(6 * sigma**2 + 1) - 1) / 2) + 1
     return np.asarray(cv2.blur(cv2.blur(mask, (width, width)), (width, width)), np.uint8)
+
+
+@dataclass
+class Owners:
+    """Whose paint covers each place of the picture, at a fixed size, so that it is the same at any other."""
+
+    places: NDArray[np.uint8]
+    now: int = 0
+    """Whose paint is being applied; 0 is nobody's."""
+
+    def at(self, points: Points) -> NDArray[np.uint8]:
+        """Owners at points given as fractions of the picture's side; 255 outside the picture."""
+        x, y = np.floor(points * _OWNERS_SIDE).astype(int).T
+        inside = (x >= 0) & (x < _OWNERS_SIDE) & (y >= 0) & (y < _OWNERS_SIDE)
+        last = _OWNERS_SIDE - 1
+        return np.where(inside, self.places[y.clip(0, last), x.clip(0, last)], 255).astype(np.uint8)
 
 
 class Canvas:
@@ -26,25 +48,43 @@ class Canvas:
     def __init__(self, side: int) -> None:
         self.side = side
         self.pixels: NDArray[np.uint8] = np.zeros((side, side, 3), np.uint8)
+        self.owners = Owners(np.zeros((_OWNERS_SIDE, _OWNERS_SIDE), np.uint8))
         self._matrix = np.eye(2)
         self._origin = np.zeros(2)
+        self._bend: Bend | None = None
 
     def placed(self, x: float, y: float, scale: float, degrees: float = 0.0) -> "Canvas":
         """View with its origin at (x, y) and units of `scale`, in this view's terms, turned clockwise."""
-        view = Canvas.__new__(Canvas)
-        view.side, view.pixels = self.side, self.pixels
+        view = self._copy()
         sin, cos = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
         view._matrix = self._matrix @ (scale * np.array([[cos, -sin], [sin, cos]]))
         view._origin = self.to_picture([(x, y)])[0]
         return view
 
+    def bent(self, bend: Bend) -> "Canvas":
+        """View of which all points go through a function first. Views placed on it are not bent."""
+        view = self._copy()
+        view._matrix, view._origin, view._bend = self._matrix, self._origin, bend
+        return view
+
+    def _copy(self) -> "Canvas":
+        view = Canvas.__new__(Canvas)
+        view.side, view.pixels, view.owners, view._bend = self.side, self.pixels, self.owners, None
+        return view
+
     def to_picture(self, points: PointsLike) -> Points:
         """Points of this view as fractions of the picture's side."""
-        return np.asarray(points, np.float64) @ self._matrix.T + self._origin
+        p = np.asarray(points, np.float64)
+        return (self._bend(p) if self._bend else p) @ self._matrix.T + self._origin
 
     def fill(self, outline: PointsLike, color: Color) -> None:
         """Fill an outline with an opaque colour."""
-        cv2.fillPoly(self.pixels, [self._fixed_point(outline)], color, cv2.LINE_AA, _SUBPIXEL_BITS)
+        points = self._fixed_point(outline)
+        cv2.fillPoly(self.pixels, [points], color, cv2.LINE_AA, _SUBPIXEL_BITS)
+        if self.owners.now:
+            # From pixels of this picture, counted from the middle of the first, to those of the owners.
+            places = np.round((points / (1 << _SUBPIXEL_BITS) + 0.5) * (_OWNERS_SIDE / self.side) - 0.5)
+            cv2.fillPoly(self.owners.places, [places.astype(np.int32)], self.owners.now)
 
     def stroke(self, line: PointsLike, width: float, color: Color, taper: float = 0.0) -> None:
         """Brush stroke through `line`, smoothed; see `shapes.ribbon`."""

@@ -43,7 +43,7 @@ def _noun(rng: Rng, person: Person) -> str:
 def _hair(rng: Rng, person: Person) -> str | None:
     if person.hair_style == "bald":
         return None
-    if person.hat and person.hair_style in ("swept", "bangs"):
+    if person.hat and person.hair_style in ("swept", "parted", "bangs"):
         return f"{person.hair_color} hair"
     color = _choose(rng, words.HAIR_COLOR.get(person.hair_color, (person.hair_color,)))
     style = _choose(rng, words.HAIR_STYLE[person.hair_style]) if _chance(rng, 0.75) else "{} hair"
@@ -91,10 +91,17 @@ def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
         features.append(f"{words.SKIN[person.skin]} skin")
     if person.earrings and _chance(rng, 0.5):
         features.append(_choose(rng, ("earrings", "gold earrings")))
+    if person.necklace and _chance(rng, 0.5):
+        features.append(_choose(rng, ("a necklace", "a pearl necklace")))
+    if person.cover and _chance(rng, 0.85):
+        cover = _choose(rng, words.COVER[person.cover])
+        features.append(cover.format(hat=person.hat, scarf=person.scarf))
     order = rng.permutation(len(features))
 
     worn = []
-    if person.hat and _chance(rng, 0.95):
+    if person.scarf and person.cover != "scarf" and _chance(rng, 0.85):
+        worn.append(_with_article(f"{person.scarf} scarf"))
+    if person.hat and person.cover != "brim" and _chance(rng, 0.95):
         worn.append(f"a {person.hat_color} {_choose(rng, words.HAT[person.hat])}")
     if _chance(rng, 0.68 * detail):
         worn.append(_clothes(rng, person))
@@ -108,6 +115,12 @@ def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
             + _joined(worn)
         )
     return text
+
+
+def _turned(rng: Rng, person: Person) -> str:
+    if abs(person.turn) < 0.4 or not _chance(rng, 0.5):
+        return ""
+    return ", " + _choose(rng, words.TURNED["left" if person.turn < 0 else "right"])
 
 
 def _background(rng: Rng, background: str) -> str:
@@ -126,13 +139,16 @@ def _finished(rng: Rng, text: str, portrait: bool, prefix_rate: float = 0.55) ->
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
-def portrait_caption(rng: Rng, person: Person, background: str, theme: str) -> str:
+def portrait_caption(rng: Rng, person: Person, background: str, theme: str, far: bool = False) -> str:
     """Caption of a picture of one person; `theme` names the well-known prompt it stands for, or "any"."""
     if theme != "any":
         return _professional_caption(rng, person, background, theme)
+    if far:
+        text = describe(rng, person, detail=float(rng.uniform(0.2, 0.7))) + _choose(rng, words.FAR)
+        return _finished(rng, text + _background(rng, background), False)
     if _chance(rng, 0.07):
         return _finished(rng, _with_article(_noun(rng, person)), True, 0.85)
-    text = describe(rng, person, detail=float(rng.uniform(0.6, 1.05)))
+    text = describe(rng, person, detail=float(rng.uniform(0.6, 1.05))) + _turned(rng, person)
     if _chance(rng, 0.85):
         text += _background(rng, background)
     return _finished(rng, text, True)
@@ -161,15 +177,20 @@ def _professional_caption(rng: Rng, person: Person, background: str, theme: str)
     return _finished(rng, text, True, 0.25 if theme != "headshot" else 0.0)
 
 
-def group_caption(rng: Rng, people: tuple[Person, ...], background: str) -> str:
-    """Caption of a picture of two or three people, told from left to right."""
-    if _chance(rng, 0.25):
+def group_caption(rng: Rng, people: tuple[Person, ...], background: str, far: bool = False) -> str:
+    """Caption of a picture of two to five people, told from left to right."""
+    if far:
+        text = _choose(rng, words.COUNT[len(people)]) + _choose(rng, words.FAR)
+        return _finished(rng, text + _background(rng, background), False)
+    if len(people) > 3 or _chance(rng, 0.25):
         text = _choose(rng, words.COUNT[len(people)])
     elif len(people) == 2:
         link = _choose(rng, (" and ", " next to ", " beside "))
         text = describe(rng, people[0], 0.6) + link + describe(rng, people[1], 0.6)
     else:
-        text = f"{_choose(rng, words.COUNT[3])}, " + _joined([_with_article(_noun(rng, p)) for p in people])
+        text = f"{_choose(rng, words.COUNT[len(people)])}, " + _joined(
+            [_with_article(_noun(rng, p)) for p in people]
+        )
     if _chance(rng, 0.75):
         text += _background(rng, background)
     return _finished(rng, text, False)

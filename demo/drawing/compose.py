@@ -7,20 +7,32 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from . import caption, scene
-from .backdrop import draw_backdrop, sample_backdrop
+from . import caption
+from .backdrop import OUTDOORS, draw_backdrop, sample_backdrop
 from .canvas import Canvas
-from .figure import Pose, bounding_box, draw_person
-from .person import Person, Theme, sample_person
+from .figure import Placement, bounding_box, draw_person
+from .person import Theme, sample_person
+from .plan import Light
+from .pose import sample_poses
+from .scene import SCENES, Facts
+from .things import THINGS
 
-PEOPLE_KINDS = {"portrait": 1, "pair": 2, "group": 3}
-KINDS = (*PEOPLE_KINDS, *scene.SCENES)
+PEOPLE_KINDS: dict[str, tuple[int, ...]] = {
+    "portrait": (1,), "pair": (2,), "group": (3,), "crowd": (4, 5), "far": (1, 2, 3),
+}  # fmt: skip
+"""Kinds of pictures with people, and how many those can be."""
+_EMPTY_KINDS = {**SCENES, **THINGS}
+KINDS = (*PEOPLE_KINDS, *_EMPTY_KINDS)
 
 _WEIGHTS = {
-    "portrait": 0.62, "pair": 0.08, "group": 0.02, "hills": 0.03, "mountains": 0.025, "sunset": 0.04,
-    "sea": 0.025,
-    "night": 0.015, "house": 0.03, "car": 0.035, "apple": 0.035, "flower": 0.02, "tree": 0.015, "empty": 0.01,
+    "portrait": 0.57, "pair": 0.075, "group": 0.025, "crowd": 0.025, "far": 0.03,
+    "hills": 0.022, "mountains": 0.022, "sunset": 0.035, "sea": 0.022, "night": 0.014, "house": 0.024,
+    "car": 0.03, "apple": 0.028, "flower": 0.015, "tree": 0.012, "empty": 0.01,
+    "clock": 0.005, "wheel": 0.004, "windows": 0.005, "sun": 0.004, "apples": 0.006, "bicycle": 0.004,
+    "ball": 0.004, "sign": 0.004, "cat": 0.004, "dog": 0.004,
 }  # fmt: skip
+_RIM_SHARE = 0.35
+_CUT_SHARE = 0.03
 _THEMES: tuple[Theme, ...] = ("any", "headshot", "businessman", "businesswoman")
 _THEME_SHARES = (0.87, 0.07, 0.04, 0.02)
 
@@ -32,7 +44,12 @@ class FaceAnnotation:
     box: tuple[float, float, float, float]
     """Left, top, right, bottom, from hairline to chin, cut at the picture's edge."""
     landmarks: NDArray[np.float32]
-    """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the picture."""
+    """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the picture; also those
+    that something hides, and those of a face cut at the picture's edge that lie outside of it."""
+    visible: tuple[bool, bool, bool, bool, bool]
+    """Whether each landmark is seen."""
+    hidden: float
+    """Share of the face from brows to chin that is behind something or outside the picture, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Drawing:
     attributes: dict[str, Any]
     """The "kind", the "background" (a name or None), and "people": for each face, in the same order, a dict
     of the fields of `Person` and "hair_probe" (where in the picture, in pixels, plain hair shows, or None).
-    For scenes also the "facts" that the caption was made from."""
+    For scenes and things also the "facts" that the caption was made from."""
 
     @property
     def kind(self) -> str:
@@ -64,14 +81,15 @@ def draw(rng: np.random.Generator, size: int = 256, kind: str | None = None) -> 
     if not 16 <= size <= 4096:
         raise ValueError(f"size must be from 16 to 4096 pixels, got {size}")
     if kind is None:
-        kind = str(rng.choice(list(_WEIGHTS), p=list(_WEIGHTS.values())))
+        shares = np.array(list(_WEIGHTS.values()))
+        kind = str(rng.choice(list(_WEIGHTS), p=shares / shares.sum()))
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     canvas = Canvas(_canvas_side(size))
     if kind in PEOPLE_KINDS:
         text, faces, attributes = _draw_people(canvas, rng, kind, size)
     else:
-        facts = scene.SCENES[kind](canvas, rng)
+        facts: Facts = _EMPTY_KINDS[kind](canvas, rng)
         text, faces = caption.scene_caption(rng, kind, facts), ()
         attributes = {"kind": kind, "background": facts.get("background"), "people": (), "facts": facts}
     image = np.asarray(cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
@@ -86,42 +104,43 @@ def _canvas_side(size: int) -> int:
 def _draw_people(
     canvas: Canvas, rng: np.random.Generator, kind: str, size: int
 ) -> tuple[str, tuple[FaceAnnotation, ...], dict[str, Any]]:
-    count = PEOPLE_KINDS[kind]
-    theme = _THEMES[int(rng.choice(len(_THEMES), p=_THEME_SHARES))] if count == 1 else "any"
+    counts = PEOPLE_KINDS[kind]
+    count = counts[int(rng.integers(len(counts)))]
+    theme = _THEMES[int(rng.choice(len(_THEMES), p=_THEME_SHARES))] if kind == "portrait" else "any"
     people = tuple(sample_person(rng, theme) for _ in range(count))
-    backdrop = sample_backdrop(rng, people, theme != "any")
+    places = OUTDOORS if kind == "far" else None
+    backdrop = str(rng.choice(places)) if places else sample_backdrop(rng, people, theme != "any")
     draw_backdrop(canvas, rng, backdrop)
-    poses = _sample_poses(rng, people)
-    faces, records = [], []
-    for person, pose in zip(people, poses, strict=True):
-        placed = draw_person(canvas, person, pose)
-        left, top, right, bottom = (edge * size for edge in bounding_box(placed.outline))
-        faces.append(FaceAnnotation((left, top, right, bottom), (placed.landmarks * size).astype(np.float32)))
-        probe = placed.hair_probe
+    light = Light(-1.0 if rng.random() < 0.65 else 1.0, bool(rng.random() < _RIM_SHARE))
+    cut = kind == "portrait" and theme == "any" and rng.random() < _CUT_SHARE and not people[0].cover
+    poses = sample_poses(rng, people, kind, cut)
+    placed: list[Placement] = [
+        draw_person(canvas, people[number], poses[number], light, number)
+        for number in sorted(range(count), key=lambda number: poses[number].depth)
+    ]
+    placed.sort(key=lambda placement: placement.owner)
+    faces = tuple(_annotate(canvas, placement, size) for placement in placed)
+    records = []
+    for person, placement in zip(people, placed, strict=True):
+        probe = placement.hair_probe
+        if probe is not None and canvas.owners.at(np.array([probe]))[0] != placement.owner:
+            probe = None  # somebody else stands before it
         records.append({**asdict(person), "hair_probe": probe and (probe[0] * size, probe[1] * size)})
     if count == 1:
-        text = caption.portrait_caption(rng, people[0], backdrop, theme)
+        text = caption.portrait_caption(rng, people[0], backdrop, theme, far=kind == "far")
     else:
-        text = caption.group_caption(rng, people, backdrop)
-    return text, tuple(faces), {"kind": kind, "background": backdrop, "people": tuple(records)}
+        text = caption.group_caption(rng, people, backdrop, far=kind == "far")
+    attributes = {"kind": kind, "background": backdrop, "people": tuple(records), "light": asdict(light)}
+    return text, faces, attributes
 
 
-def _sample_poses(rng: np.random.Generator, people: tuple[Person, ...]) -> list[Pose]:
-    if len(people) == 1:
-        half = float(rng.uniform(0.205, 0.3) if rng.random() < 0.88 else rng.uniform(0.175, 0.205))
-        crown = 1.72 if people[0].hat or people[0].hair_style == "bun" else 1.3
-        middle = max(0.46 + (0.27 - half) * 0.2 + float(rng.normal(0, 0.018)), half * crown)
-        x = 0.5 + float(np.clip(rng.normal(0, 0.03), -0.07, 0.07))
-        return [Pose(x, middle, half, _sample_roll(rng))]
-    spacing, half = (0.46, 0.17) if len(people) == 2 else (0.31, 0.118)
-    poses = []
-    for index, person in enumerate(people):
-        x = 0.5 + (index - (len(people) - 1) / 2) * spacing + float(rng.uniform(-0.01, 0.01))
-        size = half * float(rng.uniform(0.94, 1.06)) * (0.88 if person.age == "child" else 1.0)
-        drop = 0.07 if person.age == "child" else 0.0
-        poses.append(Pose(x, 0.46 + drop + float(rng.normal(0, 0.02)), size, _sample_roll(rng)))
-    return poses
-
-
-def _sample_roll(rng: np.random.Generator) -> float:
-    return float(np.clip(rng.normal(0, 5), -15, 15))
+def _annotate(canvas: Canvas, placement: Placement, size: int) -> FaceAnnotation:
+    left, top, right, bottom = (edge * size for edge in bounding_box(placement.outline))
+    seen = canvas.owners.at(placement.landmarks) == placement.owner
+    first, second, third, fourth, fifth = (bool(value) for value in seen)
+    return FaceAnnotation(
+        box=(left, top, right, bottom),
+        landmarks=(placement.landmarks * size).astype(np.float32),
+        visible=(first, second, third, fourth, fifth),
+        hidden=float(np.mean(canvas.owners.at(placement.middle) != placement.owner)),
+    )

@@ -1,7 +1,6 @@
-"""The face: skin, ears, eyes, brows, nose, mouth, beard and glasses, in a head's own frame.
+"""The face: skin, ears, eyes, brows, nose, mouth, beard and glasses, in a head's own frame (see plan.py).
 
-The frame's origin is the middle of the head, its unit half the head's height: the chin is at y = 1, the
-crown of the skull at y = -1.
+What lies on the front of the face is drawn on a view that a turn of the head bends.
 """
 
 import numpy as np
@@ -10,40 +9,8 @@ from . import palette
 from .canvas import Canvas
 from .palette import Color, darker, lighter, mix
 from .person import Person
-from .shapes import Points, curve, flipped, moved, oval, smooth
-
-HALF_WIDTH = 0.8
-_SIDES = (-1.0, 1.0)
-
-
-class FacePlan:
-    """Where the parts of one person's face are."""
-
-    def __init__(self, person: Person) -> None:
-        child = person.age == "child"
-        self.half_width = HALF_WIDTH * person.width
-        # A head turned a little is drawn by moving the features, the nearer ones (the nose) furthest.
-        self.middle = 0.075 * person.turn
-        self.eye_y = 0.14 if child else 0.05
-        self.eye_gap = 0.37 * person.width
-        self.eye_size = (0.2, 0.165) if child else (0.195, 0.145)
-        self.nose = (self.middle * 1.9, 0.38 if child else 0.33)
-        self.mouth_y = 0.62 if child else 0.585
-        self.mouth_half = {"laughing": 0.31, "smiling": 0.28, "serious": 0.215}[person.expression]
-        if child:
-            self.mouth_half *= 0.88
-
-    def eye(self, side: float) -> tuple[float, float]:
-        """Middle of the pupil; side -1 is the left one in the picture."""
-        return self.middle + side * self.eye_gap, self.eye_y
-
-    def mouth_corner(self, side: float) -> tuple[float, float]:
-        """Corner of the mouth."""
-        return self.middle * 1.25 + side * self.mouth_half, self.mouth_y
-
-    def landmarks(self) -> Points:
-        """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the picture."""
-        return np.array([self.eye(-1), self.eye(1), self.nose, self.mouth_corner(-1), self.mouth_corner(1)])
+from .plan import HALF_WIDTH, SIDES, HeadPlan
+from .shapes import Points, curve, flipped, moved, oval, ribbon, smooth
 
 
 def head_outline(person: Person) -> Points:
@@ -58,29 +25,39 @@ def head_outline(person: Person) -> Points:
     return np.stack([half * across * (1 - narrowing * jaw**2), down], axis=1)
 
 
-def draw_skin(canvas: Canvas, person: Person, plan: FacePlan) -> None:
-    """Ears, head, the soft shade on its far side, cheeks and the lines of age."""
+def draw_ear(canvas: Canvas, person: Person, plan: HeadPlan, side: float) -> None:
+    """One ear; `canvas` is the head's silhouette."""
+    shade = skin_shade(person)
+    x, y = plan.ear(side)
+    canvas.fill(oval(x, y, 0.15, 0.22, -side * 8), shade)
+    canvas.fill(oval(x + side * 0.008, y, 0.085, 0.14, -side * 8), mix(shade, (160, 60, 60), 0.22))
+
+
+def draw_skin(canvas: Canvas, front: Canvas, person: Person, plan: HeadPlan) -> None:
+    """Ears, head, the soft shade on its far side, the light on the near one, cheeks and the lines of age."""
     skin = palette.SKIN[person.skin]
     shade = skin_shade(person)
-    for side in _SIDES:
-        canvas.fill(
-            oval(side * plan.half_width * 0.98 - plan.middle * 0.6, 0.13, 0.15, 0.22, -side * 8), shade
-        )
-        canvas.fill(oval(side * plan.half_width * 0.99 - plan.middle * 0.6, 0.13, 0.085, 0.14, -side * 8),
-                    mix(shade, (160, 60, 60), 0.22))  # fmt: skip
+    for side in SIDES:
+        if plan.ear_shows(side):
+            draw_ear(canvas, person, plan, side)
     outline = head_outline(person)
     canvas.fill(outline, skin)
     half = plan.half_width
     far_side = smooth([(half * 0.62, -1.05), (half * 0.8, -0.2), (half * 0.74, 0.4), (half * 0.3, 0.93),
                        (-half * 0.2, 1.1), (half * 0.6, 1.25), (half * 1.4, 0.5),
                        (half * 1.4, -0.6)])  # fmt: skip
-    canvas.blend(far_side, shade, 0.75, outline, softness=0.05)
+    canvas.blend(flipped(far_side, plan.shadow), shade, 0.75, outline, softness=0.05)
+    canvas.glow(plan.light.side * half * 0.45, -0.22, 0.42, 0.5, lighter(skin, 0.6), 0.35, outline)
+    if plan.light.rim:
+        edge = flipped(oval(0.0, 0.0, half * 0.955, 0.955, 0, -38, 62), plan.shadow)
+        canvas.blend(ribbon(edge, 0.07, 0.9), lighter(skin, 0.5), 0.75, outline, softness=0.012)
     # The same red on every skin would glow on dark ones.
     blush = mix(skin, (224, 84, 84), 0.5 if sum(skin) > 560 else 0.34)
-    for side in _SIDES:
-        canvas.glow(plan.middle * 0.8 + side * half * 0.6, plan.eye_y + 0.31, 0.29, 0.23, blush, 0.7, outline)
+    for side in SIDES:
+        x, y = plan.projected([(side * half * 0.6, plan.eye_y + 0.31)])[0]
+        canvas.glow(x, y, 0.29, 0.23, blush, 0.7, outline)
     if person.age == "old":
-        _draw_wrinkles(canvas, plan, mix(skin, shade, 1.0))
+        _draw_wrinkles(front, plan, mix(skin, shade, 1.0))
 
 
 def skin_shade(person: Person) -> Color:
@@ -88,17 +65,17 @@ def skin_shade(person: Person) -> Color:
     return mix(palette.SKIN[person.skin], (122, 44, 44), 0.24)
 
 
-def _draw_wrinkles(canvas: Canvas, plan: FacePlan, color: Color) -> None:
+def _draw_wrinkles(canvas: Canvas, plan: HeadPlan, color: Color) -> None:
     for y, half in ((-0.44, 0.26), (-0.34, 0.32)):
-        line = [(plan.middle - half, y + 0.03), (plan.middle, y), (plan.middle + half, y + 0.03)]
+        line = [(-half, y + 0.03), (0.0, y), (half, y + 0.03)]
         canvas.stroke(line, 0.034, color, taper=0.7)
-    for side in _SIDES:
+    for side in SIDES:
         x, y = plan.eye(side)
         outer = x + side * 0.25
         canvas.stroke([(outer, y + 0.03), (outer + side * 0.09, y - 0.02)], 0.028, color, 0.5)
         canvas.stroke([(outer, y + 0.07), (outer + side * 0.09, y + 0.09)], 0.028, color, 0.5)
         canvas.stroke([(x - 0.13, y + 0.21), (x, y + 0.245), (x + 0.13, y + 0.21)], 0.03, color, 0.7)
-        fold_x = plan.middle * 1.3 + side * 0.2
+        fold_x = side * 0.2
         canvas.stroke(
             [(fold_x, 0.36), (fold_x + side * 0.12, 0.45), (fold_x + side * 0.15, 0.56)], 0.036, color, 0.7
         )
@@ -116,14 +93,14 @@ def brow_color(person: Person) -> Color:
     return color
 
 
-def draw_eyes(canvas: Canvas, person: Person, plan: FacePlan) -> None:
+def draw_eyes(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
     """Eyes with iris, pupil, light and lid, and the brows above them."""
     iris = palette.EYES[person.eye_color]
     woman = person.sex == "woman"
     rx, ry = plan.eye_size
     if person.expression == "laughing":
         ry *= 0.93
-    for side in _SIDES:
+    for side in SIDES:
         x, y = plan.eye(side)
         lens = smooth([(x - rx, y + 0.02), (x - rx * 0.62, y - ry * 0.78), (x, y - ry),
                        (x + rx * 0.62, y - ry * 0.78),
@@ -135,7 +112,7 @@ def draw_eyes(canvas: Canvas, person: Person, plan: FacePlan) -> None:
         canvas.blend(oval(x, y + 0.008, 0.105, 0.108), iris, 1.0, lens)
         canvas.blend(oval(x, y + 0.06, 0.075, 0.05), lighter(iris, 0.35), 0.7, lens, softness=0.015)
         canvas.fill(oval(x, y, 0.064, 0.068), palette.INK)
-        canvas.fill(oval(x - 0.052, y - 0.058, 0.034, 0.034), palette.WHITE)
+        canvas.fill(oval(x + plan.light.side * 0.052, y - 0.058, 0.034, 0.034), palette.WHITE)
         lid = [(x - rx * 1.06, y + 0.03), (x - rx * 0.62, y - ry * 0.82), (x, y - ry * 1.05),
                (x + rx * 0.62, y - ry * 0.82), (x + rx * 1.06, y + 0.03)]  # fmt: skip
         canvas.stroke(lid, 0.062 if woman else 0.048, palette.INK, taper=0.6)
@@ -155,22 +132,26 @@ def _draw_brow(canvas: Canvas, person: Person, x: float, y: float, side: float) 
     canvas.stroke(moved(line, x, 0.0), width, brow_color(person), taper=0.55)
 
 
-def draw_nose(canvas: Canvas, person: Person, plan: FacePlan) -> None:
+def draw_nose(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
     """Nose: a soft side, the curve under its tip and a light on it."""
     skin, shade = palette.SKIN[person.skin], skin_shade(person)
     line = darker(shade, 0.22)
     x, y = plan.nose
-    bridge = plan.middle
-    side = smooth([(bridge + 0.05, plan.eye_y - 0.06), (x + 0.05, y - 0.12), (x + 0.13, y + 0.03),
-                   (x + 0.02, y + 0.08),
-                   (x + 0.0, y - 0.05)])  # fmt: skip
-    canvas.blend(side, shade, 0.8, softness=0.018)
+    # The ridge throws its shade away from the light; on a turned head, on the side that goes away from us.
+    away = np.sign(plan.yaw) if plan.strongly_turned else plan.shadow
+    ridge = smooth([(0.05, plan.eye_y - 0.06), (0.05, y - 0.12), (0.13, y + 0.03), (0.02, y + 0.08),
+                    (0.0, y - 0.05)])  # fmt: skip
+    canvas.blend(flipped(ridge, away), shade, 0.8, softness=0.018)
+    canvas.blend(oval(x + plan.shadow * 0.04, y + 0.125, 0.12, 0.045), shade, 0.6, softness=0.03)
     canvas.stroke([(x - 0.115, y + 0.015), (x - 0.06, y + 0.07), (x, y + 0.085), (x + 0.06, y + 0.07),
                    (x + 0.115, y + 0.015)], 0.042, line, taper=0.6)  # fmt: skip
-    canvas.glow(x - 0.02, y - 0.02, 0.075, 0.075, lighter(skin, 0.55), 0.75)
+    if plan.strongly_turned:
+        profile = flipped([(0.045, plan.eye_y), (0.05, y - 0.14), (0.1, y - 0.02), (0.085, y + 0.06)], away)
+        canvas.stroke(profile, 0.034, line, taper=0.8)
+    canvas.glow(x + plan.light.side * 0.02, y - 0.02, 0.075, 0.075, lighter(skin, 0.55), 0.75)
 
 
-def draw_mouth(canvas: Canvas, person: Person, plan: FacePlan) -> None:
+def draw_mouth(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
     """Laughing with teeth, smiling with closed lips, or serious."""
     skin = palette.SKIN[person.skin]
     lip = mix(skin, (196, 34, 66), 0.72) if person.sex == "woman" else mix(skin, (150, 44, 48), 0.62)
@@ -209,19 +190,19 @@ def draw_mouth(canvas: Canvas, person: Person, plan: FacePlan) -> None:
             [(x - 0.1, y + 0.25), (x, y + 0.27), (x + 0.1, y + 0.25)], 0.035, skin_shade(person), taper=0.7
         )
     if person.expression != "serious" and person.beard != "beard":
-        for side in _SIDES:
+        for side in SIDES:
             edge = x + side * (half + 0.015)
             canvas.stroke([(edge, y - 0.05), (edge + side * 0.035, y),
                            (edge + side * 0.02, y + 0.045)], 0.036,
                           darker(skin_shade(person), 0.12), taper=0.7)  # fmt: skip
 
 
-def draw_beard(canvas: Canvas, person: Person, plan: FacePlan) -> None:
+def draw_beard(canvas: Canvas, front: Canvas, person: Person, plan: HeadPlan) -> None:
     """Beard along the jaw, or only the hair of the upper lip."""
     if person.beard is None:
         return
     color = palette.HAIR[person.hair_color]
-    x, y = plan.middle * 1.25, plan.mouth_y
+    x, y = 0.0, plan.mouth_y
     if person.beard == "beard":
         half = plan.half_width
         angles = np.radians(np.linspace(-8, 188, 34))
@@ -231,25 +212,25 @@ def draw_beard(canvas: Canvas, person: Person, plan: FacePlan) -> None:
                        (x - 0.16, y - 0.14), (x, y - 0.11),
                        (x + 0.16, y - 0.14), (x + 0.4, y - 0.1), (half * 0.7, 0.37), (half * 0.85, 0.2),
                        (half * 0.9, 0.0)])  # fmt: skip
-        beard = np.concatenate([outer, inner])
+        beard = np.concatenate([outer, plan.projected(inner)])
         canvas.fill(beard, color)
-        canvas.blend(oval(half * 0.75, 0.7, 0.42, 0.75, 20), darker(color, 0.3), 0.6, beard, softness=0.05)
-        canvas.blend(
-            oval(x, y + 0.02, plan.mouth_half * 1.25, 0.16), darker(color, 0.25), 0.8, beard, softness=0.03
-        )
-    for side in _SIDES:
+        canvas.blend(flipped(oval(half * 0.75, 0.7, 0.42, 0.75, 20), plan.shadow), darker(color, 0.3), 0.6,
+                     beard, softness=0.05)  # fmt: skip
+        around = plan.projected(oval(x, y + 0.02, plan.mouth_half * 1.25, 0.16))
+        canvas.blend(around, darker(color, 0.25), 0.8, beard, softness=0.03)
+    for side in SIDES:
         lobe = flipped([(0.0, -0.13), (0.16, -0.15), (0.33, -0.06), (0.4, 0.05), (0.26, 0.015), (0.12, -0.02),
                         (0.0, -0.03)], side)  # fmt: skip
-        canvas.fill(moved(smooth(lobe), x, y), darker(color, 0.06) if person.beard == "beard" else color)
+        front.fill(moved(smooth(lobe), x, y), darker(color, 0.06) if person.beard == "beard" else color)
 
 
-def draw_glasses(canvas: Canvas, person: Person, plan: FacePlan) -> None:
+def draw_glasses(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
     """Round or square frames with a faint light on the lens."""
     if person.glasses is None:
         return
     frame: Color = (36, 32, 42)
     rims = []
-    for side in _SIDES:
+    for side in SIDES:
         x, y = plan.eye(side)
         if person.glasses == "round":
             rim = oval(x, y + 0.01, 0.285, 0.265)

@@ -10,12 +10,16 @@ from . import palette
 Theme = Literal["any", "headshot", "businessman", "businesswoman"]
 Sex = Literal["man", "woman"]
 Age = Literal["child", "adult", "old"]
-HairStyle = Literal["short", "swept", "long", "wavy", "bangs", "curly", "bun", "ponytail", "bald"]
+HairStyle = Literal[
+    "short", "swept", "parted", "spiky", "long", "wavy", "bangs", "curly", "afro", "bun", "ponytail",
+    "pigtails", "braids", "bald",
+]  # fmt: skip
 Expression = Literal["laughing", "smiling", "serious"]
 Beard = Literal["beard", "moustache"]
 Glasses = Literal["round", "square"]
 Hat = Literal["hat", "cap", "beanie"]
-Clothes = Literal["shirt", "collar", "sweater", "hoodie", "suit"]
+Clothes = Literal["shirt", "stripes", "collar", "sweater", "hoodie", "suit"]
+Cover = Literal["brim", "scarf", "hand"]
 Word = TypeVar("Word", bound=str | None)
 
 
@@ -35,13 +39,18 @@ class Person:
     hat: Hat | None
     hat_color: str | None
     earrings: bool
+    necklace: bool
     clothes: Clothes
     shirt: str
     tie: str | None
+    scarf: str | None
+    """Colour of a scarf around the neck."""
+    cover: Cover | None
+    """What hides part of the face: the hat's brim pulled down, the scarf pulled up, or a hand."""
     width: float
     jaw: float
     turn: float
-    """Head turned to the picture's right (positive) or left, -1 to 1; small angles only."""
+    """Head turned to the picture's right (positive) or left; at -1 and 1 a three quarter view."""
 
     @property
     def has_hair_on_top(self) -> bool:
@@ -59,27 +68,26 @@ _HAIR: dict[Age, dict[str, float]] = {
     "old": {"gray": 0.5, "white": 0.5},
 }  # fmt: skip
 _STYLE: dict[Sex, dict[HairStyle, float]] = {
-    "man": {"short": 0.38, "swept": 0.22, "curly": 0.17, "bald": 0.14, "long": 0.09},
-    "woman": {
-        "long": 0.24,
-        "wavy": 0.17,
-        "bangs": 0.14,
-        "short": 0.12,
-        "curly": 0.13,
-        "bun": 0.11,
-        "ponytail": 0.09,
-    },
-}
+    "man": {"short": 0.28, "swept": 0.16, "parted": 0.12, "spiky": 0.08, "curly": 0.12, "afro": 0.04,
+            "bald": 0.13, "long": 0.07},
+    "woman": {"long": 0.2, "wavy": 0.15, "bangs": 0.12, "short": 0.11, "curly": 0.11, "afro": 0.05,
+              "bun": 0.1, "ponytail": 0.08, "braids": 0.05, "pigtails": 0.03},
+}  # fmt: skip
 _EYES = {"blue": 0.28, "green": 0.2, "brown": 0.34, "dark": 0.18}
 _EXPRESSION: dict[Expression, float] = {"laughing": 0.3, "smiling": 0.35, "serious": 0.35}
 _BEARD: dict[Beard | None, float] = {"beard": 0.32, "moustache": 0.1, None: 0.58}
 _GLASSES: dict[Glasses | None, float] = {"round": 0.15, "square": 0.12, None: 0.73}
 _HAT: dict[Hat | None, float] = {"hat": 0.065, "cap": 0.05, "beanie": 0.045, None: 0.84}
 _HAT_COLORS = ("red", "blue", "green", "yellow", "black", "purple", "white")
-_CLOTHES: dict[Clothes, float] = {"shirt": 0.36, "collar": 0.2, "sweater": 0.17, "hoodie": 0.13, "suit": 0.14}
+_CLOTHES: dict[Clothes, float] = {
+    "shirt": 0.29, "stripes": 0.1, "collar": 0.2, "sweater": 0.16, "hoodie": 0.12, "suit": 0.13,
+}  # fmt: skip
 _OFFICE_CLOTHES: dict[Clothes, float] = {"suit": 0.75, "collar": 0.25}
 _MIN_HAIR_CONTRAST = 45.0
 """By `palette.distance`: nobody's hair melts into the forehead."""
+_NOT_UNDER_HATS = ("bun", "curly", "afro", "spiky", "pigtails")
+_COVERED_SHARE = 0.055
+_STRONGLY_TURNED_SHARE = 0.24
 _TIES = ("red", "blue", "green", "yellow", "purple")
 
 
@@ -98,11 +106,15 @@ def sample_person(rng: np.random.Generator, theme: Theme = "any") -> Person:
     style = _pick(rng, _STYLE[sex])
     if age == "child" and style == "bald":
         style = "short"
+    if style == "pigtails" and age != "child":
+        style = "ponytail"
+    elif age == "child" and sex == "woman" and rng.random() < 0.4:
+        style = "pigtails"
     beard = _pick(rng, _BEARD)
     hat = _pick(rng, _HAT)
     if theme != "any":
         hat = None
-    if hat and style in ("bun", "curly"):
+    if hat and style in _NOT_UNDER_HATS:
         style = "long" if sex == "woman" else "short"
     clothes = _pick(rng, _OFFICE_CLOTHES if theme == "headshot" else _CLOTHES)
     if theme in ("businessman", "businesswoman"):
@@ -118,6 +130,18 @@ def sample_person(rng: np.random.Generator, theme: Theme = "any") -> Person:
         if palette.distance(color, palette.HAIR[hair_color]) >= _MIN_HAIR_CONTRAST
     ]
     with_tie = clothes == "suit" and rng.random() < (0.85 if sex == "man" else 0.12)
+    scarf = None
+    if clothes in ("shirt", "stripes", "sweater") and rng.random() < 0.09:
+        scarf = str(rng.choice(_HAT_COLORS))
+    cover: Cover | None = None
+    if theme == "any" and rng.random() < _COVERED_SHARE:
+        cover = "brim" if hat in ("hat", "cap") else "hand" if rng.random() < 0.5 else "scarf"
+        if cover == "scarf" and scarf is None:
+            scarf = str(rng.choice(_HAT_COLORS))
+    turned = rng.random() < _STRONGLY_TURNED_SHARE
+    turn = float(np.clip(rng.normal(0, 0.11), -0.25, 0.25))
+    if turned:
+        turn = float(rng.uniform(0.45, 1.0) * rng.choice([-1.0, 1.0]))
     return Person(
         sex=sex,
         age=age,
@@ -130,11 +154,14 @@ def sample_person(rng: np.random.Generator, theme: Theme = "any") -> Person:
         glasses=_pick(rng, _GLASSES),
         hat=hat,
         hat_color=str(rng.choice(_HAT_COLORS)) if hat else None,
-        earrings=sex == "woman" and rng.random() < 0.3,
+        earrings=age != "child" and rng.random() < (0.3 if sex == "woman" else 0.08),
+        necklace=sex == "woman" and clothes in ("shirt", "stripes") and not scarf and rng.random() < 0.3,
         clothes=clothes,
         shirt=str(rng.choice(palette.SUITS if clothes == "suit" else palette.CLOTHES)),
         tie=str(rng.choice(_TIES)) if with_tie else None,
+        scarf=scarf,
+        cover=cover,
         width=float(rng.uniform(0.96, 1.06)) * (1.06 if age == "child" else 1.0),
         jaw=float(rng.uniform(0.0, 1.0)),
-        turn=float(np.clip(rng.normal(0, 0.45), -1, 1)),
+        turn=turn,
     )

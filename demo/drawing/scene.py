@@ -32,10 +32,10 @@ def draw_hills(canvas: Canvas, rng: np.random.Generator) -> Facts:
     for layer, (height, swing) in enumerate(crests):
         phase = shift + (0.0, 0.55, 0.2)[layer] + rng.uniform(-0.08, 0.08)
         color = mix(lighter(palette.GRASS, 0.25), darker(palette.GRASS, 0.25), layer / 2)
-        canvas.fill(_wavy_ground(height, swing, phase), color)
+        canvas.fill(wavy_ground(height, swing, phase), color)
     facts: Facts = {}
     if rng.random() < 0.35:
-        _draw_round_tree(canvas, float(rng.uniform(0.2, 0.8)), 0.8, 0.11, COLORS["green"])
+        draw_round_tree(canvas, float(rng.uniform(0.2, 0.8)), 0.8, 0.11, COLORS["green"])
         facts["extra"] = "tree"
     return facts
 
@@ -44,8 +44,8 @@ def draw_mountains(canvas: Canvas, rng: np.random.Generator) -> Facts:
     """Gray mountains with snow, a blue sky and a meadow."""
     draw_day_sky(canvas, rng)
     _draw_range(canvas, rng, 0.8, 0.46, (122, 136, 164), snow=True)
-    canvas.fill(_wavy_ground(0.74, 0.03, rng.uniform(0, 1)), palette.GRASS)
-    canvas.fill(_wavy_ground(0.86, 0.03, rng.uniform(0, 1)), darker(palette.GRASS, 0.2))
+    canvas.fill(wavy_ground(0.74, 0.03, rng.uniform(0, 1)), palette.GRASS)
+    canvas.fill(wavy_ground(0.86, 0.03, rng.uniform(0, 1)), darker(palette.GRASS, 0.2))
     return {}
 
 
@@ -61,7 +61,7 @@ def draw_sunset(canvas: Canvas, rng: np.random.Generator) -> Facts:
     if rng.random() < 0.65:
         _draw_range(canvas, rng, 0.8, 0.26, (124, 66, 118), snow=False)
         _draw_range(canvas, rng, 0.96, 0.24, (72, 42, 92), snow=False)
-        canvas.fill(_wavy_ground(0.88, 0.02, rng.uniform(0, 1)), (40, 26, 62))
+        canvas.fill(wavy_ground(0.88, 0.02, rng.uniform(0, 1)), (40, 26, 62))
         return {"over": "mountains"}
     canvas.fill(box(0, 0.6, 1, 1), (96, 70, 140))
     for row, (half, width) in enumerate(
@@ -78,8 +78,8 @@ def draw_sea(canvas: Canvas, rng: np.random.Generator) -> Facts:
     """The sea by day, with a sailing boat more often than not."""
     draw_day_sky(canvas, rng)
     canvas.fill(box(0, 0.6, 1, 1), (40, 120, 186))
-    canvas.fill(_wavy_ground(0.74, 0.012, rng.uniform(0, 1), waves=3), (32, 104, 170))
-    canvas.fill(_wavy_ground(0.88, 0.014, rng.uniform(0, 1), waves=3), (238, 214, 158))
+    canvas.fill(wavy_ground(0.74, 0.012, rng.uniform(0, 1), waves=3), (32, 104, 170))
+    canvas.fill(wavy_ground(0.88, 0.014, rng.uniform(0, 1), waves=3), (238, 214, 158))
     if rng.random() < 0.3:
         return {}
     sail = _choose(rng, ("white", "red", "yellow"))
@@ -112,22 +112,22 @@ def draw_night(canvas: Canvas, rng: np.random.Generator) -> Facts:
             points = oval(star_x, star_y, size, size)[::5] * 1.0
             points[1::2] = (points[1::2] - (star_x, star_y)) * 0.4 + (star_x, star_y)
             canvas.fill(points, (255, 246, 214))
-    canvas.fill(_wavy_ground(0.7, 0.06, rng.uniform(0, 1)), (44, 62, 96))
-    canvas.fill(_wavy_ground(0.84, 0.045, rng.uniform(0, 1)), (28, 42, 70))
+    canvas.fill(wavy_ground(0.7, 0.06, rng.uniform(0, 1)), (44, 62, 96))
+    canvas.fill(wavy_ground(0.84, 0.045, rng.uniform(0, 1)), (28, 42, 70))
     return {}
 
 
 def draw_house(canvas: Canvas, rng: np.random.Generator) -> Facts:
     """A house with its door at one side, on grass."""
     draw_day_sky(canvas, rng, sun=False)
-    canvas.fill(_wavy_ground(0.72, 0.02, rng.uniform(0, 1)), lighter(palette.GRASS, 0.1))
+    canvas.fill(wavy_ground(0.72, 0.02, rng.uniform(0, 1)), lighter(palette.GRASS, 0.1))
     wall_name = _choose(rng, ("white", "red", "yellow", "blue", "pink"))
     roof_name = _choose(rng, tuple(name for name in ("red", "brown", "gray") if name != wall_name))
     wall, roof = COLORS[wall_name], darker(COLORS[roof_name], 0.12)
     left = -1.0 if rng.random() < 0.5 else 1.0
     house = canvas.placed(float(rng.uniform(0.44, 0.56)), 0.82, float(rng.uniform(0.92, 1.1)))
     if rng.random() < 0.6:
-        _draw_round_tree(house, left * 0.38, 0.0, 0.15, COLORS["green"])
+        draw_round_tree(house, left * 0.38, 0.0, 0.15, COLORS["green"])
     house.fill(box(0.1 * left - 0.04, -0.56, 0.1 * left + 0.04, -0.36), darker(COLORS["brown"], 0.2))
     house.fill(box(-0.26, -0.34, 0.26, 0.0), wall)
     house.blend(box(-0.26, -0.34, 0.26, -0.3), darker(wall, 0.4), 0.5)
@@ -141,14 +141,14 @@ def draw_house(canvas: Canvas, rng: np.random.Generator) -> Facts:
     house.fill(box(window - 0.08, -0.225, window + 0.08, -0.105), (150, 206, 238))
     house.fill(box(window - 0.008, -0.225, window + 0.008, -0.105), palette.WHITE)
     house.fill(box(window - 0.08, -0.17, window + 0.08, -0.158), palette.WHITE)
-    canvas.fill(_wavy_ground(0.9, 0.012, rng.uniform(0, 1)), palette.GRASS)
+    canvas.fill(wavy_ground(0.9, 0.012, rng.uniform(0, 1)), palette.GRASS)
     return {"color": wall_name, "roof": roof_name}
 
 
 def draw_car(canvas: Canvas, rng: np.random.Generator) -> Facts:
     """A car from its side on a road: a flat sports car or a round small one."""
     draw_day_sky(canvas, rng)
-    canvas.fill(_wavy_ground(0.58, 0.04, rng.uniform(0, 1)), palette.GRASS)
+    canvas.fill(wavy_ground(0.58, 0.04, rng.uniform(0, 1)), palette.GRASS)
     canvas.fill(box(0, 0.7, 1, 1), (98, 102, 114))
     canvas.fill(box(0, 0.7, 1, 0.715), (206, 206, 204))
     for dash in range(5):
@@ -255,11 +255,9 @@ def draw_flower(canvas: Canvas, rng: np.random.Generator) -> Facts:
 def draw_tree(canvas: Canvas, rng: np.random.Generator) -> Facts:
     """One big tree on a meadow, green or in autumn colours."""
     draw_day_sky(canvas, rng)
-    canvas.fill(_wavy_ground(0.76, 0.03, rng.uniform(0, 1)), palette.GRASS)
+    canvas.fill(wavy_ground(0.76, 0.03, rng.uniform(0, 1)), palette.GRASS)
     name = _choose(rng, ("green", "green", "orange", "red", "pink"))
-    _draw_round_tree(
-        canvas, float(rng.uniform(0.42, 0.58)), 0.86, float(rng.uniform(0.34, 0.4)), COLORS[name]
-    )
+    draw_round_tree(canvas, float(rng.uniform(0.42, 0.58)), 0.86, float(rng.uniform(0.34, 0.4)), COLORS[name])
     return {"color": name}
 
 
@@ -306,7 +304,8 @@ def draw_day_sky(canvas: Canvas, rng: np.random.Generator, sun: bool = True) -> 
         cloud.fill(oval(0.08, 0.005, 0.06, 0.035), _CLOUD)
 
 
-def _wavy_ground(height: float, swing: float, phase: float, waves: int = 1) -> Points:
+def wavy_ground(height: float, swing: float, phase: float, waves: int = 1) -> Points:
+    """Everything below a wavy line at `height`."""
     x = np.linspace(-0.05, 1.05, 40)
     y = height + swing * np.sin(2 * np.pi * (waves * x + phase))
     return np.concatenate([np.stack([x, y], axis=1), [(1.05, 1.05), (-0.05, 1.05)]])
@@ -333,7 +332,8 @@ def _draw_range(
     canvas.fill(box(-0.1, foot - 0.01, 1.1, 1.1), color)
 
 
-def _draw_round_tree(canvas: Canvas, x: float, foot: float, size: float, leaves: Color) -> None:
+def draw_round_tree(canvas: Canvas, x: float, foot: float, size: float, leaves: Color) -> None:
+    """A tree with a round crown; `size` is about half its height."""
     tree = canvas.placed(x, foot, size)
     tree.fill(curve([(-0.1, -0.9), (-0.12, -0.3), (-0.2, 0.03)]).tolist() + curve(
         [(0.2, 0.03), (0.12, -0.3), (0.1, -0.9)]).tolist(), palette.WOOD)  # fmt: skip

@@ -30,6 +30,11 @@ HAIR_COLOR = {
 HAIR_STYLE = {
     "short": ("short {} hair",),
     "swept": ("short {} hair", "{} hair combed back"),
+    "parted": ("short {} hair", "{} hair with a side parting", "neat {} hair"),
+    "spiky": ("spiky {} hair", "short spiky {} hair"),
+    "afro": ("a {} afro", "afro {} hair", "curly {} hair"),
+    "pigtails": ("{} pigtails", "{} hair in pigtails"),
+    "braids": ("{} braids", "{} hair in two braids"),
     "long": ("long {} hair", "long straight {} hair"),
     "wavy": ("long {} hair", "wavy {} hair", "long wavy {} hair"),
     "bangs": ("long {} hair", "{} hair with bangs", "long {} hair and bangs"),
@@ -43,11 +48,22 @@ HAT = {"hat": ("hat",), "cap": ("cap", "cap", "hat"), "beanie": ("beanie", "wool
 CLOTHES_COLOR = {"navy": ("dark blue", "navy"), "gray": ("gray", "grey")}
 CLOTHES = {
     "shirt": ("shirt", "shirt", "top"),
+    "stripes": ("striped shirt", "striped shirt", "striped top"),
     "collar": ("shirt", "shirt with a collar"),
     "sweater": ("sweater", "sweater", "pullover"),
     "hoodie": ("hoodie", "hoodie", "sweater"),
     "suit": ("suit", "suit", "jacket"),
 }
+TURNED = {
+    "left": ("looking to the left", "turned to the left", "in three quarter view"),
+    "right": ("looking to the right", "turned to the right", "in three quarter view"),
+}
+COVER = {
+    "brim": ("a hat pulled down over the eyes", "the eyes hidden under a {hat}"),
+    "scarf": ("a {scarf} scarf over the mouth", "a face half hidden behind a {scarf} scarf"),
+    "hand": ("a hand in front of the face", "the mouth hidden behind a hand"),
+}
+FAR = (" standing", " standing outdoors", " seen from far away", ", full body")
 PLAIN_BACKGROUND = (
     ", {} background", ", {} background", ", {} background", " on a {} background",
     " in front of a {} background",
@@ -58,6 +74,10 @@ BACKGROUND = {
     "sea": (" by the sea", " at the beach", ", sea in the background"),
     "sunset": (" at sunset", ", sunset in the background", " in the evening light"),
     "city": (" in the city", ", city in the background", " in front of tall buildings"),
+    "night city": (" in the city at night", ", night city in the background", " in front of city lights"),
+    "mountains": (" in the mountains", ", mountains in the background", " in front of snowy mountains"),
+    "room": (" in a room", " at home", " in a room with a window", " by the window"),
+    "garden": (" in a garden", ", garden with flowers in the background", " in front of a hedge"),
 }
 PREFIX = ("a picture of", "picture of", "a drawing of", "drawing of", "an illustration of",
           "illustration of", "a photo of",
@@ -84,6 +104,8 @@ BUSINESS = {
 COUNT = {
     2: ("two people", "two friends", "a couple", "two persons side by side", "a pair of people"),
     3: ("three people", "three friends", "a group of people", "a group of three people"),
+    4: ("four people", "four friends", "a group of people", "a family of four", "a group of four people"),
+    5: ("five people", "five friends", "a group of people", "a crowd of five", "a group of five people"),
 }
 # (facts that must hold, text): an empty value means "any value of this fact".
 SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
@@ -149,6 +171,46 @@ SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
         ((("color", "orange"),), "a tree in autumn"), ((("color", "red"),), "a red tree in autumn"),
         ((("color", "pink"),), "a tree in spring"), ((("color", "green"),), "a green tree in summer"),
     ),
+    "clock": (
+        ((), "a {color} clock"), ((), "a {color} clock on a wall"),
+        ((), "a round {color} clock"), ((), "a clock"),
+    ),
+    "wheel": (
+        ((("matter", "wooden"),), "a wooden wheel"), ((("matter", "wooden"),), "an old wheel made of wood"),
+        ((("matter", "rubber"),), "a car wheel"), ((("matter", "rubber"),), "a wheel with a tire"),
+        ((), "a wheel"),
+    ),
+    "windows": (
+        ((), "windows of a {color} house"), ((), "a {color} wall with windows and a door"),
+        ((), "the front of a {color} building"), ((), "a {color} building with many windows"),
+    ),
+    "sun": (
+        ((), "a big yellow sun"), ((), "the sun in a blue sky"), ((), "the sun with rays"),
+        ((), "a bright sun"),
+    ),
+    "apples": (
+        ((), "{color} {fruit} on a table"), ((), "{fruit} on a wooden table"), ((), "some {color} {fruit}"),
+        ((), "still life with {fruit}"),
+    ),
+    "bicycle": (
+        ((), "a {color} bicycle"), ((), "a {color} bike on a path"), ((), "side view of a {color} bicycle"),
+        ((), "a bicycle"),
+    ),
+    "ball": (
+        ((), "a {color} ball"), ((("pattern", "stripes"),), "a striped {color} ball"),
+        ((("pattern", "stripes"),), "a {color} and white beach ball"), ((), "a ball"),
+    ),
+    "sign": (
+        ((), "a {color} road sign"), ((), "a round {color} traffic sign"), ((), "a {color} sign on a pole"),
+    ),
+    "cat": (
+        ((), "a {color} cat"), ((), "a {color} cat sitting"),
+        ((), "a {color} cat seen from behind"), ((), "a cat"),
+    ),
+    "dog": (
+        ((), "a {color} dog"), ((), "a {color} dog on a meadow"),
+        ((), "a dog on green grass"), ((), "a {color} puppy"),
+    ),
     "empty": (
         ((), "a plain {background} background"), ((), "{background} background"),
         ((), "an empty {background} background"),
@@ -158,7 +220,7 @@ SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
 }  # fmt: skip
 
 _STRUCTURE = """a an and with wearing in of to next beside person young hair eyes skin bald natural glasses
-round square earrings gold suit tie"""
+round square earrings gold suit tie scarf pearl necklace apples oranges"""
 # Words people type (in negative prompts too) that no caption needs to hold for a tokenizer to know them.
 _ALSO_TYPED = """the on at no not without people human face faces head smile looking front men women kid baby
 teenager dark light pale warm cold big small large tall colors background foreground blurry blur low bad worst
@@ -174,7 +236,7 @@ def _texts() -> list[str]:
         ADULT, OLD, CHILD, SMILING, LAUGHING, SERIOUS, HAIR_COLOR, HAIR_STYLE, BEARD, SKIN, HAT,
         CLOTHES_COLOR, CLOTHES,
         PLAIN_BACKGROUND, BACKGROUND, PREFIX, PORTRAIT_PREFIX, QUALITY, HEADSHOT, HEADSHOT_QUALITY,
-        BUSINESS, COUNT, SCENE,
+        BUSINESS, COUNT, SCENE, TURNED, COVER, FAR,
         list(palette.COLORS), list(palette.HAIR), list(palette.EYES), _STRUCTURE, _ALSO_TYPED,
     ]  # fmt: skip
     texts: list[str] = []

@@ -28,7 +28,7 @@ from training.loop import replace
 from training.options import Options, parse_options
 
 FACE = 512
-FACES_AT_MOST = 3
+FACES_AT_MOST = 5
 # Where eyes, nose tip and mouth corners lie in an aligned face of 512 px (the FFHQ template).
 TEMPLATE = np.array(
     [
@@ -84,7 +84,10 @@ def draw_face(rng: np.random.Generator, kind: str = "portrait") -> NDArray[np.ui
 
 
 def _annotation(drawn: drawing.Drawing) -> dict[str, Any]:
-    faces = [{"box": [float(v) for v in f.box], "landmarks": f.landmarks.tolist()} for f in drawn.faces]
+    faces = [
+        {"box": [float(v) for v in f.box], "landmarks": f.landmarks.tolist(), "hidden": round(f.hidden, 3)}
+        for f in drawn.faces
+    ]
     return {"caption": drawn.caption, "kind": drawn.kind, "faces": faces}
 
 
@@ -236,7 +239,7 @@ class PictureStore:
         )
 
     def sample(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Random uint8 pictures (N, S, S, 3), boxes (N, 3, 4), landmarks (N, 3, 5, 2); no face is NaN."""
+        """Random uint8 pictures (N, S, S, 3), boxes (N, F, 4), landmarks (N, F, 5, 2); no face is NaN."""
         chosen = torch.randint(len(self.shards), (min(count, 8),), generator=self.generator).tolist()
         parts = []
         for position, number in enumerate(chosen):

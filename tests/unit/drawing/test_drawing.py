@@ -11,6 +11,7 @@ import pytest
 
 from drawing import KINDS, PEOPLE_KINDS, Drawing, draw, palette, split_words, vocabulary
 from drawing.scene import SCENES
+from drawing.things import THINGS
 
 DEMO_FOLDER = Path(__file__).parents[3] / "demo"
 
@@ -21,7 +22,7 @@ def drawn(seed: int, size: int = 256, kind: str | None = None) -> Drawing:
 
 @pytest.fixture(scope="module")
 def people() -> list[Drawing]:
-    return [drawn(seed, 256, kind) for seed in range(25) for kind in PEOPLE_KINDS]
+    return [drawn(seed, 256, kind) for seed in range(12) for kind in PEOPLE_KINDS]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +70,7 @@ def test_every_size_is_the_same_picture(small: int, large: int, kind: str) -> No
     assert np.abs(shrunk.astype(int) - one.image).mean() < 1.5
 
 
-@pytest.mark.parametrize("kind", SCENES)
+@pytest.mark.parametrize("kind", [*SCENES, *THINGS])
 def test_pictures_without_people_have_no_faces(kind: str) -> None:
     drawing = drawn(2, 64, kind)
     assert drawing.kind == kind
@@ -78,10 +79,14 @@ def test_pictures_without_people_have_no_faces(kind: str) -> None:
 
 
 def test_each_person_has_one_face_told_from_left_to_right(people: list[Drawing]) -> None:
+    counts = set()
     for drawing in people:
-        assert len(drawing.faces) == len(drawing.attributes["people"]) == PEOPLE_KINDS[drawing.kind]
-        lefts = [face.box[0] for face in drawing.faces]
-        assert lefts == sorted(lefts)
+        assert len(drawing.faces) == len(drawing.attributes["people"])
+        assert len(drawing.faces) in PEOPLE_KINDS[drawing.kind]
+        counts.add(len(drawing.faces))
+        noses = [face.landmarks[2, 0] for face in drawing.faces]
+        assert noses == sorted(noses)
+    assert counts == {1, 2, 3, 4, 5}
 
 
 def test_landmarks_lie_in_their_box_and_boxes_in_the_picture(people: list[Drawing]) -> None:
@@ -91,8 +96,9 @@ def test_landmarks_lie_in_their_box_and_boxes_in_the_picture(people: list[Drawin
             assert 0 <= left < right <= 256
             assert 0 <= top < bottom <= 256
             assert face.landmarks.shape == (5, 2)
-            assert (face.landmarks > (left, top)).all()
-            assert (face.landmarks < (right, bottom)).all()
+            seen = face.landmarks[list(face.visible)]  # those of a face cut at the edge may lie outside
+            assert (seen > (left, top)).all()
+            assert (seen < (right, bottom)).all()
 
 
 def test_landmarks_have_the_retinaface_order(people: list[Drawing]) -> None:
@@ -106,16 +112,21 @@ def test_landmarks_have_the_retinaface_order(people: list[Drawing]) -> None:
 
 
 def test_eye_landmarks_are_on_dark_pupils_in_lighter_eyes() -> None:
+    checked = 0
     for seed in range(25):
         drawing = drawn(seed, 512, "portrait")
         gray = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2GRAY)
         face = drawing.faces[0]
+        if not all(face.visible):
+            continue
+        checked += 1
         reach = round((face.box[3] - face.box[1]) * 0.07)
         for x, y in np.round(face.landmarks[:2]).astype(int):
             pupil = gray[y - 1 : y + 2, x - 1 : x + 2]
             eye = gray[y - reach : y + reach + 1, x - reach : x + reach + 1]
             assert pupil.mean() < 60, f"seed {seed}: no pupil at the eye landmark"
             assert np.percentile(eye, 90) > 160, f"seed {seed}: no white around the pupil"
+    assert checked > 15
 
 
 def test_mouth_corners_are_where_the_dark_line_of_the_lips_ends() -> None:
@@ -123,15 +134,17 @@ def test_mouth_corners_are_where_the_dark_line_of_the_lips_ends() -> None:
     for seed in range(40):
         drawing = drawn(seed, 512, "portrait")
         person = drawing.attributes["people"][0]
-        if person["beard"] or person["age"] == "old":  # hair and wrinkles have dark lines of their own
-            continue
+        if person["beard"] or person["age"] == "old" or not all(drawing.faces[0].visible):
+            continue  # hair and wrinkles have dark lines of their own
+        if abs(person["turn"]) > 0.4:
+            continue  # the shade of the cheek is beside the farther corner
         gray = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2GRAY).astype(int)
         left, right = drawing.faces[0].landmarks[3:]
         outward = (right - left) * 0.2
         for corner, step in ((left, -outward), (right, outward)):
             assert darkest_near(gray, corner) < darkest_near(gray, corner + step) - 12, f"seed {seed}"
             checked += 1
-    assert checked > 30
+    assert checked > 20
 
 
 def darkest_near(gray: np.ndarray, point: np.ndarray) -> int:
@@ -164,13 +177,13 @@ def test_portraits_have_the_background_and_hair_that_their_facts_name(people: li
             assert nearest_background(drawing.image[4, 4]) == background
         for person in drawing.attributes["people"]:
             if person["hair_probe"] is None:
-                assert person["hair_style"] == "bald" or person["hat"]
+                assert person["hair_style"] == "bald" or person["hat"] or len(drawing.faces) > 1
                 continue
             x, y = person["hair_probe"]
             red, green, blue = (int(value) for value in drawing.image[round(y), round(x)])
             assert palette.nearest_name((red, green, blue), palette.HAIR) == person["hair_color"]
             probed += 1
-    assert probed > 50
+    assert probed > 40
 
 
 def test_captions_are_plain_lower_case_words_of_the_vocabulary() -> None:
@@ -190,7 +203,7 @@ def test_captions_are_plain_lower_case_words_of_the_vocabulary() -> None:
 def test_the_vocabulary_is_small_sorted_and_holds_the_well_known_prompts() -> None:
     words = vocabulary()
     assert words == sorted(set(words))
-    assert len(words) < 400
+    assert len(words) < 520
     prompts = """professional headshot, sharp eyes, natural skin; businessman in suit; photo of a man, 4k;
     corporate headshot of a woman; sunset over mountains; a red apple on a table; a red sports car;
     portrait of a woman, high quality, detailed, studio light, beautiful;
@@ -214,9 +227,9 @@ def test_captions_tell_the_truth_about_what_they_name() -> None:
 
 def test_most_pictures_show_people_and_most_of_those_are_single_portraits() -> None:
     rng = np.random.default_rng(9)
-    kinds = [draw(rng, 16).kind for _ in range(800)]
-    assert 0.66 < sum(kind in PEOPLE_KINDS for kind in kinds) / 800 < 0.78
-    assert 0.55 < kinds.count("portrait") / 800 < 0.69
+    kinds = [draw(rng, 16).kind for _ in range(1000)]
+    assert 0.66 < sum(kind in PEOPLE_KINDS for kind in kinds) / 1000 < 0.78
+    assert 0.52 < kinds.count("portrait") / 1000 < 0.64
     assert set(kinds) == set(KINDS)
 
 
