@@ -6,8 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import torch
 import yaml
+from prometheus_client import Counter, Gauge, Histogram
 
+from atelier_runtime import metrics
+from atelier_runtime.vram import VramCollector
 from tests.k8s.manifests import K8S, Manifest, combined, of_kind, overlay
 
 NAMESPACE = "atelier"
@@ -24,16 +28,34 @@ def alerts() -> dict[str, str]:
     return {rule["alert"]: rule["expr"] for group in rules() for rule in group["rules"]}
 
 
+def dashboard() -> Manifest:
+    """Grafana's dashboard as it stands in the ConfigMap that the sidecar finds."""
+    [config_map] = [
+        m
+        for m in of_kind(overlay("autoscale"), "ConfigMap").values()
+        if m["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+    ]
+    [text] = config_map["data"].values()
+    found: Manifest = json.loads(text)
+    return found
+
+
 def panels() -> dict[str, str]:
     """The dashboard's queries, for all namespaces."""
-    dashboard = json.loads((K8S / "components/monitoring/dashboard.json").read_text(encoding="utf-8"))
     return {
         f"{panel['title']} {target['refId']}": target["expr"]
         .replace("$namespace", ".*")
         .replace("$__rate_interval", "1m")
-        for panel in dashboard["panels"]
+        for panel in dashboard()["panels"]
         for target in panel.get("targets", [])
     }
+
+
+def exported() -> set[str]:
+    """The families of metrics of ours; a counter's has no `_total` in its name."""
+    ours = [m for m in vars(metrics).values() if isinstance(m, Counter | Gauge | Histogram)]
+    collectors = [*ours, VramCollector(torch.device("cuda", 0))]
+    return {family.name for collector in collectors for family in collector.describe()}
 
 
 def autoscalers(folder: Path) -> dict[str, tuple[str, float]]:

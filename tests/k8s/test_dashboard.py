@@ -1,0 +1,74 @@
+"""Grafana's dashboard: every panel says what it shows, in which unit, and by which names."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+
+from tests.k8s import queries
+
+DASHBOARD = queries.dashboard()
+PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+TARGET_LABELS = {"namespace", "job", "pod"}
+OWN_LABELS = {"atelier_vram_bytes": {"device"}}
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
+    assert len(panel["description"]) > 10
+    unit = panel["fieldConfig"]["defaults"]["unit"]
+    assert re.fullmatch(r"s|bytes|percentunit|reqps|suffix: [a-z]+(/s)?", unit)
+    rates = [target["expr"].startswith("sum") and "rate(" in target["expr"] for target in panel["targets"]]
+    shares = [" / " in target["expr"] or "_seconds_sum" in target["expr"] for target in panel["targets"]]
+    if all(rates) and not any(shares):
+        assert unit == "reqps" or unit.endswith("/s"), "counted by the second"
+    for seconds in re.findall(r"atelier_\w+_seconds_bucket", str(panel["targets"])):
+        assert unit == "s", seconds
+    assert (
+        panel["options"]["legend"]["displayMode"] == "table"
+        and panel["options"]["tooltip"]["mode"] == "multi"
+    )
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_legend_names_what_tells_the_lines_apart(panel: dict[str, Any]) -> None:
+    legends = []
+    for target in panel["targets"]:
+        query = target["expr"]
+        grouped = re.search(r"\bby \(([^)]*)\)", query)
+        if grouped:
+            labels = set(grouped[1].replace(" ", "").split(",")) - {"le"}
+        else:
+            [metric] = queries.metrics_in(query)
+            labels = TARGET_LABELS | OWN_LABELS[metric]
+        named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        assert named and named <= labels, target["legendFormat"]
+        assert labels - named <= {"namespace", "job"}, "two lines would have one name"
+        legends.append(target["legendFormat"])
+        assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert 'namespace=~"$namespace"' in query
+    assert len(set(legends)) == len(legends) or panel["title"] == "Replicas that are ready"
+
+
+def test_nothing_overlaps() -> None:
+    boxes = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(boxes)
+    for box in boxes:
+        assert box["x"] + box["w"] <= 24
+    for one, other in itertools.combinations(boxes, 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or above, (one, other)
+
+
+def test_everything_that_we_export_is_shown() -> None:
+    shown = set().union(*(queries.metrics_in(query) for query in queries.panels().values()))
+    # histograms by their buckets, or by the sum and count of them
+    families = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in shown}
+    exported = queries.exported()
+    assert {name for name in families if name.startswith("atelier_")} <= exported
+    assert exported - families == {"atelier_build_info"}, "which is what the variable is chosen by"
+    assert "label_values(atelier_build_info, namespace)" in str(DASHBOARD["templating"])
