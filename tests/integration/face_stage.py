@@ -58,8 +58,7 @@ async def serve(model_set: Path, **settings: Any) -> AsyncIterator[Client]:
         device="cpu",
         cpu_threads=1,
         drain_seconds=5,
-        max_pixels=2_000_000,
-        **settings,
+        **{"max_pixels": 2_000_000, **settings},
     )
     server = StageServer("restorer", chosen, lambda worker, state: RestorerStage(chosen, worker, state))
     limit = [("grpc.max_receive_message_length", 64 * 2**20)]

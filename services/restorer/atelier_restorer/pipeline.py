@@ -108,7 +108,7 @@ class RestorerPipeline:
         """
         if self._models.detector is None:
             raise StageUnavailable("The model set has no face detector.")
-        rgb = picture.eight_bit()
+        rgb = await self._host.run(picture.eight_bit)
         found = await self._detect(rgb, request, call)
 
         def measure() -> list[Face]:
@@ -132,7 +132,7 @@ class RestorerPipeline:
             raise InvalidRequest.of(
                 "mask", f"parse needs a face parser, and the model set {self._models.name} has none"
             )
-        rgb = picture.eight_bit()
+        rgb, gray = await self._host.run(lambda: _looked_at(picture))
         warnings: list[str] = []
         missing = self._missing(request)
         candidates: list[Candidate] = []
@@ -140,7 +140,6 @@ class RestorerPipeline:
             warnings.append(f"The model set has no {missing}; no face was restored.")
         elif request.max_faces:
             candidates = await self._candidates(rgb, request, call)
-        gray = picture.gray or is_gray(rgb)
         background = None
         if not request.aligned:  # an aligned face is enlarged with its picture
             background = self._submit_enlarging(picture, request, gray, call)
@@ -303,6 +302,12 @@ class RestorerPipeline:
         """Give cached device memory back, so that the next try has all of it."""
         if self._models.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _looked_at(picture: Picture) -> tuple[RgbArray, bool]:
+    """Return a picture in 8 bits, and whether it is gray. Of a large one both take a while."""
+    rgb = picture.eight_bit()
+    return rgb, picture.gray or is_gray(rgb)
 
 
 def _sharpness(rgb: RgbArray, face: Face) -> float | None:

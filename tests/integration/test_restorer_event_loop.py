@@ -1,0 +1,112 @@
+"""While the processor works on a picture the service answers: no step of it runs on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from atelier.common.v1 import image_pb2
+from atelier.restorer.v1 import restorer_service_pb2 as pb
+from atelier_restorer import convert, pipeline, servicer
+from atelier_runtime.images import Picture
+from tests.integration.face_stage import Client, photo, png, serve
+
+LONGEST_WAIT_S = 60
+STEPS: list[tuple[Any, str]] = [
+    (convert, "picture"),
+    (Picture, "eight_bit"),
+    (pipeline, "is_gray"),
+    (pipeline, "align"),
+    (pipeline, "recolour"),
+    (pipeline, "match_tones"),
+    (servicer, "paste"),
+    (convert, "encode"),
+    (convert, "mask_image"),
+    (convert, "restore_response"),
+]
+
+
+class Watch:
+    """Lets the steps of the work run, each until a health check was answered meanwhile."""
+
+    def __init__(self) -> None:
+        """On the event loop's thread."""
+        self.loop_thread = threading.get_ident()
+        self.answered = 0
+        self.on_the_loop: set[str] = set()
+        self.answered_during: dict[str, int] = {}
+
+    def over(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            if threading.get_ident() == self.loop_thread:
+                self.on_the_loop.add(name)
+                return step(*arguments, **options)
+            before, until = self.answered, time.monotonic() + LONGEST_WAIT_S
+            result = step(*arguments, **options)
+            while self.answered == before and time.monotonic() < until:
+                time.sleep(0.005)
+            self.answered_during[name] = self.answered_during.get(name, 0) + self.answered - before
+            return result
+
+        return run
+
+    @contextlib.asynccontextmanager
+    async def asking(self, client: Client) -> AsyncIterator[None]:
+        """Ask for the service's health, again and again."""
+        health = health_pb2_grpc.HealthStub(client.channel)
+
+        async def ask() -> None:
+            while True:
+                answer = await health.Check(health_pb2.HealthCheckRequest(service=""))
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+                self.answered += 1
+                await asyncio.sleep(0.005)
+
+        asking = asyncio.create_task(ask())
+        try:
+            yield
+            assert not asking.done(), "every check was answered"
+        finally:
+            asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asking
+
+
+def large_photo() -> bytes:
+    """Return a JPEG of 24 megapixels."""
+    return png(cv2.resize(photo(), (6000, 4000), interpolation=cv2.INTER_LINEAR), "JPEG", quality=90)
+
+
+def deep_photo() -> bytes:
+    """Return a colour PNG of 16 bits."""
+    encoded = cv2.imencode(".png", photo(400, 300).astype(np.uint16) * 257)[1]
+    return bytes(encoded)
+
+
+@pytest.mark.parametrize("make", [large_photo, deep_photo])
+async def test_health_checks_are_answered_during_every_step_of_the_work(
+    seeing: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], bytes]
+) -> None:
+    data = make()
+    watch = Watch()
+    for place, name in STEPS:
+        monkeypatch.setattr(place, name, watch.over(name, getattr(place, name)))
+    async with serve(seeing, max_pixels=30_000_000) as client, watch.asking(client):
+        detected = await client.stub.DetectFaces(
+            pb.DetectFacesRequest(image=image_pb2.Image(data=data)), timeout=300
+        )
+        answer = await client.restore(data, timeout=300, max_faces=1, match_tone=True, return_mask=True)
+    assert len(detected.faces) > 0 and answer.face_restoration_applied
+    assert watch.on_the_loop == set()
+    assert set(watch.answered_during) == {name for _, name in STEPS}
+    assert all(count > 0 for count in watch.answered_during.values()), watch.answered_during
