@@ -72,10 +72,18 @@ class Dns:
 class Replica:
     """One restorer; `stop` and `start` as a rolling update would."""
 
-    def __init__(self, address: str, port: int, metrics_port: int, model_set: Path, folder: Path) -> None:
-        self.address = address
-        self._port, self._metrics_port, self._model_set = port, metrics_port, model_set
-        self._folder = folder
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        metrics_port: int,
+        model_set: Path,
+        folder: Path,
+        queue_capacity: int,
+    ) -> None:
+        self.address, self.port = address, port
+        self._metrics_port, self._model_set = metrics_port, model_set
+        self._folder, self._queue_capacity = folder, queue_capacity
         self._starts = 0
         self._running = contextlib.ExitStack()
 
@@ -87,22 +95,25 @@ class Replica:
                 "restorer",
                 self.log,
                 HOST=self.address,
-                PORT=self._port,
+                PORT=self.port,
                 METRICS_PORT=self._metrics_port,
                 MODEL_SET=self._model_set,
                 DEVICE="cpu",
                 CPU_THREADS=1,
-                QUEUE_CAPACITY=64,
+                QUEUE_CAPACITY=self._queue_capacity,
             )
         )
         wait_for(lambda: self.child.poll() is not None or '"message": "ready"' in self.log.read_text())
         assert self.child.poll() is None, self.log.read_text()
 
-    def calls(self, method: str) -> int:
-        """Calls of a method that have ended since the start, refused ones too."""
+    def calls(self, method: str, code: str = "") -> int:
+        """Calls of a method that have ended since the start, with a code or with any."""
         text = httpx.get(f"http://{self.address}:{self._metrics_port}/metrics", timeout=10).text
         name = "atelier_request_duration_seconds_count{"
-        rows = [line for line in text.splitlines() if line.startswith(name) and f'method="{method}"' in line]
+        wanted = (f'method="{method}"', f'code="{code}' if code else "")
+        rows = [
+            line for line in text.splitlines() if line.startswith(name) and all(w in line for w in wanted)
+        ]
         return sum(int(float(row.rsplit(" ", 1)[1])) for row in rows)
 
     def ask_to_stop(self) -> None:
@@ -124,9 +135,11 @@ class Street:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._door}", timeout=120, trust_env=False)
         self._photograph = photograph()
 
-    def add(self) -> Replica:
+    def add(self, queue_capacity: int = 64) -> Replica:
         address = f"127.0.0.{11 + len(self.replicas)}"
-        replica = Replica(address, self.port, self._metrics_port, self._model_set, self._folder)
+        replica = Replica(
+            address, self.port, self._metrics_port, self._model_set, self._folder, queue_capacity
+        )
         self.replicas.append(replica)
         replica.start()
         self.dns.add(address)

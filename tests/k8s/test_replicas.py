@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -15,7 +17,7 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from tests import tiny_restorer
 from tests.e2e.conftest import wait_for
-from tests.k8s.replicas import Street, photograph, seconds_until
+from tests.k8s.replicas import Replica, Street, photograph, seconds_until
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +78,44 @@ def occupy(channel: grpc.Channel) -> list[grpc.Future]:
     calls = [stub.RestoreFaces.future(request, timeout=300) for _ in range(QUEUED)]
     wait_for(lambda: stub.GetStatus(pb.GetStatusRequest()).status.queue_depth >= QUEUED - 5, 60)
     return calls
+
+
+@contextmanager
+def besieged(replica: Replica) -> Iterator[None]:
+    """Call one replica, past the gateway, from more clients than it has places for."""
+    request = pb.RestoreFacesRequest(image=image_pb2.Image(data=photograph()), max_faces=4)
+    over = threading.Event()
+
+    def client() -> None:
+        with grpc.insecure_channel(f"{replica.address}:{replica.port}") as channel:
+            stub = restorer_service_pb2_grpc.RestorerServiceStub(channel)
+            while not over.is_set():
+                try:
+                    stub.RestoreFaces(request, timeout=300)
+                except grpc.RpcError as error:
+                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                    over.wait(0.05)
+
+    with ThreadPoolExecutor(4) as clients:
+        running = [clients.submit(client) for _ in range(4)]
+        try:
+            yield
+        finally:
+            over.set()
+    for each in running:
+        each.result()
+
+
+def test_a_call_for_which_one_replica_has_no_place_is_carried_out_by_the_other(empty_street: Street) -> None:
+    street = empty_street
+    small, large = street.add(queue_capacity=1), street.add()
+    street.open_door()
+    wait_for(lambda: street.call("/detect").status_code == 200 and all(counts(street, "DetectFaces")), 60)
+    with besieged(small), street.steady_calls("/detect", pause_s=0.05) as answers:
+        wait_for(lambda: small.calls("DetectFaces", "RESOURCE_EXHAUSTED") >= 10, 120)
+    assert {answer.status_code for answer in answers} == {200}
+    print(f"{len(answers)} calls, {small.calls('DetectFaces', 'RESOURCE_EXHAUSTED')} refused by one replica")
+    assert large.calls("DetectFaces", "OK") >= 10
 
 
 def test_a_draining_replica_gets_nothing_after_a_second_and_finishes_what_it_has(street: Street) -> None:
