@@ -17,6 +17,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from tests.k8s.manifests import ROOT
 
@@ -108,7 +109,8 @@ def link_installed(environment: Path, *names: str) -> None:
             continue
         seen.add(entry)
         distribution = metadata.distribution(name)
-        assert distribution.version == _pinned()[canonicalize_name(name)], name
+        # 2.15.0+cpu is 2.15.0 too, for pip as for us
+        assert Version(distribution.version).public == _pinned()[canonicalize_name(name)], name
         for requirement in map(Requirement, distribution.requires or []):
             if requirement.marker is None or any(
                 requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}
@@ -169,11 +171,21 @@ def _run(text: str, work: Path, prefix: Path, linked: tuple[str, ...]) -> None:
     text = text.replace(PREFIX, str(prefix)).replace("--no-cache-dir", "")
     for command in text.split("&&"):
         path = f"{tools / 'bin'}:/usr/bin:/bin"
-        pip_settings = {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
-        environment = {**pip_settings, "PATH": path, "HOME": str(work)}
+        environment = {**_way_to_the_index(), "PATH": path, "HOME": str(work)}
         done = subprocess.run(
             ["bash", "-ec", command], cwd=work, env=environment, capture_output=True, text=True, timeout=1200
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         if "-m venv" in command and linked:
             link_installed(prefix, *linked)
+
+
+def _way_to_the_index() -> dict[str, str]:
+    """The variables of this environment, and the user's file, by which pip finds packages."""
+    found = {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
+    found |= {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
+    found |= {key: os.environ[key] for key in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE") if key in os.environ}
+    files = [Path.home() / ".config/pip/pip.conf", Path.home() / ".pip/pip.conf"]
+    for file in filter(Path.is_file, files):
+        found.setdefault("PIP_CONFIG_FILE", str(file))
+    return found

@@ -73,11 +73,18 @@ def autoscalers(folder: Path) -> dict[str, tuple[str, float]]:
     return found
 
 
+def plain_autoscaler() -> tuple[Manifest, Manifest]:
+    """What k8s/hpa.md has in place of KEDA: the adapter's rule, and an autoscaler for the generator."""
+    text = (K8S / "hpa.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    values, autoscaler = (yaml.safe_load(block) for block in blocks)
+    [rule] = values["rules"]["external"]
+    return rule, autoscaler
+
+
 def adapter() -> str:
     """The query of the plain autoscaler's adapter, for the generator."""
-    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", (K8S / "hpa.md").read_text(), re.DOTALL | re.MULTILINE)
-    [rule] = yaml.safe_load(blocks[0])["rules"]["external"]
-    query: str = rule["metricsQuery"]
+    query: str = plain_autoscaler()[0]["metricsQuery"]
     return query.replace("<<.LabelMatchers>>", f'namespace="{NAMESPACE}", job="atelier-generator"')
 
 

@@ -154,7 +154,11 @@ def test_the_gateways_image_starts_and_has_no_network_library(folder: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stages_image_starts_on_the_demo_models(name: str, folder: Path) -> None:
-    """Everything is installed anew but torch, torchvision and what they require: gigabytes, so linked."""
+    """Everything is fetched and installed anew but torch, torchvision and what they require.
+
+    Those are gigabytes, so they are linked from the environment that runs the tests, which `make setup`
+    filled with the same versions. That pip finds and unpacks their wheels in an image is not shown here.
+    """
     prefix = dockerfile.build(name, folder, linked=("torch", "torchvision"))
     other = "generator" if name == "restorer" else "restorer"
     assert {f"atelier_{name}", "atelier_demo_models"} <= installed(prefix)

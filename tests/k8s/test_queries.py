@@ -79,9 +79,3 @@ def test_a_stage_without_pods_is_woken_by_what_the_gateway_holds(tmp_path: Path)
     ]
     scaled_to(tmp_path, "to zero: restorer orders", made, 2)
     scaled_to(tmp_path, "to zero: generator orders", made, 0)
-
-
-def test_the_plain_autoscaler_scales_by_the_same_sum(tmp_path: Path) -> None:
-    query, _ = queries.autoscalers(tmp_path)["generator work"]
-    inside = query.removeprefix("sum(")
-    assert queries.adapter().endswith(f"({inside}")
