@@ -94,6 +94,8 @@ class StageLink:
         self.status_channel = _open_channel(address, sizes, health_of=None)
         self._closing: set[asyncio.Task[None]] = set()
         self._rations = _MOST_RATIONS
+        for error in (*_GONE, *_FULL):  # from 0 on: Prometheus sees no rise in a series that begins with 1
+            metrics.STAGE_RETRIES.labels(stage, error.reason)
 
     async def close(self) -> None:
         """Close the channels; calls in flight are cancelled."""
