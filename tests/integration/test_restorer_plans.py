@@ -215,9 +215,11 @@ async def test_a_thousand_mixed_requests_get_their_own_faces_and_the_memory_stay
                 astray.append((number, kind))
 
         process = psutil.Process()
-        await asyncio.gather(*(check(*key) for key in different * 2))
-        before = process.memory_info().rss
-        await asyncio.gather(*(check(*key) for key in different * 8))
-        growth = process.memory_info().rss - before
+        sizes = []
+        for _ in range(10):
+            await asyncio.gather(*(check(*key) for key in different))
+            sizes.append(process.memory_info().rss)
+        # Which buffers are free at such a moment changes by 200 MiB; the most that it ever is does not.
+        growth = max(sizes[6:]) - max(sizes[2:6])
         assert astray == []
-        assert growth < 100 * 2**20, f"{growth / 2**20:.0f} MiB more after 800 requests"
+        assert growth < 64 * 2**20, f"MiB after each hundred: {[size >> 20 for size in sizes]}"
