@@ -222,4 +222,4 @@ async def test_a_thousand_mixed_requests_get_their_own_faces_and_the_memory_stay
         # Which buffers are free at such a moment changes by 200 MiB; the most that it ever is does not.
         growth = max(sizes[6:]) - max(sizes[2:6])
         assert astray == []
-        assert growth < 64 * 2**20, f"MiB after each hundred: {[size >> 20 for size in sizes]}"
+        assert growth < 100 * 2**20, f"MiB after each hundred: {[size >> 20 for size in sizes]}"
