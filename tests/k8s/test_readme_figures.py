@@ -1,0 +1,86 @@
+"""The figures that the README tells platform engineers are those of the manifests."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.k8s import queries
+from tests.k8s.manifests import NAMES, ROOT, Manifest, Workload, of_kind, overlay
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTION = " ".join(README[README.index("### Kubernetes") : README.index("## Licences")].split())
+SCALED = {
+    name.removeprefix("atelier-"): scaled["spec"]
+    for name, scaled in of_kind(overlay("autoscale"), "ScaledObject").items()
+}
+
+
+def figures(words: str) -> tuple[float, ...]:
+    """The figures that stand at each # of some words of the README."""
+    pattern = re.escape(words).replace(r"\#", r"(\d+(?:\.\d+)?)")
+    found = re.search(pattern, SECTION)
+    assert found, f"the README no longer says: {words}"
+    return tuple(float(figure) for figure in found.groups())
+
+
+def bounds(name: str) -> tuple[int, int]:
+    return SCALED[name]["minReplicaCount"], SCALED[name]["maxReplicaCount"]
+
+
+def behavior(name: str, direction: str) -> Manifest:
+    found: Manifest = SCALED[name]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"][direction]
+    return found
+
+
+def test_how_many_there_may_be() -> None:
+    assert figures("# to # │ no state, no GPU") == bounds("gateway")
+    assert figures("one GPU each; # to # and # to #,") == (*bounds("generator"), *bounds("restorer"))
+
+
+def test_how_scaling_decides() -> None:
+    thresholds = [float(SCALED[name]["triggers"][0]["metadata"]["threshold"]) for name in NAMES]
+    gateway, generator, restorer = thresholds
+    words = "# in a generator, # in a restorer, whose requests share batches, # in a gateway"
+    assert figures(words) == (generator, restorer, gateway)
+    assert figures("Every # s KEDA asks") == (SCALED["generator"]["pollingInterval"],)
+    assert "by two pods a minute; down by one pod a minute" in SECTION
+    stages, gateways = figures("after # minutes (gateways #)")
+    for name in NAMES:
+        [up], [down] = (behavior(name, direction)["policies"] for direction in ("scaleUp", "scaleDown"))
+        assert (up["value"], up["periodSeconds"], down["value"], down["periodSeconds"]) == (2, 60, 1, 60)
+        window_s = behavior(name, "scaleDown")["stabilizationWindowSeconds"]
+        assert window_s == 60 * (gateways if name == "gateway" else stages)
+        assert SCALED[name]["fallback"]["replicas"] == 2 and "and at least two" in SECTION
+
+
+@pytest.mark.parametrize("name", ["cpu-demo", "gpu", "autoscale"])
+def test_what_an_upgrade_does(name: str) -> None:
+    gateway, generator, restorer = (Workload(name, process, overlay(name)) for process in NAMES)
+    waits = [w.container["lifecycle"]["preStop"]["sleep"]["seconds"] for w in (generator, restorer, gateway)]
+    stages, gateways = figures("serves on for # s (gateways # s)")
+    assert waits == [stages, stages, gateways]
+    words = "(generators # s, restorers # s, gateways their whole deadline of # s)"
+    drains = tuple(float(w.setting("DRAIN_SECONDS") or 0) for w in (generator, restorer, gateway))
+    assert figures(words) == drains
+    assert drains[2] == float(gateway.setting("DEADLINE_SECONDS") or 0)
+    assert figures("leaves # s after the new one is ready") == (
+        generator.deployment["spec"]["minReadySeconds"],
+    )
+    assert figures("a call waits # s for one") == (float(gateway.setting("STAGE_WAIT_SECONDS") or 0),)
+
+
+def test_what_to_watch() -> None:
+    rules = {rule["alert"]: rule["expr"] for group in queries.rules() for rule in group["rules"]}
+    assert "and seven alerts:" in SECTION and len(rules) == 7
+    [seconds] = figures("5 % of requests waiting over # s")
+    assert rules["AtelierQueueWait"].endswith(f"> {seconds:.0f}")
+    for words, alert in (
+        ("more than # % of calls", "AtelierRefusals"),
+        ("memory above # %", "AtelierVramNearlyFull"),
+    ):
+        [percent] = figures(words)
+        assert rules[alert].endswith(f"> {percent / 100:g}".rstrip("0")) or rules[alert].endswith(
+            f"> {percent / 100:.2f}"
+        )
