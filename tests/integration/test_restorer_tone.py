@@ -16,6 +16,7 @@ from atelier_restorer import parse
 from atelier_restorer.align import crop_to_picture, face_to_crop
 from atelier_restorer.paste import paste_face
 from atelier_restorer.upscale import enlarge
+from bench import seam
 from drawing import draw
 from tests.integration.face_stage import failure, photo, pixels, png, serve
 from tests.integration.test_gateway_restore import desk, file_of
@@ -214,3 +215,10 @@ async def test_the_demo_networks_leave_no_box_around_a_drawn_face(scale: int) ->
             points = np.array([(p.x_px, p.y_px) for p in answer.faces[0].face.landmarks]).astype(int)
             for x, y in points:  # eyes, nose and mouth are the network's
                 assert (pixels(answer.image)[y, x] == pixels(plain.image)[y, x]).all()
+
+
+def test_the_bench_of_seams_holds_what_is_promised(capsys: pytest.CaptureFixture[str]) -> None:
+    seam.main([str(Path(__file__).parents[2] / "docs" / "ruined.png")])
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert summary["tone_matched"]["ring"]["most"] < 1
+    assert summary["tone_matched"]["ring"]["mean"] < summary["as_drawn"]["ring"]["mean"]

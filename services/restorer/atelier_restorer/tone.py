@@ -26,7 +26,7 @@ _FACE_HALF_AXES_PX = (125, 150)
 # The tone is smooth, so it is looked at in cells of so many px.
 _CELL_PX = 8
 _CELLS = CROP_SIZE // _CELL_PX
-_NEAR_CELLS = 3.0  # how far along the border tones are averaged (sigma)
+_NEAR_CELLS = 2.0  # how far along the border tones are averaged (sigma)
 # Far from the border, or where it lies outside of the picture, there is only the tone of a wider average.
 _FAR_CELLS = 12.0
 _FAR_SHARE = 0.01
