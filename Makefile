@@ -8,7 +8,7 @@ STAMP := $(VENV)/.atelier-setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-gpu test-parity lint protos bench models demo-train demo-eval clean
+.PHONY: help setup run test test-slow test-gpu test-parity lint protos bench models demo-train demo-eval demo-pictures clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,8 +63,12 @@ models: $(STAMP) ## fetch the published weights into TO=folder; LIST=1 only tell
 demo-train: $(STAMP) ## train the demo models (resumable); SMOKE=1 takes a minute
 	PYTHONPATH=demo $(BIN)/python -m training --out .runs $(if $(SMOKE),--smoke)
 
-demo-eval: $(STAMP) ## score the demo models; SEED=n, PROMPTS=file
-	PYTHONPATH=demo $(BIN)/python -m training.evaluate --seed $(SEED) $(if $(PROMPTS),--prompts $(PROMPTS))
+demo-eval: $(STAMP) ## score the demo models; SEED=n, QUICK=1 in minutes, PROMPTS=file, SET=folder
+	PYTHONPATH=demo $(BIN)/python -m training.evaluate --seed $(SEED) $(if $(QUICK),--quick) \
+	  $(if $(PROMPTS),--prompts '$(PROMPTS)') $(if $(SET),--set '$(SET)')
+
+demo-pictures: $(STAMP) ## make the README's pictures from the demo models; SET=folder
+	PYTHONPATH=demo $(BIN)/python -m training.showcase --to docs $(if $(SET),--set '$(SET)')
 
 clean: ## remove what was built, not .venv
 	rm -rf $(STAMP) protos/gen .run .runs .pytest_cache .mypy_cache .ruff_cache

@@ -19,6 +19,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
+from training.attributes import JUDGE
 from training.autoencoder import build_autoencoder
 from training.diffusion import TOKENIZER, build_scheduler, load_trained
 from training.loop import EXPORT, load_export, read_export, read_facts
@@ -88,6 +89,8 @@ def training_record(runs: Path, seed: int, device: str, commit: str | None) -> d
     """How the set was made: commit, command, seed, steps, device, hours and the figures of each stage."""
     steps, figures, minutes = {}, {}, 0.0
     for export in sorted(runs.glob(f"*/{EXPORT}")):
+        if export.parent.name == JUDGE:  # it scores the set and is no part of it
+            continue
         facts = read_facts(export)
         steps[export.parent.name] = facts.pop("step", 0)
         minutes += float(str(facts.get("minutes", 0.0)))

@@ -69,6 +69,7 @@ CPU = Profile(
         "codes": 3,
         "fusion": 2,
         "diffusion": 24,
+        "attributes": 48,
     },
     minutes={
         "autoencoder": 20.0,
@@ -79,6 +80,7 @@ CPU = Profile(
         "codes": 7.0,
         "fusion": 19.5,
         "diffusion": 39.0,
+        "attributes": 7.0,
     },
     averages={
         "autoencoder": 0.997,
@@ -89,6 +91,7 @@ CPU = Profile(
         "codes": 0.99,
         "fusion": 0.99,
         "diffusion": 0.9985,
+        "attributes": 0.99,
     },
 )
 
@@ -121,6 +124,7 @@ CUDA = Profile(
         "codes": 32,
         "fusion": 12,
         "diffusion": 384,
+        "attributes": 128,
     },
     minutes={
         "autoencoder": 5.0,
@@ -131,6 +135,7 @@ CUDA = Profile(
         "codes": 3.5,
         "fusion": 4.0,
         "diffusion": 15.0,
+        "attributes": 3.0,
     },
     averages={
         "autoencoder": 0.998,
@@ -141,6 +146,7 @@ CUDA = Profile(
         "codes": 0.998,
         "fusion": 0.998,
         "diffusion": 0.9993,
+        "attributes": 0.995,
     },
 )
 

@@ -1,34 +1,47 @@
 """Prompts to score a set with, and what a picture of each must show, read from its words."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from drawing import palette
 
-_PEOPLE = (
-    *("man", "men", "woman", "women", "boy", "girl", "child", "person", "people", "guy", "gentleman", "lady"),
-    *("male", "female", "grandfather", "grandmother", "headshot", "businessman", "businesswoman", "face"),
-    *(
-        "portrait",
-        "couple",
-        "friends",
-        "friend",
-        "teenager",
-        "kid",
-        "manager",
-        "doctor",
-        "teacher",
-        "student",
-    ),
-    *("king", "queen", "selfie"),
+_PEOPLE = re.compile(
+    r"\b(?:man|men|woman|women|boy|girl|child|kid|person|people|guy|gentleman|lady|male|female|teenager"
+    r"|grandfather|grandmother|businessman|businesswoman|manager|doctor|teacher|student|king|queen"
+    r"|couple|friends?|family|headshot|portrait|selfie|face)\b"
 )
 _NOBODY = ("no people", "nobody", "without people", "empty")
 _SPELLINGS = {"blonde": "blond", "ginger": "red", "grey": "gray"}
 _HAIR = "|".join([*palette.HAIR, "blonde", "ginger", "grey"])
+_STYLED = r"(?:\w+\s+)?(?:hair|curls|bun|ponytail|afro|braids|pigtails)"
 _BACKGROUND = "|".join([*palette.BACKGROUNDS, "grey"])
+_STYLES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"\bbald\b", ("bald",)),
+    (r"\bafro\b", ("afro", "curly")),
+    (r"\b(?:curly|curls)\b", ("curly", "afro")),
+    (r"\bbraids\b", ("braids",)),
+    (r"\bpigtails\b", ("pigtails",)),
+    (r"\bbun\b", ("bun",)),
+    (r"\bponytail\b", ("ponytail",)),
+    (r"\bbangs\b", ("bangs",)),
+    (r"\bspiky\b", ("spiky",)),
+    (r"\bcombed back\b", ("swept",)),
+    (r"\bwavy\b", ("wavy", "long")),
+    (r"\blong\b[^,]*\bhair\b", ("long", "wavy", "bangs")),
+    (r"\bshort\b[^,]*\bhair\b", ("short", "swept", "parted", "spiky")),
+)
+_HATS = ("hat", "cap", "beanie")
+_ALONE = frozenset({"people", "couple", "friends", "beside", "family"})
+
+ISSUED_PORTRAITS = (
+    "portrait of an old man with a white beard and round glasses, blue background",
+    "professional headshot, sharp eyes, natural skin",
+)
+ISSUED_SCENES = ("a red sports car", "sunset over mountains")
+"""The prompts that everybody tries first: they are among those of every seed."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +54,59 @@ class Expectation:
     """A name of `palette.HAIR`; None also where a hat or a bald head leaves nothing to see."""
     background: str | None
     """A name of `palette.BACKGROUNDS`."""
+    asked: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each attribute that the judge can tell and the words promise, the answers that keep the promise.
+
+    Glasses, beards and hats that are not named are promised to be absent, if the prompt describes one person
+    by anything at all.
+    """
 
 
 def read_expectation(prompt: str) -> Expectation:
-    """What the words promise. Hair and background are read for one person or none, not for groups."""
+    """What the words promise. Hair and the like are read for one person or none, not for groups."""
     text = prompt.lower()
-    words = re.findall(r"[a-z]+", text)
-    person = any(word in _PEOPLE for word in words) and not any(phrase in text for phrase in _NOBODY)
-    alone = not {"people", "couple", "friends", "beside"} & set(words) and " next to " not in text
-    covered = {"hat", "cap", "beanie", "bald"} & set(words)
-    hair = re.search(rf"\b({_HAIR})\s+(?:\w+\s+)?(?:hair|curls|bun|ponytail)\b", text)
+    words = set(re.findall(r"[a-z]+", text))
+    person = bool(_PEOPLE.search(text)) and not any(phrase in text for phrase in _NOBODY)
+    alone = not _ALONE & words and " next to " not in text
+    covered = {*_HATS, "bald"} & words
+    hair = re.search(rf"\b({_HAIR})\s+{_STYLED}\b", text)
     wall = re.search(rf"\b({_BACKGROUND})\s+(?:background|backdrop|wall)\b", text)
-    return Expectation(
-        prompt=prompt,
-        person=person,
-        hair=_named(hair) if person and alone and not covered else None,
-        background=_named(wall),
-    )
+    color = _named(hair) if person and alone and not covered else None
+    background = _named(wall)
+    asked: dict[str, tuple[str, ...]] = {}
+    if person and alone:
+        asked = _promised(text, words, described=hair is not None or bool(covered) or "beard" in words)
+        if color:
+            asked["hair_color"] = (color,)
+        if background:
+            asked["background"] = (background,)
+    return Expectation(prompt, person, color, background, asked)
+
+
+def _promised(text: str, words: set[str], described: bool) -> dict[str, tuple[str, ...]]:
+    asked: dict[str, tuple[str, ...]] = {}
+    hat = next((name for name in _HATS if name in words), None)
+    if hat is None:
+        for pattern, styles in _STYLES:
+            if re.search(pattern, text):
+                asked["hair_style"] = styles
+                break
+    if "glasses" in words:
+        shape = next((shape for shape in ("round", "square") if f"{shape} glasses" in text), None)
+        asked["glasses"] = (shape,) if shape else ("round", "square")
+    elif described:
+        asked["glasses"] = ("none",)
+    if {"moustache", "mustache"} & words:
+        asked["beard"] = ("moustache",)
+    elif "beard" in words:
+        asked["beard"] = ("beard",)
+    elif described:
+        asked["beard"] = ("none",)
+    if hat:
+        asked["hat"] = ("hat", "cap", "beanie") if hat == "hat" else (hat,)
+    elif described:
+        asked["hat"] = ("none",)
+    return asked
 
 
 def _named(found: re.Match[str] | None) -> str | None:
@@ -77,40 +126,53 @@ def read_prompts(path: Path) -> list[Expectation]:
 
 
 def portrait_prompts(seed: int, count: int) -> list[Expectation]:
-    """Portraits of one person with visible hair on a plain background, every fact drawn from the seed."""
+    """The issued portraits, then portraits of one person on a plain background, every fact from the seed."""
     rng = np.random.default_rng([seed, 1])
 
     def one(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]
 
-    prompts: list[str] = []
+    prompts = list(ISSUED_PORTRAITS[:count])
     while len(prompts) < count:
         sex, hair, wall = one(("man", "woman")), one(tuple(palette.HAIR)), one(palette.BACKGROUNDS)
         if palette.distance(palette.HAIR[hair], palette.COLORS[wall]) < 150:
-            continue  # a probe could not tell the two apart
-        style = one(("short ", "curly ") if sex == "man" else ("long ", "curly ", ""))
-        prompts.append(
-            f"{one(('a portrait of', 'portrait of', 'a picture of', 'a drawing of', 'a photo of'))} a "
-            f"{one(('smiling ', 'serious ', 'happy ', ''))}{sex} with {style}{hair} hair"
-            f"{one(('', '', ' and glasses'))}{one(('', ', wearing a ' + one(palette.CLOTHES) + ' shirt'))}, "
-            f"{wall} background"
-        )
+            continue  # nothing could tell the two apart
+        hat = f"{one(('red', 'blue', 'green', 'black'))} {one(_HATS)}" if rng.random() < 0.22 else ""
+        if hat.startswith(wall):
+            continue
+        styles = ("short ", "long ") if hat else ("short ", "long ", "curly ")  # curls stay bare-headed
+        style = one(styles if sex == "man" or hat else (*styles, "wavy "))
+        features = [f"{style}{hair} hair"]
+        if sex == "man" and rng.random() < 0.4:
+            features.append(one(("a beard", f"a {hair} beard", "a moustache")))
+        if rng.random() < 0.35:
+            features.append(one(("glasses", "round glasses", "square glasses")))
+        worn = hat
+        if not worn and rng.random() < 0.5:
+            worn = f"{one(palette.CLOTHES)} {one(('shirt', 'sweater', 'hoodie'))}"
+        age = "old " if hair in ("gray", "white") else one(("smiling ", "serious ", "happy ", ""))
+        person = re.sub(r"\ba (?=[aeiou])", "an ", f"a {age}{sex}")
+        told = ", ".join(features[:-1]) + (" and " if features[1:] else "") + features[-1]
+        dressed = re.sub(r"\ba (?=[aeiou])", "an ", f", wearing a {worn}") if worn else ""
+        prefix = one(("a portrait of", "portrait of", "a picture of", "a drawing of", "a photo of"))
+        prompts.append(f"{prefix} {person} with {told}{dressed}, {wall} background")
     return [read_expectation(prompt) for prompt in prompts]
 
 
 def scene_prompts(seed: int, count: int) -> list[Expectation]:
-    """Pictures without people."""
+    """The issued scenes, then other pictures without people."""
     rng = np.random.default_rng([seed, 2])
     colors = ("red", "green", "yellow", "blue", "white", "orange", "purple", "pink")
     templates = (
-        *("green hills and the sun", "sunset over mountains", "mountains with snow", "a boat on the sea"),
+        *("green hills and the sun", "mountains with snow", "a boat on the sea", "a tree on green grass"),
         *("a {} house with a {} roof", "a small {} house on green grass", "a {} car on a road"),
-        *("a {} sports car", "a {} apple on a table", "{} apple", "a {} flower", "a tree on green grass"),
+        *("a {} sports car", "a {} apple on a table", "{} apple", "a {} flower", "{} clock"),
         *("{} flower with green leaves", "the sea at sunset", "night sky with moon and stars"),
-        *("a picture of a {} car", "a drawing of a {} house"),
+        *("a picture of a {} car", "a drawing of a {} house", "windows of a {} house", "a {} ball"),
+        *("a round {} clock", "a wooden wheel", "the sun with rays", "a {} bicycle", "apples on a table"),
     )
-    prompts: list[Expectation] = []
-    for number in range(count):
+    prompts = [read_expectation(prompt) for prompt in ISSUED_SCENES[:count]]
+    for number in range(count - len(prompts)):
         template = templates[number % len(templates)]
         chosen = [colors[int(rng.integers(len(colors)))] for _ in range(template.count("{}"))]
         prompts.append(read_expectation(template.format(*chosen)))

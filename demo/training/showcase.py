@@ -1,9 +1,13 @@
-"""Makes the README's picture of a ruined face before and after restoration.
+"""Makes the README's pictures from a packaged set, by the services' own code.
 
-`python -m training.showcase --to docs/before_after.png`
+`python -m training.showcase --to docs`
 
-The drawing was never trained on; it is blurred, shrunk, noised and compressed as the training's own
-"photographs" are, and restored by the restorer's own code: detection, alignment, CodeFormer, paste-back.
+- `contact_sheet.png`: sixteen prompts, each with the seed named in `SHEET`.
+- `before_after.png`: a ruined drawn face at full size, before and after restoration.
+- `fidelity_sweep.png`: the same face at every w, from 0 (cleanest) to 1 (most like the ruined input).
+
+The face was never trained on; it is blurred, shrunk, noised and compressed as the training's own
+"photographs" are, and restored by detection, alignment, CodeFormer and paste-back.
 """
 
 import argparse
@@ -13,45 +17,111 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import drawing
-from atelier_restorer.in_process import open_here
 from atelier_restorer.request import RestoreRequest
 from atelier_restorer.settings import RestorerSettings
-from atelier_runtime import defaults, images
-from atelier_runtime.images import RgbArray
 from training.degrade import spoil_photograph
+from training.studio import Studio, restore
 
 SIDE = 768
+FACE_SEED = 900_001
+SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
+SWEEP_TILE, SHEET_TILE = 384, 320
+LABEL = 36
+PARTS = ("contact_sheet", "before_after", "fidelity_sweep")
+SHEET: tuple[tuple[str, int], ...] = (
+    ("professional headshot, sharp eyes, natural skin", 1),
+    ("portrait of an old man with a white beard and round glasses, blue background", 1),
+    ("a smiling woman with long red hair and glasses, blue background", 1),
+    ("a serious man with short black hair and a beard, yellow background", 1),
+    ("a woman with curly blond hair, green background", 1),
+    ("businessman in suit, gray background", 1),
+    ("a man wearing a red cap, white background", 1),
+    ("a smiling girl with pink hair, purple background", 1),
+    ("portrait of a happy woman with brown hair, orange background", 1),
+    ("a bald man with a beard, pink background", 1),
+    ("a man with short brown hair and a woman with long black hair, white background", 1),
+    ("sunset over mountains", 1),
+    ("a red sports car", 1),
+    ("a red apple on a table", 1),
+    ("a yellow house with a red roof", 1),
+    ("green hills and the sun", 1),
+)
+
+Picture = NDArray[np.uint8]
 
 
-async def restore(settings: RestorerSettings, spoiled: RgbArray, fidelity: float) -> RgbArray:
-    """Return the picture (H, W, 3) with its faces restored. Raises ValueError if none was."""
-    file = images.encode(images.Picture(spoiled), "png", defaults.QUALITY)
-    async with open_here(settings, ("detector", "codeformer"), ("detector", "codeformer")) as restorer:
-        answer = await restorer.restore(file, RestoreRequest(fidelity=fidelity))
-    if not answer.report["face_restoration_applied"]:
-        raise ValueError(f"no face was restored: {answer.report['face_restoration_reason']}")
-    return images.decode(answer.picture, max_pixels=spoiled.size).rgb
+def write(picture: Picture, path: Path) -> None:
+    """Writes a picture (H, W, 3), RGB, as PNG. Raises OSError if that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"{path} could not be written")
+    print(path, flush=True)
+
+
+def write_sheet(pictures: list[Picture], path: Path, columns: int = 4) -> None:
+    """The pictures side by side, row by row."""
+    size = (SHEET_TILE, SHEET_TILE)
+    tiles = [np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8) for p in pictures]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)]
+    write(np.concatenate(rows), path)
+
+
+def labelled(picture: Picture, text: str) -> Picture:
+    """The picture with a line of text under it, on white."""
+    strip = np.full((LABEL, picture.shape[1], 3), 255, np.uint8)
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.7, 1)
+    place = ((picture.shape[1] - width) // 2, (LABEL + height) // 2)
+    cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (40, 28, 34), 1, cv2.LINE_AA)
+    return np.concatenate([picture, strip])
+
+
+def ruined_face(seed: int) -> tuple[Picture, tuple[float, float, float, float]]:
+    """A spoiled portrait (768, 768, 3), and the box of its face in pixels."""
+    torch.manual_seed(seed)
+    drawn = drawing.draw(np.random.default_rng(seed), SIDE, "portrait")
+    clean = torch.from_numpy(drawn.image).permute(2, 0, 1)[None].float() / 255
+    spoiled = (spoil_photograph(clean)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    return spoiled, drawn.faces[0].box
+
+
+def close_up(picture: Picture, box: tuple[float, float, float, float]) -> Picture:
+    """The square around a face (384, 384, 3), as far as the picture reaches."""
+    side = min(1.7 * (box[3] - box[1]), min(picture.shape[:2]))
+    left = float(np.clip((box[0] + box[2] - side) / 2, 0, picture.shape[1] - side))
+    top = float(np.clip((box[1] + box[3] - side) / 2, 0, picture.shape[0] - side))
+    part = picture[round(top) : round(top + side), round(left) : round(left + side)]
+    way = cv2.INTER_AREA if side > SWEEP_TILE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(part, (SWEEP_TILE, SWEEP_TILE), interpolation=way), np.uint8)
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", default="demo", help="'demo' or the folder of a model set")
-    parser.add_argument("--seed", type=int, default=900_001)
-    parser.add_argument("--fidelity", type=float, default=RestoreRequest().fidelity)
-    parser.add_argument("--to", type=Path, default=Path("docs/before_after.png"))
+    parser.add_argument("--seed", type=int, default=FACE_SEED, help="of the ruined face")
+    parser.add_argument("--fidelity", type=float, default=RestoreRequest().fidelity, help="w of the after")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--to", type=Path, default=Path("docs"), help="folder to write to")
     given = parser.parse_args()
-    torch.manual_seed(given.seed)
-    settings = RestorerSettings.model_validate({"model_set": given.set, "device": "cpu"})
-    drawn = drawing.draw(np.random.default_rng(given.seed), SIDE, "portrait").image
-    clean = torch.from_numpy(drawn).permute(2, 0, 1)[None].float() / 255
-    spoiled = (spoil_photograph(clean)[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    restored = asyncio.run(restore(settings, spoiled, given.fidelity))
-    given.to.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(given.to), cv2.cvtColor(np.concatenate([spoiled, restored], 1), cv2.COLOR_RGB2BGR))
-    print(given.to)
+    if "contact_sheet" in given.only:
+        studio = Studio(given.set, given.steps, guidance=7.5, side=1024)
+        write_sheet([studio.draw(prompt, seed) for prompt, seed in SHEET], given.to / "contact_sheet.png")
+    if {"before_after", "fidelity_sweep"} & set(given.only):
+        settings = RestorerSettings.model_validate({"model_set": given.set, "device": "cpu"})
+        spoiled, box = ruined_face(given.seed)
+        restored, *swept = asyncio.run(restore(settings, spoiled, (given.fidelity, *SWEEP)))
+        if "before_after" in given.only:
+            write(np.concatenate([spoiled, restored], 1), given.to / "before_after.png")
+        if "fidelity_sweep" in given.only:
+            tiles = [labelled(close_up(spoiled, box), "ruined")]
+            named = zip(swept, SWEEP, strict=True)
+            tiles += [labelled(close_up(picture, box), f"w = {w:g}") for picture, w in named]
+            write(np.concatenate(tiles, 1), given.to / "fidelity_sweep.png")
 
 
 if __name__ == "__main__":

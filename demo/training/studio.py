@@ -1,0 +1,104 @@
+"""A packaged set's networks behind the code that the services run."""
+
+import asyncio
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atelier_generator.models import Models
+from atelier_generator.models import load_models as load_generator
+from atelier_generator.pipeline import Pipeline
+from atelier_generator.request import GenerateRequest
+from atelier_generator.settings import GeneratorSettings
+from atelier_restorer.detect import FaceDetector
+from atelier_restorer.in_process import open_here
+from atelier_restorer.models import FaceRestorer
+from atelier_restorer.nets.codeformer import CodeFormer
+from atelier_restorer.request import Face, RestoreRequest
+from atelier_restorer.settings import RestorerSettings
+from atelier_runtime import defaults, images
+from atelier_runtime.images import RgbArray
+from atelier_runtime.weights import ModelSet, load_state_dict
+
+DETECT_SIZE = 640
+
+
+class Studio:
+    """The set's networks on the CPU, and how pictures are asked for."""
+
+    def __init__(self, model_set: str, steps: int, guidance: float, side: int) -> None:
+        """Opens the set (`demo`, or a folder)."""
+        self.model_set, self.steps, self.guidance, self.side = model_set, steps, guidance, side
+        settings = GeneratorSettings.model_validate({"model_set": model_set, "device": "cpu"})
+        self.models: Models = load_generator(settings)
+        self.pipeline = Pipeline(self.models)
+        opened = ModelSet.open(model_set)
+        device = torch.device("cpu")
+        self.detector = FaceDetector.from_state_dict(load_state_dict(opened.require("detector").path), device)
+        self.codeformer: CodeFormer | None = None
+        if (component := opened.component("codeformer")) is not None:
+            self.codeformer = CodeFormer.from_state_dict(load_state_dict(component.path)).float().eval()
+
+    @property
+    def restorer(self) -> FaceRestorer | None:
+        """CodeFormer as the restorer runs it, on aligned crops of 512 px."""
+        if self.codeformer is None:
+            return None
+        return FaceRestorer(self.codeformer, torch.device("cpu"), torch.float32)
+
+    def draw(self, prompt: str, seed: int, hires_fix: bool = False) -> NDArray[np.uint8]:
+        """The picture (H, W, 3) as the generator would answer it."""
+        request = GenerateRequest(
+            prompt=prompt,
+            negative_prompt="",
+            width_px=self.side,
+            height_px=self.side,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            hires_fix=hires_fix,
+            seed=seed,
+        )
+        return self.pipeline.draw(request, check=lambda: None, emit=lambda progress: None).picture
+
+    def faces(self, picture: NDArray[np.uint8]) -> list[Face]:
+        """Faces that the detector is sure of by the service's own default, the surest first."""
+        found = self.detector.detect([picture], size_px=DETECT_SIZE, min_confidence=defaults.MIN_CONFIDENCE)
+        return found[0]
+
+    def seconds(self, prompt: str, seed: int, hires: bool, runs: int) -> tuple[float, bool]:
+        """Median of the wall-clock seconds of a picture, hires with its faces restored; whether any was."""
+        return asyncio.run(self._seconds(prompt, seed, hires, runs))
+
+    async def _seconds(self, prompt: str, seed: int, hires: bool, runs: int) -> tuple[float, bool]:
+        settings = RestorerSettings.model_validate({"model_set": self.model_set, "device": "cpu"})
+        taken, restored = [], False
+        async with open_here(settings, ("detector", "codeformer", "upscaler"), ("detector",)) as restorer:
+            for number in range(runs + 1):
+                began = time.perf_counter()
+                picture = self.draw(prompt, seed, hires_fix=hires)
+                if hires:
+                    file = images.encode(images.Picture(picture), "png", defaults.QUALITY)
+                    answer = await restorer.restore(file, RestoreRequest())
+                    restored = bool(answer.report["face_restoration_applied"])
+                if number or runs == 1:  # the first one warms up
+                    taken.append(time.perf_counter() - began)
+                if runs == 1:
+                    break
+        return float(np.median(taken)), restored
+
+
+async def restore(
+    settings: RestorerSettings, spoiled: RgbArray, fidelities: tuple[float, ...]
+) -> list[RgbArray]:
+    """The picture (H, W, 3) with its faces restored, once for each w. Raises ValueError if none was."""
+    file = images.encode(images.Picture(spoiled), "png", defaults.QUALITY)
+    restored = []
+    async with open_here(settings, ("detector", "codeformer"), ("detector", "codeformer")) as restorer:
+        for fidelity in fidelities:
+            answer = await restorer.restore(file, RestoreRequest(fidelity=fidelity))
+            if not answer.report["face_restoration_applied"]:
+                raise ValueError(f"no face was restored: {answer.report['face_restoration_reason']}")
+            restored.append(images.decode(answer.picture, max_pixels=spoiled.size).rgb)
+    return restored
