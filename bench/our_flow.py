@@ -20,9 +20,14 @@ _MAX_PIXELS = 2**31
 
 
 def run(
-    scene: FaceScene, scale: int, parsed: bool, networks: FaceNetworks | None, phases: Phases
-) -> tuple[RgbArray, RgbArray]:
-    """Return the picture with its faces pasted, and the mask of what was changed.
+    scene: FaceScene,
+    scale: int,
+    parsed: bool,
+    networks: FaceNetworks | None,
+    phases: Phases,
+    with_mask: bool = False,
+) -> tuple[RgbArray, RgbArray | None]:
+    """Return the picture with its faces pasted, and the mask of what was changed if it is asked for.
 
     Without networks the scene's prepared answers stand in for theirs. The detector is timed, but its faces
     are not used: both flows go on with the scene's.
@@ -50,7 +55,8 @@ def run(
     else:
         with phases.phase("copy"):
             rgb = picture.rgb.copy()
-    mask = paste(rgb, matrices, scale, restored, classes if parsed else None, phases)
+    classes_or_none = classes if parsed else None
+    mask = paste(rgb, matrices, scale, restored, classes_or_none, phases, with_mask)
     with phases.phase("encode"):
         images.encode(picture.with_pixels(rgb, None), scene.file_format, QUALITY)
     return rgb, mask
@@ -63,10 +69,11 @@ def paste(
     restored: RgbArray,
     classes: RgbArray | None,
     phases: Phases,
-) -> RgbArray:
-    """Paste all faces into the enlarged picture, in place, and return the mask of what was changed."""
+    with_mask: bool = False,
+) -> RgbArray | None:
+    """Paste all faces into the enlarged picture, in place; return the mask of what was changed if asked."""
     with phases.phase("paste"):
-        mask = np.zeros(rgb.shape[:2], np.uint8)
+        mask = np.zeros(rgb.shape[:2], np.uint8) if with_mask else None
         for number, matrix in enumerate(matrices):
             parts = None if classes is None else soften_parts(restored_parts(classes[number]))
             paste_face(rgb, mask, restored[number], crop_to_picture(matrix, scale), scale, parts=parts)

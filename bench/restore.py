@@ -93,14 +93,15 @@ def measure(
     if case.scale > 1:
         background = enlarge(scene.picture, case.scale, None, lambda: None).picture
 
-    def ours(phases: Phases) -> tuple[RgbArray, RgbArray]:
-        return our_flow.run(scene, case.scale, case.parsed, networks, phases)
+    def ours(phases: Phases, with_mask: bool = False) -> tuple[RgbArray, RgbArray | None]:
+        return our_flow.run(scene, case.scale, case.parsed, networks, phases, with_mask)
 
     def theirs(phases: Phases) -> RgbArray:
         return reference.run(scene, case.parsed, background, phases)
 
     with_reference = case.reference_cost <= given.reference_limit
-    rgb, mask = ours(Phases())  # not timed: the first touches new memory
+    rgb, mask = ours(Phases(), with_mask=True)  # not timed: the first touches new memory
+    assert mask is not None
     answer: dict[str, object] = {
         "faces": case.faces,
         "megapixels": case.megapixels,

@@ -170,8 +170,10 @@ def restore_response(
     )
 
 
-def mask_image(result: RestoreResult) -> image_pb2.Image:
-    """Encode the mask as a gray PNG. Takes time: not for the event loop."""
+def mask_image(result: RestoreResult) -> image_pb2.Image | None:
+    """Encode the mask, if there is one, as a gray PNG. Takes time: not for the event loop."""
+    if result.mask is None:
+        return None
     data = images.encode_gray_png(result.mask)
     return _image(data, image_pb2.IMAGE_FORMAT_PNG, result.mask.shape[1], result.mask.shape[0])
 

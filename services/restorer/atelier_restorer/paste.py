@@ -38,7 +38,7 @@ class _Drawn(NamedTuple):
 
 def paste_face(
     picture: PixelArray,
-    mask: NDArray[np.uint8],
+    mask: NDArray[np.uint8] | None,
     crop: NDArray[np.uint8],
     matrix: NDArray[np.float64],
     scale: int,
@@ -54,7 +54,7 @@ def paste_face(
 
     Args:
         picture: The picture, enlarged ``scale`` times already.
-        mask: What was changed so far.
+        mask: What was changed so far; None if nobody wants to know.
         crop: The restored face.
         matrix: Crop to picture, from :func:`atelier_restorer.align.crop_to_picture`.
         scale: 1, 2 or 4; the rim that is cut off the square grows with it.
@@ -78,6 +78,8 @@ def paste_face(
     (left, top, right, bottom), face, alpha = drawn
     target = picture[top:bottom, left:right]
     target[...] = _blended(target, face, alpha)
+    if mask is None:
+        return
     layer = mask[top:bottom, left:right]
     rest = (255 - layer.astype(np.uint16)) * (255 - alpha.astype(np.uint16)) // 255
     layer[...] = (255 - rest).astype(np.uint8)
@@ -123,9 +125,12 @@ def soften_parts(parts: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 def _blended(picture: PixelArray, face: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> PixelArray:
     """Return picture (H, W, 3) and face mixed by the mask (H, W), rounded to the picture's depth."""
-    share = alpha.astype(np.float32)  # 0 to 255: beside such sums the 1e-5 that OpenCV adds is nothing
     if picture.dtype == np.uint8:
-        return np.asarray(cv2.blendLinear(face, picture, share, 255 - share), np.uint8)
+        share = cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB)
+        total = np.multiply(face, share, dtype=np.uint16)
+        total += np.multiply(picture, cv2.bitwise_not(share), dtype=np.uint16)
+        return np.asarray(cv2.convertScaleAbs(total, alpha=1 / 255), np.uint8)
+    share = alpha.astype(np.float32)  # 0 to 255: beside such sums the 1e-5 that OpenCV adds is nothing
     levels = np.float32(np.iinfo(picture.dtype).max // 255)  # of the picture in one of the face: 257
     wide = face.astype(np.float32) * levels
     return np.rint(cv2.blendLinear(wide, picture.astype(np.float32), share, 255 - share)).astype(
@@ -139,15 +144,15 @@ def _levels(soft: NDArray[np.float32], visibility: float) -> NDArray[np.uint8]:
 
 
 def _square_in_picture(
-    matrix: NDArray[np.float64], x: float = 0, y: float = 0, width: int = CROP_SIZE, height: int = CROP_SIZE
+    matrix: NDArray[np.float64], width: int = CROP_SIZE, height: int = CROP_SIZE
 ) -> _Rectangle:
-    """Return what a rectangle of the crop, else all of it, reaches in the picture, and beyond its edges.
+    """Return what a crop of a size reaches in the picture, and beyond its edges.
 
     Linear interpolation draws it one pixel of the crop larger than its corners.
     """
     margin = 1 + math.ceil(math.hypot(matrix[0, 0], matrix[1, 0]))
-    right, bottom = x + width - 1, y + height - 1
-    corners = matrix @ np.array([(x, right, right, x), (y, y, bottom, bottom), (1, 1, 1, 1)], np.float64)
+    right, bottom = width - 1, height - 1
+    corners = matrix @ np.array([(0, right, right, 0), (0, 0, bottom, bottom), (1, 1, 1, 1)], np.float64)
     low = np.floor(corners.min(axis=1)) - margin
     high = np.ceil(corners.max(axis=1)) + margin + 1
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
@@ -166,17 +171,26 @@ def _drawn_whole(
     Nothing cuts such a square, so its mask is made in the crop, which costs the same however large the face
     is in the picture, and both are drawn at once.
     """
-    square = _levels(_soft_square_of_crop(matrix, scale, feather), visibility)
     inner = None if parts is None else _levels(parts, visibility)
-    x, y, width, height = cv2.boundingRect(square if inner is None else cv2.min(square, inner))
-    if width == 0:
-        return None
-    area = _square_in_picture(matrix, x, y, width, height)  # parts fill half of the square
-    both = _drawn(np.asarray(cv2.insertChannel(square, _four_channels(crop), 3)), matrix, area)
-    alpha = cv2.extractChannel(both, 3)
+    left, top, right, bottom = 0, 0, CROP_SIZE, CROP_SIZE
+    if inner is not None:  # parts fill half of the crop
+        x, y, width, height = cv2.boundingRect(inner)
+        if width == 0:
+            return None
+        left, top = max(x - 1, 0), max(y - 1, 0)
+        right, bottom = min(x + width + 1, CROP_SIZE), min(y + height + 1, CROP_SIZE)
+        inner = inner[top:bottom, left:right]
+    across, down = _profiles(matrix, scale, feather)
+    square = _levels(np.multiply.outer(down[top:bottom], across[left:right]), visibility)
+    shifted = matrix.copy()
+    shifted[:, 2] += matrix[:, :2] @ (left, top)
+    area = _square_in_picture(shifted, right - left, bottom - top)
+    both = cv2.insertChannel(square, _four_channels(crop[top:bottom, left:right]), 3)
+    drawn = _drawn(np.asarray(both), shifted, area)
+    alpha = cv2.extractChannel(drawn, 3)
     if inner is not None:  # the lower of the two has a crease, which is drawn less well
-        alpha = cv2.min(alpha, _drawn(inner, matrix, area))
-    return _Drawn(area, _three_channels(both), np.asarray(alpha, np.uint8))
+        alpha = cv2.min(alpha, _drawn(inner, shifted, area))
+    return _Drawn(area, _three_channels(drawn), np.asarray(alpha, np.uint8))
 
 
 def _drawn_cut(
@@ -269,11 +283,13 @@ def _feather_px(matrix: NDArray[np.float64], scale: int) -> int:
     return int(CROP_SIZE * zoom - (2 * scale - 1) * turned / zoom) // _FEATHERS_A_SIDE
 
 
-def _soft_square_of_crop(matrix: NDArray[np.float64], scale: int, feather: int) -> NDArray[np.float32]:
-    """Return `_soft_square` as it is in the crop (512, 512), for a square that nothing cuts off.
+def _profiles(
+    matrix: NDArray[np.float64], scale: int, feather: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return profiles across and down the crop (512,) whose product is its `_soft_square` if nothing cuts it.
 
     Eroding a turned square by an upright one moves its sides inwards, and a Gaussian is the same whichever
-    way it is turned: so the mask is a profile across times a profile down.
+    way it is turned.
     """
     zoom = math.hypot(matrix[0, 0], matrix[1, 0])
     reach = max(1, round(feather / zoom))
@@ -289,8 +305,8 @@ def _soft_square_of_crop(matrix: NDArray[np.float64], scale: int, feather: int) 
             if number == 0:
                 cut += (low, high)
         blurred = cv2.GaussianBlur(_ramps(*inner), (2 * reach + 1, 1), sigma)
-        profiles.append(blurred[0] * _ramps(*cut)[0])
-    return np.multiply.outer(profiles[1], profiles[0])
+        profiles.append(np.asarray(blurred[0] * _ramps(*cut)[0], np.float32))
+    return profiles[0], profiles[1]
 
 
 def _ramps(low_px: float, high_px: float) -> NDArray[np.float32]:

@@ -203,10 +203,13 @@ class FaceOutcome:
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """A picture with its faces restored; ``mask`` is uint8 (H, W), 0 where nothing was changed."""
+    """A picture with its faces restored.
+
+    ``mask`` is uint8 (H, W), 0 where nothing was changed, if the request wants it.
+    """
 
     picture: Picture
-    mask: RgbArray
+    mask: RgbArray | None
     outcomes: tuple[FaceOutcome, ...]
     reason: NotDoneReason | None
     upscale_applied: int

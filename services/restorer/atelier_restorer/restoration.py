@@ -56,9 +56,10 @@ def paste(
         background, upscaler = restoration.background
         # A copy: the picture stays whole for other fidelities.
         rgb = background.copy()
-        if restoration.changed is None:
+        mask = None
+        if request.return_mask and restoration.changed is None:
             mask = np.zeros(rgb.shape[:2], np.uint8)
-        else:
+        elif request.return_mask and restoration.changed is not None:
             mask = _enlarged_mask(restoration.changed, request.upscale)
         for patch in restoration.patches:
             parts = None if patch.parts is None else soften_parts(patch.parts)

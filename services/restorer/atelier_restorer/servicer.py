@@ -160,7 +160,7 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
             result = paste(picture, request, restoration, ledger)
             with ledger.stage("encode"):
                 image = convert.encode(result.picture, request)
-                mask = convert.mask_image(result) if request.return_mask else None
+                mask = convert.mask_image(result)
             warnings = convert.encoding_warnings(result, request)
             stages = [*call.host.reports, *ledger.reports]
             response = convert.restore_response(result, image, mask, warnings, stages, stage.model_set)
