@@ -89,16 +89,13 @@ def score_restorer(studio: Studio, network: Judge, seed: int, count: int) -> lis
         Figure.number("restorer: PSNR lost by shuffled codes", _mean(shuffled), " dB", total=len(shuffled)),
     ]
     for fidelity in SWEEP:
-        same, asked_in_all, _ = kept(network, *swept[fidelity])
         # The sweep's own faces: the same ones at every w.
-        part = gains[fidelity] if fidelity != FIDELITY else gains[fidelity][::4]
-        figures += [
-            Figure.number(f"sweep: PSNR gained at w = {fidelity:g}", _mean([g.psnr for g in part]), " dB",
-                          total=len(part)),
-            Figure.number(f"sweep: SSIM gained at w = {fidelity:g}", _mean([g.ssim for g in part]),
-                          total=len(part)),
-            Figure.share(f"sweep: attributes kept at w = {fidelity:g}", same, asked_in_all),
-        ]  # fmt: skip
+        part = at[::4] if fidelity == FIDELITY else gains[fidelity]
+        same, asked_in_all, _ = kept(network, *swept[fidelity])
+        psnr, ssim = _mean([gain.psnr for gain in part]), _mean([gain.ssim for gain in part])
+        share = same / max(1, asked_in_all)
+        told = f"{psnr:+.2f} dB, {ssim:+.3f}, {share:.1%} on {len(part)}"
+        figures.append(Figure(f"sweep, w = {fidelity:g}: PSNR, SSIM, attributes kept", psnr, told, "", None))
     return figures
 
 
