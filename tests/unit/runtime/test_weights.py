@@ -36,6 +36,7 @@ def test_a_set_is_opened_and_verified(folder: Path) -> None:
     assert model_set.require("detector").name == "retinaface_mobile0.25"
     assert model_set.component("refiner") is None
     assert model_set.max_side is None and model_set.size_multiple == 8
+    assert model_set.match_tone is False, "what the published pipeline does not do is not done unasked"
 
 
 def test_the_built_in_set_is_whole() -> None:
@@ -66,6 +67,7 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         ({"components": {"painter": {"path": "x", "name": "y"}}}, "components.painter is unknown"),
         ({"components": {"detector": {"path": "../outside", "name": "y"}}}, "leads out of the set"),
         ({"components": None}, "cannot be used"),
+        ({"match_tone": "yes"}, "match_tone must be true or false, is 'yes'"),
     ],
 )
 def test_a_bad_manifest_is_explained(folder: Path, changes: dict, says: str) -> None:
