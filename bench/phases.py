@@ -13,8 +13,6 @@ MEMORY_KIND = (
     "the phase began, MiB; 'run' is over what it held when the run began. OpenCV's buffers are in it."
 )
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
 
 class Phases:
     """Collects seconds by phase. With `memory` it collects MiB instead, which slows the phases."""
@@ -35,7 +33,7 @@ class Phases:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             if self._memory:
-                peak = _resident_kib("VmHWM")
+                peak = resident_kib("VmHWM")
                 self._highest = max(self._highest, peak)
                 self.peak_mib[name] = round((peak - held) / 1024, 1)
                 self.peak_mib["run"] = round((self._highest - self._held_at_start) / 1024, 1)
@@ -48,17 +46,26 @@ class Phases:
     def _settle(self) -> int:
         """Give freed memory back, so that a phase's own shows, and start the high-water mark anew."""
         ctypes.CDLL(None).malloc_trim(0)
-        _RESET.write_text("5", encoding="ascii")
-        return _resident_kib("VmRSS")
+        start_high_water_mark()
+        return resident_kib("VmRSS")
 
 
 def memory_can_be_measured() -> bool:
     """Tell whether this system keeps the high-water mark: Linux does."""
-    return _STATUS.exists() and _RESET.exists() and hasattr(ctypes.CDLL(None), "malloc_trim")
+    process = Path("/proc/self")
+    files = (process / "status").exists() and (process / "clear_refs").exists()
+    return files and hasattr(ctypes.CDLL(None), "malloc_trim")
 
 
-def _resident_kib(field: str) -> int:
-    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+def start_high_water_mark(process: int | str = "self") -> None:
+    """Set VmHWM of a process to what it holds now."""
+    Path(f"/proc/{process}/clear_refs").write_text("5", encoding="ascii")
+
+
+def resident_kib(field: str, process: int | str = "self") -> int:
+    """Return VmRSS, what a process holds, or VmHWM, the most that it held, in KiB."""
+    status = Path(f"/proc/{process}/status")
+    for line in status.read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1])
-    raise RuntimeError(f"{_STATUS} has no {field}")
+    raise RuntimeError(f"{status} has no {field}")

@@ -6,6 +6,7 @@ keeps the memory at one picture and one tile however large the result is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -30,6 +31,8 @@ _TILE_MARGIN_PX = 32
 _TILE_GRID_PX = (
     16  # x2 networks fold 2x2 pixels into one, others look through windows: same phase in each tile
 )
+_LANCZOS_REACH_PX = 3
+_BAND_PIXELS = 2**19
 
 
 class Enlarged(NamedTuple):
@@ -126,8 +129,17 @@ def enlarge_plane(plane: RgbArray, scale: int) -> RgbArray:
 def _resample(picture: RgbArray, size: tuple[int, int]) -> RgbArray:
     if (picture.shape[1], picture.shape[0]) == size:
         return picture
-    # A copy: PIL's own memory cannot be written to, and faces are pasted in place.
-    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    result = np.empty((size[1], size[0], *picture.shape[2:]), np.uint8)
+    across, down = picture.shape[1] / size[0], picture.shape[0] / size[1]
+    margin = math.ceil(_LANCZOS_REACH_PX * max(1.0, down))
+    # By bands of rows: Pillow takes several copies of what it makes. Each band sees beyond its edges.
+    for top, bottom in _spans(size[1], max(_TILE_GRID_PX, _BAND_PIXELS // size[0])):
+        first = max(0, math.floor(top * down) - margin)
+        last = min(picture.shape[0], math.ceil(bottom * down) + margin)
+        box = (0, top * down - first, size[0] * across, bottom * down - first)
+        band = Image.fromarray(picture[first:last])
+        result[top:bottom] = band.resize((size[0], bottom - top), Image.Resampling.LANCZOS, box)
+    return result
 
 
 def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:

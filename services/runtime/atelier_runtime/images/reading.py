@@ -17,6 +17,8 @@ from atelier_runtime.images.picture import FORMATS, Format, Picture, PixelArray,
 Image.MAX_IMAGE_PIXELS = None  # `decode` checks the header against the caller's own limit
 PngImagePlugin.MAX_TEXT_CHUNK = 8 * 2**20  # Pillow's 1 MiB refuses some printers' ICC profiles
 
+_BAND_PIXELS = 2**19
+
 
 def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = False) -> Picture:
     """Decode a PNG, JPEG or WebP file. Of a camera's JPEG with several pictures (MPO) the first is taken.
@@ -87,11 +89,20 @@ def _eight_bit_pixels(
     if chunks is not None and image.mode == "L" and chunks.depth < 8 and isinstance(transparent, int):
         # Pillow spreads the samples over 0 to 255, but not the one that is transparent.
         image.info["transparency"] = transparent * 255 // (2**chunks.depth - 1)
-    alpha = None
-    if "A" in image.getbands() or transparent is not None:
-        image = image.convert("RGBA")
-        alpha = np.array(image.getchannel("A"))
-    return np.array(image.convert("RGB")), alpha, gray
+    has_alpha = "A" in image.getbands() or transparent is not None
+    mode = "RGBA" if has_alpha else "RGB"
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    alpha = np.empty((height, width), np.uint8) if has_alpha else None
+    # By bands of rows: Pillow takes several copies of what it converts and hands over.
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        pixels = np.asarray(band if band.mode == mode else band.convert(mode))
+        rgb[top : top + rows] = pixels[:, :, :3]
+        if alpha is not None:
+            alpha[top : top + rows] = pixels[:, :, 3]
+    return rgb, alpha, gray
 
 
 def _picture(
