@@ -71,8 +71,8 @@ GENERATOR, RESTORER = (replicas(READY, READY, f"atelier-{stage}") for stage in S
 
 TROUBLES: dict[str, dict[str, Series]] = {
     "AtelierStageNotReady": {
-        "all load": replicas(LOADING, LOADING),
-        "none answers": [series("up", f"0x{MINUTES}")],
+        "all load": replicas(LOADING, LOADING) + RESTORER,
+        "none answers": [*RESTORER, series("up", f"0x{MINUTES}")],
         "now it loads, now it does not answer": [
             series("up", f"1 0x4 1 0x9 1 0x{MINUTES}"),
             series("atelier_model_load_seconds", f"0 _x4 0 _x9 0 _x{MINUTES}"),
@@ -109,6 +109,9 @@ CALM: dict[str, dict[str, Series]] = {
         # asked for from minute 20, there from 22, ready from 24
         "a call wakes one in time": gateway(labels=TO_ZERO) + pending("0x19 1x3 0x20") + RESTORER
         + [series("atelier_model_load_seconds", "_x22 0x1 200x20")],
+        # ready from minute 12, and away again at 20
+        "what was woken rests again": gateway(labels=TO_ZERO) + pending("0x9 1x3 0x40") + RESTORER
+        + [series("atelier_model_load_seconds", "_x11 0 200x7 stale")],
         "a restorer alone": RESTORER,
         "another installation's generator": gateway() + GENERATOR + RESTORER
         + [series("up", f"1x{MINUTES}", "atelier-gateway", namespace="other"),
