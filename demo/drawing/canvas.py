@@ -11,7 +11,7 @@ from .palette import Color
 from .shapes import Points, PointsLike, curve, ribbon
 
 _SUBPIXEL_BITS = 5
-_OWNERS_SIDE = 512
+_OWNERS_SIDE = 256
 
 Bend = Callable[[Points], Points]
 
@@ -82,9 +82,10 @@ class Canvas:
         points = self._fixed_point(outline)
         cv2.fillPoly(self.pixels, [points], color, cv2.LINE_AA, _SUBPIXEL_BITS)
         if self.owners.now:
-            # From pixels of this picture, counted from the middle of the first, to those of the owners.
-            places = np.round((points / (1 << _SUBPIXEL_BITS) + 0.5) * (_OWNERS_SIDE / self.side) - 0.5)
-            cv2.fillPoly(self.owners.places, [places.astype(np.int32)], self.owners.now)
+            # From parts of this picture's pixels, counted from the middle of the first, to the owners'.
+            factor = _OWNERS_SIDE / self.side
+            places = points * (factor / (1 << _SUBPIXEL_BITS)) + 0.5 * factor  # 0.5 to round, less 0.5
+            cv2.fillPoly(self.owners.places, [np.floor(places).astype(np.int32)], self.owners.now)
 
     def stroke(self, line: PointsLike, width: float, color: Color, taper: float = 0.0) -> None:
         """Brush stroke through `line`, smoothed; see `shapes.ribbon`."""

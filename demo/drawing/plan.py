@@ -38,6 +38,7 @@ class HeadPlan:
         """The side that lies in shadow."""
         self.half_width = HALF_WIDTH * person.width
         self.yaw = np.radians(_MOST_DEGREES) * person.turn
+        self._sin, self._cos = float(np.sin(self.yaw)), float(np.cos(self.yaw))
         self.strongly_turned = abs(person.turn) > 0.4
         self.eye_y = 0.14 if child else 0.05
         self.eye_gap = 0.37 * person.width
@@ -55,13 +56,15 @@ class HeadPlan:
         depth = _DEPTH * np.sqrt(np.maximum(1 - (x / (1.15 * self.half_width)) ** 2, 0))
         tip = (x / 0.17) ** 2 + ((y - self.nose[1]) / 0.2) ** 2
         depth = depth + _NOSE_DEPTH * np.exp(-tip)
-        return np.stack([x * np.cos(self.yaw) + depth * np.sin(self.yaw), y], axis=1)
+        turned = p.copy()
+        turned[:, 0] = x * self._cos + depth * self._sin
+        return turned
 
     def leaned(self, points: PointsLike) -> Points:
         """Points of the head's silhouette after the turn: the chin goes along, the crown lags behind."""
-        p = np.asarray(points, np.float64)
-        along = 0.13 * np.sin(self.yaw) * np.clip(p[:, 1], -1.2, 1.0)
-        return np.stack([p[:, 0] + along, p[:, 1]], axis=1)
+        leaned = np.array(points, np.float64)
+        leaned[:, 0] += 0.13 * self._sin * np.minimum(np.maximum(leaned[:, 1], -1.2), 1.0)
+        return leaned
 
     def seen(self, points: PointsLike) -> Points:
         """Points of the face from the front, where they are in the turned head's frame."""

@@ -16,11 +16,11 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from training.autoencoder import FACTOR, Autoencoder, load_autoencoder
 from training.data import PICTURES, ShardReader
-from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision, replace
+from training.loop import CHECKPOINT, EXPORT, Loop, Recipe, compiled, load_export, precision, replace
 from training.options import Options, parse_options, prepare_torch
 from training.profile import Profile
 from training.tokenizer import LENGTH, build_tokenizer
@@ -224,9 +224,17 @@ class CaptionTokens:
     """Token ids of all captions on the device, and of the texts that mean nothing."""
 
     def __init__(self, captions: list[str], folder: Path, device: torch.device, seed: int) -> None:
-        """Tokenizes every caption once, and leaves the tokenizer in `folder` for the packager."""
-        self.tokenizer = build_tokenizer()
-        self.tokenizer.save_pretrained(folder)
+        """Tokenizes every caption once, and leaves the tokenizer in `folder` for the packager.
+
+        A run keeps the tokenizer that it began with: its table of words is trained. Words that drawings have
+        learned since fall apart into pieces there.
+        """
+        begun = any((folder.parent / name).exists() for name in (CHECKPOINT, EXPORT))
+        if begun and folder.is_dir():
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        else:
+            self.tokenizer = build_tokenizer()
+            self.tokenizer.save_pretrained(folder)
         self.captions = self._ids(captions).to(device)
         rng = np.random.default_rng(seed)
         pleas = [", ".join(rng.permutation(_PLEAS)[: rng.integers(1, 8)]) for _ in range(200)]

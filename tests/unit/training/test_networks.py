@@ -11,6 +11,7 @@ from training.autoencoder import build_autoencoder, fold_statistics
 from training.codebook import MovingCodebook
 from training.degrade import blur, jpeg, spoil_face, spoil_tones
 from training.detector import Scene, move, tile
+from training.diffusion import CaptionTokens
 from training.faces import nearest_codes
 from training.loop import EXPORT, Loop, Recipe, load_export, read_facts
 from training.options import Options, parse_options
@@ -231,3 +232,18 @@ def test_unknown_words_become_pieces_and_none_is_lost() -> None:
         assert len(ids) > 2 and tokenizer.eos_token_id not in ids[1:-1]
     padded = tokenizer("a man", padding="max_length", max_length=77).input_ids
     assert len(padded) == 77 and set(padded[4:]) == {tokenizer.eos_token_id}
+
+
+def test_a_run_that_has_begun_keeps_its_tokenizer_and_a_new_one_learns_the_words_of_today(
+    tmp_path, monkeypatch
+) -> None:
+    folder, captions = tmp_path / "tokenizer", ["a man", "a clock"]
+    monkeypatch.setattr(drawing, "vocabulary", lambda: ["a", "man"])
+    began = CaptionTokens(captions, folder, torch.device("cpu"), 0)
+    monkeypatch.undo()
+    (tmp_path / EXPORT).touch()
+    resumed = CaptionTokens(captions, folder, torch.device("cpu"), 0)
+    assert torch.equal(began.captions, resumed.captions)
+    (tmp_path / EXPORT).unlink()
+    afresh = CaptionTokens(captions, folder, torch.device("cpu"), 0)
+    assert len(afresh.tokenizer) > len(resumed.tokenizer) == len(began.tokenizer)
