@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import kubernetes_validate
@@ -21,17 +22,22 @@ OPERATORS = ("keda.sh/", "monitoring.coreos.com/")
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
-def problems(manifest: Manifest, version: str) -> list[str]:
+def problems(manifest: Manifest, version: str) -> tuple[str, ...]:
     """What is wrong with an object of Kubernetes itself; a key that does not exist is."""
+    return _problems(json.dumps(manifest), version)
+
+
+@cache  # most objects stand in many combinations, and each time a schema is read anew
+def _problems(manifest: str, version: str) -> tuple[str, ...]:
     try:
-        kubernetes_validate.validate(manifest, version, strict=True)
+        kubernetes_validate.validate(json.loads(manifest), version, strict=True)
     except (
         kubernetes_validate.ValidationError,
         kubernetes_validate.SchemaNotFoundError,
         kubernetes_validate.InvalidSchemaError,
     ) as error:
-        return [str(error)]
-    return []
+        return (str(error),)
+    return ()
 
 
 def is_operators(manifest: Manifest) -> bool:
