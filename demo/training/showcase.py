@@ -2,7 +2,7 @@
 
 `python -m training.showcase --to docs`
 
-- `contact_sheet.png`: sixteen prompts, each with the seed named in `SHEET`.
+- `demo_sheet.png`: sixteen prompts, each with the seed named in `SHEET`.
 - `before_after.png`: a ruined drawn face at full size, before and after restoration.
 - `fidelity_sweep.png`: the same face at every w, from 0 (cleanest) to 1 (most like the ruined input).
 
@@ -30,7 +30,7 @@ FACE_SEED = 900_001
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
 SWEEP_TILE, SHEET_TILE = 384, 320
 LABEL = 36
-PARTS = ("contact_sheet", "before_after", "fidelity_sweep")
+PARTS = ("demo_sheet", "before_after", "fidelity_sweep")
 SHEET: tuple[tuple[str, int], ...] = (
     ("professional headshot, sharp eyes, natural skin", 1),
     ("portrait of an old man with a white beard and round glasses, blue background", 1),
@@ -108,9 +108,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--to", type=Path, default=Path("docs"), help="folder to write to")
     given = parser.parse_args()
-    if "contact_sheet" in given.only:
+    if "demo_sheet" in given.only:
         studio = Studio(given.set, given.steps, guidance=7.5, side=1024)
-        write_sheet([studio.draw(prompt, seed) for prompt, seed in SHEET], given.to / "contact_sheet.png")
+        write_sheet([studio.draw(prompt, seed) for prompt, seed in SHEET], given.to / "demo_sheet.png")
     if {"before_after", "fidelity_sweep"} & set(given.only):
         settings = RestorerSettings.model_validate({"model_set": given.set, "device": "cpu"})
         spoiled, box = ruined_face(given.seed)

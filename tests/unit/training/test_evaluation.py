@@ -24,7 +24,9 @@ from training.attributes import (
 )
 from training.data import draw_face
 from training.figures import Figure, table
+from training.loop import write_export
 from training.options import parse_options
+from training.package_set import training_record
 from training.prompts import (
     ISSUED_PORTRAITS,
     ISSUED_SCENES,
@@ -256,3 +258,11 @@ def test_the_showcase_has_sixteen_prompts_and_shows_one_face_close() -> None:
     assert np.array_equal(spoiled, ruined_face(5)[0]) and spoiled.shape == (768, 768, 3)
     face = close_up(spoiled, box)
     assert face.shape == (384, 384, 3) and labelled(face, "w = 0.5").shape == (420, 384, 3)
+
+
+def test_the_judge_is_no_part_of_the_record_of_a_set(tmp_path) -> None:
+    for stage in ("upscaler", "attributes"):
+        (tmp_path / stage).mkdir()
+        write_export(tmp_path / stage, {"a": torch.zeros(1)}, step=5, minutes=30.0)
+    record = training_record(tmp_path, seed=0, device="CPU", commit="abc")
+    assert record["steps"] == {"upscaler": 5} and record["hours"] == 0.5
