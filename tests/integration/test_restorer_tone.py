@@ -217,7 +217,11 @@ async def test_the_demo_networks_leave_no_box_around_a_drawn_face(scale: int) ->
                 assert (pixels(answer.image)[y, x] == pixels(plain.image)[y, x]).all()
 
 
-def test_the_bench_of_seams_holds_what_is_promised(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench_of_seams_holds_what_is_promised(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATELIER_RESTORER_CPU_THREADS", "1")
+    monkeypatch.setenv("ATELIER_RESTORER_DEVICE", "cpu")
     seam.main([str(Path(__file__).parents[2] / "docs" / "ruined.png")])
     summary = json.loads(capsys.readouterr().out)["summary"]
     assert summary["tone_matched"]["ring"]["most"] < 1
