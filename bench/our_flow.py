@@ -49,12 +49,10 @@ def run(
         if parsed:
             with phases.phase("parse"):
                 classes = _parse(networks, restored)
+    rgb = picture.rgb
     if scale > 1:
         with phases.phase("enlarge"):
-            rgb = enlarge(picture.rgb, scale, None, lambda: None).picture
-    else:
-        with phases.phase("copy"):
-            rgb = picture.rgb.copy()
+            rgb = enlarge(rgb, scale, None, lambda: None).picture
     classes_or_none = classes if parsed else None
     mask = paste(rgb, matrices, scale, restored, classes_or_none, phases, with_mask)
     with phases.phase("encode"):

@@ -49,13 +49,21 @@ class Restoration:
 
 
 def paste(
-    picture: Picture, request: RestoreRequest, restoration: Restoration, ledger: StageLedger
+    picture: Picture,
+    request: RestoreRequest,
+    restoration: Restoration,
+    ledger: StageLedger,
+    *,
+    in_place: bool = False,
 ) -> RestoreResult:
-    """Paste the restored faces, the surest first, and gather the answer. Runs no network."""
+    """Paste the restored faces, the surest first, and gather the answer. Runs no network.
+
+    `in_place`: into the background itself, which nobody needs afterwards, if it can be written to; else into
+    a copy, so that it stays whole for other fidelities.
+    """
     with ledger.stage("paste"):
         background, upscaler = restoration.background
-        # A copy: the picture stays whole for other fidelities.
-        rgb = background.copy()
+        rgb = background if in_place and background.flags.writeable else background.copy()
         mask = None
         if request.return_mask and restoration.changed is None:
             mask = np.zeros(rgb.shape[:2], np.uint8)

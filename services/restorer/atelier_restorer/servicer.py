@@ -157,7 +157,7 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
 
         def finish(restoration: Restoration) -> pb.RestoreFacesResponse:
             ledger = StageLedger()
-            result = paste(picture, request, restoration, ledger)
+            result = paste(picture, request, restoration, ledger, in_place=fidelities is None)
             with ledger.stage("encode"):
                 image = convert.encode(result.picture, request)
                 mask = convert.mask_image(result)
