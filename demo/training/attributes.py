@@ -44,6 +44,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "background": (*palette.BACKGROUNDS, *PLACES),
 }
 """What the judge tells, and the answers it chooses from."""
+ALIKE = {"wavy": "long", "swept": "short", "parted": "short"}
+"""Hair styles that the words of a prompt ("long hair", "short hair") do not tell apart are one answer."""
 OF_A_FACE = ("hair_color", "glasses", "beard")
 """What an aligned face shows; hair styles, hats and backgrounds are cut off there."""
 HEAD_SHARE = 2.5
@@ -117,7 +119,7 @@ def face_view(aligned: Picture) -> Picture:
 def truth(person: dict[str, Any], background: str, aligned: bool) -> list[int]:
     """The number of the right answer for each attribute; `UNKNOWN` where the view does not show it."""
     told = {
-        "hair_color": None if person["hair_style"] == "bald" else person["hair_color"],
+        "hair_color": None if person["hair_style"] == "bald" or person["hat"] else person["hair_color"],
         "hair_style": None if person["hat"] else person["hair_style"],
         "glasses": None if person["cover"] == "brim" else person["glasses"] or NONE,
         "beard": None if person["cover"] in ("scarf", "hand") else person["beard"] or NONE,
@@ -126,8 +128,6 @@ def truth(person: dict[str, Any], background: str, aligned: bool) -> list[int]:
     }
     if aligned:
         told = {name: value if name in OF_A_FACE else None for name, value in told.items()}
-        if person["hat"]:  # little of the hair is left to see
-            told["hair_color"] = None
     return [
         UNKNOWN if told[name] is None else answers.index(told[name]) for name, answers in ATTRIBUTES.items()
     ]
@@ -251,7 +251,7 @@ def measure(network: Judge, count: int, seed: int) -> dict[str, tuple[int, int]]
             for (name, answers), wanted in zip(ATTRIBUTES.items(), example.answers, strict=True):
                 if wanted != UNKNOWN:
                     right, asked = found[name]
-                    found[name] = (right + (answer[name] == answers[wanted]), asked + 1)
+                    found[name] = (right + (answer[name] == named(answers[wanted])), asked + 1)
     return found
 
 
@@ -264,8 +264,14 @@ def judge(network: Judge, views: Sequence[Picture]) -> list[dict[str, str]]:
     scores = network(to_tensor(views).to(device))
     picks = {name: row.argmax(1).tolist() for name, row in scores.items()}
     return [
-        {name: answers[picks[name][row]] for name, answers in ATTRIBUTES.items()} for row in range(len(views))
+        {name: named(answers[picks[name][row]]) for name, answers in ATTRIBUTES.items()}
+        for row in range(len(views))
     ]
+
+
+def named(answer: str) -> str:
+    """The name that an answer is told by; see `ALIKE`."""
+    return ALIKE.get(answer, answer)
 
 
 def open_judge(folder: Path, threads: int = 1) -> Judge:

@@ -28,10 +28,10 @@ _STYLES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"\bponytail\b", ("ponytail",)),
     (r"\bbangs\b", ("bangs",)),
     (r"\bspiky\b", ("spiky",)),
-    (r"\bcombed back\b", ("swept",)),
-    (r"\bwavy\b", ("wavy", "long")),
-    (r"\blong\b[^,]*\bhair\b", ("long", "wavy", "bangs")),
-    (r"\bshort\b[^,]*\bhair\b", ("short", "swept", "parted", "spiky")),
+    (r"\bcombed back\b", ("short",)),
+    (r"\bwavy\b", ("long",)),
+    (r"\blong\b[^,]*\bhair\b", ("long", "bangs")),
+    (r"\bshort\b[^,]*\bhair\b", ("short", "spiky")),
 )
 _HATS = ("hat", "cap", "beanie")
 _ALONE = frozenset({"people", "couple", "friends", "beside", "family"})

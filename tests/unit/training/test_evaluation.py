@@ -19,6 +19,7 @@ from training.attributes import (
     head_view,
     judge,
     measure,
+    named,
     open_judge,
     truth,
 )
@@ -130,7 +131,7 @@ def test_the_hard_drawings_are_what_they_are_called() -> None:
         ),
         (
             "a woman with long ginger hair and glasses",
-            {"hair_style": ("long", "wavy", "bangs"), "glasses": ("round", "square"), "beard": ("none",),
+            {"hair_style": ("long", "bangs"), "glasses": ("round", "square"), "beard": ("none",),
              "hat": ("none",), "hair_color": ("red",)},
         ),
         ("two people with glasses", {}),
@@ -149,7 +150,7 @@ def test_every_promise_is_an_answer_that_the_judge_can_give_and_the_issued_promp
     assert [p.prompt for p in scenes[:2]] == list(ISSUED_SCENES)
     assert len(portraits) == len(scenes) == 100
     for name, promised in itertools.chain(*(p.asked.items() for p in portraits)):
-        assert set(promised) <= set(ATTRIBUTES[name])
+        assert set(promised) <= {named(answer) for answer in ATTRIBUTES[name]}
     asked = [name for p in portraits for name, promised in p.asked.items() if promised != ("none",)]
     assert all(asked.count(name) >= 10 for name in ATTRIBUTES)
     assert not any(p.person or p.asked for p in scenes)
@@ -163,7 +164,7 @@ def seen(prompt: str, faces: int, **answers: str) -> Drawn:
 
 
 def test_prompts_are_scored_by_faces_and_by_each_attribute_asked_for() -> None:
-    answers = {"hair_color": "red", "hair_style": "wavy", "glasses": "round", "beard": "none", "hat": "none"}
+    answers = {"hair_color": "red", "hair_style": "long", "glasses": "round", "beard": "none", "hat": "none"}
     drawn = [
         seen("a woman with long red hair and glasses", 1, **answers),
         seen("a woman with short black hair", 0, **answers),
@@ -213,6 +214,7 @@ def test_the_judge_is_asked_only_for_what_a_view_shows() -> None:
     assert told["hair_color"] == told["beard"] == UNKNOWN
     assert ATTRIBUTES["hair_style"][told["hair_style"]] == "bald"
     assert ATTRIBUTES["glasses"][told["glasses"]] == "none"
+    assert truth({**person, "hair_style": "long", "hat": "cap"}, "blue", aligned=False)[0] == UNKNOWN
     told = dict(zip(ATTRIBUTES, truth({**person, "cover": None}, "blue", aligned=True), strict=True))
     assert {name for name, number in told.items() if number != UNKNOWN} == {"glasses", "beard"}
 
