@@ -26,7 +26,7 @@ from drawing.backdrop import PLACES
 from drawing.person import Beard, Glasses, HairStyle, Hat
 from training.data import align
 from training.degrade import add_noise, blur, resize, uniform
-from training.loop import EXPORT, Fact, Loop, Recipe, load_export, precision, read_facts
+from training.loop import EXPORT, Fact, Loop, Recipe, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 
 RECIPE = Recipe(learning_rate=3e-3, weight_decay=1e-3, warm_up=60, flat=0.1)
@@ -49,6 +49,7 @@ ALIKE = {"wavy": "long", "swept": "short", "parted": "short"}
 OF_A_FACE = ("hair_color", "glasses", "beard")
 """What an aligned face shows; hair styles, hats and backgrounds are cut off there."""
 HEAD_SHARE = 2.5
+_NOTE = "answers.txt"  # beside the export: what the judge was trained to tell
 _LEAST, _MOST = 3000, 9000  # drawings kept to learn from; the oldest make room for fresh ones
 _FRESH = 6  # drawings a step
 _SEEN_ENOUGH = 0.25  # of a face; what a cover hides is not asked for
@@ -235,7 +236,12 @@ def train(options: Options) -> None:
     found = measure(network, options.scaled(600, 2), options.seed)
     facts: dict[str, Fact] = {name: round(right / max(1, asked), 4) for name, (right, asked) in found.items()}
     loop.export(None, **facts)
+    (options.out / _NOTE).write_text(_answers())
     print(f"attributes: {found}", flush=True)
+
+
+def _answers() -> str:
+    return repr({name: list(answers) for name, answers in ATTRIBUTES.items()})
 
 
 @torch.no_grad()
@@ -279,20 +285,13 @@ def open_judge(folder: Path, threads: int = 1) -> Judge:
 
     A judge that was trained for other answers than today's drawings have is trained anew.
     """
-    known = repr({name: list(answers) for name, answers in ATTRIBUTES.items()})
-    note = folder / "answers.txt"
-    if not (folder / EXPORT).exists() or not note.exists() or note.read_text() != known:
+    note = folder / _NOTE
+    if not (folder / EXPORT).exists() or not note.exists() or note.read_text() != _answers():
         print(f"training the judge in {folder}", flush=True)
         train(parse_options(JUDGE, ["--out", str(folder), "--threads", str(threads)]))
-        note.write_text(known)
     network = Judge()
     load_export(folder / EXPORT, "judge", network)
     return network.eval().requires_grad_(False)
-
-
-def trained_figures(folder: Path) -> dict[str, object]:
-    """What the training wrote about itself: steps, minutes and shares of right answers."""
-    return dict(read_facts(folder / EXPORT))
 
 
 if __name__ == "__main__":
