@@ -52,13 +52,14 @@ class FaceNetworks:
         }
 
 
-def load_networks(choice: str) -> FaceNetworks:
+def load_networks(choice: str, device_name: str | None = None) -> FaceNetworks:
     """Build the networks: of the model `set` that ATELIER_RESTORER_MODEL_SET names, or of `published` sizes.
 
-    The latter, and a parser that the set lacks, have random weights, which take as long as others.
+    The latter, and a parser that the set lacks, have random weights, which take as long as others. The device
+    is ATELIER_RESTORER_DEVICE unless one is given.
     """
     stage = settings.load(RestorerSettings)
-    device = choose_device(stage.device)
+    device = choose_device(device_name or stage.device)
     dtype = torch.float32 if stage.dtype == "auto" else choose_dtype(stage.dtype, device)
     torch.backends.cudnn.allow_tf32 = dtype != torch.float32  # as the stage does when it loads
     states = _random_states() if choice == "published" else _states_of_set(stage.model_set)

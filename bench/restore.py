@@ -66,7 +66,7 @@ class Case:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the bench."""
     given = _arguments(arguments)
-    networks = load_networks(given.networks) if given.networks else None
+    networks = load_networks(given.networks, given.device) if given.networks else None
     result: dict[str, object] = {
         "machine": machine()
         | {"opencv_threads": cv2.getNumThreads(), "torch_threads": torch.get_num_threads()},
@@ -121,9 +121,13 @@ def measure(
         if with_reference and number < given.reference_repeats:
             samples[1].append(_timed(theirs))
     answer["atelier_seconds"] = _by_phase(samples[0])
+    if networks:
+        answer["atelier_network_ms_a_face"] = _a_face(samples[0], case.faces)
     if with_reference:
         answer["reference_seconds"] = _by_phase(samples[1])
         answer["times_faster"] = times_faster(*samples)
+        if networks:
+            answer["reference_network_ms_a_face"] = _a_face(samples[1], case.faces)
     else:
         answer["reference_seconds"] = f"left out: above --reference-limit {given.reference_limit}"
     if memory_can_be_measured():
@@ -212,6 +216,11 @@ def _by_phase(samples: Samples) -> dict[str, dict[str, float | int]]:
     return answer | {"total": spread([sum(sample.values()) for sample in samples])}
 
 
+def _a_face(samples: Samples, faces: int) -> dict[str, float | int]:
+    """Return milliseconds of CodeFormer for one face, its crop's way to the device and back included."""
+    return spread([1000 * sample["restore"] / faces for sample in samples])
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -221,6 +230,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", type=int, nargs="+", default=[1, 2], choices=[1, 2, 4])
     parser.add_argument("--parse", choices=_PARSE, default="both", help="the mask: a soft square, or parsed")
     parser.add_argument("--networks", choices=SETS, help="run the networks too; default: left out")
+    parser.add_argument(
+        "--device", help="of the networks: cpu, cuda, cuda:1; default: as the stage's settings say"
+    )
     parser.add_argument("--format", choices=["png", "jpeg"], default="png", help="of the file in and out")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--reference-repeats", type=int, default=3)

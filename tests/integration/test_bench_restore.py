@@ -60,10 +60,14 @@ def test_the_networks_run_in_both_flows(
     )
     monkeypatch.setenv("ATELIER_RESTORER_MODEL_SET", str(folder))
     sizes = ("--faces", "3", "--megapixels", "0.3", "--scale", "1", "--parse", "off")
-    result = run(capsys, *sizes, "--networks", "set")
+    result = run(capsys, *sizes, "--networks", "set", "--device", "cpu")
     (case,) = result["cases"]
+    assert result["networks"]["device"] == "cpu"
     for flow in ("atelier", "reference"):
-        assert {"detect", "restore"} <= set(case[f"{flow}_seconds"])
+        seconds = case[f"{flow}_seconds"]
+        assert {"detect", "restore"} <= set(seconds)
+        a_face = case[f"{flow}_network_ms_a_face"]
+        assert a_face["min"] == pytest.approx(1000 * seconds["restore"]["min"] / 3, abs=0.1)
     assert case["levels_apart"]["share_within_2"] >= 0.999, "one face at a time, or all of them together"
     assert "random weights" in result["networks"]["weights"], "the set has no parser"
 
