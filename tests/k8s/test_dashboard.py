@@ -49,7 +49,8 @@ def test_a_legend_names_what_tells_the_lines_apart(panel: dict[str, Any]) -> Non
         assert labels - named <= {"namespace", "job"}, "two lines would have one name"
         legends.append(target["legendFormat"])
         assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-        assert 'namespace=~"$namespace"' in query
+        selectors = re.findall(r"\b(?:atelier|process)_\w+(?:\{([^}]*)\})?|\bup\{([^}]*)\}", query)
+        assert selectors and all('namespace=~"$namespace"' in "".join(found) for found in selectors)
     assert len(set(legends)) == len(legends) or panel["title"] == "Replicas that are ready"
 
 

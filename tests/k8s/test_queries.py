@@ -60,6 +60,17 @@ def test_a_stages_autoscaler_sums_its_replicas_and_sees_no_other_stage(stage: st
     assert math.ceil(9 / threshold) == {"generator": 6, "restorer": 3}[stage]
 
 
+def test_the_gateways_autoscaler_counts_what_each_gateway_has_sent_to_either_stage(tmp_path: Path) -> None:
+    calls = {("a", "generator"): 30, ("a", "restorer"): 4, ("b", "generator"): 7}
+    made = [
+        series(f'atelier_stage_pending{{stage="{stage}"}}', f"{count}x200", "atelier-gateway", pod)
+        for (pod, stage), count in calls.items()
+    ]
+    scaled_to(tmp_path, "gateway work", made, 41)
+    _, threshold = queries.autoscalers(tmp_path / "overlay")["gateway work"]
+    assert math.ceil(41 / threshold) == 3
+
+
 def test_a_replica_that_does_not_answer_is_not_forgotten_for_a_minute(tmp_path: Path) -> None:
     made = [series("atelier_requests_in_progress", "4x117 _x80", pod="a")]  # the last one at 29:15
     scaled_to(tmp_path, "generator work", made, 4)
