@@ -171,6 +171,7 @@ def test_the_gateway_asks_for_all_addresses_of_each_stage(workload: Workload) ->
 def test_an_eviction_is_always_possible_and_never_takes_two(workload: Workload) -> None:
     budget = of_kind(workload.manifests, "PodDisruptionBudget")[f"atelier-{workload.name}"]["spec"]
     assert budget["maxUnavailable"] == 1 and "minAvailable" not in budget
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow", "one that never starts does not hold a node"
     assert budget["selector"]["matchLabels"].items() <= workload.labels.items()
 
 
