@@ -56,7 +56,8 @@ def test_a_legend_names_what_tells_the_lines_apart(panel: dict[str, Any]) -> Non
 
 def test_nothing_overlaps() -> None:
     boxes = [panel["gridPos"] for panel in DASHBOARD["panels"]]
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(boxes)
+    for key in ("id", "title"):
+        assert len({panel[key] for panel in DASHBOARD["panels"]}) == len(boxes)
     for box in boxes:
         assert box["x"] + box["w"] <= 24
     for one, other in itertools.combinations(boxes, 2):
