@@ -61,7 +61,7 @@ def load_networks(choice: str, device_name: str | None = None) -> FaceNetworks:
     stage = settings.load(RestorerSettings)
     device = choose_device(device_name or stage.device)
     dtype = torch.float32 if stage.dtype == "auto" else choose_dtype(stage.dtype, device)
-    torch.backends.cudnn.allow_tf32 = dtype != torch.float32  # as the stage does when it loads
+    torch.backends.cudnn.allow_tf32 = False  # as the stage does when it loads
     states = _random_states() if choice == "published" else _states_of_set(stage.model_set)
     weights = "random, of the published sizes" if choice == "published" else f"model set {stage.model_set}"
     if "parser" not in states:

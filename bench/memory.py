@@ -128,7 +128,6 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 def measure(case: Case, model_set: Path) -> tuple[float, float]:
     """Return MiB that a new service held before the request, and the most beyond it during the request."""
-    print(f"{case}", file=sys.stderr)
     small = make_scene(0.3, 1)
     scene = _scene(case)
     file = _file(scene, case)
@@ -138,7 +137,9 @@ def measure(case: Case, model_set: Path) -> tuple[float, float]:
         held = resident_kib("VmRSS", process.pid)
         _ask(address, file, _request(scene, case))
         peak = resident_kib("VmHWM", process.pid)
-    return round(held / 1024, 1), round((peak - held) / 1024, 1)
+    more = round((peak - held) / 1024, 1)
+    print(f"{case}: {more} MiB", file=sys.stderr)
+    return round(held / 1024, 1), more
 
 
 def _scene(case: Case) -> FaceScene:
