@@ -160,13 +160,13 @@ def test_parts_of_the_face_and_its_hair_are_restored() -> None:
 
 def test_a_parts_mask_is_soft_and_0_along_the_rim() -> None:
     soft = soften_parts(np.ones((CROP_SIZE, CROP_SIZE), bool))
-    assert (soft[10:-10, 10:-10] > 0.999).all()
+    assert (soft[10:-10, 10:-10] == 255).all()
     for rim in (soft[:10], soft[-10:], soft[:, :10], soft[:, -10:]):
         assert (rim == 0).all()
     soft = soften_parts(restored_parts(face_classes()))
-    assert soft[230, 256] > 0.99 and soft[500, 256] < 0.01
-    assert 0.4 < soft[230, 100] < 0.6, "half where hair ends"
-    assert np.abs(np.diff(soft[20:-20], axis=0)).max() < 0.05
+    assert soft[230, 256] > 252 and soft[500, 256] < 3
+    assert 102 < soft[230, 100] < 153, "half where hair ends"
+    assert np.abs(np.diff(soft[20:-20].astype(int), axis=0)).max() <= 12
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -205,7 +205,7 @@ def test_an_aligned_face_is_blended_all_over_or_in_its_parts() -> None:
     parts = soften_parts(restored_parts(face_classes()))
     part, mask = blend_aligned(picture, crop, 0.5, parts)
     np.testing.assert_array_equal(part[mask == 0], picture[mask == 0])
-    np.testing.assert_array_equal(mask, np.rint(parts * 127.5))
+    np.testing.assert_array_equal(mask, np.rint(parts / 2))  # to even, as OpenCV rounds
     assert not (part == crop).all(axis=2).all()
 
 

@@ -12,7 +12,7 @@ import pytest
 from skimage import data
 from skimage.registration import phase_cross_correlation
 
-from atelier_restorer.align import CROP_SIZE
+from atelier_restorer.align import CROP_SIZE, crop_to_picture
 from atelier_restorer.paste import restored_parts, soften_parts
 from tests.unit.restorer.pasting import (
     ACROSS_THE_EDGE,
@@ -22,6 +22,7 @@ from tests.unit.restorer.pasting import (
     Pasted,
     Place,
     flat,
+    matrix_of,
     paste_back,
     portrait,
     ring,
@@ -78,9 +79,10 @@ def test_nothing_is_shifted(photograph: np.ndarray, scale: int, place: Place) ->
     assert np.abs(mean_shift_px(photograph, place, scale)).max() < 0.05
 
 
+@pytest.mark.parametrize("side", [400, 800])  # in the picture with all of its square; larger than the crop
 @pytest.mark.parametrize("scale", [1, 2])
-def test_a_face_larger_than_the_crop_is_not_shifted(scale: int) -> None:
-    assert np.abs(mean_shift_px(data.astronaut(), Place(256, 256, 800, 12), scale)).max() < 0.05
+def test_a_large_face_is_not_shifted(scale: int, side: int) -> None:
+    assert np.abs(mean_shift_px(data.astronaut(), Place(256, 256, side, 12), scale)).max() < 0.05
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -210,6 +212,20 @@ def parsed_face(hair_beyond_the_crop: bool) -> np.ndarray:
     cv2.ellipse(classes, (256, 240), (150, 300 if hair_beyond_the_crop else 160), 0, 0, 360, HAIR, cv2.FILLED)
     cv2.ellipse(classes, (256, 290), (125, 145), 0, 0, 360, SKIN, cv2.FILLED)
     return soften_parts(restored_parts(classes))
+
+
+@pytest.mark.parametrize("hair_beyond_the_crop", [False, True])
+@pytest.mark.parametrize("place", [Place(256, 256, 400, 12), Place(256, 256, 90, 12), Place(60, 256, 400)])
+def test_a_parsed_mask_is_the_lower_of_its_square_and_its_parts(
+    place: Place, hair_beyond_the_crop: bool
+) -> None:
+    picture, parts = data.astronaut(), parsed_face(hair_beyond_the_crop)
+    square = paste_back(picture, place, 1).mask
+    drawn = cv2.warpAffine(parts, crop_to_picture(matrix_of(place), 1), (512, 512))
+    pasted = paste_back(picture, place, 1, another_tone, parts=parts)
+    np.testing.assert_allclose(pasted.mask, np.minimum(square, drawn).astype(int), atol=1)
+    if hair_beyond_the_crop:
+        assert (square < drawn - 100).any(), "here the square ends first"
 
 
 @pytest.mark.parametrize("place", INSIDE[2:] + ACROSS_THE_EDGE)
