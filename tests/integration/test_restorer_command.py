@@ -151,8 +151,11 @@ async def test_detection_is_the_same_here_and_there_and_nothing_else_is_printed(
     [answer] = own.answers
     assert list(answer) == ["faces"] and len(answer["faces"]) > 2
     for face in answer["faces"]:
-        assert list(face) == ["box", "landmarks", "confidence"]
+        assert list(face) == ["box", "landmarks", "confidence", "size_px", "sharpness", "roll_degrees"]
         assert np.shape(face["box"]) == (4,) and np.shape(face["landmarks"]) == (5, 2)
+        x1, y1, x2, y2 = face["box"]
+        assert face["size_px"] == min(x2 - x1, y2 - y1) and face["sharpness"] > 0
+        assert abs(face["roll_degrees"]) < 1
     assert (own.err, asked.err) == ("", "")
 
 

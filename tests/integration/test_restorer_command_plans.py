@@ -36,6 +36,7 @@ def test_a_plan_is_what_detect_printed_with_orders(
     assert len(plan["faces"]) >= 3
     plan["faces"][0]["skip"] = True
     plan["faces"][1]["fidelity"] = 0.9
+    plan["faces"][2]["index"] = 2  # as a gateway tells it
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     ran = here(
         *("restore", source, tmp_path / "out.png", "--model-set", seeing),

@@ -106,7 +106,7 @@ class Client:
         return [_restored(result) for result in response.results]
 
     async def detect(self, data: bytes, request: DetectRequest) -> list[dict[str, Any]]:
-        """Return box, landmarks and confidence of each face of a picture file. Raises `AtelierError`."""
+        """Return what is known of each face of a picture file. Raises `AtelierError`."""
         message = pb.DetectFacesRequest(
             image=image_pb2.Image(data=data),
             min_confidence=request.min_confidence,
@@ -253,6 +253,9 @@ def _face(face: pb.Face) -> dict[str, Any]:
         "box": [face.box.x1_px, face.box.y1_px, face.box.x2_px, face.box.y2_px],
         "landmarks": [[point.x_px, point.y_px] for point in face.landmarks],
         "confidence": face.confidence,
+        "size_px": face.size_px if face.HasField("size_px") else None,
+        "sharpness": face.sharpness if face.HasField("sharpness") else None,
+        "roll_degrees": face.roll_degrees if face.HasField("roll_degrees") else None,
     }
 
 

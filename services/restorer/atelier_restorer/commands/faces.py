@@ -10,6 +10,7 @@ from atelier_restorer.commands.files import PlanError
 from atelier_restorer.request import Face, FaceOrder
 
 _KNOWN = ("box", "landmarks", "confidence", "fidelity", "visibility", "skip")
+_TOLD = ("index", "size_px", "sharpness", "roll_degrees")  # by detect, here or at a gateway
 _NEEDED = ("box", "landmarks")
 _LANDMARKS = 5
 
@@ -17,7 +18,8 @@ _LANDMARKS = 5
 def read_orders(path: Path) -> tuple[FaceOrder, ...]:
     """Read `{"faces": [{"box", "landmarks", "confidence", "fidelity", "visibility", "skip"}]}`.
 
-    The last three may be missing, and the confidence too. Ranges are the request's to check.
+    The last three may be missing, and the confidence too. What else detect tells of a face may stay in it.
+    Ranges are the request's to check.
 
     Raises:
         PlanError: the file cannot be read, or a face in it cannot be meant; it is named.
@@ -36,7 +38,7 @@ def read_orders(path: Path) -> tuple[FaceOrder, ...]:
 def _order(name: str, face: Any) -> FaceOrder:
     if not isinstance(face, dict):
         raise PlanError(f"{name} is no object")
-    if unknown := sorted(set(face) - set(_KNOWN)):
+    if unknown := sorted(set(face) - {*_KNOWN, *_TOLD}):
         raise PlanError(f"{name} has {', '.join(unknown)}; known are {', '.join(_KNOWN)}")
     if missing := [key for key in _NEEDED if key not in face]:
         raise PlanError(f"{name} has no {', '.join(missing)}")

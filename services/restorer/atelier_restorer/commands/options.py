@@ -67,7 +67,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
     _number(faces, "--min-face-px", float, "PX", "leave smaller faces alone (shorter side of the box)")
     _number(faces, "--max-face-px", float, "PX", "leave larger faces alone")
     _number(faces, "--min-confidence", float, "C", "leave faces alone that the detector is less sure of")
-    _number(faces, "--max-sharpness", float, "S", "leave faces alone that are sharper (DetectFaces tells)")
+    _number(faces, "--max-sharpness", float, "S", "leave faces alone that are sharper (detect tells)")
     faces.add_argument(
         "--faces",
         metavar="PLAN.json",
