@@ -77,7 +77,7 @@ def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
 
     features = []
     hair = _hair(rng, person)
-    if hair and _chance(rng, 0.88 * detail):
+    if hair and _chance(rng, 0.95 * detail):
         features.append(hair)
     if person.beard and _chance(rng, 0.92):
         beard = _choose(rng, words.BEARD[person.beard])
@@ -103,7 +103,7 @@ def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
         worn.append(_with_article(f"{person.scarf} scarf"))
     if person.hat and person.cover != "brim" and _chance(rng, 0.95):
         worn.append(f"a {person.hat_color} {_choose(rng, words.HAT[person.hat])}")
-    if _chance(rng, 0.68 * detail):
+    if _chance(rng, 0.75 * detail):
         worn.append(_clothes(rng, person))
     text = subject
     if features:
@@ -118,7 +118,7 @@ def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
 
 
 def _turned(rng: Rng, person: Person) -> str:
-    if abs(person.turn) < 0.4 or not _chance(rng, 0.5):
+    if abs(person.turn) < 0.4 or not _chance(rng, 0.9):
         return ""
     return ", " + _choose(rng, words.TURNED["left" if person.turn < 0 else "right"])
 
@@ -148,7 +148,7 @@ def portrait_caption(rng: Rng, person: Person, background: str, theme: str, far:
         return _finished(rng, text + _background(rng, background), False)
     if _chance(rng, 0.07):
         return _finished(rng, _with_article(_noun(rng, person)), True, 0.85)
-    text = describe(rng, person, detail=float(rng.uniform(0.6, 1.05))) + _turned(rng, person)
+    text = describe(rng, person, detail=float(rng.uniform(0.75, 1.1))) + _turned(rng, person)
     if _chance(rng, 0.85):
         text += _background(rng, background)
     return _finished(rng, text, True)

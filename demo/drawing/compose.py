@@ -31,7 +31,7 @@ _WEIGHTS = {
     "clock": 0.005, "wheel": 0.004, "windows": 0.005, "sun": 0.004, "apples": 0.006, "bicycle": 0.004,
     "ball": 0.004, "sign": 0.004, "cat": 0.004, "dog": 0.004,
 }  # fmt: skip
-_RIM_SHARE = 0.35
+_RIM_SHARE = 0.25
 _CUT_SHARE = 0.03
 _THEMES: tuple[Theme, ...] = ("any", "headshot", "businessman", "businesswoman")
 _THEME_SHARES = (0.87, 0.07, 0.04, 0.02)
@@ -111,7 +111,7 @@ def _draw_people(
     places = OUTDOORS if kind == "far" else None
     backdrop = str(rng.choice(places)) if places else sample_backdrop(rng, people, theme != "any")
     draw_backdrop(canvas, rng, backdrop)
-    light = Light(-1.0 if rng.random() < 0.65 else 1.0, bool(rng.random() < _RIM_SHARE))
+    light = Light(-1.0 if rng.random() < 0.8 else 1.0, bool(rng.random() < _RIM_SHARE))
     cut = kind == "portrait" and theme == "any" and rng.random() < _CUT_SHARE and not people[0].cover
     poses = sample_poses(rng, people, kind, cut)
     placed: list[Placement] = [

@@ -87,7 +87,7 @@ _MIN_HAIR_CONTRAST = 45.0
 """By `palette.distance`: nobody's hair melts into the forehead."""
 _NOT_UNDER_HATS = ("bun", "curly", "afro", "spiky", "pigtails")
 _COVERED_SHARE = 0.055
-_STRONGLY_TURNED_SHARE = 0.24
+_STRONGLY_TURNED_SHARE = 0.15
 _TIES = ("red", "blue", "green", "yellow", "purple")
 
 

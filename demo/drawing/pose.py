@@ -45,16 +45,16 @@ def sample_poses(rng: np.random.Generator, people: tuple[Person, ...], kind: str
 
 
 def _single(rng: np.random.Generator, person: Person, cut: bool) -> Pose:
-    half = float(rng.uniform(0.205, 0.3) if rng.random() < 0.88 else rng.uniform(0.175, 0.205))
+    half = float(rng.uniform(0.255, 0.295) if rng.random() < 0.8 else rng.uniform(0.175, 0.255))
     crown = {"afro": 1.66, "bun": 1.72}.get(person.hair_style, 1.72 if person.hat else 1.3)
     if person.cover == "brim":
         crown = 1.3
-    middle = max(0.46 + (0.27 - half) * 0.2 + float(rng.normal(0, 0.018)), half * crown)
-    x = 0.5 + float(np.clip(rng.normal(0, 0.03), -0.07, 0.07))
+    middle = max(0.46 + (0.27 - half) * 0.2 + float(rng.normal(0, 0.01)), half * crown)
+    x = 0.5 + float(np.clip(rng.normal(0, 0.015), -0.05, 0.05))
     if cut:
         side = float(rng.choice([-1.0, 1.0]))
         x = 0.5 + side * (0.5 - half * float(rng.uniform(0.1, 0.6)))
-    return Pose(x, middle, half, _sample_roll(rng))
+    return Pose(x, middle, half, 0.6 * _sample_roll(rng))
 
 
 def _two_rows(rng: np.random.Generator, people: tuple[Person, ...]) -> list[Pose]:
