@@ -21,7 +21,7 @@ from training.side_by_side import NEEDS, Conditions, SideBySide, is_trained
 
 def run_in_order(runs: Path, wanted: Conditions) -> None:
     """Every stage, one after the other in this process."""
-    for stage in sorted(NEEDS, key=lambda stage: stage == "diffusion"):
+    for stage in NEEDS:
         minutes = wanted.profile.minutes.get(stage, 1.0) * wanted.stretch
         if not wanted.smoke and is_trained(runs, stage, minutes):
             print(f"{stage} is trained already", flush=True)

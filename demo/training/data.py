@@ -56,6 +56,9 @@ class Set:
 PICTURES = Set("pictures", 1000, 3, 12)
 LARGES = Set("large", 100, 2, 3)
 FACES = Set("faces", 200, 2, 4)
+# Made by `redrawn.py` once the generator is trained.
+REDRAWN = Set("redrawn", 200, 2, 4)
+PAIRS = Set("pairs", 200, 2, 4)
 
 
 def shard_path(folder: Path, name: str, number: int) -> Path:
@@ -83,7 +86,8 @@ def draw_face(rng: np.random.Generator, kind: str = "portrait") -> NDArray[np.ui
     return align(drawn.image, face.landmarks)
 
 
-def _annotation(drawn: drawing.Drawing) -> dict[str, Any]:
+def annotation(drawn: drawing.Drawing) -> dict[str, Any]:
+    """What a shard's notes say of one drawing."""
     faces = [
         {"box": [float(v) for v in f.box], "landmarks": f.landmarks.tolist(), "hidden": round(f.hidden, 3)}
         for f in drawn.faces
@@ -111,13 +115,14 @@ def draw_shard(task: Task) -> str:
         else:
             drawn = drawing.draw(rng, side)
             pictures.append(drawn.image)
-            notes.append(_annotation(drawn))
-    replace(path, lambda p: _save(p, np.stack(pictures)))
+            notes.append(annotation(drawn))
+    replace(path, lambda p: save(p, np.stack(pictures)))
     replace(path.with_suffix(".json"), lambda p: p.write_text(json.dumps(notes)))
     return path.name
 
 
-def _save(path: Path, pictures: NDArray[np.uint8]) -> None:
+def save(path: Path, pictures: NDArray[np.uint8]) -> None:
+    """Writes an array under exactly this name."""
     with path.open("wb") as file:
         np.save(file, pictures)
 
@@ -135,6 +140,11 @@ def plan(options: Options) -> Iterator[Task]:
     yield from some(LARGES)
     yield from some(FACES)
     yield from some(PICTURES, first=12)
+
+
+def is_there(options: Options, what: Set) -> bool:
+    """Whether the set has a shard to train on."""
+    return shard_path(options.runs / "data", what.name, 1).with_suffix(".json").exists()
 
 
 def shards(options: Options, what: Set) -> int:

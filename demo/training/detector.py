@@ -3,7 +3,8 @@
 `python -m training.detector --out .runs/detector`
 
 Pictures are moved, turned, scaled, spoiled and set side by side on the device. Part of them is blurred or
-passed through the autoencoder, since the faces of a small generator are smeared; part has only scenes.
+passed through the autoencoder, since the faces of a small generator are smeared; part was redrawn by the
+trained generator (see redrawn.py), if it is there; part has only scenes.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torchvision.ops import nms
 
 from training.autoencoder import Autoencoder, load_autoencoder
 from training.boxes import anchors, decode, multibox_loss, overlap
-from training.data import LARGES, PictureStore
+from training.data import LARGES, REDRAWN, PictureStore, is_there
 from training.degrade import Smear, add_noise, blur, jpeg, resize, spoil_tones, uniform
 from training.loop import EXPORT, Fact, Loop, Recipe, load_export, precision
 from training.options import Options, parse_options, prepare_torch
@@ -25,6 +26,7 @@ from training.options import Options, parse_options, prepare_torch
 RECIPE = Recipe(learning_rate=2e-3, weight_decay=5e-4, warm_up=200, clip=10.0, flat=0.2)
 BGR_MEAN = (104.0, 117.0, 123.0)
 FALSE_SHARE = 0.015
+REDRAWN_SHARE = 0.35
 PREVIEW = 16  # pictures through the autoencoder at a time
 
 
@@ -153,6 +155,7 @@ class Scenes:
             options, LARGES, least=options.scaled(100, 3), most=options.scaled(1400, 3), side=640
         )
         # What a diffusion network draws is further from the drawings than what an autoencoder gives back.
+        self.redrawn = PictureStore(options, REDRAWN) if is_there(options, REDRAWN) else None
         self.latest = LatestAutoencoder(options, strongest=1.0)
         self.smear = self.latest.smear()
 
@@ -168,6 +171,8 @@ class Scenes:
         side = sides[int(torch.randint(len(sides), ()))] if not self.options.smoke else 256
         tiled = bool(torch.rand(()) < 0.25)
         store = self.large if torch.rand(()) < 0.3 else self.small
+        if self.redrawn is not None and torch.rand(()) < REDRAWN_SHARE:
+            store = self.redrawn
         count = count if side <= 384 else count // 2
         raw, boxes, landmarks = store.sample(count)
         pictures = raw.permute(0, 3, 1, 2).float() / 255

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from training.autoencoder import FACTOR, Autoencoder, load_autoencoder
+from training.autoencoder import Autoencoder, factor, load_autoencoder
 from training.data import PICTURES, ShardReader
 from training.loop import CHECKPOINT, EXPORT, Loop, Recipe, compiled, load_export, precision, replace
 from training.options import Options, parse_options, prepare_torch
@@ -28,6 +28,8 @@ from training.tokenizer import LENGTH, build_tokenizer
 TOKENIZER = "tokenizer"
 TEXT_WIDTH = 128
 TIME_WIDTH = 32
+SHORT_LENGTH = 40
+"""Tokens of a text without most of its padding; one length, since each is compiled for itself."""
 RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-3, warm_up=300, flat=0.35)
 SCHEDULE = {
     "beta_start": 0.00085,
@@ -75,7 +77,7 @@ Unet = Any
 def build_unet(profile: Profile) -> Unet:
     """The untrained network."""
     return UNet2DConditionModel(
-        sample_size=profile.native // FACTOR,
+        sample_size=profile.native // factor(profile),
         in_channels=profile.latent_channels,
         out_channels=profile.latent_channels,
         block_out_channels=profile.unet_widths,
@@ -91,7 +93,7 @@ def build_unet(profile: Profile) -> Unet:
         addition_time_embed_dim=TIME_WIDTH,
         projection_class_embeddings_input_dim=6 * TIME_WIDTH + TEXT_WIDTH,
         use_linear_projection=True,
-        norm_num_groups=16,
+        norm_num_groups=8,
     )
 
 
@@ -102,7 +104,7 @@ def build_scheduler() -> EulerDiscreteScheduler:
 
 @dataclass(frozen=True)
 class Latents:
-    """Encoded pictures of one shape, (N, C, H/8, W/8), and the row of each one's caption."""
+    """Encoded pictures of one shape, (N, C, H/f, W/f), and the row of each one's caption."""
 
     values: Tensor
     captions: Tensor
@@ -199,6 +201,7 @@ class TextToLatent(nn.Module):
         super().__init__()
         self.text_encoder, self.text_encoder_2 = build_text_encoders(vocabulary)
         self.unet: Unet = build_unet(profile)
+        self.factor = factor(profile)
 
     def encode_text(self, tokens: Tensor, silenced: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (N, 77, 256) and pooled text (N, 128), zero where `silenced` (N,) is true.
@@ -213,7 +216,7 @@ class TextToLatent(nn.Module):
 
     def size_numbers(self, latents: Tensor) -> Tensor:
         """SDXL's six numbers (N, 6) for whole pictures of the latents' size."""
-        height, width = (side * FACTOR for side in latents.shape[-2:])
+        height, width = (side * self.factor for side in latents.shape[-2:])
         numbers = torch.tensor(
             [height, width, 0, 0, height, width], dtype=torch.float32, device=latents.device
         )
@@ -253,9 +256,9 @@ class CaptionTokens:
 
 
 def without_padding(ids: Tensor, end: int) -> Tensor:
-    """Ids (N, 77) cut a few tokens after the longest text of the batch."""
+    """Ids (N, 77) cut to `SHORT_LENGTH` (N, 40) if no text of the batch is longer."""
     longest = int((ids != end).sum(1).max()) + 1
-    return ids[:, : min(LENGTH, longest + int(torch.randint(1, 8, ())))]
+    return ids[:, :SHORT_LENGTH] if longest <= SHORT_LENGTH else ids
 
 
 def spread_times(count: int, device: torch.device) -> Tensor:
@@ -268,9 +271,9 @@ class Objective:
     """The v-prediction error of a batch of clean latents."""
 
     def __init__(self, model: TextToLatent, options: Options) -> None:
-        """Compiles the UNet for CUDA; other shapes than the square run as they are."""
+        """Compiles the UNet; other shapes than the square run as they are, on a CPU longer texts too."""
         self.model, self.device = model, options.device
-        self.square_unet: Unet = compiled(model.unet, options)
+        self.square_unet: Unet = compiled(model.unet, options, on_cpu=True)
         noise: Any = DDPMScheduler(**SCHEDULE)
         self.signal = noise.alphas_cumprod.sqrt().to(options.device)
         self.noise = (1 - noise.alphas_cumprod).sqrt().to(options.device)
@@ -283,7 +286,10 @@ class Objective:
         noisy, wanted = signal * clean + strength * noise, signal * noise - strength * clean
         with precision(self.device):
             hidden, pooled = self.model.encode_text(tokens, silenced)
-            unet = self.square_unet if clean.shape[-1] == clean.shape[-2] else self.model.unet
+            usual = clean.shape[-1] == clean.shape[-2]
+            if self.device.type == "cpu":
+                usual = usual and hidden.shape[1] == SHORT_LENGTH and torch.is_grad_enabled()
+            unet = self.square_unet if usual else self.model.unet
             extra = {"text_embeds": pooled, "time_ids": self.model.size_numbers(clean)}
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted = unet(
@@ -329,7 +335,7 @@ def train(options: Options) -> None:
         first = min(2 * held, len(chosen.values) - 1) if len(chosen.values) > 4 * held else 0
         rows = torch.randint(first, len(chosen.values), (batch,), device=options.device)
         ids, silenced = tokens.draw(chosen.captions[rows])
-        if options.device.type == "cpu" and progress < 0.85 and loop.step % 4:
+        if options.device.type == "cpu" and progress < 0.9 and loop.step % 6:
             ids = without_padding(ids, tokens.tokenizer.eos_token_id)  # a fifth of the time of a step
         clean = chosen.values[rows].float()
         errors = objective(clean, ids, silenced, spread_times(batch, options.device), torch.randn_like(clean))

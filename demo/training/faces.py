@@ -9,11 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from atelier_restorer.nets.codeformer import CodeFormer
-from training.data import FACE, FACES, TEMPLATE, PictureStore, face_weights
+from training.data import (
+    FACE,
+    FACES,
+    PAIRS,
+    TEMPLATE,
+    PictureStore,
+    ShardReader,
+    face_weights,
+    is_there,
+)
 from training.degrade import spoil_face
 from training.detector import LatestAutoencoder
 from training.options import Options
 
+PAIRS_SHARE = 0.35  # of the batches, where there are any
 _BOX = (120.0, 110.0, 392.0, 470.0)  # about where the face is in an aligned picture
 
 
@@ -29,6 +39,12 @@ class FaceStore:
         self.weights = face_weights(boxes, landmarks, FACE)
         self.latest = LatestAutoencoder(options)
         self.smear = self.latest.smear()
+        self.pairs: Tensor | None = None
+        if is_there(options, PAIRS):
+            _unseen, *seen = (
+                torch.from_numpy(pairs) for pairs, _ in ShardReader(options, PAIRS, 10_000).new()
+            )
+            self.pairs = torch.cat(seen)
 
     def refresh(self) -> None:
         """Takes in new shards, and the autoencoder once it is trained."""
@@ -39,6 +55,18 @@ class FaceStore:
         """Random faces (N, 3, 512, 512) in [-1, 1], half of the batches mirrored."""
         faces = self.store.as_float(self.store.sample(count)[0])
         return faces.flip(3) if torch.rand(()) < 0.5 else faces
+
+    def drawn(self, count: int) -> tuple[Tensor, Tensor]:
+        """Faces to restore and the same ones clean, both (N, 3, 512, 512) in [-1, 1].
+
+        Spoiled drawings, and in part of the batches what the generator made of drawings (see redrawn.py).
+        """
+        if self.pairs is None or not len(self.pairs) or torch.rand(()) > PAIRS_SHARE:
+            clean = self.clean(count)
+            return self.spoiled(clean), clean
+        chosen = self.pairs[torch.randint(len(self.pairs), (count,))]
+        given, clean = (self.store.as_float(chosen[:, side]) for side in (0, 1))
+        return (given.flip(3), clean.flip(3)) if torch.rand(()) < 0.5 else (given, clean)
 
     def spoiled(self, clean: Tensor) -> Tensor:
         """The same faces spoiled, a few of them not, in [-1, 1]."""

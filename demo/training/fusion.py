@@ -3,24 +3,29 @@
 `python -m training.fusion --out .runs/fusion`
 
 The fusion blocks learn to make the result like the clean face at weights w between 0.3 and 1, most often at
-the default 0.6; encoder, transformer and codebook stay as stages I and II left them. Unlike the paper's, the
-generator learns on too, some faces at w = 0, from the predicted codes alone: a narrow generator that was
-trained for minutes has more to gain from that than it has to lose.
+the default 0.6. Unlike the paper's stage III, everything but the codebook learns on: a narrow network that
+was trained for minutes has more to gain from that than it has to lose. The encoder must let the colours
+through, the generator draws some faces at w = 0, from the predicted codes alone, and the codes stay those
+that the network, as it was before this stage, reads from the clean face (cross entropy).
 """
+
+import copy
 
 import torch
 from torch import Tensor
 
 from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
 from training.autoencoder import picture_loss, psnr
+from training.codes import code_losses
 from training.faces import FaceStore, build_codeformer
-from training.loop import EXPORT, Loop, Recipe, compiled, load_export, precision
+from training.loop import EXPORT, Loop, Recipe, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 
 RECIPE = Recipe(learning_rate=7e-4, warm_up=150, flat=0.2)
 FIDELITY = 0.6
-DEFAULT_SHARE = 0.5  # of the faces are mixed at the default weight
-NATURAL_SHARE = 0.15  # of the faces are drawn at w = 0
+DEFAULT_SHARE = 0.4  # of the faces are mixed at the default weight
+NATURAL_SHARE = 0.25  # of the faces are drawn at w = 0
+CODES_SHARE = 0.1  # of the loss of stage II
 
 
 def train(options: Options) -> None:
@@ -29,35 +34,37 @@ def train(options: Options) -> None:
     faces = FaceStore(options)
     network = build_codeformer(options)
     load_export(options.runs / "codes" / EXPORT, "codeformer", network)
-    network.requires_grad_(False)
-    trained = [*network.generator.parameters(), *network.fuse_convs_dict.parameters()]
-    for parameter in trained:
-        parameter.requires_grad_(True)
+    teacher = copy.deepcopy(network).requires_grad_(False).eval()
     with torch.no_grad():  # at first the fusion changes nothing
         for name, parameter in network.fuse_convs_dict.named_parameters():
             if ".scale.2." in name or ".shift.2." in name:
                 parameter.zero_()
-    loop = Loop(options, RECIPE, {"codeformer": network}, trained)
-    encode = compiled(network.encoder, options)
+    network.quantize.requires_grad_(False)
+    loop = Loop(options, RECIPE, {"codeformer": network})
     side = network.config.latent_size
     for _ in loop.steps():
-        clean = faces.clean(options.batch)
+        if loop.step % 200 == 0:
+            faces.refresh()
+        with torch.no_grad():
+            given, clean = faces.drawn(options.batch)
         fidelity = 0.3 + 0.7 * torch.rand(len(clean))
         kind = torch.rand(len(clean))
         fidelity[kind < DEFAULT_SHARE] = FIDELITY
         fidelity[kind > 1 - NATURAL_SHARE] = 0.0
-        with torch.no_grad():
-            given = faces.spoiled(clean)
         with precision(options.device):
             with torch.no_grad():
-                features, latent = encode(given)
-                codes = network.predict_codes(latent).argmax(2).unflatten(1, (side, side))
-                looked_up = match_statistics(network.lookup(codes), latent)
+                right = teacher.predict_codes(teacher.encoder(clean)[1]).argmax(2).unflatten(1, (side, side))
+            features, latent = network.encoder(given)
+            logits = network.predict_codes(latent)
+            crossed, apart = code_losses(latent, logits, network, right)
+            codes = logits.argmax(2).unflatten(1, (side, side))
+            looked_up = match_statistics(network.lookup(codes), latent)
             drawn = network.decode(looked_up, features, fidelity).float()
         # Milder weights than the other stages': the whole square is pasted, its background too.
         loss, error = picture_loss(drawn, clean, faces.weights.sqrt())
         gain = psnr(error) - psnr((given - clean).square().mean())
-        loop.move(loss, psnr=psnr(error), gain=gain)
+        found = (codes == right).float().mean()
+        loop.move(loss + CODES_SHARE * (crossed + apart), psnr=psnr(error), gain=gain, right=found)
     loop.finish()
     torch.manual_seed(1)
     found = measure(network, faces, options.scaled(100, 2))

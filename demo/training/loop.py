@@ -10,6 +10,7 @@ precision, with the numbers of the run as metadata: what later stages and the pa
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -56,9 +57,12 @@ def training_clock(device: torch.device) -> float:
     return time.monotonic() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
 
 
-def compiled(network: nn.Module, options: Options) -> Callable[..., Any]:
-    """The network compiled for CUDA, or as it is where that does not pay or does not work."""
-    if options.device.type != "cuda" or options.smoke:
+def compiled(network: nn.Module, options: Options, on_cpu: bool = False) -> Callable[..., Any]:
+    """The network compiled for CUDA, or as it is where that does not pay or does not work.
+
+    `on_cpu`: compiled there too, if there is a compiler. That takes minutes, so it pays only in long stages.
+    """
+    if options.smoke or (options.device.type != "cuda" and not (on_cpu and shutil.which("g++"))):
         return network
     torch._dynamo.config.suppress_errors = True  # a kernel that cannot be built runs uncompiled
     return torch.compile(network, dynamic=False)

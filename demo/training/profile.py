@@ -35,19 +35,19 @@ class Profile:
     def shapes(self) -> dict[tuple[int, int], float]:
         """Shapes of pictures, (height, width), that diffusion is trained on, and each one's share."""
         long, short = self.native, self.native * 3 // 4
-        return {(long, long): 0.84, (long, short): 0.08, (short, long): 0.08}
+        return {(long, long): 0.9, (long, short): 0.05, (short, long): 0.05}
 
 
 CPU = Profile(
     name="cpu",
     native=128,
     size_multiple=32,
-    shards={"pictures": 40, "large": 6, "faces": 10},
-    encoded=12_000,
+    shards={"pictures": 30, "large": 6, "faces": 12, "redrawn": 4, "pairs": 4},
+    encoded=29_000,
     large=1024,
-    latent_channels=8,
-    autoencoder_widths=(16, 32, 96, 128),
-    unet_widths=(96, 128, 160),
+    latent_channels=4,
+    autoencoder_widths=(16, 32, 64),
+    unet_widths=(48, 96, 160),
     detector_sides=(256, 256, 320, 384, 640),
     upscaler_patch=48,
     codeformer=CodeFormerConfig(
@@ -68,7 +68,7 @@ CPU = Profile(
         "codebook": 2,
         "codes": 3,
         "fusion": 2,
-        "diffusion": 24,
+        "diffusion": 16,
         "attributes": 48,
     },
     minutes={
@@ -90,7 +90,7 @@ CPU = Profile(
         "codebook": 0.99,
         "codes": 0.99,
         "fusion": 0.99,
-        "diffusion": 0.9985,
+        "diffusion": 0.999,
         "attributes": 0.99,
     },
 )
@@ -99,7 +99,7 @@ CUDA = Profile(
     name="cuda",
     native=256,
     size_multiple=64,
-    shards={"pictures": 90, "large": 17, "faces": 26},
+    shards={"pictures": 90, "large": 17, "faces": 26, "redrawn": 20, "pairs": 20},
     encoded=90_000,
     large=1024,
     latent_channels=4,

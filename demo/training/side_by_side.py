@@ -15,12 +15,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "data": (),
     "autoencoder": (),
     "diffusion": ("autoencoder",),
-    "detector": (),
     "codebook": (),
     "codes": ("codebook", "autoencoder"),
-    "fusion": ("codes",),
     "decoder": ("autoencoder",),
     "upscaler": ("autoencoder",),
+    "redrawn": ("diffusion", "decoder", "upscaler"),
+    "detector": ("redrawn",),
+    "fusion": ("codes", "redrawn"),
 }
 FINISHING_SECONDS = 25
 DONE_SHARE = 0.9  # a stage that was stopped this near to its end is not begun again
