@@ -44,10 +44,15 @@ def is_operators(manifest: Manifest) -> bool:
     return manifest["apiVersion"].startswith(OPERATORS)
 
 
-def wrong(rendered: list[Manifest], version: str) -> list[tuple[str, str, str]]:
-    """Kind, name and problem of each object of Kubernetes itself that is wrong."""
-    own = [manifest for manifest in rendered if not is_operators(manifest)]
-    return [(m["kind"], m["metadata"]["name"], problem) for m in own for problem in problems(m, version)]
+def wrong(rendered: list[Manifest], *versions: str) -> list[tuple[str, str, str, str]]:
+    """Version, kind, name and problem of each object of Kubernetes itself that is wrong."""
+    own = [(manifest["kind"], manifest) for manifest in rendered if not is_operators(manifest)]
+    return [
+        (version, kind, manifest["metadata"]["name"], problem)
+        for version in versions
+        for kind, manifest in own
+        for problem in problems(manifest, version)
+    ]
 
 
 Validator = Callable[[list[Manifest]], list[list[str]]]
@@ -108,7 +113,7 @@ def test_each_base_applies_alone(base: str, tmp_path: Path) -> None:
     check_references(rendered)
     kinds = sorted(m["kind"] for m in rendered)
     assert kinds == ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"]
-    assert not any(problems(m, VERSIONS[-1]) for m in rendered)
+    assert not wrong(rendered, *VERSIONS)
 
 
 COMBINATIONS = [
@@ -124,7 +129,7 @@ def test_every_combination_of_components_is_valid(components: tuple[str, ...], t
     rendered = combined(tmp_path, components)
     check_references(rendered)
     assert {m["metadata"]["namespace"] for m in rendered} == {"elsewhere"}
-    assert not wrong(rendered, VERSIONS[0])
+    assert not wrong(rendered, *VERSIONS)
     kinds = {m["kind"] for m in rendered}
     assert ("ScaledObject" in kinds) == ("keda" in components)
     assert ("PodMonitor" in kinds) == ("PrometheusRule" in kinds) == ("monitoring" in components)
@@ -168,9 +173,9 @@ def test_a_typo_in_any_kind_is_found(operators_problems: Validator) -> None:
     by_kind = {m["kind"]: m for m in overlay("autoscale") if m["metadata"]["name"] != "atelier-gateway"}
     assert by_kind.keys() == TYPOS.keys(), "a kind has no typo here yet"
     for kind, manifest in by_kind.items():
-        wrong = misspelt(manifest)
-        found = operators_problems([wrong])[0] if is_operators(wrong) else problems(wrong, VERSIONS[-1])
-        assert found, f"nobody minds a {TYPOS[kind][1]} in a {kind}"
+        typo = misspelt(manifest)
+        answers = operators_problems([typo]) if is_operators(typo) else [problems(typo, v) for v in VERSIONS]
+        assert all(answers), f"nobody minds a {TYPOS[kind][1]} in a {kind}"
 
 
 def test_the_registry_is_set_in_one_place() -> None:
