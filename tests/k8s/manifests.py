@@ -115,10 +115,10 @@ class Workload:
         return self.environment.get(f"ATELIER_{self.name.upper()}_{name}")
 
 
-def workloads() -> list[Workload]:
-    """Every Deployment of every overlay."""
+def workloads(*overlays: str) -> list[Workload]:
+    """Every Deployment of these overlays; of all, if none is named."""
     return [
         Workload(name, deployment.removeprefix("atelier-"), overlay(name))
-        for name in OVERLAYS
+        for name in overlays or OVERLAYS
         for deployment in of_kind(overlay(name), "Deployment")
     ]

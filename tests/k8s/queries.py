@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -94,3 +95,34 @@ def metrics_in(query: str) -> set[str]:
     without_grouping = re.sub(r"\b(by|on|ignoring|without) *\([^)]*\)", "", without_labels)
     words = set(re.findall(r"(?<![\w.$])[a-z_]{2,}\b(?! *\()", without_grouping))
     return words - {"and", "or", "unless", "bool"} - {"by", "on", "ignoring", "without"}
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """One condition on a label of a metric: `kind="free"` of atelier_vram_bytes."""
+
+    metric: str
+    label: str
+    operator: str
+    value: str
+
+    @property
+    def selector(self) -> str:
+        """What has this value, whether the query wants it or all but it."""
+        operator = self.operator.replace("!=", "=").replace("!", "=")
+        return f'{self.metric}{{{self.label}{operator}"{self.value}"}}'
+
+
+def matchers_in(query: str) -> set[Matcher]:
+    """All conditions on labels in a query."""
+    return {
+        Matcher(metric, *condition)
+        for metric, inside in re.findall(r"\b([a-z_]+)\{([^}]*)\}", query)
+        for condition in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', inside)
+    }
+
+
+def labels_grouped_by(query: str) -> set[str]:
+    """The labels that a query sums, counts or joins by."""
+    groups = re.findall(r"\b(?:by|on|ignoring|without) *\(([^)]*)\)", query)
+    return {label.strip() for group in groups for label in group.split(",")}

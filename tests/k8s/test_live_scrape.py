@@ -18,11 +18,12 @@ import torch
 import yaml
 
 from atelier_runtime import metrics
+from atelier_runtime.errors import ErrorReason
 from atelier_runtime.vram import VramCollector
 from tests import tiny_restorer
 from tests.e2e.conftest import free_port, process, program, ready, wait_for
 from tests.k8s import queries
-from tests.k8s.manifests import STAGES, of_kind, overlay
+from tests.k8s.manifests import STAGES, Workload, of_kind, overlay, workloads
 
 pytestmark = pytest.mark.slow
 
@@ -93,13 +94,9 @@ def watched(tmp_path: Path, gpu_metrics: int) -> Iterator[Watched]:
         url = f"http://127.0.0.1:{door}"
         wait_for(lambda: ready(url))
         start_seconds = dict.fromkeys(STAGES, time.monotonic() - started)
-        targets = {
-            "atelier-gateway": (door, "gateway-0"),
-            "atelier-generator": (generator_metrics, "generator-0"),
-            "atelier-restorer": (restorer_metrics, "restorer-0"),
-        }
-        jobs = [_job(name, port, pod) for name, (port, pod) in targets.items()]
-        jobs.append(_job("gpu", gpu_metrics, "gpu-0"))
+        ports_of = {"gateway": door, "generator": generator_metrics, "restorer": restorer_metrics}
+        jobs = [_monitored(workload, ports_of[workload.name]) for workload in workloads("autoscale")]
+        jobs.append(_job("gpu", gpu_metrics, "gpu-0", "/metrics"))
         rules = {"groups": queries.rules()}
         (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
         config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
@@ -107,9 +104,17 @@ def watched(tmp_path: Path, gpu_metrics: int) -> Iterator[Watched]:
         yield Watched(url, run(_prometheus(tmp_path)), start_seconds, child)
 
 
-def _job(name: str, port: int, pod: str) -> dict[str, object]:
+def _monitored(workload: Workload, port: int) -> dict[str, object]:
+    """What the operator makes of a PodMonitor, but for the address."""
+    monitor = of_kind(workload.manifests, "PodMonitor")[f"atelier-{workload.name}"]["spec"]
+    [endpoint] = monitor["podMetricsEndpoints"]
+    return _job(workload.labels[monitor["jobLabel"]], port, f"{workload.name}-0", endpoint["path"])
+
+
+def _job(name: str, port: int, pod: str, path: str) -> dict[str, object]:
     labels = {"namespace": queries.NAMESPACE, "pod": pod}  # which the operator adds
-    return {"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": labels}]}
+    target = {"targets": [f"127.0.0.1:{port}"], "labels": labels}
+    return {"job_name": name, "metrics_path": path, "static_configs": [target]}
 
 
 class _prometheus:
@@ -170,6 +175,21 @@ def check_no_nan(watched: Watched, asked: dict[str, str]) -> dict[str, int]:
     return found
 
 
+def check_labels(watched: Watched, asked: dict[str, str]) -> None:
+    """Every value that a query asks for, or leaves out, is one that a series has; so is every grouping."""
+    for name, query in asked.items():
+        for matcher in queries.matchers_in(query):
+            if matcher.label == "reason":
+                alternatives = set(matcher.value.split("|"))
+                assert alternatives <= set(ErrorReason), f"{name}: {matcher.selector}"
+            else:
+                found = watched.values(f"last_over_time({matcher.selector}[10m])")
+                assert found, f"{name}: nothing has {matcher.selector}"
+        read = queries.metrics_in(query)
+        known = {label for metric in read for label in watched.ask("labels", **{"match[]": metric})}
+        assert queries.labels_grouped_by(query) <= known, name
+
+
 def test_every_query_finds_its_metrics_in_a_live_prometheus(watched: Watched, tmp_path: Path) -> None:
     scaled = {name: query for name, (query, _) in queries.autoscalers(tmp_path / "overlay").items()}
     asked = {**scaled, "adapter": queries.adapter(), **queries.panels(), **queries.alerts()}
@@ -183,6 +203,7 @@ def test_every_query_finds_its_metrics_in_a_live_prometheus(watched: Watched, tm
         read = queries.metrics_in(query)
         assert read, name
         assert read <= names, f"{name}: nothing exports {read - names}"
+    check_labels(watched, asked)
     after = check_no_nan(watched, asked)
     assert all(after[name] == 1 for name in scaled if "gateway" in name or "generator" in name)
     groups = watched.ask("rules")["groups"]
