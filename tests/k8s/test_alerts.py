@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,18 @@ CALM: dict[str, dict[str, Series]] = {
 }  # fmt: skip
 
 
+def named_labels(alert: str) -> set[str]:
+    """The labels that an alert's text speaks of."""
+    [rule] = [r for group in queries.rules() for r in group["rules"] if r["alert"] == alert]
+    return set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+
+
 def firing(alert: str, made: Series, count: int) -> dict[str, Any]:
-    """A test of promtool: so many of an alert fire at minute 35; 0: nor has one before."""
+    """A test of promtool: so many of an alert fire at minute 35, with all that its text names; 0: nor has
+    one before."""
     samples = [{"labels": "{}", "value": count}] if count else []
-    told = f'ALERTS{{alertname="{alert}", alertstate="firing"}}'
+    named = "".join(f', {label}!=""' for label in sorted(named_labels(alert)) if count)
+    told = f'ALERTS{{alertname="{alert}", alertstate="firing"{named}}}'
     expr = f"count({told})" if count else f"count_over_time({told}[35m])"
     expectation = {"expr": expr, "eval_time": "35m", "exp_samples": samples}
     return {"interval": "1m", "input_series": made, "promql_expr_test": [expectation]}
@@ -149,6 +158,14 @@ def test_each_alert_fires_on_its_trouble_and_on_no_other_day(alert: str, tmp_pat
     days = [(name, made, 1) for name, made in TROUBLES[alert].items()]
     days += [(name, made, 0) for name, made in (CALM[alert] | SCENARIOS).items()]
     run(tmp_path, [{"name": name} | firing(alert, made, count) for name, made, count in days])
+
+
+def test_an_alert_says_where_and_how_bad() -> None:
+    for group in queries.rules():
+        for rule in group["rules"]:
+            assert rule["labels"] in ({"severity": "critical"}, {"severity": "warning"}), rule["alert"]
+            assert rule["annotations"].keys() == {"summary", "description"}
+            assert "{{ $labels.namespace }}" in rule["annotations"]["summary"], rule["alert"]
 
 
 def test_another_installations_stage_is_no_replica_of_this_one(tmp_path: Path) -> None:
