@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.k8s import queries
-from tests.k8s.manifests import NAMES, ROOT, Manifest, Workload, of_kind, overlay
+from tests.k8s.manifests import K8S, NAMES, ROOT, Manifest, Workload, kustomize, of_kind, overlay
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = " ".join(README[README.index("### Kubernetes") : README.index("## Licences")].split())
@@ -32,6 +36,31 @@ def bounds(name: str) -> tuple[int, int]:
 def behavior(name: str, direction: str) -> Manifest:
     found: Manifest = SCALED[name]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"][direction]
     return found
+
+
+def test_two_commands_set_the_registry_and_apply_what_has_it(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    [commands] = re.findall(r"^```sh\n(sed .*?)^```", README, re.DOTALL | re.MULTILINE)
+    setting, applying = commands.splitlines()
+    subprocess.run(["bash", "-ec", setting], cwd=tmp_path, check=True, timeout=60)
+    folder = tmp_path / applying.removeprefix("kubectl apply -k ")
+    rendered = list(yaml.safe_load_all(kustomize(folder)))
+    images = [Workload("", name, rendered).container["image"] for name in NAMES]
+    assert images == [f"YOUR.REGISTRY/atelier/{name}:0.1.0" for name in NAMES]
+    assert f"`docker build -f docker/gateway.Dockerfile -t {images[0]} .`" in SECTION
+
+
+def test_what_to_set_is_what_the_manifests_ask_for() -> None:
+    [claim] = of_kind(overlay("gpu"), "PersistentVolumeClaim").values()
+    assert f"a PersistentVolume named `{claim['spec']['volumeName']}` that many nodes can read" in SECTION
+    assert claim["spec"]["accessModes"] == ["ReadOnlyMany"]
+    for name in ("generator", "restorer"):
+        workload = Workload("gpu", name, overlay("gpu"))
+        mounted = {mount["name"]: mount["mountPath"] for mount in workload.container["volumeMounts"]}
+        [volume] = [volume for volume in workload.pod["volumes"] if "persistentVolumeClaim" in volume]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert workload.setting("MODEL_SET") == f"{mounted[volume['name']]}/sdxl"
+    assert "with [the model set](#production-models) in its folder `sdxl`" in SECTION
 
 
 def test_how_many_there_may_be() -> None:
