@@ -56,10 +56,12 @@ def allowed(rendered: list[Manifest], direction: str) -> Iterator[Edge]:
     """The edges that the rules of one direction allow to or from our pods."""
     for policy in of_kind(rendered, "NetworkPolicy").values():
         spec = policy["spec"]
+        if direction.capitalize() not in spec["policyTypes"]:
+            continue  # Kubernetes passes over rules of a direction that is not named there
         for name in (name for name in NAMES if selects(spec["podSelector"], name)):
             for rule in spec.get(direction, []):
                 side = rule.get("from" if direction == "ingress" else "to")
-                others = [ANYWHERE] if side is None else [p for peer in side for p in peers(peer)]
+                others = [p for peer in side for p in peers(peer)] if side else [ANYWHERE]
                 for other in others:
                     for port in rule["ports"]:
                         number = port["port"]
