@@ -16,10 +16,12 @@ from tests.k8s.manifests import (
     CONTROL_LABEL,
     K8S,
     NAMES,
+    OVERLAYS,
     STAGES,
     Workload,
     combined,
     of_kind,
+    overlay,
     workloads,
 )
 
@@ -104,6 +106,32 @@ def test_resources_are_asked_for_and_limited(workload: Workload) -> None:
         assert ("/models" in mounts) == on_gpus and (not on_gpus or mounts["/models"]["readOnly"] is True)
 
 
+@OF_STAGES
+def test_pods_go_to_nodes_with_cards_and_restorers_rather_to_smaller_ones(
+    workload: Workload,
+) -> None:
+    if workload.overlay == "cpu-demo":
+        assert not {"tolerations", "affinity"} & workload.pod.keys()
+        return
+    assert workload.pod["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+    affinity = workload.pod["affinity"]["nodeAffinity"]
+    [preferred] = affinity.pop("preferredDuringSchedulingIgnoredDuringExecution")
+    assert not affinity, "any card is better than none"
+    [expression] = preferred["preference"]["matchExpressions"]
+    smaller = "Lt" if workload.name == "restorer" else "Gt"
+    assert expression == {"key": "nvidia.com/gpu.memory", "operator": smaller, "values": ["20000"]}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_namespace_takes_no_pod_with_privileges(name: str) -> None:
+    [namespace] = of_kind(overlay(name), "Namespace").values()
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    homes = {m["metadata"].get("namespace") for m in overlay(name) if m["kind"] != "Namespace"}
+    assert homes == {namespace["metadata"]["name"]}
+
+
 @ALL
 def test_images_have_a_tag_that_stands_for_one_version(workload: Workload) -> None:
     image = workload.container["image"]
@@ -128,6 +156,15 @@ def test_probes_ask_what_the_processes_answer(workload: Workload) -> None:
         assert container[kind]["grpc"] == {"port": port, "service": service}
     assert container["livenessProbe"]["grpc"] == {"port": port}
     assert container["livenessProbe"]["failureThreshold"] >= 3
+
+
+@ALL
+def test_probes_notice_in_time_and_not_in_haste(workload: Workload) -> None:
+    probes = {kind: workload.container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")}
+    assert not any("initialDelaySeconds" in probe for probe in probes.values()), "for that there is startup"
+    seconds = {kind: probe["periodSeconds"] * probe["failureThreshold"] for kind, probe in probes.items()}
+    assert seconds["readiness"] <= 15, "its replica is asked no longer"
+    assert 60 <= seconds["liveness"] <= 120, "a moment without an answer is no reason to restart it"
 
 
 @ALL
