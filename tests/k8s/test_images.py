@@ -12,6 +12,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ from tests.e2e.conftest import free_port, wait_for
 from tests.k8s import dockerfile
 from tests.k8s.dockerfile import DOCKER, PREFIX
 from tests.k8s.manifests import NAMES, ROOT, STAGES, Workload, program, workloads
+
+DEBIAN_PACKAGES = {
+    "libGL.so.1": "libgl1",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+}
+"""Libraries that are not in a slim image, and who brings them."""
 
 NETWORK_LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "spandrel", "facexlib", "cv2")
 
@@ -79,6 +87,22 @@ def test_the_build_gets_sources_and_demo_weights_and_nothing_else() -> None:
     assert not [path for path in files if path.startswith(("tests/", ".", "protos/gen/", "demo/training"))]
     total = sum((ROOT / path).stat().st_size for path in files)
     assert total < 100 * 2**20, "production weights are in no image"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_opencv_links_against_is_where_opencv_is(name: str) -> None:
+    [library] = Path(str(metadata.distribution("opencv-python").locate_file("cv2"))).glob("cv2*.so")
+    linked = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=True, timeout=60)
+    wanted = {DEBIAN_PACKAGES[word] for word in linked.stdout.split() if word in DEBIAN_PACKAGES}
+    assert wanted == set(DEBIAN_PACKAGES.values())
+    fetched = {
+        package
+        for command in dockerfile.read(name)["run"].all("RUN")
+        for package in command.split("--no-install-recommends")[1].split("&&")[0].split()
+    }
+    own = ROOT / ("gateway" if name == "gateway" else f"services/{name}") / "pyproject.toml"
+    project = tomllib.loads(own.read_text(encoding="utf-8"))["project"]
+    assert fetched == (wanted if "opencv-python" in project["dependencies"] else set())
 
 
 @pytest.fixture
@@ -161,6 +185,7 @@ def test_a_stages_image_starts_on_the_demo_models(name: str, folder: Path) -> No
     """
     prefix = dockerfile.build(name, folder, linked=("torch", "torchvision"))
     other = "generator" if name == "restorer" else "restorer"
+    assert ("opencv_python" in installed(prefix)) == (name == "restorer")
     assert {f"atelier_{name}", "atelier_demo_models"} <= installed(prefix)
     assert not installed(prefix) & {f"atelier_{other}", "atelier_gateway", "pytest", "grpcio_tools"}
     start(name, prefix, folder)
