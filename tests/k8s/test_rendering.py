@@ -13,6 +13,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from tests.k8s import manifests
 from tests.k8s.manifests import COMPONENTS, K8S, NAMES, OVERLAYS, Manifest, combined, of_kind, overlay
@@ -185,3 +186,15 @@ def test_the_registry_is_set_in_one_place() -> None:
         for deployment in of_kind(overlay(name), "Deployment").values():
             image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
             assert image.startswith("registry.example/atelier/"), "every overlay takes it from there"
+
+
+def test_another_namespace_is_set_in_one_place(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s/overlays/autoscale/kustomization.yaml"
+    file.write_text(file.read_text().replace("\nnamespace: atelier\n", "\nnamespace: studio\n"))
+    rendered = list(yaml.load_all(manifests.kustomize(file.parent), Loader=manifests.LOADER))
+    assert of_kind(rendered, "Namespace").keys() == {"studio"}
+    assert {m["metadata"].get("namespace", "studio") for m in rendered} == {"studio"}
+    for scaled in of_kind(rendered, "ScaledObject").values():
+        for trigger in scaled["spec"]["triggers"]:
+            assert 'namespace="studio"' in trigger["metadata"]["query"]
