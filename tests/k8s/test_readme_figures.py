@@ -50,6 +50,18 @@ def test_two_commands_set_the_registry_and_apply_what_has_it(tmp_path: Path) -> 
     assert f"`docker build -f docker/gateway.Dockerfile -t {images[0]} .`" in SECTION
 
 
+def test_a_digest_pins_an_image_in_the_same_file(tmp_path: Path) -> None:
+    assert "pin them by `digest:` in the same file" in SECTION
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s/components/images/kustomization.yaml"
+    digest = f"sha256:{'0' * 64}"
+    file.write_text(file.read_text().replace("newTag: 0.1.0", f"digest: {digest}"))
+    rendered = list(yaml.safe_load_all(kustomize(tmp_path / "k8s/overlays/autoscale")))
+    for name in NAMES:
+        image = Workload("", name, rendered).container["image"]
+        assert image == f"registry.example/atelier/{name}@{digest}"
+
+
 def test_what_to_set_is_what_the_manifests_ask_for() -> None:
     [claim] = of_kind(overlay("gpu"), "PersistentVolumeClaim").values()
     assert f"a PersistentVolume named `{claim['spec']['volumeName']}` that many nodes can read" in SECTION
