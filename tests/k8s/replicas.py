@@ -79,11 +79,11 @@ class Replica:
         metrics_port: int,
         model_set: Path,
         folder: Path,
-        queue_capacity: int,
+        settings: dict[str, object],
     ) -> None:
         self.address, self.port = address, port
         self._metrics_port, self._model_set = metrics_port, model_set
-        self._folder, self._queue_capacity = folder, queue_capacity
+        self._folder, self._settings = folder, {"QUEUE_CAPACITY": 64} | settings
         self._starts = 0
         self._running = contextlib.ExitStack()
 
@@ -100,7 +100,7 @@ class Replica:
                 MODEL_SET=self._model_set,
                 DEVICE="cpu",
                 CPU_THREADS=1,
-                QUEUE_CAPACITY=self._queue_capacity,
+                **self._settings,
             )
         )
         wait_for(lambda: self.child.poll() is not None or '"message": "ready"' in self.log.read_text())
@@ -135,11 +135,9 @@ class Street:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._door}", timeout=120, trust_env=False)
         self._photograph = photograph()
 
-    def add(self, queue_capacity: int = 64) -> Replica:
+    def add(self, **settings: object) -> Replica:
         address = f"127.0.0.{11 + len(self.replicas)}"
-        replica = Replica(
-            address, self.port, self._metrics_port, self._model_set, self._folder, queue_capacity
-        )
+        replica = Replica(address, self.port, self._metrics_port, self._model_set, self._folder, settings)
         self.replicas.append(replica)
         replica.start()
         self.dns.add(address)
