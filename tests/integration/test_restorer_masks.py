@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,11 +81,25 @@ async def test_the_parser_is_loaded_when_first_asked_for_and_sees_faces_in_batch
         return original(self, crops)
 
     monkeypatch.setattr(parse.FaceParser, "classify", noting)
+    networks: list[weakref.ref[torch.nn.Module]] = []
+
+    def remembered(**options: Any) -> torch.nn.Module:
+        network = NarrowParseNet(**options)
+        networks.append(weakref.ref(network))
+        return network
+
+    monkeypatch.setattr(parse, "ParseNet", remembered)
+
+    def held() -> int:
+        gc.collect()
+        return sum(network() is not None for network in networks)
+
     async with serve(parsing, max_batch=2) as client:
         await client.restore(png(photo()), max_faces=5)
-        assert batches == []
-        await client.restore(png(photo()), max_faces=5, mask=PARSE)
-        assert batches == [2, 2, 1]
+        assert (batches, held(), len(networks)) == ([], 0, 1), "looked at when the service started, let go"
+        for _ in range(2):
+            await client.restore(png(photo()), max_faces=5, mask=PARSE)
+        assert (batches, held()) == ([2, 2, 1] * 2, 1)
 
 
 async def test_16_bits_and_an_enlarged_picture(parsing: Path) -> None:

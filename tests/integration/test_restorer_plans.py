@@ -61,6 +61,16 @@ async def test_what_was_detected_is_sent_back_with_an_order_each(seeing: Path) -
         assert np.median(mixed) <= 1, "a face's own fidelity holds whatever its neighbour's is"
 
 
+async def test_a_face_whose_landmarks_lie_beyond_the_picture_is_taken_back(seeing: Path) -> None:
+    source = photo(1, 300)
+    async with serve(seeing) as client:
+        face = (await detect(client, source))[0]
+        assert all(not 0 <= point.x_px < 1 for point in face.landmarks) and face.box.x1_px < 0
+        by_rule = await client.restore(png(source), max_faces=1)
+        by_plan = await client.restore(png(source), faces=[pb.FaceOrder(face=face)])
+    assert by_plan.image == by_rule.image and by_plan.face_restoration_applied
+
+
 async def test_orders_beyond_the_limit_are_reported(seeing: Path) -> None:
     source = photo(1200, 640)
     async with serve(seeing) as client:
@@ -116,12 +126,17 @@ async def test_crops_before_and_after_are_what_was_cut_and_pasted(seeing: Path) 
 
 
 async def test_a_sweep_equals_single_calls_and_encodes_once(seeing: Path) -> None:
-    source, fidelities = photo(), [0.0, 0.3, 0.6, 1.0]
-    encoded = []
+    source, fidelities = photo(), [0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 1.0]
+    encoded, drawn = [], []
     async with serve(seeing) as client:
-        hook = client.codeformer.encoder.register_forward_hook(
-            lambda network, inputs, output: encoded.append(len(inputs[0]))
-        )
+        hooks = [
+            client.codeformer.encoder.register_forward_hook(
+                lambda network, inputs, output: encoded.append(len(inputs[0]))
+            ),
+            client.codeformer.generator.blocks[0].register_forward_hook(
+                lambda network, inputs, output: drawn.append(len(inputs[0]))
+            ),
+        ]
         request = pb.CompareFidelitiesRequest(
             restore=pb.RestoreFacesRequest(
                 image=image_pb2.Image(data=png(source)), max_faces=2, return_mask=True
@@ -129,15 +144,16 @@ async def test_a_sweep_equals_single_calls_and_encodes_once(seeing: Path) -> Non
             fidelities=fidelities,
         )
         results = (await client.stub.CompareFidelities(request, timeout=60)).results
-        assert sum(encoded) == 2
-        hook.remove()
-        for fidelity, result in zip(fidelities, results, strict=True):
+        assert (sum(encoded), sum(drawn)) == (2, 2 * len(fidelities)), "of two faces"
+        for hook in hooks:
+            hook.remove()
+        for fidelity, result in [*zip(fidelities, results, strict=True)][::3]:
             single = await client.restore(png(source), max_faces=2, fidelity=fidelity, return_mask=True)
             assert np.abs(pixels(single.image).astype(int) - pixels(result.image)).max() <= 1
             np.testing.assert_array_equal(pixels(single.mask), pixels(result.mask))
             assert {face.fidelity for face in result.faces if face.restored} == {fidelity}
             assert [stage.stage for stage in result.stages] == [stage.stage for stage in single.stages]
-        assert (pixels(results[0].image) != pixels(results[3].image)).any()
+        assert len(results) == 8 and (pixels(results[0].image) != pixels(results[7].image)).any()
 
 
 async def test_sixteen_bits_stay_sixteen_bits_outside_of_the_mask(seeing: Path) -> None:

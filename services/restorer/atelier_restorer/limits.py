@@ -64,7 +64,12 @@ def check_answer(size_bytes: int, request: RestoreRequest, max_pixels: int) -> N
 
 
 def _touches(order: FaceOrder, picture: Picture) -> bool:
-    return any(0 <= x < picture.width and 0 <= y < picture.height for x, y in order.face.landmarks)
+    """Tell whether a face's box or a landmark lies in the picture; of a face that a detector saw one does."""
+    x1, y1, x2, y2 = order.face.box
+    overlaps = x1 < picture.width and y1 < picture.height and x2 > 0 and y2 > 0
+    return overlaps or any(
+        0 <= x < picture.width and 0 <= y < picture.height for x, y in order.face.landmarks
+    )
 
 
 def _size(picture: Picture) -> str:

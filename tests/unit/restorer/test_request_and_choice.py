@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from atelier_restorer.align import TEMPLATE
-from atelier_restorer.choose import choose_faces
-from atelier_restorer.request import DetectRequest, Face, FaceRule, RestoreRequest
+from atelier_restorer.choose import choose_faces, follow_orders
+from atelier_restorer.request import DetectRequest, Face, FaceOrder, FaceRule, RestoreRequest
 from atelier_runtime import defaults
 from atelier_runtime.errors import InvalidRequest, NotDoneReason
 
@@ -45,6 +45,16 @@ LOW, OVER = NotDoneReason.LOW_CONFIDENCE, NotDoneReason.OVER_LIMIT
 )
 def test_which_faces_are_restored(options: dict[str, Any], expected: list[NotDoneReason | None]) -> None:
     assert choose_faces(FACES, RestoreRequest(**options), 640, 400) == expected
+
+
+def test_of_seventy_faces_64_are_restored_unless_told_otherwise() -> None:
+    crowd = [face(index, 100, 100, 50) for index in range(70)]
+    expected = [None] * 64 + [OVER] * 6
+    assert choose_faces(crowd, RestoreRequest(), 640, 400) == expected
+    orders = [FaceOrder(one) for one in crowd]
+    assert follow_orders(RestoreRequest(faces=tuple(orders))) == expected
+    skipped = [FaceOrder(crowd[0], skip=True), *orders[1:]]
+    assert follow_orders(RestoreRequest(faces=tuple(skipped))) == [SKIPPED] + [None] * 64 + [OVER] * 5
 
 
 def test_no_faces_need_no_choice() -> None:

@@ -1,0 +1,43 @@
+"""Pasting works on the faces' own rectangles: what it allocates does not follow from the picture's size."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from atelier_restorer.align import crop_to_picture
+from atelier_restorer.paste import paste_face, restored_parts, soften_parts
+from tests.parity import recipe
+from tests.unit.restorer.pasting import Place, matrix_of
+
+CROP = recipe.image("face", 1, 512, 512)
+
+
+def peak_bytes(picture: np.ndarray, place: Place, parsed: bool) -> int:
+    """Return the most that pasting one face held at a time, the picture apart."""
+    matrix = crop_to_picture(matrix_of(place), 1)
+    classes = np.zeros((512, 512), np.uint8)
+    classes[60:400, 100:412] = 1
+    tracemalloc.start()
+    try:
+        parts = soften_parts(restored_parts(classes)) if parsed else None
+        paste_face(picture, None, CROP, matrix, 1, parts=parts)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("parsed", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("place", [Place(400, 400, 420, 12), Place(0, 300, 420, -20), Place(300, 300, 60)])
+def test_the_same_face_takes_as_much_in_a_picture_of_24_megapixels_as_in_one(
+    place: Place, dtype: type, parsed: bool
+) -> None:
+    small, large = (np.full((*size, 3), 90, dtype) for size in ((816, 1224), (4000, 6000)))
+    least, most = (peak_bytes(picture, place, parsed) for picture in (small, large))
+    assert least > 100_000, "OpenCV's results are seen"
+    assert most <= 1.01 * least
+    assert most < large.nbytes / 4
+    assert (small != 90).any() and np.array_equal(large[:700, :700], small[:700, :700])
