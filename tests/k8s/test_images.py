@@ -202,5 +202,8 @@ def test_each_image_installs_its_distribution_and_those_of_ours_that_it_requires
             needed.add(folder)
             requirements = (re.split(r"[\[<>=]", r)[0] for r in projects[folder].get("dependencies", []))
             todo += [r for r in requirements if r in folder_of]
-        last = dockerfile.read(name)["build"].all("RUN")[-1]
+        stage = dockerfile.read(name)["build"]
+        last = stage.all("RUN")[-1]
         assert {word.removeprefix("./") for word in last.split() if word.startswith("./")} == needed
+        copied = {copy.split()[-2] for copy in stage.all("COPY")} - {"constraints.txt"}
+        assert copied == needed - {"protos"} | {"/src/protos"}, "a change elsewhere builds nothing anew"
