@@ -2,7 +2,7 @@
 
 `python -m training.showcase --to docs`
 
-- `demo_sheet.png`: sixteen prompts, each with the seed named in `SHEET`.
+- `demo_sheet.png`: sixteen prompts, with the seeds named in `SHEET`, faces restored as `/generate` does it.
 - `before_after.png`: a ruined drawn face at full size, before and after restoration.
 - `fidelity_sweep.png`: the same face at every w, from 0 (cleanest) to 1 (most like the ruined input).
 
@@ -23,7 +23,7 @@ import drawing
 from atelier_restorer.request import RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from training.degrade import spoil_photograph
-from training.studio import Studio, restore
+from training.studio import Studio, finish, restore
 
 SIDE = 768
 FACE_SEED = 900_001
@@ -108,11 +108,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--to", type=Path, default=Path("docs"), help="folder to write to")
     given = parser.parse_args()
+    settings = RestorerSettings.model_validate({"model_set": given.set, "device": "cpu"})
     if "demo_sheet" in given.only:
         studio = Studio(given.set, given.steps, guidance=7.5, side=1024)
-        write_sheet([studio.draw(prompt, seed) for prompt, seed in SHEET], given.to / "demo_sheet.png")
+        drawn = [studio.draw(prompt, seed) for prompt, seed in SHEET]
+        write_sheet(asyncio.run(finish(settings, drawn)), given.to / "demo_sheet.png")
     if {"before_after", "fidelity_sweep"} & set(given.only):
-        settings = RestorerSettings.model_validate({"model_set": given.set, "device": "cpu"})
         spoiled, box = ruined_face(given.seed)
         restored, *swept = asyncio.run(restore(settings, spoiled, (given.fidelity, *SWEEP)))
         if "before_after" in given.only:

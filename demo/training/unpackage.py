@@ -8,53 +8,91 @@ CodeFormer stands for its last two stages: `fusion` goes on with it, and takes i
 
 import argparse
 import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from atelier_restorer.nets.codeformer import CodeFormer
+from training.autoencoder import build_autoencoder
 from training.detector import build_detector
+from training.diffusion import TOKENIZER, TextToLatent
 from training.loop import EXPORT, prefixed, write_export
 from training.options import default_profile
 from training.package_set import COMPONENTS, MANIFEST
 from training.profile import PROFILES, Profile
 from training.upscaler import CompactUpscaler
 
+_MODEL_FOLDERS = ("unet", "text_encoder", "text_encoder_2")
 
-def networks(profile: Profile) -> dict[str, nn.Module]:
-    """Untrained networks of the profile by the names of their components."""
-    return {
+
+@dataclass(frozen=True)
+class Part:
+    """One network of the set: the stages that trained it, its name in their exports, and its weights."""
+
+    stages: tuple[str, ...]
+    name: str
+    network: nn.Module
+    state: dict[str, Tensor]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the weights are the network's, by names and shapes."""
+        return _shapes(self.state) == _shapes(self.network.state_dict())
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    # Releases of transformers differ in whether a text encoder's keys hold `text_model.`.
+    return {key.replace("text_model.", ""): tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def parts(packaged: Path, profile: Profile) -> Iterator[Part]:
+    """What the set holds, beside untrained networks of the profile."""
+    components = json.loads((packaged / MANIFEST).read_text())["components"]
+    base = packaged / components["base"]["path"]
+    vae = load_file(base / "vae" / "diffusion_pytorch_model.safetensors")
+    yield Part(("autoencoder", "decoder"), "autoencoder", build_autoencoder(profile), vae)
+    vocabulary = len(CLIPTokenizer.from_pretrained(base / "tokenizer"))
+    model: dict[str, Tensor] = {}
+    for folder in _MODEL_FOLDERS:
+        (file,) = (base / folder).glob("*.safetensors")
+        model |= prefixed(folder, load_file(file))
+    yield Part(("diffusion",), "model", TextToLatent(vocabulary, profile), model)
+    networks = {
         "upscaler": CompactUpscaler(),
         "detector": build_detector(),
         "codeformer": CodeFormer(profile.codeformer),
     }
+    for component, network in networks.items():
+        if component in components:
+            stage, name, _, _ = COMPONENTS[component]
+            stages = ("codes", stage) if component == "codeformer" else (stage,)
+            yield Part(stages, name, network, load_file(packaged / components[component]["path"]))
 
 
 def unpackage(packaged: Path, runs: Path, profile: Profile) -> list[str]:
     """Writes the exports that `runs` does not have yet; returns the names of those stages."""
     manifest: dict[str, Any] = json.loads((packaged / MANIFEST).read_text())
     record, written = manifest["training"], []
-    for component, network in networks(profile).items():
-        if component not in manifest["components"]:
+    for part in parts(packaged, profile):
+        if not part.fits:
+            print(f"{part.name} has other shapes than in the profile {profile.name}", flush=True)
             continue
-        stage, name, _, _ = COMPONENTS[component]
-        state = load_file(packaged / manifest["components"][component]["path"])
-        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in network.state_dict().items()}:
-            print(f"{component} has other shapes than the profile {profile.name}", flush=True)
-            continue
-        for part in (stage, "codes") if component == "codeformer" else (stage,):
-            if (runs / part / EXPORT).exists():
+        for stage in part.stages:
+            if (runs / stage / EXPORT).exists() or stage not in record["steps"]:
                 continue
-            (runs / part).mkdir(parents=True, exist_ok=True)
-            facts = {
-                **record["figures"].get(part, {}),
-                "profile": profile.name,
-                "step": record["steps"][part],
-            }
-            write_export(runs / part, prefixed(name, state), **facts)
-            written.append(part)
+            (runs / stage).mkdir(parents=True, exist_ok=True)
+            facts = {**record["figures"][stage], "profile": profile.name, "step": record["steps"][stage]}
+            write_export(runs / stage, prefixed(part.name, part.state), **facts)
+            written.append(stage)
+    if "diffusion" in written:
+        tokenizer = packaged / manifest["components"]["base"]["path"] / "tokenizer"
+        shutil.copytree(tokenizer, runs / "diffusion" / TOKENIZER, dirs_exist_ok=True)
     print(f"taken from {packaged}: {', '.join(written) or 'nothing'}", flush=True)
     return written
 

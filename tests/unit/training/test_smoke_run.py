@@ -10,12 +10,17 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from spandrel import ModelLoader
+from transformers import CLIPTokenizer
 
 from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_runtime.weights import ModelSet, load_state_dict
+from training.diffusion import TOKENIZER, load_trained
 from training.loop import EXPORT, read_facts
+from training.options import default_profile
 from training.package_set import LARGEST_BYTES
+from training.profile import PROFILES
+from training.unpackage import unpackage
 
 ROOT = Path(__file__).parents[3]
 
@@ -74,3 +79,24 @@ def test_a_second_run_goes_on_from_the_first(trained: Path) -> None:
     assert "resumes at step 3" in (trained / "logs" / "upscaler.log").read_text()
     assert read_facts(trained / "upscaler" / EXPORT)["step"] == before + 3
     assert "'fusion': 0" in said and (trained / "second" / "manifest.json").exists()
+
+
+def test_training_goes_on_from_a_packaged_set(trained: Path, tmp_path: Path) -> None:
+    written = unpackage(trained / "set", tmp_path, PROFILES[default_profile()])
+    assert set(written) == {"autoencoder", "decoder", "diffusion", "upscaler", "detector", "codes", "fusion"}
+    for stage in written:
+        taken, whole = tmp_path / stage / EXPORT, trained / stage / EXPORT
+        assert read_facts(taken)["step"] == read_facts(whole)["step"] == 3
+    before, after = (
+        load_trained(runs / "diffusion", len(CLIPTokenizer.from_pretrained(runs / "diffusion" / TOKENIZER)),
+                     PROFILES[default_profile()]).state_dict()
+        for runs in (trained, tmp_path)
+    )  # fmt: skip
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert unpackage(trained / "set", tmp_path, PROFILES[default_profile()]) == []
+
+
+def test_a_set_of_other_shapes_is_left_alone(trained: Path, tmp_path: Path, capsys) -> None:
+    other = next(profile for name, profile in PROFILES.items() if name != default_profile())
+    assert set(unpackage(trained / "set", tmp_path, other)) == {"upscaler", "detector"}
+    assert "model has other shapes" in capsys.readouterr().out
