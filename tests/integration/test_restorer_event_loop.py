@@ -110,3 +110,26 @@ async def test_health_checks_are_answered_during_every_step_of_the_work(
     assert watch.on_the_loop == set()
     assert set(watch.answered_during) == {name for _, name in STEPS}
     assert all(count > 0 for count in watch.answered_during.values()), watch.answered_during
+
+
+async def test_one_picture_is_pasted_and_encoded_while_the_network_works_on_another(seeing: Path) -> None:
+    first_is_back = threading.Event()
+    waited: list[bool] = []
+
+    def wait(network: object, inputs: object) -> None:
+        if answered:  # the second picture's face
+            waited.append(first_is_back.wait(LONGEST_WAIT_S))
+        answered.append(True)
+
+    answered: list[bool] = []
+    async with serve(seeing, max_batch=1, queue_capacity=8) as client:
+        hook = client.codeformer.register_forward_pre_hook(wait)
+        first = asyncio.create_task(client.restore(png(photo()), timeout=120, max_faces=1))
+        while not answered:
+            await asyncio.sleep(0.005)
+        second = asyncio.create_task(client.restore(png(photo(700, 640)), timeout=120, max_faces=1))
+        assert (await first).face_restoration_applied
+        first_is_back.set()
+        assert (await second).face_restoration_applied
+        hook.remove()
+    assert waited == [True], "the network held the second while the first was finished"
