@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import warnings
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.models import with_counters
-from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig
+from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, sizes_of
+from atelier_restorer.nets.rrdbnet_layout import rrdbnet_shapes
 
 _NAMED = 10
 _LIKELY = 0.5  # share of tensor names in common from which on a file is taken for a spoilt one of ours
@@ -46,10 +48,8 @@ def identify(state: Mapping[str, Tensor]) -> Identity:
             nearest network are named, the rest counted.
     """
     state = with_counters(state)
-    nearest, share = max(
-        ((known, _share(known.network.state_dict(), state)) for known in _our_networks(state)),
-        key=lambda pair: pair[1],
-    )
+    nearest = max(_our_networks(state), key=lambda known: _likeness(known.network.state_dict(), state))
+    share = _share(nearest.network.state_dict(), state)
     if share < _LIKELY:
         try:
             return _identify_upscaler(state)
@@ -76,18 +76,13 @@ class _Known:
 
 def _our_networks(state: Mapping[str, Tensor]) -> Iterator[_Known]:
     """Build each, with the sizes that the checkpoint's shapes tell where the network has a choice."""
-    try:
-        sizes = CodeFormerConfig.from_state_dict(state)
-    except ValueError:
-        sizes = CodeFormerConfig()
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore", UserWarning)  # facexlib says pretrained=False, torchvision warns
-        yield _Known(
-            "codeformer",
-            "codeformer",
-            CodeFormer(sizes),
-            dataclasses.asdict(sizes) | {"image_size": sizes.image_size, "heads": sizes.heads},
-        )
+        yield _codeformer(CodeFormerConfig())
+        # Shapes may tell of sizes that no network can have.
+        with contextlib.suppress(ValueError, ArithmeticError, RuntimeError):
+            if (sizes := sizes_of(state)) != CodeFormerConfig():
+                yield _codeformer(sizes)
         for backbone in _BACKBONES:
             network = RetinaFace(network_name=backbone, device=torch.device("meta"))
             width = network.fpn.output1[0].out_channels
@@ -97,14 +92,33 @@ def _our_networks(state: Mapping[str, Tensor]) -> Iterator[_Known]:
         yield _Known("parsenet", "parser", parser, {"image_size": CROP_SIZE, "classes": _PARSER_CLASSES})
 
 
+def _codeformer(sizes: CodeFormerConfig) -> _Known:
+    config = dataclasses.asdict(sizes) | {"image_size": sizes.image_size, "heads": sizes.heads}
+    return _Known("codeformer", "codeformer", CodeFormer(sizes), config)
+
+
 def _identify_upscaler(state: Mapping[str, Tensor]) -> Identity:
-    """Ask spandrel. Raises `UnsupportedModelError` for what it does not know."""
+    """Ask spandrel. Raises `UnsupportedModelError` for what neither it nor we know."""
+    with torch.device("meta"):
+        layout = {key: torch.empty(shape) for key, shape in rrdbnet_shapes(state).items()}
+    share = _share(layout, state)
+    spoilt = list(_differences(layout, state)) if share >= _LIKELY else []
+    of_a_known_kind = (
+        f"no network of the restorer. Nearest is Real-ESRGAN's RRDBNet, with {share:.0%} of the tensors' "
+        f"names in common: {_first(spoilt)}"
+    )
     try:
         found = ModelLoader().load_from_state_dict(dict(state))
-    except UnsupportedModelError:
+    except UnsupportedModelError as error:
+        if spoilt:
+            raise UnknownNetworkError(of_a_known_kind) from error
         raise
     except (RuntimeError, KeyError, ValueError) as error:  # of a known kind, but not all of it
+        if spoilt:
+            raise UnknownNetworkError(of_a_known_kind) from error
         raise UnknownNetworkError(f"like an upscaler, but not one: {_first(_complaints(error))}") from error
+    if spoilt and len(state) > len(found.model.state_dict()):  # spandrel passes over what it has no place for
+        raise UnknownNetworkError(of_a_known_kind)
     name = found.architecture.name
     if not isinstance(found, ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
         raise UnknownNetworkError(
@@ -125,6 +139,12 @@ def _identify_upscaler(state: Mapping[str, Tensor]) -> Identity:
 
 def _share(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> float:
     return len(expected.keys() & state.keys()) / len(expected.keys() | state.keys())
+
+
+def _likeness(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[float, int]:
+    """Return what is the greater, the nearer: first the names in common, among equals the shapes."""
+    shapes = sum(key in state and state[key].shape == tensor.shape for key, tensor in expected.items())
+    return _share(expected, state), shapes
 
 
 def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from atelier_restorer.__main__ import main
 from atelier_restorer.identify import UnknownNetworkError, identify
+from atelier_restorer.nets.codeformer import CodeFormer
 from tests.parity import recipe
 from tests.tiny_restorer import CONFIG, codeformer_state, detector_state
 
@@ -108,6 +109,57 @@ def test_the_first_ten_differences_are_named_and_the_rest_counted() -> None:
     assert told[0] == f"{keys[30]} has shape (1, 2, 3), not {tuple(published('parsenet')[keys[30]].shape)}"
     assert sum(text.endswith(" is missing") for text in told) == 9
     assert told[-1] == "and 12 more"  # 11 more are missing, one is a stranger's
+
+
+def without(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["ft_layers.8.", "ft_layers.3.", "fuse_convs_dict.128.", "fuse_convs_dict.", "encoder.blocks.12."],
+)
+def test_a_published_codeformer_that_lacks_a_part_is_no_smaller_one(prefix: str) -> None:
+    """Its shapes would tell of a network with a layer or a fusion less, which draws another picture."""
+    whole = published("codeformer")
+    state = without(whole, prefix)
+    with pytest.raises(UnknownNetworkError, match="Nearest is codeformer") as caught:
+        identify(state)
+    told = str(caught.value).partition("in common: ")[2].split("; ")
+    lost = [key for key in whole if key not in state]
+    assert all(text.removesuffix(" is missing") in lost for text in told[:10] if text[:4] != "and ")
+    assert len(told) == min(len(lost), 11) and (len(lost) <= 10 or told[-1] == f"and {len(lost) - 10} more")
+    with pytest.raises(ValueError, match=prefix.replace(".", r"\.").rstrip("\\.")):
+        CodeFormer.from_state_dict(state)
+
+
+@pytest.mark.parametrize("shape", [(100, 512), (7,), (0, 512), (256, 0)])
+def test_sizes_that_no_codeformer_can_have_are_told_by_shapes(shape: tuple[int, ...]) -> None:
+    state = published("codeformer") | {"position_emb": torch.zeros(shape)}
+    with pytest.raises(UnknownNetworkError, match=r"position_emb has shape \(.*not \(256, 512\)"):
+        identify(state)
+
+
+@pytest.mark.parametrize("network", ["realesrgan_x2plus", "realesrgan_x4plus"])
+def test_a_spoilt_real_esrgan_is_told_by_its_own_names(network: str) -> None:
+    """spandrel renames the tensors, and passes over those that it has no place for."""
+    whole = published(network)
+    first, last = tuple(whole["conv_first.weight"].shape), (3, 64, 3, 3)
+    state = without(whole, "body.5.") | {"conv_last.weight": torch.zeros(5), "stranger": torch.zeros(1)}
+    with pytest.raises(UnknownNetworkError, match="Nearest is Real-ESRGAN's RRDBNet") as caught:
+        identify(state)
+    told = str(caught.value).partition("in common: ")[2].split("; ")
+    assert told[0] == f"conv_last.weight has shape (5,), not {last}"
+    assert all(text.startswith("body.5.rdb") and text.endswith(" is missing") for text in told[1:10])
+    assert told[10] == "and 22 more"  # 21 of 30, and the stranger
+    for state, says in (
+        (without(whole, "conv_first.weight"), "conv_first.weight is missing"),
+        (whole | {"stranger": torch.zeros(1)}, "stranger does not belong to it"),
+        (whole | {"conv_hr.weight": torch.zeros(first)}, "conv_hr.weight has shape"),
+    ):
+        with pytest.raises(UnknownNetworkError) as caught:
+            identify(state)
+        assert says in str(caught.value) and str(caught.value).count(";") == 0
 
 
 def test_another_size_of_a_known_network_is_told_by_shapes() -> None:

@@ -243,9 +243,8 @@ class CodeFormer(nn.Module):
         Raises:
             ValueError: the tensors are not those of a CodeFormer; the first ten that differ are named.
         """
-        config = CodeFormerConfig.from_state_dict(state)
         with torch.device("meta"):
-            network = cls(config)
+            network = cls(sizes_of(state))
         load_exactly(network, state)
         return network
 
@@ -331,6 +330,23 @@ class CodeFormer(nn.Module):
             else:
                 x = x.index_copy(0, chosen, fusion(encoded[chosen], x[chosen], weights))
         return x
+
+
+def sizes_of(state: Mapping[str, Tensor]) -> CodeFormerConfig:
+    """Return the sizes that a checkpoint's tensors tell.
+
+    A published checkpoint without some of its tensors would tell of a smaller network, with a layer or a
+    fusion less, which draws another picture. For it the published sizes are returned, which it does not fill.
+
+    Raises `ValueError` for what is no CodeFormer.
+    """
+    sizes, published = CodeFormerConfig.from_state_dict(state), CodeFormerConfig()
+    if sizes != published:
+        with torch.device("meta"):
+            whole = CodeFormer(published).state_dict()
+        if all(key in whole and whole[key].shape == tensor.shape for key, tensor in state.items()):
+            return published
+    return sizes
 
 
 def match_statistics(content: Tensor, style: Tensor) -> Tensor:
