@@ -77,6 +77,15 @@ def test_bad_flags_of_detect(run: Run, picture: Path, flags: list[str], says: st
     assert (code, out) == (2, "") and says in err
 
 
+def test_detect_takes_one_picture(run: Run, tmp_path: Path) -> None:
+    for path, says in (
+        (tmp_path, "is a folder, detect takes one"),
+        (tmp_path / "nowhere.png", "no such file"),
+    ):
+        code, out, err = run("detect", path)
+        assert (code, out) == (2, "") and says in err
+
+
 def test_a_report_does_not_overwrite_a_picture(run: Run, picture: Path, tmp_path: Path) -> None:
     for report in (picture, tmp_path / "out.png"):
         code, _, err = run("restore", picture, tmp_path / "out.png", "--report", report)

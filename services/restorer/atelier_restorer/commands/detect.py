@@ -17,7 +17,8 @@ def run(chosen: argparse.Namespace) -> int:
     options.check_where(chosen)
     request = options.detect_request(chosen)
     if not chosen.source.is_file():
-        raise PlanError(f"{chosen.source}: there is no such file")
+        what = "is a folder, detect takes one picture" if chosen.source.is_dir() else "there is no such file"
+        raise PlanError(f"{chosen.source}: {what}")
     data = chosen.source.read_bytes()
 
     async def detect(client: Client) -> list[dict[str, Any]]:
