@@ -64,5 +64,8 @@ def test_the_autoscalers_ask_the_prometheus_that_may_scrape(tmp_path: Path) -> N
         assert trigger["type"] == "prometheus"
         metadata = trigger["metadata"]
         assert metadata.keys() == {"serverAddress", "query", "threshold", "ignoreNullValues"}
+        asked = {matcher.label: matcher.value for matcher in queries.matchers_in(metadata["query"])}
+        assert asked["namespace"] == queries.NAMESPACE, "others may have an Atelier in the same Prometheus"
+        assert asked["job"].startswith("atelier-")
         assert metadata["serverAddress"] == PROMETHEUS.format(namespace)
         assert metadata["ignoreNullValues"] in ("true", "false") and float(metadata["threshold"]) > 0
