@@ -8,12 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from facexlib.detection.retinaface import RetinaFace
 from PIL import Image
 
-from tests.parity import recipe
+from atelier_restorer.align import TEMPLATE
+from atelier_restorer.models import FaceRestorer
+from atelier_restorer.nets.codeformer import CodeFormer
+from atelier_restorer.upscale import Upscaler
+from atelier_runtime.weights import Component
+from tests.parity import recipe, reference_paste
+from tests.parity.face_parts import parser
+
+CPU = torch.device("cpu")
 
 PX_TOLERANCE = 0.5
 SCORE_TOLERANCE = 1e-4
@@ -80,9 +90,31 @@ def test_restore_writes_the_picture_of_the_reference(tmp_path: Path, fidelity: s
         assert np.abs(np.array(picture)[::8, ::8].astype(int) - expected).max() <= 1
 
 
+def seen_by_facexlib(pixels: np.ndarray, seed: int) -> np.ndarray:
+    """Return what the public package's own detector finds (F, 15), the surest first."""
+    network = RetinaFace(network_name="resnet50", device=CPU)
+    network.load_state_dict(recipe.state_dict("retinaface_resnet50", seed))
+    height, width = pixels.shape[:2]
+    scale = 640 / min(height, width)
+    size = int(width * scale), int(height * scale)
+    bgr = cv2.resize(np.ascontiguousarray(pixels[..., ::-1]), size, interpolation=cv2.INTER_LINEAR)
+    with torch.inference_mode():
+        found = np.array(network.eval().detect_faces(bgr, 0.8))
+    places = np.arange(15) != 4
+    found[:, places] *= np.tile([width / size[0], height / size[1]], 7)
+    return found
+
+
 @pytest.mark.slow
-def test_the_whole_of_the_reference_flow_from_single_files(tmp_path: Path) -> None:
-    """Every published file at once, none from the demo set: detect, restore, parse, enlarge."""
+@pytest.mark.filterwarnings("ignore::UserWarning:torchvision")  # of an argument that facexlib gives
+def test_the_whole_of_the_reference_flow_from_single_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every published file at once, none from the demo set: detect, restore, parse, enlarge, paste.
+
+    Beside it the reference's flow in the reference's steps: facexlib finds the face, OpenCV cuts it, the
+    networks, each shown to be the reference's, draw and parse it, and it is pasted over the whole picture.
+    """
     files = {
         "codeformer": "codeformer",
         "detector": "retinaface_resnet50",
@@ -93,17 +125,45 @@ def test_the_whole_of_the_reference_flow_from_single_files(tmp_path: Path) -> No
     for role, network in files.items():
         torch.save(recipe.state_dict(network, 1), tmp_path / f"{role}.pth")
         flags += [f"--{role}", tmp_path / f"{role}.pth"]
-    Image.fromarray(recipe.image("retinaface", 1, 120, 160)).save(tmp_path / "in.png")
+    pixels = recipe.image("retinaface", 1, 120, 160)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
     ran = command(
         *("restore", tmp_path / "in.png", tmp_path / "out.png", "--mask", "parse", "--upscale", "2"),
-        *("--max-faces", "1", *flags),
+        *("--max-faces", "1", "--save-mask", tmp_path / "mask.png", *flags),
     )
     assert ran.returncode == 0, ran.stderr
+    upscaler = Upscaler.load(Component("upscaler", "x2", tmp_path / "upscaler.pth"), CPU)
     for role in files:
         (tmp_path / f"{role}.pth").unlink()
     assert "demo set" not in ran.stderr
     report = json.loads(ran.stdout)
     assert report["face_restoration_applied"] and report["upscaler"] == "upscaler"
     assert report["model_set"] == "detector.pth + codeformer.pth + upscaler.pth + parser.pth"
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.size == (320, 240)
+
+    [restored] = [face for face in report["faces"] if face["restored"]]
+    found = seen_by_facexlib(pixels, 1)
+    large_enough = found[np.hypot(*(found[:, 5:7] - found[:, 7:9]).T) >= 5]
+    # places are told in px of the enlarged picture
+    distance = np.abs(large_enough[:, :4] - np.array(restored["box"]) / 2).max(axis=1)
+    nearest = large_enough[distance.argmin()]
+    assert distance.min() <= PX_TOLERANCE
+    assert nearest[4] >= large_enough[0, 4] - SCORE_TOLERANCE, "the surest of those that are large enough"
+
+    landmarks = nearest[5:].reshape(5, 2)
+    matrix, _ = cv2.estimateAffinePartial2D(landmarks, TEMPLATE, method=cv2.LMEDS)
+    crop = cv2.warpAffine(pixels, matrix, (512, 512), borderValue=(132, 133, 135))
+    codeformer = CodeFormer.from_state_dict(recipe.state_dict("codeformer", 1))
+    [face] = FaceRestorer(codeformer, CPU, torch.float32).restore(crop[None], [(0, 0.6)])
+    assert isinstance(face, np.ndarray)
+    background = upscaler.enlarge(pixels, lambda: None)
+    monkeypatch.setitem(reference_paste.SETS, "found", {"landmarks": landmarks.tolist()})
+    monkeypatch.setattr(reference_paste, "enlarged", lambda picture, factor: background)
+    expected = reference_paste.paste(
+        pixels, [(face, "found")], 2, [parser(1).classify(face[None])[0]], reference_paste.Faults()
+    )
+    with Image.open(tmp_path / "out.png") as picture, Image.open(tmp_path / "mask.png") as mask:
+        result, inside = np.array(picture).astype(int), np.array(mask) > 0
+    assert result.shape == (240, 320, 3) and inside.sum() > 100
+    np.testing.assert_array_equal(result[~inside], background[~inside])
+    assert np.abs(result - background)[inside].mean() > 5, "the face can be seen"
+    assert (np.abs(result - expected).max(axis=2)[inside] <= 2).mean() >= 0.999
