@@ -136,7 +136,9 @@ class RestoreOptions(PhotoRequest):
         None, description="Faces with a shorter side above this are left alone. Default: no limit."
     )
     max_sharpness: _Pixels | None = Field(
-        None, description="Faces sharper than this are left alone. Default: no limit."
+        None,
+        description="Faces sharper than this are left alone. Looked at last, among the faces that rule and "
+        "max_faces have chosen: no other face takes the place of a sharp one. Default: no limit.",
     )
     min_confidence: _Share = Field(
         defaults.MIN_CONFIDENCE, description="Faces less sure than this are not restored."
