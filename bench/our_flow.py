@@ -82,7 +82,8 @@ def _restore(networks: FaceNetworks, crops: list[RgbArray]) -> list[RgbArray]:
     restored: list[RgbArray] = []
     for start in range(0, len(crops), networks.max_batch):
         batch = np.stack(crops[start : start + networks.max_batch])
-        for answer in networks.restorer.restore(batch, [(n, FIDELITY) for n in range(len(batch))]):
+        decodes = [(n, FIDELITY) for n in range(len(batch))]
+        for answer in networks.restorer.restore(batch, decodes, max_batch=networks.max_batch):
             if isinstance(answer, NotDoneReason):
                 raise InternalError(f"a face was not restored: {answer}")
             restored.append(answer)

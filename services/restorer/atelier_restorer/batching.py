@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,8 +37,13 @@ RestoredCrop = RgbArray | NotDoneReason
 class FaceNetwork(Protocol):
     """What restores a batch: see `FaceRestorer`."""
 
-    def restore(self, crops: RgbArray, decodes: Sequence[tuple[int, float]]) -> list[RestoredCrop]:
-        """Encode each crop (N, 512, 512, 3) once; return a face for each (index of the crop, fidelity)."""
+    def restore(
+        self, crops: RgbArray, decodes: Sequence[tuple[int, float]], *, max_batch: int
+    ) -> list[RestoredCrop]:
+        """Encode each crop (N, 512, 512, 3) once; return a face for each (index of the crop, fidelity).
+
+        What it adds of its own may not make more than `max_batch` of them.
+        """
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class _Waiting:
 class FaceBatcher:
     """Hands faces of all requests to one network, in batches of at most `max_batch` decoded faces.
 
-    Where the device's memory does not suffice, a batch is halved, and later ones stay that small.
+    Where the device's memory does not suffice, a batch is halved, and later ones stay that small. A single
+    face's fidelities go together, however many, for one encoding, and are halved only where they must be.
     """
 
     def __init__(
@@ -181,7 +187,7 @@ class FaceBatcher:
         decodes = [(number, w) for number, face in enumerate(faces) for w in face.fidelities]
         crops = np.stack([face.crop for face in faces])
         try:
-            answers = iter(self._network.restore(crops, decodes))
+            answers = iter(self._network.restore(crops, decodes, max_batch=self.max_batch))
         except Exception as error:  # whatever a network raises is this batch's failure, not the service's
             out_of_memory = is_out_of_memory(error)
             log.exception("restoring a batch of faces failed", extra={"faces": len(faces)})
@@ -189,18 +195,25 @@ class FaceBatcher:
             metrics.BATCH_SIZE.observe(len(faces))
             return [tuple(next(answers) for _ in face.fidelities) for face in faces]
         self._free_memory()  # outside of the handler, whose traceback holds the tensors
+        if out_of_memory and len(decodes) > 1:
+            self.max_batch = max(1, min(self.max_batch, len(decodes) // 2))
+            if len(faces) == 1:
+                return [self._restore_halves(faces[0])]
+            middle = len(faces) // 2
+            return self._restore(faces[:middle]) + self._restore(faces[middle:])
         if len(faces) == 1:
             reason = NotDoneReason.OUT_OF_MEMORY if out_of_memory else NotDoneReason.FAILED
             log.error(
                 "a face could not be restored", extra={"reason": reason, "request_id": faces[0].request_id}
             )
             return [(reason,) * len(faces[0].fidelities)]
-        if out_of_memory:
-            middle = len(faces) // 2
-            self.max_batch = max(1, min(self.max_batch, middle))
-            return self._restore(faces[:middle]) + self._restore(faces[middle:])
         # One face may have failed its whole batch: each gets a try of its own.
         return [answer for face in faces for answer in self._restore([face])]
+
+    def _restore_halves(self, face: _Waiting) -> tuple[RestoredCrop, ...]:
+        middle = len(face.fidelities) // 2
+        halves = (face.fidelities[:middle], face.fidelities[middle:])
+        return tuple(crop for half in halves for crop in self._restore([replace(face, fidelities=half)])[0])
 
 
 def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:

@@ -23,7 +23,7 @@ import torch
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.batching import RestoredCrop
 from atelier_restorer.detect import FaceDetector
-from atelier_restorer.nets.codeformer import CodeFormer
+from atelier_restorer.nets.codeformer import CodeFormer, filled
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import Upscaler
@@ -40,27 +40,57 @@ log = logging.getLogger(__name__)
 class FaceRestorer:
     """CodeFormer for pictures: uint8 in, uint8 out."""
 
-    def __init__(self, network: CodeFormer, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        network: CodeFormer,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        fixed_batches: bool | None = None,
+    ) -> None:
+        """`fixed_batches`: run at the sizes of `bucket` only; None: on a CUDA device.
+
+        There a size chooses the kernels, and with few sizes a face meets few of them. A CPU would but
+        compute more.
+        """
         network.requires_grad_(False)
         self.network = network.to(device).draw_in(dtype).eval()
         self._device = device
+        self._fixed_batches = device.type == "cuda" if fixed_batches is None else fixed_batches
 
     @torch.inference_mode()
-    def restore(self, crops: RgbArray, decodes: Sequence[tuple[int, float]]) -> list[RestoredCrop]:
+    def restore(
+        self, crops: RgbArray, decodes: Sequence[tuple[int, float]], *, max_batch: int | None = None
+    ) -> list[RestoredCrop]:
         """Encode each aligned face (N, 512, 512, 3) once; return one for each (index, fidelity 0 to 1).
 
-        A face whose answer has non-finite values yields `NOT_FINITE`; the others are not touched by it.
+        With fixed batches the last row of each is repeated up to the size, which is at most `max_batch`
+        unless more are given. A face whose answer has non-finite values yields `NOT_FINITE`; the others are
+        not touched by it.
         """
+        batch_size = functools.partial(bucket, max_batch=max_batch if self._fixed_batches else 0)
         # Plane by plane: a permuted picture would make every layer work pixel by pixel (channels_last), 15 %
         # faster on a CPU, but there torch's GroupNorm sums so that the code logits are off by 4e-4, not 2e-5.
-        x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).contiguous()
+        x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
+        x = x[filled(len(x), batch_size)].contiguous()
         x = (x.float() / 255.0 - 0.5) / 0.5
-        indices, fidelities = zip(*decodes, strict=True)
-        image = self.network(x, torch.tensor(fidelities), indices=indices).image.float()
+        drawn = [decodes[row] for row in filled(len(decodes), batch_size)]
+        indices, fidelities = zip(*drawn, strict=True)
+        answer = self.network(x, torch.tensor(fidelities), indices=indices, batch_size=batch_size)
+        image = answer.image[: len(decodes)].float()
         finite = torch.isfinite(image).flatten(1).all(dim=1).tolist()
         pixels = image.clamp_(-1, 1).add_(1).mul_(127.5).round_().nan_to_num_().to(torch.uint8)
         restored = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return [restored[i] if finite[i] else NotDoneReason.NOT_FINITE for i in range(len(decodes))]
+
+
+def bucket(count: int, max_batch: int | None) -> int:
+    """Return the batch size at which `count` rows run: the next power of two, at most `max_batch` if given.
+
+    More rows than `max_batch` stay as many as they are.
+    """
+    power = 1 << (count - 1).bit_length()
+    return power if max_batch is None else max(count, min(power, max_batch))
 
 
 @dataclass(frozen=True)

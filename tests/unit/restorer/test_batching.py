@@ -27,12 +27,16 @@ class Inverter:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.limits: list[int] = []
         self.open = threading.Event()
         self.open.set()
         self.entered = threading.Event()
         self.memory_for = 100
 
-    def restore(self, crops: np.ndarray, decodes: Sequence[tuple[int, float]]) -> list[RestoredCrop]:
+    def restore(
+        self, crops: np.ndarray, decodes: Sequence[tuple[int, float]], *, max_batch: int
+    ) -> list[RestoredCrop]:
+        self.limits.append(max_batch)
         self.entered.set()
         assert self.open.wait(20)
         if (crops == POISON).all(axis=(1, 2, 3)).any():
@@ -126,6 +130,32 @@ async def test_a_batch_beyond_the_memory_is_halved_and_later_ones_stay_small(
     assert batcher.max_batch == 1
     network.memory_for = 0
     assert levels(await batcher.restore([crop(1)], [[0.0]])) == [[NotDoneReason.OUT_OF_MEMORY]]
+
+
+async def test_fidelities_of_one_face_beyond_the_memory_are_halved(
+    batcher: FaceBatcher, network: Inverter
+) -> None:
+    network.memory_for = 2
+    sweep = [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert levels(await batcher.restore([crop(1), crop(2)], [sweep, [0.5]])) == [[1, 11, 21, 31, 41], [52]]
+    assert network.batches == [2, 1, 2, 1]
+    assert network.limits[0] == LARGEST
+    assert network.limits[-1] == batcher.max_batch == 1
+
+
+async def test_a_fidelity_that_does_not_fit_alone_is_out_of_memory_for_each(
+    batcher: FaceBatcher, network: Inverter
+) -> None:
+    network.memory_for = 0
+    missing = NotDoneReason.OUT_OF_MEMORY
+    assert levels(await batcher.restore([crop(1)], [[0.0, 0.1, 0.2]])) == [[missing] * 3]
+
+
+async def test_a_poisoned_face_fails_once_for_all_its_fidelities(
+    batcher: FaceBatcher, network: Inverter
+) -> None:
+    assert levels(await batcher.restore([crop(POISON)], [[0.0, 0.1]])) == [[NotDoneReason.FAILED] * 2]
+    assert len(network.limits) == 1
 
 
 async def test_a_cancelled_request_leaves_the_queue_and_its_neighbours_stay(

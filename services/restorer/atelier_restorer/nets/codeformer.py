@@ -13,7 +13,7 @@ nothing but torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -266,13 +266,14 @@ class CodeFormer(nn.Module):
         fidelity: Tensor | float,
         adain: bool = True,
         indices: Sequence[int] | None = None,
+        batch_size: Callable[[int], int] | None = None,
     ) -> CodeFormerOutput:
         """Restore faces: x (N, 3, S, S), RGB in [-1, 1]; fidelity 0 (best looking) to 1 (closest to x).
 
         ``fidelity`` is one number or one per picture drawn. With ``adain`` the looked-up latent takes the
         per-channel mean and deviation of the encoder's, which keeps the tone of the input. ``indices`` names
         the face of each picture drawn, so that one encoded face can be drawn at several fidelities; None:
-        each once.
+        each once. ``batch_size``: see :meth:`decode`.
         """
         features, lq_feature = self.encode(x)
         logits = self.predict_codes(lq_feature)
@@ -284,7 +285,8 @@ class CodeFormer(nn.Module):
             rows = torch.tensor(indices, device=x.device)
             quantized = quantized[rows]
             features = {size: feature[rows] for size, feature in features.items()}
-        return CodeFormerOutput(self.decode(quantized, features, fidelity), logits, codes, lq_feature)
+        image = self.decode(quantized, features, fidelity, batch_size)
+        return CodeFormerOutput(image, logits, codes, lq_feature)
 
     def encode(self, x: Tensor) -> tuple[dict[int, Tensor], Tensor]:
         """(N, 3, S, S) -> encoder features by their side in pixels, latent (N, codebook_dim, L, L)."""
@@ -304,32 +306,49 @@ class CodeFormer(nn.Module):
         """Codes (N, L, L) -> latent (N, codebook_dim, L, L)."""
         return self.quantize(codes)
 
-    def decode(self, quantized: Tensor, features: Mapping[int, Tensor], fidelity: Tensor | float) -> Tensor:
+    def decode(
+        self,
+        quantized: Tensor,
+        features: Mapping[int, Tensor],
+        fidelity: Tensor | float,
+        batch_size: Callable[[int], int] | None = None,
+    ) -> Tensor:
         """Draw the picture (N, 3, S, S) from a latent (N, codebook_dim, L, L).
 
         Latent and features are converted to the generator's number format, see :meth:`draw_in`. Only pictures
         with fidelity above 0 go through the fusion, so the others are exactly what the generator alone draws,
-        whatever else is in the batch. ``features`` may be empty if all are 0.
+        whatever else is in the batch. ``features`` may be empty if all are 0. Where only some are fused,
+        ``batch_size`` maps their number to that of the rows the fusion runs at; None: as many.
         """
         dtype = next(self.generator.parameters()).dtype
         quantized = quantized.to(dtype)
         count = quantized.shape[0]
         weights = torch.as_tensor(fidelity, dtype=torch.float32).expand(count)
-        chosen = weights.nonzero().flatten().to(quantized.device)
+        chosen = weights.nonzero().flatten()
+        fused = len(chosen)
+        if 0 < fused < count and batch_size is not None:
+            chosen = chosen[filled(fused, batch_size)]
+        chosen = chosen.to(quantized.device)
         weights = weights.to(quantized.device, dtype)[chosen].view(-1, 1, 1, 1)
         x = quantized
         for index, block in enumerate(self.generator.blocks):
             x = block(x)
             size = self.generator.taps.get(index)
-            if size is None or not len(chosen):
+            if size is None or not fused:
                 continue
             fusion = self.fuse_convs_dict[str(size)]
             encoded = features[size].to(dtype)
-            if len(chosen) == count:
+            if fused == count:
                 x = fusion(encoded, x, weights)
             else:
-                x = x.index_copy(0, chosen, fusion(encoded[chosen], x[chosen], weights))
+                drawn = fusion(encoded[chosen], x[chosen], weights)
+                x = x.index_copy(0, chosen[:fused], drawn[:fused])
         return x
+
+
+def filled(count: int, batch_size: Callable[[int], int]) -> list[int]:
+    """Return the rows of a batch that is filled up to ``batch_size(count)`` by repeating its last row."""
+    return [*range(count), *[count - 1] * (batch_size(count) - count)]
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> CodeFormerConfig:
