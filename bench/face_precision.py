@@ -3,12 +3,13 @@
 `PYTHONPATH=demo python -m bench.face_precision` takes the demo set's network and ruined drawings that it was
 not trained on; `--published` the published shape with the weights and pictures of the parity tests. Each is
 compared with float32 throughout. Needs a processor that computes in bfloat16 (AVX512), or much patience.
+`--batches` measures another thing: how far an answer depends on what shares its batch, in both formats.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ IN_FLOAT32: Mapping[str, tuple[str, ...]] = {
     "transformer": TRANSFORMER,
     "encoder and transformer": ("encoder", *TRANSFORMER),
 }
+BATCHES = (2, 3, 4, 8)
 
 
 def lowered(state: Mapping[str, Tensor], in_float32: tuple[str, ...]) -> CodeFormer:
@@ -46,7 +48,7 @@ def restore(network: CodeFormer, face: Tensor) -> tuple[Tensor, np.ndarray]:
     codes = logits.argmax(dim=2).unflatten(1, (network.config.latent_size,) * 2)
     quantized = match_statistics(network.lookup(codes), lq_feature)
     drawn = [network.decode(quantized, features, fidelity)[0].float() for fidelity in FIDELITIES]
-    return codes.flatten(), np.asarray((torch.stack(drawn).clamp(-1, 1) + 1).mul(127.5).round())
+    return codes.flatten(), _levels(torch.stack(drawn))
 
 
 def demo_faces(count: int) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
@@ -91,6 +93,69 @@ def measure(faces: Iterator[tuple[Mapping[str, Tensor], Tensor]]) -> dict[str, o
     }
 
 
+@torch.inference_mode()
+def measure_batches(
+    state: Mapping[str, Tensor], faces: list[Tensor], sizes: Sequence[int]
+) -> dict[str, object]:
+    """Return what a face's answer changes by from a batch of its own to larger ones, for both formats.
+
+    The first face takes the first and the last place of each size, the others fill up; every row is
+    compared with the same face alone, and with the same face in the other batches of that size.
+    """
+    found: dict[str, object] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        network = CodeFormer.from_state_dict(dict(state)).eval().draw_in(dtype)
+        alone = [_together(network, [face]) for face in faces]
+        by_size: dict[str, object] = {}
+        for size in sizes:
+            rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
+            for place in (0, size - 1):
+                numbers = [(row - place) % len(faces) for row in range(size)]
+                codes, image = _together(network, [faces[number] for number in numbers])
+                for row, number in enumerate(numbers):
+                    rows.setdefault(number, []).append((codes[row], image[:, row]))
+            pairs = [(alone[number], one) for number, several in rows.items() for one in several]
+            unlike = [
+                float((several[0][1] - other[1]).abs().max())
+                for several in rows.values()
+                for other in several[1:]
+            ]
+            by_size[f"batch of {size}"] = {
+                "rows": len(pairs),
+                "codes that flip": sum(int((a[0][0] != b[0]).sum()) for a, b in pairs),
+                **{
+                    f"levels at w {fidelity:g}": _spread(
+                        np.stack(
+                            [
+                                np.abs(_levels(a[1][i, 0]) - _levels(b[1][i])).astype(np.uint8)
+                                for a, b in pairs
+                            ]
+                        )
+                    )
+                    for i, fidelity in enumerate(FIDELITIES)
+                },
+                "most before rounding": round(
+                    127.5 * max(float((a[1][:, 0] - b[1]).abs().max()) for a, b in pairs), 5
+                ),
+                "other place and neighbours in the same size, before rounding": round(127.5 * max(unlike), 5),
+            }
+        found[str(dtype).split(".")[-1]] = by_size
+    return found
+
+
+def _together(network: CodeFormer, faces: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return codes (N, L, L) and pictures (fidelities, N, 3, 512, 512), about [-1, 1], of one batch."""
+    features, lq_feature = network.encode(torch.cat(faces))
+    codes = network.predict_codes(lq_feature).argmax(dim=2).unflatten(1, (network.config.latent_size,) * 2)
+    quantized = match_statistics(network.lookup(codes), lq_feature)
+    drawn = [network.decode(quantized, features, fidelity).float() for fidelity in FIDELITIES]
+    return codes, torch.stack(drawn)
+
+
+def _levels(image: Tensor) -> np.ndarray:
+    return np.asarray((image.clamp(-1, 1) + 1).mul(127.5).round())
+
+
 def _spread(difference: np.ndarray) -> dict[str, float]:
     return {
         "mean": round(float(difference.mean()), 3),
@@ -104,7 +169,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=int, default=24, help="drawings for the demo network")
     parser.add_argument("--published", action="store_true", help="the published shape, made-up weights")
+    parser.add_argument("--batches", action="store_true", help="what sharing a batch changes")
+    parser.add_argument("--sizes", type=int, nargs="+", default=BATCHES, help="of the batches")
     given = parser.parse_args()
+    if given.batches:
+        pairs = list(published_faces() if given.published else demo_faces(given.faces))
+        threads = torch.get_num_threads()
+        found = measure_batches(pairs[0][0], [face for _, face in pairs], given.sizes)
+        print_json({"machine": machine(), "threads": threads, "beside the same face alone": found})
+        return
     found = measure(published_faces() if given.published else demo_faces(given.faces))
     print_json({"machine": machine(), "in float32": found})
 
