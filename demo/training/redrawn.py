@@ -31,7 +31,7 @@ from training.package_set import GUIDANCE_RESCALE
 from training.tokenizer import LENGTH
 from training.upscaler import SCALE, CompactUpscaler
 
-STEPS = 16
+STEPS = 12
 STRENGTHS = (0.35, 0.8)
 """Share of the way to pure noise from which a picture is cleaned again, drawn per batch."""
 GUIDANCE = 7.5
