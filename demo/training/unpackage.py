@@ -3,7 +3,7 @@
 `python -m training.unpackage --set demo/atelier_demo_models --out .runs`
 
 Networks whose shapes are no longer the profile's are left out; their stages begin anew. The packaged
-CodeFormer stands for its last two stages: `fusion` goes on with it, and takes its codes for those of `codes`.
+CodeFormer stands for its three stages: `fusion` goes on with it, and takes its codes for those of `codes`.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def parts(packaged: Path, profile: Profile) -> Iterator[Part]:
     for component, network in networks.items():
         if component in components:
             stage, name, _, _ = COMPONENTS[component]
-            stages = ("codes", stage) if component == "codeformer" else (stage,)
+            stages = ("codebook", "codes", stage) if component == "codeformer" else (stage,)
             yield Part(stages, name, network, load_file(packaged / components[component]["path"]))
 
 
