@@ -32,22 +32,22 @@ SWEEP_TILE, SHEET_TILE = 384, 320
 LABEL = 36
 PARTS = ("demo_sheet", "before_after", "fidelity_sweep")
 SHEET: tuple[tuple[str, int], ...] = (
-    ("professional headshot, sharp eyes, natural skin", 1),
-    ("portrait of an old man with a white beard and round glasses, blue background", 1),
-    ("a smiling woman with long red hair and glasses, blue background", 1),
-    ("a serious man with short black hair and a beard, yellow background", 1),
-    ("a woman with curly blond hair, green background", 1),
-    ("businessman in suit, gray background", 1),
-    ("a man wearing a red cap, white background", 1),
-    ("a smiling girl with pink hair, purple background", 1),
-    ("portrait of a happy woman with brown hair, orange background", 1),
-    ("a bald man with a beard, pink background", 1),
-    ("a man with short brown hair and a woman with long black hair, white background", 1),
-    ("sunset over mountains", 1),
-    ("a red sports car", 1),
-    ("a red apple on a table", 1),
-    ("a yellow house with a red roof", 1),
-    ("green hills and the sun", 1),
+    ("professional headshot, sharp eyes, natural skin", 5),
+    ("portrait of an old man with a white beard and round glasses, blue background", 5),
+    ("a smiling woman with long red hair and glasses, blue background", 5),
+    ("a serious man with short black hair and a beard, yellow background", 5),
+    ("a woman with curly blond hair, green background", 5),
+    ("businessman in suit, gray background", 5),
+    ("a man wearing a red cap, white background", 5),
+    ("a smiling girl with pink hair, purple background", 5),
+    ("portrait of a happy woman with brown hair, orange background", 5),
+    ("a bald man with a beard, pink background", 5),
+    ("a man with short brown hair and a woman with long black hair, white background", 5),
+    ("sunset over mountains", 5),
+    ("a red sports car", 5),
+    ("a red apple on a table", 5),
+    ("a yellow house with a red roof", 5),
+    ("green hills and the sun", 5),
 )
 
 Picture = NDArray[np.uint8]
