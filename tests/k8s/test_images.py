@@ -150,7 +150,7 @@ def start(name: str, prefix: Path, folder: Path) -> None:
             cwd="/",
             stdout=file,
             stderr=subprocess.STDOUT,
-            **without_privileges(),  # type: ignore[arg-type]
+            **without_privileges(),
         )
     try:
         word = '"message": "ready"' if name in STAGES else '"message": "listening"'
