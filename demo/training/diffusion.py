@@ -7,6 +7,7 @@ CLIP text encoders side by side, the second one's pooled text, and the six numbe
 network predicts v (Salimans and Ho 2022, arXiv:2202.00512).
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ SCHEDULE = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "v_prediction",
 }
+_SELDOM_WORN = re.compile(r"\b(?:hat|cap|beanie|beard|moustache|glasses)\b")
+_HATS = re.compile(r"\b(?:hat|cap|beanie)\b")
 # What people type to say "no flaws": pictures are never chosen by it, so it must mean nothing.
 _PLEAS = (
     "blurry",
@@ -193,6 +196,11 @@ def load_latents(options: Options) -> tuple[dict[tuple[int, int], Latents], list
     return latents, captions
 
 
+def often(captions: list[str]) -> Tensor:
+    """How often each drawing is taken (N,): what few people wear more often, hats, which cover most, most."""
+    return torch.tensor([1 + bool(_SELDOM_WORN.search(c)) + 2 * bool(_HATS.search(c)) for c in captions])
+
+
 class TextToLatent(nn.Module):
     """UNet and text encoders as one module: text and noisy latents in, the predicted v out."""
 
@@ -327,13 +335,19 @@ def train(options: Options) -> None:
     batch = options.batch
     shapes, shares = list(latents), np.array([options.profile.shapes[shape] for shape in latents])
     rng = np.random.default_rng(options.seed + loop.step)
+    # Each shape's list begins with the pictures of shard 0, which stay unseen.
+    taken = {}
+    for shape, some in latents.items():
+        rows = torch.arange(
+            min(2 * held, len(some.values) - 1) if len(some.values) > 4 * held else 0, len(some.values)
+        )
+        taken[shape] = rows.repeat_interleave(often([captions[n] for n in some.captions[rows].tolist()]))
     if options.device.type == "cpu":  # its fused attention goes backward slowly: a sixth of a step's time
         torch.backends.cuda.enable_flash_sdp(False)
     for progress in loop.steps():
-        chosen = latents[shapes[int(rng.choice(len(shapes), p=shares / shares.sum()))]]
-        # Each shape's list begins with the pictures of shard 0, which stay unseen.
-        first = min(2 * held, len(chosen.values) - 1) if len(chosen.values) > 4 * held else 0
-        rows = torch.randint(first, len(chosen.values), (batch,), device=options.device)
+        shape = shapes[int(rng.choice(len(shapes), p=shares / shares.sum()))]
+        chosen, rows = latents[shape], taken[shape]
+        rows = rows[torch.randint(len(rows), (batch,))].to(options.device)
         ids, silenced = tokens.draw(chosen.captions[rows])
         if options.device.type == "cpu" and progress < 0.9 and loop.step % 6:
             ids = without_padding(ids, tokens.tokenizer.eos_token_id)  # a fifth of the time of a step
