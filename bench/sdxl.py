@@ -248,7 +248,7 @@ def make_models(device: torch.device, dtype: torch.dtype, tiny: bool) -> Models:
     """Make up base and refiner on a device."""
     text_to_image = load_base(made_up("base", device, tiny), device, dtype)
     return Models(
-        model_set=ModelSet("made-up", Path(), "none", None, 8, "", 0.0, False, {}, {}),
+        model_set=ModelSet("made-up", Path(), "none", None, None, 8, "", 0.0, False, {}, {}),
         device=device,
         dtype=dtype,
         text_to_image=text_to_image,

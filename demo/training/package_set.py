@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
@@ -24,6 +24,7 @@ from training.autoencoder import build_autoencoder
 from training.diffusion import TOKENIZER, build_scheduler, load_trained
 from training.loop import EXPORT, load_export, read_export, read_facts
 from training.profile import PROFILES, Profile
+from training.refiner import build_refiner
 
 MANIFEST = "manifest.json"
 LARGEST_BYTES = 40_000_000
@@ -61,6 +62,24 @@ def write_base(runs: Path, folder: Path, profile: Profile) -> None:
     for encoder in ("text_encoder", "text_encoder_2"):  # else these two alone would load in half precision
         path = folder / encoder / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
+
+
+def write_refiner(runs: Path, folder: Path, profile: Profile) -> None:
+    """The refiner's own parts, as diffusers writes them; text encoder and VAE are the base's."""
+    unet = load_export(runs / "refiner" / EXPORT, "unet", build_refiner(profile))
+    pipeline: Any = StableDiffusionXLImg2ImgPipeline(
+        vae=None,
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=unet,
+        scheduler=build_scheduler(),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
 
 
 def write_network(export: Path, name: str, path: Path) -> None:
@@ -110,12 +129,17 @@ def training_record(runs: Path, seed: int, device: str, commit: str | None) -> d
 def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: str | None = None) -> Path:
     """Writes the set into `folder`, replacing an earlier one there; returns the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / "base", ignore_errors=True)
+    for part in ("base", "refiner"):
+        shutil.rmtree(folder / part, ignore_errors=True)
     for old in folder.glob("*.safetensors"):
         old.unlink()
     profile = PROFILES[str(read_facts(runs / "diffusion" / EXPORT)["profile"])]
     write_base(runs, folder / "base", profile)
     components = {"base": {"path": "base", "name": "atelier-demo-sdxl"}}
+    refined = (runs / "refiner" / EXPORT).exists()
+    if refined:
+        write_refiner(runs, folder / "refiner", profile)
+        components["refiner"] = {"path": "refiner", "name": "atelier-demo-refiner"}
     for component, (stage, network, file, name) in COMPONENTS.items():
         if (runs / stage / EXPORT).exists():
             write_network(runs / stage / EXPORT, network, folder / file)
@@ -129,6 +153,7 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
         "license": "Apache-2.0",
         "description": DESCRIPTION,
         "max_side": profile.native,
+        "refiner_max_side": profile.refined if refined else None,
         "size_multiple": profile.size_multiple,
         "default_negative_prompt": "",
         "guidance_rescale": GUIDANCE_RESCALE,

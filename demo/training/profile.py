@@ -22,6 +22,11 @@ class Profile:
     latent_channels: int
     autoencoder_widths: tuple[int, ...]
     unet_widths: tuple[int, int, int]
+    refined: int
+    """Side in px at which the refiner works."""
+    refiner_widths: tuple[int, ...]
+    refiner_parts: int
+    """Parts of drawings, each half as wide as `refined`, that the refiner learns from."""
     detector_sides: tuple[int, ...]
     """Picture sides in px that the detector is trained on."""
     upscaler_patch: int
@@ -48,6 +53,9 @@ CPU = Profile(
     latent_channels=4,
     autoencoder_widths=(16, 32, 64),
     unet_widths=(48, 96, 160),
+    refined=512,
+    refiner_widths=(32, 48, 64, 96),
+    refiner_parts=3600,
     detector_sides=(256, 256, 320, 384, 640),
     upscaler_patch=48,
     codeformer=CodeFormerConfig(
@@ -69,6 +77,7 @@ CPU = Profile(
         "codes": 3,
         "fusion": 2,
         "diffusion": 16,
+        "refiner": 8,
         "attributes": 48,
     },
     minutes={
@@ -80,6 +89,7 @@ CPU = Profile(
         "codes": 7.0,
         "fusion": 19.5,
         "diffusion": 39.0,
+        "refiner": 30.0,
         "attributes": 7.0,
     },
     averages={
@@ -91,6 +101,7 @@ CPU = Profile(
         "codes": 0.99,
         "fusion": 0.99,
         "diffusion": 0.999,
+        "refiner": 0.998,
         "attributes": 0.99,
     },
 )
@@ -105,6 +116,9 @@ CUDA = Profile(
     latent_channels=4,
     autoencoder_widths=(32, 64, 96, 96),
     unet_widths=(96, 128, 160),
+    refined=1024,
+    refiner_widths=(48, 64, 96),
+    refiner_parts=24_000,
     detector_sides=(256, 320, 384, 512, 640),
     upscaler_patch=96,
     codeformer=CodeFormerConfig(
@@ -124,6 +138,7 @@ CUDA = Profile(
         "codes": 32,
         "fusion": 12,
         "diffusion": 384,
+        "refiner": 64,
         "attributes": 128,
     },
     minutes={
@@ -135,6 +150,7 @@ CUDA = Profile(
         "codes": 3.5,
         "fusion": 4.0,
         "diffusion": 15.0,
+        "refiner": 3.0,
         "attributes": 3.0,
     },
     averages={
@@ -146,6 +162,7 @@ CUDA = Profile(
         "codes": 0.998,
         "fusion": 0.998,
         "diffusion": 0.9993,
+        "refiner": 0.998,
         "attributes": 0.995,
     },
 )

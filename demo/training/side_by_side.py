@@ -19,6 +19,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "codes": ("codebook", "autoencoder"),
     "decoder": ("autoencoder",),
     "upscaler": ("autoencoder",),
+    "refiner": ("diffusion", "decoder", "upscaler"),
     "redrawn": ("diffusion", "decoder", "upscaler"),
     "detector": ("redrawn",),
     "fusion": ("codes", "redrawn"),

@@ -26,6 +26,7 @@ from training.loop import EXPORT, prefixed, write_export
 from training.options import default_profile
 from training.package_set import COMPONENTS, MANIFEST
 from training.profile import PROFILES, Profile
+from training.refiner import build_refiner
 from training.upscaler import CompactUpscaler
 
 _MODEL_FOLDERS = ("unet", "text_encoder", "text_encoder_2")
@@ -63,6 +64,9 @@ def parts(packaged: Path, profile: Profile) -> Iterator[Part]:
         (file,) = (base / folder).glob("*.safetensors")
         model |= prefixed(folder, load_file(file))
     yield Part(("diffusion",), "model", TextToLatent(vocabulary, profile), model)
+    if "refiner" in components:
+        (file,) = (packaged / components["refiner"]["path"] / "unet").glob("*.safetensors")
+        yield Part(("refiner",), "unet", build_refiner(profile), load_file(file))
     networks = {
         "upscaler": CompactUpscaler(),
         "detector": build_detector(),

@@ -3,6 +3,8 @@
     text ▶ base ▶ [refiner] ▶ decode ▶ [enlarge]                        without hires fix
     text ▶ base ▶ decode ▶ enlarge ▶ encode ▶ hires ▶ decode ▶ [enlarge]   with it
 
+A refiner that draws larger than its base has the picture enlarged before it, as hires fix has.
+
 Everything here runs on the device thread. A request is cancelled by what its `check` raises: within
 one denoising step, before each decoding, and before each tile of an enlargement. Nothing of a request
 outlives it: noise comes from a new generator, and schedulers are set anew by each pass.
@@ -96,9 +98,11 @@ class Pipeline:
         return make_plan(
             Size(request.width_px, request.height_px),
             hires_fix=request.hires_fix,
+            refine=self._models.refiner is not None and (request.use_refiner or request.hires_fix),
             simple_scale=request.hires_scale if request.hires_fix_simple else None,
             size_multiple=model_set.size_multiple,
             max_side=model_set.max_side,
+            refiner_max_side=model_set.refiner_max_side,
         )
 
     def draw(
@@ -168,21 +172,20 @@ class Pipeline:
             latents = self._retried(run, lambda: self._base_pass(run, words))
         if plan.second is not None:
             latents = self._second_pass(run, words, latents, plan.second)
-        elif run.passes.refiner:
-            schedule = refiner_schedule_steps(request.num_inference_steps)
-            latents = self._again(run, words, latents, defaults.REFINER_STRENGTH, schedule, refine=True)
         picture = self._decode(run, latents)
         return self._finish_size(run, picture)
 
     def _second_pass(
         self, run: _Run, words: dict[str, Any], latents: torch.Tensor, size: Size
     ) -> torch.Tensor:
-        # A set whose max_side holds both passes at one size needs no enlargement between them.
         if size != run.plan.base:
             picture = self._decode(run, latents)
             picture = self._enlarge(run, picture, size, self._network_upscaler(run))
             with run.ledger.stage("encode_latents"):
                 latents = self._retried(run, lambda: self._encode(run, picture))
+        if run.passes.refiner:
+            schedule = refiner_schedule_steps(run.request.num_inference_steps)
+            return self._again(run, words, latents, defaults.REFINER_STRENGTH, schedule, refine=True)
         refine = self._models.refiner is not None
         return self._again(
             run, words, latents, defaults.HIRES_STRENGTH, defaults.HIRES_STEPS, refine=refine, stage="hires"

@@ -3,7 +3,8 @@
     asked size ──▶ base pass ──▶ (enlarge) ──▶ second pass ──▶ (enlarge) ──▶ crop ──▶ result size
 
 A model set may need sizes that are multiples of some number, and may name the longest side that
-its network draws well (`max_side`); the upscaler covers what the passes may not draw.
+its base network draws well (`max_side`) and, if it is another, its refiner (`refiner_max_side`); the
+upscaler covers what the passes may not draw.
 """
 
 from __future__ import annotations
@@ -44,39 +45,46 @@ class Passes(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of one request's passes. `second` is None without hires fix."""
+    """Sizes of one request's passes."""
 
     base: Size
     second: Size | None
+    """Of the pass for hires fix or by the refiner; None if there is neither."""
     full: Size
     """The finished picture before the simple enlargement."""
     result: Size
     limited: bool
-    """The set's `max_side` held a pass below the size that was asked for."""
+    """The set's limits held the last pass below the size that was asked for."""
 
 
 def make_plan(
     asked: Size,
     *,
     hires_fix: bool,
+    refine: bool = False,
     simple_scale: float | None,
     size_multiple: int,
     max_side: int | None,
+    refiner_max_side: int | None = None,
 ) -> Plan:
     """Choose the sizes of the passes.
 
-    Hires fix: the base pass at 0.75 of the asked size, the second pass at twice that, each at most
-    at `max_side`. `simple_scale`: the legacy Lanczos enlargement of the finished picture.
+    Hires fix: the base pass at 0.75 of the asked size, the second pass at twice that. `refine`: the refiner
+    runs the second pass. The base network draws at most at `max_side`, the refiner at `refiner_max_side`,
+    if that is given. `simple_scale`: the legacy Lanczos enlargement of the finished picture.
     """
     full = result_size(asked, hires_fix=hires_fix, simple_scale=None)
     result = result_size(asked, hires_fix=hires_fix, simple_scale=simple_scale)
-    last_pass = drawn_size(full, size_multiple, max_side)
-    limited = not last_pass.contains(full)
-    if not hires_fix:
-        return Plan(last_pass, None, full, result, limited)
-    scale = defaults.HIRES_BASE_SCALE
-    smaller = Size(round(asked.width * scale), round(asked.height * scale))
-    return Plan(drawn_size(smaller, size_multiple, max_side), last_pass, full, result, limited)
+    smaller = asked
+    if hires_fix:
+        scale = defaults.HIRES_BASE_SCALE
+        smaller = Size(round(asked.width * scale), round(asked.height * scale))
+    base = drawn_size(smaller, size_multiple, max_side)
+    second = None
+    if hires_fix or refine:
+        own_limit = refine and refiner_max_side is not None
+        second = drawn_size(full, size_multiple, refiner_max_side if own_limit else max_side)
+    return Plan(base, second, full, result, limited=not (second or base).contains(full))
 
 
 def result_size(asked: Size, *, hires_fix: bool, simple_scale: float | None) -> Size:

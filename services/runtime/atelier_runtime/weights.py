@@ -63,16 +63,18 @@ class Component:
 class ModelSet:
     """An opened model set.
 
-    `max_side` is None where the base network draws well at any size. `guidance_rescale` (0 to 1) takes
-    back the overexposure that strong guidance causes in small and v-predicting networks (Lin et al. 2023,
-    arXiv:2305.08891, section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored take on the
-    tone around them before they are pasted; false where the published pipeline's very picture is wanted.
+    `max_side`, in px, is None where the base network draws well at any size, `refiner_max_side` where the
+    refiner draws at the sizes that the base does. `guidance_rescale` (0 to 1) takes back the overexposure
+    that strong guidance causes in small and v-predicting networks (Lin et al. 2023, arXiv:2305.08891,
+    section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored take on the tone around them
+    before they are pasted; false where the published pipeline's very picture is wanted.
     """
 
     name: str
     folder: Path
     license: str
     max_side: int | None
+    refiner_max_side: int | None
     size_multiple: int
     default_negative_prompt: str
     guidance_rescale: float
@@ -123,7 +125,8 @@ class ModelSet:
             name=data["name"],
             folder=folder,
             license=data["license"],
-            max_side=data.get("max_side"),
+            max_side=_side(data, "max_side"),
+            refiner_max_side=_side(data, "refiner_max_side"),
             size_multiple=data.get("size_multiple", 8),
             default_negative_prompt=data.get("default_negative_prompt", ""),
             guidance_rescale=float(data.get("guidance_rescale", 0.0)),
@@ -172,6 +175,13 @@ class ModelSet:
                 f"MODEL_SET: {relative} in {self.folder} has SHA-256 {actual}, the manifest says {expected}"
             )
         log.info("weights verified", extra={"file": str(path), "sha256": actual})
+
+
+def _side(data: Mapping[str, Any], key: str) -> int | None:
+    side = data.get(key)
+    if side is not None and (type(side) is not int or side < 1):
+        raise ValueError(f"{key} must be a side in px, a whole number above 0, or null, is {side!r}")
+    return side
 
 
 def sha256(path: Path) -> str:

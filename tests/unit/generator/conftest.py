@@ -86,15 +86,17 @@ def draw(
 
 
 class UnetCalls:
-    """Counts the forward passes of a UNet while it is entered; `batches` holds their batch sizes."""
+    """Counts the forward passes of a UNet while it is entered; `batches`, `sizes`: its latents'."""
 
     def __init__(self, pipeline: object) -> None:
         self._unet = pipeline.unet
         self.batches: list[int] = []
+        self.sizes: list[tuple[int, int]] = []
 
     def __enter__(self) -> UnetCalls:
         def note(module: object, inputs: tuple) -> None:
             self.batches.append(inputs[0].shape[0])
+            self.sizes.append(tuple(inputs[0].shape[2:]))
 
         self._hook = self._unet.register_forward_pre_hook(note)
         return self

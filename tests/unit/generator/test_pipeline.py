@@ -115,6 +115,22 @@ def test_refiner_takes_at_least_one_step_and_keeps_the_picture(full_models):
     assert distance[0] > distance[1]
 
 
+def test_a_refiner_may_draw_larger_than_its_base(tmp_path):
+    models = load(build_set(tmp_path, refiner=True, max_side=64, refiner_max_side=128))
+    with UnetCalls(models.text_to_image) as base, UnetCalls(models.refiner) as refiner:
+        drawing = draw(models, num_inference_steps=10)
+    assert (set(base.sizes), set(refiner.sizes)) == ({(8, 8)}, {(16, 16)})
+    assert drawing.picture.shape == (256, 256, 3) and drawing.refiner_applied
+    assert drawing.warnings == (
+        "drawn at 64x64 with a second pass at 128x128, the longest side that this model set draws well, "
+        f"then enlarged to 256x256 by {UPSCALER_NAME}",
+    )
+    names = [stage.stage for stage in drawing.stages]
+    assert names == ["text", "base", "decode", "upscale", "encode_latents", "refiner", "decode", "upscale"]
+    plain = draw(models, num_inference_steps=10, use_refiner=False)
+    assert [stage.stage for stage in plain.stages] == ["text", "base", "decode", "upscale"]
+
+
 def test_a_refiner_that_is_not_loaded_is_told(plain_models):
     drawing = draw(plain_models)
     assert (drawing.refiner_applied, drawing.refiner_reason) == (False, NotDoneReason.NOT_LOADED)

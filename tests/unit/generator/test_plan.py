@@ -65,13 +65,17 @@ def test_result_size(asked, hires, scale, result):
     assert result_size(Size(*asked), hires_fix=hires, simple_scale=scale) == result
 
 
-def plan(width, height, *, hires=False, scale=None, multiple=8, max_side=None):
+def plan(
+    width, height, *, hires=False, refine=False, scale=None, multiple=8, max_side=None, refiner_max_side=None
+):
     return make_plan(
         Size(width, height),
         hires_fix=hires,
+        refine=refine,
         simple_scale=scale,
         size_multiple=multiple,
         max_side=max_side,
+        refiner_max_side=refiner_max_side,
     )
 
 
@@ -87,6 +91,31 @@ def test_passes_of_hires_stay_within_max_side():
     assert made.limited
     between = plan(256, 256, hires=True, max_side=256, multiple=64)
     assert (between.base, between.second, between.full) == ((192, 192), (256, 256), (384, 384))
+
+
+def test_a_refiner_that_may_draw_larger_than_the_base_does():
+    limits = {"multiple": 32, "max_side": 128, "refiner_max_side": 512}
+    made = plan(1024, 512, refine=True, **limits)
+    assert (made.base, made.second, made.result) == ((128, 64), (512, 256), (1024, 512))
+    assert made.limited
+    hires = plan(1024, 1024, hires=True, refine=True, **limits)
+    assert (hires.base, hires.second, hires.full) == ((128, 128), (512, 512), (1536, 1536))
+    small = plan(256, 256, refine=True, **limits)
+    assert (small.base, small.second, small.limited) == ((128, 128), (256, 256), False)
+
+
+def test_the_refiners_side_is_not_the_bases():
+    limits = {"multiple": 32, "max_side": 128, "refiner_max_side": 512}
+    assert plan(1024, 1024, **limits).second is None
+    hires = plan(1024, 1024, hires=True, **limits)
+    assert (hires.base, hires.second) == ((128, 128), (128, 128))
+
+
+def test_a_refiner_without_a_side_of_its_own_draws_where_the_base_does():
+    made = plan(1024, 1024, refine=True, max_side=256)
+    assert made.base == made.second == (256, 256)
+    free = plan(1024, 1024, refine=True)
+    assert free.base == free.second == (1024, 1024) and not free.limited
 
 
 def test_simple_enlargement_does_not_change_the_passes():

@@ -35,7 +35,7 @@ def test_a_set_is_opened_and_verified(folder: Path) -> None:
     model_set.verify("detector", "refiner")
     assert model_set.require("detector").name == "retinaface_mobile0.25"
     assert model_set.component("refiner") is None
-    assert model_set.max_side is None and model_set.size_multiple == 8
+    assert model_set.max_side is model_set.refiner_max_side is None and model_set.size_multiple == 8
     assert model_set.match_tone is False, "what the published pipeline does not do is not done unasked"
 
 
@@ -67,6 +67,8 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         ({"components": {"painter": {"path": "x", "name": "y"}}}, "components.painter is unknown"),
         ({"components": {"detector": {"path": "../outside", "name": "y"}}}, "leads out of the set"),
         ({"components": None}, "cannot be used"),
+        ({"max_side": 0}, "max_side must be a side in px, a whole number above 0, or null, is 0"),
+        ({"refiner_max_side": "512"}, "refiner_max_side must be .*, is '512'"),
         ({"match_tone": "yes"}, "match_tone must be true or false, is 'yes'"),
     ],
 )

@@ -12,6 +12,10 @@ from diffusers import StableDiffusionXLPipeline
 from spandrel import ModelLoader
 from transformers import CLIPTokenizer
 
+from atelier_generator.models import load_models
+from atelier_generator.pipeline import Pipeline
+from atelier_generator.request import GenerateRequest
+from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_runtime.weights import ModelSet, load_state_dict
@@ -42,7 +46,7 @@ def trained(tmp_path_factory) -> Path:
 
 def test_the_set_is_complete_checked_and_small_enough(trained: Path) -> None:
     model_set = ModelSet.open(str(trained / "set"))
-    model_set.verify("base", "upscaler", "detector", "codeformer")
+    model_set.verify("base", "refiner", "upscaler", "detector", "codeformer")
     manifest = json.loads((trained / "set" / "manifest.json").read_text())
     on_disk = {p.relative_to(trained / "set").as_posix() for p in (trained / "set").rglob("*") if p.is_file()}
     assert set(manifest["files"]) | {"manifest.json"} == on_disk
@@ -72,6 +76,23 @@ def test_the_base_is_a_pipeline_that_diffusers_loads_without_being_told_anything
     assert wide.images[0].shape == (side * 3 // 4, side, 3)
 
 
+def test_base_and_refiner_draw_together_as_the_generator_runs_them(trained: Path) -> None:
+    settings = GeneratorSettings.model_validate({"model_set": str(trained / "set"), "device": "cpu"})
+    models = load_models(settings)
+    request = GenerateRequest(
+        prompt="a smiling man",
+        negative_prompt="",
+        width_px=1024,
+        height_px=768,
+        num_inference_steps=1,
+        guidance_scale=7.5,
+        seed=1,
+    )
+    drawing = Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
+    side = PROFILES[default_profile()].refined
+    assert drawing.refiner_applied and f"second pass at {side}x{side * 3 // 4}" in drawing.warnings[0]
+
+
 @pytest.mark.slow
 def test_a_second_run_goes_on_from_the_first(trained: Path) -> None:
     before = read_facts(trained / "upscaler" / EXPORT)["step"]
@@ -83,7 +104,7 @@ def test_a_second_run_goes_on_from_the_first(trained: Path) -> None:
 
 def test_training_goes_on_from_a_packaged_set(trained: Path, tmp_path: Path) -> None:
     written = unpackage(trained / "set", tmp_path, PROFILES[default_profile()])
-    networks = {"autoencoder", "decoder", "diffusion", "upscaler", "detector"}
+    networks = {"autoencoder", "decoder", "diffusion", "refiner", "upscaler", "detector"}
     assert set(written) == {*networks, "codebook", "codes", "fusion"}
     for stage in written:
         taken, whole = tmp_path / stage / EXPORT, trained / stage / EXPORT

@@ -1,0 +1,235 @@
+"""Trains the refiner: it draws into an enlarged picture the detail that the base was too small for.
+
+`python -m training.refiner --out .runs/refiner`
+
+As in SDXL (Podell et al. 2023, arXiv:2307.01952, section 2.5), a second UNet for the last noise levels, in
+the same latents, that is told the second text encoder's words, two sizes and a score. What it starts from in
+the chain is no noisy drawing, but a noisy enlargement of what the base drew; so the enlargement's difference
+from the drawing is part of the noise that it learns to take away. Euler's steps shrink both alike
+(compare ResShift, Yue et al. 2023, arXiv:2307.12348).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+import drawing
+from training.autoencoder import factor
+from training.detector import autoencoder_smear
+from training.diffusion import SCHEDULE, TEXT_WIDTH, TIME_WIDTH, TOKENIZER, Unet
+from training.loop import Loop, Recipe, compiled, precision, replace
+from training.options import Options, parse_options, prepare_torch
+from training.profile import Profile
+from training.redrawn import Redrawer
+from training.tokenizer import LENGTH
+
+RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-3, warm_up=200, flat=0.3)
+GOOD, POOR = 6.0, 2.5
+"""diffusers' aesthetic scores for the prompt and for the negative prompt."""
+FIRST_STEPS = (200, 400)
+"""Where in the 1000 noise levels the chain may begin; it does at 299 for the refiner, 319 for hires fix."""
+STRENGTHS = (0.15, 0.5)
+"""How far half of the small pictures are redrawn by the base; the others pass through the autoencoder."""
+SMEAR = 0.2
+PORTRAIT_SHARE = 0.6
+SMALL_SHARE = 0.25  # of the pictures are refined at half the usual side
+UNSEEN = 64
+BATCH = 8
+
+Pictures = NDArray[np.uint8]
+
+
+def build_refiner(profile: Profile) -> Unet:
+    """The untrained network; only its smallest level looks at words, and at the whole picture."""
+    levels = len(profile.refiner_widths)
+    return UNet2DConditionModel(
+        sample_size=profile.refined // factor(profile),
+        in_channels=profile.latent_channels,
+        out_channels=profile.latent_channels,
+        block_out_channels=profile.refiner_widths,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        transformer_layers_per_block=(1,) * levels,
+        attention_head_dim=tuple(width // 16 for width in profile.refiner_widths),
+        cross_attention_dim=TEXT_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_WIDTH,
+        projection_class_embeddings_input_dim=5 * TIME_WIDTH + TEXT_WIDTH,
+        use_linear_projection=True,
+        norm_num_groups=8,
+    )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Latents (N, C, S, S) of parts of drawings, the same of enlargements, and sides of the whole, in px."""
+
+    clean: Tensor
+    enlarged: Tensor
+    sides: Tensor
+    captions: list[str]
+
+
+def parts(drawn: drawing.Drawing, enlarged: Pictures, part: int, rng: np.random.Generator) -> list[Pictures]:
+    """Squares out of drawing and enlargement, (2, part, part, 3): anywhere, and around a face."""
+    room = drawn.image.shape[0] - part
+    corners = [rng.integers(0, room + 1, 2)]
+    if drawn.faces and room:
+        left, top, right, bottom = drawn.faces[int(rng.integers(len(drawn.faces)))].box
+        middle = np.array([(left + right) / 2, (top + bottom) / 2]) + rng.normal(0, 0.15 * part, 2)
+        corners.append(np.clip(middle - part / 2, 0, room).astype(int))
+    both = np.stack([drawn.image, enlarged])
+    return [both[:, y : y + part, x : x + part] for x, y in corners]
+
+
+@torch.no_grad()
+def draw_examples(options: Options, count: int) -> Examples:
+    """Draws `count` pictures large, makes small ones of them as the base would, and enlarges those again."""
+    rng, profile, device = np.random.default_rng([options.seed, 83]), options.profile, options.device
+    redrawer = Redrawer(options)
+    smear = autoencoder_smear(redrawer.autoencoder, SMEAR)
+    part, native = profile.refined // 2, profile.native
+    latents: list[Tensor] = []
+    sides: list[int] = []
+    captions: list[str] = []
+    while len(captions) < count:
+        side = profile.refined if rng.random() > SMALL_SHARE else part
+        kinds = ["portrait" if rng.random() < PORTRAIT_SHARE else None for _ in range(BATCH)]
+        drawn = [drawing.draw(rng, side, kind) for kind in kinds]
+        small = np.stack([cv2.resize(d.image, (native, native), interpolation=cv2.INTER_AREA) for d in drawn])
+        if rng.random() < 0.5:
+            small = redrawer.redraw(small, [d.caption for d in drawn], float(rng.uniform(*STRENGTHS)))
+        else:
+            pixels = smear(torch.from_numpy(small).to(device).permute(0, 3, 1, 2).float() / 255)
+            small = (pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        for one, picture in zip(drawn, small, strict=True):
+            for pair in parts(one, redrawer.enlarge(picture, side), part, rng):
+                x = torch.from_numpy(pair).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+                with precision(device):
+                    x = x.contiguous(memory_format=torch.channels_last)
+                    latents.append(redrawer.autoencoder.encode(x).latent_dist.mean.half())
+                sides.append(side)
+                captions.append(one.caption)
+        if len(captions) // 100 > (len(captions) - BATCH) // 100:
+            print(f"{options.stage} drew {len(captions)} parts", flush=True)
+    clean, enlarged = torch.stack(latents).unbind(1)
+    return Examples(clean, enlarged, torch.tensor(sides, device=device), captions)
+
+
+def load_examples(options: Options) -> Examples:
+    """What `draw_examples` gives, kept in the stage's folder from one call to the next."""
+    kept = options.out / "examples.pt"
+    if kept.exists():
+        return Examples(**torch.load(kept, map_location=options.device, weights_only=True))
+    examples = draw_examples(options, options.scaled(options.profile.refiner_parts, 16))
+    replace(kept, lambda path: torch.save(vars(examples), path))
+    return examples
+
+
+class Objective:
+    """The v-prediction error of noisy enlargements, as of drawings with a noise that leads there."""
+
+    def __init__(self, unet: Unet, options: Options) -> None:
+        """Compiles the network and loads the second text encoder, as the base has it by now."""
+        self.unet: Unet = compiled(unet, options, on_cpu=True)
+        folder = options.runs / "diffusion" / TOKENIZER
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        self.encoder = Redrawer(options).model.text_encoder_2.requires_grad_(False)
+        self.device = options.device
+        noise: Any = DDPMScheduler(**SCHEDULE)
+        self.signal = noise.alphas_cumprod.sqrt().to(options.device)
+        self.noise = (1 - noise.alphas_cumprod).sqrt().to(options.device)
+
+    def ids(self, texts: list[str]) -> Tensor:
+        """Token ids (N, 77)."""
+        found = self.tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True).input_ids
+        return torch.tensor(found, device=self.device)
+
+    def __call__(
+        self,
+        clean: Tensor,
+        enlarged: Tensor,
+        ids: Tensor,
+        silenced: Tensor,
+        sides: Tensor,
+        noise: Tensor,
+        times: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Squared error per part (N,); `times`: noise levels now and where the chain began, 0 to 999."""
+        now, first = times
+        signal, strength = self.signal[now].view(-1, 1, 1, 1), self.noise[now].view(-1, 1, 1, 1)
+        sigma = (self.noise[first] / self.signal[first]).view(-1, 1, 1, 1)
+        # Noise and difference shrink together, so that the difference is a constant part of the noise.
+        noise = noise + (enlarged - clean) / sigma
+        noisy, wanted = signal * clean + strength * noise, signal * noise - strength * clean
+        scores = torch.where(silenced, POOR, GOOD)
+        zeros = torch.zeros_like(scores)
+        with precision(self.device):
+            with torch.no_grad():
+                told = self.encoder(ids, output_hidden_states=True)
+                keep = (~silenced).to(told.text_embeds.dtype)
+                hidden, pooled = (
+                    told.hidden_states[-2] * keep[:, None, None],
+                    told.text_embeds * keep[:, None],
+                )
+            numbers = torch.stack((sides, sides, zeros, zeros, scores), 1).float()
+            extra = {"text_embeds": pooled, "time_ids": numbers}
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            predicted = self.unet(
+                noisy, now, encoder_hidden_states=hidden, added_cond_kwargs=extra, return_dict=False
+            )[0]
+        return (predicted.float() - wanted).square().mean((1, 2, 3))
+
+
+def draw_times(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Noise levels (N,) from 0 to where the chain began, and those beginnings (N,)."""
+    low, high = FIRST_STEPS
+    first = torch.randint(low, high + 1, (count,), device=device)
+    return (first * torch.rand(count, device=device)).long(), first
+
+
+def train(options: Options) -> None:
+    """Runs the stage."""
+    prepare_torch(options)
+    examples = load_examples(options)
+    unet = build_refiner(options.profile).to(options.device).to(memory_format=torch.channels_last)
+    loop = Loop(options, RECIPE, {"unet": unet})
+    objective = Objective(unet, options)
+    ids, unseen = objective.ids(examples.captions), options.scaled(UNSEEN, 2)
+    print(f"refiner: {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, "
+          f"{len(examples.clean)} parts", flush=True)  # fmt: skip
+
+    def errors(rows: Tensor, silenced: Tensor, noise: Tensor, times: tuple[Tensor, Tensor]) -> Tensor:
+        clean, enlarged = examples.clean[rows].float(), examples.enlarged[rows].float()
+        return objective(clean, enlarged, ids[rows], silenced, examples.sides[rows], noise, times)
+
+    shape = examples.clean.shape[1:]
+    for _ in loop.steps():
+        rows = torch.randint(unseen, len(examples.clean), (options.batch,), device=options.device)
+        silenced = torch.rand(len(rows), device=options.device) < 0.1
+        noise = torch.randn(len(rows), *shape, device=options.device)
+        loop.move(errors(rows, silenced, noise, draw_times(len(rows), options.device)).mean())
+    loop.finish()
+    objective.unet = unet
+    torch.manual_seed(9)
+    found = []
+    with torch.no_grad():
+        for rows in torch.arange(unseen, device=options.device).split(options.batch):
+            told = torch.zeros(len(rows), dtype=torch.bool, device=options.device)
+            noise = torch.randn(len(rows), *shape, device=options.device)
+            found.append(errors(rows, told, noise, draw_times(len(rows), options.device)))
+    error = float(torch.cat(found).mean())
+    loop.export(v_error_unseen=round(error, 4))
+    print(f"refiner: error {error:.4f} on unseen parts after {loop.step} steps", flush=True)
+
+
+if __name__ == "__main__":
+    train(parse_options("Trains the refiner of the demo set."))
