@@ -20,15 +20,16 @@ from training.figures import Figure, table
 from training.prompts import portrait_prompts, read_prompts, scene_prompts
 from training.score_detector import score_detector
 from training.score_prompts import NAMES, describe, draw_prompts, score_prompts
+from training.score_refiner import score_refiner
 from training.score_restorer import score_restorer
 from training.showcase import write_sheet
 from training.studio import Studio
 
 QUICK = 0.2
-DRAWINGS, PROMPTS, FACES, HELD_OUT = 400, 100, 300, 500
+DRAWINGS, PROMPTS, FACES, REFINED, HELD_OUT = 400, 100, 300, 40, 500
 SECONDS = {False: 10.0, True: 30.0}
 TIMED_PROMPT = "portrait of a smiling woman with long brown hair, blue background"
-PARTS = ("judge", "detector", "restorer", "prompts", "times")
+PARTS = ("judge", "detector", "restorer", "refiner", "prompts", "times")
 
 
 def score_judge(network: Judge, seed: int, count: int) -> list[Figure]:
@@ -70,6 +71,7 @@ def evaluate(studio: Studio, network: Judge, seed: int, scale: float, parts: tup
         "judge": lambda: score_judge(network, seed, some(HELD_OUT)),
         "detector": lambda: score_detector(studio, seed, some(DRAWINGS)),
         "restorer": lambda: score_restorer(studio, network, seed, some(FACES)),
+        "refiner": lambda: score_refiner(studio, seed, some(REFINED)),
         "prompts": prompts,
         "times": lambda: score_times(studio, seed, 1 if scale < 0.5 else 3),
     }

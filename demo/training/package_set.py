@@ -21,14 +21,13 @@ from transformers import CLIPTokenizer
 
 from training.attributes import JUDGE
 from training.autoencoder import build_autoencoder
-from training.diffusion import TOKENIZER, build_scheduler, load_trained
+from training.diffusion import GUIDANCE_RESCALE, TOKENIZER, build_scheduler, load_trained
 from training.loop import EXPORT, load_export, read_export, read_facts
 from training.profile import PROFILES, Profile
 from training.refiner import build_refiner
 
 MANIFEST = "manifest.json"
 LARGEST_BYTES = 40_000_000
-GUIDANCE_RESCALE = 0.7  # at the contract's guidance of 7.5 the small network's faces pale without it
 COMPONENTS = {
     "upscaler": ("upscaler", "upscaler", "upscaler_x4.safetensors", "atelier-demo-compact-x4"),
     "detector": ("detector", "detector", "detector.safetensors", "retinaface_mobile0.25"),

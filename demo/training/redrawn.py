@@ -24,10 +24,9 @@ from transformers import CLIPTokenizer
 import drawing
 from training.autoencoder import load_autoencoder
 from training.data import FACE, PAIRS, REDRAWN, align, annotation, save, shard_path, shards
-from training.diffusion import TOKENIZER, build_scheduler, load_trained
+from training.diffusion import GUIDANCE_RESCALE, TOKENIZER, build_scheduler, load_trained
 from training.loop import EXPORT, load_export, precision, replace
 from training.options import Options, parse_options, prepare_torch
-from training.package_set import GUIDANCE_RESCALE
 from training.tokenizer import LENGTH
 from training.upscaler import SCALE, CompactUpscaler
 
