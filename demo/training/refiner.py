@@ -134,6 +134,18 @@ def load_examples(options: Options) -> Examples:
     return examples
 
 
+def mix(clean: Tensor, enlarged: Tensor, noise: Tensor, now: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """What the network is given on the way, and the v that it should tell, both (N, C, S, S).
+
+    `now` and `first` (N,): the noise's deviation, of the latents', here and where the chain began. Noise and
+    difference shrink together, so that the difference is a constant part of the noise.
+    """
+    now, first = now.view(-1, 1, 1, 1), first.view(-1, 1, 1, 1)
+    signal = (1 + now.square()).rsqrt()
+    noise = noise + (enlarged - clean) / first
+    return signal * (clean + now * noise), signal * (noise - now * clean)
+
+
 class Objective:
     """The v-prediction error of noisy enlargements, as of drawings with a noise that leads there."""
 
@@ -145,8 +157,7 @@ class Objective:
         self.encoder = Redrawer(options).model.text_encoder_2.requires_grad_(False)
         self.device = options.device
         noise: Any = DDPMScheduler(**SCHEDULE)
-        self.signal = noise.alphas_cumprod.sqrt().to(options.device)
-        self.noise = (1 - noise.alphas_cumprod).sqrt().to(options.device)
+        self.sigmas = (1 / noise.alphas_cumprod - 1).sqrt().to(options.device)
 
     def ids(self, texts: list[str]) -> Tensor:
         """Token ids (N, 77)."""
@@ -165,21 +176,15 @@ class Objective:
     ) -> Tensor:
         """Squared error per part (N,); `times`: noise levels now and where the chain began, 0 to 999."""
         now, first = times
-        signal, strength = self.signal[now].view(-1, 1, 1, 1), self.noise[now].view(-1, 1, 1, 1)
-        sigma = (self.noise[first] / self.signal[first]).view(-1, 1, 1, 1)
-        # Noise and difference shrink together, so that the difference is a constant part of the noise.
-        noise = noise + (enlarged - clean) / sigma
-        noisy, wanted = signal * clean + strength * noise, signal * noise - strength * clean
+        noisy, wanted = mix(clean, enlarged, noise, self.sigmas[now], self.sigmas[first])
         scores = torch.where(silenced, POOR, GOOD)
         zeros = torch.zeros_like(scores)
         with precision(self.device):
             with torch.no_grad():
                 told = self.encoder(ids, output_hidden_states=True)
                 keep = (~silenced).to(told.text_embeds.dtype)
-                hidden, pooled = (
-                    told.hidden_states[-2] * keep[:, None, None],
-                    told.text_embeds * keep[:, None],
-                )
+                hidden = told.hidden_states[-2] * keep[:, None, None]
+                pooled = told.text_embeds * keep[:, None]
             numbers = torch.stack((sides, sides, zeros, zeros, scores), 1).float()
             extra = {"text_embeds": pooled, "time_ids": numbers}
             noisy = noisy.contiguous(memory_format=torch.channels_last)

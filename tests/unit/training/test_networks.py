@@ -11,11 +11,12 @@ from training.autoencoder import build_autoencoder, fold_statistics
 from training.codebook import MovingCodebook
 from training.degrade import blur, jpeg, spoil_face, spoil_tones
 from training.detector import Scene, move, tile
-from training.diffusion import CaptionTokens
+from training.diffusion import CaptionTokens, build_scheduler, often, spread_times
 from training.faces import nearest_codes
 from training.loop import EXPORT, Loop, Recipe, load_export, read_facts
 from training.options import Options, parse_options
 from training.profile import CPU
+from training.refiner import mix, parts
 from training.tokenizer import build_tokenizer
 
 
@@ -247,3 +248,39 @@ def test_a_run_that_has_begun_keeps_its_tokenizer_and_a_new_one_learns_the_words
     (tmp_path / EXPORT).unlink()
     afresh = CaptionTokens(captions, folder, torch.device("cpu"), 0)
     assert len(afresh.tokenizer) > len(resumed.tokenizer) == len(began.tokenizer)
+
+
+def test_what_the_refiner_learns_on_is_what_the_sampler_gives_it() -> None:
+    clean, enlarged, noise = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(25)
+    times, sigmas = scheduler.timesteps[17:], scheduler.sigmas[17:].float()
+    scheduler.set_begin_index(17)
+    latents = scheduler.add_noise(enlarged, noise, times[:1])
+    for time, sigma in zip(times, sigmas, strict=False):
+        given, v = mix(clean, enlarged, noise, sigma.view(1), sigmas[:1])
+        assert torch.allclose(scheduler.scale_model_input(latents, time), given, atol=1e-4)
+        latents = scheduler.step(v, time, latents).prev_sample
+    assert torch.allclose(latents, clean, atol=1e-4)
+
+
+def test_parts_of_drawing_and_enlargement_lie_on_the_same_pixels_and_one_is_around_a_face() -> None:
+    drawn = drawing.draw(np.random.default_rng(4), 256, "portrait")
+    cut = parts(drawn, drawn.image, 128, np.random.default_rng(0))
+    assert [part.shape for part in cut] == [(2, 128, 128, 3)] * 2
+    assert all(np.array_equal(*part) for part in cut)
+    assert len(parts(drawing.draw(np.random.default_rng(4), 256, "sunset"), drawn.image, 128,
+                     np.random.default_rng(0))) == 1  # fmt: skip
+    assert len(parts(drawn, drawn.image, 256, np.random.default_rng(0))) == 1
+
+
+def test_hats_are_taken_most_often() -> None:
+    captions = ["a man with a red cap and a beard", "a woman with glasses", "a man", "a capybara, hatless"]
+    assert often(captions).tolist() == [4, 2, 1, 1]
+
+
+def test_times_lean_to_noise_and_reach_both_ends() -> None:
+    torch.manual_seed(0)
+    times = torch.cat([spread_times(16, torch.device("cpu")) for _ in range(500)])
+    assert (int(times.min()), int(times.max())) == pytest.approx((5, 999), abs=6)
+    assert float((times > 500).float().mean()) == pytest.approx(1 - 0.5**1.5, abs=0.01)
