@@ -116,7 +116,8 @@ def test_a_picture_can_be_asked_for_as_a_file(atelier: Atelier) -> None:
 
 
 def test_a_client_that_hangs_up_stops_the_work_and_the_next_is_unharmed(atelier: Atelier) -> None:
-    body = json.dumps({"prompt": PORTRAIT, "num_inference_steps": 150, "seed": 1}).encode()
+    order = {"prompt": PORTRAIT, "num_inference_steps": 150, "seed": 1, "use_refiner": False}
+    body = json.dumps(order).encode()
     before = atelier.metric("atelier_cancelled_steps_total", atelier.generator_metrics)
     host, _, port = atelier.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as client:
