@@ -104,7 +104,8 @@ def draw_examples(options: Options, count: int) -> Examples:
         side = profile.refined if rng.random() > SMALL_SHARE else part
         kinds = ["portrait" if rng.random() < PORTRAIT_SHARE else None for _ in range(BATCH)]
         drawn = [drawing.draw(rng, side, kind) for kind in kinds]
-        small = np.stack([cv2.resize(d.image, (native, native), interpolation=cv2.INTER_AREA) for d in drawn])
+        shrunk = [cv2.resize(d.image, (native, native), interpolation=cv2.INTER_AREA) for d in drawn]
+        small = np.asarray(np.stack(shrunk), np.uint8)
         if rng.random() < 0.5:
             small = redrawer.redraw(small, [d.caption for d in drawn], float(rng.uniform(*STRENGTHS)))
         else:
