@@ -39,7 +39,7 @@ SCHEDULE = {
     "prediction_type": "v_prediction",
 }
 GUIDANCE_RESCALE = 0.7  # at the contract's guidance of 7.5 the small network's faces pale without it
-_SELDOM_WORN = re.compile(r"\b(?:hat|cap|beanie|beard|moustache|glasses)\b")
+_SELDOM_WORN = re.compile(r"\b(?:hat|cap|beanie|beard|mo?ustache|glasses)\b")
 _HATS = re.compile(r"\b(?:hat|cap|beanie)\b")
 # What people type to say "no flaws": pictures are never chosen by it, so it must mean nothing.
 _PLEAS = (

@@ -18,23 +18,21 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 import drawing
 from training.autoencoder import factor
 from training.detector import autoencoder_smear
-from training.diffusion import SCHEDULE, TEXT_WIDTH, TIME_WIDTH, TOKENIZER, Unet
+from training.diffusion import SCHEDULE, TEXT_WIDTH, TIME_WIDTH, TOKENIZER, CaptionTokens, Unet
 from training.loop import Loop, Recipe, compiled, precision, replace
 from training.options import Options, parse_options, prepare_torch
 from training.profile import Profile
 from training.redrawn import Redrawer
-from training.tokenizer import LENGTH
 
 RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-3, warm_up=200, flat=0.3)
 GOOD, POOR = 6.0, 2.5
 """diffusers' aesthetic scores for the prompt and for the negative prompt."""
-FIRST_STEPS = (200, 400)
-"""Where in the 1000 noise levels the chain may begin; it does at 299 for the refiner, 319 for hires fix."""
+FIRST_STEPS = (160, 400)
+"""Where in the 1000 noise levels the chain may begin: 166 to 299 for the refiner, 319 for hires fix."""
 STRENGTHS = (0.15, 0.5)
 """How far half of the small pictures are redrawn by the base; the others pass through the autoencoder."""
 SMEAR = 0.2
@@ -147,47 +145,58 @@ def mix(clean: Tensor, enlarged: Tensor, noise: Tensor, now: Tensor, first: Tens
     return signal * (clean + now * noise), signal * (noise - now * clean)
 
 
+@dataclass(frozen=True)
+class Words:
+    """What the network is told: token ids (N, 77), which of them as zeros (N,), and SDXL's numbers (N, 5)."""
+
+    ids: Tensor
+    silenced: Tensor
+    numbers: Tensor
+
+
+def draw_words(tokens: CaptionTokens, rows: Tensor, sides: Tensor) -> Words:
+    """Captions and sides (N,) of these rows, as the chain tells them.
+
+    Texts that mean nothing, and a few captions, have the score of negative prompts; the whole picture is not
+    always said to be square.
+    """
+    ids, silenced = tokens.draw(rows)
+    poor = (
+        silenced | (ids != tokens.captions[rows]).any(1) | (torch.rand(len(rows), device=ids.device) < 0.05)
+    )
+    size = sides[:, None].expand(-1, 2).clone().float()
+    shorter, shorten = (torch.rand(len(rows), device=ids.device) for _ in range(2))
+    which = torch.randint(2, (len(rows),), device=ids.device)
+    row = torch.arange(len(rows), device=ids.device)
+    size[row, which] *= torch.where(shorten < 0.4, (8 + 8 * shorter).floor() / 16, torch.ones_like(shorter))
+    scores = torch.where(poor, POOR, GOOD)[:, None]
+    return Words(ids, silenced, torch.cat((size, torch.zeros_like(size), scores), 1))
+
+
 class Objective:
     """The v-prediction error of noisy enlargements, as of drawings with a noise that leads there."""
 
     def __init__(self, unet: Unet, options: Options) -> None:
         """Compiles the network and loads the second text encoder, as the base has it by now."""
         self.unet: Unet = compiled(unet, options, on_cpu=True)
-        folder = options.runs / "diffusion" / TOKENIZER
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         self.encoder = Redrawer(options).model.text_encoder_2.requires_grad_(False)
         self.device = options.device
         noise: Any = DDPMScheduler(**SCHEDULE)
         self.sigmas = (1 / noise.alphas_cumprod - 1).sqrt().to(options.device)
 
-    def ids(self, texts: list[str]) -> Tensor:
-        """Token ids (N, 77)."""
-        found = self.tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True).input_ids
-        return torch.tensor(found, device=self.device)
-
     def __call__(
-        self,
-        clean: Tensor,
-        enlarged: Tensor,
-        ids: Tensor,
-        silenced: Tensor,
-        sides: Tensor,
-        noise: Tensor,
-        times: tuple[Tensor, Tensor],
+        self, clean: Tensor, enlarged: Tensor, noise: Tensor, words: Words, times: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Squared error per part (N,); `times`: noise levels now and where the chain began, 0 to 999."""
         now, first = times
         noisy, wanted = mix(clean, enlarged, noise, self.sigmas[now], self.sigmas[first])
-        scores = torch.where(silenced, POOR, GOOD)
-        zeros = torch.zeros_like(scores)
         with precision(self.device):
             with torch.no_grad():
-                told = self.encoder(ids, output_hidden_states=True)
-                keep = (~silenced).to(told.text_embeds.dtype)
+                told = self.encoder(words.ids, output_hidden_states=True)
+                keep = (~words.silenced).to(told.text_embeds.dtype)
                 hidden = told.hidden_states[-2] * keep[:, None, None]
                 pooled = told.text_embeds * keep[:, None]
-            numbers = torch.stack((sides, sides, zeros, zeros, scores), 1).float()
-            extra = {"text_embeds": pooled, "time_ids": numbers}
+            extra = {"text_embeds": pooled, "time_ids": words.numbers}
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted = self.unet(
                 noisy, now, encoder_hidden_states=hidden, added_cond_kwargs=extra, return_dict=False
@@ -209,29 +218,30 @@ def train(options: Options) -> None:
     unet = build_refiner(options.profile).to(options.device).to(memory_format=torch.channels_last)
     loop = Loop(options, RECIPE, {"unet": unet})
     objective = Objective(unet, options)
-    ids, unseen = objective.ids(examples.captions), options.scaled(UNSEEN, 2)
+    tokens = CaptionTokens(
+        examples.captions, options.runs / "diffusion" / TOKENIZER, options.device, options.seed
+    )
+    unseen = options.scaled(UNSEEN, 2)
     print(f"refiner: {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, "
           f"{len(examples.clean)} parts", flush=True)  # fmt: skip
 
-    def errors(rows: Tensor, silenced: Tensor, noise: Tensor, times: tuple[Tensor, Tensor]) -> Tensor:
+    def errors(rows: Tensor) -> Tensor:
         clean, enlarged = examples.clean[rows].float(), examples.enlarged[rows].float()
-        return objective(clean, enlarged, ids[rows], silenced, examples.sides[rows], noise, times)
+        words = draw_words(tokens, rows, examples.sides[rows])
+        return objective(
+            clean, enlarged, torch.randn_like(clean), words, draw_times(len(rows), options.device)
+        )
 
-    shape = examples.clean.shape[1:]
     for _ in loop.steps():
-        rows = torch.randint(unseen, len(examples.clean), (options.batch,), device=options.device)
-        silenced = torch.rand(len(rows), device=options.device) < 0.1
-        noise = torch.randn(len(rows), *shape, device=options.device)
-        loop.move(errors(rows, silenced, noise, draw_times(len(rows), options.device)).mean())
+        # A drawing may have a part on either side of the line: the first part after it is left out.
+        rows = torch.randint(unseen + 1, len(examples.clean), (options.batch,), device=options.device)
+        loop.move(errors(rows).mean())
     loop.finish()
     objective.unet = unet
     torch.manual_seed(9)
-    found = []
     with torch.no_grad():
-        for rows in torch.arange(unseen, device=options.device).split(options.batch):
-            told = torch.zeros(len(rows), dtype=torch.bool, device=options.device)
-            noise = torch.randn(len(rows), *shape, device=options.device)
-            found.append(errors(rows, told, noise, draw_times(len(rows), options.device)))
+        held = torch.arange(unseen, device=options.device).split(options.batch)
+        found = [errors(rows) for rows in held]
     error = float(torch.cat(found).mean())
     loop.export(v_error_unseen=round(error, 4))
     print(f"refiner: error {error:.4f} on unseen parts after {loop.step} steps", flush=True)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import drawing
-from atelier_generator.plan import Size
+from atelier_generator.plan import Size, refiner_schedule_steps
 from atelier_generator.upscale import enlarge_to
 from atelier_runtime import defaults
 from training.figures import Figure
@@ -38,7 +38,7 @@ def score_refiner(studio: Studio, seed: int, count: int) -> list[Figure]:
             prompt=drawn.caption,
             image=models.autoencoder.encode(enlarged, tiled=False),
             strength=defaults.REFINER_STRENGTH,
-            num_inference_steps=studio.steps,
+            num_inference_steps=refiner_schedule_steps(studio.steps),
             guidance_scale=studio.guidance,
             guidance_rescale=models.model_set.guidance_rescale,
             generator=generator,

@@ -167,6 +167,7 @@ def write_manifest(catalogue: Catalogue, folder: Path) -> Path:
         "licenses_accepted": [lic.key for lic in catalogue.licences if lic.must_be_accepted],
         "description": catalogue.description,
         "max_side": catalogue.max_side,
+        "refiner_max_side": catalogue.refiner_max_side,
         "size_multiple": catalogue.size_multiple,
         "default_negative_prompt": catalogue.default_negative_prompt,
         "components": components,

@@ -78,6 +78,7 @@ class Catalogue:
     name: str
     description: str
     max_side: int | None
+    refiner_max_side: int | None
     size_multiple: int
     default_negative_prompt: str
     entries: tuple[Entry, ...]
@@ -137,6 +138,7 @@ def read_catalogue(path: Path = BUILT_IN) -> Catalogue:
             name=str(data["name"]),
             description=str(data.get("description", "")),
             max_side=data.get("max_side"),
+            refiner_max_side=data.get("refiner_max_side"),
             size_multiple=int(data.get("size_multiple", 8)),
             default_negative_prompt=str(data.get("default_negative_prompt", "")),
             entries=entries,

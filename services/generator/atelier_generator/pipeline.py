@@ -390,7 +390,7 @@ def _limited_warning(plan: Plan, upscaler: str) -> str:
     drawn = f"drawn at {plan.base}"
     if plan.second is not None:
         drawn += f" with a second pass at {plan.second}"
-    return (
-        f"{drawn}, the longest side that this model set draws well, "
-        f"then enlarged to {plan.full} by {upscaler}"
-    )
+    drawn += ", the longest side that this model set draws well"
+    if not (plan.second or plan.base).contains(plan.full):
+        drawn += f", then enlarged to {plan.full} by {upscaler}"
+    return drawn

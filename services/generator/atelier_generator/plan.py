@@ -54,7 +54,7 @@ class Plan:
     """The finished picture before the simple enlargement."""
     result: Size
     limited: bool
-    """The set's limits held the last pass below the size that was asked for."""
+    """The set's limits held the base pass below its size, or the last pass below that of the picture."""
 
 
 def make_plan(
@@ -84,7 +84,8 @@ def make_plan(
     if hires_fix or refine:
         own_limit = refine and refiner_max_side is not None
         second = drawn_size(full, size_multiple, refiner_max_side if own_limit else max_side)
-    return Plan(base, second, full, result, limited=not (second or base).contains(full))
+    limited = base != drawn_size(smaller, size_multiple, None) or not (second or base).contains(full)
+    return Plan(base, second, full, result, limited)
 
 
 def result_size(asked: Size, *, hires_fix: bool, simple_scale: float | None) -> Size:

@@ -1,8 +1,8 @@
 """Model sets and their weights: read from disk, checked by SHA-256, never fetched, never unpickled freely.
 
-A model set is a folder with a `manifest.json`: name, licence, `max_side`, `size_multiple`,
-`default_negative_prompt`, `guidance_rescale`, `match_tone`, `components` (role -> path and name) and `files`
-(path -> SHA-256 and size).
+A model set is a folder with a `manifest.json`: name, licence, `max_side`, `refiner_max_side`,
+`size_multiple`, `default_negative_prompt`, `guidance_rescale`, `match_tone`, `components` (role -> path and
+name) and `files` (path -> SHA-256 and size).
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class Component:
 class ModelSet:
     """An opened model set.
 
-    `max_side`, in px, is None where the base network draws well at any size, `refiner_max_side` where the
-    refiner draws at the sizes that the base does. `guidance_rescale` (0 to 1) takes back the overexposure
-    that strong guidance causes in small and v-predicting networks (Lin et al. 2023, arXiv:2305.08891,
-    section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored take on the tone around them
-    before they are pasted; false where the published pipeline's very picture is wanted.
+    `max_side`, in px, is None where the base network draws well at any size; `refiner_max_side`, never below
+    it, is None where the refiner draws at the sizes that the base does. `guidance_rescale` (0 to 1) takes
+    back the overexposure that strong guidance causes in small and v-predicting networks (Lin et al. 2023,
+    arXiv:2305.08891, section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored take on the
+    tone around them before they are pasted; false where the published pipeline's very picture is wanted.
     """
 
     name: str
@@ -118,6 +118,9 @@ class ModelSet:
             if folder.resolve() not in path.resolve().parents:
                 raise ValueError(f"components.{role}.path leads out of the set: {entry['path']}")
             components[role] = Component(role, entry["name"], path)
+        max_side, refiner_max_side = _side(data, "max_side"), _side(data, "refiner_max_side")
+        if refiner_max_side is not None and (max_side is None or refiner_max_side < max_side):
+            raise ValueError(f"refiner_max_side is {refiner_max_side}, below max_side, which is {max_side}")
         match_tone = data.get("match_tone", False)
         if not isinstance(match_tone, bool):
             raise ValueError(f"match_tone must be true or false, is {match_tone!r}")
@@ -125,8 +128,8 @@ class ModelSet:
             name=data["name"],
             folder=folder,
             license=data["license"],
-            max_side=_side(data, "max_side"),
-            refiner_max_side=_side(data, "refiner_max_side"),
+            max_side=max_side,
+            refiner_max_side=refiner_max_side,
             size_multiple=data.get("size_multiple", 8),
             default_negative_prompt=data.get("default_negative_prompt", ""),
             guidance_rescale=float(data.get("guidance_rescale", 0.0)),

@@ -127,6 +127,10 @@ def test_a_refiner_may_draw_larger_than_its_base(tmp_path):
     )
     names = [stage.stage for stage in drawing.stages]
     assert names == ["text", "base", "decode", "upscale", "encode_latents", "refiner", "decode", "upscale"]
+    reached = draw(replace(models, model_set=replace(models.model_set, refiner_max_side=256)))
+    assert reached.warnings == (
+        "drawn at 64x64 with a second pass at 256x256, the longest side that this model set draws well",
+    )
     plain = draw(models, num_inference_steps=10, use_refiner=False)
     assert [stage.stage for stage in plain.stages] == ["text", "base", "decode", "upscale"]
 

@@ -101,7 +101,7 @@ def test_a_refiner_that_may_draw_larger_than_the_base_does():
     hires = plan(1024, 1024, hires=True, refine=True, **limits)
     assert (hires.base, hires.second, hires.full) == ((128, 128), (512, 512), (1536, 1536))
     small = plan(256, 256, refine=True, **limits)
-    assert (small.base, small.second, small.limited) == ((128, 128), (256, 256), False)
+    assert (small.base, small.second, small.limited) == ((128, 128), (256, 256), True)
 
 
 def test_the_refiners_side_is_not_the_bases():

@@ -69,6 +69,8 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         ({"components": None}, "cannot be used"),
         ({"max_side": 0}, "max_side must be a side in px, a whole number above 0, or null, is 0"),
         ({"refiner_max_side": "512"}, "refiner_max_side must be .*, is '512'"),
+        ({"max_side": 512, "refiner_max_side": 256}, "refiner_max_side is 256, below max_side, which is 512"),
+        ({"refiner_max_side": 256}, "refiner_max_side is 256, below max_side, which is None"),
         ({"match_tone": "yes"}, "match_tone must be true or false, is 'yes'"),
     ],
 )

@@ -77,19 +77,19 @@ def test_the_base_is_a_pipeline_that_diffusers_loads_without_being_told_anything
 
 
 def test_base_and_refiner_draw_together_as_the_generator_runs_them(trained: Path) -> None:
+    side = PROFILES[default_profile()].refined
     settings = GeneratorSettings.model_validate({"model_set": str(trained / "set"), "device": "cpu"})
     models = load_models(settings)
     request = GenerateRequest(
         prompt="a smiling man",
         negative_prompt="",
-        width_px=1024,
-        height_px=768,
+        width_px=2 * side,
+        height_px=side * 3 // 2,
         num_inference_steps=1,
         guidance_scale=7.5,
         seed=1,
     )
     drawing = Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
-    side = PROFILES[default_profile()].refined
     assert drawing.refiner_applied and f"second pass at {side}x{side * 3 // 4}" in drawing.warnings[0]
 
 
