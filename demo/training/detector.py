@@ -25,7 +25,7 @@ from training.options import Options, parse_options, prepare_torch
 
 RECIPE = Recipe(learning_rate=2e-3, weight_decay=5e-4, warm_up=200, clip=10.0, flat=0.2)
 BGR_MEAN = (104.0, 117.0, 123.0)
-FALSE_SHARE = 0.015
+FALSE_SHARE = 0.003
 REDRAWN_SHARE = 0.35
 PREVIEW = 16  # pictures through the autoencoder at a time
 
