@@ -50,7 +50,8 @@ def test_an_existing_client_gets_a_portrait_with_a_restored_face(portrait: dict)
     assert restored and all(face["reason"] is None for face in restored)
     x1, y1, x2, y2 = restored[0]["box"]
     assert 0 < x2 - x1 <= 512 and 0 < y2 - y1 <= 512
-    assert {"base", "detect", "restore", "paste", "encode"} <= {s["stage"] for s in portrait["stages"]}
+    work = {"base", "refiner", "detect", "restore", "paste", "encode"}
+    assert work <= {s["stage"] for s in portrait["stages"]} and portrait["refiner_applied"] is True
     assert any("longest side" in warning for warning in portrait["warnings"])  # the set's max_side, told
 
 
