@@ -344,9 +344,8 @@ def train(options: Options) -> None:
     # Each shape's list begins with the pictures of shard 0, which stay unseen.
     taken = {}
     for shape, some in latents.items():
-        rows = torch.arange(
-            min(2 * held, len(some.values) - 1) if len(some.values) > 4 * held else 0, len(some.values)
-        )
+        count = len(some.values)
+        rows = torch.arange(min(2 * held, count - 1) if count > 4 * held else 0, count)
         taken[shape] = rows.repeat_interleave(often([captions[n] for n in some.captions[rows].tolist()]))
     if options.device.type == "cpu":  # its fused attention goes backward slowly: a sixth of a step's time
         torch.backends.cuda.enable_flash_sdp(False)

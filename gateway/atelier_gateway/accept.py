@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import FORMATS, Format
 
-MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 _FORMAT_OF: dict[str, Format | Literal["any"]] = {
     "image/png": "png",

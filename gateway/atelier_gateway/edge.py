@@ -51,7 +51,7 @@ class RequestEdge:
         metrics.REQUESTS_IN_PROGRESS.inc()
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:
+        except Exception:  # whatever it was, the client is answered and the log tells
             logger.exception("internal error")
             if status:  # the answer has begun: it can only be cut off
                 raise

@@ -231,5 +231,5 @@ def _rounded(value: float | None) -> float | None:
 def _data_uri(picture: StagePicture | None) -> str | None:
     if picture is None:
         return None
-    media_type = MEDIA_TYPES[picture.format]  # type: ignore[index]  # an answer's picture is never raw
+    media_type = MEDIA_TYPES[picture.format]
     return f"data:{media_type};base64,{base64.b64encode(picture.data).decode('ascii')}"

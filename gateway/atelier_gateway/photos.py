@@ -117,7 +117,7 @@ class PhotoDesk:
         report = restore_report(restoration, asked, request_id.get() or "", _seconds(started))
         return Response(
             restoration.picture.data,
-            media_type=MEDIA_TYPES[restoration.picture.format],  # type: ignore[index]  # a file is never raw
+            media_type=MEDIA_TYPES[restoration.picture.format],
             headers={REPORT_HEADER: report_header(report)},
         )
 

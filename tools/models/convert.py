@@ -45,7 +45,8 @@ def is_conversion_of(path: Path, source_sha256: str) -> bool:
             source, _, digest = (file.metadata() or {}).get(_ORIGIN, "").partition(" ")
             if source != source_sha256:
                 return False
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+            keys = file.keys()
+            state = {key: file.get_tensor(key) for key in keys}
     except (OSError, SafetensorError):
         return False
     return bool(digest == _digest(state))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Protocol
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 import prometheus_client
@@ -83,7 +84,7 @@ class StageServer:
             ],
         )
         self._loading: asyncio.Task[None] | None = None
-        self._metrics_server: tuple[object, object] | None = None
+        self._metrics_server: WSGIServer | None = None
         self.port = 0
         self.metrics_port = 0
 
@@ -120,12 +121,12 @@ class StageServer:
         except RuntimeError as error:
             raise StartupError(f"PORT={self._settings.port}: cannot listen on {address}") from error
         try:
-            server, thread = prometheus_client.start_http_server(
+            server, _ = prometheus_client.start_http_server(
                 self._settings.metrics_port, addr=self._settings.host, registry=registry
             )
         except OSError as error:
             raise StartupError(f"METRICS_PORT={self._settings.metrics_port}: {error.strerror}") from error
-        self._metrics_server = (server, thread)
+        self._metrics_server = server
         self.metrics_port = server.server_port
         await self._server.start()
         self._loading = asyncio.create_task(self._load(registry))
@@ -171,8 +172,8 @@ class StageServer:
             self._loading.cancel()
         await asyncio.to_thread(self.worker.close)
         if self._metrics_server is not None:
-            await asyncio.to_thread(self._metrics_server[0].shutdown)  # type: ignore[attr-defined]  # WSGIServer
-            self._metrics_server[0].server_close()  # type: ignore[attr-defined]  # WSGIServer
+            await asyncio.to_thread(self._metrics_server.shutdown)
+            self._metrics_server.server_close()
         return finished
 
 

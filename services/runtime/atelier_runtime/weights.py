@@ -279,7 +279,8 @@ def _read_safetensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
     if not shapes_only:
         return load_file(path)
     with safe_open(path, "pt") as file, torch.device("meta"):
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+        keys = file.keys()
+        slices = {key: file.get_slice(key) for key in keys}
         return {
             key: torch.empty(part.get_shape(), dtype=_SAFETENSORS_DTYPES[part.get_dtype()])
             for key, part in slices.items()

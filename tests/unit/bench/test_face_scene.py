@@ -4,7 +4,7 @@ import pytest
 from atelier_restorer.align import CROP_SIZE, crop_to_picture, face_to_crop
 from atelier_restorer.paste import paste_face
 from bench.face_scene import LARGEST_SQUARE_PX, grid, make_scene, make_scene_with_one_face, picture_size
-from bench.phases import Phases, memory_can_be_measured
+from bench.phases import Phases
 from bench.restore import levels_apart, times_faster
 
 
@@ -77,7 +77,6 @@ def test_seconds_are_added_up_and_moved() -> None:
     assert phases.seconds["paste"] + phases.seconds["parse"] == pytest.approx(whole)
 
 
-@pytest.mark.skipif(not memory_can_be_measured(), reason="needs Linux")
 def test_a_phases_peak_is_seen_though_it_is_freed() -> None:
     phases = Phases(memory=True)
     with phases.phase("large"):

@@ -5,7 +5,6 @@ import pytest
 
 from atelier_runtime.images import decode
 from bench import memory
-from bench.phases import memory_can_be_measured
 
 
 def test_a_slope_is_that_of_the_line_through_the_points() -> None:
@@ -21,7 +20,6 @@ def test_the_file_is_of_the_format_and_depth_of_its_line(variant: memory.Case) -
 
 
 @pytest.mark.slow  # it starts two services
-@pytest.mark.skipif(not memory_can_be_measured(), reason="needs Linux")
 def test_a_service_takes_more_memory_for_a_larger_picture(tmp_path: Path) -> None:
     model_set = memory._narrow_set(tmp_path)
     peaks = [memory.measure(memory.Case(megapixels=size), model_set)[1] for size in (2.0, 16.0)]
