@@ -79,14 +79,14 @@ class Redrawer:
                 guided = rescale_noise_cfg(without + GUIDANCE * (text - without), text, GUIDANCE_RESCALE)
                 latents = scheduler.step(guided, time, latents).prev_sample
             drawn = self.autoencoder.decode(latents).sample.float()
-        return _levels(drawn / 2 + 0.5)
+        return levels(drawn / 2 + 0.5)
 
     @torch.no_grad()
     def enlarge(self, picture: Pictures, side: int) -> Pictures:
         """One picture (S, S, 3) at (side, side, 3), by the upscaler if there is one yet."""
         if self.upscaler is not None:
             x = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255
-            picture = _levels(self.upscaler(x))[0]
+            picture = levels(self.upscaler(x))[0]
         way = cv2.INTER_AREA if picture.shape[0] > side else cv2.INTER_CUBIC
         return np.asarray(cv2.resize(picture, (side, side), interpolation=way), np.uint8)
 
@@ -95,7 +95,8 @@ class Redrawer:
         return torch.tensor(found, device=self.device)
 
 
-def _levels(x: Tensor) -> Pictures:
+def levels(x: Tensor) -> Pictures:
+    """Floats (N, 3, H, W) in 0 to 1, clamped, as pictures (N, H, W, 3) in 256 levels."""
     return (x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -16,17 +16,16 @@ import cv2
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from numpy.typing import NDArray
 from torch import Tensor
 
 import drawing
 from training.autoencoder import factor
 from training.detector import autoencoder_smear
-from training.diffusion import SCHEDULE, TEXT_WIDTH, TIME_WIDTH, TOKENIZER, CaptionTokens, Unet
+from training.diffusion import SCHEDULE, TEXT_WIDTH, TIME_WIDTH, TOKENIZER, CaptionTokens, Unet, load_trained
 from training.loop import Loop, Recipe, compiled, precision, replace
 from training.options import Options, parse_options, prepare_torch
 from training.profile import Profile
-from training.redrawn import Redrawer
+from training.redrawn import Pictures, Redrawer, levels
 
 RECIPE = Recipe(learning_rate=1e-3, weight_decay=1e-3, warm_up=200, flat=0.3)
 GOOD, POOR = 6.0, 2.5
@@ -40,8 +39,6 @@ PORTRAIT_SHARE = 0.6
 SMALL_SHARE = 0.25  # of the pictures are refined at half the usual side
 UNSEEN = 64
 BATCH = 8
-
-Pictures = NDArray[np.uint8]
 
 
 def build_refiner(profile: Profile) -> Unet:
@@ -107,8 +104,7 @@ def draw_examples(options: Options, count: int) -> Examples:
         if rng.random() < 0.5:
             small = redrawer.redraw(small, [d.caption for d in drawn], float(rng.uniform(*STRENGTHS)))
         else:
-            pixels = smear(torch.from_numpy(small).to(device).permute(0, 3, 1, 2).float() / 255)
-            small = (pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            small = levels(smear(torch.from_numpy(small).to(device).permute(0, 3, 1, 2).float() / 255))
         for one, picture in zip(drawn, small, strict=True):
             for pair in parts(one, redrawer.enlarge(picture, side), part, rng):
                 x = torch.from_numpy(pair).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -176,10 +172,11 @@ def draw_words(tokens: CaptionTokens, rows: Tensor, sides: Tensor) -> Words:
 class Objective:
     """The v-prediction error of noisy enlargements, as of drawings with a noise that leads there."""
 
-    def __init__(self, unet: Unet, options: Options) -> None:
+    def __init__(self, unet: Unet, options: Options, vocabulary: int) -> None:
         """Compiles the network and loads the second text encoder, as the base has it by now."""
         self.unet: Unet = compiled(unet, options, on_cpu=True)
-        self.encoder = Redrawer(options).model.text_encoder_2.requires_grad_(False)
+        base = load_trained(options.runs / "diffusion", vocabulary, options.profile).to(options.device)
+        self.encoder = base.text_encoder_2.eval().requires_grad_(False)
         self.device = options.device
         noise: Any = DDPMScheduler(**SCHEDULE)
         self.sigmas = (1 / noise.alphas_cumprod - 1).sqrt().to(options.device)
@@ -217,10 +214,10 @@ def train(options: Options) -> None:
     examples = load_examples(options)
     unet = build_refiner(options.profile).to(options.device).to(memory_format=torch.channels_last)
     loop = Loop(options, RECIPE, {"unet": unet})
-    objective = Objective(unet, options)
     tokens = CaptionTokens(
         examples.captions, options.runs / "diffusion" / TOKENIZER, options.device, options.seed
     )
+    objective = Objective(unet, options, len(tokens.tokenizer))
     unseen = options.scaled(UNSEEN, 2)
     print(f"refiner: {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, "
           f"{len(examples.clean)} parts", flush=True)  # fmt: skip

@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import drawing
 from atelier_generator.plan import Size, refiner_schedule_steps
 from atelier_generator.upscale import enlarge_to
 from atelier_runtime import defaults
 from training.figures import Figure
+from training.score_restorer import Gain
 from training.studio import Studio
 
 Picture = NDArray[np.uint8]
@@ -46,22 +46,16 @@ def score_refiner(studio: Studio, seed: int, count: int) -> list[Figure]:
             return_dict=False,
         )[0]
         refined = models.autoencoder.decode(latents, tiled=False)
-        rows.append([_measures(drawn.image, picture) for picture in (enlarged, refined)])
-    before, after = np.mean(rows, 0)
+        gain = Gain.of(drawn.image, enlarged, refined)
+        sharp = [_gradient(picture) / _gradient(drawn.image) for picture in (enlarged, refined)]
+        rows.append([gain.psnr, gain.ssim, *sharp])
+    psnr, ssim, before, after = np.mean(rows, 0)
     return [
-        Figure.number("refiner: PSNR gained on enlarged drawings", after[0] - before[0], " dB", total=count),
-        Figure.number("refiner: SSIM gained on enlarged drawings", after[1] - before[1], "", total=count),
-        Figure.number("refiner: sharpness before, of the drawing's", 100 * before[2], "%", total=count),
-        Figure.number("refiner: sharpness after, of the drawing's", 100 * after[2], "%", total=count),
+        Figure.number("refiner: PSNR gained on enlarged drawings", psnr, " dB", total=count),
+        Figure.number("refiner: SSIM gained on enlarged drawings", ssim, "", total=count),
+        Figure.number("refiner: sharpness before, of the drawing's", 100 * before, "%", total=count),
+        Figure.number("refiner: sharpness after, of the drawing's", 100 * after, "%", total=count),
     ]
-
-
-def _measures(true: Picture, picture: Picture) -> tuple[float, float, float]:
-    return (
-        float(peak_signal_noise_ratio(true, picture)),
-        float(structural_similarity(true, picture, channel_axis=2)),
-        _gradient(picture) / _gradient(true),
-    )
 
 
 def _gradient(picture: Picture) -> float:
