@@ -30,8 +30,8 @@ from safetensors.torch import save_file
 
 from atelier_restorer.client import connect
 from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig
-from atelier_restorer.request import Face, FaceOrder, MaskKind, RestoreRequest
-from atelier_runtime.errors import StageNotReady, StageUnavailable
+from atelier_restorer.request import Face, FaceEdit, MaskKind, RestoreRequest
+from atelier_runtime.errors import ServiceNotReady, ServiceUnavailable
 from atelier_runtime.images import Format, Picture, encode
 from bench.face_scene import FaceScene, make_scene, make_scene_with_one_face
 from bench.phases import resident_kib, start_high_water_mark
@@ -162,9 +162,9 @@ def _request(scene: FaceScene, case: Case) -> RestoreRequest:
         for n, points in enumerate(scene.faces)
     ]
     return RestoreRequest(
-        faces=tuple(FaceOrder(face) for face in faces),
+        faces=tuple(FaceEdit(face) for face in faces),
         upscale=case.scale,
-        use_realesrgan=False,
+        use_upscaler=False,
         mask=MaskKind.FEATHER,
         return_mask=case.return_mask,
     )
@@ -211,7 +211,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         try:
             return _ask(address, scene.file, _request(scene, Case()))
-        except (StageUnavailable, StageNotReady):
+        except (ServiceUnavailable, ServiceNotReady):
             time.sleep(0.2)
     raise RuntimeError("the service did not start")
 

@@ -10,7 +10,8 @@ from atelier_restorer.request import DetectRequest
 from atelier_restorer.upscale import enlarge
 from atelier_runtime import images
 from atelier_runtime.defaults import FIDELITY, MIN_CONFIDENCE, QUALITY
-from atelier_runtime.errors import InternalError, NotDoneReason
+from atelier_runtime.errors import InternalError
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
 from bench.face_networks import FaceNetworks
 from bench.face_scene import FaceScene
@@ -84,7 +85,7 @@ def _restore(networks: FaceNetworks, crops: list[RgbArray]) -> list[RgbArray]:
         batch = np.stack(crops[start : start + networks.max_batch])
         decodes = [(n, FIDELITY) for n in range(len(batch))]
         for answer in networks.restorer.restore(batch, decodes, max_batch=networks.max_batch):
-            if isinstance(answer, NotDoneReason):
+            if isinstance(answer, SkipReason):
                 raise InternalError(f"a face was not restored: {answer}")
             restored.append(answer)
     return restored

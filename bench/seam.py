@@ -21,7 +21,7 @@ from atelier_restorer.request import DetectRequest, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.tone import match_tone
 from atelier_runtime import images, settings
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
 from bench.report import machine, print_json
 
@@ -95,7 +95,7 @@ def shifts(
     assert models.codeformer is not None, "load_models was asked for it"
     crop = cut_crop(picture, matrix)
     restored = models.codeformer.restore(crop[None], [(0, fidelity)])[0]
-    if isinstance(restored, NotDoneReason):
+    if isinstance(restored, SkipReason):
         raise SystemExit(f"a face was not restored: {restored}")
     matched = match_tone(restored, crop, matrix, picture.shape[1], picture.shape[0])
     return {

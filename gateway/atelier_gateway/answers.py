@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from atelier_gateway.accept import MEDIA_TYPES
 from atelier_gateway.work import StagePicture
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.metrics import StageReport
 
 REPORT_HEADER = "X-Atelier-Report"
@@ -27,7 +27,7 @@ class FaceAnswer(BaseModel):
     )
     confidence: float = Field(description="The detector's, 0 to 1.")
     restored: bool
-    reason: NotDoneReason | None = Field(None, description="Why it was left as it was.")
+    reason: SkipReason | None = Field(None, description="Why it was left as it was.")
 
 
 class StageAnswer(BaseModel):
@@ -50,13 +50,13 @@ class Report(BaseModel):
     )
     generation_time_seconds: float = Field(description="Wall time of the request.")
     refiner_applied: bool
-    refiner_reason: NotDoneReason | None = None
+    refiner_reason: SkipReason | None = None
     hires_fix_applied: bool
-    hires_fix_reason: NotDoneReason | None = None
+    hires_fix_reason: SkipReason | None = None
     upscaler: str | None = Field(None, description="What enlarged the picture; null if nothing was enlarged.")
     upscale_applied: int
     face_restoration_applied: bool = Field(description="At least one face was restored.")
-    face_restoration_reason: NotDoneReason | None = Field(None, description="Asked for and not done: why.")
+    face_restoration_reason: SkipReason | None = Field(None, description="Asked for and not done: why.")
     tone_matched: bool = Field(description="Restored faces were given the tone of their surroundings.")
     faces: list[FaceAnswer] = []
     warnings: list[str] = []

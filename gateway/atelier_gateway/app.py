@@ -24,7 +24,7 @@ from atelier_gateway.answers import REPORT_HEADER, HealthAnswer, Problem, RootAn
 from atelier_gateway.body import read_json_object
 from atelier_gateway.clients import Stages
 from atelier_gateway.documentation import DESCRIPTION, add_docs_page, generate_route
-from atelier_gateway.edge import RequestEdge, record, unless_hung_up
+from atelier_gateway.edge import RequestContextMiddleware, record, cancel_on_disconnect
 from atelier_gateway.orchestrate import Orchestrator
 from atelier_gateway.photo_documentation import photo_route
 from atelier_gateway.photos import PhotoDesk
@@ -68,7 +68,7 @@ class Gateway:
         self._photos = PhotoDesk(self._stages, self._settings)
         metrics.BUILD_INFO.labels(__version__, "", "").set(1)
         for stage in ("generator", "restorer"):
-            metrics.STAGE_PENDING.labels(stage)  # shown as 0 before the first call
+            metrics.BACKEND_PENDING.labels(stage)  # shown as 0 before the first call
         yield
         await self._stages.close()
 
@@ -102,7 +102,7 @@ class Gateway:
     async def _generate(self, request: Request, started: float) -> Response:
         body = await read_json_object(request, max_bytes=self._settings.max_body_bytes)
         order = read_order(body, max_pixels=self._settings.max_pixels)
-        return await unless_hung_up(request, self._carry_out(request, order, started))
+        return await cancel_on_disconnect(request, self._carry_out(request, order, started))
 
     async def _carry_out(self, request: Request, order: Order, started: float) -> Response:
         accepted = wanted_file(request.headers.get("accept"))
@@ -176,7 +176,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     add_docs_page(app)
     app.add_exception_handler(AtelierError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_middleware(RequestEdge, paths=frozenset({*GENERATE_PATHS, *PHOTO_PATHS, *_OTHER_PATHS}))
+    app.add_middleware(RequestContextMiddleware, paths=frozenset({*GENERATE_PATHS, *PHOTO_PATHS, *_OTHER_PATHS}))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

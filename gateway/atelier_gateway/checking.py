@@ -67,17 +67,17 @@ class Checked(Generic[ModelT]):
 class Checker(Generic[ModelT]):
     """Checks bodies against one request model."""
 
-    def __init__(self, model: type[ModelT], older_names: Mapping[str, str]) -> None:
-        """`older_names`: older clients' name -> full name."""
+    def __init__(self, model: type[ModelT], aliases: Mapping[str, str]) -> None:
+        """`aliases`: older clients' name -> full name."""
         self.model = model
-        self.older_names = older_names
+        self.aliases = aliases
         described = model.model_json_schema()
         self.schema: dict[str, Any] = _inlined(described, described.get("$defs", {}))
         self.properties: dict[str, dict[str, Any]] = self.schema["properties"]
 
     def property(self, name: str) -> dict[str, Any] | None:
         """Return the JSON schema of a field by either of its names, without null; None for an unknown one."""
-        described = self.properties.get(self.older_names.get(name, name))
+        described = self.properties.get(self.aliases.get(name, name))
         return None if described is None else _not_null(described)
 
     def check(self, body: Mapping[str, Any]) -> Checked[ModelT]:
@@ -87,7 +87,7 @@ class Checker(Generic[ModelT]):
         names: dict[str, str] = {}
         unknown: list[str] = []
         for given, value in body.items():
-            field = self.older_names.get(given, given)
+            field = self.aliases.get(given, given)
             if field not in self.properties:
                 unknown.append(given)
             elif given != field and field in body:
@@ -105,7 +105,7 @@ class Checker(Generic[ModelT]):
         return Checked(self._validate(values, names, violations), names, violations)
 
     def _unknown_fields(self, unknown: Sequence[str]) -> list[FieldViolation]:
-        known = [*self.properties, *self.older_names]
+        known = [*self.properties, *self.aliases]
         violations = []
         for position, given in enumerate(unknown):
             # likeness costs time, so only the first few get a hint
@@ -174,7 +174,7 @@ def openapi_schema(checker: Checker[Any], title: str) -> dict[str, Any]:
             }
             schema = {"anyOf": [*schema.get("anyOf", (schema,)), {"type": "null"}], **outside}
         properties[field] = schema
-    for older, field in checker.older_names.items():
+    for older, field in checker.aliases.items():
         properties[older] = {
             **{key: value for key, value in properties[field].items() if key != "default"},
             "description": f"Older name of {field}; not together with it.",

@@ -16,10 +16,10 @@ from google.protobuf.message import Message
 from atelier.generator.v1 import generator_service_pb2, generator_service_pb2_grpc
 from atelier.restorer.v1 import restorer_service_pb2, restorer_service_pb2_grpc
 from atelier_gateway import convert
-from atelier_gateway.link import StageLink, StageName, our_error, unreachable
+from atelier_gateway.link import BackendChannel, StageName, our_error, unreachable
 from atelier_gateway.photo_schema import CompareRequest, DetectRequest, RestoreRequest
 from atelier_gateway.schema import GenerateRequest
-from atelier_gateway.work import Detection, Drawing, Encoding, Restoration, RestorationOrder, StageStatus
+from atelier_gateway.work import Detection, Generation, Encoding, Restoration, RestorationOrder, StageStatus
 from atelier_runtime import defaults
 from atelier_runtime.errors import DeadlineExceeded, InternalError
 from atelier_runtime.images import Format
@@ -33,7 +33,7 @@ class Stages:
         """Addresses are gRPC targets such as `127.0.0.1:50051` or `dns:///restorer:50052`; nothing is
         connected yet. `wait_s`: how long a call waits for a replica while there is none.
         """
-        self._generator = StageLink(
+        self._generator = BackendChannel(
             "generator",
             generator,
             generator_service_pb2.DESCRIPTOR.services_by_name["GeneratorService"].full_name,
@@ -41,7 +41,7 @@ class Stages:
             most_pictures=1,
             wait_s=wait_s,
         )
-        self._restorer = StageLink(
+        self._restorer = BackendChannel(
             "restorer",
             restorer,
             restorer_service_pb2.DESCRIPTOR.services_by_name["RestorerService"].full_name,
@@ -56,14 +56,14 @@ class Stages:
         await self._generator.close()
         await self._restorer.close()
 
-    async def draw(self, request: GenerateRequest, encoding: Encoding, *, deadline: float) -> Drawing:
+    async def draw(self, request: GenerateRequest, encoding: Encoding, *, deadline: float) -> Generation:
         """Have the generator draw. `deadline`: `time.monotonic()` at which to give up.
 
-        Raises the stage's own error; DeadlineExceeded; StageUnavailable if it cannot be reached.
+        Raises the stage's own error; DeadlineExceeded; ServiceUnavailable if it cannot be reached.
         """
         message = convert.drawing_order(request, encoding)
 
-        async def once(channel: grpc.aio.Channel) -> Drawing:
+        async def once(channel: grpc.aio.Channel) -> Generation:
             stub = generator_service_pb2_grpc.GeneratorServiceStub(channel)
             call = stub.GenerateImage(message, timeout=_remaining(deadline), metadata=_metadata())
             try:
@@ -106,13 +106,13 @@ class Stages:
         return await self._restorer.call(once, deadline)
 
     async def generator_status(self, *, timeout_s: float) -> StageStatus:
-        """Ask the generator for its state. Raises StageUnavailable if it does not answer in time."""
+        """Ask the generator for its state. Raises ServiceUnavailable if it does not answer in time."""
         stub = generator_service_pb2_grpc.GeneratorServiceStub(self._generator.status_channel)
         request = generator_service_pb2.GetStatusRequest()
         return await _status("generator", stub.GetStatus(request, timeout=timeout_s, metadata=_metadata()))
 
     async def restorer_status(self, *, timeout_s: float) -> StageStatus:
-        """Ask the restorer for its state. Raises StageUnavailable if it does not answer in time."""
+        """Ask the restorer for its state. Raises ServiceUnavailable if it does not answer in time."""
         stub = restorer_service_pb2_grpc.RestorerServiceStub(self._restorer.status_channel)
         request = restorer_service_pb2.GetStatusRequest()
         return await _status("restorer", stub.GetStatus(request, timeout=timeout_s, metadata=_metadata()))

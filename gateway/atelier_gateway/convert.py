@@ -10,14 +10,14 @@ from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier_gateway.photo_schema import (
     CompareRequest,
     DetectRequest,
-    FaceOrder,
+    FaceEdit,
     RestoreOptions,
     RestoreRequest,
 )
 from atelier_gateway.schema import GenerateRequest
 from atelier_gateway.work import (
     Detection,
-    Drawing,
+    Generation,
     Encoding,
     Face,
     FaceOutcome,
@@ -27,7 +27,8 @@ from atelier_gateway.work import (
     StageStatus,
 )
 from atelier_runtime import metrics
-from atelier_runtime.errors import InternalError, NotDoneReason
+from atelier_runtime.errors import InternalError
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import Format
 
 _FORMAT_TO_PB: dict[str, image_pb2.ImageFormat] = {
@@ -138,7 +139,7 @@ def _photo_order(request: RestoreOptions, output_format: Format | None) -> resto
     )
 
 
-def _face_order(order: FaceOrder, position: int) -> restorer_pb.FaceOrder:
+def _face_order(order: FaceEdit, position: int) -> restorer_pb.FaceEdit:
     x1, y1, x2, y2 = order.box
     face = restorer_pb.Face(
         index=position if order.index is None else order.index,
@@ -149,14 +150,14 @@ def _face_order(order: FaceOrder, position: int) -> restorer_pb.FaceOrder:
         sharpness=order.sharpness,
         roll_degrees=order.roll_degrees,
     )
-    return restorer_pb.FaceOrder(
+    return restorer_pb.FaceEdit(
         face=face, fidelity=order.fidelity, visibility=order.visibility, skip=order.skip
     )
 
 
-def drawing(result: generator_pb.GenerateImageResult, asked: Encoding) -> Drawing:
+def drawing(result: generator_pb.GenerateImageResult, asked: Encoding) -> Generation:
     """Read the generator's answer."""
-    return Drawing(
+    return Generation(
         picture=_picture(result.image, asked),
         seed=result.effective_request.seed,
         model_set=result.model_set,
@@ -243,14 +244,14 @@ def _optional(message: Any, name: str) -> Any:
     return getattr(message, name) if message.HasField(name) else None
 
 
-def _reason(value: error_reason_pb2.NotDoneReason) -> NotDoneReason | None:
-    if value == error_reason_pb2.NOT_DONE_REASON_UNSPECIFIED:
+def _reason(value: error_reason_pb2.SkipReason) -> SkipReason | None:
+    if value == error_reason_pb2.SKIP_REASON_UNSPECIFIED:
         return None
     try:
-        name = error_reason_pb2.NotDoneReason.Name(value)
+        name = error_reason_pb2.SkipReason.Name(value)
     except ValueError:  # a stage of a newer version has a reason that we do not know
-        return NotDoneReason.FAILED
-    return NotDoneReason[name.removeprefix("NOT_DONE_REASON_")]
+        return SkipReason.FAILED
+    return SkipReason[name.removeprefix("SKIP_REASON_")]
 
 
 def _report(report: stage_report_pb2.StageReport) -> metrics.StageReport:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 
-class RequestEdge:
+class RequestContextMiddleware:
     """Innermost middleware; `paths` are the addresses that metrics and log may name."""
 
     def __init__(self, app: ASGIApp, *, paths: frozenset[str]) -> None:
@@ -82,7 +82,7 @@ def record(error: AtelierError, *, quietly: bool = False) -> AtelierError:
     metrics.ERRORS.labels(error.reason).inc()
     if error.reason in REFUSALS:
         metrics.REFUSALS.labels(error.reason).inc()
-    ours = error.reason in (ErrorReason.INTERNAL, ErrorReason.BAD_PICTURE)
+    ours = error.reason in (ErrorReason.INTERNAL, ErrorReason.BAD_IMAGE)
     logger.log(
         logging.ERROR if ours else logging.DEBUG if quietly else logging.INFO,
         "failed",
@@ -91,7 +91,7 @@ def record(error: AtelierError, *, quietly: bool = False) -> AtelierError:
     return error
 
 
-async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`, or cancel it as soon as the client closes the connection.
 
     The body must have been read. Raises Cancelled if the client hung up.

@@ -10,7 +10,7 @@ from atelier_gateway.answers import HealthAnswer, RootAnswer
 from atelier_gateway.clients import Stages
 from atelier_gateway.link import UNREACHABLE_RETRY_AFTER_S
 from atelier_gateway.work import StageStatus
-from atelier_runtime.errors import AtelierError, StageNotReady
+from atelier_runtime.errors import AtelierError, ServiceNotReady
 
 _GIB = 2**30
 
@@ -56,9 +56,9 @@ def health(generator: StageStatus | None, restorer: StageStatus | None) -> Healt
 
 
 def require_ready(generator: StageStatus) -> None:
-    """Raise StageNotReady unless the generator can draw."""
+    """Raise ServiceNotReady unless the generator can draw."""
     if not generator.ready:
-        raise StageNotReady("The generator is not ready.", retry_after_s=UNREACHABLE_RETRY_AFTER_S)
+        raise ServiceNotReady("The generator is not ready.", retry_after_s=UNREACHABLE_RETRY_AFTER_S)
 
 
 def root(generator: StageStatus | None) -> RootAnswer:

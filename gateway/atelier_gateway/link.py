@@ -32,12 +32,12 @@ from atelier_runtime.errors import (
     InternalError,
     InvalidRequest,
     QueueFull,
-    StageDraining,
-    StageNotReady,
-    StageUnavailable,
+    ServiceDraining,
+    ServiceNotReady,
+    ServiceUnavailable,
 )
 from atelier_runtime.images import message_limit_bytes
-from atelier_runtime.status import from_rpc_error
+from atelier_runtime.rpc_errors import from_rpc_error
 
 UNREACHABLE_RETRY_AFTER_S = 5.0
 
@@ -49,7 +49,7 @@ _LARGEST_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
 _TRIES = 3
 _PAUSE_S = 0.1  # for the word to arrive that a replica drains
 
-_GONE = (StageUnavailable, StageDraining, StageNotReady)
+_GONE = (ServiceUnavailable, ServiceDraining, ServiceNotReady)
 _FULL = (QueueFull, DeadlineUnmeetable)
 """Errors of one replica that another, or its successor, need not give."""
 
@@ -64,7 +64,7 @@ StageName = Literal["generator", "restorer"]
 T = TypeVar("T")
 
 
-class StageLink:
+class BackendChannel:
     """The channels to one stage. Make it in the event loop that uses it; nothing is connected yet."""
 
     def __init__(
@@ -95,7 +95,7 @@ class StageLink:
         self._closing: set[asyncio.Task[None]] = set()
         self._rations = _MOST_RATIONS
         for error in (*_GONE, *_FULL):  # from 0 on: Prometheus sees no rise in a series that begins with 1
-            metrics.STAGE_RETRIES.labels(stage, error.reason)
+            metrics.BACKEND_RETRIES.labels(stage, error.reason)
 
     async def close(self) -> None:
         """Close the channels; calls in flight are cancelled."""
@@ -112,7 +112,7 @@ class StageLink:
         `once` must not have handed anything out. Raises the stage's error as ours; of several that were full,
         that of the one which will be free first.
         """
-        pending = metrics.STAGE_PENDING.labels(self._stage)
+        pending = metrics.BACKEND_PENDING.labels(self._stage)
         refusals: list[AtelierError] = []
         pending.inc()
         try:
@@ -129,9 +129,9 @@ class StageLink:
                     refusals.append(ours)
                 if attempt == _TRIES or not self._worth_another_try(ours, found):
                     ours = min(refusals, key=_retry_after_s) if isinstance(ours, _FULL) else ours
-                    metrics.STAGE_FAILURES.labels(self._stage, ours.reason).inc()
+                    metrics.BACKEND_FAILURES.labels(self._stage, ours.reason).inc()
                     raise ours
-                metrics.STAGE_RETRIES.labels(self._stage, ours.reason).inc()
+                metrics.BACKEND_RETRIES.labels(self._stage, ours.reason).inc()
                 if isinstance(ours, _GONE):
                     await asyncio.sleep(attempt * _PAUSE_S)
             raise AssertionError("the last try returns or raises")
@@ -201,15 +201,15 @@ def _open_channel(address: str, sizes: list[tuple[str, int]], *, health_of: str 
     )
 
 
-def unreachable(stage: StageName) -> StageUnavailable:
+def unreachable(stage: StageName) -> ServiceUnavailable:
     """Return the error of a stage that gives no answer."""
-    return StageUnavailable(f"The {stage} cannot be reached.", retry_after_s=UNREACHABLE_RETRY_AFTER_S)
+    return ServiceUnavailable(f"The {stage} cannot be reached.", retry_after_s=UNREACHABLE_RETRY_AFTER_S)
 
 
 def our_error(stage: StageName, error: grpc.aio.AioRpcError) -> AtelierError:
     """Rebuild the stage's error. Texts of gRPC itself hold addresses, so they are not passed on."""
     ours = from_rpc_error(error)
-    if isinstance(ours, (StageUnavailable, Cancelled)):  # a stage that is killed cancels its calls
+    if isinstance(ours, (ServiceUnavailable, Cancelled)):  # a stage that is killed cancels its calls
         return unreachable(stage)
     if isinstance(ours, DeadlineExceeded):
         return DeadlineExceeded(f"The deadline passed while the {stage} worked.")

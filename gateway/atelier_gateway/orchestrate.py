@@ -15,23 +15,14 @@ from dataclasses import dataclass, replace
 from atelier_gateway.answers import FaceAnswer, Report, rounded_box, stage_answer
 from atelier_gateway.clients import Stages
 from atelier_gateway.health import require_ready
-from atelier_gateway.problems import in_clients_words
+from atelier_gateway.problems import rename_fields
 from atelier_gateway.schema import SDXL, GenerateRequest, Order
-from atelier_gateway.work import Drawing, Encoding, Restoration, RestorationOrder, StagePicture
+from atelier_gateway.work import Generation, Encoding, Restoration, RestorationOrder, StagePicture
 from atelier_runtime import images
-from atelier_runtime.errors import (
-    AtelierError,
-    BadPicture,
-    ErrorReason,
-    FieldViolation,
-    InternalError,
-    InvalidRequest,
-    NotDoneReason,
-    OutOfMemory,
-    StageUnavailable,
-)
+from atelier_runtime.errors import (AtelierError, BadImage, ErrorReason, FieldViolation, InternalError, InvalidRequest, OutOfMemory, ServiceUnavailable)
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import Format
-from atelier_runtime.metrics import StageLedger
+from atelier_runtime.metrics import StageTimer
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +36,15 @@ _FIELD_OF_STAGE_FIELD = {
 """The stages' names of fields, where the JSON contract has another."""
 
 _BROKEN = frozenset(
-    {NotDoneReason.FAILED, NotDoneReason.NOT_FINITE, NotDoneReason.OUT_OF_MEMORY, NotDoneReason.NOT_LOADED}
+    {SkipReason.FAILED, SkipReason.NOT_FINITE, SkipReason.OUT_OF_MEMORY, SkipReason.NOT_LOADED}
 )
 """Reasons for which no face was restored that are the restorer's fault, not the picture's."""
 
-_NOT_DONE_REASON = {
-    ErrorReason.OUT_OF_MEMORY: NotDoneReason.OUT_OF_MEMORY,
-    ErrorReason.INTERNAL: NotDoneReason.FAILED,
-    ErrorReason.BAD_PICTURE: NotDoneReason.FAILED,
-    ErrorReason.INVALID_REQUEST: NotDoneReason.FAILED,
+_SKIP_REASON = {
+    ErrorReason.OUT_OF_MEMORY: SkipReason.OUT_OF_MEMORY,
+    ErrorReason.INTERNAL: SkipReason.FAILED,
+    ErrorReason.BAD_IMAGE: SkipReason.FAILED,
+    ErrorReason.INVALID_REQUEST: SkipReason.FAILED,
 }
 """What the answer says when the restorer's call failed; of any other failure, `restorer_unavailable`."""
 
@@ -102,8 +93,8 @@ class Orchestrator:
             drawing = await self._stages.draw(request, Encoding("raw", request.quality), deadline=deadline)
             restoration = await self._restore(request, drawing, final, warnings, deadline)
         except InvalidRequest as error:
-            raise _in_clients_words(error, order) from error
-        if isinstance(restoration, NotDoneReason):
+            raise _rename_fields(error, order) from error
+        if isinstance(restoration, SkipReason):
             drawing = await self._encode(drawing, final)
         return _finish(request, drawing, restoration, warnings, request_id, started)
 
@@ -126,7 +117,7 @@ class Orchestrator:
                     warnings.append("det_model was not checked: the restorer is loading its networks.")
                 elif request.det_model != detector:
                     violations.append(FieldViolation("det_model", f"is not loaded; {detector} is"))
-            except StageUnavailable:
+            except ServiceUnavailable:
                 warnings.append("det_model was not checked: the restorer cannot be reached.")
         if violations:
             raise InvalidRequest(violations)
@@ -135,11 +126,11 @@ class Orchestrator:
     async def _restore(
         self,
         request: GenerateRequest,
-        drawing: Drawing,
+        drawing: Generation,
         final: Encoding,
         warnings: list[str],
         deadline: float,
-    ) -> Restoration | NotDoneReason:
+    ) -> Restoration | SkipReason:
         """Have the picture restored; a reason, if the restorer did not and the drawn one is taken."""
         work = RestorationOrder(
             picture=drawing.picture,
@@ -158,7 +149,7 @@ class Orchestrator:
             return await self._stages.restore(work, deadline=deadline - reserve)
         except AtelierError as error:
             logger.warning("restorer failed", extra={"reason": error.reason, "error": error.message})
-            reason = _NOT_DONE_REASON.get(error.reason, NotDoneReason.RESTORER_UNAVAILABLE)
+            reason = _SKIP_REASON.get(error.reason, SkipReason.RESTORER_UNAVAILABLE)
             warnings.append(_fallback_warning(request, reason))
             return reason
 
@@ -167,25 +158,25 @@ class Orchestrator:
     ) -> Restoration:
         try:
             restoration = await self._stages.restore(work, deadline=deadline)
-        except (InternalError, BadPicture) as error:
+        except (InternalError, BadImage) as error:
             logger.error("restorer failed", extra={"reason": error.reason, "error": error.message})
-            raise StageUnavailable("The restorer failed.") from error
+            raise ServiceUnavailable("The restorer failed.") from error
         if request.use_face_restoration and not restoration.applied and restoration.reason in _BROKEN:
-            if restoration.reason is NotDoneReason.OUT_OF_MEMORY:
+            if restoration.reason is SkipReason.OUT_OF_MEMORY:
                 raise OutOfMemory()
-            raise StageUnavailable(f"The restorer restored no face: {restoration.reason}.")
+            raise ServiceUnavailable(f"The restorer restored no face: {restoration.reason}.")
         return restoration
 
-    async def _encode(self, drawing: Drawing, encoding: Encoding) -> Drawing:
-        ledger = StageLedger()
-        picture = await asyncio.to_thread(_encode, drawing.picture, encoding, self._max_pixels, ledger)
-        return replace(drawing, picture=picture, stages=(*drawing.stages, *ledger.reports))
+    async def _encode(self, drawing: Generation, encoding: Encoding) -> Generation:
+        timer = StageTimer()
+        picture = await asyncio.to_thread(_encode, drawing.picture, encoding, self._max_pixels, timer)
+        return replace(drawing, picture=picture, stages=(*drawing.stages, *timer.reports))
 
 
-def _encode(picture: StagePicture, encoding: Encoding, max_pixels: int, ledger: StageLedger) -> StagePicture:
+def _encode(picture: StagePicture, encoding: Encoding, max_pixels: int, timer: StageTimer) -> StagePicture:
     if picture.format != "raw" or encoding.format == "raw":
         raise InternalError(f"The generator sent {picture.format}; raw was asked for.")
-    with ledger.stage("encode"):
+    with timer.stage("encode"):
         pixels = images.from_raw(
             picture.data, picture.width, picture.height, max_pixels=max_pixels, field="generator's picture"
         )
@@ -193,20 +184,20 @@ def _encode(picture: StagePicture, encoding: Encoding, max_pixels: int, ledger: 
     return replace(picture, data=data, format=encoding.format)
 
 
-def _fallback_warning(request: GenerateRequest, reason: NotDoneReason) -> str:
+def _fallback_warning(request: GenerateRequest, reason: SkipReason) -> str:
     undone = ["faces were not restored"] if request.use_face_restoration else []
     undone += [f"the picture was not enlarged x{request.upscale}"] if request.upscale > 1 else []
     return f"The restorer did not do its work ({reason}): {' and '.join(undone)}. This is the drawn picture."
 
 
-def _in_clients_words(error: InvalidRequest, order: Order) -> InvalidRequest:
-    return in_clients_words(error, lambda field: order.name_of(_FIELD_OF_STAGE_FIELD.get(field, field)))
+def _rename_fields(error: InvalidRequest, order: Order) -> InvalidRequest:
+    return rename_fields(error, lambda field: order.name_of(_FIELD_OF_STAGE_FIELD.get(field, field)))
 
 
 def _finish(
     request: GenerateRequest,
-    drawing: Drawing,
-    restoration: Restoration | NotDoneReason | None,
+    drawing: Generation,
+    restoration: Restoration | SkipReason | None,
     warnings: list[str],
     request_id: str,
     started: float,

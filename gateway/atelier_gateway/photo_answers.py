@@ -13,7 +13,7 @@ from atelier_gateway.accept import MEDIA_TYPES
 from atelier_gateway.answers import StageAnswer, rounded_box, stage_answer
 from atelier_gateway.photo_schema import CompareRequest, RestoreOptions
 from atelier_gateway.work import Detection, FaceOutcome, Restoration, StagePicture
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 
 _DATA_URI = ["data:image/png;base64,..."]
 
@@ -55,7 +55,7 @@ class FaceReport(FoundFace):
     """What became of one face."""
 
     restored: bool
-    reason: NotDoneReason | None = Field(None, description="Why it was left as it was.")
+    reason: SkipReason | None = Field(None, description="Why it was left as it was.")
     fidelity: float | None = Field(None, description="CodeFormer's w that was used; null if not restored.")
 
 
@@ -75,7 +75,7 @@ class Outcome(BaseModel):
         description="Width x height of the returned picture.", examples=["1536x1536"]
     )
     face_restoration_applied: bool = Field(description="At least one face was restored.")
-    face_restoration_reason: NotDoneReason | None = Field(None, description="Asked for and not done: why.")
+    face_restoration_reason: SkipReason | None = Field(None, description="Asked for and not done: why.")
     tone_matched: bool = Field(description="Restored faces were given the tone of their surroundings.")
     upscale_applied: int
     upscaler: str | None = Field(None, description="What enlarged the picture; null if nothing was enlarged.")

@@ -23,7 +23,7 @@ from atelier_gateway.checking import (
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation
 
-OLDER_NAMES = {"face_restoration_weight": "fidelity"}
+ALIASES = {"face_restoration_weight": "fidelity"}
 """What `POST /generate` calls it -> what it is called here."""
 
 _DATA_URI = re.compile(r"data:([^,]{0,200}),")
@@ -81,7 +81,7 @@ _Pixels = Annotated[float, Field(ge=0.0)]
 _Point = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-class FaceOrder(RequestModel):
+class FaceEdit(RequestModel):
     """A face as `/detect` gave it, and what to do with it."""
 
     index: Annotated[int, Field(ge=0, le=2**32 - 1), WHOLE] | None = Field(
@@ -113,7 +113,7 @@ class PhotoRequest(RequestModel):
 class RestoreOptions(PhotoRequest):
     """What `/restore` and `/compare` have in common. Options that were not given are left to the restorer."""
 
-    faces: Annotated[list[FaceOrder], Field(max_length=defaults.MAX_FACE_ORDERS)] = Field(
+    faces: Annotated[list[FaceEdit], Field(max_length=defaults.MAX_FACE_EDITS)] = Field(
         [],
         description="Orders for single faces: what /detect gave, each with a fidelity, or skip, or neither. "
         "Nothing is detected then. Empty: all that the detector finds, by the rule.",
@@ -150,7 +150,7 @@ class RestoreOptions(PhotoRequest):
         default=defaults.UPSCALE, description="Enlargement of the whole picture, faces or not."
     )
     use_realesrgan: bool = Field(
-        defaults.USE_REALESRGAN, description="Enlarge with the upscaler network, if loaded; else Lanczos."
+        defaults.USE_UPSCALER, description="Enlarge with the upscaler network, if loaded; else Lanczos."
     )
     aligned: bool = Field(False, description="The picture is one face of 512 x 512 px, aligned already.")
     mask: Literal["feather", "parse"] = Field(
@@ -204,7 +204,7 @@ class DetectRequest(PhotoRequest):
 
 PhotoT = TypeVar("PhotoT", bound=PhotoRequest)
 
-RESTORE = Checker(RestoreRequest, OLDER_NAMES)
+RESTORE = Checker(RestoreRequest, ALIASES)
 COMPARE = Checker(CompareRequest, {})
 DETECT = Checker(DetectRequest, {})
 

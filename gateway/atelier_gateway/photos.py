@@ -23,7 +23,7 @@ from atelier_gateway.answers import REPORT_HEADER, report_header
 from atelier_gateway.body import read_json_or_form
 from atelier_gateway.checking import Checker
 from atelier_gateway.clients import Stages
-from atelier_gateway.edge import unless_hung_up
+from atelier_gateway.edge import cancel_on_disconnect
 from atelier_gateway.photo_answers import compare_body, detect_body, restore_body, restore_report
 from atelier_gateway.photo_schema import (
     COMPARE,
@@ -36,7 +36,7 @@ from atelier_gateway.photo_schema import (
     RestoreRequest,
     read_photo_order,
 )
-from atelier_gateway.problems import in_clients_words
+from atelier_gateway.problems import rename_fields
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.errors import FieldViolation, InternalError, InvalidRequest
 from atelier_runtime.images import message_limit_bytes
@@ -81,17 +81,17 @@ class PhotoDesk:
     async def restore(self, request: Request, started: float) -> Response:
         """Restore a picture; answer in JSON or with the file."""
         order = await self._order(request, RESTORE)
-        return await unless_hung_up(request, self._restore(request, order, started))
+        return await cancel_on_disconnect(request, self._restore(request, order, started))
 
     async def detect(self, request: Request, started: float) -> Response:
         """Find a picture's faces."""
         order = await self._order(request, DETECT)
-        return await unless_hung_up(request, self._detect(order, started))
+        return await cancel_on_disconnect(request, self._detect(order, started))
 
     async def compare(self, request: Request, started: float) -> Response:
         """Restore a picture at several fidelities."""
         order = await self._order(request, COMPARE)
-        return await unless_hung_up(request, self._compare(order, started))
+        return await cancel_on_disconnect(request, self._compare(order, started))
 
     async def _order(self, request: Request, checker: Checker[PhotoT]) -> PhotoOrder[PhotoT]:
         limits = self._limits
@@ -111,7 +111,7 @@ class PhotoDesk:
                 asked, output_format, deadline=started + self._deadline_s
             )
         except InvalidRequest as error:
-            raise _in_clients_words(error, order) from error
+            raise _rename_fields(error, order) from error
         if accepted is None:
             return await _json(partial(restore_body, restoration, asked), started)
         report = restore_report(restoration, asked, request_id.get() or "", _seconds(started))
@@ -125,7 +125,7 @@ class PhotoDesk:
         try:
             detection = await self._stages.detect(order.request, deadline=started + self._deadline_s)
         except InvalidRequest as error:
-            raise _in_clients_words(error, order) from error
+            raise _rename_fields(error, order) from error
         return await _json(partial(detect_body, detection), started)
 
     async def _compare(self, order: PhotoOrder[CompareRequest], started: float) -> Response:
@@ -133,7 +133,7 @@ class PhotoDesk:
         try:
             restorations = await self._stages.compare(asked, deadline=started + self._deadline_s)
         except InvalidRequest as error:
-            raise _in_clients_words(error, order) from error
+            raise _rename_fields(error, order) from error
         if len(restorations) != len(asked.fidelities):
             raise InternalError(f"The restorer answered {len(restorations)} of {len(asked.fidelities)}.")
         return await _json(partial(compare_body, restorations, asked), started)
@@ -151,7 +151,7 @@ def _refuse_more_pictures(order: PhotoOrder[RestoreRequest]) -> None:
         raise InvalidRequest(violations)
 
 
-def _in_clients_words(error: InvalidRequest, order: PhotoOrder[Any]) -> InvalidRequest:
+def _rename_fields(error: InvalidRequest, order: PhotoOrder[Any]) -> InvalidRequest:
     def name(field: str) -> str:
         ours = _INSIDE_A_MESSAGE.sub("", field)
         ours = _FIELD_OF_STAGE_FIELD.get(ours, ours)
@@ -159,7 +159,7 @@ def _in_clients_words(error: InvalidRequest, order: PhotoOrder[Any]) -> InvalidR
             return "only_center_face"
         return order.names.get(ours, ours)
 
-    return in_clients_words(error, name)
+    return rename_fields(error, name)
 
 
 async def _json(body: Callable[[str, float], bytes], started: float) -> Response:

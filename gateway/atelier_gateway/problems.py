@@ -18,28 +18,28 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.QUEUE_FULL: 429,
     ErrorReason.DEADLINE_UNMEETABLE: 503,
     ErrorReason.DEADLINE_EXCEEDED: 504,
-    ErrorReason.STAGE_NOT_READY: 503,
-    ErrorReason.STAGE_DRAINING: 503,
-    ErrorReason.STAGE_UNAVAILABLE: 503,
+    ErrorReason.SERVICE_NOT_READY: 503,
+    ErrorReason.SERVICE_DRAINING: 503,
+    ErrorReason.SERVICE_UNAVAILABLE: 503,
     ErrorReason.OUT_OF_MEMORY: 503,
-    ErrorReason.BAD_PICTURE: 500,
+    ErrorReason.BAD_IMAGE: 500,
     ErrorReason.CANCELLED: 499,  # in the log only: whoever would read it has gone
     ErrorReason.NOT_FOUND: 404,
     ErrorReason.INTERNAL: 500,
 }
 
-COME_BACK_LATER = frozenset(
+RETRYABLE = frozenset(
     {
         ErrorReason.QUEUE_FULL,
         ErrorReason.DEADLINE_UNMEETABLE,
-        ErrorReason.STAGE_NOT_READY,
-        ErrorReason.STAGE_DRAINING,
-        ErrorReason.STAGE_UNAVAILABLE,
+        ErrorReason.SERVICE_NOT_READY,
+        ErrorReason.SERVICE_DRAINING,
+        ErrorReason.SERVICE_UNAVAILABLE,
     }
 )
 """These carry Retry-After. Out of memory does not: the same order would fail again."""
 
-REFUSALS = COME_BACK_LATER - {ErrorReason.STAGE_UNAVAILABLE} | {
+REFUSALS = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE} | {
     ErrorReason.INVALID_REQUEST,
     ErrorReason.MALFORMED_BODY,
     ErrorReason.BODY_TOO_LARGE,
@@ -50,7 +50,7 @@ REFUSALS = COME_BACK_LATER - {ErrorReason.STAGE_UNAVAILABLE} | {
 _RETRY_AFTER_S = 5.0
 
 
-def in_clients_words(error: InvalidRequest, name_of: Callable[[str], str]) -> InvalidRequest:
+def rename_fields(error: InvalidRequest, name_of: Callable[[str], str]) -> InvalidRequest:
     """Return a stage's refusal with its fields named as the client named them."""
     return InvalidRequest([FieldViolation(name_of(v.field), v.message) for v in error.fields])
 
@@ -87,7 +87,7 @@ def problem_response(
     as it comes. Closing would reset the connection under a client that still sends, and lose the answer.
     """
     sent = dict(headers or {})
-    if error.reason in COME_BACK_LATER:
+    if error.reason in RETRYABLE:
         delay = _RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
         sent["Retry-After"] = str(max(1, math.ceil(delay)))
     return Response(

@@ -11,7 +11,7 @@ from atelier_gateway.checking import QUALITY_RANGE, WHOLE, Checker, RequestModel
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation
 
-OLDER_NAMES = {
+ALIASES = {
     "steps": "num_inference_steps",
     "cfg_scale": "guidance_scale",
     "use_hires_fix": "hires_fix",
@@ -58,7 +58,7 @@ class GenerateRequest(RequestModel):
         description="Base pass at 0.75 of the asked size, enlarged x2, second pass: 1.5x the asked size.",
     )
     use_realesrgan: bool = Field(
-        defaults.USE_REALESRGAN, description="Enlarge with the upscaler network, if loaded; else Lanczos."
+        defaults.USE_UPSCALER, description="Enlarge with the upscaler network, if loaded; else Lanczos."
     )
     hires_fix_simple: bool = Field(
         defaults.HIRES_FIX_SIMPLE, description="Enlarge by hires_scale with Lanczos only. Not with hires_fix."
@@ -137,7 +137,7 @@ class Order:
         return self.names.get(field, field)
 
 
-_CHECKER = Checker(GenerateRequest, OLDER_NAMES)
+_CHECKER = Checker(GenerateRequest, ALIASES)
 
 
 def read_order(body: dict[str, Any], *, max_pixels: int) -> Order:
@@ -152,7 +152,7 @@ def read_order(body: dict[str, Any], *, max_pixels: int) -> Order:
         violations += _contradictions(request, checked.names, max_pixels)
     if violations or request is None:
         raise refusal(violations)
-    return Order(request, any(given in OLDER_NAMES for given in body), checked.names)
+    return Order(request, any(given in ALIASES for given in body), checked.names)
 
 
 def _contradictions(request: GenerateRequest, names: dict[str, str], max_pixels: int) -> list[FieldViolation]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import Format
 from atelier_runtime.metrics import StageReport
 
@@ -30,16 +30,16 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Generation:
     """What the generator made of an order. A reason is None where nothing was left undone."""
 
     picture: StagePicture
     seed: int
     model_set: str
     refiner_applied: bool
-    refiner_reason: NotDoneReason | None
+    refiner_reason: SkipReason | None
     hires_fix_applied: bool
-    hires_fix_reason: NotDoneReason | None
+    hires_fix_reason: SkipReason | None
     upscaler: str
     """Name of what enlarged the picture; empty if nothing was enlarged."""
     warnings: tuple[str, ...]
@@ -69,7 +69,7 @@ class FaceOutcome:
 
     face: Face
     restored: bool
-    reason: NotDoneReason | None
+    reason: SkipReason | None
     fidelity: float | None
     crop_before: StagePicture | None
     crop_after: StagePicture | None
@@ -97,7 +97,7 @@ class Restoration:
     mask: StagePicture | None
     faces: tuple[FaceOutcome, ...]
     applied: bool
-    reason: NotDoneReason | None
+    reason: SkipReason | None
     tone_matched: bool
     upscale_applied: int
     upscaler: str

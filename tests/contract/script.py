@@ -13,8 +13,9 @@ from grpc_status import rpc_status
 
 from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
 from atelier_runtime import images
-from atelier_runtime.errors import AtelierError, NotDoneReason
-from atelier_runtime.status import to_status
+from atelier_runtime.errors import AtelierError
+from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.rpc_errors import to_status
 
 FORMATS = {
     image_pb2.IMAGE_FORMAT_PNG: "png",
@@ -38,7 +39,7 @@ class Script:
     """Fields of the result that differ from the usual one."""
     draws: tuple[int, int] | None = None
     """Width and height of the drawing; None: as asked."""
-    faces: list[tuple[float, bool, NotDoneReason | None]] = field(default_factory=list)
+    faces: list[tuple[float, bool, SkipReason | None]] = field(default_factory=list)
     """(confidence, restored, reason) of each face."""
     most_results: int = 8
     """A comparison answers no more than this."""
@@ -59,8 +60,8 @@ def picture(width: int, height: int) -> np.ndarray:
     return pixels
 
 
-def reason(value: NotDoneReason) -> int:
-    return error_reason_pb2.NotDoneReason.Value(f"NOT_DONE_REASON_{value.name}")
+def reason(value: SkipReason) -> int:
+    return error_reason_pb2.SkipReason.Value(f"SKIP_REASON_{value.name}")
 
 
 def encoded(pixels: np.ndarray, output: image_pb2.OutputOptions) -> image_pb2.Image:

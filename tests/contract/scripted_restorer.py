@@ -10,8 +10,9 @@ from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_runtime import defaults, images
-from atelier_runtime.errors import AtelierError, NotDoneReason
-from atelier_runtime.status import to_status
+from atelier_runtime.errors import AtelierError
+from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.rpc_errors import to_status
 from tests.contract.script import FORMATS, Scripted, encoded, picture, reason, stage_report
 
 MAX_PIXELS = 2_000_000
@@ -71,9 +72,9 @@ class ScriptedRestorer(Scripted, restorer_service_pb2_grpc.RestorerServiceServic
         looks_for_faces = not request.HasField("max_faces") or request.max_faces > 0
         response.face_restoration_applied = any(face.restored for face in response.faces)
         if looks_for_faces and not response.faces:
-            response.reason = reason(NotDoneReason.NO_FACE)
+            response.reason = reason(SkipReason.NO_FACE)
         elif not looks_for_faces:
-            response.reason = reason(NotDoneReason.SKIPPED)
+            response.reason = reason(SkipReason.SKIPPED)
         if request.return_mask:
             mask = images.encode_gray_png(np.full(pixels.shape[:2], 128, np.uint8))
             response.mask.CopyFrom(image_pb2.Image(data=mask, format=image_pb2.IMAGE_FORMAT_PNG))
@@ -93,7 +94,7 @@ class ScriptedRestorer(Scripted, restorer_service_pb2_grpc.RestorerServiceServic
         if request.faces:
             for order in request.faces:
                 result = pb.FaceResult(face=order.face, restored=not order.skip)
-                result.reason = reason(NotDoneReason.SKIPPED) if order.skip else 0
+                result.reason = reason(SkipReason.SKIPPED) if order.skip else 0
                 if result.restored:
                     result.fidelity = order.fidelity if order.HasField("fidelity") else fidelity
                 results.append(result)

@@ -25,7 +25,7 @@ from atelier_gateway.__main__ import listen
 from atelier_gateway.app import create_app
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import images
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from tests.contract.script import Script, Scripted, encoded, picture, reason, stage_report
 from tests.contract.scripted_restorer import ScriptedRestorer
 
@@ -50,7 +50,7 @@ class ScriptedGenerator(Scripted, generator_grpc.GeneratorServiceServicer):
                 "image": encoded(pixels, request.output),
                 "effective_request": effective,
                 "refiner_applied": False,
-                "refiner_reason": reason(NotDoneReason.NOT_LOADED) if request.use_refiner else 0,
+                "refiner_reason": reason(SkipReason.NOT_LOADED) if request.use_refiner else 0,
                 "hires_fix_applied": request.hires_fix,
                 "upscaler": "demo_x2" if request.hires_fix and request.use_realesrgan else "",
                 "stages": [stage_report("base", 1.25)],

@@ -8,8 +8,9 @@ import socket
 
 import pytest
 
-from atelier_gateway.problems import COME_BACK_LATER, HTTP_STATUS
-from atelier_runtime.errors import ERROR_CLASSES, ErrorReason, FieldViolation, NotDoneReason, make_error
+from atelier_gateway.problems import RETRYABLE, HTTP_STATUS
+from atelier_runtime.errors import (ERROR_CLASSES, ErrorReason, FieldViolation, make_error)
+from atelier_runtime.outcomes import SkipReason
 from tests.contract.problem_body import problem
 from tests.contract.scripted_stages import House, eventually
 from tests.contract.scripted_stages import reason as on_the_wire
@@ -47,14 +48,14 @@ def test_every_error_of_the_generator(house: House, reason: ErrorReason) -> None
     expected = {
         # a stage never sends these of itself; if gRPC does, the fault is ours or the stage is gone
         ErrorReason.BODY_TOO_LARGE: ErrorReason.INTERNAL,
-        ErrorReason.CANCELLED: ErrorReason.STAGE_UNAVAILABLE,
+        ErrorReason.CANCELLED: ErrorReason.SERVICE_UNAVAILABLE,
     }.get(reason, reason)
     response = house.generate()
     error = problem(response, HTTP_STATUS[expected], expected.value)
     retry_after = response.headers.get("Retry-After")
-    if expected not in COME_BACK_LATER:
+    if expected not in RETRYABLE:
         assert retry_after is None
-    elif expected is ErrorReason.STAGE_UNAVAILABLE:
+    elif expected is ErrorReason.SERVICE_UNAVAILABLE:
         assert int(retry_after) >= 1
     else:
         assert retry_after == "7", "the stage's own word, rounded up"
@@ -68,7 +69,7 @@ def test_every_error_of_the_generator(house: House, reason: ErrorReason) -> None
 
 RESTORER_WITH_FAIL = {
     ErrorReason.INTERNAL: (503, "stage_unavailable"),
-    ErrorReason.BAD_PICTURE: (503, "stage_unavailable"),
+    ErrorReason.BAD_IMAGE: (503, "stage_unavailable"),
     ErrorReason.BODY_TOO_LARGE: (503, "stage_unavailable"),
     ErrorReason.CANCELLED: (503, "stage_unavailable"),
 }
@@ -89,7 +90,7 @@ def test_every_error_of_the_restorer_where_the_client_wants_to_fail(
 
 @pytest.mark.parametrize("reason", ["failed", "not_finite", "out_of_memory", "not_loaded"])
 def test_a_restorer_that_could_restore_no_face_at_all(house: House, reason: str) -> None:
-    why = NotDoneReason(reason)
+    why = SkipReason(reason)
     house.restorer.faces = [(0.9, False, why)]
     house.restorer.answer = {"reason": on_the_wire(why)}
     answer = house.generate().json()
@@ -141,12 +142,12 @@ def test_a_restorer_address_that_swallows_everything_is_given_up_before_the_dead
     ("reason", "told"),
     [
         (ErrorReason.QUEUE_FULL, "restorer_unavailable"),
-        (ErrorReason.STAGE_DRAINING, "restorer_unavailable"),
-        (ErrorReason.STAGE_NOT_READY, "restorer_unavailable"),
+        (ErrorReason.SERVICE_DRAINING, "restorer_unavailable"),
+        (ErrorReason.SERVICE_NOT_READY, "restorer_unavailable"),
         (ErrorReason.DEADLINE_UNMEETABLE, "restorer_unavailable"),
         (ErrorReason.OUT_OF_MEMORY, "out_of_memory"),
         (ErrorReason.INTERNAL, "failed"),
-        (ErrorReason.BAD_PICTURE, "failed"),
+        (ErrorReason.BAD_IMAGE, "failed"),
     ],
 )
 def test_a_restorer_that_fails_leaves_the_drawn_picture(house: House, reason: ErrorReason, told: str) -> None:

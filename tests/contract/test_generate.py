@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from atelier.common.v1 import image_pb2
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from tests.contract.scripted_stages import House, opened, picture, reason
 
 DATA_URI = re.compile(r"data:image/(png|jpeg|webp);base64,(.*)", re.DOTALL)
@@ -186,7 +186,7 @@ def test_hires_fix(house: House) -> None:
 def test_hires_fix_that_was_not_done_says_why(house: House) -> None:
     house.generator.answer = {
         "hires_fix_applied": False,
-        "hires_fix_reason": reason(NotDoneReason.OUT_OF_MEMORY),
+        "hires_fix_reason": reason(SkipReason.OUT_OF_MEMORY),
     }
     answer = house.generate(hires_fix=True).json()
     assert (answer["hires_fix_applied"], answer["hires_fix_reason"]) == (False, "out_of_memory")
@@ -221,8 +221,8 @@ def test_no_face_is_a_success(house: House) -> None:
     assert (answer["face_restoration_applied"], answer["face_restoration_reason"]) == (False, "no_face")
 
 
-@pytest.mark.parametrize("why", list(NotDoneReason))
-def test_every_reason_for_a_face_reaches_the_client(house: House, why: NotDoneReason) -> None:
+@pytest.mark.parametrize("why", list(SkipReason))
+def test_every_reason_for_a_face_reaches_the_client(house: House, why: SkipReason) -> None:
     house.restorer.faces = [(0.9, True, None), (0.5, False, why)]
     answer = house.generate(on_restore_failure="fail").json()
     assert answer["face_restoration_applied"] is True, "one failed face is no failure of the request"

@@ -13,14 +13,14 @@ import pytest
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_runtime import images
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from tests.contract.script import picture, reason
 from tests.contract.scripted_restorer import LANDMARKS
 from tests.contract.scripted_stages import House, opened
 
 PNG = images.encode(images.Picture(picture(64, 48)), "png", 92)
 DATA_URI = re.compile(r"data:image/(png|jpeg|webp);base64,(.*)", re.DOTALL)
-TWO_FACES = [(0.99, True, None), (0.7, False, NotDoneReason.LOW_CONFIDENCE)]
+TWO_FACES = [(0.99, True, None), (0.7, False, SkipReason.LOW_CONFIDENCE)]
 
 
 def base64_of(data: bytes) -> str:
@@ -184,8 +184,8 @@ def test_picture_mask_and_crops_are_the_restorers(house: House) -> None:
     assert before.size == (8, 8) and before.getpixel((0, 0))[0] == 255 - after.getpixel((0, 0))[0]
 
 
-@pytest.mark.parametrize("why", list(NotDoneReason))
-def test_every_reason_reaches_the_client(house: House, why: NotDoneReason) -> None:
+@pytest.mark.parametrize("why", list(SkipReason))
+def test_every_reason_reaches_the_client(house: House, why: SkipReason) -> None:
     house.restorer.faces = [(0.9, False, why)]
     house.restorer.answer = {"reason": reason(why), "warnings": ["a word of warning"]}
     answer = in_json(house, "/restore").json()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from atelier_gateway.problems import COME_BACK_LATER, HTTP_STATUS
+from atelier_gateway.problems import RETRYABLE, HTTP_STATUS
 from atelier_runtime import images
 from atelier_runtime.errors import ErrorReason, FieldViolation, make_error
 from tests.contract.problem_body import problem
@@ -41,11 +41,11 @@ def test_every_error_of_the_restorer(house: House, path: str, reason: ErrorReaso
     expected = {
         # a stage never sends these of itself; if gRPC does, the fault is ours or the stage is gone
         ErrorReason.BODY_TOO_LARGE: ErrorReason.INTERNAL,
-        ErrorReason.CANCELLED: ErrorReason.STAGE_UNAVAILABLE,
+        ErrorReason.CANCELLED: ErrorReason.SERVICE_UNAVAILABLE,
     }.get(reason, reason)
     response = ask(house, path)
     error = problem(response, HTTP_STATUS[expected], expected.value)
-    assert ("Retry-After" in response.headers) == (expected in COME_BACK_LATER)
+    assert ("Retry-After" in response.headers) == (expected in RETRYABLE)
     if expected is ErrorReason.QUEUE_FULL:
         assert response.headers["Retry-After"] == "7", "the stage's own word, rounded up"
     if expected is ErrorReason.INTERNAL:
@@ -135,12 +135,12 @@ def test_metrics_move(house: House, path: str) -> None:
     ask(house, path)
     house.client.post(path, json={})
     assert (answered("200"), answered("422")) == (before[0] + 1, before[1] + 1)
-    assert metric(house, "atelier_stage_pending", stage="restorer") == 0
+    assert metric(house, "atelier_backend_pending", stage="restorer") == 0
     house.restorer.hold = True
     asking = threading.Thread(target=lambda: ask(house, path))
     asking.start()
     eventually(lambda: house.restorer.running == 1)
-    assert metric(house, "atelier_stage_pending", stage="restorer") == 1
+    assert metric(house, "atelier_backend_pending", stage="restorer") == 1
     house.restorer.hold = False
     asking.join()
-    eventually(lambda: metric(house, "atelier_stage_pending", stage="restorer") == 0)
+    eventually(lambda: metric(house, "atelier_backend_pending", stage="restorer") == 0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from atelier_runtime.errors import StageNotReady
+from atelier_runtime.errors import ServiceNotReady
 from tests.contract.scripted_stages import House, eventually
 
 HEALTHY_ON_A_CPU = {
@@ -147,7 +147,7 @@ def test_metrics_move(house: House) -> None:
     before = scraped(house)
     house.generate()
     house.generate(width=1)
-    house.generator.error = StageNotReady()
+    house.generator.error = ServiceNotReady()
     house.generate()
     house.client.get("/some/address")
     after = scraped(house)
@@ -165,7 +165,7 @@ def test_metrics_move(house: House) -> None:
 
 def test_pending_calls_are_counted_for_each_stage(house: House) -> None:
     def pending(stage: str) -> float:
-        return scraped(house)["atelier_stage_pending", (("stage", stage),)]
+        return scraped(house)["atelier_backend_pending", (("stage", stage),)]
 
     assert (pending("generator"), pending("restorer")) == (0, 0)
     house.generator.hold = house.restorer.hold = True

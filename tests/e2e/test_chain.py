@@ -128,7 +128,7 @@ def test_a_client_that_hangs_up_stops_the_work_and_the_next_is_unharmed(atelier:
             + body
         )
         wait_for(
-            lambda: atelier.metric("atelier_stage_pending", atelier.url.removeprefix("http://")) >= 1, 30
+            lambda: atelier.metric("atelier_backend_pending", atelier.url.removeprefix("http://")) >= 1, 30
         )
         time.sleep(0.5)  # a few steps of the 150
     wait_for(lambda: atelier.metric("atelier_cancelled_steps_total", atelier.generator_metrics) > before, 30)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from atelier_generator.models import Models, load_models
-from atelier_generator.pipeline import Drawing, Pipeline
+from atelier_generator.pipeline import Generation, Pipeline
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from tests.tiny_sdxl import build_set
@@ -24,7 +24,7 @@ def load(folder, **options) -> Models:
     return load_models(GeneratorSettings(model_set=str(folder), **options))
 
 
-def draw(models: Models, **options) -> Drawing:
+def draw(models: Models, **options) -> Generation:
     request = GenerateRequest(
         "a cat", width_px=256, height_px=256, num_inference_steps=8, seed=1, **options
     ).completed("")

@@ -20,15 +20,15 @@ from PIL import Image
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
-from atelier_restorer.servicer import RestorerStage
+from atelier_restorer.servicer import RestorerService
 from atelier_restorer.settings import RestorerSettings
-from atelier_runtime.server import StageServer
+from atelier_runtime.server import ServiceServer
 
 
 class Client:
     """A stub and the server that it talks to."""
 
-    def __init__(self, server: StageServer, channel: grpc.aio.Channel) -> None:
+    def __init__(self, server: ServiceServer, channel: grpc.aio.Channel) -> None:
         self.server = server
         self.channel = channel
         self.stub = restorer_service_pb2_grpc.RestorerServiceStub(channel)
@@ -37,7 +37,7 @@ class Client:
     def codeformer(self) -> torch.nn.Module:
         """The network that the server runs, for what weights alone cannot bring about."""
         stage = self.server.stage
-        assert isinstance(stage, RestorerStage) and stage.models.codeformer is not None
+        assert isinstance(stage, RestorerService) and stage.models.codeformer is not None
         return stage.models.codeformer.network
 
     async def restore(self, image: bytes, timeout: float = 60, **fields: Any) -> pb.RestoreFacesResponse:
@@ -60,7 +60,7 @@ async def serve(model_set: Path, **settings: Any) -> AsyncIterator[Client]:
         drain_seconds=5,
         **{"max_pixels": 2_000_000, **settings},
     )
-    server = StageServer("restorer", chosen, lambda worker, state: RestorerStage(chosen, worker, state))
+    server = ServiceServer("restorer", chosen, lambda worker, state: RestorerService(chosen, worker, state))
     limit = [("grpc.max_receive_message_length", 64 * 2**20)]
     try:
         await server.start()

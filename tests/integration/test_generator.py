@@ -21,12 +21,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from atelier.common.v1 import image_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
-from atelier_generator.servicer import GeneratorStage
+from atelier_generator.servicer import GeneratorService
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import images, metrics
 from atelier_runtime.errors import DeadlineExceeded, ErrorReason, InvalidRequest
-from atelier_runtime.server import StageServer
-from atelier_runtime.status import from_rpc_error
+from atelier_runtime.server import ServiceServer
+from atelier_runtime.rpc_errors import from_rpc_error
 from tests.tiny_sdxl import UPSCALER_NAME, build_set
 
 SERVICE = "atelier.generator.v1.GeneratorService"
@@ -40,7 +40,7 @@ def set_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Running:
-    server: StageServer
+    server: ServiceServer
     channel: grpc.aio.Channel
     generator: pb_grpc.GeneratorServiceStub
 
@@ -61,7 +61,7 @@ async def serving(folder: Path, *, ready: bool = True, **options: object) -> Asy
         cpu_threads=1,
         **options,
     )
-    server = StageServer("generator", settings, partial(GeneratorStage, settings))
+    server = ServiceServer("generator", settings, partial(GeneratorService, settings))
     await server.start()
     limit = images.message_limit_bytes(settings.max_pixels)
     channel_options = [("grpc.max_receive_message_length", limit)]
@@ -130,7 +130,7 @@ async def test_ready_only_after_warm_up(set_folder):
         assert not status.ready
         error = await failure_of(running.generator.GenerateImage(order()))
         assert error.code() == grpc.StatusCode.UNAVAILABLE
-        assert from_rpc_error(error).reason is ErrorReason.STAGE_NOT_READY
+        assert from_rpc_error(error).reason is ErrorReason.SERVICE_NOT_READY
         gate.set()
         await running.server.wait_ready()
         assert await running.health(SERVICE) == health_pb2.HealthCheckResponse.SERVING
@@ -278,7 +278,7 @@ async def test_a_broken_picture_is_an_error_never_an_answer(set_folder):
             weight.fill_(float("nan"))
         error = await failure_of(running.generator.GenerateImage(order()))
         assert error.code() == grpc.StatusCode.INTERNAL
-        assert from_rpc_error(error).reason is ErrorReason.BAD_PICTURE
+        assert from_rpc_error(error).reason is ErrorReason.BAD_IMAGE
         with torch.no_grad():
             weight.copy_(good)
         await result_of(running.generator.GenerateImage(order()))

@@ -28,11 +28,11 @@ async def test_faces_are_restored_and_nothing_else_is_touched(seeing: Path) -> N
         reasons = [face.reason for face in answer.faces]
         restored = [face for face in answer.faces if face.restored]
         assert answer.face_restoration_applied
-        assert answer.reason == error_reason_pb2.NOT_DONE_REASON_UNSPECIFIED
+        assert answer.reason == error_reason_pb2.SKIP_REASON_UNSPECIFIED
         assert len(restored) == 3
         assert [face.fidelity for face in restored] == [0.6] * 3
-        assert error_reason_pb2.NOT_DONE_REASON_OVER_LIMIT in reasons
-        assert error_reason_pb2.NOT_DONE_REASON_LOW_CONFIDENCE in reasons
+        assert error_reason_pb2.SKIP_REASON_OVER_LIMIT in reasons
+        assert error_reason_pb2.SKIP_REASON_LOW_CONFIDENCE in reasons
         assert all(face.HasField("fidelity") == face.restored for face in answer.faces)
         confidences = [face.face.confidence for face in answer.faces]
         assert confidences == sorted(confidences, reverse=True)
@@ -60,7 +60,7 @@ async def test_a_picture_without_a_face_is_a_success(blind: Path, caplog: pytest
         source = photo(300, 200)
         answer = await client.restore(png(source))
         assert not answer.face_restoration_applied
-        assert answer.reason == error_reason_pb2.NOT_DONE_REASON_NO_FACE
+        assert answer.reason == error_reason_pb2.SKIP_REASON_NO_FACE
         assert len(answer.faces) == 0
         np.testing.assert_array_equal(pixels(answer.image), source)
         assert "No faces detected" in caplog.messages
@@ -76,7 +76,7 @@ async def test_the_picture_is_enlarged_and_boxes_with_it(seeing: Path, blind: Pa
         assert (twice.image.width_px, twice.image.height_px) == (640, 640)
         assert (twice.upscaler, twice.upscale_applied) == ("tiny-compact-x2", 2)
         assert twice.faces[0].face.box.x2_px == pytest.approx(2 * plain.faces[0].face.box.x2_px)
-        by_lanczos = await client.restore(png(source), upscale=4, use_realesrgan=False)
+        by_lanczos = await client.restore(png(source), upscale=4, use_upscaler=False)
         assert pixels(by_lanczos.image).shape == (1280, 1280, 3)
         assert by_lanczos.upscaler == "lanczos"
         assert not by_lanczos.warnings
@@ -84,7 +84,7 @@ async def test_the_picture_is_enlarged_and_boxes_with_it(seeing: Path, blind: Pa
         answer = await client.restore(png(source), upscale=2)
         assert answer.upscaler == "lanczos"
         assert "no upscaler" in answer.warnings[0]
-        assert answer.reason == error_reason_pb2.NOT_DONE_REASON_NO_FACE
+        assert answer.reason == error_reason_pb2.SKIP_REASON_NO_FACE
 
 
 async def test_an_aligned_crop_is_restored_without_detection(blind: Path) -> None:
@@ -118,7 +118,7 @@ async def test_detection(seeing: Path) -> None:
 async def test_no_faces_wanted_enlarges_only(seeing: Path) -> None:
     async with serve(seeing) as client:
         answer = await client.restore(png(photo(64, 64)), max_faces=0, upscale=2)
-        assert answer.reason == error_reason_pb2.NOT_DONE_REASON_SKIPPED
+        assert answer.reason == error_reason_pb2.SKIP_REASON_SKIPPED
         assert pixels(answer.image).shape == (128, 128, 3)
         assert [stage.stage for stage in answer.stages] == ["decode", "upscale", "paste", "encode"]
 
@@ -127,7 +127,7 @@ async def test_a_set_without_codeformer_says_so_and_still_enlarges(tmp_path: Pat
     model_set = build_set(tmp_path, detector=detector_state({FACES_OF_256_PX: 0.9}))
     async with serve(model_set) as client:
         answer = await client.restore(SMALL, upscale=2)
-        assert answer.reason == error_reason_pb2.NOT_DONE_REASON_NOT_LOADED
+        assert answer.reason == error_reason_pb2.SKIP_REASON_NOT_LOADED
         assert not answer.face_restoration_applied
         assert pixels(answer.image).shape == (128, 128, 3)
         assert "no CodeFormer" in answer.warnings[0]
@@ -208,6 +208,6 @@ async def test_faces_and_stages_are_counted(seeing: Path) -> None:
     async with serve(seeing) as client:
         before = {outcome: count(outcome) for outcome in ("restored", "over_limit")}
         answer = await client.restore(png(photo()), max_faces=2)
-        over = sum(f.reason == error_reason_pb2.NOT_DONE_REASON_OVER_LIMIT for f in answer.faces)
+        over = sum(f.reason == error_reason_pb2.SKIP_REASON_OVER_LIMIT for f in answer.faces)
         assert count("restored") - before["restored"] == 2
         assert count("over_limit") - before["over_limit"] == over > 0

@@ -126,7 +126,7 @@ async def test_bad_requests_are_refused_by_field_and_harm_nothing(blind: Path) -
         ):
             call = client.stub.DetectFaces(pb.DetectFacesRequest(**detect_fields))
             assert (await failure(call))[2] == expected
-        assert (await client.restore(SMALL)).reason == error_reason_pb2.NOT_DONE_REASON_NO_FACE
+        assert (await client.restore(SMALL)).reason == error_reason_pb2.SKIP_REASON_NO_FACE
 
 
 async def test_bad_comparisons_are_refused_by_field(blind: Path) -> None:

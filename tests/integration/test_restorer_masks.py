@@ -15,7 +15,7 @@ import torch
 from atelier.common.v1 import error_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer import parse
-from atelier_restorer.servicer import RestorerStage
+from atelier_restorer.servicer import RestorerService
 from tests.integration.face_stage import Client, failure, photo, pixels, png, serve
 from tests.tiny_restorer import (
     FACES_OF_512_PX,
@@ -47,7 +47,7 @@ def parsing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def network_of(client: Client) -> torch.nn.Module:
     stage = client.server.stage
-    assert isinstance(stage, RestorerStage) and stage.models.parser is not None
+    assert isinstance(stage, RestorerService) and stage.models.parser is not None
     return stage.models.parser()._network
 
 
@@ -160,9 +160,9 @@ class Poison:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (raise_error, error_reason_pb2.NOT_DONE_REASON_FAILED),
-        (run_out, error_reason_pb2.NOT_DONE_REASON_OUT_OF_MEMORY),
-        (None, error_reason_pb2.NOT_DONE_REASON_NOT_FINITE),
+        (raise_error, error_reason_pb2.SKIP_REASON_FAILED),
+        (run_out, error_reason_pb2.SKIP_REASON_OUT_OF_MEMORY),
+        (None, error_reason_pb2.SKIP_REASON_NOT_FINITE),
     ],
 )
 async def test_a_face_whose_parts_are_not_found_is_reported_and_left_as_it_was(
@@ -196,7 +196,7 @@ async def test_what_the_parser_takes_for_no_face_is_not_called_restored(tmp_path
     async with serve(model_set) as client:
         answer = await client.restore(png(source), mask=PARSE, max_faces=2)
     assert not answer.face_restoration_applied
-    assert answer.reason == error_reason_pb2.NOT_DONE_REASON_NO_FACE
+    assert answer.reason == error_reason_pb2.SKIP_REASON_NO_FACE
     assert answer.faces and not any(face.restored for face in answer.faces)
     np.testing.assert_array_equal(pixels(answer.image), source)
 

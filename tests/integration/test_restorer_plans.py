@@ -17,8 +17,8 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_runtime import metrics
 from tests.integration.face_stage import Client, photo, pixels, png, serve
 
-SKIPPED = error_reason_pb2.NOT_DONE_REASON_SKIPPED
-OVER_LIMIT = error_reason_pb2.NOT_DONE_REASON_OVER_LIMIT
+SKIPPED = error_reason_pb2.SKIP_REASON_SKIPPED
+OVER_LIMIT = error_reason_pb2.SKIP_REASON_OVER_LIMIT
 
 
 async def detect(client: Client, source: np.ndarray, confidence: float = 0.8) -> list[pb.Face]:
@@ -42,9 +42,9 @@ async def test_what_was_detected_is_sent_back_with_an_order_each(seeing: Path) -
         assert len(found) >= 3
         assert all(face.HasField("sharpness") and face.HasField("roll_degrees") for face in found)
         orders = [
-            pb.FaceOrder(face=found[0], fidelity=0.0),
-            pb.FaceOrder(face=found[1], skip=True),
-            pb.FaceOrder(face=found[2]),
+            pb.FaceEdit(face=found[0], fidelity=0.0),
+            pb.FaceEdit(face=found[1], skip=True),
+            pb.FaceEdit(face=found[2]),
         ]
         answer = await client.restore(png(source), faces=orders, fidelity=1.0, return_mask=True)
         assert "detect" not in [stage.stage for stage in answer.stages]
@@ -55,7 +55,7 @@ async def test_what_was_detected_is_sent_back_with_an_order_each(seeing: Path) -
             assert result.face.box == face.box
             assert result.face.landmarks == face.landmarks
             assert result.face.confidence == face.confidence
-        alone = await client.restore(png(source), faces=[pb.FaceOrder(face=found[0], fidelity=0.0)])
+        alone = await client.restore(png(source), faces=[pb.FaceEdit(face=found[0], fidelity=0.0)])
         rows, columns = inside(found[0], source.shape)
         mixed = np.abs(pixels(alone.image)[rows, columns].astype(int) - pixels(answer.image)[rows, columns])
         assert np.median(mixed) <= 1, "a face's own fidelity holds whatever its neighbour's is"
@@ -67,19 +67,19 @@ async def test_a_face_whose_landmarks_lie_beyond_the_picture_is_taken_back(seein
         face = (await detect(client, source))[0]
         assert all(not 0 <= point.x_px < 1 for point in face.landmarks) and face.box.x1_px < 0
         by_rule = await client.restore(png(source), max_faces=1)
-        by_plan = await client.restore(png(source), faces=[pb.FaceOrder(face=face)])
+        by_plan = await client.restore(png(source), faces=[pb.FaceEdit(face=face)])
     assert by_plan.image == by_rule.image and by_plan.face_restoration_applied
 
 
 async def test_orders_beyond_the_limit_are_reported(seeing: Path) -> None:
     source = photo(1200, 640)
     async with serve(seeing) as client:
-        orders = [pb.FaceOrder(face=face) for face in await detect(client, source)]
+        orders = [pb.FaceEdit(face=face) for face in await detect(client, source)]
         orders[0].skip = True
         answer = await client.restore(png(source), faces=orders, max_faces=1)
         assert [face.reason for face in answer.faces[:3]] == [
             SKIPPED,
-            error_reason_pb2.NOT_DONE_REASON_UNSPECIFIED,
+            error_reason_pb2.SKIP_REASON_UNSPECIFIED,
             OVER_LIMIT,
         ]
 
@@ -90,7 +90,7 @@ async def test_visibility_of_one_face(seeing: Path) -> None:
         face = (await detect(client, source))[0]
         masks = []
         for options in ({}, {"visibility": 0.5}):
-            order = pb.FaceOrder(face=face, **options)
+            order = pb.FaceEdit(face=face, **options)
             masks.append(pixels((await client.restore(png(source), faces=[order], return_mask=True)).mask))
         assert masks[0].max() == 255 and masks[1].max() in (127, 128)
         np.testing.assert_allclose(masks[1].astype(int) * 2, masks[0], atol=2)
@@ -206,12 +206,12 @@ async def test_a_thousand_mixed_requests_get_their_own_faces_and_the_memory_stay
 
     different = [(number, kind) for number in range(25) for kind in range(4)]
     async with serve(seeing, max_batch=8, queue_capacity=1000) as client:
-        orders = [pb.FaceOrder(face=face) for face in await detect(client, coloured(0))][:2]
+        orders = [pb.FaceEdit(face=face) for face in await detect(client, coloured(0))][:2]
         # One kind in four is detected anew, which takes longer than all the rest; one takes two faces.
         kinds: list[dict[str, Any]] = [
             {"max_faces": 1, "rule": pb.FACE_RULE_LARGEST},
             {"faces": orders, "fidelity": 0.0},
-            {"faces": orders[:1], "fidelity": 1.0, "upscale": 2, "use_realesrgan": False},
+            {"faces": orders[:1], "fidelity": 1.0, "upscale": 2, "use_upscaler": False},
             {"faces": orders[:1], "visibility": 0.5},
         ]
 

@@ -74,11 +74,11 @@ async def test_a_photograph_with_two_faces_at_most(published: Path) -> None:
     reasons = [face.reason for face in answer.faces if not face.restored]
     assert len(restored) == 2
     assert answer.face_restoration_applied
-    assert error_reason_pb2.NOT_DONE_REASON_OVER_LIMIT in reasons
+    assert error_reason_pb2.SKIP_REASON_OVER_LIMIT in reasons
     assert set(reasons) <= {
-        error_reason_pb2.NOT_DONE_REASON_OVER_LIMIT,
-        error_reason_pb2.NOT_DONE_REASON_TOO_SMALL,
-        error_reason_pb2.NOT_DONE_REASON_LOW_CONFIDENCE,
+        error_reason_pb2.SKIP_REASON_OVER_LIMIT,
+        error_reason_pb2.SKIP_REASON_TOO_SMALL,
+        error_reason_pb2.SKIP_REASON_LOW_CONFIDENCE,
     }
     mask, result = pixels(answer.mask), pixels(answer.image)
     assert result.shape == photograph.shape

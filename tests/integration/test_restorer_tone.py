@@ -129,7 +129,7 @@ async def test_gray_16_bits_and_parsed_faces(
 ) -> None:
     monkeypatch.setattr(parse, "ParseNet", NarrowParseNet)
     deep = photo(300, 300)[..., 0].astype(np.uint16) * 257 + 3
-    fields = {"upscale": scale, "max_faces": 1, "return_mask": True, "use_realesrgan": False}
+    fields = {"upscale": scale, "max_faces": 1, "return_mask": True, "use_upscaler": False}
     async with serve(parsing) as client:
         plain = await client.restore(png(deep), match_tone=False, **fields)
         whole = await client.restore(png(deep), **fields)
@@ -178,17 +178,17 @@ async def test_on_the_command_line_here_and_at_a_service(silent: Path, tmp_path:
     np.testing.assert_array_equal(pixels_of(tmp_path / "in_w0.6.png"), ours)
 
 
-def drawn_portrait() -> tuple[np.ndarray, pb.FaceOrder]:
+def drawn_portrait() -> tuple[np.ndarray, pb.FaceEdit]:
     """Return a drawing (512, 512, 3) that has lost its sharpness, and its face."""
     drawing = draw(np.random.default_rng(900_001), 512, "portrait")
     small = cv2.resize(drawing.image, (128, 128), interpolation=cv2.INTER_AREA)
     points = [pb.Point(x_px=x, y_px=y) for x, y in drawing.faces[0].landmarks.tolist()]
     x1, y1, x2, y2 = drawing.faces[0].box
     face = pb.Face(landmarks=points, box=pb.Box(x1_px=x1, y1_px=y1, x2_px=x2, y2_px=y2), confidence=1)
-    return cv2.resize(small, (512, 512), interpolation=cv2.INTER_CUBIC), pb.FaceOrder(face=face)
+    return cv2.resize(small, (512, 512), interpolation=cv2.INTER_CUBIC), pb.FaceEdit(face=face)
 
 
-def on_flat_colour(picture: np.ndarray, order: pb.FaceOrder) -> np.ndarray:
+def on_flat_colour(picture: np.ndarray, order: pb.FaceEdit) -> np.ndarray:
     """Return a picture of nothing but the face's middle on one colour."""
     matrix = face_to_crop([(point.x_px, point.y_px) for point in order.face.landmarks])
     keep = np.zeros((512, 512), np.float32)
@@ -203,7 +203,7 @@ async def test_the_demo_networks_leave_no_box_around_a_drawn_face(scale: int) ->
     async with serve(Path("demo")) as client:
         for picture in (drawing, on_flat_colour(drawing, order)):
             before = enlarge(picture, scale, None, lambda: None).picture.astype(np.float64)
-            fields = {"faces": [order], "return_mask": True, "upscale": scale, "use_realesrgan": False}
+            fields = {"faces": [order], "return_mask": True, "upscale": scale, "use_upscaler": False}
             plain = await client.restore(png(picture), match_tone=False, **fields)
             answer = await client.restore(png(picture), **fields)
             assert answer.tone_matched and not plain.tone_matched, "the demo set asks for it"

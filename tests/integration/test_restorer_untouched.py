@@ -162,11 +162,11 @@ async def test_a_failed_face_is_told_by_answer_metrics_and_log(
         found = (await client.stub.DetectFaces(pb.DetectFacesRequest(image={"data": png(source)}))).faces
         bright = [face for face in found if face.box.x1_px < 150]
         plain = [face for face in found if face.box.x1_px > 450]
-        orders = [pb.FaceOrder(face=face) for face in [bright[0], *plain[:2], *plain[:2]]]
+        orders = [pb.FaceEdit(face=face) for face in [bright[0], *plain[:2], *plain[:2]]]
         client.codeformer.register_forward_hook(raises)
         before = [outcomes("failed"), outcomes("restored")]
         answer = await client.restore(png(source), faces=orders)
-    failed = error_reason_pb2.NOT_DONE_REASON_FAILED
+    failed = error_reason_pb2.SKIP_REASON_FAILED
     assert [face.restored for face in answer.faces] == [False, True, True, True, True]
     assert answer.faces[0].reason == failed and answer.face_restoration_applied
     assert [outcomes("failed"), outcomes("restored")] == [before[0] + 1, before[1] + 4]

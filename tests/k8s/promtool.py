@@ -16,8 +16,8 @@ DRAWN = 'atelier_request_duration_seconds_count{method="GenerateImage", code="OK
 GAUGES = (
     "atelier_requests_in_progress",
     "atelier_queue_depth",
-    'atelier_stage_pending{stage="generator"}',
-    'atelier_stage_pending{stage="restorer"}',
+    'atelier_backend_pending{stage="generator"}',
+    'atelier_backend_pending{stage="restorer"}',
     'atelier_stage_peak_vram_bytes{stage="base"}',
     "process_resident_memory_bytes",
 )
@@ -25,8 +25,8 @@ COUNTERS = (
     DRAWN,
     'atelier_errors_total{reason="internal"}',
     'atelier_refusals_total{reason="invalid_request"}',
-    'atelier_stage_failures_total{stage="restorer", reason="invalid_request"}',
-    'atelier_stage_retries_total{stage="restorer", reason="queue_full"}',
+    'atelier_backend_failures_total{stage="restorer", reason="invalid_request"}',
+    'atelier_backend_retries_total{stage="restorer", reason="queue_full"}',
     'atelier_stage_duration_seconds_sum{stage="base"}',
     "atelier_batch_size_sum",
     "atelier_batch_size_count",

@@ -41,7 +41,7 @@ def vram(free_gb: float) -> Series:
 
 
 def failures(reason: str) -> Series:
-    name = f'atelier_stage_failures_total{{stage="restorer", reason="{reason}"}}'
+    name = f'atelier_backend_failures_total{{stage="restorer", reason="{reason}"}}'
     return [series(name, f"0+3x{MINUTES}", "atelier-gateway")]
 
 
@@ -63,7 +63,7 @@ def gateway(up: str = f"1x{MINUTES}", labels: str = "") -> Series:
 
 
 def pending(values: str, stage: str = "generator") -> Series:
-    return [series(f'atelier_stage_pending{{stage="{stage}"}}', values, "atelier-gateway")]
+    return [series(f'atelier_backend_pending{{stage="{stage}"}}', values, "atelier-gateway")]
 
 
 DRAWS: Series = [series(DRAWN, f"0+9x{MINUTES}")]

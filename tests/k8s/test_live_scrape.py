@@ -204,7 +204,7 @@ def test_every_query_finds_its_metrics_in_a_live_prometheus(watched: Watched, tm
     assert all(before[name] == 1 for name in scaled), "each gives one number, before the first call too"
 
     bring_about_everything(watched)
-    wait_for(lambda: len(watched.values('atelier_stage_failures_total{stage="restorer"}')) == 1, 30)
+    wait_for(lambda: len(watched.values('atelier_backend_failures_total{stage="restorer"}')) == 1, 30)
     names = set(watched.ask("label/__name__/values"))
     for name, query in asked.items():
         read = queries.metrics_in(query)

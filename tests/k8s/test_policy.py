@@ -10,7 +10,7 @@ import pytest
 from atelier_gateway.settings import GatewaySettings
 from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.settings import RestorerSettings
-from atelier_runtime.settings import ProcessSettings, StageSettings
+from atelier_runtime.settings import ProcessSettings, ServiceSettings
 from tests.k8s.manifests import (
     COMPONENTS,
     CONTROL_LABEL,
@@ -176,7 +176,7 @@ def test_ports_arguments_and_variables_are_those_that_the_program_reads(workload
         assert name.startswith(prefix) and name.removeprefix(prefix).lower() in fields, f"nobody reads {name}"
     told = settings(workload)  # every value is one that the program takes
     ports = {port["name"]: port["containerPort"] for port in workload.container["ports"]}
-    if isinstance(told, StageSettings):
+    if isinstance(told, ServiceSettings):
         assert ports == {"grpc": told.port, "metrics": told.metrics_port}
     else:
         assert isinstance(told, GatewaySettings) and ports == {"http": told.port}
@@ -239,14 +239,14 @@ def test_a_full_queue_fits_into_the_drain(workload: Workload) -> None:
     # On one H100 the whole chain at 1536 px is budgeted at 6.5 s; a face of 512 px on a CPU takes 1 to 2 s.
     longest_job_s = 20 if workload.name == "generator" else 6
     told = settings(workload)
-    assert isinstance(told, StageSettings)
+    assert isinstance(told, ServiceSettings)
     assert told.drain_seconds >= longest_job_s * (told.queue_capacity + 1)
 
 
 @OF_STAGES
 def test_a_new_replica_is_known_before_an_old_one_leaves(workload: Workload) -> None:
     told = settings(workload)
-    assert isinstance(told, StageSettings)
+    assert isinstance(told, ServiceSettings)
     # gRPC spreads the age by a tenth; then the name is resolved, at most every 2 s.
     assert workload.deployment["spec"]["minReadySeconds"] >= 1.1 * told.max_connection_age_seconds + 2
     assert 1.1 * told.max_connection_age_seconds + 2 + 10 <= 90

@@ -63,7 +63,7 @@ def test_a_stages_autoscaler_sums_its_replicas_and_sees_no_other_stage(stage: st
 def test_the_gateways_autoscaler_counts_what_each_gateway_has_sent_to_either_stage(tmp_path: Path) -> None:
     calls = {("a", "generator"): 30, ("a", "restorer"): 4, ("b", "generator"): 7}
     made = [
-        series(f'atelier_stage_pending{{stage="{stage}"}}', f"{count}x200", "atelier-gateway", pod)
+        series(f'atelier_backend_pending{{stage="{stage}"}}', f"{count}x200", "atelier-gateway", pod)
         for (pod, stage), count in calls.items()
     ]
     scaled_to(tmp_path, "gateway work", made, 41)
@@ -85,8 +85,8 @@ def test_without_series_there_is_no_answer_so_that_the_fallback_applies(name: st
 
 def test_a_stage_without_pods_is_woken_by_what_the_gateway_holds(tmp_path: Path) -> None:
     made = [
-        series('atelier_stage_pending{stage="restorer"}', "0x118 2 2 2", "atelier-gateway"),
-        series('atelier_stage_pending{stage="generator"}', "0x200", "atelier-gateway"),
+        series('atelier_backend_pending{stage="restorer"}', "0x118 2 2 2", "atelier-gateway"),
+        series('atelier_backend_pending{stage="generator"}', "0x200", "atelier-gateway"),
     ]
     scaled_to(tmp_path, "to zero: restorer orders", made, 2)
     scaled_to(tmp_path, "to zero: generator orders", made, 0)

@@ -56,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(chosen: argparse.Namespace) -> int:
     """Serve until told to stop."""
     settings = runtime_settings.load(GeneratorSettings)
-    from atelier_generator.servicer import GeneratorStage
-    from atelier_runtime.server import run_stage
+    from atelier_generator.servicer import GeneratorService
+    from atelier_runtime.server import run_service
 
-    return run_stage("generator", settings, partial(GeneratorStage, settings))
+    return run_service("generator", settings, partial(GeneratorService, settings))
 
 
 def draw(chosen: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, dest=name, type=kind, default=default, help=f"(default {default})")
     for name, flag in (
         ("use_refiner", "--refiner"),
-        ("use_realesrgan", "--upscaler"),
+        ("use_upscaler", "--upscaler"),
         ("hires_fix", "--hires-fix"),
     ):
         default = getattr(GenerateRequest, name)

@@ -9,10 +9,10 @@ from atelier.common.v1 import (
     stage_report_pb2,
 )
 from atelier.generator.v1 import generator_service_pb2 as pb
-from atelier_generator.pipeline import Drawing, Progress
+from atelier_generator.pipeline import Generation, Progress
 from atelier_generator.request import RAW, GenerateRequest
-from atelier_runtime.errors import NotDoneReason
-from atelier_runtime.health import StageState
+from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.health import ServiceStatus
 from atelier_runtime.metrics import StageReport
 
 _FORMATS = {
@@ -23,8 +23,8 @@ _FORMATS = {
 }
 _FORMAT_NUMBERS = {name: number for number, name in _FORMATS.items()}
 
-_REASONS: dict[NotDoneReason, error_reason_pb2.NotDoneReason] = {
-    reason: getattr(error_reason_pb2, f"NOT_DONE_REASON_{reason.name}") for reason in NotDoneReason
+_REASONS: dict[SkipReason, error_reason_pb2.SkipReason] = {
+    reason: getattr(error_reason_pb2, f"SKIP_REASON_{reason.name}") for reason in SkipReason
 }
 
 _OPTIONS = (
@@ -36,7 +36,7 @@ _OPTIONS = (
     "seed",
     "use_refiner",
     "hires_fix",
-    "use_realesrgan",
+    "use_upscaler",
     "hires_fix_simple",
     "hires_scale",
 )
@@ -79,7 +79,7 @@ def progress_to_proto(progress: Progress) -> pb.GenerateImageResponse:
 
 
 def result_to_proto(
-    request: GenerateRequest, drawing: Drawing, data: bytes, stages: list[StageReport], model_set: str
+    request: GenerateRequest, drawing: Generation, data: bytes, stages: list[StageReport], model_set: str
 ) -> pb.GenerateImageResponse:
     """Write the last event. `request`: as it was drawn; `data`: the picture in the asked format."""
     height, width = drawing.picture.shape[:2]
@@ -103,7 +103,7 @@ def result_to_proto(
     )
 
 
-def state_to_proto(state: StageState) -> pb.GetStatusResponse:
+def state_to_proto(state: ServiceStatus) -> pb.GetStatusResponse:
     """Write the state of the stage."""
     return pb.GetStatusResponse(
         status=service_status_pb2.ServiceStatus(

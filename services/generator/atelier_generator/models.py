@@ -41,10 +41,10 @@ from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_generator.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
-from atelier_runtime.errors import BadPicture
+from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 from atelier_runtime.processors import usable_processors
-from atelier_runtime.settings import StageSettings, StartupError
+from atelier_runtime.settings import ServiceSettings, StartupError
 from atelier_runtime.weights import CheckpointError, Component, ModelSet
 
 log = logging.getLogger(__name__)
@@ -128,10 +128,10 @@ class Autoencoder:
     def decode(self, latents: torch.Tensor, *, tiled: bool) -> RgbArray:
         """Return the picture of some latents.
 
-        Raises `BadPicture` if latents or picture have non-finite values, or the picture is of one colour.
+        Raises `BadImage` if latents or picture have non-finite values, or the picture is of one colour.
         """
         if not torch.isfinite(latents).all():
-            raise BadPicture("The drawing network made non-finite values.")
+            raise BadImage("The drawing network made non-finite values.")
         self._tile(tiled)
         latents = latents.to(self._vae.dtype)
         mean, std = self._statistics(latents)
@@ -172,17 +172,17 @@ class Autoencoder:
 def checked_picture(pixels: torch.Tensor) -> RgbArray:
     """Turn a VAE's answer, float (1, 3, H, W) in -1 to 1, into uint8 RGB (H, W, 3).
 
-    Raises `BadPicture` for non-finite values and for a picture of one colour.
+    Raises `BadImage` for non-finite values and for a picture of one colour.
     """
     if not torch.isfinite(pixels).all():
-        raise BadPicture("The autoencoder made non-finite values.")
+        raise BadImage("The autoencoder made non-finite values.")
     scaled = pixels.squeeze(0).add(1).mul_(127.5).clamp_(0, 255).round_()
     if scaled.flatten(1).std(dim=1, correction=0).max() < _ONE_COLOUR_DEVIATION:
-        raise BadPicture("The networks made a picture of one colour.")
+        raise BadImage("The networks made a picture of one colour.")
     return np.ascontiguousarray(scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
-def load_models(settings: StageSettings) -> Models:
+def load_models(settings: ServiceSettings) -> Models:
     """Load and check the generator's part of the model set that the settings name.
 
     Raises `StartupError` naming the setting or the file.

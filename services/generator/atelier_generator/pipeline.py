@@ -1,4 +1,4 @@
-"""Drawing one picture: base pass, enlargement, second pass or refiner, guards.
+"""Generation one picture: base pass, enlargement, second pass or refiner, guards.
 
     text ▶ base ▶ [refiner] ▶ decode ▶ [enlarge]                        without hires fix
     text ▶ base ▶ decode ▶ enlarge ▶ encode ▶ hires ▶ decode ▶ [enlarge]   with it
@@ -33,9 +33,10 @@ from atelier_generator.request import GenerateRequest
 from atelier_generator.upscale import LANCZOS, Upscaler, cropped, enlarge_to
 from atelier_runtime import defaults, metrics
 from atelier_runtime.device import is_out_of_memory
-from atelier_runtime.errors import BadPicture, Cancelled, DeadlineExceeded, NotDoneReason, OutOfMemory
+from atelier_runtime.errors import (BadImage, Cancelled, DeadlineExceeded, OutOfMemory)
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageLedger, StageReport
+from atelier_runtime.metrics import StageTimer, StageReport
 from atelier_runtime.settings import StartupError
 from atelier_runtime.vram import probe_for
 
@@ -56,12 +57,12 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Generation:
     """A finished picture, uint8 RGB (H, W, 3), and how it was made. Stages come in the order of the work."""
 
     picture: RgbArray
     refiner_applied: bool
-    refiner_reason: NotDoneReason | None
+    refiner_reason: SkipReason | None
     hires_fix_applied: bool
     upscaler: str
     warnings: tuple[str, ...]
@@ -77,7 +78,7 @@ class _Run:
     passes: Passes
     check: Callable[[], None]
     emit: Callable[[Progress], None]
-    ledger: StageLedger
+    timer: StageTimer
     steps_finished: int = 0  # of the passes that are over
     steps_done: int = 0
     memory_retry_used: bool = False
@@ -110,10 +111,10 @@ class Pipeline:
         request: GenerateRequest,
         check: Callable[[], None],
         emit: Callable[[Progress], None],
-    ) -> Drawing:
+    ) -> Generation:
         """Draw a checked and completed request; the same request gives the same picture.
 
-        `check` is called between steps and raises to stop the work. Raises `BadPicture` rather than
+        `check` is called between steps and raises to stop the work. Raises `BadImage` rather than
         return a picture with non-finite values or of one colour, and `OutOfMemory` after one retry.
         """
         refine = self._models.refiner is not None and request.use_refiner and not request.hires_fix
@@ -123,7 +124,7 @@ class Pipeline:
             passes=count_steps(request.num_inference_steps, hires_fix=request.hires_fix, refine=refine),
             check=check,
             emit=emit,
-            ledger=StageLedger(probe_for(self._models.device)),
+            timer=StageTimer(probe_for(self._models.device)),
         )
         try:
             with torch.inference_mode():
@@ -132,14 +133,14 @@ class Pipeline:
             metrics.CANCELLED_STEPS.inc(max(0, run.passes.total - run.steps_done))
             raise
         not_loaded = request.use_refiner and not run.refined
-        return Drawing(
+        return Generation(
             picture=picture,
             refiner_applied=run.refined,
-            refiner_reason=NotDoneReason.NOT_LOADED if not_loaded else None,
+            refiner_reason=SkipReason.NOT_LOADED if not_loaded else None,
             hires_fix_applied=request.hires_fix,
             upscaler=run.upscaler,
             warnings=tuple(run.warnings),
-            stages=tuple(run.ledger.reports),
+            stages=tuple(run.timer.reports),
         )
 
     def warm_up(self) -> None:
@@ -157,7 +158,7 @@ class Pipeline:
             drawing = self.draw(request, check=lambda: None, emit=lambda progress: None)
             if self._models.upscaler is not None and not drawing.upscaler:
                 self._models.upscaler.enlarge(drawing.picture[:64, :64], check=lambda: None)
-        except (BadPicture, OutOfMemory) as error:
+        except (BadImage, OutOfMemory) as error:
             raise StartupError(f"MODEL_SET: the warm-up picture failed: {error.message}") from error
 
     # --- the order of the work ---
@@ -166,9 +167,9 @@ class Pipeline:
         request, plan = run.request, run.plan
         self._warn_of_what_has_no_effect(run)
         run.check()
-        with run.ledger.stage("text"):
+        with run.timer.stage("text"):
             words = self._encode_words(self._models.text_to_image, request)
-        with run.ledger.stage("base"):
+        with run.timer.stage("base"):
             latents = self._retried(run, lambda: self._base_pass(run, words))
         if plan.second is not None:
             latents = self._second_pass(run, words, latents, plan.second)
@@ -181,7 +182,7 @@ class Pipeline:
         if size != run.plan.base:
             picture = self._decode(run, latents)
             picture = self._enlarge(run, picture, size, self._network_upscaler(run))
-            with run.ledger.stage("encode_latents"):
+            with run.timer.stage("encode_latents"):
                 latents = self._retried(run, lambda: self._encode(run, picture))
         if run.passes.refiner:
             schedule = refiner_schedule_steps(run.request.num_inference_steps)
@@ -237,7 +238,7 @@ class Pipeline:
     ) -> torch.Tensor:
         """Image to image on latents, by the refiner network or by the base network."""
         pipeline = self._models.image_to_image
-        with run.ledger.stage(stage):
+        with run.timer.stage(stage):
             if refine:
                 assert self._models.refiner is not None, "callers refine only with a refiner"
                 pipeline = self._models.refiner
@@ -305,12 +306,12 @@ class Pipeline:
     def _decode(self, run: _Run, latents: torch.Tensor) -> RgbArray:
         run.check()
         autoencoder = self._models.autoencoder
-        with run.ledger.stage("decode"):
+        with run.timer.stage("decode"):
             try:
                 picture = self._retried(
                     run, lambda: autoencoder.decode(latents, tiled=self._tiled(run, latents))
                 )
-            except BadPicture:
+            except BadImage:
                 # In 32 bits only the autoencoder can do better, not latents that are already broken.
                 if not autoencoder.half_precision or not torch.isfinite(latents).all():
                     raise
@@ -333,13 +334,13 @@ class Pipeline:
     def _enlarge(self, run: _Run, picture: RgbArray, size: Size, upscaler: Upscaler | None) -> RgbArray:
         if Size(picture.shape[1], picture.shape[0]).contains(size):
             return cropped(picture, size)
-        with run.ledger.stage("upscale"):
+        with run.timer.stage("upscale"):
             enlarged = self._retried(run, lambda: enlarge_to(picture, size, upscaler, run.check))
         run.upscaler = run.upscaler or (upscaler.name if upscaler else LANCZOS)
         return enlarged
 
     def _network_upscaler(self, run: _Run) -> Upscaler | None:
-        return self._models.upscaler if run.request.use_realesrgan else None
+        return self._models.upscaler if run.request.use_upscaler else None
 
     def _retried(self, run: _Run, work: Callable[[], T]) -> T:
         """Do some work; once a request, if memory is short, free what can be freed and do it again.

@@ -35,7 +35,7 @@ class GenerateRequest:
     seed: int | None = None
     use_refiner: bool = defaults.USE_REFINER
     hires_fix: bool = defaults.HIRES_FIX
-    use_realesrgan: bool = defaults.USE_REALESRGAN
+    use_upscaler: bool = defaults.USE_UPSCALER
     hires_fix_simple: bool = defaults.HIRES_FIX_SIMPLE
     hires_scale: float = defaults.HIRES_SCALE
     output_format: str = defaults.OUTPUT_FORMAT

@@ -14,25 +14,25 @@ from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator import convert
 from atelier_generator.models import Models, load_models
-from atelier_generator.pipeline import Drawing, Pipeline
+from atelier_generator.pipeline import Generation, Pipeline
 from atelier_generator.request import RAW, GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import images
 from atelier_runtime.device import DeviceWorker, Job, device_name
-from atelier_runtime.health import LoadedNetwork, StageState
-from atelier_runtime.metrics import StageLedger
+from atelier_runtime.health import LoadedNetwork, ServiceStatus
+from atelier_runtime.metrics import StageTimer
 from atelier_runtime.vram import VramCollector, memory_info
 
 ROLES = ("base", "refiner", "upscaler")
 
 
-class GeneratorStage:
+class GeneratorService:
     """What the bootstrap serves: the networks, and the servicer before them."""
 
     service_name = pb.DESCRIPTOR.services_by_name["GeneratorService"].full_name
 
     def __init__(
-        self, settings: GeneratorSettings, worker: DeviceWorker, state: Callable[[], StageState]
+        self, settings: GeneratorSettings, worker: DeviceWorker, state: Callable[[], ServiceStatus]
     ) -> None:
         # Empty until `load` knows: the setting may be a path, or "auto", which is nobody's answer.
         self.model_set = self.device = self.device_name = self.dtype = ""
@@ -90,10 +90,10 @@ class GeneratorServicer(pb_grpc.GeneratorServiceServicer):
 
     def __init__(
         self,
-        stage: GeneratorStage,
+        stage: GeneratorService,
         worker: DeviceWorker,
         max_pixels: int,
-        state: Callable[[], StageState],
+        state: Callable[[], ServiceStatus],
     ) -> None:
         self._stage = stage
         self._worker = worker
@@ -108,7 +108,7 @@ class GeneratorServicer(pb_grpc.GeneratorServiceServicer):
         wanted.check(self._max_pixels)
         wanted = wanted.completed(self._stage.default_negative_prompt)
 
-        def draw(job: Job[Drawing]) -> Drawing:
+        def draw(job: Job[Generation]) -> Generation:
             return self._stage.pipeline.draw(wanted, job.check, job.emit)
 
         job = self._worker.submit(draw, deadline=_deadline(context))
@@ -118,10 +118,10 @@ class GeneratorServicer(pb_grpc.GeneratorServiceServicer):
             drawing = await job.result()
         finally:
             job.cancel()
-        ledger = StageLedger()
-        with ledger.stage("encode"):
+        timer = StageTimer()
+        with timer.stage("encode"):
             data = await asyncio.to_thread(_encode, drawing.picture, wanted)
-        stages = [*drawing.stages, *ledger.reports]
+        stages = [*drawing.stages, *timer.reports]
         yield convert.result_to_proto(wanted, drawing, data, stages, self._stage.model_set)
 
     async def GetStatus(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from atelier_runtime.settings import StageSettings
+from atelier_runtime.settings import ServiceSettings
 
 
-class GeneratorSettings(StageSettings):
+class GeneratorSettings(ServiceSettings):
     """What the generator can be told; see the base classes for the rest."""
 
     model_config = SettingsConfigDict(env_prefix="ATELIER_GENERATOR_", frozen=True, extra="ignore")

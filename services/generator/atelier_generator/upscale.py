@@ -15,7 +15,7 @@ from PIL import Image
 from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError
 
 from atelier_generator.plan import Size, centred_crop, covering_box
-from atelier_runtime.errors import BadPicture
+from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component, load_state_dict
@@ -74,7 +74,7 @@ class Upscaler:
     def enlarge(self, picture: RgbArray, check: Callable[[], None]) -> RgbArray:
         """Enlarge once by `factor`; `check` is called before each tile and may raise.
 
-        Raises `BadPicture` if the network's answer has non-finite values.
+        Raises `BadImage` if the network's answer has non-finite values.
         """
         height, width = picture.shape[:2]
         result = np.empty((height * self.factor, width * self.factor, 3), np.uint8)
@@ -98,7 +98,7 @@ class Upscaler:
         batch = pixels.permute(2, 0, 1).unsqueeze(0).to(network.dtype).div_(255)
         answer = network(batch).float()
         if not torch.isfinite(answer).all():
-            raise BadPicture(f"The upscaler {self.name} made non-finite values.")
+            raise BadImage(f"The upscaler {self.name} made non-finite values.")
         answer = answer.squeeze(0).clamp_(0, 1).mul_(255).round_()
         return answer.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 

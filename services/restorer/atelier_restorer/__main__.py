@@ -24,13 +24,13 @@ _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130  # exit codes
 def serve(chosen: argparse.Namespace) -> int:
     """Run the stage until SIGTERM or SIGINT; return the exit code."""
     restorer_settings = settings.load(RestorerSettings)
-    from atelier_restorer.servicer import RestorerStage
-    from atelier_runtime.server import run_stage
+    from atelier_restorer.servicer import RestorerService
+    from atelier_runtime.server import run_service
 
-    return run_stage(
+    return run_service(
         "restorer",
         restorer_settings,
-        lambda worker, state: RestorerStage(restorer_settings, worker, state),
+        lambda worker, state: RestorerService(restorer_settings, worker, state),
     )
 
 

@@ -22,15 +22,16 @@ import numpy as np
 from atelier_runtime import log as runtime_log
 from atelier_runtime import metrics
 from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
-from atelier_runtime.errors import AtelierError, DeadlineExceeded, InternalError, NotDoneReason
+from atelier_runtime.errors import (AtelierError, DeadlineExceeded, InternalError)
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageLedger, StageReport
+from atelier_runtime.metrics import StageTimer, StageReport
 
 log = logging.getLogger(__name__)
 
 STAGE = "restore"
 
-RestoredCrop = RgbArray | NotDoneReason
+RestoredCrop = RgbArray | SkipReason
 """A restored face, uint8 RGB (512, 512, 3), or why there is none."""
 
 
@@ -76,14 +77,14 @@ class FaceBatcher:
         network: FaceNetwork,
         *,
         max_batch: int,
-        new_ledger: Callable[[], StageLedger] = StageLedger,
+        new_timer: Callable[[], StageTimer] = StageTimer,
         free_memory: Callable[[], None] = lambda: None,
     ) -> None:
-        """`new_ledger` times a batch; `free_memory` is called after a batch has failed."""
+        """`new_timer` times a batch; `free_memory` is called after a batch has failed."""
         self.max_batch = max_batch
         self._worker = worker
         self._network = network
-        self._new_ledger = new_ledger
+        self._new_ledger = new_timer
         self._free_memory = free_memory
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
@@ -97,7 +98,7 @@ class FaceBatcher:
     ) -> list[RestoredFace]:
         """Restore aligned faces (512, 512, 3), each at one or several fidelities.
 
-        The caller holds a place (`DeviceWorker.place`). If it is cancelled, its faces leave the queue.
+        The caller holds a place (`DeviceWorker.reserve_slot`). If it is cancelled, its faces leave the queue.
         Raises `DeadlineExceeded` (`deadline` is on the clock of `time.monotonic`) or `Cancelled`.
         """
         loop = asyncio.get_running_loop()
@@ -121,7 +122,7 @@ class FaceBatcher:
             self._scheduled = True
         loop = asyncio.get_running_loop()
         # Without the caller's context: a batch belongs to several requests.
-        job = contextvars.Context().run(self._worker.submit, lambda job: self._run(job, loop), placed=True)
+        job = contextvars.Context().run(self._worker.submit, lambda job: self._run(job, loop), has_slot=True)
         watch = loop.create_task(self._watch(job))
         watch.add_done_callback(lambda done: done.exception())
 
@@ -159,9 +160,9 @@ class FaceBatcher:
         faces = [face for face in faces if face.deadline is None or now < face.deadline]
         if not faces:
             return
-        ledger = self._new_ledger()
+        timer = self._new_ledger()
         try:
-            with ledger.stage(STAGE):
+            with timer.stage(STAGE):
                 answers = self._restore(faces)
         except Exception:  # a fault of ours, not the network's: nobody may be left waiting
             log.exception("a batch of faces was lost", extra={"faces": len(faces)})
@@ -169,7 +170,7 @@ class FaceBatcher:
                 _post(loop, _fail, face.future, InternalError())
             return
         for face, crops in zip(faces, answers, strict=True):
-            _post(loop, _succeed, face.future, RestoredFace(crops, ledger.reports[0]))
+            _post(loop, _succeed, face.future, RestoredFace(crops, timer.reports[0]))
 
     def _take(self) -> list[_Waiting]:
         """Return the next batch: as many as fit, at least one."""
@@ -202,7 +203,7 @@ class FaceBatcher:
             middle = len(faces) // 2
             return self._restore(faces[:middle]) + self._restore(faces[middle:])
         if len(faces) == 1:
-            reason = NotDoneReason.OUT_OF_MEMORY if out_of_memory else NotDoneReason.FAILED
+            reason = SkipReason.OUT_OF_MEMORY if out_of_memory else SkipReason.FAILED
             log.error(
                 "a face could not be restored", extra={"reason": reason, "request_id": faces[0].request_id}
             )

@@ -20,7 +20,7 @@ import grpc
 from atelier.common.v1 import error_reason_pb2, image_pb2, stage_report_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
-from atelier_restorer.request import DetectRequest, FaceOrder, FaceRule, MaskKind, RestoreRequest
+from atelier_restorer.request import DetectRequest, FaceEdit, FaceRule, MaskKind, RestoreRequest
 from atelier_runtime import defaults
 from atelier_runtime.errors import (
     AtelierError,
@@ -29,12 +29,12 @@ from atelier_runtime.errors import (
     DeadlineUnmeetable,
     InternalError,
     QueueFull,
-    StageDraining,
-    StageNotReady,
-    StageUnavailable,
+    ServiceDraining,
+    ServiceNotReady,
+    ServiceUnavailable,
 )
 from atelier_runtime.images import Format
-from atelier_runtime.status import from_rpc_error
+from atelier_runtime.rpc_errors import from_rpc_error
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ _FORMATS: dict[Format, image_pb2.ImageFormat] = {
     "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
     "webp": image_pb2.IMAGE_FORMAT_WEBP,
 }
-_COME_BACK = (QueueFull, DeadlineUnmeetable, StageNotReady, StageDraining)
+_COME_BACK = (QueueFull, DeadlineUnmeetable, ServiceNotReady, ServiceDraining)
 """Refusals that time heals: asked again when the restorer says so."""
 
 
@@ -165,14 +165,14 @@ def _readable(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> At
     """Rebuild the service's error; say in our words what gRPC says in its own."""
     ours = from_rpc_error(error)
     match ours:
-        case StageUnavailable():
-            return StageUnavailable(f"No restorer can be reached at {address}: {error.details()}")
+        case ServiceUnavailable():
+            return ServiceUnavailable(f"No restorer can be reached at {address}: {error.details()}")
         case DeadlineExceeded():
             return DeadlineExceeded(f"The restorer at {address} did not answer within {timeout_s:g} s.")
         case BodyTooLarge():
             return BodyTooLarge(f"The picture is larger than {address} takes: {error.details()}")
         case InternalError() if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return StageUnavailable(f"What answers at {address} is no restorer: {error.details()}")
+            return ServiceUnavailable(f"What answers at {address} is no restorer: {error.details()}")
     return ours
 
 
@@ -190,7 +190,7 @@ def _restore_message(data: bytes, request: RestoreRequest) -> pb.RestoreFacesReq
         min_confidence=request.min_confidence,
         visibility=request.visibility,
         upscale=request.upscale,
-        use_realesrgan=request.use_realesrgan,
+        use_upscaler=request.use_upscaler,
         aligned=request.aligned,
         mask=_MASKS[request.mask],
         output=output,
@@ -202,7 +202,7 @@ def _restore_message(data: bytes, request: RestoreRequest) -> pb.RestoreFacesReq
     )
 
 
-def _order_message(order: FaceOrder) -> pb.FaceOrder:
+def _order_message(order: FaceEdit) -> pb.FaceEdit:
     x1, y1, x2, y2 = order.face.box
     face = pb.Face(
         index=order.face.index,
@@ -210,7 +210,7 @@ def _order_message(order: FaceOrder) -> pb.FaceOrder:
         landmarks=[pb.Point(x_px=x, y_px=y) for x, y in order.face.landmarks],
         confidence=order.face.confidence,
     )
-    return pb.FaceOrder(face=face, fidelity=order.fidelity, visibility=order.visibility, skip=order.skip)
+    return pb.FaceEdit(face=face, fidelity=order.fidelity, visibility=order.visibility, skip=order.skip)
 
 
 def _restored(response: pb.RestoreFacesResponse) -> Restored:
@@ -259,14 +259,14 @@ def _face(face: pb.Face) -> dict[str, Any]:
     }
 
 
-def _reason(number: error_reason_pb2.NotDoneReason) -> str | None:
-    if number == error_reason_pb2.NOT_DONE_REASON_UNSPECIFIED:
+def _reason(number: error_reason_pb2.SkipReason) -> str | None:
+    if number == error_reason_pb2.SKIP_REASON_UNSPECIFIED:
         return None
     try:
-        name = error_reason_pb2.NotDoneReason.Name(number)
+        name = error_reason_pb2.SkipReason.Name(number)
     except ValueError:  # a service of a newer version has a reason that we do not know
         return "failed"
-    return name.removeprefix("NOT_DONE_REASON_").lower()
+    return name.removeprefix("SKIP_REASON_").lower()
 
 
 def _stage(report: stage_report_pb2.StageReport) -> dict[str, Any]:

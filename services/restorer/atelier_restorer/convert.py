@@ -12,7 +12,7 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.request import (
     DetectRequest,
     Face,
-    FaceOrder,
+    FaceEdit,
     FaceOutcome,
     FaceRule,
     MaskKind,
@@ -20,8 +20,9 @@ from atelier_restorer.request import (
     RestoreResult,
 )
 from atelier_runtime import defaults, images
-from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
-from atelier_runtime.health import StageState
+from atelier_runtime.errors import (FieldViolation, InvalidRequest)
+from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.health import ServiceStatus
 from atelier_runtime.images import Format, Picture, RgbArray
 from atelier_runtime.metrics import StageReport
 
@@ -45,12 +46,12 @@ _FILE_FORMATS: Mapping[image_pb2.ImageFormat, Format] = {
 }
 _FORMAT_NUMBERS = {name: number for number, name in _FILE_FORMATS.items()}
 # Total, or this module could not be imported.
-_REASONS: Mapping[NotDoneReason, error_reason_pb2.NotDoneReason] = {
-    reason: getattr(error_reason_pb2, f"NOT_DONE_REASON_{reason.name}") for reason in NotDoneReason
+_REASONS: Mapping[SkipReason, error_reason_pb2.SkipReason] = {
+    reason: getattr(error_reason_pb2, f"SKIP_REASON_{reason.name}") for reason in SkipReason
 }
 _OPTIONAL = (
     *("fidelity", "max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness"),
-    *("visibility", "upscale", "use_realesrgan", "aligned", "match_tone", "return_mask", "return_crops"),
+    *("visibility", "upscale", "use_upscaler", "aligned", "match_tone", "return_mask", "return_crops"),
 )
 
 
@@ -188,7 +189,7 @@ def detect_response(faces: list[Face], picture: Picture, stages: list[StageRepor
     )
 
 
-def status_response(state: StageState) -> pb.GetStatusResponse:
+def status_response(state: ServiceStatus) -> pb.GetStatusResponse:
     """Build the answer."""
     status = service_status_pb2.ServiceStatus(
         version=state.version,
@@ -208,9 +209,9 @@ def status_response(state: StageState) -> pb.GetStatusResponse:
     return pb.GetStatusResponse(status=status)
 
 
-def _orders(message: pb.RestoreFacesRequest) -> tuple[FaceOrder, ...]:
+def _orders(message: pb.RestoreFacesRequest) -> tuple[FaceEdit, ...]:
     return tuple(
-        FaceOrder(
+        FaceEdit(
             face=_known_face(number, order.face),
             fidelity=order.fidelity if order.HasField("fidelity") else None,
             visibility=order.visibility if order.HasField("visibility") else None,
@@ -278,8 +279,8 @@ def _crop(crop: RgbArray | None) -> image_pb2.Image | None:
     return _image(data, image_pb2.IMAGE_FORMAT_PNG, crop.shape[1], crop.shape[0])
 
 
-def _reason(reason: NotDoneReason | None) -> error_reason_pb2.NotDoneReason:
-    return _REASONS[reason] if reason else error_reason_pb2.NOT_DONE_REASON_UNSPECIFIED
+def _reason(reason: SkipReason | None) -> error_reason_pb2.SkipReason:
+    return _REASONS[reason] if reason else error_reason_pb2.SKIP_REASON_UNSPECIFIED
 
 
 def _stage(report: StageReport) -> stage_report_pb2.StageReport:

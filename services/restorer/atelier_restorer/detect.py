@@ -22,7 +22,7 @@ from torchvision.ops import nms
 
 from atelier_restorer.nets.checkpoint import load_exactly
 from atelier_restorer.request import Face
-from atelier_runtime.errors import BadPicture, InvalidRequest
+from atelier_runtime.errors import BadImage, InvalidRequest
 from atelier_runtime.images import RgbArray
 
 # (stride of a level in px, sides of its square anchors in px)
@@ -105,7 +105,7 @@ class FaceDetector:
         Boxes may reach beyond the picture, where a face does.
 
         Raises:
-            BadPicture: the network's answer is not finite.
+            BadImage: the network's answer is not finite.
             InvalidRequest: a picture is too large to be looked at as it is, or more than `MAX_CANDIDATES`
                 places are above the confidence.
         """
@@ -133,7 +133,7 @@ class FaceDetector:
     def _detect_batch(self, batch: RgbArray, min_confidence: float) -> list[Detections]:
         offsets, scores, landmarks = self.raw(batch)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (offsets, scores, landmarks)):
-            raise BadPicture("The face detector's answer has non-finite values.")
+            raise BadImage("The face detector's answer has non-finite values.")
         height, width = batch.shape[1:3]
         return [
             decode(offsets[i], scores[i], landmarks[i], height, width, min_confidence)

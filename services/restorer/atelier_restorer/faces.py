@@ -19,9 +19,10 @@ from atelier_restorer.paste import restored_parts
 from atelier_restorer.request import Face, MaskKind, RestoreRequest
 from atelier_restorer.tone import match_tone
 from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
-from atelier_runtime.errors import BadPicture, NotDoneReason
+from atelier_runtime.errors import BadImage
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageLedger, StageReport
+from atelier_runtime.metrics import StageTimer, StageReport
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Candidate:
     """A face on its way through the stages, and what the request wants of it."""
 
     face: Face
-    reason: NotDoneReason | None
+    reason: SkipReason | None
     fidelity: float
     visibility: float
     matrix: np.ndarray | None = None
@@ -40,7 +41,7 @@ class Candidate:
     parts: np.ndarray | None = None
     tone_matched: bool = False
 
-    def give_up(self, reason: NotDoneReason) -> None:
+    def skip(self, reason: SkipReason) -> None:
         """Leave the face as it was."""
         self.reason, self.restored, self.parts = reason, None, None
 
@@ -63,13 +64,13 @@ def align(rgb: RgbArray, candidates: Sequence[Candidate], max_sharpness: float |
             candidate.matrix = face_to_crop(candidate.face.landmarks)
         except ValueError as error:
             log.warning("a face cannot be aligned", extra={"error": str(error)})
-            candidate.give_up(NotDoneReason.FAILED)
+            candidate.skip(SkipReason.FAILED)
             continue
         candidate.crop = cut_crop(rgb, candidate.matrix)
         found = sharpness(candidate.crop)
         candidate.face = replace(candidate.face, sharpness=found)
         if max_sharpness is not None and found > max_sharpness:
-            candidate.give_up(NotDoneReason.SKIPPED)
+            candidate.skip(SkipReason.SKIPPED)
 
 
 class FaceNetworks:
@@ -113,8 +114,8 @@ class FaceNetworks:
             row = [replace(c, fidelity=f[number]) for c, f in zip(candidates, fidelities, strict=True)]
             for i, answer in by_index.items():
                 restored = answer.crops[number]
-                if isinstance(restored, NotDoneReason):
-                    row[i].give_up(restored)
+                if isinstance(restored, SkipReason):
+                    row[i].skip(restored)
                 else:
                     row[i].restored = restored
             rounds.append(row)
@@ -124,7 +125,7 @@ class FaceNetworks:
         self,
         candidates: Sequence[Candidate],
         request: RestoreRequest,
-        ledger: StageLedger,
+        timer: StageTimer,
         deadline: float | None,
     ) -> None:
         """Find the parts of the restored faces if the request wants only those pasted."""
@@ -133,11 +134,11 @@ class FaceNetworks:
             return
 
         def work(job: Job[None]) -> None:
-            with ledger.stage("parse"):
+            with timer.stage("parse"):
                 for start in range(0, len(restored), self._max_batch):
                     self._parse_batch(job, restored[start : start + self._max_batch])
 
-        await self._worker.submit(work, deadline=deadline, placed=True).result()
+        await self._worker.submit(work, deadline=deadline, has_slot=True).result()
 
     def _parse_batch(self, job: Job[None], batch: list[Candidate]) -> None:
         """Find the parts of restored faces. A face whose parts are not known is not pasted, but reported."""
@@ -154,11 +155,11 @@ class FaceNetworks:
                 if parts.any():
                     candidate.parts = parts
                 else:
-                    candidate.give_up(NotDoneReason.NO_FACE)  # in the detector's eyes only
+                    candidate.skip(SkipReason.NO_FACE)  # in the detector's eyes only
             return
         self._free_memory()  # outside of the handler, whose traceback holds the tensors
         if len(batch) == 1:
-            batch[0].give_up(reason)
+            batch[0].skip(reason)
         else:  # one face may have failed its whole batch: each gets a try of its own
             for candidate in batch:
                 self._parse_batch(job, [candidate])
@@ -192,7 +193,7 @@ def _report(answers: Sequence[RestoredFace], reports: list[StageReport]) -> None
     reports.append(StageReport(batches[0].stage, seconds, max(peaks) if peaks else None))
 
 
-def _failure(error: Exception) -> NotDoneReason:
+def _failure(error: Exception) -> SkipReason:
     if is_out_of_memory(error):
-        return NotDoneReason.OUT_OF_MEMORY
-    return NotDoneReason.NOT_FINITE if isinstance(error, BadPicture) else NotDoneReason.FAILED
+        return SkipReason.OUT_OF_MEMORY
+    return SkipReason.NOT_FINITE if isinstance(error, BadImage) else SkipReason.FAILED

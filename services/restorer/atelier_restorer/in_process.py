@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from atelier_restorer.client import Client
-from atelier_restorer.servicer import RestorerServicer, RestorerStage
+from atelier_restorer.servicer import RestorerServicer, RestorerService
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device import DeviceWorker
 from atelier_runtime.errors import AtelierError, InternalError, NotFound
-from atelier_runtime.health import StageState
+from atelier_runtime.health import ServiceStatus
 from atelier_runtime.settings import StartupError
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ async def open_here(
     Raises `StartupError` if a network of `required` is neither in the model set nor given as a file.
     """
     worker = DeviceWorker(_QUEUE_CAPACITY)
-    stage = RestorerStage(settings, worker, _no_state, roles)
+    stage = RestorerService(settings, worker, _no_state, roles)
     try:
         await worker.submit(lambda job: stage.load()).result()
         worker.forget_job_times()
@@ -79,5 +79,5 @@ def _method(call: Callable[..., Awaitable[Any]]) -> Callable[[Any, float], Await
     return ask
 
 
-def _no_state() -> StageState:
+def _no_state() -> ServiceStatus:
     raise NotFound("A command has no state to tell.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atelier_restorer.align import CROP_SIZE
-from atelier_restorer.request import FaceOrder, RestoreRequest
+from atelier_restorer.request import FaceEdit, RestoreRequest
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.images import Format, Picture, message_limit_bytes
 
@@ -63,7 +63,7 @@ def check_answer(size_bytes: int, request: RestoreRequest, max_pixels: int) -> N
         )
 
 
-def _touches(order: FaceOrder, picture: Picture) -> bool:
+def _touches(order: FaceEdit, picture: Picture) -> bool:
     """Tell whether a face's box or a landmark lies in the picture; of a face that a detector saw one does."""
     x1, y1, x2, y2 = order.face.box
     overlaps = x1 < picture.width and y1 < picture.height and x2 > 0 and y2 > 0

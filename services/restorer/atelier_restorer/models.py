@@ -28,7 +28,7 @@ from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
 from atelier_runtime.processors import usable_processors
 from atelier_runtime.settings import StartupError
@@ -81,7 +81,7 @@ class FaceRestorer:
         finite = torch.isfinite(image).flatten(1).all(dim=1).tolist()
         pixels = image.clamp_(-1, 1).add_(1).mul_(127.5).round_().nan_to_num_().to(torch.uint8)
         restored = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return [restored[i] if finite[i] else NotDoneReason.NOT_FINITE for i in range(len(decodes))]
+        return [restored[i] if finite[i] else SkipReason.NOT_FINITE for i in range(len(decodes))]
 
 
 def bucket(count: int, max_batch: int | None) -> int:

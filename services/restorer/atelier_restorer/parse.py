@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.nets.checkpoint import load_exactly
-from atelier_runtime.errors import BadPicture
+from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 
 _CLASSES = 19
@@ -52,9 +52,9 @@ class FaceParser:
     def classify(self, crops: RgbArray) -> RgbArray:
         """Return the class (0 to 18) of every pixel, (N, 512, 512), of aligned crops (N, 512, 512, 3).
 
-        Raises `BadPicture` if the network's answer has non-finite values.
+        Raises `BadImage` if the network's answer has non-finite values.
         """
         logits = self.logits(crops)
         if not bool(torch.isfinite(logits).all()):
-            raise BadPicture("The face parser's answer has non-finite values.")
+            raise BadImage("The face parser's answer has non-finite values.")
         return np.asarray(logits.argmax(dim=1).to(torch.uint8).cpu().numpy())

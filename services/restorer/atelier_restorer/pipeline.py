@@ -3,7 +3,7 @@
 What comes out is pasted by `restoration.paste`.
 
 Networks run as jobs on the device thread, the rest in threads of the host, so that the work of several
-requests overlaps and the event loop stays free. Each stage of the work is timed in the ledgers that the
+requests overlaps and the event loop stays free. Each stage of the work is timed in the timers that the
 caller brings.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 from atelier_restorer.align import CROP_SIZE, cut_crop, face_to_crop, sharpness
 from atelier_restorer.batching import FaceBatcher
-from atelier_restorer.choose import choose_faces, follow_orders
+from atelier_restorer.selection import select_faces, apply_face_edits
 from atelier_restorer.faces import (
     Candidate,
     FaceNetworks,
@@ -29,7 +29,7 @@ from atelier_restorer.faces import (
     recolour,
 )
 from atelier_restorer.gray import is_gray, recolouring, to_gray
-from atelier_restorer.host import HostWork
+from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.models import Models, batch_for
 from atelier_restorer.request import DetectRequest, Face, MaskKind, RestoreRequest
 from atelier_restorer.restoration import Restoration, blend_face, outcome_of, overall_reason, patches_of
@@ -37,9 +37,10 @@ from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.upscale import LANCZOS, Enlarged, enlarge
 from atelier_runtime import metrics
 from atelier_runtime.device import DeviceWorker, Job
-from atelier_runtime.errors import BadPicture, InvalidRequest, NotDoneReason, StageUnavailable
+from atelier_runtime.errors import (BadImage, InvalidRequest, ServiceUnavailable)
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import Picture, RgbArray, to_depth
-from atelier_runtime.metrics import StageLedger
+from atelier_runtime.metrics import StageTimer
 from atelier_runtime.settings import StartupError
 from atelier_runtime.vram import probe_for
 
@@ -48,24 +49,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Call:
-    """What belongs to one call: its deadline (on the clock of `time.monotonic`) and its ledgers.
+    """What belongs to one call: its deadline (on the clock of `time.monotonic`) and its timers.
 
     `host` times work of the processor, `device` that of the networks; both write to one list of reports.
     """
 
     deadline: float | None
-    host: StageLedger
-    device: StageLedger
+    host: StageTimer
+    device: StageTimer
 
 
 class RestorerPipeline:
     """Restores faces with the networks it is given; holds nothing of a request between calls.
 
-    The caller holds a place in the worker's queue (`DeviceWorker.place`) while networks run for it.
+    The caller holds a place in the worker's queue (`DeviceWorker.reserve_slot`) while networks run for it.
     """
 
     def __init__(
-        self, models: Models, settings: RestorerSettings, worker: DeviceWorker, host: HostWork
+        self, models: Models, settings: RestorerSettings, worker: DeviceWorker, host: CpuPool
     ) -> None:
         self._models = models
         self._settings = settings
@@ -78,7 +79,7 @@ class RestorerPipeline:
                 worker,
                 models.codeformer,
                 max_batch=max_batch,
-                new_ledger=lambda: StageLedger(probe_for(models.device)),
+                new_timer=lambda: StageTimer(probe_for(models.device)),
                 free_memory=self._free_memory,
             )
             self._faces = FaceNetworks(models, worker, batcher, max_batch, self._free_memory)
@@ -94,20 +95,20 @@ class RestorerPipeline:
                 models.detector.detect([rgb], size_px=size, min_confidence=1.0)
             if models.upscaler:
                 models.upscaler.enlarge(rgb[:64, :64], lambda: None)
-        except BadPicture as error:
+        except BadImage as error:
             raise StartupError(f"MODEL_SET: the warm-up picture failed: {error}") from error
         if models.codeformer:
             crop = models.codeformer.restore(rgb[None], [(0, RestoreRequest().fidelity)])[0]
-            if isinstance(crop, NotDoneReason):
+            if isinstance(crop, SkipReason):
                 raise StartupError("MODEL_SET: CodeFormer's warm-up picture has non-finite values")
 
     async def detect(self, picture: Picture, request: DetectRequest, call: Call) -> list[Face]:
         """Find the faces of a picture, the surest first, with their sharpness.
 
-        Raises `StageUnavailable` if the model set has no detector.
+        Raises `ServiceUnavailable` if the model set has no detector.
         """
         if self._models.detector is None:
-            raise StageUnavailable("The model set has no face detector.")
+            raise ServiceUnavailable("The model set has no face detector.")
         rgb = await self._host.run(picture.eight_bit)
         found = await self._detect(rgb, request, call)
 
@@ -173,17 +174,17 @@ class RestorerPipeline:
                     request.fidelity if order.fidelity is None else order.fidelity,
                     request.visibility if order.visibility is None else order.visibility,
                 )
-                for order, reason in zip(request.faces, follow_orders(request), strict=True)
+                for order, reason in zip(request.faces, apply_face_edits(request), strict=True)
             ]
         else:
             floor = min(request.min_confidence, self._settings.report_confidence)
             faces = await self._detect(rgb, DetectRequest(min_confidence=floor), call)
-            reasons = choose_faces(faces, request, rgb.shape[1], rgb.shape[0])
+            reasons = select_faces(faces, request, rgb.shape[1], rgb.shape[0])
             candidates = [
                 Candidate(face, reason, request.fidelity, request.visibility)
                 for face, reason in zip(faces, reasons, strict=True)
             ]
-        if all(candidate.reason is NotDoneReason.LOW_CONFIDENCE for candidate in candidates):
+        if all(candidate.reason is SkipReason.LOW_CONFIDENCE for candidate in candidates):
             log.info("No faces detected")
         if any(candidate.reason is None for candidate in candidates):
 
@@ -205,7 +206,7 @@ class RestorerPipeline:
                     [rgb], size_px=request.detect_size_px, min_confidence=request.min_confidence
                 )[0]
 
-        return await self._worker.submit(work, deadline=call.deadline, placed=True).result()
+        return await self._worker.submit(work, deadline=call.deadline, has_slot=True).result()
 
     async def _restore_faces(
         self,
@@ -240,7 +241,7 @@ class RestorerPipeline:
         return self._worker.submit(
             lambda job: self._enlarge(job, picture, request, gray, call.device),
             deadline=call.deadline,
-            placed=True,
+            has_slot=True,
         )
 
     async def _restoration(
@@ -275,19 +276,19 @@ class RestorerPipeline:
         )
 
     def _enlarge(
-        self, job: Job[Any], picture: Picture, request: RestoreRequest, gray: bool, ledger: StageLedger
+        self, job: Job[Any], picture: Picture, request: RestoreRequest, gray: bool, timer: StageTimer
     ) -> tuple[Enlarged, list[str]]:
         rgb, warnings = picture.eight_bit(), list[str]()
         if picture.bits > 8:
             warnings.append(f"The picture was enlarged in 8 bits a channel, of its {picture.bits}.")
-        upscaler = self._models.upscaler if request.use_realesrgan else None
-        if request.use_realesrgan and upscaler is None:
+        upscaler = self._models.upscaler if request.use_upscaler else None
+        if request.use_upscaler and upscaler is None:
             warnings.append("The model set has no upscaler; the picture was enlarged by Lanczos.")
-        with ledger.stage("upscale"):
+        with timer.stage("upscale"):
             job.check()
             try:
                 result = enlarge(rgb, request.upscale, upscaler, job.check)
-            except (BadPicture, torch.OutOfMemoryError) as error:
+            except (BadImage, torch.OutOfMemoryError) as error:
                 log.warning("the upscaler failed", extra={"error": str(error)})
                 result = None
             if result is None:

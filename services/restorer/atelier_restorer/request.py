@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from atelier_runtime import defaults
-from atelier_runtime.errors import FieldViolation, InvalidRequest, NotDoneReason
+from atelier_runtime.errors import (FieldViolation, InvalidRequest)
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import Format, Picture, RgbArray
 from atelier_runtime.metrics import StageReport
 
@@ -74,7 +75,7 @@ class Face:
 
 
 @dataclass(frozen=True)
-class FaceOrder:
+class FaceEdit:
     """What to do with one face that the caller knows already, in px of the input picture.
 
     None: as the request says for all faces.
@@ -94,7 +95,7 @@ class RestoreRequest:
     """
 
     fidelity: float = defaults.FIDELITY
-    faces: tuple[FaceOrder, ...] = ()
+    faces: tuple[FaceEdit, ...] = ()
     rule: FaceRule = FaceRule.ALL
     max_faces: int = defaults.MAX_FACES
     min_face_px: float = defaults.MIN_FACE_PX
@@ -103,7 +104,7 @@ class RestoreRequest:
     max_sharpness: float | None = None
     visibility: float = defaults.VISIBILITY
     upscale: int = defaults.UPSCALE
-    use_realesrgan: bool = defaults.USE_REALESRGAN
+    use_upscaler: bool = defaults.USE_UPSCALER
     aligned: bool = False
     mask: MaskKind = MaskKind.FEATHER
     match_tone: bool | None = None
@@ -153,8 +154,8 @@ class RestoreRequest:
             check.violate(name, f"chooses among faces found, but {why}")
 
     def _check_orders(self, check: _Checker) -> None:
-        if len(self.faces) > defaults.MAX_FACE_ORDERS:
-            check.violate("faces", f"are {len(self.faces)}; the limit is {defaults.MAX_FACE_ORDERS}")
+        if len(self.faces) > defaults.MAX_FACE_EDITS:
+            check.violate("faces", f"are {len(self.faces)}; the limit is {defaults.MAX_FACE_EDITS}")
             return
         for number, order in enumerate(self.faces):
             name = f"faces[{number}]"
@@ -195,7 +196,7 @@ class FaceOutcome:
     """
 
     face: Face
-    reason: NotDoneReason | None
+    reason: SkipReason | None
     fidelity: float | None
     before: RgbArray | None = None
     after: RgbArray | None = None
@@ -211,7 +212,7 @@ class RestoreResult:
     picture: Picture
     mask: RgbArray | None
     outcomes: tuple[FaceOutcome, ...]
-    reason: NotDoneReason | None
+    reason: SkipReason | None
     upscale_applied: int
     upscaler: str
     warnings: tuple[str, ...]

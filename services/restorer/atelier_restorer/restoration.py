@@ -13,9 +13,9 @@ from atelier_restorer.faces import Candidate
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
 from atelier_restorer.request import FaceOutcome, RestoreRequest, RestoreResult
 from atelier_restorer.upscale import Enlarged, enlarge_plane
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import Picture, RgbArray, to_depth, to_eight_bit
-from atelier_runtime.metrics import StageLedger
+from atelier_runtime.metrics import StageTimer
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Restoration:
     changed: RgbArray | None
     patches: tuple[Patch, ...]
     outcomes: tuple[FaceOutcome, ...]
-    reason: NotDoneReason | None
+    reason: SkipReason | None
     warnings: tuple[str, ...]
     tone_matched: bool
 
@@ -52,7 +52,7 @@ def paste(
     picture: Picture,
     request: RestoreRequest,
     restoration: Restoration,
-    ledger: StageLedger,
+    timer: StageTimer,
     *,
     in_place: bool = False,
 ) -> RestoreResult:
@@ -61,7 +61,7 @@ def paste(
     `in_place`: into the background itself, which nobody needs afterwards, if it can be written to; else into
     a copy, so that it stays whole for other fidelities.
     """
-    with ledger.stage("paste"):
+    with timer.stage("paste"):
         background, upscaler = restoration.background
         rgb = background if in_place and background.flags.writeable else background.copy()
         mask = None
@@ -118,15 +118,15 @@ def outcome_of(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
 
 def overall_reason(
     candidates: Sequence[Candidate], request: RestoreRequest, missing: str | None
-) -> NotDoneReason | None:
+) -> SkipReason | None:
     """Return None if a face was restored, else what kept the surest one from it; `missing`: a network."""
     if request.max_faces == 0:
-        return NotDoneReason.SKIPPED
+        return SkipReason.SKIPPED
     if missing:
-        return NotDoneReason.NOT_LOADED
+        return SkipReason.NOT_LOADED
     if any(candidate.reason is None for candidate in candidates):
         return None
-    return candidates[0].reason if candidates else NotDoneReason.NO_FACE
+    return candidates[0].reason if candidates else SkipReason.NO_FACE
 
 
 def _enlarged_mask(mask: RgbArray, scale: int) -> RgbArray:

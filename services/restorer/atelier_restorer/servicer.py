@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_restorer import convert
-from atelier_restorer.host import HostWork
+from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.limits import check_answer, check_picture, check_sweep
 from atelier_restorer.models import ROLES, Models, load_models
 from atelier_restorer.pipeline import Call, RestorerPipeline
@@ -20,20 +20,20 @@ from atelier_restorer.request import RestoreRequest
 from atelier_restorer.restoration import Restoration, paste
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device import DeviceWorker, device_name
-from atelier_runtime.health import LoadedNetwork, StageState
+from atelier_runtime.health import LoadedNetwork, ServiceStatus
 from atelier_runtime.images import Picture
-from atelier_runtime.metrics import StageLedger
+from atelier_runtime.metrics import StageTimer
 from atelier_runtime.vram import VramCollector, memory_info, probe_for
 
 
-class RestorerStage:
+class RestorerService:
     """The stage as the runtime sees it: loads the networks, registers the service, says what is loaded."""
 
     def __init__(
         self,
         settings: RestorerSettings,
         worker: DeviceWorker,
-        state: Callable[[], StageState],
+        state: Callable[[], ServiceStatus],
         roles: Collection[str] = ROLES,
     ) -> None:
         """`roles`: the networks to load; a service loads what there is."""
@@ -41,7 +41,7 @@ class RestorerStage:
         self.settings = settings
         self.worker = worker
         self.state = state
-        self.host = HostWork()
+        self.host = CpuPool()
         self._roles = roles
         # Empty until `load` knows: the setting may be a path, or "auto", which is nobody's answer.
         self.model_set = self.device = self.device_name = self.dtype = ""
@@ -92,7 +92,7 @@ class RestorerStage:
 class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
     """Answers the calls of `atelier.restorer.v1.RestorerService`."""
 
-    def __init__(self, stage: RestorerStage) -> None:
+    def __init__(self, stage: RestorerService) -> None:
         self._stage = stage
 
     async def RestoreFaces(
@@ -121,7 +121,7 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
             with call.host.stage("decode"):
                 return convert.picture(message.image, stage.settings.max_pixels)
 
-        with stage.worker.place(call.deadline):
+        with stage.worker.reserve_slot(call.deadline):
             picture = await stage.host.run(decode)
             faces = await stage.pipeline.detect(picture, request, call)
         return convert.detect_response(faces, picture, call.host.reports)
@@ -151,18 +151,18 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
                     check_sweep(picture, request, fidelities, max_pixels)
             return picture
 
-        with stage.worker.place(call.deadline):
+        with stage.worker.reserve_slot(call.deadline):
             picture = await stage.host.run(decode)
             restorations = await stage.pipeline.restore(picture, request, call, fidelities)
 
         def finish(restoration: Restoration) -> pb.RestoreFacesResponse:
-            ledger = StageLedger()
-            result = paste(picture, request, restoration, ledger, in_place=fidelities is None)
-            with ledger.stage("encode"):
+            timer = StageTimer()
+            result = paste(picture, request, restoration, timer, in_place=fidelities is None)
+            with timer.stage("encode"):
                 image = convert.encode(result.picture, request)
                 mask = convert.mask_image(result)
             warnings = convert.encoding_warnings(result, request)
-            stages = [*call.host.reports, *ledger.reports]
+            stages = [*call.host.reports, *timer.reports]
             response = convert.restore_response(result, image, mask, warnings, stages, stage.model_set)
             check_answer(response.ByteSize() * len(restorations), request, stage.settings.max_pixels)
             return response
@@ -170,8 +170,8 @@ class RestorerServicer(restorer_service_pb2_grpc.RestorerServiceServicer):
         return [await stage.host.run(partial(finish, restoration)) for restoration in restorations]
 
     def _call(self, context: grpc.aio.ServicerContext) -> Call:
-        host = StageLedger()
-        device = StageLedger(probe_for(self._stage.models.device), host.reports)
+        host = StageTimer()
+        device = StageTimer(probe_for(self._stage.models.device), host.reports)
         return Call(_deadline(context), host, device)
 
 

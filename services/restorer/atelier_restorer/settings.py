@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from atelier_runtime import settings
 
 
-class RestorerSettings(settings.StageSettings):
+class RestorerSettings(settings.ServiceSettings):
     """Settings of the face stage."""
 
     model_config = SettingsConfigDict(env_prefix="ATELIER_RESTORER_", frozen=True, extra="ignore")

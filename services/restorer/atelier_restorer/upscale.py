@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError
 
-from atelier_runtime.errors import BadPicture
+from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component, load_state_dict
@@ -77,7 +77,7 @@ class Upscaler:
     def enlarge(self, picture: RgbArray, check: Callable[[], None]) -> RgbArray:
         """Enlarge once by `factor`; `check` is called before each tile and may raise.
 
-        Raises `BadPicture` if the network's answer has non-finite values.
+        Raises `BadImage` if the network's answer has non-finite values.
         """
         height, width = picture.shape[:2]
         f = self.factor
@@ -100,7 +100,7 @@ class Upscaler:
         # A permuted (H, W, C) picture already lies in memory as channels_last wants it.
         answer = self._network(pixels.permute(2, 0, 1).unsqueeze(0).float().div_(255))
         if not torch.isfinite(answer).all():
-            raise BadPicture(f"The upscaler {self.name} made non-finite values.")
+            raise BadImage(f"The upscaler {self.name} made non-finite values.")
         answer = answer.squeeze(0).clamp_(0, 1).mul_(255).round_()
         return answer.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 

@@ -2,7 +2,7 @@
 
 Networks never run on the event loop: a servicer submits a function to the `DeviceWorker`, which
 runs one at a time in the order of arrival. The queue is bounded; what cannot be done is refused at once.
-A request that needs several jobs takes a place in the queue first (`DeviceWorker.place`).
+A request that needs several jobs takes a place in the queue first (`DeviceWorker.reserve_slot`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from atelier_runtime.errors import (
     InternalError,
     OutOfMemory,
     QueueFull,
-    StageDraining,
+    ServiceDraining,
 )
 from atelier_runtime.settings import StartupError
 
@@ -91,10 +91,10 @@ class Job(Generic[T]):
     The function gets the job itself and calls `check` often: between denoising steps, between batches.
     """
 
-    def __init__(self, function: Callable[[Job[T]], T], deadline: float | None, *, placed: bool) -> None:
-        """`deadline`: on the clock of `time.monotonic`, None for none. `placed`: its request has a place."""
+    def __init__(self, function: Callable[[Job[T]], T], deadline: float | None, *, has_slot: bool) -> None:
+        """`deadline`: on the clock of `time.monotonic`, None for none. `has_slot`: its request has a place."""
         self.deadline = deadline
-        self.placed = placed
+        self.has_slot = has_slot
         self.succeeded = False
         self._function = function
         self._context = contextvars.copy_context()
@@ -208,13 +208,13 @@ class DeviceWorker:
         """Return the time until a new request would start, from the mean of past ones; 0 if unknown."""
         return self._requests * (self._mean_seconds or 0.0)
 
-    def check_place(self, deadline: float | None = None) -> None:
+    def check_slot(self, deadline: float | None = None) -> None:
         """Raise what `submit` and `place` would raise now."""
         with self._state:
             wait = self.estimated_wait_s()
             retry_after = max(1.0, math.ceil(wait))
             if self._draining:
-                raise StageDraining(retry_after_s=retry_after)
+                raise ServiceDraining(retry_after_s=retry_after)
             if self._requests > self.capacity:
                 raise QueueFull(
                     f"Every place in the queue is taken ({self.depth} waiting, {self.capacity} places).",
@@ -227,14 +227,14 @@ class DeviceWorker:
                 )
 
     @contextlib.contextmanager
-    def place(self, deadline: float | None = None) -> Iterator[None]:
+    def reserve_slot(self, deadline: float | None = None) -> Iterator[None]:
         """Hold a place for a request that brings several jobs, from before its decoding to its last job.
 
-        Inside, submit with `placed=True`. Raises `StageDraining`, `QueueFull` or `DeadlineUnmeetable`
+        Inside, submit with `has_slot=True`. Raises `ServiceDraining`, `QueueFull` or `DeadlineUnmeetable`
         at once.
         """
         with self._state:
-            self.check_place(deadline)
+            self.check_slot(deadline)
             ahead = self._requests
             self._count(+1)
         start = time.monotonic()
@@ -246,17 +246,17 @@ class DeviceWorker:
                 self._count(-1)
 
     def submit(
-        self, function: Callable[[Job[T]], T], *, deadline: float | None = None, placed: bool = False
+        self, function: Callable[[Job[T]], T], *, deadline: float | None = None, has_slot: bool = False
     ) -> Job[T]:
         """Queue a function; call on the event loop.
 
-        A `placed` job is always accepted. Any other is a request of its own: raises `StageDraining`,
+        A `has_slot` job is always accepted. Any other is a request of its own: raises `ServiceDraining`,
         `QueueFull` or `DeadlineUnmeetable` at once.
         """
-        job = Job(function, deadline, placed=placed)
+        job = Job(function, deadline, has_slot=has_slot)
         with self._state:
-            if not placed:
-                self.check_place(deadline)
+            if not has_slot:
+                self.check_slot(deadline)
                 self._count(+1)
             job._remove = self._withdraw  # a closure over the job would keep it, and its picture, alive
             self._waiting.append(job)
@@ -302,7 +302,7 @@ class DeviceWorker:
         metrics.QUEUE_DEPTH.set(self.depth)
 
     def _leave(self, job: Job[Any]) -> None:
-        self._count(0 if job.placed else -1)
+        self._count(0 if job.has_slot else -1)
 
     def _learn(self, seconds: float) -> None:
         with self._state:
@@ -319,7 +319,7 @@ class DeviceWorker:
                 metrics.QUEUE_DEPTH.set(self.depth)
             start = time.monotonic()
             hand_out = job._run()
-            if job.succeeded and not job.placed:
+            if job.succeeded and not job.has_slot:
                 self._learn(time.monotonic() - start)
             with self._state:
                 self._running = None

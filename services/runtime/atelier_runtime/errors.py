@@ -1,24 +1,24 @@
-"""Why a call fails: one enum, one exception class for each of its values.
+"""Why a call fails: one enum, and one exception class for each of its values.
 
     AtelierError
     ├── InvalidRequest          a field is missing, unknown or out of range
-    ├── MalformedBody           the body is no JSON object (HTTP)
-    ├── BodyTooLarge            larger than the limit
-    ├── UnsupportedMediaType    a content type that we do not read (HTTP)
-    ├── QueueFull               every place in the queue is taken
-    ├── DeadlineUnmeetable      cannot be done in time, so not started
-    ├── DeadlineExceeded        the deadline passed during the work
-    ├── StageNotReady           still loading
-    ├── StageDraining           shutting down
-    ├── StageUnavailable        cannot be reached
-    ├── OutOfMemory             the device's memory did not suffice, after one retry
-    ├── BadPicture              non-finite values, or one colour
-    ├── Cancelled               the client hung up
-    ├── NotFound                no such page or method (HTTP)
-    └── InternalError           our fault
+    ├── MalformedBody           the body is not a JSON object (HTTP)
+    ├── BodyTooLarge            the body or message exceeds the limit
+    ├── UnsupportedMediaType    the content type is not supported (HTTP)
+    ├── QueueFull               the queue is full
+    ├── DeadlineUnmeetable      cannot finish in time, so it was not started
+    ├── DeadlineExceeded        the deadline expired while queued or running
+    ├── ServiceNotReady         still loading
+    ├── ServiceDraining         shutting down
+    ├── ServiceUnavailable      cannot be reached
+    ├── OutOfMemory             the device ran out of memory, after one retry
+    ├── BadImage                non-finite values, or a single color
+    ├── Cancelled               the client cancelled or disconnected
+    ├── NotFound                no such path or method (HTTP)
+    └── InternalError           a bug or an unforeseen failure
 
 Messages are shown to clients: they name the field and the limit, never a path or Python text.
-`status.py` holds the table to gRPC and back, the gateway's `problems.py` the one to HTTP.
+`status.py` has the table to gRPC and back, the gateway's `http/errors.py` the one to HTTP.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from typing import ClassVar
 
 
 class ErrorReason(StrEnum):
-    """Why a call failed; the same names as `atelier.common.v1.ErrorReason`, in lower case."""
+    """Why a call failed; the members are named as in `atelier.common.v1.ErrorReason`.
+
+    The values are what JSON clients read in `error.code` and what metrics are labelled with. Clients of 0.1
+    know four of them by older names, so those differ from their members'.
+    """
 
     INVALID_REQUEST = "invalid_request"
     MALFORMED_BODY = "malformed_body"
@@ -39,43 +43,28 @@ class ErrorReason(StrEnum):
     QUEUE_FULL = "queue_full"
     DEADLINE_UNMEETABLE = "deadline_unmeetable"
     DEADLINE_EXCEEDED = "deadline_exceeded"
-    STAGE_NOT_READY = "stage_not_ready"
-    STAGE_DRAINING = "stage_draining"
-    STAGE_UNAVAILABLE = "stage_unavailable"
+    SERVICE_NOT_READY = "stage_not_ready"
+    SERVICE_DRAINING = "stage_draining"
+    SERVICE_UNAVAILABLE = "stage_unavailable"
     OUT_OF_MEMORY = "out_of_memory"
-    BAD_PICTURE = "bad_picture"
+    BAD_IMAGE = "bad_picture"
     CANCELLED = "cancelled"
     NOT_FOUND = "not_found"
     INTERNAL = "internal"
 
 
-class NotDoneReason(StrEnum):
-    """Why something asked for was not done; the names of `atelier.common.v1.NotDoneReason`."""
-
-    NO_FACE = "no_face"
-    NOT_LOADED = "not_loaded"
-    TOO_SMALL = "too_small"
-    LOW_CONFIDENCE = "low_confidence"
-    OVER_LIMIT = "over_limit"
-    SKIPPED = "skipped"
-    NOT_FINITE = "not_finite"
-    FAILED = "failed"
-    OUT_OF_MEMORY = "out_of_memory"
-    RESTORER_UNAVAILABLE = "restorer_unavailable"
-
-
 @dataclass(frozen=True)
 class FieldViolation:
-    """One field that was refused, and why, with the limit."""
+    """A field that was rejected, and why, with the limit."""
 
     field: str
     message: str
 
 
 class AtelierError(Exception):
-    """The root: `message` may be shown to the client.
+    """The root of the tree; `message` may be shown to the client.
 
-    `retry_after_s` tells when to come back, in seconds; None: coming back will not help, or unknown.
+    `retry_after_s` is when to retry, in seconds; None: retrying will not help, or it is unknown when.
     """
 
     reason: ClassVar[ErrorReason]
@@ -100,106 +89,106 @@ class InvalidRequest(AtelierError):
 
     @classmethod
     def of(cls, field: str, message: str) -> InvalidRequest:
-        """One field, one violation."""
+        """Return the error of a single field."""
         return cls([FieldViolation(field, message)])
 
 
 class MalformedBody(AtelierError):
-    """The body is no JSON object."""
+    """The body is not a JSON object."""
 
     reason = ErrorReason.MALFORMED_BODY
     default_message = "The body is not a JSON object."
 
 
 class BodyTooLarge(AtelierError):
-    """The body or message is larger than the limit."""
+    """The body or message exceeds the limit."""
 
     reason = ErrorReason.BODY_TOO_LARGE
     default_message = "The body is larger than the limit."
 
 
 class UnsupportedMediaType(AtelierError):
-    """The body's content type is not read here."""
+    """The body's content type is not supported."""
 
     reason = ErrorReason.UNSUPPORTED_MEDIA_TYPE
     default_message = "The body must be application/json or text/plain."
 
 
 class QueueFull(AtelierError):
-    """Every place in the queue is taken."""
+    """The queue is full."""
 
     reason = ErrorReason.QUEUE_FULL
-    default_message = "Every place in the queue is taken."
+    default_message = "The queue is full."
 
 
 class DeadlineUnmeetable(AtelierError):
-    """The work cannot be done before the deadline, so it was not started."""
+    """The work cannot be finished before the deadline, so it was not started."""
 
     reason = ErrorReason.DEADLINE_UNMEETABLE
-    default_message = "The work cannot be done before the deadline."
+    default_message = "The work cannot be finished before the deadline."
 
 
 class DeadlineExceeded(AtelierError):
-    """The deadline passed."""
+    """The deadline expired."""
 
     reason = ErrorReason.DEADLINE_EXCEEDED
-    default_message = "The deadline passed."
+    default_message = "The deadline expired."
 
 
-class StageNotReady(AtelierError):
-    """The stage is still loading."""
+class ServiceNotReady(AtelierError):
+    """The service is still loading."""
 
-    reason = ErrorReason.STAGE_NOT_READY
-    default_message = "The stage is loading its networks."
-
-
-class StageDraining(AtelierError):
-    """The stage is shutting down."""
-
-    reason = ErrorReason.STAGE_DRAINING
-    default_message = "The stage is shutting down."
+    reason = ErrorReason.SERVICE_NOT_READY
+    default_message = "The service is loading its networks."
 
 
-class StageUnavailable(AtelierError):
-    """The stage cannot be reached."""
+class ServiceDraining(AtelierError):
+    """The service is shutting down."""
 
-    reason = ErrorReason.STAGE_UNAVAILABLE
-    default_message = "The stage cannot be reached."
+    reason = ErrorReason.SERVICE_DRAINING
+    default_message = "The service is shutting down."
+
+
+class ServiceUnavailable(AtelierError):
+    """The service cannot be reached."""
+
+    reason = ErrorReason.SERVICE_UNAVAILABLE
+    default_message = "The service cannot be reached."
 
 
 class OutOfMemory(AtelierError):
-    """The device's memory did not suffice, after one retry."""
+    """The device ran out of memory, after one retry."""
 
     reason = ErrorReason.OUT_OF_MEMORY
-    default_message = "The device's memory does not suffice for this request."
+    default_message = "The device does not have enough memory for this request."
 
 
-class BadPicture(AtelierError):
-    """The networks made a picture with non-finite values, or of one colour."""
+class BadImage(AtelierError):
+    """The networks produced an image with non-finite values, or of a single color."""
 
-    reason = ErrorReason.BAD_PICTURE
-    default_message = "The networks made no usable picture."
+    reason = ErrorReason.BAD_IMAGE
+    default_message = "The networks produced no usable image."
 
 
 class Cancelled(AtelierError):
-    """The client cancelled or hung up."""
+    """The client cancelled or disconnected."""
 
     reason = ErrorReason.CANCELLED
     default_message = "The call was cancelled."
 
 
 class NotFound(AtelierError):
-    """There is no such page or method on this address."""
+    """There is no such path or method."""
 
     reason = ErrorReason.NOT_FOUND
-    default_message = "There is no such page."
+    default_message = "There is no such path."
 
 
 class InternalError(AtelierError):
-    """Our fault; the client gets the request id and no more."""
+    """A bug or an unforeseen failure; the client gets the request ID and no more."""
 
     reason = ErrorReason.INTERNAL
-    default_message = "Something went wrong on our side."
+    default_message = "Internal error."
 
 
 ERROR_CLASSES: dict[ErrorReason, type[AtelierError]] = {
@@ -212,17 +201,17 @@ ERROR_CLASSES: dict[ErrorReason, type[AtelierError]] = {
         QueueFull,
         DeadlineUnmeetable,
         DeadlineExceeded,
-        StageNotReady,
-        StageDraining,
-        StageUnavailable,
+        ServiceNotReady,
+        ServiceDraining,
+        ServiceUnavailable,
         OutOfMemory,
-        BadPicture,
+        BadImage,
         Cancelled,
         NotFound,
         InternalError,
     )
 }
-"""Every exception class by its reason; total, held by a test."""
+"""Every exception class by its reason; a test holds it complete."""
 
 
 def make_error(
@@ -232,7 +221,27 @@ def make_error(
     fields: Sequence[FieldViolation] = (),
     retry_after_s: float | None = None,
 ) -> AtelierError:
-    """Build the exception of a reason that came over a wire."""
+    """Build the exception of a reason that another process sent."""
     if reason is ErrorReason.INVALID_REQUEST:
         return InvalidRequest(fields, message)
     return ERROR_CLASSES[reason](message, retry_after_s=retry_after_s)
+
+
+RETRYABLE = frozenset(
+    {
+        ErrorReason.QUEUE_FULL,
+        ErrorReason.DEADLINE_UNMEETABLE,
+        ErrorReason.SERVICE_NOT_READY,
+        ErrorReason.SERVICE_DRAINING,
+        ErrorReason.SERVICE_UNAVAILABLE,
+    }
+)
+"""Worth retrying later. Out of memory is not: the same request would fail again."""
+
+REFUSALS = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE} | {
+    ErrorReason.INVALID_REQUEST,
+    ErrorReason.MALFORMED_BODY,
+    ErrorReason.BODY_TOO_LARGE,
+    ErrorReason.UNSUPPORTED_MEDIA_TYPE,
+}
+"""Raised before any work is done; counted as `atelier_refusals_total`."""

@@ -1,56 +1,28 @@
-"""What a stage says of itself: grpc.health.v1 and the state behind `GetStatus`.
+"""The health of a service, over grpc.health.v1.
 
-The health service's empty name is liveness: the process turns. The stage's full service name is
-readiness: weights are loaded, a warm-up picture was made, and draining has not begun.
+The health service's empty name is liveness: the process is alive. The service's full name is readiness:
+weights are loaded, the warm-up succeeded, and draining has not begun.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from atelier_runtime.errors import StageDraining, StageNotReady
+from atelier_runtime.errors import ServiceDraining, ServiceNotReady
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 LOADING_RETRY_AFTER_S = 5.0
 
-_LAST_WORD_S = 0.5  # for those who watch to be sent that draining has begun
-
-
-@dataclass(frozen=True)
-class LoadedNetwork:
-    """A network in memory: its role in the set, and its name."""
-
-    role: str
-    name: str
-
-
-@dataclass(frozen=True)
-class StageState:
-    """What a stage is, has loaded and is doing now. Device memory is None on a CPU."""
-
-    version: str
-    ready: bool
-    model_set: str
-    networks: tuple[LoadedNetwork, ...]
-    device: str
-    device_name: str
-    dtype: str
-    vram_free_bytes: int | None
-    vram_total_bytes: int | None
-    process_memory_bytes: int
-    queue_depth: int
-    queue_capacity: int
-    running: int
+_LAST_UPDATE_S = 0.5  # for watchers to be told that draining has begun
 
 
 class _HealthService(health.aio.HealthServicer):
-    """grpc.health.v1 whose watches end with the draining; gRPC would wait for them until its time is up."""
+    """grpc.health.v1 whose watches end when draining begins; a graceful stop would wait for them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +34,7 @@ class _HealthService(health.aio.HealthServicer):
         draining = asyncio.create_task(self.draining.wait())
         try:
             await asyncio.wait({watching, draining}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({watching}, timeout=_LAST_WORD_S)
+            await asyncio.wait({watching}, timeout=_LAST_UPDATE_S)
         finally:
             watching.cancel()
             draining.cancel()
@@ -70,7 +42,7 @@ class _HealthService(health.aio.HealthServicer):
 
 
 class Readiness:
-    """Loading, then ready, then draining; mirrored into grpc.health.v1."""
+    """Loading, then ready, then draining; published over grpc.health.v1."""
 
     def __init__(self, service_name: str) -> None:
         self._service_name = service_name
@@ -90,19 +62,19 @@ class Readiness:
         await self._servicer.set(self._service_name, _NOT_SERVING)
 
     async def set_ready(self) -> None:
-        """Say that networks are loaded and warm."""
+        """Report that the networks are loaded and warm."""
         self._ready = True
         await self._servicer.set(self._service_name, _SERVING)
 
     async def set_draining(self) -> None:
-        """Say that no new work is taken; cannot be taken back."""
+        """Report that no new work is accepted; cannot be undone."""
         self._draining = True
         await self._servicer.set(self._service_name, _NOT_SERVING)
         self._servicer.draining.set()
 
     def require(self) -> None:
-        """Raise `StageDraining` or `StageNotReady` unless ready."""
+        """Raise `ServiceDraining` or `ServiceNotReady` unless ready."""
         if self._draining:
-            raise StageDraining(retry_after_s=1.0)
+            raise ServiceDraining(retry_after_s=1.0)
         if not self._ready:
-            raise StageNotReady(retry_after_s=LOADING_RETRY_AFTER_S)
+            raise ServiceNotReady(retry_after_s=LOADING_RETRY_AFTER_S)

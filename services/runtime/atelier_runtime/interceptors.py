@@ -16,7 +16,7 @@ from atelier_runtime import metrics
 from atelier_runtime.errors import AtelierError, Cancelled, DeadlineExceeded, ErrorReason, InternalError
 from atelier_runtime.health import Readiness
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
-from atelier_runtime.status import GRPC_CODES, to_status
+from atelier_runtime.rpc_errors import GRPC_CODES, to_status
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ REFUSALS = frozenset(
         ErrorReason.INVALID_REQUEST,
         ErrorReason.QUEUE_FULL,
         ErrorReason.DEADLINE_UNMEETABLE,
-        ErrorReason.STAGE_NOT_READY,
-        ErrorReason.STAGE_DRAINING,
+        ErrorReason.SERVICE_NOT_READY,
+        ErrorReason.SERVICE_DRAINING,
     }
 )
 """Errors that are raised before any work is done."""

@@ -1,7 +1,7 @@
-"""Every metric of every process, and the ledger that times a request's stages.
+"""Every metric of every process, and the timer of a request's stages.
 
-No prompt and no id is ever a label. A process exposes only what it can know: `build_registry`
-picks the metrics of its role.
+No prompt and no ID is ever a label. A process exposes only what it can know: `build_registry` selects the
+metrics of its kind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REQUEST_DURATION = Histogram(
     registry=None,
 )
 REQUESTS_IN_PROGRESS = Gauge(
-    "atelier_requests_in_progress", "Calls that have begun and not ended.", registry=None
+    "atelier_requests_in_progress", "Calls that have started and not ended.", registry=None
 )
 ERRORS = Counter("atelier_errors_total", "Calls that failed, by reason.", ["reason"], registry=None)
 REFUSALS = Counter(
@@ -39,20 +39,20 @@ REFUSALS = Counter(
 )
 STAGE_DURATION = Histogram(
     "atelier_stage_duration_seconds",
-    "Wall time of a stage of the work, between device synchronisations.",
+    "Wall time of a stage, between device synchronizations.",
     ["stage"],
     buckets=_SECONDS,
     registry=None,
 )
 STAGE_PEAK_VRAM = Gauge(
     "atelier_stage_peak_vram_bytes",
-    "Highest device memory in use during the latest run of a stage. Absent on a CPU.",
+    "Peak device memory during the latest run of a stage. Absent on a CPU.",
     ["stage"],
     registry=None,
 )
 QUEUE_WAIT = Histogram(
     "atelier_queue_wait_seconds",
-    "Time between acceptance and start of work.",
+    "Time that a request spends in the queue.",
     buckets=_SECONDS,
     registry=None,
 )
@@ -62,7 +62,7 @@ BATCH_SIZE = Histogram(
 )
 FACES = Counter(
     "atelier_faces_total",
-    "Faces found, by what became of them: restored, or the reason why not.",
+    "Faces detected, by outcome: restored, or the reason why not.",
     ["outcome"],
     registry=None,
 )
@@ -71,27 +71,27 @@ CANCELLED_STEPS = Counter(
     "Denoising steps that were not taken because the call was cancelled or its deadline passed.",
     registry=None,
 )
-STAGE_PENDING = Gauge(
-    "atelier_stage_pending",
-    "Calls that the gateway has sent to a stage and that have not ended.",
-    ["stage"],
+BACKEND_PENDING = Gauge(
+    "atelier_backend_pending",
+    "Calls that the gateway has sent to a backend and that have not ended.",
+    ["backend"],
     registry=None,
 )
-STAGE_FAILURES = Counter(
-    "atelier_stage_failures_total",
-    "Calls of the gateway that a stage did not carry out, by reason, after every other try.",
-    ["stage", "reason"],
+BACKEND_FAILURES = Counter(
+    "atelier_backend_failures_total",
+    "Calls of the gateway that failed in a backend after all retries, by reason.",
+    ["backend", "reason"],
     registry=None,
 )
-STAGE_RETRIES = Counter(
-    "atelier_stage_retries_total",
-    "Calls of the gateway that were made again, by why the replica before did not carry them out.",
-    ["stage", "reason"],
+BACKEND_RETRIES = Counter(
+    "atelier_backend_retries_total",
+    "Retries of the gateway, by the reason that the previous replica gave.",
+    ["backend", "reason"],
     registry=None,
 )
 MODEL_LOAD = Gauge(
     "atelier_model_load_seconds",
-    "Time from start of loading to the end of the warm-up picture.",
+    "Time from the start of loading to the end of the warm-up.",
     registry=None,
 )
 BUILD_INFO = Gauge(
@@ -101,21 +101,21 @@ BUILD_INFO = Gauge(
     registry=None,
 )
 
-Role = Literal["gateway", "generator", "restorer"]
+Process = Literal["gateway", "generator", "restorer"]
 
 _EVERYWHERE = (REQUEST_DURATION, REQUESTS_IN_PROGRESS, ERRORS, REFUSALS, BUILD_INFO)
-_STAGES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD)
-_BY_ROLE = {
-    "gateway": (STAGE_PENDING, STAGE_FAILURES, STAGE_RETRIES, STAGE_DURATION),
-    "generator": (*_STAGES, CANCELLED_STEPS),
-    "restorer": (*_STAGES, BATCH_SIZE, FACES),
+_SERVICES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD)
+_BY_PROCESS = {
+    "gateway": (BACKEND_PENDING, BACKEND_FAILURES, BACKEND_RETRIES, STAGE_DURATION),
+    "generator": (*_SERVICES, CANCELLED_STEPS),
+    "restorer": (*_SERVICES, BATCH_SIZE, FACES),
 }
 
 
-def build_registry(role: Role) -> CollectorRegistry:
-    """Return a registry with the metrics of a role, and the process's own memory and CPU time."""
+def build_registry(process: Process) -> CollectorRegistry:
+    """Return a registry with the metrics of a process, its memory and CPU time among them."""
     registry = CollectorRegistry()
-    for metric in (*_EVERYWHERE, *_BY_ROLE[role]):
+    for metric in (*_EVERYWHERE, *_BY_PROCESS[process]):
         registry.register(metric)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -124,7 +124,7 @@ def build_registry(role: Role) -> CollectorRegistry:
 
 @dataclass(frozen=True)
 class StageReport:
-    """What one stage of the work cost; `peak_vram_bytes` is None on a CPU."""
+    """The cost of one stage; `peak_vram_bytes` is None on a CPU."""
 
     stage: str
     seconds: float
@@ -132,20 +132,20 @@ class StageReport:
 
 
 class DeviceProbe(Protocol):
-    """What the ledger asks of a device."""
+    """What the timer needs from a device."""
 
     def synchronize(self) -> None:
         """Wait until everything submitted to the device is done."""
 
     def reset_peak(self) -> None:
-        """Start a new measurement of the highest memory in use."""
+        """Start a new measurement of the peak memory."""
 
     def peak_bytes(self) -> int | None:
-        """Return the highest memory in use since `reset_peak`; None where there is no such figure."""
+        """Return the peak memory since `reset_peak`; None where it is unknown."""
 
 
 class NoProbe:
-    """For work on a CPU: nothing to wait for, no device memory."""
+    """For a CPU: nothing to wait for, no device memory."""
 
     def synchronize(self) -> None:
         """Do nothing."""
@@ -158,11 +158,11 @@ class NoProbe:
         return None
 
 
-class StageLedger:
+class StageTimer:
     """Times the stages of one request. The histograms and the answer's `stages` are the same numbers."""
 
     def __init__(self, probe: DeviceProbe | None = None, reports: list[StageReport] | None = None) -> None:
-        """`reports`: where to write to, if not a list of its own: two ledgers can share one."""
+        """`reports`: the list to append to, by default a new one; two timers can share one."""
         self._probe = probe or NoProbe()
         self.reports: list[StageReport] = [] if reports is None else reports
 

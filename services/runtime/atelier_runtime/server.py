@@ -19,9 +19,9 @@ from grpc_reflection.v1alpha import reflection
 
 from atelier_runtime import __version__, defaults, images, log, metrics
 from atelier_runtime.device import DeviceWorker
-from atelier_runtime.health import LoadedNetwork, Readiness, StageState
+from atelier_runtime.health import LoadedNetwork, Readiness, ServiceStatus
 from atelier_runtime.interceptors import CallInterceptor
-from atelier_runtime.settings import StageSettings, StartupError
+from atelier_runtime.settings import ServiceSettings, StartupError
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ class Stage(Protocol):
         """Return more collectors for /metrics, known after `load`."""
 
 
-class StageServer:
+class ServiceServer:
     """One stage as a server: `start`, `wait_ready`, then `drain`. Usable in a test as in a process."""
 
     def __init__(
         self,
         role: metrics.Role,
-        settings: StageSettings,
-        make_stage: Callable[[DeviceWorker, Callable[[], StageState]], Stage],
+        settings: ServiceSettings,
+        make_stage: Callable[[DeviceWorker, Callable[[], ServiceStatus]], Stage],
     ) -> None:
         """`make_stage` gets the worker and a function that gives the state for `GetStatus`."""
         self._role = role
@@ -88,10 +88,10 @@ class StageServer:
         self.port = 0
         self.metrics_port = 0
 
-    def state(self) -> StageState:
+    def state(self) -> ServiceStatus:
         """Return the state now."""
         vram = self.stage.vram()
-        return StageState(
+        return ServiceStatus(
             version=__version__,
             ready=self.readiness.ready,
             model_set=self.stage.model_set,
@@ -177,15 +177,15 @@ class StageServer:
         return finished
 
 
-def run_stage(
+def run_service(
     role: metrics.Role,
-    settings: StageSettings,
-    make_stage: Callable[[DeviceWorker, Callable[[], StageState]], Stage],
+    settings: ServiceSettings,
+    make_stage: Callable[[DeviceWorker, Callable[[], ServiceStatus]], Stage],
 ) -> int:
     """Run a stage until SIGTERM or SIGINT, and return the exit code: 0 after a full drain, 1 otherwise."""
     log.configure_logging(settings.log_level)
     try:
-        return asyncio.run(_run(lambda: StageServer(role, settings, make_stage)))
+        return asyncio.run(_run(lambda: ServiceServer(role, settings, make_stage)))
     except StartupError as error:
         prefix = settings.model_config.get("env_prefix", "")
         logger.error("cannot start", extra={"error": f"{prefix}{error}"})
@@ -193,7 +193,7 @@ def run_stage(
         return 1
 
 
-async def _run(make_server: Callable[[], StageServer]) -> int:
+async def _run(make_server: Callable[[], ServiceServer]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = make_server()  # in the loop that will serve: gRPC ties a server to the one it is made in

@@ -29,7 +29,7 @@ class ProcessSettings(BaseSettings):
     )
 
 
-class StageSettings(ProcessSettings):
+class ServiceSettings(ProcessSettings):
     """What every gRPC stage can be told."""
 
     port: int = Field(description="Port of the gRPC server; 0 takes a free one.", ge=0, le=65535)

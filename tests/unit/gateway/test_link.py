@@ -12,17 +12,17 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from atelier_gateway.link import StageLink
+from atelier_gateway.link import BackendChannel
 from atelier_runtime import metrics
 from atelier_runtime.errors import (
     AtelierError,
     DeadlineUnmeetable,
     OutOfMemory,
     QueueFull,
-    StageDraining,
-    StageUnavailable,
+    ServiceDraining,
+    ServiceUnavailable,
 )
-from atelier_runtime.status import to_status
+from atelier_runtime.rpc_errors import to_status
 
 SERVICE = "atelier.restorer.v1.RestorerService"
 
@@ -65,7 +65,7 @@ class Street:
 
     def __init__(self) -> None:
         self.replicas: list[Replica] = []
-        self.links: list[StageLink] = []
+        self.links: list[BackendChannel] = []
 
     async def replica(self, name: str, error: AtelierError | None = None, port: int = 0) -> Replica:
         replica = Replica(name, error)
@@ -73,9 +73,9 @@ class Street:
         self.replicas.append(replica)
         return replica
 
-    def link(self, *ports: int, wait_s: float = 10.0) -> StageLink:
+    def link(self, *ports: int, wait_s: float = 10.0) -> BackendChannel:
         target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        link = StageLink("restorer", target, SERVICE, max_pixels=65_536, most_pictures=1, wait_s=wait_s)
+        link = BackendChannel("restorer", target, SERVICE, max_pixels=65_536, most_pictures=1, wait_s=wait_s)
         self.links.append(link)
         return link
 
@@ -128,7 +128,7 @@ async def test_a_replica_that_says_it_is_not_ready_gets_no_calls(street: Street)
 
 async def test_a_call_that_a_draining_replica_refuses_is_made_elsewhere(street: Street) -> None:
     # Its health has not been heard of yet: it still counts as ready.
-    draining, standing = await street.replica("a", StageDraining(retry_after_s=1)), await street.replica("b")
+    draining, standing = await street.replica("a", ServiceDraining(retry_after_s=1)), await street.replica("b")
     stage = street.link(draining.port, standing.port)
 
     async def refused_once() -> bool:
@@ -141,7 +141,7 @@ async def test_a_call_that_a_draining_replica_refuses_is_made_elsewhere(street: 
 async def test_a_call_for_which_a_replica_has_no_place_is_made_at_another(street: Street) -> None:
     full, free = await street.replica("a", QueueFull(retry_after_s=7)), await street.replica("b")
     stage = street.link(full.port, free.port)
-    retries = metrics.STAGE_RETRIES.labels("restorer", "queue_full")
+    retries = metrics.BACKEND_RETRIES.labels("restorer", "queue_full")
     before = retries._value.get()
 
     async def refused_often() -> bool:
@@ -177,7 +177,7 @@ async def test_where_all_are_full_the_one_that_is_free_first_is_told(
 async def test_a_stage_that_is_full_everywhere_is_not_called_for_ever(street: Street) -> None:
     full = await street.replica("a", QueueFull(retry_after_s=7))
     stage = street.link(full.port)
-    failures = metrics.STAGE_FAILURES.labels("restorer", "queue_full")
+    failures = metrics.BACKEND_FAILURES.labels("restorer", "queue_full")
     before = failures._value.get()
     for _ in range(50):
         with pytest.raises(QueueFull):
@@ -188,7 +188,7 @@ async def test_a_stage_that_is_full_everywhere_is_not_called_for_ever(street: St
 
 async def test_a_failure_that_another_try_does_not_change_is_not_repeated(street: Street) -> None:
     small = await street.replica("a", OutOfMemory())
-    failures = metrics.STAGE_FAILURES.labels("restorer", "out_of_memory")
+    failures = metrics.BACKEND_FAILURES.labels("restorer", "out_of_memory")
     before = failures._value.get()
     with pytest.raises(OutOfMemory):
         await street.link(small.port).call(name, in_time())
@@ -196,15 +196,15 @@ async def test_a_failure_that_another_try_does_not_change_is_not_repeated(street
 
 
 async def test_tries_have_an_end(street: Street) -> None:
-    draining = await street.replica("a", StageDraining(retry_after_s=1))
-    with pytest.raises(StageDraining):
+    draining = await street.replica("a", ServiceDraining(retry_after_s=1))
+    with pytest.raises(ServiceDraining):
         await street.link(draining.port).call(name, in_time())
     assert draining.calls == 3
 
 
 async def test_a_call_waits_for_a_replica_and_counts_as_pending_meanwhile(street: Street) -> None:
     port = free_port()
-    pending = metrics.STAGE_PENDING.labels("restorer")
+    pending = metrics.BACKEND_PENDING.labels("restorer")
     before = pending._value.get()
     call = asyncio.create_task(street.link(port, wait_s=20).call(name, in_time()))
     await asyncio.sleep(0.3)
@@ -216,12 +216,12 @@ async def test_a_call_waits_for_a_replica_and_counts_as_pending_meanwhile(street
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.3])
 async def test_without_any_replica_a_call_fails_when_the_wait_is_over(street: Street, wait_s: float) -> None:
-    with pytest.raises(StageUnavailable) as error:
+    with pytest.raises(ServiceUnavailable) as error:
         await street.link(free_port(), wait_s=wait_s).call(name, in_time())
     assert error.value.retry_after_s
 
 
 async def test_waiting_ends_with_the_deadline(street: Street) -> None:
     call = street.link(free_port(), wait_s=600).call(name, time.monotonic() + 0.3)
-    with pytest.raises(StageUnavailable):
+    with pytest.raises(ServiceUnavailable):
         await asyncio.wait_for(call, 20)

@@ -21,7 +21,7 @@ def test_defaults_are_those_of_the_shared_table() -> None:
     assert (request.fidelity, request.max_faces) == (defaults.FIDELITY, defaults.MAX_FACES)
     assert (request.min_face_px, request.min_confidence) == (defaults.MIN_FACE_PX, defaults.MIN_CONFIDENCE)
     assert (request.visibility, request.upscale) == (defaults.VISIBILITY, defaults.UPSCALE)
-    assert (request.use_realesrgan, request.quality) == (defaults.USE_REALESRGAN, defaults.QUALITY)
+    assert (request.use_realesrgan, request.quality) == (defaults.USE_UPSCALER, defaults.QUALITY)
     found = read(DETECT, image=IMAGE)
     assert (found.min_confidence, found.detect_size) == (defaults.MIN_CONFIDENCE, defaults.DETECT_SIZE_PX)
 
@@ -38,7 +38,7 @@ def test_null_is_the_default_for_every_option(checker: Checker[Any]) -> None:
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.model.__name__)
 def test_the_documented_schema_has_every_field_under_every_name(checker: Checker[Any]) -> None:
     schema = openapi_json_schema(checker)
-    assert set(schema["properties"]) == set(checker.properties) | set(checker.older_names)
+    assert set(schema["properties"]) == set(checker.properties) | set(checker.aliases)
     for name, field in schema["properties"].items():
         assert (name in schema["required"]) == ({"type": "null"} not in field.get("anyOf", ()))
 

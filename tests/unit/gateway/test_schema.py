@@ -1,6 +1,6 @@
 import pytest
 
-from atelier_gateway.schema import OLDER_NAMES, GenerateRequest, openapi_request_schema, read_order
+from atelier_gateway.schema import ALIASES, GenerateRequest, openapi_request_schema, read_order
 from atelier_runtime import defaults
 from atelier_runtime.errors import InvalidRequest
 
@@ -22,7 +22,7 @@ def test_null_is_the_default_for_every_option() -> None:
     assert read_order({"prompt": "x", **nulls}, max_pixels=MAX_PIXELS).request == GenerateRequest(prompt="x")
 
 
-@pytest.mark.parametrize(("older", "full"), OLDER_NAMES.items())
+@pytest.mark.parametrize(("older", "full"), ALIASES.items())
 def test_an_older_name_is_the_same_field(older: str, full: str) -> None:
     value = True if full == "hires_fix" else 2
     order = read_order({"prompt": "x", older: value}, max_pixels=MAX_PIXELS)
@@ -61,6 +61,6 @@ def test_max_pixels_is_a_limit_and_not_one_less() -> None:
 
 def test_the_documented_schema_has_every_field_under_every_name() -> None:
     schema = openapi_request_schema()
-    assert set(schema["properties"]) == set(GenerateRequest.model_fields) | set(OLDER_NAMES)
+    assert set(schema["properties"]) == set(GenerateRequest.model_fields) | set(ALIASES)
     for name, field in schema["properties"].items():
         assert name == "prompt" or {"type": "null"} in field["anyOf"]

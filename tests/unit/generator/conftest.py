@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from atelier_generator.models import Models, load_models
-from atelier_generator.pipeline import Drawing, Pipeline, Progress
+from atelier_generator.pipeline import Generation, Pipeline, Progress
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from tests import narrow_sdxl
@@ -80,7 +80,7 @@ def draw(
     check: Callable[[], None] = lambda: None,
     progress: list[Progress] | None = None,
     **options: object,
-) -> Drawing:
+) -> Generation:
     events = [] if progress is None else progress
     return Pipeline(models).draw(request_for(**options), check, events.append)
 

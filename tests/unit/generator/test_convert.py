@@ -6,9 +6,10 @@ import pytest
 from atelier.common.v1 import error_reason_pb2, image_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator import convert
-from atelier_generator.pipeline import Drawing
+from atelier_generator.pipeline import Generation
 from atelier_generator.request import GenerateRequest
-from atelier_runtime.errors import InvalidRequest, NotDoneReason
+from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.metrics import StageReport
 
 
@@ -18,11 +19,11 @@ def test_unset_options_are_the_defaults():
 
 def test_options_set_to_zero_are_not_unset():
     message = pb.GenerateImageRequest(
-        prompt="a cat", guidance_scale=0.0, seed=0, use_refiner=False, use_realesrgan=False, width_px=0
+        prompt="a cat", guidance_scale=0.0, seed=0, use_refiner=False, use_upscaler=False, width_px=0
     )
     request = convert.request_from_proto(message)
     assert (request.guidance_scale, request.seed) == (0.0, 0)
-    assert (request.use_refiner, request.use_realesrgan, request.width_px) == (False, False, 0)
+    assert (request.use_refiner, request.use_upscaler, request.width_px) == (False, False, 0)
 
 
 FULL = GenerateRequest(
@@ -35,7 +36,7 @@ FULL = GenerateRequest(
     seed=2**53 - 1,
     use_refiner=False,
     hires_fix=True,
-    use_realesrgan=False,
+    use_upscaler=False,
     hires_fix_simple=True,
     hires_scale=2.5,
     output_format="webp",
@@ -78,9 +79,9 @@ def test_a_format_from_the_future_is_refused():
     assert [violation.field for violation in caught.value.fields] == ["output.format"]
 
 
-@pytest.mark.parametrize("reason", [None, *NotDoneReason])
+@pytest.mark.parametrize("reason", [None, *SkipReason])
 def test_results_say_what_was_done(reason):
-    drawing = Drawing(
+    drawing = Generation(
         picture=np.zeros((24, 16, 3), np.uint8),
         refiner_applied=reason is None,
         refiner_reason=reason,
@@ -93,8 +94,8 @@ def test_results_say_what_was_done(reason):
     result = convert.result_to_proto(FULL, drawing, b"data", stages, "tiny").result
     assert (result.image.data, result.image.format) == (b"data", image_pb2.IMAGE_FORMAT_WEBP)
     assert (result.image.width_px, result.image.height_px) == (16, 24)
-    name = f"NOT_DONE_REASON_{reason.name if reason else 'UNSPECIFIED'}"
-    assert error_reason_pb2.NotDoneReason.Name(result.refiner_reason) == name
+    name = f"SKIP_REASON_{reason.name if reason else 'UNSPECIFIED'}"
+    assert error_reason_pb2.SkipReason.Name(result.refiner_reason) == name
     assert result.refiner_applied == (reason is None)
     assert result.hires_fix_applied and result.upscaler == "x2" and result.model_set == "tiny"
     assert list(result.warnings) == ["one", "two"]

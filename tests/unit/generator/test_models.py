@@ -7,7 +7,7 @@ import torch
 
 from atelier_generator.models import Autoencoder, checked_picture, load_models
 from atelier_generator.settings import GeneratorSettings
-from atelier_runtime.errors import BadPicture
+from atelier_runtime.errors import BadImage
 from atelier_runtime.settings import StartupError
 from tests.tiny_sdxl import build_set, seal
 from tests.unit.generator.conftest import load
@@ -109,17 +109,17 @@ def test_a_picture_survives_the_way_to_latents_and_back(full_models):
 def test_non_finite_pixels_and_latents_are_no_picture(full_models, value):
     pixels = torch.rand(1, 3, 16, 16)
     pixels[0, 1, 3, 3] = value
-    with pytest.raises(BadPicture, match="non-finite"):
+    with pytest.raises(BadImage, match="non-finite"):
         checked_picture(pixels)
     latents = torch.randn(1, 4, 8, 8)
     latents[0, 0, 0, 0] = value
-    with pytest.raises(BadPicture, match="non-finite"), torch.inference_mode():
+    with pytest.raises(BadImage, match="non-finite"), torch.inference_mode():
         full_models.autoencoder.decode(latents, tiled=False)
 
 
 def test_one_colour_is_no_picture():
     pixels = torch.tensor([0.9, -0.5, 0.1]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
-    with pytest.raises(BadPicture, match="one colour"):
+    with pytest.raises(BadImage, match="one colour"):
         checked_picture(pixels + torch.rand(1, 3, 32, 32) * 0.002)  # a quarter of a level
     half = pixels.clone()
     half[..., :16] = -0.9

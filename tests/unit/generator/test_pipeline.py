@@ -11,7 +11,8 @@ from atelier_generator.pipeline import Pipeline, Progress
 from atelier_generator.plan import Size
 from atelier_generator.upscale import enlarge_to
 from atelier_runtime import metrics
-from atelier_runtime.errors import Cancelled, DeadlineExceeded, NotDoneReason
+from atelier_runtime.errors import (Cancelled, DeadlineExceeded)
+from atelier_runtime.outcomes import SkipReason
 from tests.tiny_sdxl import UPSCALER_NAME, build_set
 from tests.unit.generator.conftest import UnetCalls, draw, load, request_for
 
@@ -61,7 +62,7 @@ def test_a_sets_guidance_rescale_is_used_where_there_is_guidance(plain_models):
 @pytest.mark.parametrize("fixture", ["small_models", "bare_models"])
 @pytest.mark.parametrize("network", [True, False])
 def test_what_enlarged_the_picture_is_named(request, fixture, network):
-    drawing = draw(request.getfixturevalue(fixture), use_realesrgan=network)
+    drawing = draw(request.getfixturevalue(fixture), use_upscaler=network)
     by_network = network and fixture == "small_models"
     assert drawing.upscaler == (UPSCALER_NAME if by_network else "lanczos")
     assert drawing.warnings[0].endswith(f"by {drawing.upscaler}")
@@ -137,7 +138,7 @@ def test_a_refiner_may_draw_larger_than_its_base(tmp_path):
 
 def test_a_refiner_that_is_not_loaded_is_told(plain_models):
     drawing = draw(plain_models)
-    assert (drawing.refiner_applied, drawing.refiner_reason) == (False, NotDoneReason.NOT_LOADED)
+    assert (drawing.refiner_applied, drawing.refiner_reason) == (False, SkipReason.NOT_LOADED)
     assert draw(plain_models, use_refiner=False).refiner_reason is None
 
 
@@ -162,7 +163,7 @@ def test_hires_without_a_refiner_runs_the_base_network_again(plain_models):
         drawing = draw(plain_models, hires_fix=True)
     assert len(base) == 2 + 8
     assert drawing.hires_fix_applied and not drawing.refiner_applied
-    assert drawing.refiner_reason is NotDoneReason.NOT_LOADED
+    assert drawing.refiner_reason is SkipReason.NOT_LOADED
     assert [stage.stage for stage in drawing.stages] == [
         "text",
         "base",
@@ -175,7 +176,7 @@ def test_hires_without_a_refiner_runs_the_base_network_again(plain_models):
 
 
 def test_hires_without_the_network_enlarges_by_lanczos(plain_models):
-    assert draw(plain_models, hires_fix=True, use_realesrgan=False).upscaler == "lanczos"
+    assert draw(plain_models, hires_fix=True, use_upscaler=False).upscaler == "lanczos"
 
 
 def test_hires_of_a_small_set_enlarges_once_at_the_end(small_models):

@@ -8,7 +8,7 @@ import torch
 
 from atelier_generator.pipeline import Pipeline, Progress
 from atelier_runtime import metrics
-from atelier_runtime.errors import BadPicture, Cancelled, OutOfMemory
+from atelier_runtime.errors import BadImage, Cancelled, OutOfMemory
 from atelier_runtime.settings import StartupError
 from tests.unit.generator.conftest import draw, load
 
@@ -34,19 +34,19 @@ def poison(module: torch.nn.Module, value: float) -> None:
 
 def test_a_picture_with_nans_is_an_error(spoilt_models):
     poison(spoilt_models.text_to_image.vae.decoder.conv_out, float("nan"))
-    with pytest.raises(BadPicture, match="non-finite"):
+    with pytest.raises(BadImage, match="non-finite"):
         draw(spoilt_models)
 
 
 def test_a_picture_of_one_colour_is_an_error(spoilt_models):
     poison(spoilt_models.text_to_image.vae.decoder.conv_out, 0.0)
-    with pytest.raises(BadPicture, match="one colour"):
+    with pytest.raises(BadImage, match="one colour"):
         draw(spoilt_models)
 
 
 def test_latents_with_nans_are_an_error(spoilt_models):
     poison(spoilt_models.text_to_image.unet.conv_out, float("nan"))
-    with pytest.raises(BadPicture, match="drawing network"):
+    with pytest.raises(BadImage, match="drawing network"):
         draw(spoilt_models, use_refiner=False)
 
 

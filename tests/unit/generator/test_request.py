@@ -19,7 +19,7 @@ def test_defaults_are_those_of_the_contract():
     request.check(MAX_PIXELS)
     assert (request.width_px, request.height_px) == (1024, 1024)
     assert (request.num_inference_steps, request.guidance_scale) == (30, 7.5)
-    assert (request.use_refiner, request.use_realesrgan) == (True, True)
+    assert (request.use_refiner, request.use_upscaler) == (True, True)
     assert (request.hires_fix, request.hires_fix_simple, request.hires_scale) == (False, False, 1.5)
     assert (request.output_format, request.quality) == ("png", 92)
 

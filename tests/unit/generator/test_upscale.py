@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 
 from atelier_generator.plan import Size
 from atelier_generator.upscale import Upscaler, _spans, cropped, enlarge_to, network_passes
-from atelier_runtime.errors import BadPicture
+from atelier_runtime.errors import BadImage
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import Component
 from tests.tiny_sdxl import UPSCALER_NAME
@@ -102,7 +102,7 @@ def test_non_finite_answers_are_an_error(plain_models, tmp_path):
     state = load_file(upscaler_file(plain_models))
     state["body.0.weight"][0, 0, 0, 0] = float("nan")
     save_file(state, tmp_path / "broken.safetensors")
-    with pytest.raises(BadPicture):
+    with pytest.raises(BadImage):
         load(tmp_path / "broken.safetensors").enlarge(picture_of(32, 32), unchecked)
 
 

@@ -14,7 +14,7 @@ import torch
 from atelier_restorer.batching import FaceBatcher, RestoredCrop, RestoredFace
 from atelier_runtime import errors
 from atelier_runtime.device import DeviceWorker
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.log import request_id
 
 SIDE = 8
@@ -116,7 +116,7 @@ async def test_one_poisoned_face_is_reported_and_the_others_are_restored(
 ) -> None:
     request_id.set("wedding-7")
     faces = await batcher.restore([crop(1), crop(POISON), crop(3)], [[0.0]] * 3)
-    assert levels(faces) == [[1], [NotDoneReason.FAILED], [3]]
+    assert levels(faces) == [[1], [SkipReason.FAILED], [3]]
     told = [record for record in caplog.records if record.message == "a face could not be restored"]
     assert [vars(record)["request_id"] for record in told] == ["wedding-7"]
     assert told[0].levelno == logging.ERROR
@@ -129,7 +129,7 @@ async def test_a_batch_beyond_the_memory_is_halved_and_later_ones_stay_small(
     assert levels(await batcher.restore([crop(n) for n in range(5)], [[0.0]] * 5)) == [[n] for n in range(5)]
     assert batcher.max_batch == 1
     network.memory_for = 0
-    assert levels(await batcher.restore([crop(1)], [[0.0]])) == [[NotDoneReason.OUT_OF_MEMORY]]
+    assert levels(await batcher.restore([crop(1)], [[0.0]])) == [[SkipReason.OUT_OF_MEMORY]]
 
 
 async def test_fidelities_of_one_face_beyond_the_memory_are_halved(
@@ -147,14 +147,14 @@ async def test_a_fidelity_that_does_not_fit_alone_is_out_of_memory_for_each(
     batcher: FaceBatcher, network: Inverter
 ) -> None:
     network.memory_for = 0
-    missing = NotDoneReason.OUT_OF_MEMORY
+    missing = SkipReason.OUT_OF_MEMORY
     assert levels(await batcher.restore([crop(1)], [[0.0, 0.1, 0.2]])) == [[missing] * 3]
 
 
 async def test_a_poisoned_face_fails_once_for_all_its_fidelities(
     batcher: FaceBatcher, network: Inverter
 ) -> None:
-    assert levels(await batcher.restore([crop(POISON)], [[0.0, 0.1]])) == [[NotDoneReason.FAILED] * 2]
+    assert levels(await batcher.restore([crop(POISON)], [[0.0, 0.1]])) == [[SkipReason.FAILED] * 2]
     assert len(network.limits) == 1
 
 

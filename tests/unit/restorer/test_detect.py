@@ -13,7 +13,7 @@ from atelier_restorer.detect import (
     decode,
     make_anchors,
 )
-from atelier_runtime.errors import BadPicture, InvalidRequest
+from atelier_runtime.errors import BadImage, InvalidRequest
 from tests.parity import recipe
 from tests.tiny_restorer import FACES_OF_256_PX, FACES_OF_512_PX, detector_state
 
@@ -161,7 +161,7 @@ def test_a_box_may_reach_beyond_the_picture() -> None:
 def test_an_answer_of_nan_is_an_error_not_no_face() -> None:
     state = detector_state()
     state["ClassHead.0.conv1x1.bias"][0] = float("nan")
-    with pytest.raises(BadPicture):
+    with pytest.raises(BadImage):
         FaceDetector.from_state_dict(state, CPU).detect([picture(1)], size_px=0, min_confidence=0.5)
 
 

@@ -3,10 +3,11 @@ from typing import Any
 import pytest
 
 from atelier_restorer.align import TEMPLATE
-from atelier_restorer.choose import choose_faces, follow_orders
-from atelier_restorer.request import DetectRequest, Face, FaceOrder, FaceRule, RestoreRequest
+from atelier_restorer.selection import select_faces, apply_face_edits
+from atelier_restorer.request import DetectRequest, Face, FaceEdit, FaceRule, RestoreRequest
 from atelier_runtime import defaults
-from atelier_runtime.errors import InvalidRequest, NotDoneReason
+from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.outcomes import SkipReason
 
 NAN = float("nan")
 
@@ -24,8 +25,8 @@ FACES = [
     face(3, 320, 300, 15, 0.85),  # eyes 3.7 px apart
     face(4, 200, 200, 60, 0.7),
 ]
-TOO_SMALL, SKIPPED = NotDoneReason.TOO_SMALL, NotDoneReason.SKIPPED
-LOW, OVER = NotDoneReason.LOW_CONFIDENCE, NotDoneReason.OVER_LIMIT
+TOO_SMALL, SKIPPED = SkipReason.TOO_SMALL, SkipReason.SKIPPED
+LOW, OVER = SkipReason.LOW_CONFIDENCE, SkipReason.OVER_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -43,22 +44,22 @@ LOW, OVER = NotDoneReason.LOW_CONFIDENCE, NotDoneReason.OVER_LIMIT
         ({"rule": FaceRule.CENTER, "min_face_px": 500}, [TOO_SMALL, TOO_SMALL, TOO_SMALL, TOO_SMALL, LOW]),
     ],
 )
-def test_which_faces_are_restored(options: dict[str, Any], expected: list[NotDoneReason | None]) -> None:
-    assert choose_faces(FACES, RestoreRequest(**options), 640, 400) == expected
+def test_which_faces_are_restored(options: dict[str, Any], expected: list[SkipReason | None]) -> None:
+    assert select_faces(FACES, RestoreRequest(**options), 640, 400) == expected
 
 
 def test_of_seventy_faces_64_are_restored_unless_told_otherwise() -> None:
     crowd = [face(index, 100, 100, 50) for index in range(70)]
     expected = [None] * 64 + [OVER] * 6
-    assert choose_faces(crowd, RestoreRequest(), 640, 400) == expected
-    orders = [FaceOrder(one) for one in crowd]
-    assert follow_orders(RestoreRequest(faces=tuple(orders))) == expected
-    skipped = [FaceOrder(crowd[0], skip=True), *orders[1:]]
-    assert follow_orders(RestoreRequest(faces=tuple(skipped))) == [SKIPPED] + [None] * 64 + [OVER] * 5
+    assert select_faces(crowd, RestoreRequest(), 640, 400) == expected
+    orders = [FaceEdit(one) for one in crowd]
+    assert apply_face_edits(RestoreRequest(faces=tuple(orders))) == expected
+    skipped = [FaceEdit(crowd[0], skip=True), *orders[1:]]
+    assert apply_face_edits(RestoreRequest(faces=tuple(skipped))) == [SKIPPED] + [None] * 64 + [OVER] * 5
 
 
 def test_no_faces_need_no_choice() -> None:
-    assert choose_faces([], RestoreRequest(rule=FaceRule.CENTER), 640, 400) == []
+    assert select_faces([], RestoreRequest(rule=FaceRule.CENTER), 640, 400) == []
 
 
 def test_defaults_are_the_shared_table() -> None:

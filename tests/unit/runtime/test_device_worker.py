@@ -167,47 +167,47 @@ async def test_draining_finishes_what_was_accepted_and_takes_nothing_new(worker:
     running = worker.submit(blocker)
     await blocker.running()
     worker.stop_accepting()
-    with pytest.raises(errors.StageDraining):
+    with pytest.raises(errors.ServiceDraining):
         worker.submit(lambda job: None)
     blocker.let_go.set()
     assert await running.result() == "done"
 
 
 async def test_a_place_counts_as_one_request_however_many_jobs_it_brings(worker: DeviceWorker) -> None:
-    with worker.place():
+    with worker.reserve_slot():
         assert (worker.depth, worker.running) == (1, 0)
-        jobs = [worker.submit(lambda job, n=n: n, placed=True) for n in range(5)]
+        jobs = [worker.submit(lambda job, n=n: n, has_slot=True) for n in range(5)]
         assert [await job.result() for job in jobs] == list(range(5))
         assert worker.depth == 1
-        with worker.place():  # one place beside the one that is worked on
-            with pytest.raises(errors.QueueFull), worker.place():
+        with worker.reserve_slot():  # one place beside the one that is worked on
+            with pytest.raises(errors.QueueFull), worker.reserve_slot():
                 pass
             with pytest.raises(errors.QueueFull):
                 worker.submit(lambda job: None)
     assert worker.depth == 0
-    with worker.place():
+    with worker.reserve_slot():
         pass
 
 
 async def test_a_place_keeps_its_right_while_the_worker_drains(worker: DeviceWorker) -> None:
-    with worker.place():
+    with worker.reserve_slot():
         worker.stop_accepting()
-        assert await worker.submit(lambda job: 1, placed=True).result() == 1
-        with pytest.raises(errors.StageDraining), worker.place():
+        assert await worker.submit(lambda job: 1, has_slot=True).result() == 1
+        with pytest.raises(errors.ServiceDraining), worker.reserve_slot():
             pass
 
 
 async def test_a_place_is_free_again_after_a_failure(worker: DeviceWorker) -> None:
     for _ in range(5):
-        with pytest.raises(ValueError), worker.place():
+        with pytest.raises(ValueError), worker.reserve_slot():
             raise ValueError
     assert worker.depth == 0
 
 
 async def test_places_teach_how_long_a_request_takes(worker: DeviceWorker) -> None:
-    with worker.place():
-        await worker.submit(lambda job: time.sleep(0.2), placed=True).result()
-    with worker.place():
+    with worker.reserve_slot():
+        await worker.submit(lambda job: time.sleep(0.2), has_slot=True).result()
+    with worker.reserve_slot():
         assert worker.estimated_wait_s() >= 0.2
-        with pytest.raises(errors.DeadlineUnmeetable), worker.place(deadline=time.monotonic() + 0.1):
+        with pytest.raises(errors.DeadlineUnmeetable), worker.reserve_slot(deadline=time.monotonic() + 0.1):
             pass

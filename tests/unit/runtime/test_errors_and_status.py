@@ -9,7 +9,8 @@ from grpc_status import rpc_status
 
 from atelier.common.v1 import error_reason_pb2
 from atelier_runtime import errors, status
-from atelier_runtime.errors import ERROR_CLASSES, ErrorReason, FieldViolation, InvalidRequest, NotDoneReason
+from atelier_runtime.errors import (ERROR_CLASSES, ErrorReason, FieldViolation, InvalidRequest)
+from atelier_runtime.outcomes import SkipReason
 
 
 def subclasses(cls: type) -> set[type]:
@@ -42,10 +43,10 @@ def test_every_class_has_its_own_reason_and_every_reason_its_class() -> None:
 
 @pytest.mark.parametrize(
     ("wire", "ours"),
-    [(error_reason_pb2.ErrorReason, ErrorReason), (error_reason_pb2.NotDoneReason, NotDoneReason)],
+    [(error_reason_pb2.ErrorReason, ErrorReason), (error_reason_pb2.SkipReason, SkipReason)],
 )
 def test_enums_are_those_of_the_protos(wire: EnumTypeWrapper, ours: type[StrEnum]) -> None:
-    prefix = {ErrorReason: "ERROR_REASON_", NotDoneReason: "NOT_DONE_REASON_"}[ours]
+    prefix = {ErrorReason: "ERROR_REASON_", SkipReason: "SKIP_REASON_"}[ours]
     names = {name.removeprefix(prefix) for name in wire.DESCRIPTOR.values_by_name}
     assert names - {"UNSPECIFIED"} == {reason.name for reason in ours}
 
@@ -68,7 +69,7 @@ def test_every_error_survives_the_wire(reason: ErrorReason) -> None:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (grpc.StatusCode.UNAVAILABLE, errors.StageUnavailable),
+        (grpc.StatusCode.UNAVAILABLE, errors.ServiceUnavailable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.BodyTooLarge),
         (grpc.StatusCode.UNKNOWN, errors.InternalError),

@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from atelier_runtime import images, settings
 
 
-class Settings(settings.StageSettings):
+class Settings(settings.ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="ATELIER_TEST_", frozen=True)
 
     port: int = 1234

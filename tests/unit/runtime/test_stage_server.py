@@ -16,14 +16,14 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
 from atelier_runtime import errors, metrics, status
 from atelier_runtime.device import DeviceWorker, Job
-from atelier_runtime.health import LoadedNetwork, StageState
-from atelier_runtime.server import StageServer
-from atelier_runtime.settings import StageSettings, StartupError
+from atelier_runtime.health import LoadedNetwork, ServiceStatus
+from atelier_runtime.server import ServiceServer
+from atelier_runtime.settings import ServiceSettings, StartupError
 
 SERVICE = "atelier.restorer.v1.RestorerService"
 
 
-class Settings(StageSettings):
+class Settings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="ATELIER_TEST_", frozen=True)
 
     host: str = "127.0.0.1"
@@ -41,7 +41,7 @@ class SmallStage(pb_grpc.RestorerServiceServicer):
     networks = (LoadedNetwork("detector", "none"),)
     device, device_name, dtype = "cpu", "a processor", "float32"
 
-    def __init__(self, worker: DeviceWorker, state: Callable[[], StageState]) -> None:
+    def __init__(self, worker: DeviceWorker, state: Callable[[], ServiceStatus]) -> None:
         self.worker = worker
         self.state = state
         self.loading = threading.Event()
@@ -93,7 +93,7 @@ class SmallStage(pb_grpc.RestorerServiceServicer):
 
 
 class Running:
-    def __init__(self, server: StageServer, channel: grpc.aio.Channel) -> None:
+    def __init__(self, server: ServiceServer, channel: grpc.aio.Channel) -> None:
         self.server = server
         self.stage: SmallStage = server.stage
         self.stub = pb_grpc.RestorerServiceStub(channel)
@@ -112,7 +112,7 @@ class Running:
 @pytest_asyncio.fixture
 async def loading() -> AsyncIterator[Running]:
     """A started stage whose loading waits for `stage.loading`."""
-    server = StageServer("restorer", Settings(), SmallStage)
+    server = ServiceServer("restorer", Settings(), SmallStage)
     server.stage.loading.clear()
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -140,7 +140,7 @@ async def test_alive_at_once_ready_only_after_loading(loading: Running) -> None:
     assert await loading.serving("")
     assert not await loading.serving(SERVICE)
     assert not (await loading.stub.GetStatus(pb.GetStatusRequest())).status.ready
-    assert isinstance(await refused(loading.stub.DetectFaces(pb.DetectFacesRequest())), errors.StageNotReady)
+    assert isinstance(await refused(loading.stub.DetectFaces(pb.DetectFacesRequest())), errors.ServiceNotReady)
     loading.stage.loading.set()
     await loading.server.wait_ready()
     assert await loading.serving(SERVICE)
@@ -215,7 +215,7 @@ async def test_draining_finishes_accepted_work_and_refuses_new_work(ready: Runni
     while ready.server.readiness.ready:
         await asyncio.sleep(0.005)
     refusal = await refused(ready.stub.DetectFaces(pb.DetectFacesRequest()))
-    assert isinstance(refusal, errors.StageDraining | errors.StageUnavailable)
+    assert isinstance(refusal, errors.ServiceDraining | errors.ServiceUnavailable)
     ready.stage.let_go.set()
     assert (await accepted).model_set == "small"
     assert await draining
@@ -231,7 +231,7 @@ async def test_draining_does_not_wait_for_those_who_watch_the_health(ready: Runn
 
 
 async def test_draining_tells_that_it_could_not_finish_something() -> None:
-    server = StageServer("restorer", Settings(drain_seconds=0.05), SmallStage)
+    server = ServiceServer("restorer", Settings(drain_seconds=0.05), SmallStage)
     await server.start()
     await server.wait_ready()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -243,14 +243,14 @@ async def test_draining_tells_that_it_could_not_finish_something() -> None:
 
 
 async def test_with_no_time_to_drain_an_idle_stage_has_finished_everything() -> None:
-    server = StageServer("restorer", Settings(drain_seconds=0), SmallStage)
+    server = ServiceServer("restorer", Settings(drain_seconds=0), SmallStage)
     await server.start()
     await server.wait_ready()
     assert await server.drain()
 
 
 async def test_what_stops_loading_is_told() -> None:
-    server = StageServer("restorer", Settings(), SmallStage)
+    server = ServiceServer("restorer", Settings(), SmallStage)
     server.stage.load_error = StartupError("MODEL_SET=nowhere: there is no file")
     await server.start()
     with pytest.raises(StartupError, match="MODEL_SET=nowhere"):
@@ -260,4 +260,4 @@ async def test_what_stops_loading_is_told() -> None:
 
 async def test_a_taken_port_is_named(ready: Running) -> None:
     with pytest.raises(StartupError, match=f"PORT={ready.server.port}"):
-        await StageServer("restorer", Settings(port=ready.server.port), SmallStage).start()
+        await ServiceServer("restorer", Settings(port=ready.server.port), SmallStage).start()

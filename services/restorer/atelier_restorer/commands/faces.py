@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atelier_restorer.commands.files import PlanError
-from atelier_restorer.request import Face, FaceOrder
+from atelier_restorer.request import Face, FaceEdit
 
 _KNOWN = ("box", "landmarks", "confidence", "fidelity", "visibility", "skip")
 _TOLD = ("index", "size_px", "sharpness", "roll_degrees")  # by detect, here or at a gateway
@@ -15,7 +15,7 @@ _NEEDED = ("box", "landmarks")
 _LANDMARKS = 5
 
 
-def read_orders(path: Path) -> tuple[FaceOrder, ...]:
+def read_face_edits(path: Path) -> tuple[FaceEdit, ...]:
     """Read `{"faces": [{"box", "landmarks", "confidence", "fidelity", "visibility", "skip"}]}`.
 
     The last three may be missing, and the confidence too. What else detect tells of a face may stay in it.
@@ -35,7 +35,7 @@ def read_orders(path: Path) -> tuple[FaceOrder, ...]:
     return tuple(_order(f"--faces {path}: face {number}", face) for number, face in enumerate(plan["faces"]))
 
 
-def _order(name: str, face: Any) -> FaceOrder:
+def _order(name: str, face: Any) -> FaceEdit:
     if not isinstance(face, dict):
         raise PlanError(f"{name} is no object")
     if unknown := sorted(set(face) - {*_KNOWN, *_TOLD}):
@@ -54,7 +54,7 @@ def _order(name: str, face: Any) -> FaceOrder:
         None if face.get(key) is None else _numbers(f"{name}: {key}", [face[key]], 1)[0]
         for key in ("fidelity", "visibility", "confidence")
     )
-    return FaceOrder(
+    return FaceEdit(
         face=Face(
             index=0,
             box=(box[0], box[1], box[2], box[3]),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from atelier_restorer.commands.faces import read_orders
+from atelier_restorer.commands.faces import read_face_edits
 from atelier_restorer.commands.files import FORMAT_OF_SUFFIX
 from atelier_restorer.request import DetectRequest, FaceRule, MaskKind, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
@@ -19,7 +19,7 @@ from atelier_runtime.settings import StartupError
 _PREFIX = str(RestorerSettings.model_config["env_prefix"])
 _IN_PROCESS = ("model_set", "codeformer", "detector", "parser", "upscaler", "device", "dtype")
 """Settings that have a flag; with --server they would be somebody else's."""
-_FLAG_OF_FIELD = {"use_realesrgan": "--no-upscaler", "detect_size_px": "--detect-size"}
+_FLAG_OF_FIELD = {"use_upscaler": "--no-upscaler", "detect_size_px": "--detect-size"}
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -95,7 +95,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
     enlarger.add_argument("--upscaler", metavar="FILE", help="checkpoint of the upscaler network")
     enlarger.add_argument(
         "--no-upscaler",
-        dest="use_realesrgan",
+        dest="use_upscaler",
         action="store_false",
         help="enlarge by Lanczos instead of a network",
     )
@@ -241,12 +241,12 @@ def restore_request(chosen: argparse.Namespace) -> RestoreRequest:
             "min_confidence",
             "max_sharpness",
         ),
-        *("visibility", "upscale", "use_realesrgan", "match_tone", "quality"),
+        *("visibility", "upscale", "use_upscaler", "match_tone", "quality"),
     )
     try:
         return RestoreRequest(
             **{name: getattr(chosen, name) for name in names},
-            faces=() if chosen.faces is None else read_orders(chosen.faces),
+            faces=() if chosen.faces is None else read_face_edits(chosen.faces),
             return_crops=chosen.save_crops is not None,
             rule=FaceRule(chosen.rule),
             mask=MaskKind(chosen.mask),
@@ -263,7 +263,7 @@ def compare_request(chosen: argparse.Namespace) -> RestoreRequest:
             aligned=chosen.aligned,
             max_faces=chosen.max_faces,
             match_tone=chosen.match_tone,
-            faces=() if chosen.faces is None else read_orders(chosen.faces),
+            faces=() if chosen.faces is None else read_face_edits(chosen.faces),
             output_format=FORMAT_OF_SUFFIX.get(chosen.source.suffix.lower(), defaults.OUTPUT_FORMAT),
         )
     except InvalidRequest as error:

@@ -19,7 +19,7 @@ from atelier_restorer.commands import options
 from atelier_restorer.commands.asking import ask
 from atelier_restorer.commands.files import Plan, PlanError, Task, check_writable, make_plan, write_whole
 from atelier_restorer.request import MaskKind, RestoreRequest
-from atelier_runtime.errors import AtelierError, StageUnavailable
+from atelier_runtime.errors import AtelierError, ServiceUnavailable
 
 _AT_ONCE_HERE = 2  # while the networks work on one picture, another is decoded or encoded
 _AT_ONCE_AT_A_SERVER = 4
@@ -99,7 +99,7 @@ class _Work:
             try:
                 report, summary = await self._restore(client, task)
             except (AtelierError, OSError) as error:
-                self._unreachable = self._unreachable or isinstance(error, StageUnavailable)
+                self._unreachable = self._unreachable or isinstance(error, ServiceUnavailable)
                 text = options.explain(error) if isinstance(error, AtelierError) else str(error)
                 self._failed += 1
                 self._results[number] = paths | {"output": None, "error": text}
@@ -164,7 +164,7 @@ def networks(request: RestoreRequest) -> tuple[list[str], list[str]]:
         required += ["codeformer"] if request.aligned or request.faces else ["detector", "codeformer"]
     if request.mask is MaskKind.PARSE:
         required.append("parser")
-    enlarges = request.upscale > 1 and request.use_realesrgan
+    enlarges = request.upscale > 1 and request.use_upscaler
     return [*required, *(["upscaler"] if enlarges else [])], required
 
 

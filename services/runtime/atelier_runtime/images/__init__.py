@@ -5,6 +5,14 @@ it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (th
 texts, the small preview in EXIF, which would show the old picture.
 """
 
+from atelier_runtime.images.codec import (
+    EncodedImage,
+    InputImage,
+    OutputFormat,
+    decode_input,
+    encode_mask,
+    encode_output,
+)
 from atelier_runtime.images.picture import (
     FORMATS,
     Format,
@@ -20,6 +28,12 @@ from atelier_runtime.images.reading import decode
 from atelier_runtime.images.writing import encode, encode_gray_png, is_lossless, losses
 
 __all__ = [
+    "EncodedImage",
+    "InputImage",
+    "OutputFormat",
+    "decode_input",
+    "encode_mask",
+    "encode_output",
     "FORMATS",
     "Format",
     "Picture",

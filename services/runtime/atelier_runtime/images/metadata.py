@@ -43,7 +43,7 @@ def has_tag(exif: bytes, tag: int) -> bool:
     return any(found == tag for found, *_ in _entries(without_prefix(exif)))
 
 
-def settle_exif(block: bytes) -> tuple[int | None, bytes]:
+def normalize_orientation(block: bytes) -> tuple[int | None, bytes]:
     """Return the orientation, 1 to 8 (None if there is none), and the block as it is to be written.
 
     A block that cannot be read comes back as it is: a program that can read it then shows our picture turned
@@ -67,7 +67,7 @@ def settle_exif(block: bytes) -> tuple[int | None, bytes]:
     return orientation, bytes(settled)
 
 
-def settle_xmp(packet: bytes) -> tuple[int | None, bytes]:
+def normalize_xmp_orientation(packet: bytes) -> tuple[int | None, bytes]:
     """Return the orientation that XMP states (None if it states none), and the packet saying 1 instead."""
     found = _XMP_ORIENTATION.search(packet)
     orientation = int(found[2]) if found and 1 <= int(found[2]) <= 8 else None

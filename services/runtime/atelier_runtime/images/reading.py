@@ -115,9 +115,9 @@ def _picture(
     dpi = _resolution(image, exif)
     orientation = stated = None
     if exif:
-        orientation, exif = metadata.settle_exif(exif)
+        orientation, exif = metadata.normalize_orientation(exif)
     if xmp:
-        stated, xmp = metadata.settle_xmp(xmp)
+        stated, xmp = metadata.normalize_xmp_orientation(xmp)
     orientation = orientation or stated or 1
     if orientation >= 5 and dpi:
         dpi = dpi[1], dpi[0]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from atelier_restorer.request import Face, FaceRule, RestoreRequest
 from atelier_runtime.defaults import MIN_EYE_DISTANCE_PX
-from atelier_runtime.errors import NotDoneReason
+from atelier_runtime.outcomes import SkipReason
 
 
-def choose_faces(
+def select_faces(
     faces: Sequence[Face], request: RestoreRequest, width: int, height: int
-) -> list[NotDoneReason | None]:
+) -> list[SkipReason | None]:
     """Return for each face None, if it is to be restored, or why it is left alone.
 
     Args:
@@ -29,29 +29,29 @@ def choose_faces(
         else:
             chosen = min(fit, key=lambda i: _distance_to(faces[i], width / 2, height / 2))
         for i in fit:
-            reasons[i] = None if i == chosen else NotDoneReason.SKIPPED
+            reasons[i] = None if i == chosen else SkipReason.SKIPPED
         fit = [chosen]
     for i in fit[request.max_faces :]:
-        reasons[i] = NotDoneReason.OVER_LIMIT
+        reasons[i] = SkipReason.OVER_LIMIT
     return reasons
 
 
-def follow_orders(request: RestoreRequest) -> list[NotDoneReason | None]:
+def apply_face_edits(request: RestoreRequest) -> list[SkipReason | None]:
     """Return for each face that the request names None, if it is to be restored, or why it is left alone."""
-    reasons = [NotDoneReason.SKIPPED if order.skip else None for order in request.faces]
+    reasons = [SkipReason.SKIPPED if order.skip else None for order in request.faces]
     wanted = [number for number, reason in enumerate(reasons) if reason is None]
     for number in wanted[request.max_faces :]:
-        reasons[number] = NotDoneReason.OVER_LIMIT
+        reasons[number] = SkipReason.OVER_LIMIT
     return reasons
 
 
-def _unfit(face: Face, request: RestoreRequest) -> NotDoneReason | None:
+def _unfit(face: Face, request: RestoreRequest) -> SkipReason | None:
     if face.confidence <= request.min_confidence:
-        return NotDoneReason.LOW_CONFIDENCE
+        return SkipReason.LOW_CONFIDENCE
     if face.eye_distance_px < MIN_EYE_DISTANCE_PX or face.size_px < request.min_face_px:
-        return NotDoneReason.TOO_SMALL
+        return SkipReason.TOO_SMALL
     if request.max_face_px is not None and face.size_px > request.max_face_px:
-        return NotDoneReason.SKIPPED
+        return SkipReason.SKIPPED
     return None
 
 

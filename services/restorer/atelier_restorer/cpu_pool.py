@@ -11,7 +11,7 @@ from atelier_runtime.processors import usable_processors
 T = TypeVar("T")
 
 
-class HostWork:
+class CpuPool:
     """Runs functions in threads, at most one for each core, so that the event loop stays free.
 
     The limit also keeps a burst of large pictures from filling the memory with decoded pixels.

@@ -32,11 +32,11 @@ GRPC_CODES: dict[ErrorReason, int] = {
     ErrorReason.QUEUE_FULL: code_pb2.RESOURCE_EXHAUSTED,
     ErrorReason.DEADLINE_UNMEETABLE: code_pb2.UNAVAILABLE,
     ErrorReason.DEADLINE_EXCEEDED: code_pb2.DEADLINE_EXCEEDED,
-    ErrorReason.STAGE_NOT_READY: code_pb2.UNAVAILABLE,
-    ErrorReason.STAGE_DRAINING: code_pb2.UNAVAILABLE,
-    ErrorReason.STAGE_UNAVAILABLE: code_pb2.UNAVAILABLE,
+    ErrorReason.SERVICE_NOT_READY: code_pb2.UNAVAILABLE,
+    ErrorReason.SERVICE_DRAINING: code_pb2.UNAVAILABLE,
+    ErrorReason.SERVICE_UNAVAILABLE: code_pb2.UNAVAILABLE,
     ErrorReason.OUT_OF_MEMORY: code_pb2.RESOURCE_EXHAUSTED,
-    ErrorReason.BAD_PICTURE: code_pb2.INTERNAL,
+    ErrorReason.BAD_IMAGE: code_pb2.INTERNAL,
     ErrorReason.CANCELLED: code_pb2.CANCELLED,
     ErrorReason.NOT_FOUND: code_pb2.UNIMPLEMENTED,
     ErrorReason.INTERNAL: code_pb2.INTERNAL,
@@ -45,7 +45,7 @@ GRPC_CODES: dict[ErrorReason, int] = {
 _REASON_OF_BARE_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: ErrorReason.INVALID_REQUEST,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorReason.BODY_TOO_LARGE,  # gRPC's own: a message over the limit
-    grpc.StatusCode.UNAVAILABLE: ErrorReason.STAGE_UNAVAILABLE,
+    grpc.StatusCode.UNAVAILABLE: ErrorReason.SERVICE_UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: ErrorReason.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED: ErrorReason.CANCELLED,
 }

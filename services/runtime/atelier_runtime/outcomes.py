@@ -1,0 +1,50 @@
+"""What a call that succeeded still has to say: what was skipped, and warnings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class SkipReason(StrEnum):
+    """Why something that was requested was skipped; the names of `atelier.common.v1.SkipReason`."""
+
+    NO_FACE = "no_face"
+    NOT_LOADED = "not_loaded"
+    TOO_SMALL = "too_small"
+    LOW_CONFIDENCE = "low_confidence"
+    OVER_LIMIT = "over_limit"
+    SKIPPED = "skipped"
+    NOT_FINITE = "not_finite"
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    RESTORER_UNAVAILABLE = "restorer_unavailable"
+
+
+class WarningCode(StrEnum):
+    """What a warning is about; the names of `atelier.common.v1.WarningCode`, which says more of each."""
+
+    UNSPECIFIED = "unspecified"
+    """A newer service sent a code that this version does not know."""
+    PROMPT_TRUNCATED = "prompt_truncated"
+    OPTION_HAS_NO_EFFECT = "option_has_no_effect"
+    SIZE_LIMITED = "size_limited"
+    MEMORY_FALLBACK = "memory_fallback"
+    PRECISION_FALLBACK = "precision_fallback"
+    NOT_LOADED = "not_loaded"
+    UPSCALER_FALLBACK = "upscaler_fallback"
+    BIT_DEPTH_REDUCED = "bit_depth_reduced"
+    LOSSY_OUTPUT = "lossy_output"
+    ALPHA_DROPPED = "alpha_dropped"
+    METADATA_DROPPED = "metadata_dropped"
+    NOT_CHECKED = "not_checked"
+    RESTORER_FAILED = "restorer_failed"
+
+
+@dataclass(frozen=True)
+class ResponseWarning:
+    """Something that the caller should know about a call that succeeded."""
+
+    code: WarningCode
+    message: str
+    """A sentence, with names and figures."""

@@ -1,0 +1,51 @@
+"""What a service is, has loaded and is doing: the answer to `GetStatus`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class NetworkRole(StrEnum):
+    """What a network is for: the names of `atelier.common.v1.NetworkRole`, the values of a model set's manifest."""
+
+    BASE = "base"
+    REFINER = "refiner"
+    UPSCALER = "upscaler"
+    FACE_DETECTOR = "detector"
+    FACE_RESTORER = "codeformer"
+    FACE_PARSER = "parser"
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network in memory. `role` is None where a newer service has one that this version does not know."""
+
+    role: NetworkRole | None
+    name: str
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """What a service is, has loaded and is doing now.
+
+    Texts are empty until the model set is loaded. Device memory is None on a CPU.
+    """
+
+    version: str
+    ready: bool
+    model_set: str
+    networks: tuple[LoadedNetwork, ...]
+    device: str
+    device_name: str
+    dtype: str
+    vram_free_bytes: int | None
+    vram_total_bytes: int | None
+    process_memory_bytes: int | None
+    queue_depth: int | None
+    queue_capacity: int | None
+    running: int | None
+
+    def network(self, role: NetworkRole) -> str | None:
+        """Return the name of the network of a role, None if there is none."""
+        return next((network.name for network in self.networks if network.role is role), None)
