@@ -219,7 +219,7 @@ def test_a_pngs_word_on_its_colours_is_kept(deep: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("png_colour", "icc", "lost"),
+    ("png_color", "icc", "lost"),
     [
         (((b"gAMA", struct.pack(">I", 45455)),), None, False),
         (((b"gAMA", struct.pack(">I", 100_000)),), None, True),
@@ -230,9 +230,9 @@ def test_a_pngs_word_on_its_colours_is_kept(deep: bool) -> None:
     ],
 )
 def test_only_a_word_that_matters_is_missed(
-    png_colour: tuple[tuple[bytes, bytes], ...], icc: bytes | None, lost: bool
+    png_color: tuple[tuple[bytes, bytes], ...], icc: bytes | None, lost: bool
 ) -> None:
-    picture = images.Picture(smooth(), png_colour=png_colour, icc=icc)
+    picture = images.Picture(smooth(), png_color=png_color, icc=icc)
     assert any("own description" in said for said in images.losses(picture, "jpeg", 92)) == lost
 
 
