@@ -27,9 +27,9 @@ HIRES_ENLARGEMENT = 2
 HIRES_STRENGTH = 0.35
 HIRES_STEPS = 25
 USE_UPSCALER = True
-HIRES_FIX_SIMPLE = False
-HIRES_SCALE = 1.5
-HIRES_SCALE_RANGE = (1.0, 4.0)
+LANCZOS_SCALE = 1.5
+"""Of the JSON contract's `hires_fix_simple`; over gRPC an unset `lanczos_scale` means no upscaling."""
+LANCZOS_SCALE_RANGE = (1.0, 4.0)
 
 USE_FACE_RESTORATION = True
 FIDELITY = 0.6
