@@ -1,4 +1,4 @@
-"""Reads the fields in a request's body, a JSON object or a form, and nothing larger or other than that."""
+"""Reads a request's body, a JSON object or a form, within a size limit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from atelier_gateway.checking import Checker
-from atelier_gateway.form import parts_of
+from atelier_gateway.http.multipart import parse_form
+from atelier_gateway.http.validation import Validator
 from atelier_runtime.errors import (
     BodyTooLarge,
     Cancelled,
@@ -20,7 +20,7 @@ from atelier_runtime.errors import (
     UnsupportedMediaType,
 )
 
-_READ_AS_JSON = ("application/json", "text/plain", "")  # browsers' fetch() with a string sends text/plain
+_READ_AS_JSON = ("application/json", "text/plain", "")  # browsers' fetch() sends a string as text/plain
 _FORM = "multipart/form-data"
 _UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 
@@ -30,10 +30,10 @@ async def read_json_object(request: Request, *, max_bytes: int) -> dict[str, Any
 
     Raises:
         UnsupportedMediaType: another content type, charset or content encoding.
-        BodyTooLarge: more than `max_bytes`, by its header or while it arrives.
-        MalformedBody: broken UTF-8 or JSON, NaN or Infinity, or no object.
+        BodyTooLarge: more than `max_bytes`, announced or received.
+        MalformedBody: invalid UTF-8 or JSON, NaN or Infinity, or not an object.
         InvalidRequest: a field is given twice.
-        Cancelled: the client hung up.
+        Cancelled: the client disconnected.
     """
     if _media_type(request) not in _READ_AS_JSON:
         raise UnsupportedMediaType()
@@ -42,20 +42,20 @@ async def read_json_object(request: Request, *, max_bytes: int) -> dict[str, Any
 
 
 async def read_json_or_form(
-    request: Request, checker: Checker[Any], *, max_json_bytes: int, max_form_bytes: int
+    request: Request, validator: Validator[Any], *, max_json_bytes: int, max_form_bytes: int
 ) -> dict[str, Any]:
     """Return the body's JSON object, or the fields of a form (multipart/form-data) as JSON would have them.
 
-    A form's files stay bytes. Raises like `read_json_object`.
+    Files of a form stay bytes. Raises like `read_json_object`.
     """
     media_type = _media_type(request)
     if media_type not in (*_READ_AS_JSON, _FORM):
         raise UnsupportedMediaType(f"The body must be application/json, text/plain or {_FORM}.")
     _check_encoding(request)
-    # bodies with a picture have many megabytes: they are not parsed in the event loop
+    # Bodies with an image have many megabytes: they are not parsed in the event loop.
     if media_type == _FORM:
         form = await _read(request, max_form_bytes)
-        return await asyncio.to_thread(_form_object, form, request.headers["content-type"], checker)
+        return await asyncio.to_thread(_form_object, form, request.headers["content-type"], validator)
     return await asyncio.to_thread(_json_object, await _read(request, max_json_bytes))
 
 
@@ -67,9 +67,9 @@ def _check_encoding(request: Request) -> None:
     for parameter in request.headers.get("content-type", "").split(";")[1:]:
         name, _, value = parameter.strip().partition("=")
         if name.lower() == "charset" and value.strip('"').lower() not in _UTF8:
-            raise UnsupportedMediaType("The body must be UTF-8; no other charset is read.")
+            raise UnsupportedMediaType("The body must be UTF-8; other charsets are not supported.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("The body must be sent uncompressed; no Content-Encoding is read.")
+        raise UnsupportedMediaType("The body must not be compressed; Content-Encoding is not supported.")
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -90,7 +90,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 def _json_object(raw: bytes) -> dict[str, Any]:
     try:
-        text = raw.decode("utf-8-sig")  # some clients begin with a byte order mark
+        text = raw.decode("utf-8-sig")  # some clients send a byte order mark
     except UnicodeDecodeError as error:
         raise MalformedBody(f"The body is not UTF-8 at byte {error.start}.") from None
     try:
@@ -100,18 +100,18 @@ def _json_object(raw: bytes) -> dict[str, Any]:
             f"The body is not JSON at line {error.lineno}, column {error.colno}: {error.msg}."
         ) from None
     except RecursionError:
-        raise MalformedBody("The body is not read: its lists or objects are nested too deeply.") from None
+        raise MalformedBody("The body cannot be read: it is nested too deeply.") from None
     except ValueError:  # an integer of thousands of digits
-        raise MalformedBody("The body is not read: a number has too many digits.") from None
+        raise MalformedBody("The body cannot be read: a number has too many digits.") from None
     if not isinstance(value, dict):
-        raise MalformedBody("The body is JSON, but no object; it must begin with {.")
+        raise MalformedBody("The body is JSON but not an object; it must begin with {.")
     return value
 
 
-def _form_object(raw: bytes, content_type: str, checker: Checker[Any]) -> dict[str, Any]:
+def _form_object(raw: bytes, content_type: str, validator: Validator[Any]) -> dict[str, Any]:
     values: list[tuple[str, Any]] = []
-    for part in parts_of(raw, content_type):
-        schema = checker.property(part.name) or {}
+    for part in parse_form(raw, content_type):
+        schema = validator.property(part.name) or {}
         if part.is_file and schema.get("format") == "byte":
             values.append((part.name, bytes(part.data)))
             continue
@@ -124,16 +124,16 @@ def _form_object(raw: bytes, content_type: str, checker: Checker[Any]) -> dict[s
 
 
 def _from_text(text: str, schema: dict[str, Any]) -> Any:
-    """Return the JSON value that a form's text stands for; what stands for none is left for the checker.
+    """Return the JSON value that a form's text stands for; one that cannot be read is left to the validator.
 
-    A string is taken as it is, everything else is JSON. An empty field, as browsers send it, is none.
+    A string is taken as it is, everything else is JSON. An empty field, which browsers send, is null.
     """
     if not text:
         return None
     if schema.get("type") == "string":
         return text
     if schema.get("type") == "boolean":
-        return {"true": True, "false": False}.get(text.lower(), text)  # True is what Python's str() says
+        return {"true": True, "false": False}.get(text.lower(), text)  # Python's str() writes True
     try:
         return _json(text)
     except (ValueError, RecursionError, MalformedBody):
@@ -154,4 +154,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise MalformedBody(f"The body is not JSON: {name} is no JSON number.")
+    raise MalformedBody(f"The body is not JSON: {name} is not a JSON number.")

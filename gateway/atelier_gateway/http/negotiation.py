@@ -1,4 +1,4 @@
-"""Decides from the Accept header whether the answer is JSON or the picture's file."""
+"""Decides by the Accept header whether the response is JSON or the image file."""
 
 from __future__ import annotations
 
@@ -21,26 +21,24 @@ _FORMAT_OF: dict[str, Format | Literal["any"]] = {
 _QUALITY = re.compile(r"[01](\.\d{0,3})?")
 
 
-def wanted_file(accept: str | None) -> Format | None:
-    """Return the image format that an Accept header prefers to JSON, png for `image/*`.
+def preferred_format(accept: str | None) -> Format | None:
+    """Return the image format that an Accept header prefers to JSON, png for `image/*`; None for JSON.
 
-    None where JSON is the answer. Raises like `wanted_image`.
+    Raises like `preferred_image`.
     """
-    wanted = wanted_image(accept)
-    return "png" if wanted == "any" else wanted
+    preferred = preferred_image(accept)
+    return "png" if preferred == "any" else preferred
 
 
-def wanted_image(accept: str | None) -> Format | Literal["any"] | None:
-    """Return the image format that an Accept header prefers to JSON, "any" for `image/*`.
+def preferred_image(accept: str | None) -> Format | Literal["any"] | None:
+    """Return the image format that an Accept header prefers to JSON, "any" for `image/*`; None for JSON.
 
-    None where JSON is the answer.
-
-    A file is sent if an image type or `image/*` has a higher quality than JSON (RFC 9110, section 12.5.1);
-    on equal terms JSON wins where it is named, the image where JSON is only covered by `*/*`.
-    Among image types the higher quality wins, then a full name over `image/*`, then the first.
+    An image is preferred if its type or `image/*` has a higher quality than JSON (RFC 9110, section 12.5.1);
+    at equal quality JSON wins where it is named, the image where JSON is only covered by `*/*`. Among image
+    types the higher quality wins, then a full name over `image/*`, then the first.
 
     Raises:
-        InvalidRequest: nothing but image types that cannot be written here is accepted.
+        InvalidRequest: only image types that cannot be written are accepted.
     """
     qualities = _qualities(accept or "*/*")
     named = qualities.get("application/json", qualities.get("application/*"))
@@ -51,16 +49,15 @@ def wanted_image(accept: str | None) -> Format | Literal["any"] | None:
         if quality > json_quality or (quality == json_quality and named is None):
             return _FORMAT_OF[media]
     elif json_quality == 0:
-        foreign = next(
-            (media for media, q in qualities.items() if media.startswith("image/") and q > 0), None
-        )
-        if foreign is not None:
-            raise InvalidRequest.of("Accept", f"{foreign[:40]} cannot be written; {', '.join(FORMATS)} can")
+        accepted = (media for media, q in qualities.items() if media.startswith("image/") and q > 0)
+        unknown = next(accepted, None)
+        if unknown is not None:
+            raise InvalidRequest.of("Accept", f"{unknown[:40]} cannot be written; {', '.join(FORMATS)} can")
     return None
 
 
 def _qualities(accept: str) -> dict[str, float]:
-    """Return media range -> quality, in the header's order. A quality that cannot be read counts as 1."""
+    """Return media range -> quality, in the header's order. An invalid quality counts as 1."""
     qualities: dict[str, float] = {}
     for part in accept.split(","):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))

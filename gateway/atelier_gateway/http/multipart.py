@@ -1,4 +1,4 @@
-"""Takes a multipart/form-data body apart (RFC 7578), in memory: its size has been checked."""
+"""Parses a multipart/form-data body (RFC 7578) in memory; its size has been checked before."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from atelier_runtime.errors import MalformedBody
 
-_MOST_PARTS = 1000
+_MAX_PARTS = 1000
 
 
 @dataclass
 class Part:
-    """One field of a form. `is_file`: it has a file's name, or a type other than text."""
+    """One field of a form. `is_file`: it has a filename, or a content type other than text/plain."""
 
     name: str = ""
     is_file: bool = False
     data: bytearray = field(default_factory=bytearray)
 
 
-def parts_of(raw: bytes, content_type: str) -> list[Part]:
-    """Return the parts in their order.
+def parse_form(raw: bytes, content_type: str) -> list[Part]:
+    """Return the parts in order.
 
     Raises:
-        MalformedBody: no boundary, broken or cut short, a part without a name, or more than 1,000 parts.
+        MalformedBody: no boundary, invalid or truncated, a part without a name, or more than 1,000 parts.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise MalformedBody("The form cannot be read: its Content-Type names no boundary.")
-    reader = _Reader()
+        raise MalformedBody("The form cannot be read: its Content-Type does not name a boundary.")
+    collector = _Collector()
     try:
         parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": reader.begin,
-                "on_header_field": reader.header_field,
-                "on_header_value": reader.header_value,
-                "on_header_end": reader.header_end,
-                "on_headers_finished": reader.headers_finished,
-                "on_part_data": reader.data,
-                "on_end": reader.end,
+                "on_part_begin": collector.begin,
+                "on_header_field": collector.header_field,
+                "on_header_value": collector.header_value,
+                "on_header_end": collector.header_end,
+                "on_headers_finished": collector.headers_finished,
+                "on_part_data": collector.data,
+                "on_end": collector.end,
             },
         )
         parser.write(raw)
         parser.finalize()
     except FormParserError:
-        raise MalformedBody("The form cannot be read: it is no multipart/form-data.") from None
-    if not reader.ended:
-        raise MalformedBody("The form is cut short: its last boundary is missing.")
-    return reader.parts
+        raise MalformedBody("The form cannot be read: it is not multipart/form-data.") from None
+    if not collector.ended:
+        raise MalformedBody("The form is truncated: its last boundary is missing.")
+    return collector.parts
 
 
-class _Reader:
-    """What the parser calls while it goes through the bytes."""
+class _Collector:
+    """The parser's callbacks."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
@@ -63,8 +63,8 @@ class _Reader:
         self._headers: dict[bytes, bytes] = {}
 
     def begin(self) -> None:
-        if len(self.parts) == _MOST_PARTS:
-            raise MalformedBody(f"The form has more than {_MOST_PARTS} parts.")
+        if len(self.parts) == _MAX_PARTS:
+            raise MalformedBody(f"The form has more than {_MAX_PARTS} parts.")
         self.parts.append(Part())
         self._headers = {}
 
@@ -81,7 +81,7 @@ class _Reader:
     def headers_finished(self) -> None:
         options = parse_options_header(self._headers.get(b"content-disposition", b""))[1]
         if b"name" not in options:
-            raise MalformedBody("The form cannot be read: a part has no name.")
+            raise MalformedBody("The form cannot be read: a part does not have a name.")
         part = self.parts[-1]
         part.name = options[b"name"].decode("utf-8", "replace")
         media_type = parse_options_header(self._headers.get(b"content-type", b"text/plain"))[0]
