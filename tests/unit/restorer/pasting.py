@@ -11,7 +11,8 @@ from skimage import data
 
 from atelier_restorer.align import CROP_SIZE, TEMPLATE, crop_to_picture, cut_crop, face_to_crop
 from atelier_restorer.paste import paste_face
-from atelier_restorer.upscale import enlarge
+from atelier_runtime.sizes import Size
+from atelier_runtime.upscaler import resample
 
 SCALES = [1, 2, 4]
 FLAT_COLOURS = [(0, 0, 0), (255, 255, 255), (200, 30, 120), (132, 133, 135)]
@@ -27,7 +28,7 @@ class Place(NamedTuple):
 
 
 class Pasted(NamedTuple):
-    """The enlarged picture before and after, and the mask."""
+    """The upscaled image before and after, and the mask."""
 
     before: np.ndarray
     after: np.ndarray
@@ -78,7 +79,7 @@ def paste_back(
     crop = change(cut_crop(picture, matrix))
     back = crop_to_picture(matrix, scale)
     back[:, 2] += offset_px
-    before = enlarge(picture, scale, None, lambda: None).picture
+    before = resample(picture, Size(picture.shape[1] * scale, picture.shape[0] * scale))
     after, mask = before.copy(), np.zeros(before.shape[:2], np.uint8)
     paste_face(after, mask, crop, back, scale, visibility, parts)
     return Pasted(before, after, mask)

@@ -201,7 +201,7 @@ def test_what_is_not_ours_fails_and_does_not_hide_the_others(inspect: Inspect, t
     other, denoiser, trap, nowhere = err.splitlines()
     assert "other.pth is no network of the restorer. Nearest is" in other and "with 0% of" in other
     assert "denoiser.pth is no network of the restorer. It is a DnCNN" in denoiser
-    assert "trap.pth wants to run code when it is read" in trap
+    assert "trap.pth would run arbitrary code" in trap
     assert "nowhere.pth: there is no such file" in nowhere
 
 

@@ -17,7 +17,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command; return exit code, standard output and standard error."""
-    monkeypatch.setattr("atelier_restorer.commands.asking.configure_logging", lambda *_: None)
+    monkeypatch.setattr("atelier_restorer.commands.connection.configure_logging", lambda *_: None)
 
     def run_command(*arguments: object) -> tuple[int, str, str]:
         try:
@@ -39,13 +39,13 @@ def picture(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--fidelity", "2"], ["--fidelity must be between 0.0 and 1.0, is 2"]),
+        (["--fidelity", "2"], ["--fidelity must be from 0 to 1, is 2"]),
         (["--fidelity", "nan", "--quality", "0"], ["--fidelity must be", "--quality must be"]),
         (["--fidelity", "much"], ["--fidelity: invalid float"]),
         (["--max-faces", "-1", "--min-confidence", "7"], ["--max-faces must", "--min-confidence must"]),
         (["--upscale", "3"], ["--upscale: invalid choice: 3"]),
-        (["--aligned", "--rule", "largest"], ["--rule chooses among faces found, but an aligned"]),
-        (["--aligned", "--match-tone"], ["--match-tone is for faces that are pasted into a picture"]),
+        (["--aligned", "--rule", "largest"], ["--rule selects among detected faces, but an aligned"]),
+        (["--aligned", "--match-tone"], ["--match-tone cannot be used with an aligned face"]),
         (["--upscaler", "x.pth", "--no-upscaler"], ["--no-upscaler: not allowed with argument --upscaler"]),
         (["--server", "a:1", "--codeformer", "c.pth", "--device", "cpu"], ["--codeformer, --device choose"]),
         (["--server", "a:1", "--upscaler", "u.pth"], ["--upscaler chooses networks of this process"]),
@@ -67,8 +67,8 @@ def test_bad_flags_of_restore(
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--detect-size", "9"], "--detect-size must be between"),
-        (["--min-confidence", "-1"], "--min-confidence must be between"),
+        (["--detect-size", "9"], "--detect-size must be from"),
+        (["--min-confidence", "-1"], "--min-confidence must be from"),
         (["--server", "a:1", "--model-set", "demo"], "--model-set chooses networks of this process"),
     ],
 )
@@ -79,7 +79,7 @@ def test_bad_flags_of_detect(run: Run, picture: Path, flags: list[str], says: st
 
 def test_detect_takes_one_picture(run: Run, tmp_path: Path) -> None:
     for path, says in (
-        (tmp_path, "is a folder, detect takes one"),
+        (tmp_path, "is a folder"),
         (tmp_path / "nowhere.png", "no such file"),
     ):
         code, out, err = run("detect", path)
@@ -98,7 +98,7 @@ def test_a_folder_without_pictures_is_a_failure_that_names_what_is_in_it(run: Ru
     (tmp_path / "in" / "notes.txt").write_text("no picture")
     code, out, err = run("restore", tmp_path / "in", tmp_path / "out")
     assert (code, out) == (1, "")
-    assert "notes.txt: skipped" in err and "no PNG, JPEG or WebP file is in it" in err
+    assert "notes.txt: skipped" in err and "no PNG, JPEG or WebP file" in err
 
 
 def test_missing_networks_are_told_by_flag_or_variable(
@@ -109,15 +109,15 @@ def test_missing_networks_are_told_by_flag_or_variable(
     out = tmp_path / "out.png"
     for arguments, says in (
         (["--model-set", tmp_path / "nowhere"], f"--model-set {tmp_path / 'nowhere'}: there is no file"),
-        (["--model-set", empty], "--model-set: the set 'tiny' has no detector; --detector FILE names"),
-        (["--model-set", empty, "--aligned"], "the set 'tiny' has no codeformer; --codeformer FILE names"),
+        (["--model-set", empty], "--model-set: the set 'tiny' does not have a detector; --detector FILE names"),
+        (["--model-set", empty, "--aligned"], "the set 'tiny' does not have a codeformer; --codeformer FILE names"),
         (["--codeformer", tmp_path / "c.pth"], f"--codeformer {tmp_path / 'c.pth'}: there is no such file"),
     ):
         code, _, err = run("restore", picture, out, *arguments)
         assert code == 1 and says in err, err
     parsing = ["--mask", "parse", "--aligned", "--max-faces", "0", "--model-set", empty]
     code, _, err = run("restore", picture, out, *parsing)
-    assert code == 1 and "has no parser; --parser FILE names" in err, err
+    assert code == 1 and "does not have a parser; --parser FILE names" in err, err
     monkeypatch.setenv("ATELIER_RESTORER_DETECTOR", str(tmp_path / "d.pth"))
     code, _, err = run("detect", picture)
     assert code == 1 and f"ATELIER_RESTORER_DETECTOR={tmp_path / 'd.pth'}: there is no such" in err, err
@@ -137,18 +137,18 @@ def test_help_names_every_flag_and_its_default(run: Run) -> None:
 def test_a_network_that_raises_fails_one_picture_and_not_the_run(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a service the interceptor catches what nobody foresaw; here the command does."""
+    """In a service the interceptor catches unforeseen errors; here the command does."""
     monkeypatch.setenv("ATELIER_RESTORER_CPU_THREADS", "1")
     model_set = build_set(tmp_path / "set", codeformer=codeformer_state())
 
-    def break_down(*_: object) -> None:
-        raise RuntimeError("nobody foresaw this")
+    def break_down(*_: object, **__: object) -> None:
+        raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("atelier_restorer.convert.picture", break_down)
+    monkeypatch.setattr("atelier_restorer.pipeline.decode_input", break_down)
     (tmp_path / "in.png").write_bytes(b"x")
     code, out, err = run(
         "restore", tmp_path / "in.png", tmp_path / "out.png", "--aligned", "--model-set", model_set
     )
     assert code == 1
-    assert "RuntimeError: nobody foresaw this" in json.loads(out)["error"]
-    assert "in.png: Something went wrong on our side" in err
+    assert "RuntimeError: unforeseen" in json.loads(out)["error"]
+    assert "in.png: Internal error" in err

@@ -7,20 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from atelier_restorer.__main__ import main
 from atelier_restorer.models import load_models
 from atelier_restorer.settings import RestorerSettings
-from atelier_restorer.upscale import Upscaler, _spans, enlarge
 from atelier_runtime import settings
-from atelier_runtime.errors import Cancelled
 from atelier_runtime.settings import StartupError
-from atelier_runtime.weights import Component, ModelSet
-from tests.parity import recipe
 from tests.tiny_restorer import build_set, codeformer_state, detector_state
 
 
@@ -137,7 +132,7 @@ def test_photograph_networks_beside_the_demo_sets_are_told(
         models = load_models(mixed, roles)
         warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert bool(warnings) == told and (
-            not told or "demo set beside the files given: detector." in warnings[0]
+            not told or "demo set provides: detector." in warnings[0]
         )
         assert models.name == ("demo + published.pth" if told else "published.pth")
     caplog.clear()
@@ -166,70 +161,6 @@ def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
     models = load_models(settings_for(tmp_path))
     assert models.codeformer is not None
     assert {p.dtype for p in models.codeformer.network.parameters()} == {torch.float32}
-
-
-@pytest.fixture(scope="module")
-def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Upscaler:
-    component = ModelSet.open(str(build_set(tmp_path_factory.mktemp("set")))).require("upscaler")
-    return Upscaler.load(component, torch.device("cpu"))
-
-
-def test_an_incomplete_upscaler_stops_the_start(tmp_path: Path) -> None:
-    file = build_set(tmp_path) / "upscaler.safetensors"
-    state = load_file(file)
-    del state["body.0.bias"]
-    save_file(state, file)
-    with pytest.raises(StartupError, match=r"MODEL_SET.*upscaler\.safetensors(?s:.*)body\.0\.bias"):
-        Upscaler.load(Component("upscaler", "tiny", file), torch.device("cpu"))
-
-
-@pytest.mark.parametrize("scale", [1, 2, 4])
-@pytest.mark.parametrize("with_network", [True, False])
-def test_the_size_is_exact_and_the_enlarger_is_named(
-    upscaler: Upscaler, scale: int, with_network: bool
-) -> None:
-    picture = recipe.image("scene", 1, 37, 53)
-    result = enlarge(picture, scale, upscaler if with_network else None, lambda: None)
-    assert result.picture.shape == (37 * scale, 53 * scale, 3)
-    if scale == 1:
-        assert result.picture is picture
-        assert result.upscaler == ""
-    else:
-        assert result.upscaler == ("tiny-compact-x2" if with_network else "lanczos")
-        assert result.picture.flags.writeable
-
-
-@pytest.mark.parametrize("length", [1, 384, 385, 770, 1001, 1150, 3072])
-def test_tiles_are_few_and_begin_where_networks_that_fold_pixels_expect_it(length: int) -> None:
-    spans = list(_spans(length, 384))
-    assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])] and spans[-1][1] == length
-    assert all(start % 16 == 0 and 0 < end - start <= 384 for start, end in spans)
-    assert len(spans) == -(-length // 384)
-
-
-def test_tiles_leave_no_seam(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = recipe.image("scene", 1, 150, 190)
-    whole = upscaler.enlarge(picture, lambda: None)
-    monkeypatch.setattr("atelier_restorer.upscale._TILE_PX", 64)
-    tiled = upscaler.enlarge(picture, lambda: None)
-    assert np.abs(whole.astype(int) - tiled).max() <= 1
-
-
-def test_a_cancelled_enlargement_stops_at_the_next_tile(
-    upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("atelier_restorer.upscale._TILE_PX", 64)
-    tiles = 0
-
-    def check() -> None:
-        nonlocal tiles
-        tiles += 1
-        if tiles == 3:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        enlarge(recipe.image("scene", 1, 128, 192), 2, upscaler, check)
-    assert tiles == 3
 
 
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
