@@ -32,6 +32,7 @@ def test_metrics_move(stack: Stack) -> None:
         ("GET", "/livez", "GET /livez", "200"),
         ("GET", "/", "GET /", "200"),
         ("GET", "/openapi.json", "GET /openapi.json", "200"),
+        ("HEAD", "/openapi.json", "HEAD /openapi.json", "200"),
         ("GET", "/docs", "GET /docs", "200"),
         ("GET", "/docs/assets/swagger-ui.css", "GET other", "200"),
         ("GET", "/generate", "GET /generate", "405"),
