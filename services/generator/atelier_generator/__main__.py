@@ -1,6 +1,6 @@
 """The command `atelier-generator`.
 
-torch takes seconds to import, so each command imports it late: help and bad settings do not wait.
+torch takes seconds to import, so each command imports it late: help and invalid settings do not wait.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="atelier-generator",
-        description="Atelier's drawing stage: SDXL over gRPC.",
+        description="Atelier's generator: SDXL over gRPC.",
         epilog=runtime_settings.help_text(GeneratorSettings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True)
     serve_parser = commands.add_parser("serve", help="serve gRPC until SIGTERM")
     serve_parser.set_defaults(command=serve)
-    _add_draw(commands.add_parser("draw", help="draw one picture into a file, without a server"))
-    inspect_parser = commands.add_parser("inspect", help="say what a model set, folder or single file holds")
+    _add_draw(commands.add_parser("draw", help="generate one image into a file, without a server"))
+    inspect_parser = commands.add_parser("inspect", help="describe a model set, folder or single file")
     inspect_parser.set_defaults(command=inspect)
     inspect_parser.add_argument(
         "path", type=Path, help="model set, folder in diffusers' layout, or single-file checkpoint"
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(chosen: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until SIGTERM."""
     settings = runtime_settings.load(GeneratorSettings)
     from atelier_generator.servicer import GeneratorService
     from atelier_runtime.server import run_service
@@ -63,7 +63,7 @@ def serve(chosen: argparse.Namespace) -> int:
 
 
 def draw(chosen: argparse.Namespace) -> int:
-    """Draw one picture; what is wrong goes to standard error."""
+    """Generate one image; errors go to standard error."""
     settings = runtime_settings.load(GeneratorSettings)
     output: Path = chosen.output
     file_format = _FORMAT_OF_SUFFIX.get(output.suffix.lower())
@@ -71,30 +71,30 @@ def draw(chosen: argparse.Namespace) -> int:
         print(f"--output: {output} must end with {', '.join(_FORMAT_OF_SUFFIX)}", file=sys.stderr)
         return 2
     options = {name: getattr(chosen, name) for name in GenerateRequest.__dataclass_fields__ if name in chosen}
-    request = GenerateRequest(**options, output_format=file_format)
     try:
-        request.check(settings.max_pixels)
+        request = GenerateRequest(**options, output_format=file_format)
+        request.check_size(settings.max_pixels)
         from atelier_generator.models import load_models
         from atelier_generator.pipeline import Pipeline
 
         models = load_models(settings)
         request = request.completed(models.model_set.default_negative_prompt)
-        drawing = Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
+        generation = Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
     except AtelierError as error:
         print(error.message, file=sys.stderr)
         return 1
     except StartupError as error:
         print(f"{GeneratorSettings.model_config['env_prefix']}{error}", file=sys.stderr)
         return 1
-    output.write_bytes(images.encode(images.Picture(rgb=drawing.picture), file_format, request.quality))
-    for warning in drawing.warnings:
-        print(warning, file=sys.stderr)
+    output.write_bytes(images.encode(images.Picture(rgb=generation.pixels), file_format, request.quality))
+    for warning in generation.warnings:
+        print(warning.message, file=sys.stderr)
     print(f"{output}: {request.result_size}, seed {request.seed}")
     return 0
 
 
 def inspect(chosen: argparse.Namespace) -> int:
-    """Print what lies at a path as JSON; what is wrong with it goes to standard error."""
+    """Print the description of a path as JSON; errors go to standard error."""
     from atelier_generator.nets import inspection
     from atelier_runtime.weights import CheckpointError
 
@@ -109,12 +109,12 @@ def inspect(chosen: argparse.Namespace) -> int:
 
 def _add_draw(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=draw)
-    parser.add_argument("prompt", help="what to draw")
+    parser.add_argument("prompt", help="what to generate")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("picture.png"), help="PNG, JPEG or WebP file"
     )
-    parser.add_argument("--negative-prompt", help="what to keep out (default: the model set's)")
-    parser.add_argument("--seed", type=int, help="seed of the noise (default: drawn, and printed)")
+    parser.add_argument("--negative-prompt", help="what to avoid (default: the model set's)")
+    parser.add_argument("--seed", type=int, help="seed of the noise (default: random, and printed)")
     named: dict[str, tuple[str, type]] = {
         "width_px": ("--width", int),
         "height_px": ("--height", int),

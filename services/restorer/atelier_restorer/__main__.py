@@ -1,7 +1,7 @@
 """The command `atelier-restorer`.
 
-torch takes seconds to import, so each command imports it late: help, bad flags and bad settings do not wait,
-and a command that asks a running service does without.
+torch takes seconds to import, so each command imports it late: help, invalid flags and settings do not wait,
+and a command that calls a running service does without.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from atelier_restorer.commands import compare, detect, options, restore
 from atelier_restorer.commands.files import PlanError
@@ -22,20 +23,16 @@ _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130  # exit codes
 
 
 def serve(chosen: argparse.Namespace) -> int:
-    """Run the stage until SIGTERM or SIGINT; return the exit code."""
+    """Run the service until SIGTERM or SIGINT; return the exit code."""
     restorer_settings = settings.load(RestorerSettings)
     from atelier_restorer.servicer import RestorerService
     from atelier_runtime.server import run_service
 
-    return run_service(
-        "restorer",
-        restorer_settings,
-        lambda worker, state: RestorerService(restorer_settings, worker, state),
-    )
+    return run_service("restorer", restorer_settings, partial(RestorerService, restorer_settings))
 
 
 def inspect(chosen: argparse.Namespace) -> int:
-    """Say what checkpoints are; return the exit code."""
+    """Identify checkpoints; return the exit code."""
     from atelier_restorer.commands import inspect as command
 
     return command.run(chosen)
@@ -67,7 +64,7 @@ def _say(message: str, exit_code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="atelier-restorer", description="Atelier's face stage.")
+    parser = argparse.ArgumentParser(prog="atelier-restorer", description="Atelier's face restorer.")
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser(
         "serve",
@@ -82,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
             "restore",
             help="restore the faces of a picture or a folder",
             description="Restore the faces of a picture, or of all pictures in a folder and its folders. "
-            "Prints a JSON object for each: every face and its fate. Inputs are never overwritten. "
-            "Exit code: 0 if every picture was written, 1 if one was not, 2 if the flags make no sense.",
+            "Prints a JSON object for each: every face and its outcome. Inputs are never overwritten. "
+            "Exit code: 0 if every picture was written, 1 if one was not, 2 if the flags are invalid.",
         ),
         restore.run,
     )
@@ -91,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "detect",
             help="print the faces of a picture",
-            description="Print every face, the surest first, in px of the picture, as "
+            description="Print every face, highest confidence first, in px of the picture, as "
             '{"faces": [{"box": [x1, y1, x2, y2], "landmarks": [[x, y] x 5], "confidence": c}]}.',
         ),
         detect.run,
@@ -99,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_compare(
         commands.add_parser(
             "compare",
-            help="restore a picture at several fidelities, to choose by eye",
+            help="restore a picture at several fidelities, to compare by eye",
             description="Restore the faces of a picture at several fidelities, for one detection and one "
             "encoding. Prints a JSON object for each picture written.",
         ),
@@ -108,9 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     options.add_inspect(
         commands.add_parser(
             "inspect",
-            help="say which network a checkpoint file is",
+            help="identify the network of a checkpoint file",
             description="Print a JSON object for each checkpoint file: its network, sizes, parameters, "
-            "number format and SHA-256. Exit code: 1 if the restorer has no use for one of them.",
+            "dtype and SHA-256. Exit code: 1 if the restorer cannot use one of them.",
         ),
         inspect,
     )

@@ -22,10 +22,10 @@ import numpy as np
 from atelier_runtime import log as runtime_log
 from atelier_runtime import metrics
 from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
-from atelier_runtime.errors import (AtelierError, DeadlineExceeded, InternalError)
-from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.errors import AtelierError, DeadlineExceeded, InternalError
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageTimer, StageReport
+from atelier_runtime.metrics import StageReport, StageTimer
+from atelier_runtime.outcomes import SkipReason
 
 log = logging.getLogger(__name__)
 

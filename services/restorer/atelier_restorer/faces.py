@@ -20,9 +20,9 @@ from atelier_restorer.request import Face, MaskKind, RestoreRequest
 from atelier_restorer.tone import match_tone
 from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
 from atelier_runtime.errors import BadImage
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageTimer, StageReport
+from atelier_runtime.metrics import StageReport, StageTimer
+from atelier_runtime.outcomes import SkipReason
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""The one table of defaults and limits: command line, gRPC and HTTP all read it.
+"""The one table of defaults and limits: command line, gRPC and HTTP all use it.
 
-Units are in the names; a range is written as a pair (lowest, highest), both allowed.
+Units are in the names; a range is a pair (lowest, highest), both inclusive.
 """
 
 from typing import Final
@@ -27,9 +27,9 @@ HIRES_ENLARGEMENT = 2
 HIRES_STRENGTH = 0.35
 HIRES_STEPS = 25
 USE_UPSCALER = True
-HIRES_FIX_SIMPLE = False
-HIRES_SCALE = 1.5
-HIRES_SCALE_RANGE = (1.0, 4.0)
+LANCZOS_SCALE = 1.5
+"""Of the JSON contract's `hires_fix_simple`; over gRPC an unset `lanczos_scale` means no upscaling."""
+LANCZOS_SCALE_RANGE = (1.0, 4.0)
 
 USE_FACE_RESTORATION = True
 FIDELITY = 0.6
@@ -47,7 +47,7 @@ MIN_EYE_DISTANCE_PX = 5.0
 MIN_FACE_PX = 0.0
 DETECT_SIZE_PX = 640
 DETECT_SIZE_PX_RANGE = (64, 2048)
-"""Beside 0, which looks at the picture as it is."""
+"""And 0: full resolution."""
 VISIBILITY = 1.0
 VISIBILITY_RANGE = (0.0, 1.0)
 
@@ -59,4 +59,4 @@ ON_RESTORE_FAILURE: Final = "return_base"
 MAX_PIXELS = 50_000_000
 DEADLINE_S = 300.0
 PING_INTERVAL_S = 20.0
-"""How often a client asks during a call whether the stage still lives; servers allow twice as often."""
+"""How often a client pings a service during a call; servers allow twice as often."""

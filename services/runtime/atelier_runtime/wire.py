@@ -35,13 +35,13 @@ _FORMAT_NUMBERS = {name: number for number, name in _FORMATS.items()}
 
 # These tables are complete, or this module could not be imported.
 _SKIP_REASON_NUMBERS: Mapping[SkipReason, skip_reason_pb2.SkipReason] = {
-    reason: skip_reason_pb2.SkipReason.Value(f"SKIP_REASON_{reason.name}") for reason in SkipReason
+    reason: getattr(skip_reason_pb2, f"SKIP_REASON_{reason.name}") for reason in SkipReason
 }
 _WARNING_CODE_NUMBERS: Mapping[WarningCode, warning_pb2.WarningCode] = {
-    code: warning_pb2.WarningCode.Value(f"WARNING_CODE_{code.name}") for code in WarningCode
+    code: getattr(warning_pb2, f"WARNING_CODE_{code.name}") for code in WarningCode
 }
 _ROLE_NUMBERS: Mapping[NetworkRole, service_status_pb2.NetworkRole] = {
-    role: service_status_pb2.NetworkRole.Value(f"NETWORK_ROLE_{role.name}") for role in NetworkRole
+    role: getattr(service_status_pb2, f"NETWORK_ROLE_{role.name}") for role in NetworkRole
 }
 _SKIP_REASONS = {number: reason for reason, number in _SKIP_REASON_NUMBERS.items()}
 _WARNING_CODES = {number: code for code, number in _WARNING_CODE_NUMBERS.items()}

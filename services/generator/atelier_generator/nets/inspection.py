@@ -17,7 +17,8 @@ from atelier_generator.nets.published import Kind, configuration
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import StoredNetwork, empty_network
 from atelier_generator.nets.stored_pipeline import StoredPipeline
-from atelier_generator.upscale import Upscaler
+from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import (
     CheckpointError,
     Component,
@@ -53,16 +54,16 @@ def inspect(path: Path) -> dict[str, Any]:
 
 def _describe_set(model_set: ModelSet) -> dict[str, Any]:
     described: dict[str, Any] = {"model_set": model_set.name, "folder": str(model_set.folder)}
-    base = read_pipeline(model_set.require("base").path)
+    base = read_pipeline(model_set.require(NetworkRole.BASE).path)
     base.require("base")
     base.check()
     described["base"] = _describe(base)
-    if component := model_set.component("refiner"):
+    if component := model_set.component(NetworkRole.REFINER):
         refiner = read_pipeline(component.path)
         refiner.require("refiner")
         refiner.check(base)
         described["refiner"] = _describe(refiner)
-    if component := model_set.component("upscaler"):
+    if component := model_set.component(NetworkRole.UPSCALER):
         described["upscaler"] = _describe_upscaler(component)
     _compare_with_manifest(model_set, described)
     return described

@@ -1,4 +1,4 @@
-"""`atelier-restorer compare`: the same picture at several fidelities, to choose by eye."""
+"""`atelier-restorer compare`: the same picture at several fidelities, to compare by eye."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from atelier_restorer.client import Client, Restored
 from atelier_restorer.commands import options
-from atelier_restorer.commands.asking import ask
+from atelier_restorer.commands.connection import run_with_client
 from atelier_restorer.commands.files import FORMAT_OF_SUFFIX, PlanError, write_whole
 from atelier_restorer.commands.restore import networks
 from atelier_runtime import defaults
@@ -23,7 +23,7 @@ def run(chosen: argparse.Namespace) -> int:
     if not chosen.source.is_file():
         raise PlanError(f"{chosen.source}: there is no such file")
     if chosen.target.exists() and not chosen.target.is_dir():
-        raise PlanError(f"{chosen.target} is no folder; one file for each fidelity is written into it")
+        raise PlanError(f"{chosen.target} is not a folder; one file per fidelity is written into it")
     suffix = chosen.source.suffix.lower()
     if suffix not in FORMAT_OF_SUFFIX:
         suffix = f".{defaults.OUTPUT_FORMAT}"
@@ -37,12 +37,12 @@ def run(chosen: argparse.Namespace) -> int:
         return await client.compare(data, request, fidelities)
 
     roles, required = networks(request)
-    results = ask(chosen, compare, roles=roles, required=required)
+    results = run_with_client(chosen, compare, roles=roles, required=required)
     for fidelity, target, result in zip(fidelities, targets, results, strict=True):
         write_whole(target, result.picture)
-        print(json.dumps(_told(chosen.source, target, fidelity, result)), flush=True)
+        print(json.dumps(_summary(chosen.source, target, fidelity, result)), flush=True)
     return 0
 
 
-def _told(source: Path, target: Path, fidelity: float, result: Restored) -> dict[str, Any]:
+def _summary(source: Path, target: Path, fidelity: float, result: Restored) -> dict[str, Any]:
     return {"input": str(source), "output": str(target), "fidelity": fidelity, **result.report}

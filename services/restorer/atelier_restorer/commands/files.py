@@ -1,4 +1,4 @@
-"""Which picture files to read, what to write them to, and writing that never leaves half a file."""
+"""Which picture files to read, where to write them, and writing that never leaves half a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIGNATURE_BYTES = 12
 
 
 class PlanError(Exception):
-    """The paths that the command was given cannot be meant; the message says why."""
+    """The given paths are invalid; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Task:
     format: Format | None
     mask: Path | None
     name: Path
-    """What a folder's picture is called in it, or a single one by itself; without the suffix."""
+    """The path within the folder, or the name of a single file; without the suffix."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do. `skipped` are the files of a folder that are no pictures."""
+    """The pictures to restore. `skipped` are the files of a folder that are not pictures."""
 
     tasks: tuple[Task, ...]
     skipped: tuple[Path, ...]
@@ -48,11 +48,11 @@ class Plan:
 def make_plan(source: Path, target: Path, mask: Path | None, file_format: Format | None) -> Plan:
     """Pair the pictures at `source` with the files to write; nothing is written yet.
 
-    A folder is taken with all folders in it, and the same names are made in the folder `target`; a picture
-    given alone may also go into a folder. `file_format` changes the suffixes of a folder's pictures.
+    A folder is read recursively, and the same names are made in the folder `target`; a single picture may
+    also go into a folder. `file_format` changes the suffixes of a folder's pictures.
 
     Raises:
-        PlanError: nothing is there, an input would be overwritten, or two pictures would be one file.
+        PlanError: nothing is there, an input would be overwritten, or two pictures would be the same file.
     """
     if source.is_dir():
         found = sorted(_files_below(source, without=(target, *([mask] if mask else []))))
@@ -72,7 +72,7 @@ def make_plan(source: Path, target: Path, mask: Path | None, file_format: Format
 
 
 def check_writable(path: Path) -> None:
-    """Raise `PlanError` unless a file can be made at this path, so that no work is done in vain."""
+    """Raise `PlanError` unless a file can be written here, so that no work is done in vain."""
     if path.is_dir():
         raise PlanError(f"{path} is a folder")
     if not path.parent.is_dir():
@@ -82,7 +82,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file at once: whoever looks finds the old file, or none, or the whole new one."""
+    """Write a file atomically: a reader finds the old file, or none, or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".atelier-{secrets.token_hex(8)}.part")
     try:
@@ -105,7 +105,7 @@ def _files_below(folder: Path, without: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def _looks_like_a_picture(path: Path) -> bool:
-    """Judge by name or content: a damaged .jpg is a picture that fails, a text file is none."""
+    """Judge by name or content: a corrupt .jpg is a picture that fails, a text file is not a picture."""
     if path.suffix.lower() in FORMAT_OF_SUFFIX:
         return True
     try:
@@ -133,15 +133,15 @@ def _appended(name: Path, file_format: Format) -> Path:
 
 
 def _single_task(source: Path, target: Path, mask: Path | None, file_format: Format | None) -> Task:
-    said = FORMAT_OF_SUFFIX.get(target.suffix.lower())
-    if file_format is None and said is None:
-        raise PlanError(f"{target} must end with {', '.join(FORMAT_OF_SUFFIX)}, or --format say what it is")
-    if file_format is not None and said is not None and file_format != said:
+    by_suffix = FORMAT_OF_SUFFIX.get(target.suffix.lower())
+    if file_format is None and by_suffix is None:
+        raise PlanError(f"{target} must end with {', '.join(FORMAT_OF_SUFFIX)}, or --format must be given")
+    if file_format is not None and by_suffix is not None and file_format != by_suffix:
         raise PlanError(f"--format {file_format} contradicts the name {target}")
     check_writable(target)
     if mask is not None:
         check_writable(mask)
-    return Task(source, target, file_format or said, mask, Path(source.stem))
+    return Task(source, target, file_format or by_suffix, mask, Path(source.stem))
 
 
 def _refuse_collisions(tasks: list[Task]) -> None:
@@ -150,14 +150,14 @@ def _refuse_collisions(tasks: list[Task]) -> None:
     for task in tasks:
         for path in (p for p in (task.target, task.mask) if p is not None):
             if (overwritten := sources.get(_identity(path))) is not None:
-                raise PlanError(f"{path} would overwrite the picture {overwritten}; choose another place")
+                raise PlanError(f"{path} would overwrite the picture {overwritten}; choose another path")
             if (other := written.get(path.resolve())) is not None:
                 raise PlanError(f"{path} would be written twice, for {other} and for {task.source}")
             written[path.resolve()] = task.source
 
 
 def _identity(path: Path) -> object:
-    """Return what tells a file from others, whatever it is called; a path where there is none yet."""
+    """Return what identifies a file, whatever its name; a path where there is none yet."""
     try:
         status = path.stat()
     except OSError:

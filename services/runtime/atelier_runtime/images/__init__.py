@@ -1,7 +1,7 @@
 """Pictures in and out: decoded with a limit, encoded once, with what belongs to a photograph kept.
 
-Every sample of an 8- or 16-bit PNG and of a lossless WebP is kept, gray as gray, alpha with the colours under
-it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (their colours are), a PNG's
+Every sample of an 8- or 16-bit PNG and of a lossless WebP is kept, gray as gray, alpha with the colors under
+it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (their colors are), a PNG's
 texts, the small preview in EXIF, which would show the old picture.
 """
 
@@ -28,20 +28,20 @@ from atelier_runtime.images.reading import decode
 from atelier_runtime.images.writing import encode, encode_gray_png, is_lossless, losses
 
 __all__ = [
+    "FORMATS",
     "EncodedImage",
+    "Format",
     "InputImage",
     "OutputFormat",
-    "decode_input",
-    "encode_mask",
-    "encode_output",
-    "FORMATS",
-    "Format",
     "Picture",
     "PixelArray",
     "RgbArray",
     "decode",
+    "decode_input",
     "encode",
     "encode_gray_png",
+    "encode_mask",
+    "encode_output",
     "from_raw",
     "is_lossless",
     "losses",

@@ -18,7 +18,7 @@ OutputFormat = Format | Literal["raw"]
 
 @dataclass(frozen=True)
 class InputImage:
-    """The image of a request. `format` None: detected from the data. Sizes, in px, are needed for raw pixels."""
+    """The image of a request. `format` None: detected from the data. Raw pixels need the sizes, in px."""
 
     data: bytes
     format: OutputFormat | None = None
@@ -52,9 +52,8 @@ def decode_input(image: InputImage, *, max_pixels: int, field: str = "image", de
 def encode_output(picture: Picture, image_format: OutputFormat, quality: int) -> EncodedImage:
     """Encode the image of a response. Takes time: not for the event loop."""
     if image_format == "raw":
-        data = picture.eight_bit().tobytes()
-    else:
-        data = encode(picture, image_format, quality)
+        return EncodedImage(picture.eight_bit().tobytes(), "raw", picture.width, picture.height)
+    data = encode(picture, image_format, quality)
     return EncodedImage(data, image_format, picture.width, picture.height)
 
 

@@ -26,7 +26,7 @@ class Picture:
     `rgb`: uint8 or uint16 (H, W, 3), orientation applied. `alpha`: (H, W) of the same type, or None.
     `gray`: the file had one channel; `encode` writes one channel again.
     `icc`: the file's bytes. `exif`, `xmp`: the file's bytes, their orientation set to 1 (see `metadata`).
-    `dpi`: (x, y) or None. `png_colour`: a PNG's chunks that say what its numbers mean as colours, as
+    `dpi`: (x, y) or None. `png_color`: a PNG's chunks that say what its numbers mean as colors, as
     (type, data). `format`: what the file was, None for raw pixels.
     """
 
@@ -37,15 +37,15 @@ class Picture:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
-    png_colour: tuple[tuple[bytes, bytes], ...] = ()
+    png_color: tuple[tuple[bytes, bytes], ...] = ()
     format: Format | None = None
 
     def __post_init__(self) -> None:
-        """Refuse, by `ValueError`, an alpha that is not of the colours' size and depth."""
+        """Refuse, by `ValueError`, an alpha that is not of the colors' size and depth."""
         if self.alpha is not None:
             wanted, given = (self.rgb.shape[:2], self.rgb.dtype), (self.alpha.shape, self.alpha.dtype)
             if wanted != given:
-                raise ValueError(f"alpha has {given}, the colours need {wanted}")
+                raise ValueError(f"alpha has {given}, the colors need {wanted}")
 
     @property
     def width(self) -> int:
@@ -63,7 +63,7 @@ class Picture:
         return 8 * self.rgb.itemsize
 
     def eight_bit(self) -> RgbArray:
-        """Return the colours in 8 bits, for a network: rounded, or as they are if they have 8."""
+        """Return the colors in 8 bits, for a network: rounded, or as they are if they have 8."""
         return to_eight_bit(self.rgb)
 
     def with_pixels(self, rgb: PixelArray, alpha: PixelArray | None) -> Picture:

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from atelier_runtime.images.picture import PixelArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+COLOR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 LARGEST_16_BIT_SIDE_PX = 1_000_000
 """libpng's own limit; OpenCV's is a little above."""
 
-_KEPT = {b"IHDR", b"tRNS", b"eXIf", *COLOUR_CHUNKS}
+_KEPT = {b"IHDR", b"tRNS", b"eXIf", *COLOR_CHUNKS}
 _PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
 _XMP_LIMIT_BYTES = 8 * 2**20
 _AVERAGE = 3  # the filter: what a sample has more than the mean of those left and above
@@ -47,14 +47,14 @@ class Chunks:
         return self.first[b"IHDR"][8]
 
     @property
-    def colour_type(self) -> int:
+    def color_type(self) -> int:
         """0 gray, 2 RGB, 3 palette; 4 and 6: gray and RGB with alpha."""
         return self.first[b"IHDR"][9]
 
     @property
-    def colour(self) -> tuple[tuple[bytes, bytes], ...]:
-        """What the numbers mean as colours, the ICC profile apart."""
-        return tuple((kind, self.first[kind]) for kind in COLOUR_CHUNKS if kind in self.first)
+    def color(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What the numbers mean as colors, the ICC profile apart."""
+        return tuple((kind, self.first[kind]) for kind in COLOR_CHUNKS if kind in self.first)
 
 
 def read_chunks(data: bytes) -> Chunks:
@@ -78,15 +78,15 @@ def read_chunks(data: bytes) -> Chunks:
 
 
 def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:
-    """Return colours (H, W, 3) and alpha (H, W) or None; gray is the same number three times.
+    """Return colors (H, W, 3) and alpha (H, W) or None; gray is the same number three times.
 
     Raises `ValueError` for a damaged file.
     """
     import cv2  # the gateway imports this module and has no OpenCV
 
-    # The bare picture: OpenCV then neither warns of a profile nor judges a transparent colour by itself.
+    # The bare picture: OpenCV then neither warns of a profile nor judges a transparent color by itself.
     bare = [data[start - 8 : end + 4] for kind, start, end in _places(data) if kind in _PIXEL_CHUNKS]
-    has_alpha = chunks.colour_type in (4, 6)
+    has_alpha = chunks.color_type in (4, 6)
     mode = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
     try:
         pixels = cv2.imdecode(np.frombuffer(SIGNATURE + b"".join(bare), np.uint8), mode)
@@ -101,8 +101,8 @@ def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArra
 
 
 def _keyed_alpha(rgb: NDArray[np.uint16], chunks: Chunks) -> NDArray[np.uint16] | None:
-    """Return the alpha of a file that names one colour as transparent."""
-    channels = {0: 1, 2: 3}.get(chunks.colour_type, 0)
+    """Return the alpha of a file that names one color as transparent."""
+    channels = {0: 1, 2: 3}.get(chunks.color_type, 0)
     key = chunks.first.get(b"tRNS", b"")
     if not channels or len(key) != 2 * channels:
         return None
@@ -122,8 +122,8 @@ def write(
     `before_pixels`: further chunks, as (type, data). The bytes do not depend on the number of threads.
     """
     height, width = rgb.shape[:2]
-    colour_type = (0 if gray else 2) + (0 if alpha is None else 4)
-    header = struct.pack(">IIBBBBB", width, height, 8 * rgb.itemsize, colour_type, 0, 0, 0)
+    color_type = (0 if gray else 2) + (0 if alpha is None else 4)
+    header = struct.pack(">IIBBBBB", width, height, 8 * rgb.itemsize, color_type, 0, 0, 0)
     row_bytes = 1 + width * rgb.itemsize * ((1 if gray else 3) + (alpha is not None))
     rows = max(1, _BAND_BYTES // row_bytes)
     starts = range(0, height, rows)
@@ -174,11 +174,11 @@ def _filtered(
 ) -> NDArray[np.uint8]:
     """Return rows as PNG compresses them: big-endian bytes less a forecast, the filter's number before."""
     top = max(0, first - 1)
-    colours = rgb[top:last, :, :1] if gray else rgb[top:last]
+    colors = rgb[top:last, :, :1] if gray else rgb[top:last]
     if alpha is not None:
-        colours = np.concatenate([colours, alpha[top:last, :, None]], axis=2)
-    pixel_bytes = colours.shape[2] * colours.itemsize
-    big_endian = np.ascontiguousarray(colours, colours.dtype.newbyteorder(">"))
+        colors = np.concatenate([colors, alpha[top:last, :, None]], axis=2)
+    pixel_bytes = colors.shape[2] * colors.itemsize
+    big_endian = np.ascontiguousarray(colors, colors.dtype.newbyteorder(">"))
     samples = big_endian.view(np.uint8).reshape(last - top, -1)
     if first == 0:  # above the first row are zeros
         samples = np.concatenate([np.zeros_like(samples[:1]), samples])

@@ -24,8 +24,8 @@ def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = F
     """Decode a PNG, JPEG or WebP file. Of a camera's JPEG with several pictures (MPO) the first is taken.
 
     The header is read first: a picture above `max_pixels` is refused before its pixels are touched. A palette
-    becomes the colours that it stands for and is dropped; 1, 2 and 4 bits become the same grays in 8; a
-    colour named transparent becomes alpha. `deep`: 16-bit PNG is taken, as uint16, by OpenCV, on which the
+    becomes the colors that it stands for and is dropped; 1, 2 and 4 bits become the same grays in 8; a
+    color named transparent becomes alpha. `deep`: 16-bit PNG is taken, as uint16, by OpenCV, on which the
     caller's package depends; otherwise it is refused.
 
     Raises `InvalidRequest` naming `field` for what is truncated, too large, animated, CMYK, too deep, or no
@@ -40,7 +40,7 @@ def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = F
             if chunks is not None and chunks.depth > 8:
                 _refuse_too_deep(image, deep, field)
                 rgb, alpha = png.read_16_bit(data, chunks)
-                return _picture(image, rgb, alpha, chunks.colour_type in (0, 4), chunks)
+                return _picture(image, rgb, alpha, chunks.color_type in (0, 4), chunks)
             image.load()
             rgb, alpha, gray = _eight_bit_pixels(image, chunks)
             return _picture(image, rgb, alpha, gray, chunks)
@@ -129,7 +129,7 @@ def _picture(
         exif=metadata.EXIF_PREFIX + exif if exif else None,
         xmp=xmp or None,
         dpi=dpi,
-        png_colour=chunks.colour if chunks else (),
+        png_color=chunks.color if chunks else (),
         format="jpeg" if image.format == "MPO" else cast(Format, str(image.format).lower()),
     )
 

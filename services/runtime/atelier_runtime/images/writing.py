@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from PIL import Image
 
 from atelier_runtime.images import metadata, png
 from atelier_runtime.images.picture import Format, Picture, to_eight_bit
+from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
 _JPEG_MARKER_BYTES = 65_533
 _JPEG_EXIF_BYTES = _JPEG_MARKER_BYTES
@@ -52,7 +54,7 @@ def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
         # Here `quality` is an effort: 0 and method 0 take a quarter of the time for files a sixth larger.
         options |= {"lossless": True, "exact": True, "quality": 0, "method": 0}
     else:
-        options["exact"] = True  # keep the colours of transparent pixels
+        options["exact"] = True  # keep the colors of transparent pixels
         options["method"] = 2  # a third of the default's time
     buffer = io.BytesIO()
     image.save(buffer, file_format.upper(), **options)
@@ -64,36 +66,60 @@ def encode_gray_png(mask: NDArray[np.uint8]) -> bytes:
     return png.write(mask[:, :, None], None, gray=True)
 
 
-def is_lossless(file_format: Format | None, quality: int) -> bool:
-    """Tell whether 8-bit pixels come back exactly. `None` stands for raw pixels."""
-    return file_format in ("png", None) or (file_format == "webp" and quality == 100)
+def is_lossless(image_format: Format | Literal["raw"], quality: int) -> bool:
+    """Tell whether 8-bit pixels come back exactly."""
+    return image_format in ("png", "raw") or (image_format == "webp" and quality == 100)
 
 
-def losses(picture: Picture, file_format: Format | None, quality: int) -> list[str]:
-    """Tell, a sentence each, what of a picture the answer's format does not keep.
+def losses(picture: Picture, image_format: Format | Literal["raw"], quality: int) -> list[ResponseWarning]:
+    """Return a warning for everything that the response's format does not keep.
 
-    `None` stands for raw RGB8, which has pixels and nothing else: of those alone is spoken then.
+    Raw pixels carry no metadata by their nature, so only pixels are spoken of then.
     """
-    name = file_format or "raw RGB8"
-    found = []
-    if not is_lossless(file_format, quality):
-        found.append(f"{name} is lossy: pixels outside the mask are not exactly the input's.")
-    if picture.bits > 8 and file_format != "png":
-        found.append(f"The picture's {picture.bits} bits a channel were rounded to the 8 that {name} has.")
-    if picture.alpha is not None and file_format in ("jpeg", None):
-        found.append("The picture's transparency was dropped: the output format has none.")
-    if file_format is None:
+    found: list[ResponseWarning] = []
+
+    def warn(code: WarningCode, message: str) -> None:
+        found.append(ResponseWarning(code, message))
+
+    name = "raw RGB8" if image_format == "raw" else image_format
+    if not is_lossless(image_format, quality):
+        warn(
+            WarningCode.LOSSY_OUTPUT, f"{name} is lossy: pixels outside the mask are not exactly the input's."
+        )
+    if picture.bits > 8 and image_format != "png":
+        warn(
+            WarningCode.BIT_DEPTH_REDUCED,
+            f"The image's {picture.bits} bits per channel were rounded to the 8 that {name} supports.",
+        )
+    if picture.alpha is not None and image_format in ("jpeg", "raw"):
+        warn(WarningCode.ALPHA_DROPPED, f"Transparency was dropped: {name} does not support it.")
+    if image_format == "raw":
         return found
-    if picture.icc is not None and not _profile_fits(picture, file_format):
-        found.append(f"The ICC profile was dropped: it does not fit into this {name} file.")
-    if picture.exif is not None and not _fits(picture.exif, _JPEG_EXIF_BYTES, file_format):
-        found.append(f"EXIF was dropped: its {len(picture.exif)} bytes do not fit into a JPEG file.")
-    if picture.xmp is not None and not _fits(picture.xmp, _JPEG_XMP_BYTES, file_format):
-        found.append(f"XMP was dropped: its {len(picture.xmp)} bytes do not fit into a JPEG file.")
-    if picture.dpi is not None and not _resolution_fits(picture, file_format):
-        found.append(f"The resolution of {picture.dpi[0]:.0f} dpi was dropped: {name} has no place for it.")
-    if file_format != "png" and _colour_matters(picture):
-        found.append(f"The PNG's own description of its colours was dropped: {name} has no place for it.")
+    if picture.icc is not None and not _profile_fits(picture, image_format):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"The ICC profile was dropped: it does not fit into this {name} file.",
+        )
+    if picture.exif is not None and not _fits(picture.exif, _JPEG_EXIF_BYTES, image_format):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"EXIF was dropped: its {len(picture.exif)} bytes do not fit into a JPEG file.",
+        )
+    if picture.xmp is not None and not _fits(picture.xmp, _JPEG_XMP_BYTES, image_format):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"XMP was dropped: its {len(picture.xmp)} bytes do not fit into a JPEG file.",
+        )
+    if picture.dpi is not None and not _resolution_fits(picture, image_format):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"The resolution of {picture.dpi[0]:.0f} dpi was dropped: {name} cannot store it.",
+        )
+    if image_format != "png" and _color_matters(picture):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"The PNG's own description of its colors was dropped: {name} cannot store it.",
+        )
     return found
 
 
@@ -102,7 +128,7 @@ def _png(picture: Picture) -> bytes:
     if picture.icc is not None:
         chunks.append(png.profile_chunk(picture.icc))
     # A file may have a profile or the word that it is sRGB, not both.
-    chunks += [chunk for chunk in picture.png_colour if picture.icc is None or chunk[0] != b"sRGB"]
+    chunks += [chunk for chunk in picture.png_color if picture.icc is None or chunk[0] != b"sRGB"]
     if picture.exif is not None:
         chunks.append((b"eXIf", metadata.without_prefix(picture.exif)))
     if picture.xmp is not None:
@@ -134,9 +160,9 @@ def _resolution_fits(picture: Picture, file_format: Format) -> bool:
     return picture.exif is not None and metadata.has_tag(picture.exif, metadata.X_RESOLUTION)
 
 
-def _colour_matters(picture: Picture) -> bool:
+def _color_matters(picture: Picture) -> bool:
     """Tell whether a PNG's chunks say anything but sRGB that an ICC profile does not overrule."""
-    said = dict(picture.png_colour)
+    said = dict(picture.png_color)
     if b"cICP" in said:  # it goes before the others, these before each other
         return said[b"cICP"] != _SRGB[b"cICP"]
     if picture.icc is not None or b"sRGB" in said:

@@ -1,5 +1,6 @@
 """Every exception class over the gRPC wire and back."""
 
+import re
 from enum import StrEnum
 
 import grpc
@@ -7,10 +8,11 @@ import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from grpc_status import rpc_status
 
-from atelier.common.v1 import error_reason_pb2
-from atelier_runtime import errors, status
-from atelier_runtime.errors import (ERROR_CLASSES, ErrorReason, FieldViolation, InvalidRequest)
-from atelier_runtime.outcomes import SkipReason
+from atelier.common.v1 import error_reason_pb2, service_status_pb2, skip_reason_pb2, warning_pb2
+from atelier_runtime import errors, rpc_errors
+from atelier_runtime.errors import ERROR_CLASSES, ErrorReason, FieldViolation, InvalidRequest
+from atelier_runtime.outcomes import SkipReason, WarningCode
+from atelier_runtime.service_status import NetworkRole
 
 
 def subclasses(cls: type) -> set[type]:
@@ -43,18 +45,29 @@ def test_every_class_has_its_own_reason_and_every_reason_its_class() -> None:
 
 @pytest.mark.parametrize(
     ("wire", "ours"),
-    [(error_reason_pb2.ErrorReason, ErrorReason), (error_reason_pb2.SkipReason, SkipReason)],
+    [
+        (error_reason_pb2.ErrorReason, ErrorReason),
+        (skip_reason_pb2.SkipReason, SkipReason),
+        (warning_pb2.WarningCode, WarningCode),
+        (service_status_pb2.NetworkRole, NetworkRole),
+    ],
 )
 def test_enums_are_those_of_the_protos(wire: EnumTypeWrapper, ours: type[StrEnum]) -> None:
-    prefix = {ErrorReason: "ERROR_REASON_", SkipReason: "SKIP_REASON_"}[ours]
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", wire.DESCRIPTOR.name).upper() + "_"
     names = {name.removeprefix(prefix) for name in wire.DESCRIPTOR.values_by_name}
-    assert names - {"UNSPECIFIED"} == {reason.name for reason in ours}
+    assert names - {"UNSPECIFIED"} == {member.name for member in ours} - {"UNSPECIFIED"}
+
+
+def test_json_codes_of_services_are_those_that_clients_of_0_1_know() -> None:
+    """A member may be renamed, its code may not."""
+    codes = {reason.value for reason in ErrorReason}
+    assert {"stage_not_ready", "stage_draining", "stage_unavailable", "bad_picture"} <= codes
 
 
 @pytest.mark.parametrize("reason", list(ErrorReason))
 def test_every_error_survives_the_wire(reason: ErrorReason) -> None:
     error = make(reason)
-    back = status.from_rpc_error(Call(status.to_status(error, "id-1")))
+    back = rpc_errors.from_rpc_error(Call(rpc_errors.to_status(error, "id-1")))
     assert type(back) is type(error)
     if reason is ErrorReason.INVALID_REQUEST:
         assert back.fields == error.fields
@@ -79,13 +92,13 @@ def test_a_status_without_our_details_becomes_the_nearest_error(
     code: grpc.StatusCode, expected: type[errors.AtelierError]
 ) -> None:
     bare = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details="failed to connect")
-    assert type(status.from_rpc_error(bare)) is expected
+    assert type(rpc_errors.from_rpc_error(bare)) is expected
 
 
 def test_violations_beyond_twenty_are_counted_and_texts_are_cut() -> None:
     error = InvalidRequest([FieldViolation(f"f{i}", "x" * 5000) for i in range(50)])
-    sent = status.to_status(error)
+    sent = rpc_errors.to_status(error)
     assert sent.ByteSize() < 8192
-    back = status.from_rpc_error(Call(sent))
+    back = rpc_errors.from_rpc_error(Call(sent))
     assert len(back.fields) == 21
     assert back.fields[-1].message == "and 30 more"

@@ -1,4 +1,4 @@
-"""Whom `restore` and `detect` ask: the service of --server, or networks loaded in this process."""
+"""Runs a command with a client: of the service of --server, or of networks loaded in this process."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from atelier_restorer.client import Client, connect
 from atelier_restorer.commands import options
 from atelier_runtime import defaults
 from atelier_runtime.log import PlainFormatter, configure_logging
+from atelier_runtime.service_status import NetworkRole
 
 T = TypeVar("T")
 
 
-def ask(
+def run_with_client(
     chosen: argparse.Namespace,
     work: Callable[[Client], Awaitable[T]],
     *,
-    roles: Collection[str],
-    required: Collection[str],
+    roles: Collection[NetworkRole],
+    required: Collection[NetworkRole],
 ) -> T:
     """Run `work` with a client. In this process only the networks of `roles` are loaded.
 
-    Raises what `work` raises, `UsageError`, and `StartupError` if a network of `required` is not there.
+    Raises what `work` raises, `UsageError`, and `StartupError` if a network of `required` is missing.
     """
     configure_logging("info" if chosen.verbose else "warning", PlainFormatter())
     if chosen.server is not None:
         timeout_s = defaults.DEADLINE_S if chosen.timeout is None else chosen.timeout
         return asyncio.run(_run(connect(chosen.server, timeout_s=timeout_s), work))
     settings = options.load_settings(chosen)
-    from atelier_restorer.in_process import open_here  # imports torch, which takes seconds
+    from atelier_restorer.in_process import open_in_process  # imports torch, which takes seconds
 
-    return asyncio.run(_run(open_here(settings, roles, required), work))
+    return asyncio.run(_run(open_in_process(settings, roles, required), work))
 
 
 async def _run(opening: AbstractAsyncContextManager[Client], work: Callable[[Client], Awaitable[T]]) -> T:
