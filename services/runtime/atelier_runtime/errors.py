@@ -23,7 +23,7 @@ Messages are shown to clients: they name the field and the limit, never a path o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -91,6 +91,10 @@ class InvalidRequest(AtelierError):
     def of(cls, field: str, message: str) -> InvalidRequest:
         """Return the error of a single field."""
         return cls([FieldViolation(field, message)])
+
+    def rename_fields(self, new_name: Callable[[str], str]) -> InvalidRequest:
+        """Return the same error with other names of fields: another wire's, or a client's own."""
+        return InvalidRequest([FieldViolation(new_name(v.field), v.message) for v in self.fields])
 
 
 class MalformedBody(AtelierError):

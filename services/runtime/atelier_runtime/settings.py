@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Literal, NoReturn, TypeVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,6 +17,9 @@ class ProcessSettings(BaseSettings):
     """The settings of every process. A subclass sets `env_prefix` in its `model_config`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former name -> new name. A variable that is set by its former name stops the start."""
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Log level.")
@@ -61,6 +66,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 def load(settings_class: type[SettingsT]) -> SettingsT:
     """Read the settings from the environment, or exit with code 2 and a line for each invalid variable."""
     try:
+        _refuse_renamed(settings_class)
         return settings_class()
     except ValidationError as error:
         _explain_and_exit(settings_class, error)
@@ -90,6 +96,21 @@ def explain(settings_class: type[BaseSettings], error: ValidationError) -> list[
 def _explain_and_exit(settings_class: type[BaseSettings], error: ValidationError) -> NoReturn:
     print("Invalid settings:", *explain(settings_class, error), sep="\n  ", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _refuse_renamed(settings_class: type[BaseSettings]) -> None:
+    """Exit with a line for each variable that is set by its former name; ignoring it would go unnoticed."""
+    prefix = settings_class.model_config.get("env_prefix", "")
+    renamed: Mapping[str, str] = getattr(settings_class, "renamed", {})
+    given = {name.upper() for name in os.environ}
+    lines = [
+        f"{prefix}{former.upper()}: has been renamed to {prefix}{name.upper()}"
+        for former, name in renamed.items()
+        if f"{prefix}{former.upper()}" in given
+    ]
+    if lines:
+        print("Invalid settings:", *lines, sep="\n  ", file=sys.stderr)
+        raise SystemExit(2)
 
 
 class StartupError(Exception):

@@ -86,11 +86,11 @@ def optional_image_from_proto(message: Any, name: str) -> EncodedImage | None:
     return image_from_proto(getattr(message, name)) if message.HasField(name) else None
 
 
-def image_to_proto(image: EncodedImage) -> image_pb2.Image:
-    """Write an image."""
+def image_to_proto(image: EncodedImage | InputImage) -> image_pb2.Image:
+    """Write an image; what is None stays unset."""
     return image_pb2.Image(
         data=image.data,
-        format=_FORMAT_NUMBERS[image.format],
+        format=None if image.format is None else _FORMAT_NUMBERS[image.format],
         width_px=image.width,
         height_px=image.height,
     )
