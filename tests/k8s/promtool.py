@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.conftest import program
+from tests.processes import program
 from tests.k8s import queries
 from tests.k8s.manifests import STAGES
 
