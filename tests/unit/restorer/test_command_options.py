@@ -109,8 +109,8 @@ def test_missing_networks_are_told_by_flag_or_variable(
     out = tmp_path / "out.png"
     for arguments, says in (
         (["--model-set", tmp_path / "nowhere"], f"--model-set {tmp_path / 'nowhere'}: there is no file"),
-        (["--model-set", empty], "--model-set: the set 'tiny' does not have a detector; --detector FILE names"),
-        (["--model-set", empty, "--aligned"], "the set 'tiny' does not have a codeformer; --codeformer FILE names"),
+        (["--model-set", empty], "--model-set: the set 'tiny' does not have a detector; --detector FILE"),
+        (["--model-set", empty, "--aligned"], "'tiny' does not have a codeformer; --codeformer FILE names"),
         (["--codeformer", tmp_path / "c.pth"], f"--codeformer {tmp_path / 'c.pth'}: there is no such file"),
     ):
         code, _, err = run("restore", picture, out, *arguments)
