@@ -54,7 +54,7 @@ def test_sizes_that_follow_by_rule() -> None:
         ("position_emb", (200, 16), "200 tokens"),
         ("quantize.embedding.weight", (32,), "1 dimensions"),
         ("encoder.blocks.1.conv1.weight", None, "encoder.blocks.1"),
-        ("encoder.blocks.0.weight", (5, 3, 3, 3), "no multiples"),
+        ("encoder.blocks.0.weight", (5, 3, 3, 3), "multiples of"),
     ],
 )
 def test_tensors_that_are_not_a_codeformer(key: str, shape: tuple[int, ...] | None, message: str) -> None:
