@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from atelier_restorer.upscale import Upscaler
+from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import Component
 from tests.parity import recipe
 
@@ -39,7 +40,7 @@ def file_of(network: str, folder: Path, layout: str, dtype: torch.dtype = torch.
 
 
 def load(path: Path) -> Upscaler:
-    return Upscaler.load(Component("upscaler", path.stem, path), torch.device("cpu"))
+    return Upscaler.load(Component(NetworkRole.UPSCALER, path.stem, path), torch.device("cpu"))
 
 
 @torch.inference_mode()
@@ -64,7 +65,7 @@ def test_answers_equal_the_reference(network: str, seed: int, tmp_path: Path) ->
     np.testing.assert_allclose(given.std(dtype=np.float64), golden["std"], rtol=0, atol=1e-5)
 
     expected = np.rint(golden["out"].clip(0, 1).transpose(1, 2, 0) * 255)
-    picture = upscaler.enlarge(pixels, lambda: None)[::stride, ::stride]
+    picture = upscaler.upscale(pixels, lambda: None)[::stride, ::stride]
     assert np.abs(picture - expected).max() <= 1  # a level that lies halfway between two
 
 
@@ -94,7 +95,7 @@ def test_tiles_give_the_whole_picture(network: str, tmp_path: Path, monkeypatch:
     upscaler = load(file_of(network, tmp_path, "params_ema"))
     f = upscaler.factor
     pixels = recipe.image("scene", 1, 32, 2 * TILE_PX)
-    whole = upscaler.enlarge(pixels, lambda: None)
+    whole = upscaler.upscale(pixels, lambda: None)
     answers: list[Tensor] = []
     run = upscaler._run
 
@@ -103,8 +104,8 @@ def test_tiles_give_the_whole_picture(network: str, tmp_path: Path, monkeypatch:
         return run(tile)
 
     monkeypatch.setattr(upscaler, "_run", keep)
-    monkeypatch.setattr("atelier_restorer.upscale._TILE_PX", TILE_PX)
-    tiled = upscaler.enlarge(pixels, lambda: None)
+    monkeypatch.setattr("atelier_runtime.upscaler._TILE_PX", TILE_PX)
+    tiled = upscaler.upscale(pixels, lambda: None)
     left, right = answers
     exact = answer(upscaler, pixels)
     joined = torch.cat((left[..., : TILE_PX * f], right[..., -TILE_PX * f :]), dim=2)
