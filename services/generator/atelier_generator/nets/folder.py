@@ -111,9 +111,10 @@ def _tokenizer(folder: Path, index: Mapping[str, Any], part: str) -> CLIPTokeniz
     if name not in _TOKENIZERS:
         raise CheckpointError(f"{folder}: its {part} is a {name}, not a CLIPTokenizer")
     try:
-        return CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: the {part} cannot be read: {error}") from error
+    return tokenizer
 
 
 def _json(path: Path) -> dict[str, Any]:

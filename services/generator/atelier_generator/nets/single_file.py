@@ -66,6 +66,7 @@ def read_single_file(path: Path) -> StoredPipeline:
         config, origins = _read_part(path, part, tensors, kind)
         own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         networks[part] = StoredNetwork(part, config, (path,), own, origins, _is_leftover)
+    scheduler_class: Any = diffusers.EulerDiscreteScheduler  # diffusers is not fully annotated
     scheduler = dict(published.configuration(kind, "scheduler"))
     return StoredPipeline(
         path=path,
@@ -73,7 +74,7 @@ def read_single_file(path: Path) -> StoredPipeline:
         kind=kind,
         networks=networks,
         settings={n: value for n, value in published.pipeline_index(kind).items() if isinstance(value, bool)},
-        scheduler=lambda: diffusers.EulerDiscreteScheduler.from_config(scheduler),
+        scheduler=lambda: scheduler_class.from_config(scheduler),
         tokenizer=published.tokenizer,
     )
 

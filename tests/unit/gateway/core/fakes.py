@@ -52,6 +52,7 @@ class FakeGenerator(GeneratorBackend):
         self.reported: ServiceStatus | AtelierError = status((NetworkRole.BASE, "demo-sdxl"))
         self.specs: list[GenerateSpec] = []
         self.upscaler = ""
+        self.raw = bytes(SIDE * SIDE * 3)
 
     async def status(self) -> ServiceStatus:
         if isinstance(self.reported, AtelierError):
@@ -66,7 +67,7 @@ class FakeGenerator(GeneratorBackend):
             raise self.error
         for step in range(1, STEPS + 1):
             on_progress(Progress("base", step, STEPS))
-        data = bytes(SIDE * SIDE * 3) if spec.output_format == "raw" else b"a file of the generator"
+        data = self.raw if spec.output_format == "raw" else b"a file of the generator"
         return GeneratedImage(
             image=EncodedImage(data, spec.output_format, SIDE, SIDE),
             seed=7,

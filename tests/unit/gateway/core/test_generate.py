@@ -121,6 +121,12 @@ async def test_if_the_restorer_fails_the_generated_image_is_encoded_here(
     assert [stage.stage for stage in generation.stages] == ["base", "encode"]
 
 
+async def test_a_generated_image_that_cannot_be_encoded_is_not_the_clients_fault(chain: Chain) -> None:
+    chain.restorer.error, chain.generator.raw = QueueFull(), b"too short"
+    with pytest.raises(InternalError):
+        await chain.run(GenerateSpec("x"))
+
+
 async def test_a_restorer_that_hangs_leaves_the_time_to_encode(chain: Chain) -> None:
     await chain.run(GenerateSpec("x"), seconds=10)
     assert chain.restorer.deadlines[0] == pytest.approx(time.monotonic() + 9, abs=0.5)
