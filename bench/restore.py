@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from atelier_restorer.align import face_to_crop
-from atelier_restorer.upscale import enlarge
 from atelier_runtime.images import RgbArray
 from bench import our_flow
 from bench.face_networks import SETS, FaceNetworks, load_networks
@@ -93,7 +92,7 @@ def measure(
     reference = ReferenceFlow(case.scale, networks)
     background = None
     if case.scale > 1:
-        background = enlarge(scene.picture, case.scale, None, lambda: None).picture
+        background = our_flow.upscaled(scene.picture, case.scale)
 
     def ours(phases: Phases, with_mask: bool = False) -> tuple[RgbArray, RgbArray | None]:
         return our_flow.run(scene, case.scale, case.parsed, networks, phases, with_mask)

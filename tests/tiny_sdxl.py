@@ -1,7 +1,7 @@
-"""A complete SDXL model set with random weights, small enough to draw in a fraction of a second.
+"""A complete SDXL model set with random weights, small enough to generate in a fraction of a second.
 
 Every class is the real one: diffusers' UNet, VAE and scheduler, transformers' text encoders and
-tokenizer, a network that spandrel recognises. Only the widths are tiny. The tokenizer knows no
+tokenizer, a network that spandrel recognizes. Only the widths are tiny. The tokenizer knows no
 merges, so each letter is one token, and 75 letters fill the text encoders.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -51,7 +52,7 @@ def build_set(
         if upscaler:
             network = Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2)
             for parameter in network.body[-1].parameters():
-                parameter.data *= 0.05  # the network adds to the enlarged picture: keep the picture
+                parameter.data *= 0.05  # the network adds to the upscaled image: keep the image
             save_file(network.state_dict(), folder / "upscaler.safetensors")
             components["upscaler"] = {"path": "upscaler.safetensors", "name": UPSCALER_NAME}
     manifest = {
@@ -84,7 +85,7 @@ def seal(folder: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def _base_pipeline(latent_channels: int) -> StableDiffusionXLPipeline:
+def _base_pipeline(latent_channels: int) -> Any:
     tokenizer = _tokenizer()
     return StableDiffusionXLPipeline(
         vae=AutoencoderKL(
@@ -107,9 +108,9 @@ def _base_pipeline(latent_channels: int) -> StableDiffusionXLPipeline:
     )
 
 
-def _save_refiner(base: StableDiffusionXLPipeline, folder: Path) -> None:
+def _save_refiner(base: Any, folder: Path) -> None:
     # Like the published refiner: the second text encoder alone, and an aesthetic score in place of one size.
-    pipeline = StableDiffusionXLImg2ImgPipeline(
+    pipeline: Any = StableDiffusionXLImg2ImgPipeline(
         vae=base.vae,
         text_encoder=None,
         text_encoder_2=base.text_encoder_2,

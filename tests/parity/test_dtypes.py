@@ -14,6 +14,7 @@ from torch import Tensor
 
 from atelier_restorer.models import FaceRestorer
 from atelier_restorer.nets.codeformer import CodeFormer
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 from tests.tiny_restorer import codeformer_state
 from training.data import draw_face
@@ -25,7 +26,7 @@ LOW = [torch.bfloat16, torch.float16]
 
 
 def demo_state() -> dict[str, Tensor]:
-    return load_state_dict(ModelSet.open("demo").require("codeformer").path)
+    return load_state_dict(ModelSet.open("demo").require(NetworkRole.FACE_RESTORER).path)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import Component
 from tests.parity import recipe
@@ -43,7 +44,7 @@ def file_of(network: str, folder: Path, layout: str, dtype: torch.dtype = torch.
 
 
 def load(path: Path) -> Upscaler:
-    return Upscaler.load(Component("upscaler", path.stem, path), torch.device("cpu"))
+    return Upscaler.load(Component(NetworkRole.UPSCALER, path.stem, path), torch.device("cpu"))
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from atelier_runtime.weights import ROLES
+from atelier_runtime.service_status import NetworkRole
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
 PICKLES = (".pth", ".pt", ".ckpt")
@@ -161,8 +161,8 @@ def _licence(key: str, table: Mapping[str, Any]) -> Licence:
 
 def _entry(role: str, table: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry:
     place = f"components.{role}"
-    if role not in ROLES:
-        raise CatalogueError(f"{place} is unknown; known are {', '.join(ROLES)}")
+    if role not in list(NetworkRole):
+        raise CatalogueError(f"{place} is unknown; known are {', '.join(NetworkRole)}")
     path = _text(place, table, "path")
     key = _text(place, table, "licence")
     if key not in licences:

@@ -9,8 +9,8 @@ from atelier_generator import convert
 from atelier_generator.pipeline import Generation
 from atelier_generator.request import GenerateRequest
 from atelier_runtime.errors import InvalidRequest
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.metrics import StageReport
+from atelier_runtime.outcomes import SkipReason
 
 
 def test_unset_options_are_the_defaults():

@@ -11,7 +11,7 @@ from atelier_generator.pipeline import Pipeline, Progress
 from atelier_generator.plan import Size
 from atelier_generator.upscale import enlarge_to
 from atelier_runtime import metrics
-from atelier_runtime.errors import (Cancelled, DeadlineExceeded)
+from atelier_runtime.errors import Cancelled, DeadlineExceeded
 from atelier_runtime.outcomes import SkipReason
 from tests.tiny_sdxl import UPSCALER_NAME, build_set
 from tests.unit.generator.conftest import UnetCalls, draw, load, request_for

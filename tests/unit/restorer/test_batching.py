@@ -14,8 +14,8 @@ import torch
 from atelier_restorer.batching import FaceBatcher, RestoredCrop, RestoredFace
 from atelier_runtime import errors
 from atelier_runtime.device import DeviceWorker
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.log import request_id
+from atelier_runtime.outcomes import SkipReason
 
 SIDE = 8
 POISON = 13

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from atelier_restorer.align import TEMPLATE
-from atelier_restorer.selection import select_faces, apply_face_edits
 from atelier_restorer.request import DetectRequest, Face, FaceEdit, FaceRule, RestoreRequest
+from atelier_restorer.selection import apply_face_edits, select_faces
 from atelier_runtime import defaults
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.outcomes import SkipReason
