@@ -28,7 +28,7 @@ _FORMAT_OF_SUFFIX: dict[str, images.Format] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="atelier-generator",
@@ -45,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inspect_parser.add_argument(
         "path", type=Path, help="model set, folder in diffusers' layout, or single-file checkpoint"
     )
-    chosen = parser.parse_args(arguments)
-    # Read by OpenMP when torch is imported. Its threads otherwise spin while they wait for each other,
-    # which takes the cores from the other processes and, where cores are shared, slows ours several times.
+    args = parser.parse_args(argv)
+    # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, which
+    # starves other processes and, where cores are shared, slows our own down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    exit_code: int = chosen.command(chosen)
+    exit_code: int = args.command(args)
     return exit_code
 
 
-def serve(chosen: argparse.Namespace) -> int:
+def serve(args: argparse.Namespace) -> int:
     """Serve until SIGTERM."""
     settings = runtime_settings.load(GeneratorSettings)
     from atelier_generator.servicer import GeneratorService
@@ -62,15 +62,15 @@ def serve(chosen: argparse.Namespace) -> int:
     return run_service("generator", settings, partial(GeneratorService, settings))
 
 
-def draw(chosen: argparse.Namespace) -> int:
+def draw(args: argparse.Namespace) -> int:
     """Generate one image; errors go to standard error."""
     settings = runtime_settings.load(GeneratorSettings)
-    output: Path = chosen.output
+    output: Path = args.output
     file_format = _FORMAT_OF_SUFFIX.get(output.suffix.lower())
     if file_format is None:
         print(f"--output: {output} must end with {', '.join(_FORMAT_OF_SUFFIX)}", file=sys.stderr)
         return 2
-    options = {name: getattr(chosen, name) for name in GenerateRequest.__dataclass_fields__ if name in chosen}
+    options = {name: getattr(args, name) for name in GenerateRequest.__dataclass_fields__ if name in args}
     try:
         request = GenerateRequest(**options, output_format=file_format)
         request.check_size(settings.max_pixels)
@@ -93,17 +93,17 @@ def draw(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def inspect(chosen: argparse.Namespace) -> int:
+def inspect(args: argparse.Namespace) -> int:
     """Print the description of a path as JSON; errors go to standard error."""
     from atelier_generator.nets import inspection
     from atelier_runtime.weights import CheckpointError
 
     try:
-        described = inspection.inspect(chosen.path)
+        description = inspection.inspect(args.path)
     except (CheckpointError, StartupError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps(described, indent=2))
+    print(json.dumps(description, indent=2))
     return 0
 
 
@@ -115,14 +115,14 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--negative-prompt", help="what to avoid (default: the model set's)")
     parser.add_argument("--seed", type=int, help="seed of the noise (default: random, and printed)")
-    named: dict[str, tuple[str, type]] = {
+    flags: dict[str, tuple[str, type]] = {
         "width_px": ("--width", int),
         "height_px": ("--height", int),
         "num_inference_steps": ("--steps", int),
         "guidance_scale": ("--guidance-scale", float),
         "quality": ("--quality", int),
     }
-    for name, (flag, kind) in named.items():
+    for name, (flag, kind) in flags.items():
         default = getattr(GenerateRequest, name)
         parser.add_argument(flag, dest=name, type=kind, default=default, help=f"(default {default})")
     for name, flag in (

@@ -1,4 +1,4 @@
-"""Between the messages of `atelier.generator.v1` and this service's own types."""
+"""Converts between the messages of `atelier.generator.v1` and this service's own types."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def progress_to_proto(progress: Progress) -> pb.GenerateImageResponse:
 def result_to_proto(
     generation: Generation, image: EncodedImage, stages: list[StageReport], model_set: str
 ) -> pb.GenerateImageResponse:
-    """Write the last event. `image`: the picture in the requested format; `stages`: encoding included."""
+    """Write the last event. `image`: encoded in the requested format; `stages`: encoding included."""
     return pb.GenerateImageResponse(
         result=pb.GenerateImageResult(
             image=wire.image_to_proto(image),

@@ -6,18 +6,18 @@
     autoencoder         the VAE in its own dtype, with checks of its output
     upscaler            any network that spandrel loads
 
-Base and refiner are folders in diffusers' layout or single files (nets/). Nothing is downloaded: a file that
-is missing or not in the manifest stops the start, and so does an incomplete network.
+Base and refiner are folders in diffusers' layout or single files (nets/). Nothing is downloaded: startup
+fails if a file is missing or not in the manifest, or if a network is incomplete.
 
-Precision. `dtype` (setting DTYPE; auto: float32 on a CPU, bfloat16 on a card that supports it, else
-float16) is that of the UNets, text encoders and upscaler. What stays in float32, and why:
+Precision. `dtype` (setting DTYPE; auto: float32 on a CPU, bfloat16 on a GPU that supports it, else float16)
+is that of the UNets, text encoders and upscaler. What stays in float32, and why:
 
-    VAE                with float16, if its configuration says `force_upcast`, as SDXL's does: its activations
-                       pass 65504. A VAE made for float16 says it does not, and stays in it. bfloat16 has the
-                       range of float32.
+    VAE                with float16, if its configuration has `force_upcast`, as SDXL's does: its activations
+                       exceed 65504. A VAE made for float16 turns it off and stays in float16. bfloat16 has
+                       the range of float32.
     noise              sampled in float32 on the CPU: one seed means one image on every device and dtype.
     timesteps, sigmas  the scheduler's; a step adds in float32, then rounds the latents to `dtype`.
-    a failed decode    is tried once more with the VAE in float32, see `Autoencoder.decode_in_float32`.
+    a failed decode    is retried once with the VAE in float32, see `Autoencoder.decode_in_float32`.
     pixels             from the VAE's output on.
 
 docs/precision.md has the figures.
@@ -119,10 +119,10 @@ class Autoencoder:
         """True if it runs in fewer than 32 bits."""
         return bool(self._vae.dtype != torch.float32)
 
-    def encode(self, picture: RgbArray, *, tiled: bool) -> torch.Tensor:
+    def encode(self, image: RgbArray, *, tiled: bool) -> torch.Tensor:
         """Return the mean latents of an image whose sides are multiples of the VAE's factor."""
         self._tile(tiled)
-        pixels = torch.from_numpy(picture.copy()).to(self._vae.device)
+        pixels = torch.from_numpy(image.copy()).to(self._vae.device)
         batch = pixels.permute(2, 0, 1).unsqueeze(0).float().div_(127.5).sub_(1)
         latents = self._vae.encode(batch.to(self._vae.dtype)).latent_dist.mode()
         mean, std = self._statistics(latents)
@@ -143,16 +143,16 @@ class Autoencoder:
         return checked_picture(pixels.float())
 
     def decode_in_float32(self, latents: torch.Tensor, *, tiled: bool) -> RgbArray:
-        """`decode` in 32 bits, whatever the VAE usually runs in."""
+        """`decode` in 32 bits, whatever the VAE's own dtype."""
         usual = self._vae.dtype
-        try:  # the conversion too may run out of memory, half done
+        try:  # the conversion may run out of memory halfway through
             self._convert(torch.float32)
             return self.decode(latents, tiled=tiled)
         finally:
             self._convert(usual)
 
     def _convert(self, dtype: torch.dtype) -> None:
-        with torch.inference_mode(False):  # parameters made inside could never be changed again
+        with torch.inference_mode(False):  # parameters created in inference mode could not be changed later
             self._vae.to(dtype)
 
     def _tile(self, tiled: bool) -> None:
@@ -191,7 +191,7 @@ def load_models(settings: ServiceSettings) -> Models:
 
     Raises `StartupError` naming the setting or the file.
     """
-    _quieten_libraries()
+    _silence_libraries()
     torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
@@ -230,7 +230,8 @@ def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) 
     """Return the text-to-image pipeline of a checked base on a device."""
     networks = {part: network.load(dtype) for part, network in stored.networks.items() if part != "vae"}
     vae = stored.networks["vae"].load(vae_dtype(dtype, stored.networks["vae"].config))
-    pipeline: Any = StableDiffusionXLPipeline(
+    pipeline_class: Any = StableDiffusionXLPipeline  # diffusers' constructors are not annotated
+    pipeline = pipeline_class(
         **networks,
         vae=vae,
         tokenizer=stored.tokenizer("tokenizer"),
@@ -250,7 +251,8 @@ def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) 
 
 def share_for_images(base: Any) -> Any:
     """Return the image-to-image pipeline of a base: the same networks and scheduler, in memory once."""
-    pipeline: Any = LatentsToLatents(
+    pipeline_class: Any = LatentsToLatents  # diffusers' constructors are not annotated
+    pipeline = pipeline_class(
         **base.components,
         force_zeros_for_empty_prompt=base.config.force_zeros_for_empty_prompt,
         requires_aesthetics_score=False,
@@ -265,7 +267,8 @@ def load_refiner(stored: StoredPipeline, base: Any, device: torch.device, dtype:
 
     It was trained with that text encoder alone.
     """
-    refiner = LatentsToLatents(
+    pipeline_class: Any = LatentsToLatents  # diffusers' constructors are not annotated
+    refiner = pipeline_class(
         unet=stored.networks["unet"].load(dtype).to(device, memory_format=torch.channels_last),
         scheduler=stored.scheduler(),
         tokenizer=None,
@@ -303,10 +306,10 @@ def _prepare(pipeline: Any) -> None:
     pipeline.image_processor.register_to_config(vae_latent_channels=pipeline.vae.config.latent_channels)
 
 
-def _quieten_libraries() -> None:
+def _silence_libraries() -> None:
     # diffusers' warning about a long prompt quotes it, and prompts do not belong in logs; the caller gets a
     # warning in the response.
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    modules: list[Any] = [diffusers.utils.logging, transformers.logging]  # their functions are not annotated
+    for module in modules:
+        module.set_verbosity_error()
+        module.disable_progress_bar()

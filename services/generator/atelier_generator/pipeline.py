@@ -5,9 +5,9 @@
 
 Before a refiner that works at a larger size than its base, the image is upscaled as for hires fix.
 
-Everything here runs on the device thread. A request is cancelled by what its `check` raises: within one
-denoising step, before each decoding, and before each tile of an upscaling. No state of a request outlives it:
-noise comes from a new generator, and each pass sets its scheduler again.
+Everything here runs on the device thread. A request is cancelled when its `check` raises: within one
+denoising step, before each decode, and before each tile of an upscaling. No state of a request outlives it:
+noise comes from a new generator, and each pass resets its scheduler.
 """
 
 from __future__ import annotations
@@ -181,17 +181,17 @@ class Pipeline:
             latents = self._retried(run, lambda: self._base_pass(run, text))
         if plan.second is not None:
             latents = self._second_pass(run, text, latents, plan.second)
-        picture = self._decode(run, latents)
-        return self._finish_size(run, picture)
+        image = self._decode(run, latents)
+        return self._finish_size(run, image)
 
     def _second_pass(
         self, run: _Run, text: dict[str, Any], latents: torch.Tensor, size: Size
     ) -> torch.Tensor:
         if size != run.plan.base:
-            picture = self._decode(run, latents)
-            picture = self._upscale(run, picture, size, self._network_upscaler(run))
+            image = self._decode(run, latents)
+            image = self._upscale(run, image, size, self._network_upscaler(run))
             with run.timer.stage("encode_latents"):
-                latents = self._retried(run, lambda: self._encode(run, picture))
+                latents = self._retried(run, lambda: self._encode(run, image))
         if run.passes.refiner:
             schedule = refiner_schedule_steps(run.request.num_inference_steps)
             return self._image_to_image(run, text, latents, defaults.REFINER_STRENGTH, schedule, refine=True)
@@ -200,14 +200,14 @@ class Pipeline:
             run, text, latents, defaults.HIRES_STRENGTH, defaults.HIRES_STEPS, refine=refine, stage="hires"
         )
 
-    def _finish_size(self, run: _Run, picture: RgbArray) -> RgbArray:
+    def _finish_size(self, run: _Run, image: RgbArray) -> RgbArray:
         plan = run.plan
-        picture = self._upscale(run, picture, plan.full, self._network_upscaler(run))
+        image = self._upscale(run, image, plan.full, self._network_upscaler(run))
         if plan.limited:
             run.warn(WarningCode.SIZE_LIMITED, _limited_warning(plan, run.upscaler))
         if plan.result != plan.full:
-            picture = self._upscale(run, picture, plan.result, None)
-        return picture
+            image = self._upscale(run, image, plan.result, None)
+        return image
 
     # --- passes ---
 
@@ -316,7 +316,7 @@ class Pipeline:
         autoencoder = self._models.autoencoder
         with run.timer.stage("decode"):
             try:
-                picture = self._retried(
+                image = self._retried(
                     run, lambda: autoencoder.decode(latents, tiled=self._tiled(run, latents))
                 )
             except BadImage:
@@ -324,29 +324,29 @@ class Pipeline:
                 if not autoencoder.half_precision or not torch.isfinite(latents).all():
                     raise
             else:
-                return picture
-            picture = autoencoder.decode_in_float32(latents, tiled=self._tiled(run, latents))
+                return image
+            image = autoencoder.decode_in_float32(latents, tiled=self._tiled(run, latents))
         run.warn(
             WarningCode.PRECISION_FALLBACK,
             "The autoencoder failed in 16 bits; the image was decoded again in 32 bits.",
         )
-        return picture
+        return image
 
-    def _encode(self, run: _Run, picture: RgbArray) -> torch.Tensor:
+    def _encode(self, run: _Run, image: RgbArray) -> torch.Tensor:
         run.check()
-        tiled = self._models.device.type == "cuda" and picture.shape[0] * picture.shape[1] > _TILED_PIXELS
-        return self._models.autoencoder.encode(picture, tiled=tiled or run.memory_retry_used)
+        tiled = self._models.device.type == "cuda" and image.shape[0] * image.shape[1] > _TILED_PIXELS
+        return self._models.autoencoder.encode(image, tiled=tiled or run.memory_retry_used)
 
     def _tiled(self, run: _Run, latents: torch.Tensor) -> bool:
         factor = self._models.text_to_image.vae_scale_factor
         pixels = latents.shape[-1] * latents.shape[-2] * factor**2
         return run.memory_retry_used or (self._models.device.type == "cuda" and pixels > _TILED_PIXELS)
 
-    def _upscale(self, run: _Run, picture: RgbArray, size: Size, upscaler: Upscaler | None) -> RgbArray:
-        if Size(picture.shape[1], picture.shape[0]).contains(size):
-            return _cropped(picture, size)
+    def _upscale(self, run: _Run, image: RgbArray, size: Size, upscaler: Upscaler | None) -> RgbArray:
+        if Size(image.shape[1], image.shape[0]).contains(size):
+            return _crop(image, size)
         with run.timer.stage("upscale"):
-            upscaled = self._retried(run, lambda: upscale_to(picture, size, upscaler, run.check))
+            upscaled = self._retried(run, lambda: upscale_to(image, size, upscaler, run.check))
         run.upscaler = run.upscaler or (upscaler.name if upscaler else LANCZOS)
         return upscaled
 
@@ -354,7 +354,7 @@ class Pipeline:
         return self._models.upscaler if run.request.use_upscaler else None
 
     def _retried(self, run: _Run, work: Callable[[], T]) -> T:
-        """Do some work; once per request, if memory runs out, free what can be freed and retry.
+        """Run `work`. Once per request, if memory runs out, free what can be freed and retry.
 
         From then on the VAE works in tiles.
         """
@@ -402,10 +402,10 @@ def _noise_generator(request: GenerateRequest, index: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed((request.seed + index * _SEED_STRIDE) % _GENERATOR_SEEDS)
 
 
-def _cropped(picture: RgbArray, size: Size) -> RgbArray:
-    """Return the middle of a picture that contains the size, its pixels unchanged."""
-    left, top, right, bottom = center_crop(Size(picture.shape[1], picture.shape[0]), size)
-    return np.ascontiguousarray(picture[top:bottom, left:right])
+def _crop(image: RgbArray, size: Size) -> RgbArray:
+    """Return the center of an image that contains the size, its pixels unchanged."""
+    left, top, right, bottom = center_crop(Size(image.shape[1], image.shape[0]), size)
+    return np.ascontiguousarray(image[top:bottom, left:right])
 
 
 def _limited_warning(plan: Plan, upscaler: str) -> str:

@@ -1,7 +1,7 @@
 """Which words of a prompt the text encoders do not see.
 
-CLIP reads 77 tokens, start and end tokens included. The tokenizer truncates what is beyond; the caller is
-told which words.
+CLIP reads 77 tokens, start and end tokens included. The tokenizer truncates the rest; the response warns
+which words those are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a caller may request: a frozen dataclass with its defaults, checked when it is made.
+"""What a caller may request: a frozen, self-validating dataclass with its defaults.
 
 Field names are those of `atelier.generator.v1.GenerateImageRequest`, so that a violation names the field that
 the caller sent.

@@ -54,7 +54,11 @@ class GeneratorService:
 
     def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
         """Add the servicer to the server."""
-        pb_grpc.add_GeneratorServiceServicer_to_server(GeneratorServicer(self, status), server)
+        _add_to_server(GeneratorServicer(self, status), server)
+
+
+_add_to_server: Callable[[GeneratorServicer, grpc.aio.Server], None]
+_add_to_server = pb_grpc.add_GeneratorServiceServicer_to_server  # protoc's output is not annotated
 
 
 class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):

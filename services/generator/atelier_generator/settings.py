@@ -13,5 +13,5 @@ class GeneratorSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="ATELIER_GENERATOR_", frozen=True, extra="ignore")
 
-    port: int = Field(50051, description="Port of the gRPC server; 0 takes a free one.", ge=0, le=65535)
-    metrics_port: int = Field(9101, description="Port of /metrics; 0 takes a free one.", ge=0, le=65535)
+    port: int = Field(50051, description="Port of the gRPC server; 0 picks a free one.", ge=0, le=65535)
+    metrics_port: int = Field(9101, description="Port of /metrics; 0 picks a free one.", ge=0, le=65535)

@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 _RULE_NUMBERS = {rule: number for number, rule in RULES.items()}  # of two numbers, the one that is not 0
 _MASK_NUMBERS = {mask: number for number, mask in MASKS.items()}
 
+_make_stub: Callable[[grpc.aio.Channel], Any] = (
+    pb_grpc.RestorerServiceStub
+)  # protoc's output is not annotated
+
 UnaryCall = Callable[[Any, float], Awaitable[Any]]
 """Takes a message and the seconds left."""
 StreamCall = Callable[[Any, float], AsyncIterator[Any]]
@@ -125,7 +129,7 @@ async def connect(address: str, *, timeout_s: float) -> AsyncIterator[Client]:
     # The limit is the service's to set: it depends on its own max_pixels.
     options = channel_options(max_receive_bytes=NO_LIMIT, max_send_bytes=NO_LIMIT)
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        stub = pb_grpc.RestorerServiceStub(channel)
+        stub = _make_stub(channel)
 
         def unary(method: Callable[..., Awaitable[Any]]) -> UnaryCall:
             async def call(message: Any, seconds: float) -> Any:

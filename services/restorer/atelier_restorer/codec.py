@@ -1,4 +1,4 @@
-"""Encodes what the pipeline made: the image in the requested format, mask and crops as PNG."""
+"""Encodes the pipeline's result: the image in the requested format, mask and crops as PNG."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EncodedResult:
 
 
 def encode_result(result: RestoreResult, request: RestoreRequest) -> EncodedResult:
-    """Encode the images of a result. Takes time: not for the event loop."""
+    """Encode the images of a result. CPU-bound: not for the event loop."""
     image_format: OutputFormat = output_format(result.picture, request)
     return EncodedResult(
         image=encode_output(result.picture, image_format, request.quality),

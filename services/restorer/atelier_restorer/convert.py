@@ -1,4 +1,4 @@
-"""Between the messages of `atelier.restorer.v1` and this service's own types."""
+"""Converts between the messages of `atelier.restorer.v1` and this service's own types."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def check_response(size_bytes: int, request: RestoreRequest, max_pixels: int) ->
 
 
 def _touches(edit: FaceEdit, picture: Picture) -> bool:
-    """Tell whether the box or a landmark is inside the image, as it is for every detected face."""
+    """Return whether the box or a landmark is inside the image, as it is for every detected face."""
     x1, y1, x2, y2 = edit.face.box
     overlaps = x1 < picture.width and y1 < picture.height and x2 > 0 and y2 > 0
     return overlaps or any(0 <= x < picture.width and 0 <= y < picture.height for x, y in edit.face.landmarks)

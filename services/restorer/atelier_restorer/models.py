@@ -5,9 +5,9 @@
     upscaler     any network that spandrel loads, float32
     parser       ParseNet, float32, loaded on first use
 
-A set may lack any of them; what it lacks is reported as not loaded. A setting may name a single checkpoint
-file in place of a set's component. Nothing is downloaded: a file that is missing or not in the manifest stops
-the start.
+A set may lack any of them; what it lacks is reported as not loaded. A setting may select a single checkpoint
+file in place of a set's component. Nothing is downloaded: startup fails if a file is missing or not in the
+manifest.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FaceRestorer:
         mean more computation.
         """
         network.requires_grad_(False)
-        self.network = network.to(device).draw_in(dtype).eval()
+        self.network = network.to(device).set_generator_dtype(dtype).eval()
         self._device = device
         self._fixed_batches = device.type == "cuda" if fixed_batches is None else fixed_batches
 
@@ -65,13 +65,12 @@ class FaceRestorer:
     ) -> list[RestoredCrop]:
         """Encode each aligned face (N, 512, 512, 3) once; return one for each (index, fidelity 0 to 1).
 
-        With fixed batches the last row of each is repeated up to the size, which is at most `max_batch`
-        unless more are given. A face whose output has non-finite values yields `NOT_FINITE`; the others are
-        not affected.
+        With fixed batches, batches are padded by repeating their last row, to at most `max_batch` unless more
+        are given. A face whose output has non-finite values yields `NOT_FINITE`; the others are not affected.
         """
         batch_size = functools.partial(bucket, max_batch=max_batch if self._fixed_batches else 0)
-        # Plane by plane: a permuted image would make every layer work in channels_last, 15 %
-        # faster on a CPU, but there torch's GroupNorm sums so that the code logits are off by 4e-4, not 2e-5.
+        # Contiguous planes: a permuted image would make every layer work in channels_last, 15% faster on a
+        # CPU, but there torch's GroupNorm sums in a way that puts the code logits off by 4e-4, not 2e-5.
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
         x = x[filled(len(x), batch_size)].contiguous()
         x = (x.float() / 255.0 - 0.5) / 0.5
@@ -129,14 +128,14 @@ class Models:
 
     @property
     def mixture_warning(self) -> str | None:
-        """What to log if single files run together with the built-in set's, which know drawings only."""
+        """What to log if single files run together with networks of the built-in set, or None."""
         built_in = [c.role for c in self.components.values() if not c.single_file]
         if not self.model_set.built_in or not built_in or len(built_in) == len(self.components):
             return None
         networks = " and ".join(built_in)
         return (
             f"Together with the given files, the built-in demo set provides: {networks}. "
-            "The demo set knows its own drawings but not photographs."
+            "The demo set was trained on drawings, not on photos."
         )
 
 
@@ -156,10 +155,10 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
     """
     torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
-    # Lower precision gives slightly other levels than the reference, so it is only used on request.
+    # Lower precision gives slightly different levels than the reference, so it is used only on request.
     dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # it would round float32 convolutions to 10 bits
+        torch.backends.cudnn.allow_tf32 = False  # it would round float32 convolutions to 10-bit mantissas
     model_set = ModelSet.open(settings.model_set)
     components = _components(settings, model_set, roles)
     detector, codeformer, upscaler, parser = (components.get(role) for role in ROLES)
@@ -204,10 +203,10 @@ def _components(
 
 
 def with_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors, and batch normalisation's counters, which some conversions leave out, as 0.
+    """Return the tensors, with batch normalization's counters set to 0 where a conversion has omitted them.
 
-    `num_batches_tracked` counts the batches seen in training. Nothing reads it when a network runs, so a
-    file without it is whole; without any other tensor it is not.
+    `num_batches_tracked` counts the batches seen in training. Inference does not read it, so a file without
+    it is complete; a file without any other tensor is not.
     """
     norms = (key.removesuffix("running_mean") for key in state if key.endswith(".running_mean"))
     return {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | dict(state)
@@ -232,7 +231,7 @@ def _load_parser(component: Component, device: torch.device) -> FaceParser:
 
 
 def _lazy_parser(component: Component, device: torch.device) -> Callable[[], FaceParser]:
-    _load_parser(component, torch.device("cpu"))  # an invalid file stops the start, not the first request
+    _load_parser(component, torch.device("cpu"))  # an invalid file must fail at startup, not in a request
     return functools.cache(lambda: _load_parser(component, device))
 
 
@@ -244,7 +243,7 @@ def _load_codeformer(component: Component, device: torch.device, dtype: torch.dt
     if network.config.image_size != CROP_SIZE:
         raise StartupError(
             f"{component.setting}: the codeformer {component.path} works on {network.config.image_size} px, "
-            f"faces are cut at {CROP_SIZE}"
+            f"faces are cropped at {CROP_SIZE}"
         )
     restorer = FaceRestorer(network, device, dtype)
     log.info(
@@ -255,7 +254,7 @@ def _load_codeformer(component: Component, device: torch.device, dtype: torch.dt
 
 
 def batch_for(device: torch.device) -> int:
-    """Return the batch size: a face takes about 0.6 GB, and a CPU gains nothing from large batches."""
+    """Return the default batch size. A face takes about 0.6 GB; a CPU gains nothing from large batches."""
     if device.type == "cpu":
         return 4
     return 16 if torch.cuda.get_device_properties(device).total_memory >= 20 * 2**30 else 8

@@ -24,9 +24,9 @@ from atelier_restorer.faces import (
     align,
     aligned_candidate,
     match_tones,
-    recolour,
+    recolor,
 )
-from atelier_restorer.gray import is_gray, recolouring, to_gray
+from atelier_restorer.gray import is_gray, recoloring, to_gray
 from atelier_restorer.limits import check_picture
 from atelier_restorer.models import Models, batch_for
 from atelier_restorer.request import (
@@ -290,11 +290,11 @@ class RestorerPipeline:
         if self._faces is None or all(candidate.reason is not None for candidate in candidates):
             return [candidates] * (1 if sweep is None else len(sweep))
         rounds = await self._faces.restore(candidates, sweep, call.device.reports, call.deadline)
-        await self._cpu_pool.run(lambda: recolour(rounds, recolouring(rgb, gray)))
+        await self._cpu_pool.run(lambda: recolor(rounds, recoloring(rgb, gray)))
         for row in rounds:
             await self._faces.parse(row, request, call.device, call.deadline)
-        wanted = self._models.match_tone if request.match_tone is None else request.match_tone
-        if wanted and not request.aligned:  # a crop that is not pasted has no border to match
+        enabled = self._models.match_tone if request.match_tone is None else request.match_tone
+        if enabled and not request.aligned:  # a crop that is not pasted has no border to match
 
             def match() -> None:
                 with call.cpu.stage("tone"):

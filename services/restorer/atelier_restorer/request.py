@@ -1,4 +1,4 @@
-"""What a caller may request of the restorer, and what it returns: frozen dataclasses, checked when made.
+"""What a caller may request of the restorer, and what it returns: frozen, self-validating dataclasses.
 
 Points and boxes are in px of the image, origin top left. This module knows neither protobuf nor torch.
 """
@@ -78,9 +78,9 @@ class Face:
 
 @dataclass(frozen=True)
 class FaceEdit:
-    """What to do with a face that the caller already knows, in px of the input image.
+    """What to do with a face that the caller has already detected, in px of the input image.
 
-    None: as the request says for all faces.
+    None: the request's value for all faces.
     """
 
     face: Face

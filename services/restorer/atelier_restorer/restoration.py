@@ -42,7 +42,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Restoration:
-    """What the networks made of an image. What remains is to paste the patches; see `paste`.
+    """The networks' output for an image. What remains is to paste the patches; see `paste`.
 
     `changed` is the mask (H, W) of what already differs from the input in the background: the face of an
     aligned crop. None: nothing does.
@@ -63,8 +63,8 @@ def paste(
 ) -> RestoreResult:
     """Paste the restored faces, highest confidence first, and assemble the result. Runs no network.
 
-    `in_place`: into the background itself, if it is writable and nobody needs it afterwards; else into a
-    copy, so that it can be used for other fidelities.
+    `in_place`: into the background itself, if it is writable and not needed afterward; else into a copy, so
+    that it can be used for other fidelities.
     """
     timer = StageTimer()
     with timer.stage("paste"):

@@ -68,7 +68,11 @@ class RestorerService:
 
     def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
         """Add the servicer to the server."""
-        pb_grpc.add_RestorerServiceServicer_to_server(RestorerServicer(self, status), server)
+        _add_to_server(RestorerServicer(self, status), server)
+
+
+_add_to_server: Callable[[RestorerServicer, grpc.aio.Server], None]
+_add_to_server = pb_grpc.add_RestorerServiceServicer_to_server  # protoc's output is not annotated
 
 
 class RestorerServicer(StatusServicer, pb_grpc.RestorerServiceServicer):

@@ -1,4 +1,4 @@
-"""Checks of a request's fields: each yields the violations, so that a caller hears of all of them at once.
+"""Checks of a request's fields: each yields violations, so that a caller learns of all of them at once.
 
 A value of None is unset and always valid.
 """

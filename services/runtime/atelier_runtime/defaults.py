@@ -1,4 +1,4 @@
-"""The one table of defaults and limits: command line, gRPC and HTTP all use it.
+"""The single table of defaults and limits, shared by the command line, gRPC and HTTP.
 
 Units are in the names; a range is a pair (lowest, highest), both inclusive.
 """
@@ -33,7 +33,7 @@ LANCZOS_SCALE_RANGE = (1.0, 4.0)
 
 USE_FACE_RESTORATION = True
 FIDELITY = 0.6
-"""CodeFormer's w: 0 best looking, 1 closest to the input."""
+"""CodeFormer's w: 0 looks best, 1 is closest to the input."""
 FIDELITY_RANGE = (0.0, 1.0)
 UPSCALE: Final = 1
 UPSCALE_CHOICES = (1, 2, 4)
@@ -47,7 +47,7 @@ MIN_EYE_DISTANCE_PX = 5.0
 MIN_FACE_PX = 0.0
 DETECT_SIZE_PX = 640
 DETECT_SIZE_PX_RANGE = (64, 2048)
-"""And 0: full resolution."""
+"""0 is allowed too: full resolution."""
 VISIBILITY = 1.0
 VISIBILITY_RANGE = (0.0, 1.0)
 

@@ -54,20 +54,20 @@ def choose_device(setting: str) -> torch.device:
 def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
     """Return the dtype of a setting.
 
-    `auto` is float32 on a CPU; on CUDA bfloat16 where the card supports it natively (compute capability 8,
+    `auto` is float32 on a CPU; on CUDA bfloat16 where the GPU supports it natively (compute capability 8.0,
     Ampere, and later), else float16.
     """
     if setting == "auto":
         setting = "float32"
         if device.type == "cuda":
-            with torch.cuda.device(device):  # older cards only emulate it, many times slower
+            with torch.cuda.device(device):  # older GPUs only emulate it, many times slower
                 native = torch.cuda.is_bf16_supported(including_emulation=False)
             setting = "bfloat16" if native else "float16"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[setting]
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the graphics card or processor."""
+    """Return the name of the GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -81,7 +81,7 @@ def device_name(device: torch.device) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that the device ran out of memory."""
+    """Return whether an exception means that the device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
@@ -209,7 +209,7 @@ class DeviceWorker:
         return self._requests * (self._mean_seconds or 0.0)
 
     def check_slot(self, deadline: float | None = None) -> None:
-        """Raise what `submit` and `place` would raise now."""
+        """Raise what `submit` and `reserve_slot` would raise now."""
         with self._state:
             wait = self.estimated_wait_s()
             retry_after = max(1.0, math.ceil(wait))
@@ -258,7 +258,7 @@ class DeviceWorker:
             if not has_slot:
                 self.check_slot(deadline)
                 self._count(+1)
-            job._remove = self._withdraw  # a closure over the job would keep it, and its picture, alive
+            job._remove = self._withdraw  # a closure over the job would keep it, and its image, alive
             self._waiting.append(job)
             self._state.notify_all()
         return job

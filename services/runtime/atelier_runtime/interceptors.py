@@ -31,7 +31,7 @@ class _Failed(Exception):
         self.error = error
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]  # grpc has no types
     """Wraps every handler of the service itself, but not those of health and reflection."""
 
     def __init__(self, service_name: str, readiness: Readiness) -> None:

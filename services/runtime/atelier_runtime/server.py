@@ -155,7 +155,7 @@ def run_service(
 async def _run(make_server: Callable[[], ServiceServer[Service]]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = make_server()  # in the loop that will serve: gRPC ties a server to the one it is made in
+    server = make_server()  # in the loop that will serve: gRPC binds a server to the loop it is created in
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await server.start()

@@ -41,7 +41,7 @@ class Service(Protocol):
         """Run every network once and check the output. Raises `StartupError`."""
 
     def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
-        """Add the servicer, which answers `GetStatus` with `status` (see `StatusServicer`), to the server."""
+        """Add the servicer, whose `GetStatus` returns `status` (see `StatusServicer`), to the server."""
 
 
 class StatusServicer:

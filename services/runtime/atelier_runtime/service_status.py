@@ -1,4 +1,4 @@
-"""What a service is, has loaded and is doing: the answer to `GetStatus`."""
+"""What a service is, has loaded and is doing: the response of `GetStatus`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen settings from the environment; an invalid one stops the start with a line naming the variable."""
+"""Frozen settings from the environment; an invalid one prevents startup with a line naming the variable."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class ProcessSettings(BaseSettings):
 class ServiceSettings(ProcessSettings):
     """The settings of every gRPC service."""
 
-    port: int = Field(description="Port of the gRPC server; 0 takes a free one.", ge=0, le=65535)
-    metrics_port: int = Field(description="Port of /metrics; 0 takes a free one.", ge=0, le=65535)
+    port: int = Field(description="Port of the gRPC server; 0 picks a free one.", ge=0, le=65535)
+    metrics_port: int = Field(description="Port of /metrics; 0 picks a free one.", ge=0, le=65535)
     model_set: str = Field("demo", description="'demo' or the path of a folder with a manifest.json.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="dtype of the main networks; auto: float32 on a CPU; on CUDA bfloat16, or float16 where "
-        "the card does not support bfloat16.",
+        "the GPU does not support bfloat16.",
     )
     queue_capacity: int = Field(8, ge=0, le=1024, description="Requests that may wait for the device.")
     max_connection_age_seconds: float = Field(

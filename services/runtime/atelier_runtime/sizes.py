@@ -23,7 +23,7 @@ class Size(NamedTuple):
         return self.width * self.height
 
     def contains(self, other: Size) -> bool:
-        """Tell whether `other` can be cut out of this size."""
+        """Return whether `other` can be cut out of this size."""
         return self.width >= other.width and self.height >= other.height
 
 

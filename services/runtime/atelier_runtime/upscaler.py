@@ -24,9 +24,9 @@ from atelier_runtime.weights import Component, load_state_dict
 LANCZOS = "lanczos"
 
 _TILE_PX = 384
-# What a tile sees beyond its own edge. RRDBNet could look 350 px far; what is beyond 16 px still moves levels
-# by 0.004 at the seam, with weights 2.5 times as strong by 1.4; what is beyond 32 px by nothing but rounding
-# (docs/parity.md).
+# What a tile sees beyond its own edge. RRDBNet's receptive field reaches 350 px; what is beyond 16 px still
+# moves levels by 0.004 at the seam, with weights 2.5 times as strong by 1.4; what is beyond 32 px by nothing
+# but rounding (docs/parity.md).
 _TILE_MARGIN_PX = 32
 # x2 networks fold 2x2 pixels into one, others attend to windows: every tile starts at the same phase.
 _TILE_GRID_PX = 16
@@ -131,7 +131,7 @@ def network_passes(size: Size, target: Size, factor: int) -> int:
 def resample(image: RgbArray, size: Size) -> RgbArray:
     """Resize an image (H, W, 3), or a plane (H, W), by Lanczos to cover the size, cropped in the middle.
 
-    Goes band by band: Pillow takes several copies of what it resizes.
+    Works in bands: Pillow makes several copies of what it resizes.
     """
     own = Size(image.shape[1], image.shape[0])
     if own == size:
@@ -141,7 +141,7 @@ def resample(image: RgbArray, size: Size) -> RgbArray:
     down = (bottom - top) / size.height
     margin = math.ceil(_LANCZOS_REACH_PX * max(1.0, down))
     for first, last in _spans(size.height, max(_TILE_GRID_PX, _BAND_PIXELS // size.width)):
-        # The band, and the rows beyond its edges that Lanczos looks at.
+        # The band, and the rows beyond its edges that Lanczos needs.
         start, end = top + first * down, top + last * down
         y0, y1 = max(0, math.floor(start) - margin), min(own.height, math.ceil(end) + margin)
         band = Image.fromarray(image[y0:y1])

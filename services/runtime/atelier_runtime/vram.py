@@ -1,4 +1,4 @@
-"""Device memory: the gauges of /metrics, and the peak of each stage."""
+"""Device memory: the gauges in /metrics, and the peak of each stage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CudaProbe:
         torch.cuda.synchronize(self._device)
 
     def reset_peak(self) -> None:
-        """Reset the peak."""
+        """Start a new measurement of the peak."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak_bytes(self) -> int | None:

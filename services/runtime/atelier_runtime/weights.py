@@ -1,6 +1,6 @@
-"""Model sets and their weights: read from disk, verified by SHA-256, never downloaded or freely unpickled.
+"""Model sets and their weights: read from disk, verified by SHA-256, never downloaded or unpickled unsafely.
 
-A model set is a folder with a `manifest.json`: name, licence, `max_side`, `refiner_max_side`,
+A model set is a folder with a `manifest.json`: name, license, `max_side`, `refiner_max_side`,
 `size_multiple`, `default_negative_prompt`, `guidance_rescale`, `match_tone`, `components` (role -> path and
 name) and `files` (path -> SHA-256 and size).
 """
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 BUILT_IN = "demo"
 
-# Where training programs put the weights, beside other things; averaged ones come first.
+# Keys under which training code stores the weights next to other data; moving averages come first.
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 _SAFETENSORS_DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -45,7 +45,7 @@ _SAFETENSORS_DTYPES = {
 class Component:
     """A network of a set: a file, or a folder in diffusers' layout.
 
-    `setting` is the one that names it, for messages: MODEL_SET, or that of a single file.
+    `setting` is the setting that selects it, for messages: MODEL_SET, or that of a single file.
     """
 
     role: NetworkRole
@@ -55,7 +55,7 @@ class Component:
 
     @property
     def single_file(self) -> bool:
-        """True if a setting of its own names it in place of the set's component."""
+        """True if a setting of its own selects it in place of the set's component."""
         return self.setting != "MODEL_SET"
 
 
@@ -84,7 +84,7 @@ class ModelSet:
 
     @property
     def built_in(self) -> bool:
-        """True for the set that is installed with the program and knows drawings only."""
+        """True for the set that is installed with the program and was trained only on drawings."""
         return self.name == BUILT_IN
 
     @classmethod
@@ -113,7 +113,7 @@ class ModelSet:
         components = {}
         for role, entry in data["components"].items():
             if role not in set(NetworkRole):
-                raise ValueError(f"components.{role} is unknown; known are {', '.join(NetworkRole)}")
+                raise ValueError(f"components.{role} is unknown; it must be one of {', '.join(NetworkRole)}")
             path = folder / entry["path"]
             if folder.resolve() not in path.resolve().parents:
                 raise ValueError(f"components.{role}.path is outside the set: {entry['path']}")
@@ -150,7 +150,7 @@ class ModelSet:
         return component
 
     def verify(self, *roles: NetworkRole) -> None:
-        """Compare the files of some components with the manifest's SHA-256, and log each checksum.
+        """Compare the components' files with the manifest's SHA-256, and log each checksum.
 
         Raises `StartupError` naming the first file that is missing, unlisted or different.
         """
@@ -175,7 +175,7 @@ class ModelSet:
         actual = sha256(path)
         if actual != expected:
             raise StartupError(
-                f"MODEL_SET: {relative} in {self.folder} has SHA-256 {actual}, the manifest says {expected}"
+                f"MODEL_SET: {relative} in {self.folder} has SHA-256 {actual}, the manifest lists {expected}"
             )
         log.info("weights verified", extra={"file": str(path), "sha256": actual})
 
@@ -183,7 +183,7 @@ class ModelSet:
 def _side(data: Mapping[str, Any], key: str) -> int | None:
     side = data.get(key)
     if side is not None and (type(side) is not int or side < 1):
-        raise ValueError(f"{key} must be a side in px, a whole number above 0, or null, is {side!r}")
+        raise ValueError(f"{key} must be a side in px (a positive integer) or null, is {side!r}")
     return side
 
 
@@ -216,7 +216,7 @@ def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch
     the tensors are on torch's meta device: names, shapes and dtypes without the values.
 
     Raises:
-        CheckpointError: the file is missing, corrupt, of another format, or would run code.
+        CheckpointError: the file is missing, corrupt, of another format, or would run arbitrary code.
     """
     if not path.is_file():
         what = "is a folder, not a checkpoint file" if path.is_dir() else "there is no such file"
@@ -226,14 +226,14 @@ def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch
             _read_safetensors(path, shapes_only) if _is_safetensors(path) else _load(path, shapes_only)
         )
     except pickle.UnpicklingError as error:
-        # torch's own message advises to switch the protection off.
-        called = _called_by_pickle(path, str(error))
+        # torch's own message advises turning the protection off.
+        called = _pickled_call(path, str(error))
         if called is None:
             raise CheckpointError(
                 f"{path} cannot be read as weights: corrupt, or not a checkpoint"
             ) from error
         raise CheckpointError(
-            f"{path} would run code when it is read ({called}) and was refused; "
+            f"{path} would run arbitrary code when loaded ({called}) and was rejected; "
             "weights must contain nothing but tensors"
         ) from error
     except Exception as error:  # each format raises its own exceptions; all mean the same here
@@ -251,8 +251,8 @@ def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch
 def describe_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Describe a checkpoint of any network, for the `inspect` commands.
 
-    `parameters` counts what training adjusts, so neither integers nor the running statistics of batch
-    normalization. `dtype` is that of the parameters, several joined by ", ".
+    `parameters` counts trainable values, so neither integers nor the running statistics of batch
+    normalization. `dtype` is that of the parameters; several are joined by ", ".
     """
     trained = [
         tensor
@@ -271,7 +271,7 @@ def describe_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Judge by the content: a file may have any name."""
+    """Decide by suffix or content: a file may have any name."""
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or start[8:] == b"{"
@@ -295,19 +295,22 @@ def _load(path: Path, shapes_only: bool) -> Any:
         return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
 
 
-def _called_by_pickle(path: Path, complaint: str) -> str | None:
-    """Return the name of what a refused pickle would call, None if it is merely corrupt. Runs nothing."""
-    if named := re.search(r"\bGLOBAL ([\w.]+)", complaint):
-        return named[1]
-    words: list[str] = []  # a newer pickle, which torch does not read far enough to say
+def _pickled_call(path: Path, message: str) -> str | None:
+    """Return the name of what a rejected pickle would call, None if it is merely corrupt. Runs nothing.
+
+    `message`: torch's reason for the rejection.
+    """
+    if match := re.search(r"\bGLOBAL ([\w.]+)", message):
+        return match[1]
+    strings: list[str] = []  # of a newer protocol, which torch rejects before it can name the call
     try:
         for operation, argument, _ in pickletools.genops(path.read_bytes()):
             if operation.name == "GLOBAL":
                 return str(argument).replace(" ", ".")
             if operation.name == "STACK_GLOBAL":
-                return ".".join(words[-2:])
+                return ".".join(strings[-2:])
             if isinstance(argument, str):
-                words.append(argument)
+                strings.append(argument)
     except ValueError:
         pass  # not a pickle at all
     return None

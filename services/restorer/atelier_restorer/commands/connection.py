@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def run_with_client(
-    chosen: argparse.Namespace,
+    args: argparse.Namespace,
     work: Callable[[Client], Awaitable[T]],
     *,
     roles: Collection[NetworkRole],
@@ -28,11 +28,11 @@ def run_with_client(
 
     Raises what `work` raises, `UsageError`, and `StartupError` if a network of `required` is missing.
     """
-    configure_logging("info" if chosen.verbose else "warning", PlainFormatter())
-    if chosen.server is not None:
-        timeout_s = defaults.DEADLINE_S if chosen.timeout is None else chosen.timeout
-        return asyncio.run(_run(connect(chosen.server, timeout_s=timeout_s), work))
-    settings = options.load_settings(chosen)
+    configure_logging("info" if args.verbose else "warning", PlainFormatter())
+    if args.server is not None:
+        timeout_s = defaults.DEADLINE_S if args.timeout is None else args.timeout
+        return asyncio.run(_run(connect(args.server, timeout_s=timeout_s), work))
+    settings = options.load_settings(args)
     from atelier_restorer.in_process import open_in_process  # imports torch, which takes seconds
 
     return asyncio.run(_run(open_in_process(settings, roles, required), work))

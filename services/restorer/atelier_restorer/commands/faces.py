@@ -41,7 +41,8 @@ def _face_edit(name: str, face: Any) -> FaceEdit:
     if not isinstance(face, dict):
         raise PlanError(f"{name} is not an object")
     if unknown := sorted(set(face) - {*_KNOWN, *_IGNORED}):
-        raise PlanError(f"{name} has the unknown fields {', '.join(unknown)}; known are {', '.join(_KNOWN)}")
+        known = ", ".join(_KNOWN)
+        raise PlanError(f"{name} has unknown fields: {', '.join(unknown)}; known fields are {known}")
     if missing := [key for key in _REQUIRED if key not in face]:
         raise PlanError(f"{name} lacks {', '.join(missing)}")
     box = _numbers(f"{name}: box", face["box"], 4)

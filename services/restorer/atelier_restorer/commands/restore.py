@@ -1,6 +1,6 @@
-"""`atelier-restorer restore`: restore the faces of a picture, or of a folder of pictures.
+"""`atelier-restorer restore`: restore the faces of an image, or of a folder of images.
 
-One JSON object per picture goes to standard output as soon as the picture is written; everything else goes to
+One JSON object per image goes to standard output as soon as the image is written; everything else goes to
 standard error.
 """
 
@@ -22,37 +22,37 @@ from atelier_restorer.request import MaskKind, RestoreRequest
 from atelier_runtime.errors import AtelierError, ServiceUnavailable
 from atelier_runtime.service_status import NetworkRole
 
-_CONCURRENCY_IN_PROCESS = 2  # while the networks work on one picture, another is decoded or encoded
+_CONCURRENCY_IN_PROCESS = 2  # while the networks work on one image, another is decoded or encoded
 _CONCURRENCY_AT_SERVER = 4
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Run the command; return the exit code, which is 0 if every picture was written."""
-    options.check_where(chosen)
-    request = options.restore_request(chosen)
-    plan = make_plan(chosen.source, chosen.target, chosen.save_mask, chosen.format)
-    if chosen.report is not None:
-        _check_report(chosen.report, plan)
+def run(args: argparse.Namespace) -> int:
+    """Run the command; return the exit code, which is 0 if every image was written."""
+    options.check_connection_flags(args)
+    request = options.restore_request(args)
+    plan = make_plan(args.source, args.target, args.save_mask, args.format)
+    if args.report is not None:
+        _check_report(args.report, plan)
     for path in plan.skipped:
         print(f"{path}: skipped, not a PNG, JPEG or WebP file", file=sys.stderr)
     if not plan.tasks:
-        print(f"{chosen.source}: contains no PNG, JPEG or WebP file", file=sys.stderr)
+        print(f"{args.source}: contains no PNG, JPEG or WebP file", file=sys.stderr)
         return 1
     roles, required = networks(request)
     if plan.is_folder and request.faces:
-        raise PlanError("--faces is for a single picture, but IN is a folder")
-    concurrency = _CONCURRENCY_IN_PROCESS if chosen.server is None else _CONCURRENCY_AT_SERVER
-    batch = _Batch(plan, request, chosen.save_crops, concurrency)
+        raise PlanError("--faces is for a single image, but IN is a folder")
+    concurrency = _CONCURRENCY_IN_PROCESS if args.server is None else _CONCURRENCY_AT_SERVER
+    batch = _Batch(plan, request, args.save_crops, concurrency)
     try:
-        run_with_client(chosen, batch.run, roles=roles, required=required)
+        run_with_client(args, batch.run, roles=roles, required=required)
     finally:
-        if chosen.report is not None and batch.started:
-            write_whole(chosen.report, f"{json.dumps(batch.report(), indent=1)}\n".encode())
+        if args.report is not None and batch.started:
+            write_whole(args.report, f"{json.dumps(batch.report(), indent=1)}\n".encode())
     return batch.finish()
 
 
 class _Batch:
-    """The pictures of a command: a few at a time, each reported when it is done."""
+    """The images of a command: a few at a time, each reported when it is done."""
 
     def __init__(self, plan: Plan, request: RestoreRequest, crops: Path | None, concurrency: int) -> None:
         """`crops`: the folder for crops, if requested."""
@@ -69,12 +69,12 @@ class _Batch:
         self.started = False
 
     async def run(self, client: Client) -> None:
-        """Restore all pictures. A failed one is reported and skipped; a lost restorer ends the batch."""
+        """Restore all images. A failed one is reported and skipped; a lost restorer ends the batch."""
         self.started = True
         await asyncio.gather(*(self._restore_next(client) for _ in range(self._concurrency)))
 
     def report(self) -> dict[str, Any]:
-        """Return the report of the picture, or for a folder of all its pictures, sorted by name."""
+        """Return the report of the image, or for a folder of all its images, sorted by name."""
         results = [self._results[number] for number in sorted(self._results)]
         if not self._plan.is_folder and results:
             return results[0]
@@ -87,7 +87,7 @@ class _Batch:
             print(file=sys.stderr)
         if total > 1:
             left = f", {total - tried} not attempted" if tried < total else ""
-            summary = f"{tried - self._failed} of {total} pictures written, {self._failed} failed{left}"
+            summary = f"{tried - self._failed} of {total} images written, {self._failed} failed{left}"
             print(summary, file=sys.stderr)
         return int(self._failed > 0 or tried < total)
 
@@ -129,7 +129,7 @@ class _Batch:
         return report, f"{done} of {len(report['faces'])} faces restored{why}"
 
     def _write_crops(self, task: Task, restored: Restored) -> list[dict[str, Any]]:
-        """Write NAME_face0_before.png and the like; return what was written."""
+        """Write NAME_face0_before.png and so on; return what was written."""
         assert self._crops is not None, "checked by the caller"
         folder = self._crops / task.name.parent
         written = []
@@ -174,4 +174,4 @@ def _check_report(report: Path, plan: Plan) -> None:
     check_writable(report)
     for task in plan.tasks:
         if report.resolve() in {p.resolve() for p in (task.source, task.target, task.mask) if p}:
-            raise PlanError(f"--report {report} would overwrite a picture")
+            raise PlanError(f"--report {report} would overwrite an image")

@@ -1,8 +1,8 @@
-"""Pictures in and out: decoded with a limit, encoded once, with what belongs to a photograph kept.
+"""Decodes images within a size limit and encodes them once, with the metadata of a photo preserved.
 
 Every sample of an 8- or 16-bit PNG and of a lossless WebP is kept, gray as gray, alpha with the colors under
-it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (their colors are), a PNG's
-texts, the small preview in EXIF, which would show the old picture.
+it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (their colors are), a PNG's text
+chunks, and the EXIF thumbnail, which would show the old image.
 """
 
 from atelier_runtime.images.codec import (

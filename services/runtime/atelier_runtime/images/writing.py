@@ -1,4 +1,4 @@
-"""Pictures become files: with everything that the format has a place for, and word of what it has not."""
+"""Encodes files with all the metadata that their format can store, and reports what it cannot."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
 _JPEG_MARKER_BYTES = 65_533
 _JPEG_EXIF_BYTES = _JPEG_MARKER_BYTES
-_JPEG_XMP_BYTES = _JPEG_MARKER_BYTES - 29  # less its name
+_JPEG_XMP_BYTES = _JPEG_MARKER_BYTES - 29  # minus its namespace
 _JPEG_ICC_BYTES = 255 * (_JPEG_MARKER_BYTES - 14)
 _JPEG_DPI = 65_535
-_SRGB = {  # who does not know these takes the picture for that anyway
+_SRGB = {  # chunks that mean sRGB, which is what a program without support for them assumes anyway
     b"gAMA": struct.pack(">I", 45455),
     b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
     b"cICP": bytes([1, 13, 0, 1]),
@@ -27,15 +27,15 @@ _SRGB = {  # who does not know these takes the picture for that anyway
 
 
 def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
-    """Encode a picture; `quality` (1 to 100) is for JPEG and WebP, where 100 makes WebP lossless.
+    """Encode an image. `quality` (1 to 100) is for JPEG and WebP; 100 makes WebP lossless.
 
-    PNG keeps every sample, 8 or 16 bits. What a format cannot keep is left out; `losses` says what.
+    PNG keeps every sample, 8 or 16 bits. What a format cannot store is left out; `losses` says what.
     """
     if file_format == "png":
         return _png(picture)
     rgb = to_eight_bit(picture.rgb)
-    single = picture.gray and file_format == "jpeg"
-    image = Image.fromarray(rgb[:, :, 0] if single else rgb)
+    single_channel = picture.gray and file_format == "jpeg"
+    image = Image.fromarray(rgb[:, :, 0] if single_channel else rgb)
     if picture.alpha is not None and file_format == "webp":
         image.putalpha(Image.fromarray(to_eight_bit(picture.alpha)))
     options: dict[str, object] = {"quality": quality}
@@ -51,7 +51,7 @@ def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
         if quality >= 90:
             options["subsampling"] = 0
     elif is_lossless(file_format, quality):
-        # Here `quality` is an effort: 0 and method 0 take a quarter of the time for files a sixth larger.
+        # Here `quality` is effort: 0 and method 0 take a quarter of the time, for files a sixth larger.
         options |= {"lossless": True, "exact": True, "quality": 0, "method": 0}
     else:
         options["exact"] = True  # keep the colors of transparent pixels
@@ -67,14 +67,14 @@ def encode_gray_png(mask: NDArray[np.uint8]) -> bytes:
 
 
 def is_lossless(image_format: Format | Literal["raw"], quality: int) -> bool:
-    """Tell whether 8-bit pixels come back exactly."""
+    """Return whether 8-bit pixels are stored exactly."""
     return image_format in ("png", "raw") or (image_format == "webp" and quality == 100)
 
 
 def losses(picture: Picture, image_format: Format | Literal["raw"], quality: int) -> list[ResponseWarning]:
     """Return a warning for everything that the response's format does not keep.
 
-    Raw pixels carry no metadata by their nature, so only pixels are spoken of then.
+    Raw pixels never carry metadata, so for them the warnings are about pixels only.
     """
     found: list[ResponseWarning] = []
 
@@ -127,7 +127,7 @@ def _png(picture: Picture) -> bytes:
     chunks = []
     if picture.icc is not None:
         chunks.append(png.profile_chunk(picture.icc))
-    # A file may have a profile or the word that it is sRGB, not both.
+    # A file may have a profile or an sRGB chunk, not both.
     chunks += [chunk for chunk in picture.png_color if picture.icc is None or chunk[0] != b"sRGB"]
     if picture.exif is not None:
         chunks.append((b"eXIf", metadata.without_prefix(picture.exif)))
@@ -146,7 +146,7 @@ def _fits(data: bytes, jpeg_bytes: int, file_format: Format) -> bool:
 def _profile_fits(picture: Picture, file_format: Format) -> bool:
     assert picture.icc is not None
     if file_format == "webp" and picture.gray:
-        return picture.icc[16:20] != b"GRAY"  # WebP has no gray pixels to which it could apply
+        return picture.icc[16:20] != b"GRAY"  # WebP does not have gray pixels that it could apply to
     return _fits(picture.icc, _JPEG_ICC_BYTES, file_format)
 
 
@@ -161,10 +161,10 @@ def _resolution_fits(picture: Picture, file_format: Format) -> bool:
 
 
 def _color_matters(picture: Picture) -> bool:
-    """Tell whether a PNG's chunks say anything but sRGB that an ICC profile does not overrule."""
-    said = dict(picture.png_color)
-    if b"cICP" in said:  # it goes before the others, these before each other
-        return said[b"cICP"] != _SRGB[b"cICP"]
-    if picture.icc is not None or b"sRGB" in said:
+    """Return whether a PNG's chunks define anything but sRGB that an ICC profile does not override."""
+    chunks = dict(picture.png_color)
+    if b"cICP" in chunks:  # cICP overrides an ICC profile, which overrides sRGB, which overrides the rest
+        return chunks[b"cICP"] != _SRGB[b"cICP"]
+    if picture.icc is not None or b"sRGB" in chunks:
         return False
-    return any(said[kind] != usual for kind, usual in _SRGB.items() if kind in said)
+    return any(chunks[kind] != srgb for kind, srgb in _SRGB.items() if kind in chunks)

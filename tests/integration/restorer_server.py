@@ -1,4 +1,4 @@
-"""The face stage in this process, behind a real socket, and what its tests ask of it."""
+"""The restorer in this process, behind a real socket, and what its tests ask of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from atelier_runtime.server import ServiceServer
 class Client:
     """A stub and the server that it talks to."""
 
-    def __init__(self, server: ServiceServer, channel: grpc.aio.Channel) -> None:
+    def __init__(self, server: ServiceServer[RestorerService], channel: grpc.aio.Channel) -> None:
         self.server = server
         self.channel = channel
         self.stub = restorer_service_pb2_grpc.RestorerServiceStub(channel)
@@ -36,9 +36,9 @@ class Client:
     @property
     def codeformer(self) -> torch.nn.Module:
         """The network that the server runs, for what weights alone cannot bring about."""
-        stage = self.server.stage
-        assert isinstance(stage, RestorerService) and stage.models.codeformer is not None
-        return stage.models.codeformer.network
+        codeformer = self.server.service.models.codeformer
+        assert codeformer is not None
+        return codeformer.network
 
     async def restore(self, image: bytes, timeout: float = 60, **fields: Any) -> pb.RestoreFacesResponse:
         request = pb.RestoreFacesRequest(image=image_pb2.Image(data=image), **fields)
@@ -60,7 +60,7 @@ async def serve(model_set: Path, **settings: Any) -> AsyncIterator[Client]:
         drain_seconds=5,
         **{"max_pixels": 2_000_000, **settings},
     )
-    server = ServiceServer("restorer", chosen, lambda worker, state: RestorerService(chosen, worker, state))
+    server = ServiceServer("restorer", chosen, lambda worker: RestorerService(chosen, worker))
     limit = [("grpc.max_receive_message_length", 64 * 2**20)]
     try:
         await server.start()

@@ -48,21 +48,21 @@ def test_which_faces_are_restored(options: dict[str, Any], expected: list[SkipRe
     assert select_faces(FACES, RestoreRequest(**options), 640, 400) == expected
 
 
-def test_of_seventy_faces_64_are_restored_unless_told_otherwise() -> None:
+def test_of_70_faces_64_are_restored_by_default() -> None:
     crowd = [face(index, 100, 100, 50) for index in range(70)]
     expected = [None] * 64 + [OVER] * 6
     assert select_faces(crowd, RestoreRequest(), 640, 400) == expected
-    orders = [FaceEdit(one) for one in crowd]
-    assert apply_face_edits(RestoreRequest(faces=tuple(orders))) == expected
-    skipped = [FaceEdit(crowd[0], skip=True), *orders[1:]]
+    edits = [FaceEdit(one) for one in crowd]
+    assert apply_face_edits(RestoreRequest(faces=tuple(edits))) == expected
+    skipped = [FaceEdit(crowd[0], skip=True), *edits[1:]]
     assert apply_face_edits(RestoreRequest(faces=tuple(skipped))) == [SKIPPED] + [None] * 64 + [OVER] * 5
 
 
-def test_no_faces_need_no_choice() -> None:
+def test_no_faces_give_no_reasons() -> None:
     assert select_faces([], RestoreRequest(rule=FaceRule.CENTER), 640, 400) == []
 
 
-def test_defaults_are_the_shared_table() -> None:
+def test_defaults_are_those_of_the_shared_table() -> None:
     request = RestoreRequest()
     assert (request.fidelity, request.max_faces, request.min_confidence) == (
         defaults.FIDELITY,
@@ -74,12 +74,12 @@ def test_defaults_are_the_shared_table() -> None:
 
 @pytest.mark.parametrize("field", ["fidelity", "visibility", "min_confidence"])
 @pytest.mark.parametrize("value", [-0.001, 1.001, NAN, float("inf")])
-def test_shares_are_0_to_1(field: str, value: float) -> None:
+def test_fractions_must_be_from_0_to_1(field: str, value: float) -> None:
     options: dict[str, Any] = {field: value}
     with pytest.raises(InvalidRequest) as caught:
         RestoreRequest(**options)
     assert [violation.field for violation in caught.value.fields] == [field]
-    assert "between 0.0 and 1.0" in caught.value.fields[0].message
+    assert "from 0 to 1" in caught.value.fields[0].message
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -91,7 +91,7 @@ def test_every_violation_is_named_at_once() -> None:
     with pytest.raises(InvalidRequest) as caught:
         RestoreRequest(fidelity=NAN, max_faces=-1, upscale=3, quality=0, min_face_px=-1)
     names = [violation.field for violation in caught.value.fields]
-    assert names == ["fidelity", "max_faces", "min_face_px", "output.quality", "upscale"]
+    assert sorted(names) == ["fidelity", "max_faces", "min_face_px", "output.quality", "upscale"]
 
 
 def test_geometry_of_a_face() -> None:
@@ -99,6 +99,6 @@ def test_geometry_of_a_face() -> None:
     assert tilted.size_px == 30
     assert tilted.roll_degrees == pytest.approx(45)
     assert tilted.eye_distance_px == pytest.approx(200**0.5)
-    assert tilted.enlarged(2).box == (20, 40, 80, 160)
-    assert tilted.enlarged(2).landmarks[1] == (40, 40)
-    assert tilted.enlarged(1) is tilted
+    assert tilted.scaled(2).box == (20, 40, 80, 160)
+    assert tilted.scaled(2).landmarks[1] == (40, 40)
+    assert tilted.scaled(1) is tilted
