@@ -265,62 +265,6 @@ def test_the_body_is_read_as_json(stack: Stack, content_type: str | None) -> Non
     assert stack.generator.requests[0].prompt == "ein Apfel, rot: ä"
 
 
-@pytest.mark.parametrize(
-    ("accept", "body", "kind"),
-    [
-        ("image/*", {}, "png"),
-        ("image/webp", {}, "webp"),
-        ("image/jpeg", {}, "jpeg"),
-        ("image/png", {"output_format": "jpeg"}, "jpeg"),
-        ("application/json;q=0.4, image/webp;q=0.8, image/png;q=0.5", {}, "webp"),
-        ("image/avif,image/webp,image/*,*/*;q=0.8", {}, "webp"),
-    ],
-)
-def test_accept_of_an_image_gets_the_file_and_the_report(
-    stack: Stack, accept: str, body: dict[str, Any], kind: str
-) -> None:
-    response = stack.generate(headers={"Accept": accept}, **body)
-    assert response.headers["content-type"] == f"image/{kind}"
-    image = opened(response.content)
-    assert (str(image.format).lower(), image.size) == (kind, (256, 256))
-    report = json.loads(response.headers["X-Atelier-Report"])
-    in_json = stack.generate(**body).json()
-    assert set(report) == set(in_json) - {"image", "prompt"}
-    assert report["faces"] == in_json["faces"] and report["final_resolution"] == "256x256"
-
-
-@pytest.mark.parametrize(
-    "accept", ["*/*", "application/json", "image/png;q=0.2, */*", "image/*;q=0", "text/html, */*"]
-)
-def test_any_other_accept_gets_json(stack: Stack, accept: str) -> None:
-    response = stack.generate(headers={"Accept": accept})
-    assert response.headers["content-type"] == "application/json"
-    assert response.json()["success"] is True
-
-
-def test_a_report_that_is_too_long_is_cut_and_says_so(stack: Stack) -> None:
-    stack.restorer.faces = [(0.9, True, None)] * 100
-    stack.generator.result = {
-        "warnings": warnings(
-            (WarningCode.PROMPT_TRUNCATED, "über " * 400),
-            (WarningCode.MEMORY_FALLBACK, "characters: \x7f\n\u2028"),
-        )
-    }
-    response = stack.generate(headers={"Accept": "image/png"})
-    header = response.headers["X-Atelier-Report"]
-    assert header.isascii() and len(header) <= 6 * 1024
-    report = json.loads(header)
-    assert len(report["faces"]) + report["left_out"]["faces"] == 100 and report["left_out"]["faces"] > 0
-    assert len(report["warnings"][0]) == 200 and report["warnings"][1] == "characters: \x7f\n\u2028"
-    assert report["warning_codes"] == ["prompt_truncated", "memory_fallback"]
-    assert report["face_restoration_applied"] is True
-
-
-def test_errors_are_json_whatever_is_accepted(stack: Stack) -> None:
-    response = stack.generate(headers={"Accept": "image/png"}, width=255)
-    assert (response.status_code, response.headers["content-type"]) == (422, "application/json")
-
-
 def test_the_request_id_goes_everywhere(stack: Stack) -> None:
     response = stack.generate(headers={"X-Request-ID": "request-66"})
     assert response.headers["X-Request-ID"] == response.json()["request_id"] == "request-66"

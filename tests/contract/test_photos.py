@@ -293,50 +293,6 @@ def test_compare(stack: Stack, post: Any) -> None:
         assert result["stages"]
 
 
-@pytest.mark.parametrize("path", ["/detect", "/compare"])
-def test_responses_that_a_single_file_cannot_hold_are_json_whatever_is_accepted(
-    stack: Stack, path: str
-) -> None:
-    fields = {"fidelities": [0.5]} if path == "/compare" else {}
-    response = in_json(stack, path, headers={"Accept": "image/png"}, **fields)
-    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
-
-
-JPEG = file_of(gradient(64, 48), "jpeg")
-
-
-@pytest.mark.parametrize(
-    ("accept", "body", "kind"),
-    [
-        ("image/*", {}, "jpeg"),
-        ("image/webp", {}, "webp"),
-        ("image/png", {"output_format": "webp"}, "webp"),
-        ("image/avif,image/webp,image/*,*/*;q=0.8", {}, "webp"),
-    ],
-)
-def test_accept_of_an_image_gets_the_file_and_the_report(
-    stack: Stack, accept: str, body: dict[str, Any], kind: str
-) -> None:
-    request = {"image": base64_of(JPEG), **body}
-    response = stack.client.post("/restore", json=request, headers={"Accept": accept})
-    assert response.headers["content-type"] == f"image/{kind}"
-    image = opened(response.content)
-    assert (str(image.format).lower(), image.size) == (kind, (64, 48))
-    report = json.loads(response.headers["X-Atelier-Report"])
-    in_body = stack.client.post("/restore", json=request).json()
-    assert set(report) == set(in_body) - {"image", "mask"}
-    [face] = in_body["faces"]
-    assert report["faces"] == [{key: face[key] for key in face if not key.startswith("crop")}]
-
-
-def test_a_report_of_many_faces_is_cut_and_says_so(stack: Stack) -> None:
-    stack.restorer.faces = [(0.9, True, None)] * 100
-    header = in_form(stack, "/restore", headers={"Accept": "image/png"}).headers["X-Atelier-Report"]
-    report = json.loads(header)
-    assert len(header) <= 6 * 1024
-    assert len(report["faces"]) + report["left_out"]["faces"] == 100 and report["left_out"]["faces"] > 0
-
-
 @pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
 def test_request_id_and_the_time_that_is_left(stack: Stack, path: str) -> None:
     fields = {"fidelities": [0.5]} if path == "/compare" else {}

@@ -1,8 +1,8 @@
 """From a prompt to the finished image: generate, restore, encode. What was skipped is reported, never hidden.
 
 The restorer is called if faces are to be restored or the image upscaled. Then the generator sends raw pixels
-and the restorer encodes; otherwise the generator encodes the final file itself. Only where the restorer fails
-and the generated image is returned as it is, it is encoded here, in a thread.
+and the restorer encodes; otherwise the generator encodes the final file itself. Only if the restorer fails
+and the generated image is returned as it is, the gateway encodes, in a thread.
 """
 
 from __future__ import annotations
@@ -71,17 +71,17 @@ class Generate:
         self._max_pixels = max_pixels
 
     def violations(self, spec: GenerateSpec) -> list[FieldViolation]:
-        """Return what can be said against a spec without asking a service: a result above `max_pixels`."""
+        """Return what can be found without calling a service: a result above `max_pixels`."""
         size = spec.result_size()
         if size.pixels <= self._max_pixels:
             return []
         message = f"the final image would be {size} = {size.pixels} px, the limit is {self._max_pixels}"
-        enlarging = {
+        upscaling = {
             "upscale": spec.upscale > 1,
             "hires_fix": spec.hires_fix,
             "lanczos_scale": spec.lanczos_scale is not None,
         }
-        fields = ("width", "height", *(field for field, is_set in enlarging.items() if is_set))
+        fields = ("width", "height", *(field for field, is_set in upscaling.items() if is_set))
         return [FieldViolation(field, message) for field in fields]
 
     async def run(
@@ -194,11 +194,12 @@ class Generate:
 
 def _encode(spec: GenerateSpec, raw: EncodedImage, max_pixels: int, timer: StageTimer) -> EncodedImage:
     with timer.stage("encode"):
-        pixels = decode_input(
-            InputImage(raw.data, raw.format, raw.width, raw.height),
-            max_pixels=max_pixels,
-            field="generator's image",
-        )
+        try:
+            pixels = decode_input(
+                InputImage(raw.data, raw.format, raw.width, raw.height), max_pixels=max_pixels
+            )
+        except InvalidRequest as error:
+            raise InternalError(f"The generator's image cannot be read: {error.message}") from error
         quality = defaults.QUALITY if spec.quality is None else spec.quality
         return encode_output(pixels, spec.output_format, quality)
 

@@ -75,8 +75,7 @@ def retry_after(error: AtelierError) -> dict[str, str]:
 def log_and_count(error: AtelierError, *, is_probe: bool = False) -> None:
     """Log and count an error that is about to be returned.
 
-    `is_probe`: from an endpoint that is asked every few seconds whether a service is back; kept out of the
-    log.
+    `is_probe`: from an endpoint that is polled every few seconds; kept out of the log.
     """
     metrics.ERRORS.labels(error.reason).inc()
     if error.reason in REFUSALS:

@@ -29,7 +29,7 @@ def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
 def add_docs(app: FastAPI) -> None:
     """Serve the OpenAPI document and Swagger UI."""
 
-    @app.get(_OPENAPI, include_in_schema=False)
+    @app.api_route(_OPENAPI, methods=["GET", "HEAD"], include_in_schema=False)
     async def openapi() -> Response:
         return JSONResponse(app.openapi())
 

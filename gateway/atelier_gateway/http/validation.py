@@ -4,8 +4,8 @@ What all routes have in common:
 - an alias works like the full name, but not together with it;
 - an explicit null means the default;
 - an unknown field, a wrong type or a value out of range is refused; every offending field is named as the
-  client
-  named it, one inside another as `faces[2].fidelity`.
+  client named it, one inside another as `faces[2].fidelity`.
+
 JSON types are taken literally (true is not 1, "30" is not 30), except that 30.0 is the integer 30, because
 some clients send all numbers as floats.
 """

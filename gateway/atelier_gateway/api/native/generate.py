@@ -1,4 +1,4 @@
-"""`POST /generate`, and the addresses by which older clients know it."""
+"""`POST /generate`, and the paths that older clients use."""
 
 from __future__ import annotations
 

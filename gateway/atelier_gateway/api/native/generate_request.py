@@ -158,7 +158,7 @@ class ParsedRequest:
 def parse_request(
     body: Mapping[str, Any], find_violations: Callable[[GenerateSpec], list[FieldViolation]]
 ) -> ParsedRequest:
-    """Validate a JSON object; `find_violations` is asked about the spec.
+    """Validate a JSON object; `find_violations` checks the spec.
 
     Raises:
         InvalidRequest: names every offending field, up to 100 of them.

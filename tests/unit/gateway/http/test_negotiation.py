@@ -1,11 +1,11 @@
 import pytest
 
-from atelier_gateway.accept import wanted_file
+from atelier_gateway.http.negotiation import preferred_format
 from atelier_runtime.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "preferred"),
     [
         (None, None),
         ("", None),
@@ -31,12 +31,12 @@ from atelier_runtime.errors import InvalidRequest
         (";;,,", None),
     ],
 )
-def test_what_is_wanted(accept: str | None, wanted: str | None) -> None:
-    assert wanted_file(accept) == wanted
+def test_what_is_preferred(accept: str | None, preferred: str | None) -> None:
+    assert preferred_format(accept) == preferred
 
 
 @pytest.mark.parametrize("accept", ["image/gif", "image/gif, image/avif;q=0.5", "image/gif, image/png;q=0"])
 def test_image_types_that_cannot_be_written(accept: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        wanted_file(accept)
+        preferred_format(accept)
     assert refused.value.fields[0].field == "Accept"
