@@ -54,18 +54,12 @@ def run(
     rgb = picture.rgb
     if scale > 1:
         with phases.phase("enlarge"):
-            rgb = upscaled(rgb, scale)
+            rgb = resample(rgb, Size(rgb.shape[1] * scale, rgb.shape[0] * scale))
     classes_or_none = classes if parsed else None
     mask = paste(rgb, matrices, scale, restored, classes_or_none, phases, with_mask)
     with phases.phase("encode"):
         images.encode(picture.with_pixels(rgb, None), scene.file_format, QUALITY)
     return rgb, mask
-
-
-def upscaled(rgb: RgbArray, scale: int) -> RgbArray:
-    """Return the picture `scale` times as large, without a network."""
-    height, width = rgb.shape[:2]
-    return resample(rgb, Size(width * scale, height * scale))
 
 
 def paste(

@@ -24,6 +24,7 @@ from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 
 DETECT_SIZE = 640
+_FACES = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
 
 
 class Studio:
@@ -77,8 +78,9 @@ class Studio:
     async def _seconds(self, prompt: str, seed: int, hires: bool, runs: int) -> tuple[float, bool]:
         settings = RestorerSettings.model_validate({"model_set": self.model_set, "device": "cpu"})
         taken, restored = [], False
-        roles = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER, NetworkRole.UPSCALER)
-        async with open_in_process(settings, roles, (NetworkRole.FACE_DETECTOR,)) as restorer:
+        async with open_in_process(
+            settings, (*_FACES, NetworkRole.UPSCALER), (NetworkRole.FACE_DETECTOR,)
+        ) as restorer:
             for number in range(runs + 1):
                 began = time.perf_counter()
                 picture = self.draw(prompt, seed, hires_fix=hires)
@@ -99,8 +101,7 @@ async def restore(
     """The picture (H, W, 3) with its faces restored, once for each w. Raises ValueError if none was."""
     file = images.encode(images.Picture(spoiled), "png", defaults.QUALITY)
     restored = []
-    roles = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
-    async with open_in_process(settings, roles, roles) as restorer:
+    async with open_in_process(settings, _FACES, _FACES) as restorer:
         for fidelity in fidelities:
             answer = await restorer.restore(file, RestoreRequest(fidelity=fidelity))
             if not answer.report["face_restoration_applied"]:
@@ -112,8 +113,7 @@ async def restore(
 async def finish(settings: RestorerSettings, pictures: list[RgbArray]) -> list[RgbArray]:
     """Pictures (H, W, 3) as the chain answers them by default: faces that are found are restored."""
     finished = []
-    roles = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
-    async with open_in_process(settings, roles, roles) as restorer:
+    async with open_in_process(settings, _FACES, _FACES) as restorer:
         for picture in pictures:
             file = images.encode(images.Picture(picture), "png", defaults.QUALITY)
             answer = await restorer.restore(file, RestoreRequest())

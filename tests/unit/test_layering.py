@@ -15,13 +15,6 @@ PACKAGES = {
     "restorer": ROOT / "services/restorer/atelier_restorer",
     "gateway": ROOT / "gateway/atelier_gateway",
 }
-# client.py is the other end of the restorer's wire: its command line against a running service
-STUBS = {"servicer.py", "convert.py", "client.py", "wire.py"}
-TORCH = {
-    *("pipeline.py", "models.py", "upscale.py", "detect.py", "parse.py"),
-    "identify.py",  # compares a checkpoint with the networks themselves
-    *("device.py", "vram.py", "weights.py"),
-}
 NETWORK_LIBRARIES = {
     "torch",
     "torchvision",
@@ -46,15 +39,14 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("package", "path"), MODULES, ids=lambda v: v.name if isinstance(v, Path) else v)
-def test_imports_stay_in_their_places(package: str, path: Path) -> None:
+def test_wire_and_networks_stay_apart(package: str, path: Path) -> None:
+    """What speaks protobuf runs no network, and what runs networks knows no protobuf."""
     names = imported(path)
-    if "atelier" in names:
-        assert path.name in STUBS, f"{path.name} imports stubs"
-    if names & NETWORK_LIBRARIES:
-        assert package != "gateway", f"{path.name} imports {names & NETWORK_LIBRARIES}"
-        assert path.name in TORCH or path.parent.name == "nets", f"{path.name} imports a network library"
-    forbidden = {f"atelier_{other}" for other in PACKAGES if other not in (package, "runtime")}
-    assert not names & forbidden, f"{path.name} of {package} imports {names & forbidden}"
+    assert not ("atelier" in names and names & NETWORK_LIBRARIES)
+    if package == "gateway":
+        assert not names & NETWORK_LIBRARIES
+    others = {f"atelier_{other}" for other in PACKAGES if other not in (package, "runtime")}
+    assert not names & others, f"{path.name} of {package} imports {names & others}"
 
 
 WEB = {"fastapi", "starlette", "uvicorn", "orjson", "pydantic", "pydantic_core", "pydantic_settings"}
@@ -121,7 +113,7 @@ def test_asking_a_running_restorer_needs_no_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert run.stdout.split() == ["1"]
-    assert "No restorer can be reached at 127.0.0.1:1" in run.stderr
+    assert "127.0.0.1:1" in run.stderr
 
 
 def test_the_gateways_requirements_name_no_network_library() -> None:

@@ -161,7 +161,7 @@ def _licence(key: str, table: Mapping[str, Any]) -> Licence:
 
 def _entry(role: str, table: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry:
     place = f"components.{role}"
-    if role not in list(NetworkRole):
+    if role not in set(NetworkRole):
         raise CatalogueError(f"{place} is unknown; known are {', '.join(NetworkRole)}")
     path = _text(place, table, "path")
     key = _text(place, table, "licence")

@@ -53,7 +53,7 @@ def test_latents_with_nans_are_an_error(corrupted_models):
 def test_warm_up_refuses_networks_that_draw_nothing(corrupted_models):
     Pipeline(corrupted_models).warm_up()
     poison(corrupted_models.text_to_image.vae.decoder.conv_out, 0.0)
-    with pytest.raises(StartupError, match="MODEL_SET.*warm-up"):
+    with pytest.raises(StartupError, match=r"MODEL_SET.*warm-up"):
         Pipeline(corrupted_models).warm_up()
 
 
