@@ -104,7 +104,7 @@ def measure_batches(
     """
     found: dict[str, object] = {}
     for dtype in (torch.float32, torch.bfloat16):
-        network = CodeFormer.from_state_dict(dict(state)).eval().draw_in(dtype)
+        network = CodeFormer.from_state_dict(dict(state)).eval().set_generator_dtype(dtype)
         alone = [_together(network, [face]) for face in faces]
         by_size: dict[str, object] = {}
         for size in sizes:

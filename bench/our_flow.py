@@ -7,12 +7,13 @@ import numpy as np
 from atelier_restorer.align import crop_to_picture, cut_crop, face_to_crop
 from atelier_restorer.paste import paste_face, restored_parts, soften_parts
 from atelier_restorer.request import DetectRequest
-from atelier_restorer.upscale import enlarge
 from atelier_runtime import images
 from atelier_runtime.defaults import FIDELITY, MIN_CONFIDENCE, QUALITY
 from atelier_runtime.errors import InternalError
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
+from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.sizes import Size
+from atelier_runtime.upscaler import resample
 from bench.face_networks import FaceNetworks
 from bench.face_scene import FaceScene
 from bench.phases import Phases
@@ -53,7 +54,7 @@ def run(
     rgb = picture.rgb
     if scale > 1:
         with phases.phase("enlarge"):
-            rgb = enlarge(rgb, scale, None, lambda: None).picture
+            rgb = resample(rgb, Size(rgb.shape[1] * scale, rgb.shape[0] * scale))
     classes_or_none = classes if parsed else None
     mask = paste(rgb, matrices, scale, restored, classes_or_none, phases, with_mask)
     with phases.phase("encode"):

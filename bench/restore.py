@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from atelier_restorer.align import face_to_crop
-from atelier_restorer.upscale import enlarge
 from atelier_runtime.images import RgbArray
+from atelier_runtime.sizes import Size
+from atelier_runtime.upscaler import resample
 from bench import our_flow
 from bench.face_networks import SETS, FaceNetworks, load_networks
 from bench.face_scene import FaceScene, make_scene, make_scene_with_one_face
@@ -93,7 +94,8 @@ def measure(
     reference = ReferenceFlow(case.scale, networks)
     background = None
     if case.scale > 1:
-        background = enlarge(scene.picture, case.scale, None, lambda: None).picture
+        height, width = scene.picture.shape[:2]
+        background = resample(scene.picture, Size(width * case.scale, height * case.scale))
 
     def ours(phases: Phases, with_mask: bool = False) -> tuple[RgbArray, RgbArray | None]:
         return our_flow.run(scene, case.scale, case.parsed, networks, phases, with_mask)

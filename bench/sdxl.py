@@ -117,10 +117,10 @@ class OurFlow:
             use_refiner=case.hires,
             seed=1,
         )
-        drawing = Pipeline(self.models).draw(request, check=lambda: None, emit=lambda progress: None)
-        assert drawing.refiner_applied == case.hires
+        generation = Pipeline(self.models).generate(request, check=lambda: None, emit=lambda progress: None)
+        assert generation.refiner_applied == case.hires
         stages: dict[str, tuple[float, int | None]] = {}
-        for report in drawing.stages:
+        for report in generation.stages:
             seconds, peak = stages.get(report.stage, (0.0, None))
             peaks = [p for p in (peak, report.peak_vram_bytes) if p]
             stages[report.stage] = (seconds + report.seconds, max(peaks, default=None))

@@ -21,8 +21,8 @@ from atelier_restorer.request import DetectRequest, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.tone import match_tone
 from atelier_runtime import images, settings
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
+from atelier_runtime.outcomes import SkipReason
 from bench.report import machine, print_json
 
 _PICTURES = (Path("docs/ruined.png"), Path("docs/demo_sheet.png"))

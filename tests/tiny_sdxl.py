@@ -49,11 +49,7 @@ def build_set(
             _save_refiner(base, folder / "refiner")
             components["refiner"] = {"path": "refiner", "name": "tiny-refiner"}
         if upscaler:
-            network = Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2)
-            for parameter in network.body[-1].parameters():
-                parameter.data *= 0.05  # the network adds to the enlarged picture: keep the picture
-            save_file(network.state_dict(), folder / "upscaler.safetensors")
-            components["upscaler"] = {"path": "upscaler.safetensors", "name": UPSCALER_NAME}
+            components["upscaler"] = {"path": build_upscaler(folder).name, "name": UPSCALER_NAME}
     manifest = {
         "name": "tiny",
         "license": "Apache-2.0",
@@ -67,6 +63,18 @@ def build_set(
     (folder / "manifest.json").write_text(json.dumps(manifest))
     seal(folder)
     return folder
+
+
+def build_upscaler(folder: Path) -> Path:
+    """Write a x2 network of Real-ESRGAN's compact architecture into `folder` and return the file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2)
+    for parameter in network.body[-1].parameters():
+        parameter.data *= 0.05  # the network adds to the upscaled image: keep the image
+    path = folder / "upscaler.safetensors"
+    save_file(network.state_dict(), path)
+    return path
 
 
 def seal(folder: Path) -> None:

@@ -6,9 +6,10 @@ import torch
 from numpy.typing import NDArray
 
 import drawing
-from atelier_generator.plan import Size, refiner_schedule_steps
-from atelier_generator.upscale import enlarge_to
+from atelier_generator.plan import refiner_schedule_steps
 from atelier_runtime import defaults
+from atelier_runtime.sizes import Size
+from atelier_runtime.upscaler import upscale_to
 from training.figures import Figure
 from training.score_restorer import Gain
 from training.studio import Studio
@@ -33,7 +34,7 @@ def score_refiner(studio: Studio, seed: int, count: int) -> list[Figure]:
         drawn = drawing.draw(rng, side, "portrait")
         small = np.asarray(cv2.resize(drawn.image, (native, native), interpolation=cv2.INTER_AREA), np.uint8)
         small = models.autoencoder.decode(models.autoencoder.encode(small, tiled=False), tiled=False)
-        enlarged = enlarge_to(small, Size(side, side), models.upscaler, lambda: None)
+        enlarged = upscale_to(small, Size(side, side), models.upscaler, lambda: None)
         latents = models.refiner(
             prompt=drawn.caption,
             image=models.autoencoder.encode(enlarged, tiled=False),

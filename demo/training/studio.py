@@ -13,16 +13,18 @@ from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.detect import FaceDetector
-from atelier_restorer.in_process import open_here
+from atelier_restorer.in_process import open_in_process
 from atelier_restorer.models import FaceRestorer
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_restorer.request import Face, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images
 from atelier_runtime.images import RgbArray
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 
 DETECT_SIZE = 640
+_FACES = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
 
 
 class Studio:
@@ -36,9 +38,11 @@ class Studio:
         self.pipeline = Pipeline(self.models)
         opened = ModelSet.open(model_set)
         device = torch.device("cpu")
-        self.detector = FaceDetector.from_state_dict(load_state_dict(opened.require("detector").path), device)
+        self.detector = FaceDetector.from_state_dict(
+            load_state_dict(opened.require(NetworkRole.FACE_DETECTOR).path), device
+        )
         self.codeformer: CodeFormer | None = None
-        if (component := opened.component("codeformer")) is not None:
+        if (component := opened.component(NetworkRole.FACE_RESTORER)) is not None:
             self.codeformer = CodeFormer.from_state_dict(load_state_dict(component.path)).float().eval()
 
     @property
@@ -60,7 +64,7 @@ class Studio:
             hires_fix=hires_fix,
             seed=seed,
         )
-        return self.pipeline.draw(request, check=lambda: None, emit=lambda progress: None).picture
+        return self.pipeline.generate(request, check=lambda: None, emit=lambda progress: None).pixels
 
     def faces(self, picture: NDArray[np.uint8]) -> list[Face]:
         """Faces that the detector is sure of by the service's own default, the surest first."""
@@ -74,7 +78,9 @@ class Studio:
     async def _seconds(self, prompt: str, seed: int, hires: bool, runs: int) -> tuple[float, bool]:
         settings = RestorerSettings.model_validate({"model_set": self.model_set, "device": "cpu"})
         taken, restored = [], False
-        async with open_here(settings, ("detector", "codeformer", "upscaler"), ("detector",)) as restorer:
+        async with open_in_process(
+            settings, (*_FACES, NetworkRole.UPSCALER), (NetworkRole.FACE_DETECTOR,)
+        ) as restorer:
             for number in range(runs + 1):
                 began = time.perf_counter()
                 picture = self.draw(prompt, seed, hires_fix=hires)
@@ -95,7 +101,7 @@ async def restore(
     """The picture (H, W, 3) with its faces restored, once for each w. Raises ValueError if none was."""
     file = images.encode(images.Picture(spoiled), "png", defaults.QUALITY)
     restored = []
-    async with open_here(settings, ("detector", "codeformer"), ("detector", "codeformer")) as restorer:
+    async with open_in_process(settings, _FACES, _FACES) as restorer:
         for fidelity in fidelities:
             answer = await restorer.restore(file, RestoreRequest(fidelity=fidelity))
             if not answer.report["face_restoration_applied"]:
@@ -107,7 +113,7 @@ async def restore(
 async def finish(settings: RestorerSettings, pictures: list[RgbArray]) -> list[RgbArray]:
     """Pictures (H, W, 3) as the chain answers them by default: faces that are found are restored."""
     finished = []
-    async with open_here(settings, ("detector", "codeformer"), ("detector", "codeformer")) as restorer:
+    async with open_in_process(settings, _FACES, _FACES) as restorer:
         for picture in pictures:
             file = images.encode(images.Picture(picture), "png", defaults.QUALITY)
             answer = await restorer.restore(file, RestoreRequest())

@@ -1,4 +1,4 @@
-"""Atelier's door: takes JSON orders over HTTP, has the stages do the work, gives the picture back."""
+"""Atelier's gateway: HTTP requests in, calls to the generator and the restorer, images out."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""The command `atelier-gateway`: `serve`, or `openapi` for the document of the HTTP interface."""
+"""The command `atelier-gateway`: `serve`, or `openapi` to print the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atelier_runtime.settings import help_text, load
 
 logger = logging.getLogger(__name__)
 
-_KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that it is they who close idle connections
+_KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close idle connections, not we
 
 
 def main() -> int:
@@ -49,7 +49,7 @@ def serve(settings: GatewaySettings) -> int:
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else "no such address"
+        reason = os.strerror(error.errno) if error.errno else "address not available"
         print(
             f"ATELIER_GATEWAY_HOST={settings.host} ATELIER_GATEWAY_PORT={settings.port}: {reason}",
             file=sys.stderr,
@@ -65,7 +65,7 @@ def serve(settings: GatewaySettings) -> int:
     )
     server = uvicorn.Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn drains at these, then raises them once more for whoever listened before it: nobody
+        # uvicorn drains at these, then raises them again for the handlers that were set before its own
         signal.signal(number, lambda *_: None)
     logger.info("listening", extra={"port": listener.getsockname()[1], "pid": os.getpid()})
     server.run(sockets=[listener])
@@ -74,11 +74,11 @@ def serve(settings: GatewaySettings) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one. Raises OSError if the address cannot be had."""
+    """Return a listening socket; port 0 takes a free one. Raises `OSError` if it cannot be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=2048)
-    # Accepted connections inherit it. asyncio sets it only for sockets of another make, and without it a
-    # small answer waits 40 ms for the client's delayed acknowledgement of its header.
+    # Accepted connections inherit it. asyncio does not set it for sockets that it did not create, and without
+    # it a small response waits 40 ms for the client's delayed acknowledgment of its header.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

@@ -1,9 +1,10 @@
-"""What the gateway can be told, by environment variables that begin with `ATELIER_GATEWAY_`."""
+"""The gateway's settings: environment variables that begin with `ATELIER_GATEWAY_`."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -15,14 +16,14 @@ _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
 def _split_origins(given: object) -> object:
-    """Read `http://a:3000, http://b` as a list; an origin has no path and no slash at its end."""
+    """Read `http://a:3000, http://b` as a list; an origin does not have a path, nor a slash at its end."""
     if not isinstance(given, str):
         return given
     origins = tuple(part.strip() for part in given.split(",") if part.strip())
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(
-                f"'{origin}' is no origin: write * or http(s)://host[:port], separated by commas"
+                f"'{origin}' is not an origin: write * or http(s)://host[:port], separated by commas"
             )
     return origins
 
@@ -32,34 +33,36 @@ class GatewaySettings(ProcessSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="ATELIER_GATEWAY_")
 
+    renamed: ClassVar[Mapping[str, str]] = {"stage_wait_seconds": "backend_wait_seconds"}
+
     port: int = Field(7860, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
     generator: str = Field(
         "127.0.0.1:50051",
         min_length=1,
-        description="gRPC address of the generator; calls are shared among all addresses of a name.",
+        description="gRPC address of the generator; calls are balanced over all addresses of a name.",
     )
     restorer: str = Field(
         "127.0.0.1:50052", min_length=1, description="gRPC address of the restorer, likewise."
     )
     deadline_seconds: float = Field(
-        defaults.DEADLINE_S, gt=0, le=86_400, description="Time for one request, all stages together."
+        defaults.DEADLINE_S, gt=0, le=86_400, description="Time for one request, all services together."
     )
     status_timeout_seconds: float = Field(
-        2.0, gt=0, le=60, description="How long /health and /readyz wait for a stage's word."
+        2.0, gt=0, le=60, description="How long /health and /readyz wait for a service to report its status."
     )
-    stage_wait_seconds: float = Field(
+    backend_wait_seconds: float = Field(
         2.0,
         ge=0,
         le=3600,
-        description="How long a call waits for a replica of its stage while there is none; where stages "
-        "scale to zero, longer than a start takes.",
+        description="How long a call waits for a replica of its service while there is none; where services "
+        "scale to zero, longer than one takes to start.",
     )
     max_body_bytes: int = Field(
         4 * 2**20,
         ge=1024,
-        description="Largest request body, beside the picture of a photograph's order. A valid one has less "
-        "than 0.5 MiB; the picture's limit follows from MAX_PIXELS.",
+        description="Largest request body, not counting the image of a photo request. A valid one has less "
+        "than 0.5 MiB; the image's limit follows from MAX_PIXELS.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
-        (), description="Origins whose pages may read answers, separated by commas; * for all. Default none."
+        (), description="Origins whose pages may read responses, separated by commas; * for all."
     )

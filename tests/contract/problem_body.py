@@ -1,4 +1,4 @@
-"""The body that every failure has."""
+"""The body that every error has."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import httpx
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Check the body that every failure has, and return its error."""
+    """Check the body that every error has, and return its `error`."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body = response.json()
     assert set(body) == {"success", "error", "detail", "request_id"}
     assert body["success"] is False and body["request_id"] == response.headers["X-Request-ID"]
-    error = body["error"]
+    error: dict[str, Any] = body["error"]
     assert set(error) == {"code", "message", "fields"}
     assert error["code"] == code and error["message"] == body["detail"]
     for leak in ("Traceback", "Error(", "/usr", "site-packages", ".py", "pydantic", "grpc", "127.0.0.1"):
         assert leak not in response.text
     return error
+
+
+def named_fields(error: dict[str, Any]) -> list[str]:
+    return [field["field"] for field in error["fields"]]

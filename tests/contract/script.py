@@ -1,50 +1,48 @@
-"""What both scripted stages have in common: the script, and the pictures that they make."""
+"""What both scripted services have in common: the script, and the images that they return."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import numpy as np
-from google.protobuf.duration_pb2 import Duration
 from grpc_status import rpc_status
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
-from atelier.common.v1 import error_reason_pb2, image_pb2, service_status_pb2, stage_report_pb2
-from atelier_runtime import images
+from atelier.common.v1 import image_pb2, service_status_pb2
+from atelier_runtime import defaults, images, wire
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.rpc_errors import to_status
-
-FORMATS = {
-    image_pb2.IMAGE_FORMAT_PNG: "png",
-    image_pb2.IMAGE_FORMAT_JPEG: "jpeg",
-    image_pb2.IMAGE_FORMAT_WEBP: "webp",
-}
+from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
 
 
 @dataclass
 class Script:
-    """What a stage does next, and what it has seen."""
+    """What a service does next, and what it has received."""
 
     error: AtelierError | None = None
     hold: bool = False
-    """Work without end, until the call is cancelled or `hold` is taken back."""
+    """Work until the call is cancelled or `hold` is set to False."""
     silent: bool = False
-    """Do not answer GetStatus."""
+    """Do not respond to GetStatus."""
     status: dict[str, Any] = field(default_factory=dict)
-    networks: dict[str, str] = field(default_factory=dict)
-    answer: dict[str, Any] = field(default_factory=dict)
-    """Fields of the result that differ from the usual one."""
-    draws: tuple[int, int] | None = None
-    """Width and height of the drawing; None: as asked."""
+    networks: dict[NetworkRole, str] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    """Fields of the result that differ from the usual ones."""
+    size: tuple[int, int] | None = None
+    """Width and height of the generated image; None: as requested."""
     faces: list[tuple[float, bool, SkipReason | None]] = field(default_factory=list)
     """(confidence, restored, reason) of each face."""
-    most_results: int = 8
-    """A comparison answers no more than this."""
-    no_picture: bool = False
-    """Answer without the restored picture."""
+    max_results: int = 8
+    """A comparison ends after this many images."""
+    no_image: bool = False
+    """Respond without the restored image."""
     requests: list[Any] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     seconds_left: list[float] = field(default_factory=list)
@@ -52,44 +50,20 @@ class Script:
     cancelled: int = 0
 
 
-def picture(width: int, height: int) -> np.ndarray:
-    """Red grows to the right, green downwards."""
-    pixels = np.full((height, width, 3), 60, np.uint8)
-    pixels[:, :, 0] = np.linspace(0, 255, width, dtype=np.uint8)
-    pixels[:, :, 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
-    return pixels
-
-
-def reason(value: SkipReason) -> int:
-    return error_reason_pb2.SkipReason.Value(f"SKIP_REASON_{value.name}")
-
-
-def encoded(pixels: np.ndarray, output: image_pb2.OutputOptions) -> image_pb2.Image:
-    height, width = pixels.shape[:2]
-    if output.format == image_pb2.IMAGE_FORMAT_RAW_RGB8:
-        data = pixels.tobytes()
-    else:
-        data = images.encode(images.Picture(pixels), FORMATS[output.format], output.quality)
-    return image_pb2.Image(data=data, format=output.format, width_px=width, height_px=height)
-
-
-def stage_report(stage: str, seconds: float) -> stage_report_pb2.StageReport:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return stage_report_pb2.StageReport(stage=stage, duration=duration)
-
-
 class Scripted:
+    """The base of a scripted servicer."""
+
     def __init__(self, script: Script) -> None:
         self.script = script
 
     async def begin(self, request: Any, context: grpc.aio.ServicerContext) -> None:
+        """Record a request; fail or hold it as the script says."""
         script = self.script
         script.requests.append(request)
         script.request_ids.append(str(dict(context.invocation_metadata()).get("x-request-id")))
         script.seconds_left.append(context.time_remaining())
         if script.error is not None:
-            await context.abort_with_status(rpc_status.to_status(to_status(script.error, "stage")))
+            await context.abort_with_status(rpc_status.to_status(to_status(script.error, "service")))
         script.running += 1
         try:
             while script.hold:
@@ -100,20 +74,56 @@ class Scripted:
         finally:
             script.running -= 1
 
-    async def tell_status(self, message: type[Any]) -> Any:
+    async def status(self) -> service_status_pb2.ServiceStatus:
+        """Return the status that the script says, or never."""
         script = self.script
         while script.silent:
             await asyncio.sleep(0.01)
-        status = service_status_pb2.ServiceStatus(
-            **{
-                "version": "0.1.0",
-                "ready": True,
-                "model_set": "demo",
-                "device": "cpu",
-                "device_name": "two cores",
-                **script.status,
-            }
-        )
-        for role, name in script.networks.items():
-            status.networks.add(role=role, name=name)
-        return message(status=status)
+        values: dict[str, Any] = {
+            "version": "0.1.0",
+            "ready": True,
+            "model_set": "demo",
+            "networks": tuple(LoadedNetwork(role, name) for role, name in script.networks.items()),
+            "device": "cpu",
+            "device_name": "two cores",
+            "dtype": "float32",
+            "vram_free_bytes": None,
+            "vram_total_bytes": None,
+            "process_memory_bytes": None,
+            "queue_depth": None,
+            "queue_capacity": None,
+            "running": None,
+        }
+        return wire.status_to_proto(ServiceStatus(**{**values, **script.status}))
+
+
+def gradient(width: int, height: int) -> images.RgbArray:
+    """Red increases to the right, green downwards."""
+    pixels = np.full((height, width, 3), 60, np.uint8)
+    pixels[:, :, 0] = np.linspace(0, 255, width, dtype=np.uint8)
+    pixels[:, :, 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
+    return pixels
+
+
+def file_of(pixels: images.RgbArray, file_format: images.Format = "png") -> bytes:
+    return images.encode(images.Picture(pixels), file_format, defaults.QUALITY)
+
+
+def encoded(pixels: images.RgbArray, image_format: images.OutputFormat, quality: int) -> image_pb2.Image:
+    return wire.image_to_proto(images.encode_output(images.Picture(pixels), image_format, quality))
+
+
+def opened(data: bytes) -> ImageFile:
+    """Decode an image file and its pixels."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def set_fields(message: Any, values: Mapping[str, Any]) -> None:
+    """Set fields of a message; a list is appended."""
+    for name, value in values.items():
+        if isinstance(value, list):
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)

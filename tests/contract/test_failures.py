@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from atelier_gateway.problems import RETRYABLE, HTTP_STATUS
-from atelier_runtime.errors import (ERROR_CLASSES, ErrorReason, FieldViolation, make_error)
+from atelier_gateway.http.errors import HTTP_STATUS
+from atelier_runtime import wire
+from atelier_runtime.errors import ERROR_CLASSES, RETRYABLE, ErrorReason, FieldViolation, make_error
 from atelier_runtime.outcomes import SkipReason
-from tests.contract.problem_body import problem
-from tests.contract.scripted_stages import House, eventually
-from tests.contract.scripted_stages import reason as on_the_wire
+from tests.contract.problem_body import named_fields, problem
+from tests.contract.stack import Stack, eventually
 
 SMALL = {"prompt": "a red apple", "width": 256, "height": 256}
 
@@ -42,29 +44,55 @@ def test_the_tables_are_total_and_the_contracts() -> None:
 
 
 @pytest.mark.parametrize("reason", list(ErrorReason))
-def test_every_error_of_the_generator(house: House, reason: ErrorReason) -> None:
+def test_every_error_of_the_generator(stack: Stack, reason: ErrorReason) -> None:
     fields = [FieldViolation("width_px", "is too large for this model set")]
-    house.generator.error = make_error(reason, "said by the stage", fields=fields, retry_after_s=6.2)
+    stack.generator.error = make_error(reason, "the service's message", fields=fields, retry_after_s=6.2)
     expected = {
-        # a stage never sends these of itself; if gRPC does, the fault is ours or the stage is gone
+        # a service never sends these itself; if gRPC does, the fault is ours or the service is gone
         ErrorReason.BODY_TOO_LARGE: ErrorReason.INTERNAL,
         ErrorReason.CANCELLED: ErrorReason.SERVICE_UNAVAILABLE,
     }.get(reason, reason)
-    response = house.generate()
+    response = stack.generate()
     error = problem(response, HTTP_STATUS[expected], expected.value)
     retry_after = response.headers.get("Retry-After")
     if expected not in RETRYABLE:
         assert retry_after is None
     elif expected is ErrorReason.SERVICE_UNAVAILABLE:
-        assert int(retry_after) >= 1
+        assert retry_after is not None and int(retry_after) >= 1
     else:
-        assert retry_after == "7", "the stage's own word, rounded up"
-    named = ["width"] if reason is ErrorReason.INVALID_REQUEST else []
-    assert [field["field"] for field in error["fields"]] == named, "the client's name, not the stage's"
+        assert retry_after == "7", "the service's own, rounded up"
+    expected_fields = ["width"] if reason is ErrorReason.INVALID_REQUEST else []
+    assert named_fields(error) == expected_fields, "the client's name, not the service's"
     if expected is ErrorReason.INTERNAL:
-        assert "said by the stage" not in response.text and response.json()["request_id"] in error["message"]
-    house.generator.error = None
-    assert house.generate().status_code == 200, "the next request is unharmed"
+        assert "the service's message" not in response.text
+        assert response.json()["request_id"] in error["message"]
+    stack.generator.error = None
+    assert stack.generate().status_code == 200, "the next request is unharmed"
+
+
+@pytest.mark.parametrize(
+    ("given", "service_field", "client_field"),
+    [
+        ({}, "num_inference_steps", "num_inference_steps"),
+        ({"steps": 3}, "num_inference_steps", "steps"),
+        ({"use_realesrgan": True}, "use_upscaler", "use_realesrgan"),
+        ({"hires_fix_simple": True}, "lanczos_scale", "hires_scale"),
+        ({"output_format": "png"}, "output.format", "output_format"),
+    ],
+)
+def test_refusals_name_the_clients_fields(
+    stack: Stack, given: dict[str, Any], service_field: str, client_field: str
+) -> None:
+    fields = [FieldViolation(service_field, "cannot be")]
+    stack.generator.error = make_error(ErrorReason.INVALID_REQUEST, "", fields=fields)
+    assert named_fields(problem(stack.generate(**given), 422, "invalid_request")) == [client_field]
+
+
+def test_the_restorers_refusal_of_a_fidelity_names_the_weight(stack: Stack) -> None:
+    fields = [FieldViolation("fidelity", "cannot be")]
+    stack.restorer.error = make_error(ErrorReason.INVALID_REQUEST, "", fields=fields)
+    error = problem(stack.generate(on_restore_failure="fail"), 422, "invalid_request")
+    assert named_fields(error) == ["face_restoration_weight"]
 
 
 RESTORER_WITH_FAIL = {
@@ -72,74 +100,67 @@ RESTORER_WITH_FAIL = {
     ErrorReason.BAD_IMAGE: (503, "stage_unavailable"),
     ErrorReason.BODY_TOO_LARGE: (503, "stage_unavailable"),
     ErrorReason.CANCELLED: (503, "stage_unavailable"),
+    # without fields it is not the client's request that was refused
+    ErrorReason.INVALID_REQUEST: (503, "stage_unavailable"),
 }
 
 
 @pytest.mark.parametrize("reason", list(ErrorReason))
-def test_every_error_of_the_restorer_where_the_client_wants_to_fail(
-    house: House, reason: ErrorReason
+def test_every_error_of_the_restorer_where_the_client_chose_to_fail(
+    stack: Stack, reason: ErrorReason
 ) -> None:
-    house.restorer.error = make_error(reason, "said by the stage", retry_after_s=2)
+    stack.restorer.error = make_error(reason, "the service's message", retry_after_s=2)
     status, code = RESTORER_WITH_FAIL.get(reason, (HTTP_STATUS[reason], reason.value))
-    if reason is ErrorReason.INVALID_REQUEST:  # without fields it is no refusal of the client's words
-        status, code = 503, "stage_unavailable"
-    response = house.generate(on_restore_failure="fail")
+    response = stack.generate(on_restore_failure="fail")
     problem(response, status, code)
     assert ("Retry-After" in response.headers) == (status in (429, 503) and code != "out_of_memory")
 
 
 @pytest.mark.parametrize("reason", ["failed", "not_finite", "out_of_memory", "not_loaded"])
-def test_a_restorer_that_could_restore_no_face_at_all(house: House, reason: str) -> None:
-    why = SkipReason(reason)
-    house.restorer.faces = [(0.9, False, why)]
-    house.restorer.answer = {"reason": on_the_wire(why)}
-    answer = house.generate().json()
+def test_a_restorer_that_could_restore_no_face_at_all(stack: Stack, reason: str) -> None:
+    stack.restorer.faces = [(0.9, False, SkipReason(reason))]
+    stack.restorer.result = {"reason": wire.skip_reason_to_proto(SkipReason(reason))}
+    answer = stack.generate().json()
     assert (answer["face_restoration_applied"], answer["face_restoration_reason"]) == (False, reason)
     code = "out_of_memory" if reason == "out_of_memory" else "stage_unavailable"
-    problem(house.generate(on_restore_failure="fail"), 503, code)
+    problem(stack.generate(on_restore_failure="fail"), 503, code)
 
 
-def test_a_restorer_that_is_away_leaves_the_drawn_picture() -> None:
-    house = House()
-    try:
-        house.stop_restorer()
-        answer = house.generate(upscale=2, det_model="retinaface_resnet50", output_format="jpeg").json()
-        assert answer["success"] is True
-        assert (answer["face_restoration_applied"], answer["face_restoration_reason"]) == (
-            False,
-            "restorer_unavailable",
-        )
-        assert (answer["upscale_applied"], answer["final_resolution"]) == (1, "256x256")
-        assert answer["image"].startswith("data:image/jpeg;base64,") and answer["faces"] == []
-        unchecked, undone = answer["warnings"]
-        assert "det_model" in unchecked
-        assert "faces were not restored" in undone and "not enlarged x2" in undone
-        assert [stage["stage"] for stage in answer["stages"]] == ["base", "encode"]
-        enlarged = house.generate(upscale=2, use_face_restoration=False).json()
-        assert (enlarged["face_restoration_reason"], enlarged["upscale_applied"]) == (None, 1)
-        assert "enlarged x2" in enlarged["warnings"][0] and "faces" not in enlarged["warnings"][0]
-        refused = house.generate(on_restore_failure="fail")
-        problem(refused, 503, "stage_unavailable")
-        assert int(refused.headers["Retry-After"]) >= 1
-        house.start_restorer()
-        eventually(lambda: house.generate().json()["face_restoration_applied"])
-    finally:
-        house.close()
+def test_without_a_restorer_the_generated_image_is_returned(stoppable_stack: Stack) -> None:
+    stack = stoppable_stack
+    stack.stop_restorer()
+    answer = stack.generate(upscale=2, det_model="retinaface_resnet50", output_format="jpeg").json()
+    assert answer["success"] is True
+    assert (answer["face_restoration_applied"], answer["face_restoration_reason"]) == (
+        False,
+        "restorer_unavailable",
+    )
+    assert (answer["upscale_applied"], answer["final_resolution"]) == (1, "256x256")
+    assert answer["image"].startswith("data:image/jpeg;base64,") and answer["faces"] == []
+    assert answer["warning_codes"] == ["not_checked", "restorer_failed"]
+    assert "faces" in answer["warnings"][1] and "x2" in answer["warnings"][1]
+    assert [stage["stage"] for stage in answer["stages"]] == ["base", "encode"]
+    upscaled = stack.generate(upscale=2, use_face_restoration=False).json()
+    assert (upscaled["face_restoration_reason"], upscaled["upscale_applied"]) == (None, 1)
+    assert "x2" in upscaled["warnings"][0] and "faces" not in upscaled["warnings"][0]
+    refused = stack.generate(on_restore_failure="fail")
+    problem(refused, 503, "stage_unavailable")
+    assert int(refused.headers["Retry-After"]) >= 1
+    stack.start_restorer()
+    eventually(lambda: stack.generate().json()["face_restoration_applied"])
 
 
-def test_a_restorer_address_that_swallows_everything_is_given_up_before_the_deadline() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
-        house = House(restorer=f"127.0.0.1:{silent.getsockname()[1]}")
-        try:
-            answer = house.generate().json()
+def test_a_restorer_address_that_drops_everything_is_given_up_before_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and sends nothing
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with Stack(restorer=address, backend_wait_seconds=0) as stack:
+            answer = stack.generate().json()
             assert answer["face_restoration_reason"] == "restorer_unavailable"
             assert answer["generation_time_seconds"] < 150, "half of the deadline"
-        finally:
-            house.close()
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "reported"),
     [
         (ErrorReason.QUEUE_FULL, "restorer_unavailable"),
         (ErrorReason.SERVICE_DRAINING, "restorer_unavailable"),
@@ -150,68 +171,79 @@ def test_a_restorer_address_that_swallows_everything_is_given_up_before_the_dead
         (ErrorReason.BAD_IMAGE, "failed"),
     ],
 )
-def test_a_restorer_that_fails_leaves_the_drawn_picture(house: House, reason: ErrorReason, told: str) -> None:
-    house.restorer.error = make_error(reason, "said by the stage", retry_after_s=1)
-    answer = house.generate().json()
-    assert (answer["success"], answer["face_restoration_reason"]) == (True, told)
-    assert told in answer["warnings"][0] and "said by the stage" not in answer["warnings"][0]
+def test_if_the_restorer_fails_the_generated_image_is_returned(
+    stack: Stack, reason: ErrorReason, reported: str
+) -> None:
+    stack.restorer.error = make_error(reason, "the service's message", retry_after_s=1)
+    answer = stack.generate().json()
+    assert (answer["success"], answer["face_restoration_reason"]) == (True, reported)
+    assert answer["warning_codes"] == ["restorer_failed"]
+    assert reported in answer["warnings"][0] and "the service's message" not in answer["warnings"][0]
 
 
-def test_a_generator_that_is_away() -> None:
-    house = House()
-    try:
-        house.stop_generator()
-        response = house.generate()
-        problem(response, 503, "stage_unavailable")
-        assert int(response.headers["Retry-After"]) >= 1
-        problem(house.generate(model="demo"), 503, "stage_unavailable")
-    finally:
-        house.close()
+def test_without_a_generator(stoppable_stack: Stack) -> None:
+    stack = stoppable_stack
+    stack.stop_generator()
+    response = stack.generate()
+    problem(response, 503, "stage_unavailable")
+    assert int(response.headers["Retry-After"]) >= 1
+    problem(stack.generate(model="demo"), 503, "stage_unavailable")
+    stack.start_generator()
+    eventually(lambda: stack.generate().status_code == 200)
 
 
-def test_a_name_cannot_be_judged_while_the_generator_loads(house: House) -> None:
-    house.generator.status = {"ready": False, "model_set": "", "device": ""}
-    response = house.generate(model="demo")
+def test_a_name_cannot_be_checked_while_the_generator_is_loading(stack: Stack) -> None:
+    stack.generator.status = {"ready": False, "model_set": "", "device": ""}
+    response = stack.generate(model="demo")
     problem(response, 503, "stage_not_ready")
     assert int(response.headers["Retry-After"]) >= 1
 
 
-def test_a_detector_cannot_be_judged_while_the_restorer_loads(house: House) -> None:
-    house.restorer.status, house.restorer.networks = {"ready": False, "model_set": ""}, {}
-    answer = house.generate(det_model="retinaface_resnet50").json()
-    assert answer["success"] is True and "det_model was not checked" in answer["warnings"][0]
+def test_a_detector_cannot_be_checked_while_the_restorer_is_loading(stack: Stack) -> None:
+    stack.restorer.status, stack.restorer.networks = {"ready": False, "model_set": ""}, {}
+    answer = stack.generate(det_model="retinaface_resnet50").json()
+    assert answer["success"] is True and answer["warning_codes"] == ["not_checked"]
 
 
-def test_a_set_without_a_detector_has_none_by_that_name(house: House) -> None:
-    house.restorer.networks = {}
-    error = problem(house.generate(det_model="retinaface_resnet50"), 422, "invalid_request")
-    assert [field["field"] for field in error["fields"]] == ["det_model"]
+def test_a_model_set_without_a_detector_does_not_have_the_requested_one(stack: Stack) -> None:
+    stack.restorer.networks = {}
+    error = problem(stack.generate(det_model="retinaface_resnet50"), 422, "invalid_request")
+    assert named_fields(error) == ["det_model"]
 
 
-def test_one_deadline_for_all() -> None:
-    house = House(deadline_seconds=2)
-    try:
-        house.generator.hold = True
-        problem(house.generate(), 504, "deadline_exceeded")
-        eventually(lambda: house.generator.cancelled == 1)
-        house.generator.hold, house.restorer.hold = False, True
-        problem(house.generate(on_restore_failure="fail"), 504, "deadline_exceeded")
-        answer = house.generate().json()
-        assert (answer["success"], answer["face_restoration_reason"]) == (True, "restorer_unavailable")
-        eventually(lambda: house.restorer.cancelled == 2)
-    finally:
-        house.close()
+@pytest.fixture(scope="module")
+def hurried_stack() -> Iterator[Stack]:
+    with Stack(deadline_seconds=1.5) as stack:
+        yield stack
 
 
-@pytest.mark.parametrize("stage", ["generator", "restorer"])
-def test_a_client_that_hangs_up_stops_the_work(
-    house: House, stage: str, caplog: pytest.LogCaptureFixture
+def test_one_deadline_for_everything(hurried_stack: Stack) -> None:
+    stack = hurried_stack
+    stack.generator.hold = True
+    problem(stack.generate(), 504, "deadline_exceeded")
+    eventually(lambda: stack.generator.cancelled == 1)
+    stack.generator.hold, stack.restorer.hold = False, True
+    problem(stack.generate(on_restore_failure="fail"), 504, "deadline_exceeded")
+    answer = stack.generate().json()
+    assert (answer["success"], answer["face_restoration_reason"]) == (True, "restorer_unavailable")
+    eventually(lambda: stack.restorer.cancelled == 2)
+
+
+def test_the_deadline_includes_the_body(hurried_stack: Stack) -> None:
+    with socket.create_connection(("127.0.0.1", hurried_stack.port), timeout=20) as connection:
+        connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert connection.recv(100).startswith(b"HTTP/1.1 504 ")
+
+
+@pytest.mark.parametrize("service", ["generator", "restorer"])
+def test_a_client_that_disconnects_stops_the_work(
+    stack: Stack, service: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    script = getattr(house, stage)
+    script = getattr(stack, service)
     script.hold = True
     body = json.dumps(SMALL).encode()
-    with socket.create_connection(("127.0.0.1", house.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=20) as connection:
         connection.sendall(
             b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         )
@@ -219,21 +251,20 @@ def test_a_client_that_hangs_up_stops_the_work(
     eventually(lambda: script.cancelled == 1 and script.running == 0)
     eventually(lambda: any(getattr(record, "code", None) == "499" for record in caplog.records))
     script.hold = False
-    assert house.generate().status_code == 200, "the next request is unharmed"
+    assert stack.generate().status_code == 200, "the next request is unharmed"
 
 
-def test_a_client_that_hangs_up_in_its_body_is_no_fault_of_ours(
-    house: House, caplog: pytest.LogCaptureFixture
+def test_a_client_that_disconnects_within_its_body_is_not_our_fault(
+    stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with socket.create_connection(("127.0.0.1", house.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=20) as connection:
         connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     eventually(lambda: any(getattr(record, "code", None) == "499" for record in caplog.records))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_a_stage_that_answers_nonsense_is_our_fault_and_no_more_is_said(house: House) -> None:
-    house.generator.answer = {"image": None}
-    problem(house.generate(), 500, "internal")
-    house.generator.answer = {"image": None, "upscaler": ""}
-    problem(house.generate(use_face_restoration=False), 500, "internal")
+def test_a_generator_that_returns_no_image_is_our_fault_and_nothing_else_is_disclosed(stack: Stack) -> None:
+    stack.generator.no_image = True
+    problem(stack.generate(), 500, "internal")
+    problem(stack.generate(use_face_restoration=False), 500, "internal")

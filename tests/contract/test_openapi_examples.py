@@ -1,10 +1,11 @@
-"""Requests that schemathesis makes up from our own OpenAPI document, good and bad: never our fault."""
+"""Requests that schemathesis generates from our own OpenAPI document, valid and invalid: never our fault."""
 
 from __future__ import annotations
 
 import base64
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import schemathesis
@@ -20,9 +21,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from schemathesis.specs.openapi.formats import unregister_string_format
 
-from atelier_runtime import images
-from tests.contract.script import picture
-from tests.contract.scripted_stages import House
+from tests.contract.script import file_of, gradient
+from tests.contract.stack import Stack
 
 CHECKS = [
     not_a_server_error,
@@ -33,32 +33,32 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["good", "bad"])
-def test_made_up_orders(house: House, mode: GenerationMode) -> None:
-    house.generator.draws = (8, 8)  # what is asked for is checked here, not what is drawn
-    document = schemathesis.openapi.from_url(house.url + "/openapi.json")
-    orders = document["/generate"]["POST"].as_strategy(generation_mode=mode)
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+def test_generated_requests(stack: Stack, mode: GenerationMode) -> None:
+    stack.generator.size = (8, 8)  # requests are checked here, not images
+    document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
+    cases = document["/generate"]["POST"].as_strategy(generation_mode=mode)
     statuses: Counter[int] = Counter()
 
     @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(case=orders)
-    def answered(case: schemathesis.Case) -> None:
+    @given(case=cases)
+    def respond(case: schemathesis.Case[Any]) -> None:
         response = case.call_and_validate(checks=CHECKS)
         statuses[response.status_code] += 1
 
-    answered()
+    respond()
     expected = {200, 422} if mode is GenerationMode.POSITIVE else {400, 415, 422}
     assert statuses and set(statuses) <= expected, statuses
-    assert mode is GenerationMode.NEGATIVE or statuses[200] > 20, "good orders are served"
+    assert mode is GenerationMode.NEGATIVE or statuses[200] > 20, "valid requests are served"
 
 
 FORM = "multipart/form-data"
-IMAGE = images.encode(images.Picture(picture(32, 24)), "png", 92)
+IMAGE = file_of(gradient(32, 24))
 
 
 @pytest.fixture
-def pictures_for_schemathesis() -> Iterator[None]:
-    """What the document calls a picture: of it schemathesis knows only that it is base64, or bytes."""
+def images_for_schemathesis() -> Iterator[None]:
+    """Of an image, schemathesis knows from the document only that it is base64, or bytes."""
     schemathesis.openapi.format("byte", st.just(base64.b64encode(IMAGE).decode()))
     schemathesis.openapi.format("binary", st.just(IMAGE))
     yield
@@ -66,28 +66,28 @@ def pictures_for_schemathesis() -> Iterator[None]:
         unregister_string_format(name)
 
 
-@pytest.mark.usefixtures("pictures_for_schemathesis")
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["good", "bad"])
+@pytest.mark.usefixtures("images_for_schemathesis")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 @pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
-def test_made_up_orders_for_photographs(house: House, path: str, mode: GenerationMode) -> None:
-    document = schemathesis.openapi.from_url(house.url + "/openapi.json")
-    orders = document[path]["POST"].as_strategy(generation_mode=mode)
+def test_generated_requests_for_photos(stack: Stack, path: str, mode: GenerationMode) -> None:
+    document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
+    cases = document[path]["POST"].as_strategy(generation_mode=mode)
     statuses: Counter[tuple[str, int]] = Counter()
 
-    @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(case=orders)
-    def answered(case: schemathesis.Case) -> None:
-        # a form holds text, and of an empty list nothing: what is wrong in JSON may be right in a form
+    @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=cases)
+    def respond(case: schemathesis.Case[Any]) -> None:
+        # a form holds text, and nothing for an empty list: what is invalid as JSON may be valid as a form
         checks = [c for c in CHECKS if c is not negative_data_rejection or case.media_type != FORM]
         response = case.call_and_validate(checks=checks)
         statuses[case.media_type or "", response.status_code] += 1
 
-    answered()
+    respond()
     assert {media_type for media_type, _ in statuses} == {"application/json", FORM}
     if mode is GenerationMode.POSITIVE:
-        # 422: only_center_face together with rule, which a schema cannot say
+        # 422: only_center_face together with rule, which a schema cannot express
         assert {status for _, status in statuses} <= {200, 422}, statuses
-        assert min(statuses["application/json", 200], statuses[FORM, 200]) > 20, "good orders are served"
+        assert min(statuses["application/json", 200], statuses[FORM, 200]) > 20, "valid requests are served"
     else:
         assert {status for _, status in statuses} <= {200, 400, 415, 422}, statuses
         assert statuses["application/json", 200] == 0 and statuses[FORM, 422] > 20, statuses

@@ -1,4 +1,4 @@
-"""POST /restore, /detect and /compare: what a request means to the restorer, and what it answers."""
+"""POST /restore, /detect and /compare: what a request means to the restorer, and its response."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_runtime import images
-from atelier_runtime.outcomes import SkipReason
-from tests.contract.script import picture, reason
+from atelier_runtime import wire
+from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from tests.contract.script import file_of, gradient, opened
 from tests.contract.scripted_restorer import LANDMARKS
-from tests.contract.scripted_stages import House, opened
+from tests.contract.stack import Stack
 
-PNG = images.encode(images.Picture(picture(64, 48)), "png", 92)
+PNG = file_of(gradient(64, 48))
 DATA_URI = re.compile(r"data:image/(png|jpeg|webp);base64,(.*)", re.DOTALL)
 TWO_FACES = [(0.99, True, None), (0.7, False, SkipReason.LOW_CONFIDENCE)]
 
@@ -27,36 +27,37 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def in_json(house: House, path: str, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+def in_json(stack: Stack, path: str, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
     body = {"image": "data:image/png;base64," + base64_of(PNG), **fields}
-    return house.client.post(path, json=body, headers=headers)
+    return stack.client.post(path, json=body, headers=headers)
 
 
-def in_form(house: House, path: str, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+def in_form(stack: Stack, path: str, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
     as_text = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in fields.items()
         if value is not None
     }
-    return house.client.post(path, files={"image": ("a.png", PNG)}, data=as_text, headers=headers)
+    return stack.client.post(path, files={"image": ("a.png", PNG)}, data=as_text, headers=headers)
 
 
-WAYS = pytest.mark.parametrize("ask", [in_json, in_form])
+AS_JSON_AND_FORM = pytest.mark.parametrize("post", [in_json, in_form])
 
 
 def decoded(data_uri: str) -> Any:
-    kind, data = DATA_URI.fullmatch(data_uri).groups()
-    image = opened(base64.b64decode(data))
-    assert image.format.lower() == kind
+    match = DATA_URI.fullmatch(data_uri)
+    assert match is not None
+    image = opened(base64.b64decode(match[2]))
+    assert str(image.format).lower() == match[1]
     return image
 
 
-@WAYS
-def test_the_smallest_order_leaves_every_default_to_the_restorer(house: House, ask: Any) -> None:
-    assert ask(house, "/restore").status_code == 200
-    [sent] = house.restorer.requests
+@AS_JSON_AND_FORM
+def test_the_smallest_request_leaves_every_default_to_the_restorer(stack: Stack, post: Any) -> None:
+    assert post(stack, "/restore").status_code == 200
+    [sent] = stack.restorer.requests
     assert sent == pb.RestoreFacesRequest(image=image_pb2.Image(data=PNG), output=image_pb2.OutputOptions())
-    assert not house.generator.requests
+    assert not stack.generator.requests
 
 
 FIELDS: list[tuple[dict[str, Any], Any]] = [
@@ -73,7 +74,10 @@ FIELDS: list[tuple[dict[str, Any], Any]] = [
     ({"max_sharpness": 99.5}, lambda r: r.max_sharpness == 99.5),
     ({"min_confidence": 0}, lambda r: r.HasField("min_confidence") and r.min_confidence == 0),
     ({"visibility": 0.25}, lambda r: r.visibility == 0.25),
-    ({"upscale": 4, "use_realesrgan": False}, lambda r: (r.upscale, r.use_realesrgan) == (4, False)),
+    (
+        {"upscale": 4, "use_realesrgan": False},
+        lambda r: r.upscale == 4 and r.HasField("use_upscaler") and not r.use_upscaler,
+    ),
     ({"aligned": True}, lambda r: r.aligned),
     ({"mask": "feather"}, lambda r: r.mask == pb.MASK_KIND_FEATHER),
     ({"mask": "parse"}, lambda r: r.mask == pb.MASK_KIND_PARSE),
@@ -90,18 +94,18 @@ FIELDS: list[tuple[dict[str, Any], Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("given", "read"), FIELDS, ids=lambda v: json.dumps(v) if isinstance(v, dict) else ""
+    ("given", "holds"), FIELDS, ids=lambda v: json.dumps(v) if isinstance(v, dict) else ""
 )
-@WAYS
-def test_fields(house: House, ask: Any, given: dict[str, Any], read: Any) -> None:
-    response = ask(house, "/restore", **given)
+@AS_JSON_AND_FORM
+def test_fields(stack: Stack, post: Any, given: dict[str, Any], holds: Any) -> None:
+    response = post(stack, "/restore", **given)
     assert response.status_code == 200, response.text
-    assert read(house.restorer.requests[0])
+    assert holds(stack.restorer.requests[0])
 
 
-def test_a_forms_texts_are_read_as_other_programs_write_them(house: House) -> None:
-    """Python's str() writes True, browsers send empty fields, curl sends a file where a text would do."""
-    parts = [
+def test_a_forms_fields_are_read_as_other_programs_write_them(stack: Stack) -> None:
+    """Python's str() writes True, browsers send empty fields, curl sends a file for a list."""
+    parts: list[tuple[str, Any]] = [
         ("image", ("a.png", PNG, "image/png")),
         ("return_mask", (None, "True")),
         ("aligned", (None, "FALSE")),
@@ -109,8 +113,8 @@ def test_a_forms_texts_are_read_as_other_programs_write_them(house: House) -> No
         ("visibility", (None, "0.5")),
         ("faces", ("plan.json", b"[]", "application/json")),
     ]
-    assert house.client.post("/restore", files=parts).status_code == 200
-    [sent] = house.restorer.requests
+    assert stack.client.post("/restore", files=parts).status_code == 200
+    [sent] = stack.restorer.requests
     assert (sent.return_mask, sent.visibility, len(sent.faces)) == (True, 0.5, 0)
     assert not sent.HasField("fidelity") and not sent.aligned
 
@@ -126,26 +130,26 @@ def test_a_forms_texts_are_read_as_other_programs_write_them(house: House) -> No
     ],
     ids=["plain", "data URI", "data URI without a type", "lines"],
 )
-def test_pictures_in_json(house: House, image: str, content_type: str | None) -> None:
+def test_images_in_json(stack: Stack, image: str, content_type: str | None) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
     content = json.dumps({"image": image}).encode()
-    assert house.client.post("/restore", content=content, headers=headers).status_code == 200
-    assert house.restorer.requests[0].image.data == PNG
+    assert stack.client.post("/restore", content=content, headers=headers).status_code == 200
+    assert stack.restorer.requests[0].image.data == PNG
 
 
-def test_base64_in_a_form(house: House) -> None:
-    answer = house.client.post("/restore", files={"image": (None, base64_of(PNG))})
+def test_base64_in_a_form(stack: Stack) -> None:
+    answer = stack.client.post("/restore", files={"image": (None, base64_of(PNG))})
     assert answer.status_code == 200
-    assert house.restorer.requests[0].image.data == PNG
+    assert stack.restorer.requests[0].image.data == PNG
 
 
-def test_the_answer_has_these_fields_and_no_other(house: House) -> None:
-    house.restorer.faces = TWO_FACES
-    answer = in_json(house, "/restore", upscale=2).json()
+def test_the_response_has_these_fields_and_no_other(stack: Stack) -> None:
+    stack.restorer.faces = TWO_FACES
+    answer = in_json(stack, "/restore", upscale=2).json()
     assert set(answer) == {
         *("success", "image", "mask", "request_id", "final_resolution", "total_time_seconds", "model_set"),
         *("face_restoration_applied", "face_restoration_reason", "tone_matched", "faces"),
-        *("upscale_applied", "upscaler", "warnings", "stages"),
+        *("upscale_applied", "upscaler", "warnings", "warning_codes", "stages"),
     }
     assert (answer["success"], answer["mask"], answer["model_set"]) == (True, None, "demo")
     assert (answer["final_resolution"], answer["upscale_applied"]) == ("128x96", 2)
@@ -172,8 +176,8 @@ def test_the_answer_has_these_fields_and_no_other(house: House) -> None:
     assert answer["stages"][0] == {"stage": "detect", "seconds": 0.5, "peak_vram_bytes": None}
 
 
-def test_picture_mask_and_crops_are_the_restorers(house: House) -> None:
-    answer = in_form(house, "/restore", return_mask=True, return_crops=True).json()
+def test_image_mask_and_crops_are_the_restorers(stack: Stack) -> None:
+    answer = in_form(stack, "/restore", return_mask=True, return_crops=True).json()
     image = decoded(answer["image"])
     assert (image.size, image.format) == ((64, 48), "PNG"), "the input's format"
     assert image.getpixel((0, 0))[0] == 255 and image.getpixel((63, 0))[0] == 0, "inverted"
@@ -184,69 +188,80 @@ def test_picture_mask_and_crops_are_the_restorers(house: House) -> None:
     assert before.size == (8, 8) and before.getpixel((0, 0))[0] == 255 - after.getpixel((0, 0))[0]
 
 
-@pytest.mark.parametrize("why", list(SkipReason))
-def test_every_reason_reaches_the_client(house: House, why: SkipReason) -> None:
-    house.restorer.faces = [(0.9, False, why)]
-    house.restorer.answer = {"reason": reason(why), "warnings": ["a word of warning"]}
-    answer = in_json(house, "/restore").json()
+@pytest.mark.parametrize("reason", list(SkipReason))
+def test_every_reason_reaches_the_client(stack: Stack, reason: SkipReason) -> None:
+    stack.restorer.faces = [(0.9, False, reason)]
+    stack.restorer.result = {"reason": wire.skip_reason_to_proto(reason)}
+    answer = in_json(stack, "/restore").json()
     assert (answer["success"], answer["face_restoration_applied"]) == (True, False)
-    assert answer["face_restoration_reason"] == answer["faces"][0]["reason"] == why.value
-    assert answer["warnings"] == ["a word of warning"]
+    assert answer["face_restoration_reason"] == answer["faces"][0]["reason"] == reason.value
+
+
+@pytest.mark.parametrize("code", list(WarningCode))
+def test_every_warning_reaches_the_client_with_its_code(stack: Stack, code: WarningCode) -> None:
+    warnings = [ResponseWarning(WarningCode.LOSSY_OUTPUT, "the first"), ResponseWarning(code, "the second")]
+    stack.restorer.result = {"warnings": wire.warnings_to_proto(warnings)}
+    as_json = in_json(stack, "/restore").json()
+    [compared] = in_json(stack, "/compare", fidelities=[0.5]).json()["results"]
+    file = in_json(stack, "/restore", {"Accept": "image/*"})
+    for answer in (as_json, compared, json.loads(file.headers["X-Atelier-Report"])):
+        assert answer["warnings"] == ["the first", "the second"]
+        assert answer["warning_codes"] == ["lossy_output", code.value]
 
 
 @pytest.mark.parametrize("matched", [True, False])
-def test_whether_tones_were_matched_reaches_the_client(house: House, matched: bool) -> None:
-    house.restorer.answer = {"tone_matched": matched}
-    assert in_json(house, "/restore").json()["tone_matched"] is matched
-    assert in_json(house, "/compare", fidelities=[0.5]).json()["results"][0]["tone_matched"] is matched
-    report = json.loads(in_json(house, "/restore", {"Accept": "image/*"}).headers["X-Atelier-Report"])
+def test_whether_tones_were_matched_reaches_the_client(stack: Stack, matched: bool) -> None:
+    stack.restorer.result = {"tone_matched": matched}
+    assert in_json(stack, "/restore").json()["tone_matched"] is matched
+    assert in_json(stack, "/compare", fidelities=[0.5]).json()["results"][0]["tone_matched"] is matched
+    report = json.loads(in_json(stack, "/restore", {"Accept": "image/*"}).headers["X-Atelier-Report"])
     assert report["tone_matched"] is matched
-    assert house.generate(prompt="a red apple").json()["tone_matched"] is matched
+    assert stack.generate(prompt="a red apple").json()["tone_matched"] is matched
 
 
-def test_faces_that_were_not_asked_for_have_no_reason(house: House) -> None:
-    answer = in_json(house, "/restore", max_faces=0, upscale=2).json()
+def test_without_requested_faces_there_is_no_reason(stack: Stack) -> None:
+    answer = in_json(stack, "/restore", max_faces=0, upscale=2).json()
     assert (answer["face_restoration_applied"], answer["face_restoration_reason"]) == (False, None)
     assert answer["final_resolution"] == "128x96"
 
 
-@WAYS
-def test_what_detect_gives_is_taken_back_unchanged(house: House, ask: Any) -> None:
-    house.restorer.faces = [(1 / 3, True, None), (0.7, True, None), (0.6, True, None)]
-    found = ask(house, "/detect").json()
+@AS_JSON_AND_FORM
+def test_what_detect_returns_is_taken_back_unchanged(stack: Stack, post: Any) -> None:
+    stack.restorer.faces = [(1 / 3, True, None), (0.7, True, None), (0.6, True, None)]
+    found = post(stack, "/detect").json()
     assert set(found) == {
         *("success", "faces", "width", "height", "request_id", "total_time_seconds", "stages")
     }
     assert (found["width"], found["height"], found["success"]) == (64, 48, True)
     assert [stage["stage"] for stage in found["stages"]] == ["decode", "detect"]
     plan = [{**found["faces"][0], "fidelity": 0.9}, {**found["faces"][1], "skip": True}, found["faces"][2]]
-    answer = ask(house, "/restore", faces=plan, fidelity=0.4).json()
-    orders = house.restorer.requests[1].faces
-    detected = house.restorer.requests[0]
+    answer = post(stack, "/restore", faces=plan, fidelity=0.4).json()
+    edits = stack.restorer.requests[1].faces
+    detected = stack.restorer.requests[0]
     assert detected == pb.DetectFacesRequest(image=image_pb2.Image(data=PNG))
-    for index, order in enumerate(orders):
-        assert order.face.index == index
-        assert (order.face.box.x2_px, order.face.size_px) == (110.04 + index, 100.04)
-        points = [(point.x_px, point.y_px) for point in order.face.landmarks]
+    for index, edit in enumerate(edits):
+        assert edit.face.index == index
+        assert (edit.face.box.x2_px, edit.face.size_px) == (110.04 + index, 100.04)
+        points = [(point.x_px, point.y_px) for point in edit.face.landmarks]
         assert points == [(x + index + 1 / 3, y) for x, y in LANDMARKS], "to the last digit"
-        assert order.face.HasField("sharpness") == (index != 1)
-        assert order.face.roll_degrees == -0.125
-    assert [order.face.confidence for order in orders] == [1 / 3, 0.7, 0.6]
-    assert [order.HasField("fidelity") for order in orders] == [True, False, False]
-    assert [order.skip for order in orders] == [False, True, False]
+        assert edit.face.HasField("sharpness") == (index != 1)
+        assert edit.face.roll_degrees == -0.125
+    assert [edit.face.confidence for edit in edits] == [1 / 3, 0.7, 0.6]
+    assert [edit.HasField("fidelity") for edit in edits] == [True, False, False]
+    assert [edit.skip for edit in edits] == [False, True, False]
     assert [face["fidelity"] for face in answer["faces"]] == [0.9, None, 0.4]
     assert [face["reason"] for face in answer["faces"]] == [None, "skipped", None]
 
 
-def test_an_order_by_hand_needs_box_and_landmarks_only(house: House) -> None:
-    order = {"box": [1, 2, 30, 40], "landmarks": LANDMARKS}
-    assert in_json(house, "/restore", faces=[order, order]).status_code == 200
-    faces = [order.face for order in house.restorer.requests[0].faces]
+def test_an_edit_by_hand_needs_box_and_landmarks_only(stack: Stack) -> None:
+    edit = {"box": [1, 2, 30, 40], "landmarks": LANDMARKS}
+    assert in_json(stack, "/restore", faces=[edit, edit]).status_code == 200
+    faces = [edit.face for edit in stack.restorer.requests[0].faces]
     assert [(face.index, face.confidence) for face in faces] == [(0, 1.0), (1, 1.0)]
 
 
 @pytest.mark.parametrize(
-    ("given", "read"),
+    ("given", "holds"),
     [
         (
             {"min_confidence": 0.5, "detect_size": 0},
@@ -256,17 +271,17 @@ def test_an_order_by_hand_needs_box_and_landmarks_only(house: House) -> None:
         ({"detect_size": 64.0}, lambda r: r.detect_size_px == 64),
     ],
 )
-@WAYS
-def test_fields_of_detect(house: House, ask: Any, given: dict[str, Any], read: Any) -> None:
-    assert ask(house, "/detect", **given).status_code == 200
-    assert read(house.restorer.requests[0])
+@AS_JSON_AND_FORM
+def test_fields_of_detect(stack: Stack, post: Any, given: dict[str, Any], holds: Any) -> None:
+    assert post(stack, "/detect", **given).status_code == 200
+    assert holds(stack.restorer.requests[0])
 
 
-@WAYS
-def test_compare(house: House, ask: Any) -> None:
-    answer = ask(house, "/compare", fidelities=[0.2, 1, 0.6], return_mask=True, upscale=2).json()
+@AS_JSON_AND_FORM
+def test_compare(stack: Stack, post: Any) -> None:
+    answer = post(stack, "/compare", fidelities=[0.2, 1, 0.6], return_mask=True, upscale=2).json()
     assert set(answer) == {"success", "results", "request_id", "total_time_seconds"}
-    [sent] = house.restorer.requests
+    [sent] = stack.restorer.requests
     assert list(sent.fidelities) == [0.2, 1.0, 0.6]
     assert (sent.restore.upscale, sent.restore.return_mask) == (2, True)
     assert not sent.restore.HasField("fidelity")
@@ -278,60 +293,18 @@ def test_compare(house: House, ask: Any) -> None:
         assert result["stages"]
 
 
-@pytest.mark.parametrize("path", ["/detect", "/compare"])
-def test_answers_that_no_file_can_hold_are_json_whatever_is_accepted(house: House, path: str) -> None:
-    fields = {"fidelities": [0.5]} if path == "/compare" else {}
-    response = in_json(house, path, headers={"Accept": "image/png"}, **fields)
-    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
-
-
-JPEG = images.encode(images.Picture(picture(64, 48)), "jpeg", 92)
-
-
-@pytest.mark.parametrize(
-    ("accept", "body", "kind"),
-    [
-        ("image/*", {}, "jpeg"),
-        ("image/webp", {}, "webp"),
-        ("image/png", {"output_format": "webp"}, "webp"),
-        ("image/avif,image/webp,image/*,*/*;q=0.8", {}, "webp"),
-    ],
-)
-def test_accept_of_an_image_gets_the_file_and_the_report(
-    house: House, accept: str, body: dict[str, Any], kind: str
-) -> None:
-    order = {"image": base64_of(JPEG), **body}
-    response = house.client.post("/restore", json=order, headers={"Accept": accept})
-    assert response.headers["content-type"] == f"image/{kind}"
-    image = opened(response.content)
-    assert (image.format.lower(), image.size) == (kind, (64, 48))
-    report = json.loads(response.headers["X-Atelier-Report"])
-    told = house.client.post("/restore", json=order).json()
-    assert set(report) == set(told) - {"image", "mask"}
-    [face] = told["faces"]
-    assert report["faces"] == [{key: face[key] for key in face if not key.startswith("crop")}]
-
-
-def test_a_report_of_many_faces_is_cut_and_says_so(house: House) -> None:
-    house.restorer.faces = [(0.9, True, None)] * 100
-    header = in_form(house, "/restore", headers={"Accept": "image/png"}).headers["X-Atelier-Report"]
-    report = json.loads(header)
-    assert len(header) <= 6 * 1024
-    assert len(report["faces"]) + report["left_out"]["faces"] == 100 and report["left_out"]["faces"] > 0
-
-
 @pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
-def test_request_id_and_the_time_that_is_left(house: House, path: str) -> None:
+def test_request_id_and_the_time_that_is_left(stack: Stack, path: str) -> None:
     fields = {"fidelities": [0.5]} if path == "/compare" else {}
-    response = in_json(house, path, headers={"X-Request-ID": "photo-66"}, **fields)
+    response = in_json(stack, path, headers={"X-Request-ID": "photo-66"}, **fields)
     assert response.headers["X-Request-ID"] == response.json()["request_id"] == "photo-66"
-    assert house.restorer.request_ids == ["photo-66"]
-    assert 290 < house.restorer.seconds_left[0] <= 301
+    assert stack.restorer.request_ids == ["photo-66"]
+    assert 290 < stack.restorer.seconds_left[0] <= 301
 
 
-def test_a_picture_larger_than_other_bodies_may_be(house: House) -> None:
-    """Six megabytes as a file, eight as base64; a body of /generate ends at four."""
-    data = PNG + b"\0" * 6 * 2**20  # decoders stop at the end of the picture
-    assert house.client.post("/detect", files={"image": ("a.png", data)}).status_code == 200
-    assert house.client.post("/detect", json={"image": base64_of(data)}).status_code == 200
-    assert [len(request.image.data) for request in house.restorer.requests] == [len(data)] * 2
+def test_an_image_larger_than_other_bodies_may_be(stack: Stack) -> None:
+    """Six megabytes as a file, eight as base64; the limit of /generate is four."""
+    data = PNG + b"\0" * 6 * 2**20  # decoders stop at the end of the image
+    assert stack.client.post("/detect", files={"image": ("a.png", data)}).status_code == 200
+    assert stack.client.post("/detect", json={"image": base64_of(data)}).status_code == 200
+    assert [len(request.image.data) for request in stack.restorer.requests] == [len(data)] * 2

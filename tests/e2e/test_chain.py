@@ -1,4 +1,4 @@
-"""The whole chain through three real processes: an existing client's JSON in, a picture with faces out."""
+"""The whole chain through three real processes: an existing client's JSON in, an image with faces out."""
 
 from __future__ import annotations
 
@@ -11,37 +11,39 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import Atelier, free_port, process, program, ready, wait_for
+from tests.processes import Atelier, content, free_port, process, program, ready, wait_for
 
 PORTRAIT = "portrait of a smiling woman with long brown hair, blue background"
 
 
-def picture(answer: dict) -> Image.Image:
-    head, _, data = answer["image"].partition(",")
+def image_of(response: Any) -> Image.Image:
+    head, _, data = response["image"].partition(",")
     assert head == "data:image/png;base64"
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
 @pytest.fixture(scope="module")
-def portrait(atelier: Atelier) -> dict:
-    """The answer to an older client's order whose picture shows a face that was restored."""
+def portrait(atelier: Atelier) -> Any:
+    """The response to an older client's request whose image shows a restored face."""
     for seed in range(1, 25):
-        answer = atelier.post(prompt=PORTRAIT, width=512, height=512, steps=20, cfg_scale=5, seed=seed)
-        assert answer.status_code == 200, answer.text
-        if answer.json()["face_restoration_applied"]:
-            return answer.json()
+        response = atelier.post(prompt=PORTRAIT, width=512, height=512, steps=20, cfg_scale=5, seed=seed)
+        assert response.status_code == 200, response.text
+        if response.json()["face_restoration_applied"]:
+            return response.json()
     pytest.fail("no face was found in 24 portraits")
 
 
-def test_an_existing_client_gets_a_portrait_with_a_restored_face(portrait: dict) -> None:
-    image = picture(portrait)
+def test_an_existing_client_gets_a_portrait_with_a_restored_face(portrait: Any) -> None:
+    image = image_of(portrait)
     assert image.size == (512, 512)
     assert portrait["final_resolution"] == "512x512"
     assert portrait["image_base64"] == portrait["image"].partition(",")[2]
@@ -50,15 +52,15 @@ def test_an_existing_client_gets_a_portrait_with_a_restored_face(portrait: dict)
     assert restored and all(face["reason"] is None for face in restored)
     x1, y1, x2, y2 = restored[0]["box"]
     assert 0 < x2 - x1 <= 512 and 0 < y2 - y1 <= 512
-    work = {"base", "refiner", "detect", "restore", "paste", "encode"}
-    assert work <= {s["stage"] for s in portrait["stages"]} and portrait["refiner_applied"] is True
-    assert any("longest side" in warning for warning in portrait["warnings"])  # the set's max_side, told
+    stages = {"base", "refiner", "detect", "restore", "paste", "encode"}
+    assert stages <= {stage["stage"] for stage in portrait["stages"]} and portrait["refiner_applied"] is True
+    assert "size_limited" in portrait["warning_codes"], "by the model set's max_side"
 
 
-def test_the_same_seed_gives_the_same_picture_and_restoration_changes_only_faces(
-    atelier: Atelier, portrait: dict
+def test_the_same_seed_gives_the_same_image_and_restoration_changes_only_faces(
+    atelier: Atelier, portrait: Any
 ) -> None:
-    order = {
+    body = {
         "prompt": PORTRAIT,
         "width": 512,
         "height": 512,
@@ -66,11 +68,11 @@ def test_the_same_seed_gives_the_same_picture_and_restoration_changes_only_faces
         "cfg_scale": 5,
         "seed": portrait["seed"],
     }
-    again = atelier.post(**order).json()
-    assert again["image"] == portrait["image"]
-    plain = atelier.post(**order, use_face_restoration=False).json()
+    second = atelier.post(**body).json()
+    assert second["image"] == portrait["image"]
+    plain = atelier.post(**body, use_face_restoration=False).json()
     assert plain["face_restoration_applied"] is False and plain["face_restoration_reason"] is None
-    with_faces, without = np.asarray(picture(portrait)).astype(int), np.asarray(picture(plain)).astype(int)
+    with_faces, without = np.asarray(image_of(portrait)).astype(int), np.asarray(image_of(plain)).astype(int)
     x1, y1, x2, y2 = portrait["faces"][0]["box"]
     margin = max(x2 - x1, y2 - y1)  # the aligned square is larger than the box
     outside = np.ones((512, 512), bool)
@@ -84,41 +86,41 @@ def test_the_same_seed_gives_the_same_picture_and_restoration_changes_only_faces
     assert np.abs(with_faces - without).max() > 0
 
 
-def test_hires_answers_one_and_a_half_times_the_asked_size(atelier: Atelier) -> None:
-    answer = atelier.post(
+def test_hires_returns_one_and_a_half_times_the_requested_size(atelier: Atelier) -> None:
+    response = atelier.post(
         prompt=PORTRAIT, width=512, height=512, num_inference_steps=6, seed=1, hires_fix=True
     ).json()
-    assert answer["hires_fix_applied"] is True
-    assert picture(answer).size == (768, 768) and answer["final_resolution"] == "768x768"
+    assert response["hires_fix_applied"] is True
+    assert image_of(response).size == (768, 768) and response["final_resolution"] == "768x768"
 
 
 def test_a_landscape_has_no_face_and_is_a_success(atelier: Atelier) -> None:
     for seed in range(1, 6):
-        answer = atelier.post(
+        response = atelier.post(
             prompt="sunset over mountains", width=512, height=256, num_inference_steps=20, seed=seed
         ).json()
-        assert answer["success"] is True
-        if not answer["faces"]:
+        assert response["success"] is True
+        if not response["faces"]:
             break
-    assert answer["face_restoration_applied"] is False
-    assert answer["face_restoration_reason"] == "no_face"
+    assert response["face_restoration_applied"] is False
+    assert response["face_restoration_reason"] == "no_face"
 
 
-def test_a_picture_can_be_asked_for_as_a_file(atelier: Atelier) -> None:
-    answer = httpx.post(
+def test_the_image_can_be_requested_as_a_file(atelier: Atelier) -> None:
+    response = httpx.post(
         f"{atelier.url}/generate",
         json={"prompt": "red apple", "width": 256, "height": 256, "num_inference_steps": 2, "seed": 3},
         headers={"Accept": "image/webp"},
         timeout=300,
     )
-    assert answer.headers["content-type"] == "image/webp"
-    assert Image.open(io.BytesIO(answer.content)).format == "WEBP"
-    assert json.loads(answer.headers["x-atelier-report"])["seed"] == 3
+    assert response.headers["content-type"] == "image/webp"
+    assert Image.open(io.BytesIO(response.content)).format == "WEBP"
+    assert json.loads(response.headers["x-atelier-report"])["seed"] == 3
 
 
-def test_a_client_that_hangs_up_stops_the_work_and_the_next_is_unharmed(atelier: Atelier) -> None:
-    order = {"prompt": PORTRAIT, "num_inference_steps": 150, "seed": 1, "use_refiner": False}
-    body = json.dumps(order).encode()
+def test_a_client_that_disconnects_stops_the_work_and_the_next_is_unharmed(atelier: Atelier) -> None:
+    request = {"prompt": PORTRAIT, "num_inference_steps": 150, "seed": 1, "use_refiner": False}
+    body = json.dumps(request).encode()
     before = atelier.metric("atelier_cancelled_steps_total", atelier.generator_metrics)
     host, _, port = atelier.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as client:
@@ -132,98 +134,95 @@ def test_a_client_that_hangs_up_stops_the_work_and_the_next_is_unharmed(atelier:
         )
         time.sleep(0.5)  # a few steps of the 150
     wait_for(lambda: atelier.metric("atelier_cancelled_steps_total", atelier.generator_metrics) > before, 30)
-    not_taken = atelier.metric("atelier_cancelled_steps_total", atelier.generator_metrics) - before
-    assert 100 <= not_taken <= 150
+    cancelled = atelier.metric("atelier_cancelled_steps_total", atelier.generator_metrics) - before
+    assert 100 <= cancelled <= 150
     wait_for(lambda: atelier.metric("atelier_requests_in_progress", atelier.generator_metrics) == 0, 30)
-    answer = atelier.post(prompt="red apple", width=256, height=256, num_inference_steps=2, seed=3)
-    assert answer.status_code == 200
+    response = atelier.post(prompt="red apple", width=256, height=256, num_inference_steps=2, seed=3)
+    assert response.status_code == 200
 
 
-def test_health_answers_while_a_picture_is_drawn(atelier: Atelier) -> None:
+def test_health_responds_while_an_image_is_generated(atelier: Atelier) -> None:
     with ThreadPoolExecutor() as pool:
-        drawing = pool.submit(atelier.post, prompt=PORTRAIT, width=256, height=256, num_inference_steps=60)
-        answers = 0
-        while not drawing.done():
+        generation = pool.submit(atelier.post, prompt=PORTRAIT, width=256, height=256, num_inference_steps=15)
+        responses = 0
+        while not generation.done():
             health = httpx.get(f"{atelier.url}/health", timeout=10)
             assert health.status_code == 200
-            answers += 1
-        assert drawing.result().status_code == 200
-    assert answers > 3
-    told = health.json()
-    assert told["cuda_available"] is False and told["vram_available"] is None
-    assert told["codeformer_available"] is True and told["model_loaded"] is True
+            responses += 1
+        assert generation.result().status_code == 200
+    assert responses > 3
+    report = health.json()
+    assert report["cuda_available"] is False and report["vram_available"] is None
+    assert report["codeformer_available"] is True and report["model_loaded"] is True
 
 
-def test_a_restorer_that_is_away_is_told_or_fails_as_the_client_chose(
+def test_an_unavailable_restorer_is_reported_or_fails_the_request_as_the_client_chose(
     atelier: Atelier, tmp_path: Path
 ) -> None:
-    door = free_port()
+    gateway = free_port()
     with process(
         "gateway",
         tmp_path / "gateway.log",
-        PORT=door,
+        PORT=gateway,
         GENERATOR=atelier.generator,
         RESTORER=f"127.0.0.1:{free_port()}",
     ):
-        url = f"http://127.0.0.1:{door}"
-        wait_for(lambda: b"version" in _get(f"{url}/"), 60)
-        order = {"prompt": "red apple", "width": 256, "height": 256, "num_inference_steps": 2, "seed": 3}
-        answer = httpx.post(f"{url}/generate", json=order, timeout=120)
-        assert answer.status_code == 200
-        assert answer.json()["face_restoration_applied"] is False
-        assert answer.json()["face_restoration_reason"] == "restorer_unavailable"
-        assert picture(answer.json()).size == (256, 256)
-        refused = httpx.post(f"{url}/generate", json=order | {"on_restore_failure": "fail"}, timeout=120)
+        url = f"http://127.0.0.1:{gateway}"
+        wait_for(lambda: b"version" in content(f"{url}/"), 60)
+        body = {"prompt": "red apple", "width": 256, "height": 256, "num_inference_steps": 2, "seed": 3}
+        response = httpx.post(f"{url}/generate", json=body, timeout=120)
+        assert response.status_code == 200
+        assert response.json()["face_restoration_applied"] is False
+        assert response.json()["face_restoration_reason"] == "restorer_unavailable"
+        assert image_of(response.json()).size == (256, 256)
+        refused = httpx.post(f"{url}/generate", json=body | {"on_restore_failure": "fail"}, timeout=120)
         assert refused.status_code == 503 and "retry-after" in refused.headers
         assert refused.json()["success"] is False
         health = httpx.get(f"{url}/health", timeout=10)
         assert health.status_code == 200 and health.json()["status"] == "degraded"
 
 
-def _get(url: str) -> bytes:
-    try:
-        return httpx.get(url, timeout=5).content
-    except httpx.HTTPError:
-        return b""
-
-
 def test_one_request_id_runs_through_all_three_logs(atelier: Atelier) -> None:
-    answer = httpx.post(
+    response = httpx.post(
         f"{atelier.url}/generate",
         json={"prompt": "red apple", "width": 256, "height": 256, "num_inference_steps": 1},
-        headers={"X-Request-ID": "order-4711"},
+        headers={"X-Request-ID": "client-4711"},
         timeout=120,
     )
-    assert answer.json()["request_id"] == "order-4711" == answer.headers["x-request-id"]
+    assert response.json()["request_id"] == "client-4711" == response.headers["x-request-id"]
     for name in ("gateway", "generator", "restorer"):
-        wait_for(lambda name=name: '"request_id": "order-4711"' in atelier.log(name), 10)
+        wait_for(partial(_logged, atelier, name, '"request_id": "client-4711"'), 10)
         for line in atelier.log(name).splitlines():
             json.loads(line)
         assert "red apple" not in atelier.log(name), "prompts do not belong in logs"
 
 
+def _logged(atelier: Atelier, name: str, text: str) -> bool:
+    return text in atelier.log(name)
+
+
 def test_sigterm_finishes_what_was_accepted_and_exits_with_zero(tmp_path: Path) -> None:
-    door, generator, restorer, numbers = (free_port() for _ in range(4))
+    gateway, generator, restorer, metrics = (free_port() for _ in range(4))
     with (
-        process("generator", tmp_path / "g.log", PORT=generator, METRICS_PORT=numbers) as g,
+        process("generator", tmp_path / "g.log", PORT=generator, METRICS_PORT=metrics) as g,
         process("restorer", tmp_path / "r.log", PORT=restorer, METRICS_PORT=0) as r,
         process(
             "gateway",
             tmp_path / "w.log",
-            PORT=door,
+            PORT=gateway,
             GENERATOR=f"127.0.0.1:{generator}",
             RESTORER=f"127.0.0.1:{restorer}",
         ) as w,
         ThreadPoolExecutor() as pool,
     ):
-        url = f"http://127.0.0.1:{door}"
+        url = f"http://127.0.0.1:{gateway}"
         wait_for(lambda: ready(url))
-        order = {"prompt": "red apple", "width": 256, "height": 256, "num_inference_steps": 30, "seed": 1}
-        order["use_face_restoration"] = False
-        begun = _begun(numbers)
-        accepted = pool.submit(httpx.post, f"{url}/generate", json=order, timeout=120)
-        # What the gateway has sent may still be on its way: only what the generator has is accepted.
-        wait_for(lambda: _begun(numbers) > begun, 30)
+        body = {"prompt": "red apple", "width": 256, "height": 256, "num_inference_steps": 15, "seed": 1}
+        body["use_face_restoration"] = False
+        begun = _begun(metrics)
+        accepted = pool.submit(httpx.post, f"{url}/generate", json=body, timeout=120)
+        # What the gateway has sent may still be in transit: only what the generator has begun is accepted.
+        wait_for(lambda: _begun(metrics) > begun, 30)
         for child in (w, g, r):
             child.send_signal(signal.SIGTERM)
         assert accepted.result().status_code == 200
@@ -231,16 +230,15 @@ def test_sigterm_finishes_what_was_accepted_and_exits_with_zero(tmp_path: Path) 
 
 
 def _begun(metrics_port: int) -> float:
-    """Jobs that a stage's device has begun."""
-    found = re.search(
-        rb"atelier_queue_wait_seconds_count (\S+)", _get(f"http://127.0.0.1:{metrics_port}/metrics")
-    )
+    """Jobs that a service's device has begun."""
+    text = content(f"http://127.0.0.1:{metrics_port}/metrics")
+    found = re.search(rb"atelier_queue_wait_seconds_count (\S+)", text)
     assert found
     return float(found.group(1))
 
 
 def test_prometheus_sees_the_portrait_in_every_process(
-    atelier: Atelier, portrait: dict, tmp_path: Path
+    atelier: Atelier, portrait: Any, tmp_path: Path
 ) -> None:
     prometheus, promtool = program("prometheus"), program("promtool")
     targets = {
@@ -271,14 +269,17 @@ def test_prometheus_sees_the_portrait_in_every_process(
     )
 
     def value(query: str) -> float:
-        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}, timeout=5)
-        result = answer.json()["data"]["result"]
+        response = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}, timeout=5)
+        result = response.json()["data"]["result"]
         return float(result[0]["value"][1]) if result else 0.0
 
+    def exceeds(query: str, least: float) -> bool:
+        return value(query) > least
+
     try:
-        wait_for(lambda: b"Ready" in _get(f"http://127.0.0.1:{port}/-/ready"), 60)
+        wait_for(lambda: b"Ready" in content(f"http://127.0.0.1:{port}/-/ready"), 60)
         wait_for(lambda: value("sum(up)") == 3, 60)
-        for query, at_start in {  # the warm-up picture has a base pass; loading and warm-up are queued
+        for query, at_start in {  # the warm-up image has a base pass; loading and warm-up are queued
             'sum(atelier_request_duration_seconds_count{job="gateway",method="POST /generate"})': 0,
             'sum(atelier_stage_duration_seconds_count{job="generator",stage="base"})': 1,
             'sum(atelier_stage_duration_seconds_count{job="restorer",stage="restore"})': 0,
@@ -291,7 +292,7 @@ def test_prometheus_sees_the_portrait_in_every_process(
             'sum(process_resident_memory_bytes{job="restorer"})': 0,
             'sum(atelier_build_info{job="gateway"})': 0,
         }.items():
-            wait_for(lambda query=query, at_start=at_start: value(query) > at_start, 20)
+            wait_for(partial(exceeds, query, at_start), 20)
         assert value("count(atelier_vram_bytes)") == 0  # absent on a CPU, not zero
     finally:
         server.terminate()

@@ -1,4 +1,4 @@
-"""A page of another origin uses the gateway from a real browser: Chromium, real sockets, scripted stages."""
+"""A page of another origin uses the gateway from Chromium: real sockets, scripted services."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.contract.scripted_stages import House
-from tests.e2e.conftest import program
+from tests.contract.stack import Stack
+from tests.processes import program
 
 FLAGS = [
     "--headless",
@@ -22,13 +22,13 @@ FLAGS = [
     "--disable-sync",
 ]
 
-# The seed guide's snippet without React: a string body, and no Content-Type.
+# What a page does without a library: a string body, and no Content-Type.
 PAGE = """<!doctype html><title>page</title><img id="picture"><p id="state">waiting</p>
 <script>
-  async function draw(url, order) {
+  async function generate(url, body) {
     const state = document.getElementById('state');
     try {
-      const response = await fetch(url, {method: 'POST', body: JSON.stringify(order)});
+      const response = await fetch(url, {method: 'POST', body: JSON.stringify(body)});
       const answer = await response.json();
       if (!answer.success) { state.textContent = 'refused: ' + answer.error.fields[0].field; return; }
       const picture = document.getElementById('picture');
@@ -77,52 +77,35 @@ def page(browser: Browser, origin: str) -> Iterator[Page]:
     page.close()
 
 
-def state_after(page: Page, house: House, order: dict[str, object]) -> str:
-    page.evaluate("([url, order]) => draw(url, order)", [house.url + "/generate", order])
+def state_after(page: Page, stack: Stack, body: dict[str, object]) -> str:
+    page.evaluate("([url, body]) => generate(url, body)", [stack.url + "/generate", body])
     page.wait_for_function("document.getElementById('state').textContent !== 'waiting'")
     return page.inner_text("#state")
 
 
-def test_a_page_of_an_allowed_origin_shows_the_picture(page: Page, origin: str) -> None:
-    house = House(cors_origins=origin)
-    try:
-        order = {"prompt": "a red apple", "width": 320, "height": 256}
-        assert state_after(page, house, order) == "320x256"
-        assert house.generator.requests[0].prompt == "a red apple"
-    finally:
-        house.close()
+def test_a_page_of_an_allowed_origin_shows_the_image(page: Page, origin: str) -> None:
+    with Stack(cors_origins=origin) as stack:
+        body: dict[str, object] = {"prompt": "a red apple", "width": 320, "height": 256}
+        assert state_after(page, stack, body) == "320x256"
+        assert stack.generator.requests[0].prompt == "a red apple"
 
 
 def test_a_page_of_an_allowed_origin_reads_why_it_was_refused(page: Page, origin: str) -> None:
-    house = House(cors_origins=origin)
-    try:
-        assert state_after(page, house, {"prompt": "a red apple", "width": 1}) == "refused: width"
-    finally:
-        house.close()
+    with Stack(cors_origins=origin) as stack:
+        assert state_after(page, stack, {"prompt": "a red apple", "width": 1}) == "refused: width"
 
 
 def test_a_page_of_another_origin_reads_nothing(page: Page) -> None:
-    house = House(cors_origins="http://elsewhere.example")
-    try:
-        order = {"prompt": "a red apple", "width": 256, "height": 256}
-        assert state_after(page, house, order) == "failed: TypeError"
-    finally:
-        house.close()
+    with Stack(cors_origins="http://elsewhere.example") as stack:
+        body: dict[str, object] = {"prompt": "a red apple", "width": 256, "height": 256}
+        assert state_after(page, stack, body) == "failed: TypeError"
 
 
-def test_the_docs_page_is_drawn_without_a_network(browser: Browser) -> None:
-    house = House()
-    page = browser.new_page()
-    foreign: list[str] = []
-    page.on(
-        "request",
-        lambda request: foreign.append(request.url) if not request.url.startswith(house.url) else None,
-    )
-    try:
-        page.goto(house.url + "/docs")
+def test_the_docs_page_renders_without_a_network(browser: Browser) -> None:
+    requested: list[str] = []
+    with Stack() as stack, browser.new_page() as page:
+        page.on("request", lambda request: requested.append(request.url))
+        page.goto(stack.url + "/docs")
         page.wait_for_selector(".opblock-summary-path")
         assert "/generate" in page.inner_text(".swagger-ui")
-        assert [url for url in foreign if not url.startswith("data:")] == []
-    finally:
-        page.close()
-        house.close()
+        assert not [url for url in requested if not url.startswith((stack.url, "data:"))]

@@ -21,7 +21,7 @@ from atelier_gateway.__main__ import listen
 from atelier_gateway.app import create_app
 from atelier_gateway.settings import GatewaySettings
 from tests.contract.problem_body import problem
-from tests.integration.face_stage import Client, photo, pixels, png, serve
+from tests.integration.restorer_server import Client, photo, pixels, png, serve
 
 SOURCE = photo(320, 240)
 FILE = png(SOURCE)

@@ -25,8 +25,8 @@ from atelier_generator.servicer import GeneratorService
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import images, metrics
 from atelier_runtime.errors import DeadlineExceeded, ErrorReason, InvalidRequest
-from atelier_runtime.server import ServiceServer
 from atelier_runtime.rpc_errors import from_rpc_error
+from atelier_runtime.server import ServiceServer
 from tests.tiny_sdxl import UPSCALER_NAME, build_set
 
 SERVICE = "atelier.generator.v1.GeneratorService"

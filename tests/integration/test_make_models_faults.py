@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import ModelSet
 from tests.file_server import Fault, FileServer, file_server
@@ -55,7 +56,7 @@ def assert_no_model(folder: Path) -> None:
 
 def assert_complete(folder: Path) -> None:
     model_set = ModelSet.open(str(folder))
-    assert model_set.component("detector") is not None
+    assert model_set.component(NetworkRole.FACE_DETECTOR) is not None
     model_set.verify("detector")
 
 

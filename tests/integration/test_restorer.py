@@ -11,10 +11,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
-from atelier.common.v1 import error_reason_pb2, image_pb2
+from atelier.common.v1 import image_pb2, service_status_pb2, skip_reason_pb2, warning_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_runtime import metrics
-from tests.integration.face_stage import photo, pixels, png, serve
+from tests.integration.restorer_server import photo, pixels, png, serve
 from tests.tiny_restorer import FACES_OF_256_PX, build_set, detector_state
 
 SERVICE = "atelier.restorer.v1.RestorerService"
@@ -28,11 +28,11 @@ async def test_faces_are_restored_and_nothing_else_is_touched(seeing: Path) -> N
         reasons = [face.reason for face in answer.faces]
         restored = [face for face in answer.faces if face.restored]
         assert answer.face_restoration_applied
-        assert answer.reason == error_reason_pb2.SKIP_REASON_UNSPECIFIED
+        assert answer.reason == skip_reason_pb2.SKIP_REASON_UNSPECIFIED
         assert len(restored) == 3
         assert [face.fidelity for face in restored] == [0.6] * 3
-        assert error_reason_pb2.SKIP_REASON_OVER_LIMIT in reasons
-        assert error_reason_pb2.SKIP_REASON_LOW_CONFIDENCE in reasons
+        assert skip_reason_pb2.SKIP_REASON_OVER_LIMIT in reasons
+        assert skip_reason_pb2.SKIP_REASON_LOW_CONFIDENCE in reasons
         assert all(face.HasField("fidelity") == face.restored for face in answer.faces)
         confidences = [face.face.confidence for face in answer.faces]
         assert confidences == sorted(confidences, reverse=True)
@@ -60,7 +60,7 @@ async def test_a_picture_without_a_face_is_a_success(blind: Path, caplog: pytest
         source = photo(300, 200)
         answer = await client.restore(png(source))
         assert not answer.face_restoration_applied
-        assert answer.reason == error_reason_pb2.SKIP_REASON_NO_FACE
+        assert answer.reason == skip_reason_pb2.SKIP_REASON_NO_FACE
         assert len(answer.faces) == 0
         np.testing.assert_array_equal(pixels(answer.image), source)
         assert "No faces detected" in caplog.messages
@@ -83,8 +83,8 @@ async def test_the_picture_is_enlarged_and_boxes_with_it(seeing: Path, blind: Pa
     async with serve(blind) as client:
         answer = await client.restore(png(source), upscale=2)
         assert answer.upscaler == "lanczos"
-        assert "no upscaler" in answer.warnings[0]
-        assert answer.reason == error_reason_pb2.SKIP_REASON_NO_FACE
+        assert [warning.code for warning in answer.warnings] == [warning_pb2.WARNING_CODE_UPSCALER_FALLBACK]
+        assert answer.reason == skip_reason_pb2.SKIP_REASON_NO_FACE
 
 
 async def test_an_aligned_crop_is_restored_without_detection(blind: Path) -> None:
@@ -118,7 +118,7 @@ async def test_detection(seeing: Path) -> None:
 async def test_no_faces_wanted_enlarges_only(seeing: Path) -> None:
     async with serve(seeing) as client:
         answer = await client.restore(png(photo(64, 64)), max_faces=0, upscale=2)
-        assert answer.reason == error_reason_pb2.SKIP_REASON_SKIPPED
+        assert answer.reason == skip_reason_pb2.SKIP_REASON_SKIPPED
         assert pixels(answer.image).shape == (128, 128, 3)
         assert [stage.stage for stage in answer.stages] == ["decode", "upscale", "paste", "encode"]
 
@@ -127,10 +127,10 @@ async def test_a_set_without_codeformer_says_so_and_still_enlarges(tmp_path: Pat
     model_set = build_set(tmp_path, detector=detector_state({FACES_OF_256_PX: 0.9}))
     async with serve(model_set) as client:
         answer = await client.restore(SMALL, upscale=2)
-        assert answer.reason == error_reason_pb2.SKIP_REASON_NOT_LOADED
+        assert answer.reason == skip_reason_pb2.SKIP_REASON_NOT_LOADED
         assert not answer.face_restoration_applied
         assert pixels(answer.image).shape == (128, 128, 3)
-        assert "no CodeFormer" in answer.warnings[0]
+        assert [warning.code for warning in answer.warnings] == [warning_pb2.WARNING_CODE_NOT_LOADED]
 
 
 async def test_gray_alpha_and_metadata_stay(seeing: Path) -> None:
@@ -159,7 +159,10 @@ async def test_gray_alpha_and_metadata_stay(seeing: Path) -> None:
             output={"format": image_pb2.IMAGE_FORMAT_JPEG},
         )
         assert as_jpeg.image.data.startswith(b"\xff\xd8")
-        assert [warning.split()[0] for warning in as_jpeg.warnings] == ["jpeg", "The"]
+        assert [warning.code for warning in as_jpeg.warnings] == [
+            warning_pb2.WARNING_CODE_LOSSY_OUTPUT,
+            warning_pb2.WARNING_CODE_ALPHA_DROPPED,
+        ]
 
 
 async def test_raw_pixels_in_and_out(blind: Path) -> None:
@@ -180,9 +183,9 @@ async def test_status_health_and_reflection(seeing: Path) -> None:
         assert status.ready
         assert status.model_set == "tiny"
         assert [(n.role, n.name) for n in status.networks] == [
-            ("detector", "retinaface_mobile0.25"),
-            ("codeformer", "tiny-codeformer"),
-            ("upscaler", "tiny-compact-x2"),
+            (service_status_pb2.NETWORK_ROLE_FACE_DETECTOR, "retinaface_mobile0.25"),
+            (service_status_pb2.NETWORK_ROLE_FACE_RESTORER, "tiny-codeformer"),
+            (service_status_pb2.NETWORK_ROLE_UPSCALER, "tiny-compact-x2"),
         ]
         assert (status.device, status.dtype) == ("cpu", "float32")
         assert not status.HasField("vram_total_bytes")
@@ -208,6 +211,6 @@ async def test_faces_and_stages_are_counted(seeing: Path) -> None:
     async with serve(seeing) as client:
         before = {outcome: count(outcome) for outcome in ("restored", "over_limit")}
         answer = await client.restore(png(photo()), max_faces=2)
-        over = sum(f.reason == error_reason_pb2.SKIP_REASON_OVER_LIMIT for f in answer.faces)
+        over = sum(f.reason == skip_reason_pb2.SKIP_REASON_OVER_LIMIT for f in answer.faces)
         assert count("restored") - before["restored"] == 2
         assert count("over_limit") - before["over_limit"] == over > 0

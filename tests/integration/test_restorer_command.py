@@ -20,7 +20,7 @@ from PIL import Image
 
 from atelier_restorer.__main__ import main
 from atelier_runtime.images import message_limit_bytes
-from tests.integration.face_stage import Client, photo, png, serve
+from tests.integration.restorer_server import Client, photo, png, serve
 
 
 class Ran(NamedTuple):

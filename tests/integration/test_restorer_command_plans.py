@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.integration.face_stage import photo, png, serve
+from tests.integration.restorer_server import photo, png, serve
 from tests.integration.test_restorer_command import Here, Ran, here, there
 
 __all__ = ["here"]

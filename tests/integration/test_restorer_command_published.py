@@ -18,7 +18,8 @@ from PIL import Image
 from atelier_restorer.align import TEMPLATE
 from atelier_restorer.models import FaceRestorer
 from atelier_restorer.nets.codeformer import CodeFormer
-from atelier_restorer.upscale import Upscaler
+from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import Component
 from tests.parity import recipe, reference_paste
 from tests.parity.face_parts import parser
@@ -132,7 +133,7 @@ def test_the_whole_of_the_reference_flow_from_single_files(
         *("--max-faces", "1", "--save-mask", tmp_path / "mask.png", *flags),
     )
     assert ran.returncode == 0, ran.stderr
-    upscaler = Upscaler.load(Component("upscaler", "x2", tmp_path / "upscaler.pth"), CPU)
+    upscaler = Upscaler.load(Component(NetworkRole.UPSCALER, "x2", tmp_path / "upscaler.pth"), CPU)
     for role in files:
         (tmp_path / f"{role}.pth").unlink()
     assert "demo set" not in ran.stderr
@@ -155,7 +156,7 @@ def test_the_whole_of_the_reference_flow_from_single_files(
     codeformer = CodeFormer.from_state_dict(recipe.state_dict("codeformer", 1))
     [face] = FaceRestorer(codeformer, CPU, torch.float32).restore(crop[None], [(0, 0.6)])
     assert isinstance(face, np.ndarray)
-    background = upscaler.enlarge(pixels, lambda: None)
+    background = upscaler.upscale(pixels, lambda: None)
     monkeypatch.setitem(reference_paste.SETS, "found", {"landmarks": landmarks.tolist()})
     monkeypatch.setattr(reference_paste, "enlarged", lambda picture, factor: background)
     expected = reference_paste.paste(

@@ -19,7 +19,7 @@ from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer import convert, pipeline, servicer
 from atelier_runtime.images import Picture
-from tests.integration.face_stage import Client, photo, png, serve
+from tests.integration.restorer_server import Client, photo, png, serve
 
 LONGEST_WAIT_S = 60
 STEPS: list[tuple[Any, str]] = [

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.common.v1 import error_reason_pb2
+from atelier.common.v1 import skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.nets.codeformer import CodeFormerOutput
 from atelier_runtime import metrics
-from tests.integration.face_stage import Client, failure, photo, pixels, png, serve, until
+from tests.integration.restorer_server import Client, failure, photo, pixels, png, serve, until
 
 
 def bright(crops: torch.Tensor) -> torch.Tensor:
@@ -39,9 +39,9 @@ def run_out(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (spoil, error_reason_pb2.SKIP_REASON_NOT_FINITE),
-        (break_down, error_reason_pb2.SKIP_REASON_FAILED),
-        (run_out, error_reason_pb2.SKIP_REASON_OUT_OF_MEMORY),
+        (spoil, skip_reason_pb2.SKIP_REASON_NOT_FINITE),
+        (break_down, skip_reason_pb2.SKIP_REASON_FAILED),
+        (run_out, skip_reason_pb2.SKIP_REASON_OUT_OF_MEMORY),
     ],
 )
 async def test_one_face_of_several_fails_and_the_others_are_restored(
@@ -68,7 +68,7 @@ async def test_all_faces_failing_is_reported_and_the_next_call_is_unharmed(seein
         hook = client.codeformer.register_forward_hook(break_down)
         answer = await client.restore(png(source))
         assert not answer.face_restoration_applied
-        assert answer.reason == error_reason_pb2.SKIP_REASON_FAILED
+        assert answer.reason == skip_reason_pb2.SKIP_REASON_FAILED
         np.testing.assert_array_equal(pixels(answer.image), source)
         hook.remove()
         assert (await client.restore(png(source))).face_restoration_applied

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.common.v1 import error_reason_pb2
+from atelier.common.v1 import skip_reason_pb2, warning_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer import parse
-from atelier_restorer.servicer import RestorerService
-from tests.integration.face_stage import Client, failure, photo, pixels, png, serve
+from tests.integration.restorer_server import Client, failure, photo, pixels, png, serve
 from tests.tiny_restorer import (
     FACES_OF_512_PX,
     NarrowParseNet,
@@ -46,9 +45,9 @@ def parsing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def network_of(client: Client) -> torch.nn.Module:
-    stage = client.server.stage
-    assert isinstance(stage, RestorerService) and stage.models.parser is not None
-    return stage.models.parser()._network
+    parser = client.server.service.models.parser
+    assert parser is not None
+    return parser()._network
 
 
 async def test_only_the_faces_parts_are_replaced(parsing: Path) -> None:
@@ -112,7 +111,7 @@ async def test_16_bits_and_an_enlarged_picture(parsing: Path) -> None:
         assert (result[mask > 0] != deep[mask > 0]).any()
         twice = await client.restore(png(deep), return_mask=True, max_faces=2, mask=PARSE, upscale=2)
         assert pixels(twice.image).shape == pixels(twice.mask).shape == (1280, 1280)
-        assert any("8 bits" in warning for warning in twice.warnings)
+        assert warning_pb2.WARNING_CODE_BIT_DEPTH_REDUCED in {warning.code for warning in twice.warnings}
 
 
 async def test_an_aligned_crop(parsing: Path) -> None:
@@ -160,9 +159,9 @@ class Poison:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (raise_error, error_reason_pb2.SKIP_REASON_FAILED),
-        (run_out, error_reason_pb2.SKIP_REASON_OUT_OF_MEMORY),
-        (None, error_reason_pb2.SKIP_REASON_NOT_FINITE),
+        (raise_error, skip_reason_pb2.SKIP_REASON_FAILED),
+        (run_out, skip_reason_pb2.SKIP_REASON_OUT_OF_MEMORY),
+        (None, skip_reason_pb2.SKIP_REASON_NOT_FINITE),
     ],
 )
 async def test_a_face_whose_parts_are_not_found_is_reported_and_left_as_it_was(
@@ -196,7 +195,7 @@ async def test_what_the_parser_takes_for_no_face_is_not_called_restored(tmp_path
     async with serve(model_set) as client:
         answer = await client.restore(png(source), mask=PARSE, max_faces=2)
     assert not answer.face_restoration_applied
-    assert answer.reason == error_reason_pb2.SKIP_REASON_NO_FACE
+    assert answer.reason == skip_reason_pb2.SKIP_REASON_NO_FACE
     assert answer.faces and not any(face.restored for face in answer.faces)
     np.testing.assert_array_equal(pixels(answer.image), source)
 

@@ -12,13 +12,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from atelier.common.v1 import error_reason_pb2, image_pb2
+from atelier.common.v1 import image_pb2, skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_runtime import metrics
-from tests.integration.face_stage import Client, photo, pixels, png, serve
+from tests.integration.restorer_server import Client, photo, pixels, png, serve
 
-SKIPPED = error_reason_pb2.SKIP_REASON_SKIPPED
-OVER_LIMIT = error_reason_pb2.SKIP_REASON_OVER_LIMIT
+SKIPPED = skip_reason_pb2.SKIP_REASON_SKIPPED
+OVER_LIMIT = skip_reason_pb2.SKIP_REASON_OVER_LIMIT
 
 
 async def detect(client: Client, source: np.ndarray, confidence: float = 0.8) -> list[pb.Face]:
@@ -41,12 +41,12 @@ async def test_what_was_detected_is_sent_back_with_an_order_each(seeing: Path) -
         found = await detect(client, source)
         assert len(found) >= 3
         assert all(face.HasField("sharpness") and face.HasField("roll_degrees") for face in found)
-        orders = [
+        edits = [
             pb.FaceEdit(face=found[0], fidelity=0.0),
             pb.FaceEdit(face=found[1], skip=True),
             pb.FaceEdit(face=found[2]),
         ]
-        answer = await client.restore(png(source), faces=orders, fidelity=1.0, return_mask=True)
+        answer = await client.restore(png(source), faces=edits, fidelity=1.0, return_mask=True)
         assert "detect" not in [stage.stage for stage in answer.stages]
         assert [face.restored for face in answer.faces] == [True, False, True]
         assert [face.reason for face in answer.faces][1] == SKIPPED
@@ -74,12 +74,12 @@ async def test_a_face_whose_landmarks_lie_beyond_the_picture_is_taken_back(seein
 async def test_orders_beyond_the_limit_are_reported(seeing: Path) -> None:
     source = photo(1200, 640)
     async with serve(seeing) as client:
-        orders = [pb.FaceEdit(face=face) for face in await detect(client, source)]
-        orders[0].skip = True
-        answer = await client.restore(png(source), faces=orders, max_faces=1)
+        edits = [pb.FaceEdit(face=face) for face in await detect(client, source)]
+        edits[0].skip = True
+        answer = await client.restore(png(source), faces=edits, max_faces=1)
         assert [face.reason for face in answer.faces[:3]] == [
             SKIPPED,
-            error_reason_pb2.SKIP_REASON_UNSPECIFIED,
+            skip_reason_pb2.SKIP_REASON_UNSPECIFIED,
             OVER_LIMIT,
         ]
 
@@ -127,14 +127,14 @@ async def test_crops_before_and_after_are_what_was_cut_and_pasted(seeing: Path) 
 
 async def test_a_sweep_equals_single_calls_and_encodes_once(seeing: Path) -> None:
     source, fidelities = photo(), [0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 1.0]
-    encoded, drawn = [], []
+    encoded, decoded = [], []
     async with serve(seeing) as client:
         hooks = [
             client.codeformer.encoder.register_forward_hook(
                 lambda network, inputs, output: encoded.append(len(inputs[0]))
             ),
             client.codeformer.generator.blocks[0].register_forward_hook(
-                lambda network, inputs, output: drawn.append(len(inputs[0]))
+                lambda network, inputs, output: decoded.append(len(inputs[0]))
             ),
         ]
         request = pb.CompareFidelitiesRequest(
@@ -143,10 +143,12 @@ async def test_a_sweep_equals_single_calls_and_encodes_once(seeing: Path) -> Non
             ),
             fidelities=fidelities,
         )
-        results = (await client.stub.CompareFidelities(request, timeout=60)).results
-        assert (sum(encoded), sum(drawn)) == (2, 2 * len(fidelities)), "of two faces"
+        responses = [r async for r in client.stub.CompareFidelities(request, timeout=60)]
+        assert (sum(encoded), sum(decoded)) == (2, 2 * len(fidelities)), "of two faces"
         for hook in hooks:
             hook.remove()
+        assert [response.fidelity for response in responses] == fidelities
+        results = [response.result for response in responses]
         for fidelity, result in [*zip(fidelities, results, strict=True)][::3]:
             single = await client.restore(png(source), max_faces=2, fidelity=fidelity, return_mask=True)
             assert np.abs(pixels(single.image).astype(int) - pixels(result.image)).max() <= 1
@@ -198,25 +200,25 @@ def _pause() -> None:
 
 @pytest.mark.slow
 async def test_a_thousand_mixed_requests_get_their_own_faces_and_the_memory_stays_flat(seeing: Path) -> None:
-    """Each picture has a colour of its own; a crop that went astray would carry another's."""
+    """Each picture has its own color; a crop that went astray would carry another's."""
 
-    def coloured(number: int) -> np.ndarray:
-        colour = np.array([number * 37 % 256, number * 91 % 256, number * 53 % 256])
-        return np.clip(photo(256, 256) // 8 + colour * 7 // 8, 0, 255).astype(np.uint8)
+    def colored(number: int) -> np.ndarray:
+        color = np.array([number * 37 % 256, number * 91 % 256, number * 53 % 256])
+        return np.clip(photo(256, 256) // 8 + color * 7 // 8, 0, 255).astype(np.uint8)
 
     different = [(number, kind) for number in range(25) for kind in range(4)]
     async with serve(seeing, max_batch=8, queue_capacity=1000) as client:
-        orders = [pb.FaceEdit(face=face) for face in await detect(client, coloured(0))][:2]
-        # One kind in four is detected anew, which takes longer than all the rest; one takes two faces.
+        edits = [pb.FaceEdit(face=face) for face in await detect(client, colored(0))][:2]
+        # One kind in four is detected again, which takes longer than all the rest; one takes two faces.
         kinds: list[dict[str, Any]] = [
             {"max_faces": 1, "rule": pb.FACE_RULE_LARGEST},
-            {"faces": orders, "fidelity": 0.0},
-            {"faces": orders[:1], "fidelity": 1.0, "upscale": 2, "use_upscaler": False},
-            {"faces": orders[:1], "visibility": 0.5},
+            {"faces": edits, "fidelity": 0.0},
+            {"faces": edits[:1], "fidelity": 1.0, "upscale": 2, "use_upscaler": False},
+            {"faces": edits[:1], "visibility": 0.5},
         ]
 
         async def ask(number: int, kind: int) -> np.ndarray:
-            answer = await client.restore(png(coloured(number)), timeout=600, **kinds[kind])
+            answer = await client.restore(png(colored(number)), timeout=600, **kinds[kind])
             assert answer.face_restoration_applied
             return np.array(Image.open(io.BytesIO(answer.image.data)))
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from atelier.common.v1 import error_reason_pb2, image_pb2
+from atelier.common.v1 import image_pb2, skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.paste import restored_parts, soften_parts
-from tests.integration.face_stage import Client, pixels, png, serve
+from tests.integration.restorer_server import Client, pixels, png, serve
 from tests.parity import recipe
 from tests.parity.face_parts import parser
 from tests.tiny_restorer import build_set
@@ -74,11 +74,11 @@ async def test_a_photograph_with_two_faces_at_most(published: Path) -> None:
     reasons = [face.reason for face in answer.faces if not face.restored]
     assert len(restored) == 2
     assert answer.face_restoration_applied
-    assert error_reason_pb2.SKIP_REASON_OVER_LIMIT in reasons
+    assert skip_reason_pb2.SKIP_REASON_OVER_LIMIT in reasons
     assert set(reasons) <= {
-        error_reason_pb2.SKIP_REASON_OVER_LIMIT,
-        error_reason_pb2.SKIP_REASON_TOO_SMALL,
-        error_reason_pb2.SKIP_REASON_LOW_CONFIDENCE,
+        skip_reason_pb2.SKIP_REASON_OVER_LIMIT,
+        skip_reason_pb2.SKIP_REASON_TOO_SMALL,
+        skip_reason_pb2.SKIP_REASON_LOW_CONFIDENCE,
     }
     mask, result = pixels(answer.mask), pixels(answer.image)
     assert result.shape == photograph.shape

@@ -15,10 +15,11 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer import parse
 from atelier_restorer.align import crop_to_picture, face_to_crop
 from atelier_restorer.paste import paste_face
-from atelier_restorer.upscale import enlarge
+from atelier_runtime.sizes import Size
+from atelier_runtime.upscaler import resample
 from bench import seam
 from drawing import draw
-from tests.integration.face_stage import failure, photo, pixels, png, serve
+from tests.integration.restorer_server import failure, photo, pixels, png, serve
 from tests.integration.test_gateway_restore import desk, file_of
 from tests.integration.test_restorer_command import Here, here, pixels_of, there
 from tests.tiny_restorer import (
@@ -85,9 +86,9 @@ async def test_a_codeformer_from_a_file_is_not_bound_by_the_sets_word(matching: 
 
 async def test_nothing_is_called_matched_where_nothing_was_restored(matching: Path) -> None:
     async with serve(matching) as client:
-        enlarged = await client.restore(png(photo(64, 64)), max_faces=0, match_tone=True)
+        upscaled = await client.restore(png(photo(64, 64)), max_faces=0, match_tone=True)
         small = await client.restore(FILE, min_face_px=5000, match_tone=True)
-    assert not enlarged.tone_matched and not small.tone_matched
+    assert not upscaled.tone_matched and not small.tone_matched
 
 
 async def test_an_aligned_crop_is_not_pasted_so_there_is_nothing_to_match(matching: Path) -> None:
@@ -202,7 +203,8 @@ async def test_the_demo_networks_leave_no_box_around_a_drawn_face(scale: int) ->
     drawing, order = drawn_portrait()
     async with serve(Path("demo")) as client:
         for picture in (drawing, on_flat_colour(drawing, order)):
-            before = enlarge(picture, scale, None, lambda: None).picture.astype(np.float64)
+            size = Size(picture.shape[1] * scale, picture.shape[0] * scale)
+            before = resample(picture, size).astype(np.float64)
             fields = {"faces": [order], "return_mask": True, "upscale": scale, "use_upscaler": False}
             plain = await client.restore(png(picture), match_tone=False, **fields)
             answer = await client.restore(png(picture), **fields)

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.conftest import program
 from tests.k8s import queries
 from tests.k8s.manifests import STAGES
+from tests.processes import program
 
 DRAWN = 'atelier_request_duration_seconds_count{method="GenerateImage", code="OK"}'
 GAUGES = (

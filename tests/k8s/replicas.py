@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from tests.e2e.conftest import free_port, process, program, wait_for
+from tests.processes import free_port, process, program, wait_for
 
 NAME = "restorer.test"
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import free_port, wait_for
 from tests.k8s import dockerfile
 from tests.k8s.dockerfile import DOCKER, PREFIX
 from tests.k8s.manifests import NAMES, ROOT, STAGES, Workload, program, workloads
+from tests.processes import free_port, wait_for
 
 DEBIAN_PACKAGES = {
     "libGL.so.1": "libgl1",

@@ -21,9 +21,9 @@ from atelier_runtime import metrics
 from atelier_runtime.errors import ErrorReason
 from atelier_runtime.vram import VramCollector
 from tests import tiny_restorer
-from tests.e2e.conftest import free_port, process, program, ready, wait_for
 from tests.k8s import queries
 from tests.k8s.manifests import STAGES, Workload, of_kind, overlay, workloads
+from tests.processes import free_port, process, program, ready, wait_for
 
 pytestmark = pytest.mark.slow
 

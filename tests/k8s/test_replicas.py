@@ -16,8 +16,8 @@ from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from tests import tiny_restorer
-from tests.e2e.conftest import wait_for
 from tests.k8s.replicas import Replica, Street, photograph, seconds_until
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.slow
 

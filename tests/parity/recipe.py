@@ -108,7 +108,7 @@ def _compare(what: str, network: str, entry: str, seed: int, found: str) -> None
 
 
 def image(name: str, seed: int, height: int, width: int, grid: int = 16, noise: float = 12.0) -> np.ndarray:
-    """Return a picture (height, width, 3) of uint8: soft patches of colour, and noise."""
+    """Return a picture (height, width, 3) of uint8: soft patches of color, and noise."""
     generator = _generator(f"image:{name}", seed)
     corners = generator.uniform(20.0, 235.0, (grid + 1, grid + 1, 3))
     y, x = (np.arange(length) * (grid / length) for length in (height, width))

@@ -73,8 +73,8 @@ def restored(number: int) -> np.ndarray:
     return recipe.image(f"restored{number}", 1, 512, 512, noise=3)
 
 
-def enlarged(picture: np.ndarray, factor: float) -> np.ndarray:
-    """Return the picture as the reference enlarges it: linear."""
+def upscaled(picture: np.ndarray, factor: float) -> np.ndarray:
+    """Return the picture as the reference upscales it: linear."""
     if factor == 1:
         return picture
     return np.asarray(cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR))
@@ -88,7 +88,7 @@ def paste(
     faults: Faults,
 ) -> np.ndarray:
     """Return the picture with faces (crop, name of its landmarks) pasted, before the cast to 8 bits."""
-    result = enlarged(picture, scale).astype(np.float64)
+    result = upscaled(picture, scale).astype(np.float64)
     for number, (crop, name) in enumerate(faces):
         affine, _ = cv2.estimateAffinePartial2D(np.array(SETS[name]["landmarks"]), TEMPLATE, method=cv2.LMEDS)
         matrix = cv2.invertAffineTransform(affine) * scale

@@ -1,6 +1,6 @@
 """Our alignment and the soft square against the reference's.
 
-Tolerance: two grey levels, which is what two versions of OpenCV differ by.
+Tolerance: two gray levels, which is what two versions of OpenCV differ by.
 """
 
 import json

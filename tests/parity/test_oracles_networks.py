@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
-from atelier_restorer.upscale import Upscaler
+from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import Component
 from tests.parity import oracles, recipe
 
@@ -65,9 +66,9 @@ def test_the_upscaler_equals_the_rrdbnet_of_basicsr(network: str, scale: int, tm
     assert expected.std() > 20, "a nearly even picture would prove little"
     file = tmp_path / f"{network}.pth"
     torch.save({"params_ema": state}, file)
-    upscaler = Upscaler.load(Component("upscaler", network, file), torch.device("cpu"))
+    upscaler = Upscaler.load(Component(NetworkRole.UPSCALER, network, file), torch.device("cpu"))
     assert upscaler.factor == scale
-    picture = upscaler.enlarge(pixels, lambda: None)
+    picture = upscaler.upscale(pixels, lambda: None)
     assert picture.shape == (32 * scale, 48 * scale, 3)
     rounding = 0.5
     assert np.abs(picture - expected).max() <= rounding + 0.02

@@ -1,6 +1,6 @@
 """Our paste-back against the reference's pictures.
 
-Two grey levels are what two versions of OpenCV differ by.
+Two gray levels are what two versions of OpenCV differ by.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tests.parity.reference_paste import (
     Golden,
     adain_gray,
     background,
-    enlarged,
     paste,
     restored,
+    upscaled,
 )
 
 LEVELS = 2
 SHARE = 0.999
 
-# A parsed face costs a forward pass of 5 s and more; the first face is parsed once for all cases.
+# A parsed face costs a forward pass of 5 s and more; the first face is parsed only once, for all cases.
 CASES = [
     pytest.param(name, marks=pytest.mark.slow if golden.parsed and len(golden.faces) > 1 else ())
     for name, golden in GOLDENS.items()
@@ -40,7 +40,7 @@ CASES = [
 
 def ours(golden: Golden, shift_px: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return our picture, its mask, and the picture before."""
-    before = enlarged(background(), golden.scale)
+    before = upscaled(background(), golden.scale)
     picture, mask = before.copy(), np.zeros(before.shape[:2], np.uint8)
     for number, name in enumerate(golden.faces):
         matrix = crop_to_picture(face_to_crop(SETS[name]["landmarks"]), golden.scale)
@@ -107,9 +107,9 @@ def test_ours_with_the_references_faults_would_be_the_reference(name: str) -> No
 
 
 def test_a_gray_face_equals_the_references_where_that_does_not_overflow() -> None:
-    """The reference's picture was enlarged to 512 px first, see docs/parity.md."""
+    """The reference's picture was upscaled to 512 px first, see docs/parity.md."""
     golden = recipe.golden("paste")["gray_up1"]
-    before = enlarged(np.repeat(background()[..., 2:], 3, axis=2), 512 / 480)
+    before = upscaled(np.repeat(background()[..., 2:], 3, axis=2), 512 / 480)
     picture, mask = before.copy(), np.zeros(before.shape[:2], np.uint8)
     matrix = face_to_crop(SETS["frontal"]["landmarks"])
     face = gray_face(restored(0), cut_crop(before, matrix))

@@ -20,9 +20,9 @@ from tests.parity.reference_paste import (
     Faults,
     adain_gray,
     background,
-    enlarged,
     paste,
     restored,
+    upscaled,
 )
 from tests.tiny_restorer import FACES_OF_512_PX, detector_state
 
@@ -31,7 +31,7 @@ def cost(name: str, faults: Faults) -> np.ndarray:
     """Return the levels (N, 3) by which faults change the pixels that pasting changes."""
     golden = GOLDENS[name]
     faces = [(restored(number), face) for number, face in enumerate(golden.faces)]
-    picture = enlarged(background(), golden.scale)
+    picture = upscaled(background(), golden.scale)
     right = paste(background(), faces, golden.scale, None, Faults())
     faulty = paste(background(), faces, golden.scale, None, faults)
     return (faulty - right)[((right != picture) | (faulty != picture)).any(axis=2)]
@@ -76,7 +76,7 @@ def test_the_rim_of_a_small_face_is_darkened() -> None:
 def test_a_picture_below_512_px_is_resampled_whole(name: str, scale: int) -> None:
     """What was given has 480x640 px; what comes back has another size and other pixels everywhere."""
     picture = background()
-    resampled = enlarged(picture, 512 / 480)
+    resampled = upscaled(picture, 512 / 480)
     assert (picture.shape, resampled.shape) == ((480, 640, 3), (512, 683, 3))
     faulty = paste(resampled, [(restored(0), "frontal")], scale, None, ALL)
     step = 3 * scale
@@ -89,7 +89,7 @@ def test_a_picture_below_512_px_is_resampled_whole(name: str, scale: int) -> Non
 
 def test_gray_faces_overflow() -> None:
     golden = recipe.golden("paste")["gray_up1"]
-    picture = enlarged(np.repeat(background()[..., 2:], 3, axis=2), 512 / 480)
+    picture = upscaled(np.repeat(background()[..., 2:], 3, axis=2), 512 / 480)
     matrix = face_to_crop(SETS["frontal"]["landmarks"])
     crop = cut_crop(picture, matrix)
     face = adain_gray(restored(0), crop)

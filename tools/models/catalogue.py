@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from atelier_runtime.weights import ROLES
+from atelier_runtime.service_status import NetworkRole
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
 PICKLES = (".pth", ".pt", ".ckpt")
@@ -167,8 +167,8 @@ def _license(key: str, table: Mapping[str, Any]) -> License:
 
 def _entry(role: str, table: Mapping[str, Any], licenses: Mapping[str, License]) -> Entry:
     where = f"components.{role}"
-    if role not in ROLES:
-        raise CatalogueError(f"{where} is unknown; known are {', '.join(ROLES)}")
+    if role not in set(NetworkRole):
+        raise CatalogueError(f"{where} is unknown; known are {', '.join(NetworkRole)}")
     path = _text(where, table, "path")
     key = _text(where, table, _spelling(table, "license"))
     if key not in licenses:

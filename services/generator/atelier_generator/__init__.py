@@ -1,1 +1,1 @@
-"""Atelier's drawing stage: SDXL base pass, enlargement, second pass, refiner."""
+"""Atelier's generator: SDXL base pass, upscaling, second pass, refiner."""

@@ -1,6 +1,6 @@
 """The command `atelier-generator`.
 
-torch takes seconds to import, so each command imports it late: help and bad settings do not wait.
+torch takes seconds to import, so each command imports it late: help and invalid settings do not wait.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ _FORMAT_OF_SUFFIX: dict[str, images.Format] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="atelier-generator",
-        description="Atelier's drawing stage: SDXL over gRPC.",
+        description="Atelier's generator: SDXL over gRPC.",
         epilog=runtime_settings.help_text(GeneratorSettings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True)
     serve_parser = commands.add_parser("serve", help="serve gRPC until SIGTERM")
     serve_parser.set_defaults(command=serve)
-    _add_draw(commands.add_parser("draw", help="draw one picture into a file, without a server"))
-    inspect_parser = commands.add_parser("inspect", help="say what a model set, folder or single file holds")
+    _add_draw(commands.add_parser("draw", help="generate one image into a file, without a server"))
+    inspect_parser = commands.add_parser("inspect", help="describe a model set, folder or single file")
     inspect_parser.set_defaults(command=inspect)
     inspect_parser.add_argument(
         "path", type=Path, help="model set, folder in diffusers' layout, or single-file checkpoint"
     )
-    chosen = parser.parse_args(arguments)
-    # Read by OpenMP when torch is imported. Its threads otherwise spin while they wait for each other,
-    # which takes the cores from the other processes and, where cores are shared, slows ours several times.
+    args = parser.parse_args(argv)
+    # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, which
+    # starves other processes and, where cores are shared, slows our own down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    exit_code: int = chosen.command(chosen)
+    exit_code: int = args.command(args)
     return exit_code
 
 
-def serve(chosen: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+def serve(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM."""
     settings = runtime_settings.load(GeneratorSettings)
     from atelier_generator.servicer import GeneratorService
     from atelier_runtime.server import run_service
@@ -62,67 +62,67 @@ def serve(chosen: argparse.Namespace) -> int:
     return run_service("generator", settings, partial(GeneratorService, settings))
 
 
-def draw(chosen: argparse.Namespace) -> int:
-    """Draw one picture; what is wrong goes to standard error."""
+def draw(args: argparse.Namespace) -> int:
+    """Generate one image; errors go to standard error."""
     settings = runtime_settings.load(GeneratorSettings)
-    output: Path = chosen.output
+    output: Path = args.output
     file_format = _FORMAT_OF_SUFFIX.get(output.suffix.lower())
     if file_format is None:
         print(f"--output: {output} must end with {', '.join(_FORMAT_OF_SUFFIX)}", file=sys.stderr)
         return 2
-    options = {name: getattr(chosen, name) for name in GenerateRequest.__dataclass_fields__ if name in chosen}
-    request = GenerateRequest(**options, output_format=file_format)
+    options = {name: getattr(args, name) for name in GenerateRequest.__dataclass_fields__ if name in args}
     try:
-        request.check(settings.max_pixels)
+        request = GenerateRequest(**options, output_format=file_format)
+        request.check_size(settings.max_pixels)
         from atelier_generator.models import load_models
         from atelier_generator.pipeline import Pipeline
 
         models = load_models(settings)
         request = request.completed(models.model_set.default_negative_prompt)
-        drawing = Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
+        generation = Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
     except AtelierError as error:
         print(error.message, file=sys.stderr)
         return 1
     except StartupError as error:
         print(f"{GeneratorSettings.model_config['env_prefix']}{error}", file=sys.stderr)
         return 1
-    output.write_bytes(images.encode(images.Picture(rgb=drawing.picture), file_format, request.quality))
-    for warning in drawing.warnings:
-        print(warning, file=sys.stderr)
+    output.write_bytes(images.encode(images.Picture(rgb=generation.pixels), file_format, request.quality))
+    for warning in generation.warnings:
+        print(warning.message, file=sys.stderr)
     print(f"{output}: {request.result_size}, seed {request.seed}")
     return 0
 
 
-def inspect(chosen: argparse.Namespace) -> int:
-    """Print what lies at a path as JSON; what is wrong with it goes to standard error."""
+def inspect(args: argparse.Namespace) -> int:
+    """Print the description of a path as JSON; errors go to standard error."""
     from atelier_generator.nets import inspection
     from atelier_runtime.weights import CheckpointError
 
     try:
-        described = inspection.inspect(chosen.path)
+        description = inspection.inspect(args.path)
     except (CheckpointError, StartupError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps(described, indent=2))
+    print(json.dumps(description, indent=2))
     return 0
 
 
 def _add_draw(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=draw)
-    parser.add_argument("prompt", help="what to draw")
+    parser.add_argument("prompt", help="what to generate")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("picture.png"), help="PNG, JPEG or WebP file"
     )
-    parser.add_argument("--negative-prompt", help="what to keep out (default: the model set's)")
-    parser.add_argument("--seed", type=int, help="seed of the noise (default: drawn, and printed)")
-    named: dict[str, tuple[str, type]] = {
+    parser.add_argument("--negative-prompt", help="what to avoid (default: the model set's)")
+    parser.add_argument("--seed", type=int, help="seed of the noise (default: random, and printed)")
+    flags: dict[str, tuple[str, type]] = {
         "width_px": ("--width", int),
         "height_px": ("--height", int),
         "num_inference_steps": ("--steps", int),
         "guidance_scale": ("--guidance-scale", float),
         "quality": ("--quality", int),
     }
-    for name, (flag, kind) in named.items():
+    for name, (flag, kind) in flags.items():
         default = getattr(GenerateRequest, name)
         parser.add_argument(flag, dest=name, type=kind, default=default, help=f"(default {default})")
     for name, flag in (

@@ -1,24 +1,24 @@
-"""The networks of a model set, loaded from its folder into one device's memory.
+"""The networks of a model set, loaded into the memory of one device.
 
     text_to_image  ──┐ share UNet, text encoders, tokenizers, scheduler, VAE:
     image_to_image ──┘ one copy in memory
     refiner             its own UNet and scheduler; VAE and second text encoder of the base
-    autoencoder         the VAE with its own number format and a check of what it makes
+    autoencoder         the VAE in its own dtype, with checks of its output
     upscaler            any network that spandrel loads
 
-Base and refiner are folders in diffusers' layout or single files (nets/). Nothing is fetched: a file that is
-missing or that the manifest does not list stops the start, and so does a network that is not whole.
+Base and refiner are folders in diffusers' layout or single files (nets/). Nothing is downloaded: startup
+fails if a file is missing or not in the manifest, or if a network is incomplete.
 
-Number formats. `dtype` (setting DTYPE; auto: float32 on a CPU, bfloat16 on a card that computes in it, else
-float16) is that of the UNets, text encoders and upscaler. What stays in float32, and why:
+Precision. `dtype` (setting DTYPE; auto: float32 on a CPU, bfloat16 on a GPU that supports it, else float16)
+is that of the UNets, text encoders and upscaler. What stays in float32, and why:
 
-    VAE                with float16, if its configuration says `force_upcast`, as SDXL's does: its activations
-                       pass 65504. A VAE made for float16 says it does not, and stays in it. bfloat16 has the
-                       range of float32.
-    noise              drawn in float32 on the CPU: one seed means one picture on every device and format.
+    VAE                with float16, if its configuration has `force_upcast`, as SDXL's does: its activations
+                       exceed 65504. A VAE made for float16 turns it off and stays in float16. bfloat16 has
+                       the range of float32.
+    noise              sampled in float32 on the CPU: one seed means one image on every device and dtype.
     timesteps, sigmas  the scheduler's; a step adds in float32, then rounds the latents to `dtype`.
-    a failed decode    is tried once more with the VAE in float32, see `Autoencoder.decode_in_float32`.
-    pixels             from the VAE's answer on.
+    a failed decode    is retried once with the VAE in float32, see `Autoencoder.decode_in_float32`.
+    pixels             from the VAE's output on.
 
 docs/precision.md has the figures.
 """
@@ -39,17 +39,21 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from atelier_generator.nets.published import Kind
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored_pipeline import StoredPipeline
-from atelier_generator.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 from atelier_runtime.processors import usable_processors
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import ServiceSettings, StartupError
+from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import CheckpointError, Component, ModelSet
 
 log = logging.getLogger(__name__)
 
-_ONE_COLOUR_DEVIATION = 0.5  # of 255: no drawing, however plain, is as even as that
+ROLES = (NetworkRole.BASE, NetworkRole.REFINER, NetworkRole.UPSCALER)
+"""The networks that the generator runs."""
+
+_ONE_COLOR_DEVIATION = 0.5  # of 255: no image, however plain, is as uniform as that
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,15 @@ class Models:
 
     @property
     def native_side(self) -> int:
-        """Side in px of the pictures that the base network was trained on, within `max_side`."""
+        """Side in px of the images that the base network was trained on, within `max_side`."""
         side = int(self.text_to_image.default_sample_size * self.text_to_image.vae_scale_factor)
         return min(side, self.model_set.max_side or side)
 
 
 class LatentsToLatents(StableDiffusionXLImg2ImgPipeline):
-    """diffusers' image to image, given latents of as many channels as the VAE has.
+    """diffusers' image to image, for latents with as many channels as the VAE has.
 
-    diffusers' own takes four channels for latents and any other number for a picture.
+    diffusers itself takes four channels for latents and any other number for pixels.
     """
 
     scheduler: Any
@@ -97,14 +101,14 @@ class LatentsToLatents(StableDiffusionXLImg2ImgPipeline):
     ) -> torch.Tensor:
         """Return the latents `image` (1, C, H/8, W/8) with the noise of the first step."""
         latents = image.to(device, dtype)
-        # Drawn in float32 on the generator's device: one seed means one picture, as in the base pass.
+        # Sampled in float32 on the generator's device: one seed means one image, as in the base pass.
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         noisy: torch.Tensor = self.scheduler.add_noise(latents, noise, timestep)
         return noisy
 
 
 class Autoencoder:
-    """The VAE: pictures (uint8 RGB) to scaled latents (1, C, H/8, W/8) and back."""
+    """The VAE: pixels (uint8 RGB) to scaled latents (1, C, H/8, W/8) and back."""
 
     def __init__(self, vae: Any) -> None:
         """`vae`: diffusers' `AutoencoderKL`, shared with the pipelines."""
@@ -115,10 +119,10 @@ class Autoencoder:
         """True if it runs in fewer than 32 bits."""
         return bool(self._vae.dtype != torch.float32)
 
-    def encode(self, picture: RgbArray, *, tiled: bool) -> torch.Tensor:
-        """Return the mean latents of a picture whose sides are multiples of the VAE's factor."""
+    def encode(self, image: RgbArray, *, tiled: bool) -> torch.Tensor:
+        """Return the mean latents of an image whose sides are multiples of the VAE's factor."""
         self._tile(tiled)
-        pixels = torch.from_numpy(picture.copy()).to(self._vae.device)
+        pixels = torch.from_numpy(image.copy()).to(self._vae.device)
         batch = pixels.permute(2, 0, 1).unsqueeze(0).float().div_(127.5).sub_(1)
         latents = self._vae.encode(batch.to(self._vae.dtype)).latent_dist.mode()
         mean, std = self._statistics(latents)
@@ -126,12 +130,12 @@ class Autoencoder:
         return scaled
 
     def decode(self, latents: torch.Tensor, *, tiled: bool) -> RgbArray:
-        """Return the picture of some latents.
+        """Return the image of some latents.
 
-        Raises `BadImage` if latents or picture have non-finite values, or the picture is of one colour.
+        Raises `BadImage` if latents or image have non-finite values, or the image is a single color.
         """
         if not torch.isfinite(latents).all():
-            raise BadImage("The drawing network made non-finite values.")
+            raise BadImage("The output of the diffusion network has non-finite values.")
         self._tile(tiled)
         latents = latents.to(self._vae.dtype)
         mean, std = self._statistics(latents)
@@ -139,16 +143,16 @@ class Autoencoder:
         return checked_picture(pixels.float())
 
     def decode_in_float32(self, latents: torch.Tensor, *, tiled: bool) -> RgbArray:
-        """`decode` in 32 bits, whatever the VAE usually runs in."""
+        """`decode` in 32 bits, whatever the VAE's own dtype."""
         usual = self._vae.dtype
-        try:  # the conversion too may run out of memory, half done
+        try:  # the conversion may run out of memory halfway through
             self._convert(torch.float32)
             return self.decode(latents, tiled=tiled)
         finally:
             self._convert(usual)
 
     def _convert(self, dtype: torch.dtype) -> None:
-        with torch.inference_mode(False):  # parameters made inside could never be changed again
+        with torch.inference_mode(False):  # parameters created in inference mode could not be changed later
             self._vae.to(dtype)
 
     def _tile(self, tiled: bool) -> None:
@@ -170,39 +174,41 @@ class Autoencoder:
 
 
 def checked_picture(pixels: torch.Tensor) -> RgbArray:
-    """Turn a VAE's answer, float (1, 3, H, W) in -1 to 1, into uint8 RGB (H, W, 3).
+    """Convert a VAE's output, float (1, 3, H, W) from -1 to 1, to uint8 RGB (H, W, 3).
 
-    Raises `BadImage` for non-finite values and for a picture of one colour.
+    Raises `BadImage` for non-finite values and for an image of a single color.
     """
     if not torch.isfinite(pixels).all():
-        raise BadImage("The autoencoder made non-finite values.")
+        raise BadImage("The output of the autoencoder has non-finite values.")
     scaled = pixels.squeeze(0).add(1).mul_(127.5).clamp_(0, 255).round_()
-    if scaled.flatten(1).std(dim=1, correction=0).max() < _ONE_COLOUR_DEVIATION:
-        raise BadImage("The networks made a picture of one colour.")
+    if scaled.flatten(1).std(dim=1, correction=0).max() < _ONE_COLOR_DEVIATION:
+        raise BadImage("The networks produced an image of a single color.")
     return np.ascontiguousarray(scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def load_models(settings: ServiceSettings) -> Models:
-    """Load and check the generator's part of the model set that the settings name.
+    """Load and check the generator's part of the model set in the settings.
 
     Raises `StartupError` naming the setting or the file.
     """
-    _quieten_libraries()
+    _silence_libraries()
     torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     if device.type == "cpu" and dtype != torch.float32:
         raise StartupError("DTYPE: on a CPU the networks run in float32; leave it at auto")
     model_set = ModelSet.open(settings.model_set)
-    base = model_set.require("base")
-    model_set.verify("base", "refiner", "upscaler")
+    base = model_set.require(NetworkRole.BASE)
+    model_set.verify(*ROLES)
 
     stored_base = _read(base, "base")
     stored_refiner = (
-        _read(refiner, "refiner", stored_base) if (refiner := model_set.component("refiner")) else None
+        _read(refiner, "refiner", stored_base)
+        if (refiner := model_set.component(NetworkRole.REFINER))
+        else None
     )
     text_to_image = load_base(stored_base, device, dtype)
-    upscaler = model_set.component("upscaler")
+    upscaler = model_set.component(NetworkRole.UPSCALER)
     models = Models(
         model_set=model_set,
         device=device,
@@ -213,7 +219,7 @@ def load_models(settings: ServiceSettings) -> Models:
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
     )
-    for role in ("base", "refiner", "upscaler"):
+    for role in ROLES:
         component = model_set.component(role)
         if component is not None:
             log.info("network loaded", extra={"role": role, "network": component.name})
@@ -224,7 +230,8 @@ def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) 
     """Return the text-to-image pipeline of a checked base on a device."""
     networks = {part: network.load(dtype) for part, network in stored.networks.items() if part != "vae"}
     vae = stored.networks["vae"].load(vae_dtype(dtype, stored.networks["vae"].config))
-    pipeline: Any = StableDiffusionXLPipeline(
+    pipeline_class: Any = StableDiffusionXLPipeline  # diffusers' constructors are not annotated
+    pipeline = pipeline_class(
         **networks,
         vae=vae,
         tokenizer=stored.tokenizer("tokenizer"),
@@ -244,7 +251,8 @@ def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) 
 
 def share_for_images(base: Any) -> Any:
     """Return the image-to-image pipeline of a base: the same networks and scheduler, in memory once."""
-    pipeline: Any = LatentsToLatents(
+    pipeline_class: Any = LatentsToLatents  # diffusers' constructors are not annotated
+    pipeline = pipeline_class(
         **base.components,
         force_zeros_for_empty_prompt=base.config.force_zeros_for_empty_prompt,
         requires_aesthetics_score=False,
@@ -259,7 +267,8 @@ def load_refiner(stored: StoredPipeline, base: Any, device: torch.device, dtype:
 
     It was trained with that text encoder alone.
     """
-    refiner = LatentsToLatents(
+    pipeline_class: Any = LatentsToLatents  # diffusers' constructors are not annotated
+    refiner = pipeline_class(
         unet=stored.networks["unet"].load(dtype).to(device, memory_format=torch.channels_last),
         scheduler=stored.scheduler(),
         tokenizer=None,
@@ -276,7 +285,7 @@ def load_refiner(stored: StoredPipeline, base: Any, device: torch.device, dtype:
 
 
 def vae_dtype(dtype: torch.dtype, config: Mapping[str, Any]) -> torch.dtype:
-    """Return the VAE's number format where the other networks run in `dtype`."""
+    """Return the VAE's dtype where the other networks run in `dtype`."""
     upcast = dtype == torch.float16 and config.get("force_upcast", True)
     return torch.float32 if upcast else dtype
 
@@ -293,14 +302,14 @@ def _read(component: Component, kind: Kind, base: StoredPipeline | None = None) 
 
 def _prepare(pipeline: Any) -> None:
     pipeline.set_progress_bar_config(disable=True)
-    # What has another number of channels than this is resized and scaled as a picture.
+    # Anything with another number of channels is resized and scaled like pixels.
     pipeline.image_processor.register_to_config(vae_latent_channels=pipeline.vae.config.latent_channels)
 
 
-def _quieten_libraries() -> None:
-    # diffusers' warning about a long prompt quotes it, and prompts do not belong into logs;
-    # the caller is told by a warning in the answer.
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+def _silence_libraries() -> None:
+    # diffusers' warning about a long prompt quotes it, and prompts do not belong in logs; the caller gets a
+    # warning in the response.
+    modules: list[Any] = [diffusers.utils.logging, transformers.logging]  # their functions are not annotated
+    for module in modules:
+        module.set_verbosity_error()
+        module.disable_progress_bar()

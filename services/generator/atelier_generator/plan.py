@@ -1,10 +1,9 @@
 """The arithmetic of a request: how large each pass runs, and how many steps it takes.
 
-    asked size ──▶ base pass ──▶ (enlarge) ──▶ second pass ──▶ (enlarge) ──▶ crop ──▶ result size
+    requested size ──▶ base pass ──▶ (upscale) ──▶ second pass ──▶ (upscale) ──▶ crop ──▶ result size
 
-A model set may need sizes that are multiples of some number, and may name the longest side that
-its base network draws well (`max_side`) and, if it is another, its refiner (`refiner_max_side`); the
-upscaler covers what the passes may not draw.
+A model set may need sizes that are multiples of some number, and may limit the longest side at which its base
+network (`max_side`) and its refiner (`refiner_max_side`) run; the upscaler covers the rest.
 """
 
 from __future__ import annotations
@@ -14,24 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from atelier_runtime import defaults
-
-
-class Size(NamedTuple):
-    """Width and height in px."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-    def contains(self, other: Size) -> bool:
-        """Tell whether `other` can be cut out of this size."""
-        return self.width >= other.width and self.height >= other.height
+from atelier_runtime.sizes import Size, result_size
 
 
 class Passes(NamedTuple):
-    """Denoising steps that each pass runs; 0: the pass does not run."""
+    """Denoising steps of each pass; 0: the pass does not run."""
 
     base: int
     second: int
@@ -49,89 +35,61 @@ class Plan:
 
     base: Size
     second: Size | None
-    """Of the pass for hires fix or by the refiner; None if there is neither."""
+    """Of the hires or refiner pass; None if there is neither."""
     full: Size
-    """The finished picture before the simple enlargement."""
+    """The finished image before `lanczos_scale`."""
     result: Size
     limited: bool
-    """The set's limits held the base pass below its size, or the last pass below that of the picture."""
+    """The set's limits keep the base pass below its size, or the last pass below that of the image."""
 
 
 def make_plan(
-    asked: Size,
+    requested: Size,
     *,
     hires_fix: bool,
     refine: bool = False,
-    simple_scale: float | None,
+    lanczos_scale: float | None,
     size_multiple: int,
     max_side: int | None,
     refiner_max_side: int | None = None,
 ) -> Plan:
     """Choose the sizes of the passes.
 
-    Hires fix: the base pass at 0.75 of the asked size, the second pass at twice that. `refine`: the refiner
-    runs the second pass. The base network draws at most at `max_side`, the refiner at `refiner_max_side`,
-    if that is given. `simple_scale`: the legacy Lanczos enlargement of the finished picture.
+    Hires fix: the base pass at 0.75 of the requested size, the second pass at twice that. `refine`: the
+    refiner runs the second pass. The base network runs at most at `max_side`, the refiner at
+    `refiner_max_side` if given. `lanczos_scale`: upscaling of the finished image.
     """
-    full = result_size(asked, hires_fix=hires_fix, simple_scale=None)
-    result = result_size(asked, hires_fix=hires_fix, simple_scale=simple_scale)
-    smaller = asked
+    full = result_size(requested, hires_fix=hires_fix, lanczos_scale=None)
+    result = result_size(requested, hires_fix=hires_fix, lanczos_scale=lanczos_scale)
+    smaller = requested
     if hires_fix:
         scale = defaults.HIRES_BASE_SCALE
-        smaller = Size(round(asked.width * scale), round(asked.height * scale))
-    base = drawn_size(smaller, size_multiple, max_side)
+        smaller = Size(round(requested.width * scale), round(requested.height * scale))
+    base = pass_size(smaller, size_multiple, max_side)
     second = None
     if hires_fix or refine:
         own_limit = refine and refiner_max_side is not None
-        second = drawn_size(full, size_multiple, refiner_max_side if own_limit else max_side)
-    limited = base != drawn_size(smaller, size_multiple, None) or not (second or base).contains(full)
+        second = pass_size(full, size_multiple, refiner_max_side if own_limit else max_side)
+    limited = base != pass_size(smaller, size_multiple, None) or not (second or base).contains(full)
     return Plan(base, second, full, result, limited)
 
 
-def result_size(asked: Size, *, hires_fix: bool, simple_scale: float | None) -> Size:
-    """Return the finished size: 1.5 times the asked one for hires fix, down to a multiple of 8."""
-    scale = 1.0
-    if hires_fix:
-        scale = defaults.HIRES_BASE_SCALE * defaults.HIRES_ENLARGEMENT
-    elif simple_scale is not None:
-        scale = simple_scale
-    multiple = defaults.SIDE_PX_MULTIPLE
-    # The small addend keeps e.g. 1000 * 1.1 = 1100.0000000000002 and 1099.9999999999998 alike.
-    width, height = (math.floor(side * scale / multiple + 1e-9) * multiple for side in asked)
-    return Size(width, height)
-
-
-def drawn_size(asked: Size, size_multiple: int, max_side: int | None) -> Size:
-    """Return the size at which a pass runs: the next multiples, or the asked aspect within `max_side`."""
-    longest = max(asked)
+def pass_size(requested: Size, size_multiple: int, max_side: int | None) -> Size:
+    """Return the size of a pass: rounded up to multiples, or the same aspect ratio within `max_side`."""
+    longest = max(requested)
     limit = longest
     if max_side is not None:
         limit = min(longest, max(size_multiple, max_side // size_multiple * size_multiple))
-    # Whole numbers throughout: a ratio of floats could round 256 up to the next multiple.
-    width, height = (-(-side * limit // (longest * size_multiple)) * size_multiple for side in asked)
+    # Integers throughout: a ratio of floats could round 256 up to the next multiple.
+    width, height = (-(-side * limit // (longest * size_multiple)) * size_multiple for side in requested)
     return Size(width, height)
-
-
-def centred_crop(drawn: Size, wanted: Size) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom) of `wanted` in the middle of `drawn`, which contains it."""
-    left, top = (drawn.width - wanted.width) // 2, (drawn.height - wanted.height) // 2
-    return left, top, left + wanted.width, top + wanted.height
-
-
-def covering_box(drawn: Size, wanted: Size) -> tuple[float, float, float, float]:
-    """Return the centred (left, top, right, bottom) of `drawn` that has the aspect of `wanted`."""
-    scale = max(wanted.width / drawn.width, wanted.height / drawn.height)
-    width = min(drawn.width, wanted.width / scale)
-    height = min(drawn.height, wanted.height / scale)
-    left, top = (drawn.width - width) / 2, (drawn.height - height) / 2
-    return left, top, left + width, top + height
 
 
 def refiner_schedule_steps(num_inference_steps: int) -> int:
     """Return the schedule length for the refiner, of which `REFINER_STRENGTH` is run.
 
-    Fewer than four steps would leave none to run at strength 0.3, so the schedule is never shorter.
-    Raising the strength instead would throw the base picture away.
+    Fewer than four steps would leave none to run at strength 0.3, so the schedule is never shorter. Raising
+    the strength instead would discard the base image.
     """
     return max(num_inference_steps, math.ceil(1 / defaults.REFINER_STRENGTH))
 

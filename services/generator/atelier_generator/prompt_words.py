@@ -1,7 +1,7 @@
 """Which words of a prompt the text encoders do not see.
 
-CLIP reads 77 tokens, the two end marks among them. Words beyond are cut off by the tokenizer;
-the caller is told which.
+CLIP reads 77 tokens, start and end tokens included. The tokenizer truncates the rest; the response warns
+which words those are.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 _SHOWN_CHARS = 200
 
 
-def cut_text(tokenizer: Any, text: str) -> str:
-    """Return the end of `text` that the tokenizer (of transformers) cuts off; empty if it fits.
+def truncated_text(tokenizer: Any, text: str) -> str:
+    """Return the end of `text` that the tokenizer (of transformers) truncates; empty if it fits.
 
-    A word that is only partly cut is returned whole.
+    A word that is only partly truncated is returned whole.
     """
     room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
     if not tokenizer.is_fast:
@@ -29,10 +29,10 @@ def cut_text(tokenizer: Any, text: str) -> str:
     return text[start:].strip()
 
 
-def overlong_warning(field: str, text: str, tokenizers: list[Any]) -> str | None:
-    """Return the warning that names the words of `text` beyond the encoders' limit, None if all fit."""
+def truncation_warning(field: str, text: str, tokenizers: list[Any]) -> str | None:
+    """Return a warning that names the words of `text` beyond the encoders' limit, None if all fit."""
     limit = min(tokenizer.model_max_length for tokenizer in tokenizers)
-    cut = max((cut_text(tokenizer, text) for tokenizer in tokenizers), key=len)
+    cut = max((truncated_text(tokenizer, text) for tokenizer in tokenizers), key=len)
     if not cut:
         return None
     shown = cut if len(cut) <= _SHOWN_CHARS else f"{cut[:_SHOWN_CHARS].rsplit(maxsplit=1)[0]} ..."

@@ -1,143 +1,95 @@
-"""The generator on the wire: convert, hand to the device thread, stream what comes back."""
+"""The generator over gRPC: convert, run on the device thread, stream the outcome."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
-from typing import cast
 
 import grpc
-from prometheus_client.registry import Collector
 
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator import convert
-from atelier_generator.models import Models, load_models
+from atelier_generator.models import ROLES, load_models
 from atelier_generator.pipeline import Generation, Pipeline
-from atelier_generator.request import RAW, GenerateRequest
 from atelier_generator.settings import GeneratorSettings
-from atelier_runtime import images
-from atelier_runtime.device import DeviceWorker, Job, device_name
-from atelier_runtime.health import LoadedNetwork, ServiceStatus
+from atelier_runtime.device import DeviceWorker, Job
+from atelier_runtime.images import Picture, encode_output
 from atelier_runtime.metrics import StageTimer
-from atelier_runtime.vram import VramCollector, memory_info
-
-ROLES = ("base", "refiner", "upscaler")
+from atelier_runtime.service import LoadedModels, StatusServicer, deadline_of
+from atelier_runtime.service_status import LoadedNetwork, ServiceStatus
 
 
 class GeneratorService:
-    """What the bootstrap serves: the networks, and the servicer before them."""
+    """What the runtime serves: the pipeline and its servicer."""
 
-    service_name = pb.DESCRIPTOR.services_by_name["GeneratorService"].full_name
+    name = pb.DESCRIPTOR.services_by_name["GeneratorService"].full_name
 
-    def __init__(
-        self, settings: GeneratorSettings, worker: DeviceWorker, state: Callable[[], ServiceStatus]
-    ) -> None:
-        # Empty until `load` knows: the setting may be a path, or "auto", which is nobody's answer.
-        self.model_set = self.device = self.device_name = self.dtype = ""
-        self.networks: tuple[LoadedNetwork, ...] = ()
-        self._settings = settings
-        self._worker = worker
-        self._state = state
-        self._models: Models | None = None
+    def __init__(self, settings: GeneratorSettings, worker: DeviceWorker) -> None:
+        self.settings = settings
+        self.worker = worker
         self._pipeline: Pipeline | None = None
-
-    def load(self) -> None:
-        """Read the networks into memory. Raises `StartupError`."""
-        models = load_models(self._settings)
-        self._models = models
-        self._pipeline = Pipeline(models)
-        self.model_set = models.model_set.name
-        self.device, self.dtype = str(models.device), str(models.dtype).removeprefix("torch.")
-        self.device_name = device_name(models.device)
-        components = (models.model_set.component(role) for role in ROLES)
-        self.networks = tuple(LoadedNetwork(c.role, c.name) for c in components if c is not None)
-
-    def warm_up(self) -> None:
-        """Draw one small picture. Raises `StartupError`."""
-        self.pipeline.warm_up()
-
-    def register(self, server: grpc.aio.Server) -> None:
-        """Add the servicer to the server."""
-        servicer = GeneratorServicer(self, self._worker, self._settings.max_pixels, self._state)
-        pb_grpc.add_GeneratorServiceServicer_to_server(servicer, server)
-
-    def vram(self) -> tuple[int, int] | None:
-        """Return (free, total) device memory in bytes; None on a CPU and before loading."""
-        return memory_info(self._models.device) if self._models else None
-
-    def collectors(self) -> list[Collector]:
-        """Return the collector of the device memory."""
-        assert self._models is not None, "asked for after load()"
-        return [VramCollector(self._models.device)]
 
     @property
     def pipeline(self) -> Pipeline:
-        """The pipeline; the bootstrap lets no call through before `load` is over."""
+        """The pipeline; the runtime lets no call through before it is loaded."""
         assert self._pipeline is not None, "used after load()"
         return self._pipeline
 
-    @property
-    def default_negative_prompt(self) -> str:
-        """The model set's own."""
-        assert self._models is not None, "used after load()"
-        return self._models.model_set.default_negative_prompt
+    def load(self) -> LoadedModels:
+        """Read the networks into memory. Raises `StartupError`."""
+        models = load_models(self.settings)
+        self._pipeline = Pipeline(models)
+        components = (models.model_set.component(role) for role in ROLES)
+        return LoadedModels(
+            model_set=models.model_set.name,
+            networks=tuple(LoadedNetwork(c.role, c.name) for c in components if c is not None),
+            device=models.device,
+            dtype=models.dtype,
+        )
+
+    def warm_up(self) -> None:
+        """Generate a small image. Raises `StartupError`."""
+        self.pipeline.warm_up()
+
+    def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
+        """Add the servicer to the server."""
+        _add_to_server(GeneratorServicer(self, status), server)
 
 
-class GeneratorServicer(pb_grpc.GeneratorServiceServicer):
+_add_to_server: Callable[[GeneratorServicer, grpc.aio.Server], None]
+_add_to_server = pb_grpc.add_GeneratorServiceServicer_to_server  # protoc's output is not annotated
+
+
+class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
     """`atelier.generator.v1.GeneratorService`."""
 
-    def __init__(
-        self,
-        stage: GeneratorService,
-        worker: DeviceWorker,
-        max_pixels: int,
-        state: Callable[[], ServiceStatus],
-    ) -> None:
-        self._stage = stage
-        self._worker = worker
-        self._max_pixels = max_pixels
-        self._state = state
+    def __init__(self, service: GeneratorService, status: Callable[[], ServiceStatus]) -> None:
+        super().__init__(pb.GetStatusResponse, status)
+        self._service = service
 
     async def GenerateImage(
-        self, request: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
+        self, message: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateImageResponse]:
-        """Stream progress, then the picture. A cancelled call stops within one denoising step."""
-        wanted = convert.request_from_proto(request)
-        wanted.check(self._max_pixels)
-        wanted = wanted.completed(self._stage.default_negative_prompt)
+        """Stream progress, then the image. A cancelled call stops within one denoising step."""
+        pipeline = self._service.pipeline
+        request = convert.request_from_proto(message)
+        request.check_size(self._service.settings.max_pixels)
+        request = request.completed(pipeline.model_set.default_negative_prompt)
 
-        def draw(job: Job[Generation]) -> Generation:
-            return self._stage.pipeline.draw(wanted, job.check, job.emit)
+        def generate(job: Job[Generation]) -> Generation:
+            return pipeline.generate(request, job.check, job.emit)
 
-        job = self._worker.submit(draw, deadline=_deadline(context))
+        job = self._service.worker.submit(generate, deadline=deadline_of(context))
         try:
             async for progress in job.events():
                 yield convert.progress_to_proto(progress)
-            drawing = await job.result()
+            generation = await job.result()
         finally:
             job.cancel()
         timer = StageTimer()
         with timer.stage("encode"):
-            data = await asyncio.to_thread(_encode, drawing.picture, wanted)
-        stages = [*drawing.stages, *timer.reports]
-        yield convert.result_to_proto(wanted, drawing, data, stages, self._stage.model_set)
-
-    async def GetStatus(
-        self, request: pb.GetStatusRequest, context: grpc.aio.ServicerContext
-    ) -> pb.GetStatusResponse:
-        """Say what is loaded and how busy the stage is."""
-        return convert.state_to_proto(self._state())
-
-
-def _deadline(context: grpc.aio.ServicerContext) -> float | None:
-    remaining = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
-
-
-def _encode(picture: images.RgbArray, request: GenerateRequest) -> bytes:
-    if request.output_format == RAW:
-        return picture.tobytes()
-    file_format = cast(images.Format, request.output_format)  # `check` has let nothing else through
-    return images.encode(images.Picture(rgb=picture), file_format, request.quality)
+            picture = Picture(rgb=generation.pixels)
+            image = await asyncio.to_thread(encode_output, picture, request.output_format, request.quality)
+        stages = [*generation.stages, *timer.reports]
+        yield convert.result_to_proto(generation, image, stages, pipeline.model_set.name)

@@ -1,1 +1,1 @@
-"""The face restoration stage: detect faces, restore them with CodeFormer, paste them back."""
+"""Atelier's restorer: detects faces, restores them with CodeFormer and pastes them back."""

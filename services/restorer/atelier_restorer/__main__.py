@@ -1,7 +1,7 @@
 """The command `atelier-restorer`.
 
-torch takes seconds to import, so each command imports it late: help, bad flags and bad settings do not wait,
-and a command that asks a running service does without.
+torch takes seconds to import, so each command imports it late: help, invalid flags and settings do not wait,
+and a command that calls a running service does without.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from atelier_restorer.commands import compare, detect, options, restore
 from atelier_restorer.commands.files import PlanError
@@ -21,58 +22,54 @@ from atelier_runtime.settings import StartupError
 _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130  # exit codes
 
 
-def serve(chosen: argparse.Namespace) -> int:
-    """Run the stage until SIGTERM or SIGINT; return the exit code."""
+def serve(args: argparse.Namespace) -> int:
+    """Run the service until SIGTERM or SIGINT; return the exit code."""
     restorer_settings = settings.load(RestorerSettings)
     from atelier_restorer.servicer import RestorerService
     from atelier_runtime.server import run_service
 
-    return run_service(
-        "restorer",
-        restorer_settings,
-        lambda worker, state: RestorerService(restorer_settings, worker, state),
-    )
+    return run_service("restorer", restorer_settings, partial(RestorerService, restorer_settings))
 
 
-def inspect(chosen: argparse.Namespace) -> int:
-    """Say what checkpoints are; return the exit code."""
+def inspect(args: argparse.Namespace) -> int:
+    """Identify checkpoints; return the exit code."""
     from atelier_restorer.commands import inspect as command
 
-    return command.run(chosen)
+    return command.run(args)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the command; return the exit code."""
-    chosen = _parser().parse_args(arguments)
-    # Read by OpenMP when torch is imported. Its threads otherwise spin while they wait for each other,
-    # which takes the cores from the other processes and, where cores are shared, slows ours several times.
+    args = _parser().parse_args(argv)
+    # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, which
+    # starves other processes and, where cores are shared, slows our own down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        return int(chosen.run(chosen))
+        return int(args.run(args))
     except (options.UsageError, PlanError) as error:
-        return _say(str(error), _USAGE)
+        return _fail(str(error), _USAGE)
     except StartupError as error:
-        return _say(options.explain_startup(error, chosen), _FAILED)
+        return _fail(options.explain_startup(error, args), _FAILED)
     except AtelierError as error:
-        return _say(options.explain(error), _FAILED)
+        return _fail(options.explain(error), _FAILED)
     except OSError as error:
-        return _say(str(error), _FAILED)
+        return _fail(str(error), _FAILED)
     except KeyboardInterrupt:
-        return _say("interrupted", _INTERRUPTED)
+        return _fail("interrupted", _INTERRUPTED)
 
 
-def _say(message: str, exit_code: int) -> int:
+def _fail(message: str, exit_code: int) -> int:
     print(f"atelier-restorer: {message}", file=sys.stderr)
     return exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="atelier-restorer", description="Atelier's face stage.")
+    parser = argparse.ArgumentParser(prog="atelier-restorer", description="Atelier's face restorer.")
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser(
         "serve",
-        help="answer gRPC calls until SIGTERM",
-        description="Answer gRPC calls until SIGTERM.",
+        help="serve gRPC until SIGTERM",
+        description="Serve gRPC until SIGTERM.",
         epilog=settings.help_text(RestorerSettings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -80,18 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     options.add_restore(
         commands.add_parser(
             "restore",
-            help="restore the faces of a picture or a folder",
-            description="Restore the faces of a picture, or of all pictures in a folder and its folders. "
-            "Prints a JSON object for each: every face and its fate. Inputs are never overwritten. "
-            "Exit code: 0 if every picture was written, 1 if one was not, 2 if the flags make no sense.",
+            help="restore the faces of an image or a folder",
+            description="Restore the faces of an image, or of all images in a folder and its subfolders. "
+            "Prints a JSON object for each: every face and its outcome. Inputs are never overwritten. "
+            "Exit code: 0 if every image was written, 1 if one was not, 2 if the flags are invalid.",
         ),
         restore.run,
     )
     options.add_detect(
         commands.add_parser(
             "detect",
-            help="print the faces of a picture",
-            description="Print every face, the surest first, in px of the picture, as "
+            help="print the faces of an image",
+            description="Print every face, highest confidence first, in px of the image, as "
             '{"faces": [{"box": [x1, y1, x2, y2], "landmarks": [[x, y] x 5], "confidence": c}]}.',
         ),
         detect.run,
@@ -99,18 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     options.add_compare(
         commands.add_parser(
             "compare",
-            help="restore a picture at several fidelities, to choose by eye",
-            description="Restore the faces of a picture at several fidelities, for one detection and one "
-            "encoding. Prints a JSON object for each picture written.",
+            help="restore an image at several fidelities, to compare by eye",
+            description="Restore the faces of an image at several fidelities, with a single detection and "
+            "encoding. Prints a JSON object for each image written.",
         ),
         compare.run,
     )
     options.add_inspect(
         commands.add_parser(
             "inspect",
-            help="say which network a checkpoint file is",
+            help="identify the network of a checkpoint file",
             description="Print a JSON object for each checkpoint file: its network, sizes, parameters, "
-            "number format and SHA-256. Exit code: 1 if the restorer has no use for one of them.",
+            "dtype and SHA-256. Exit code: 1 if the restorer cannot use one of them.",
         ),
         inspect,
     )

@@ -1,7 +1,7 @@
-"""One queue of aligned faces for all requests: what waits goes through CodeFormer together.
+"""One queue of aligned faces for all requests: those that are waiting go through CodeFormer together.
 
-Nothing waits for a batch to fill. While the device is busy faces gather; when it is free, the next batch
-takes those that are there. A face that fails, is given up or comes too late never spoils the others.
+Nothing waits for a batch to fill. Faces accumulate while the device is busy; when it is free, the next batch
+takes those that are there. A face that fails, is cancelled or expires never affects the others.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 from atelier_runtime import log as runtime_log
 from atelier_runtime import metrics
 from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
-from atelier_runtime.errors import (AtelierError, DeadlineExceeded, InternalError)
-from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.errors import AtelierError, DeadlineExceeded, InternalError
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageTimer, StageReport
+from atelier_runtime.metrics import StageReport, StageTimer
+from atelier_runtime.outcomes import SkipReason
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +36,27 @@ RestoredCrop = RgbArray | SkipReason
 
 
 class FaceNetwork(Protocol):
-    """What restores a batch: see `FaceRestorer`."""
+    """Restores a batch; see `FaceRestorer`."""
 
     def restore(
         self, crops: RgbArray, decodes: Sequence[tuple[int, float]], *, max_batch: int
     ) -> list[RestoredCrop]:
         """Encode each crop (N, 512, 512, 3) once; return a face for each (index of the crop, fidelity).
 
-        What it adds of its own may not make more than `max_batch` of them.
+        Padding must not exceed `max_batch` faces.
         """
 
 
 @dataclass(frozen=True)
 class RestoredFace:
-    """One face's answers, one for each fidelity asked, and what the batch cost that it was in."""
+    """The results for one face, one per requested fidelity, and the cost of the batch that it ran in."""
 
     crops: tuple[RestoredCrop, ...]
     batch: StageReport
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _QueuedFace:
     crop: RgbArray
     fidelities: tuple[float, ...]
     deadline: float | None
@@ -65,10 +65,10 @@ class _Waiting:
 
 
 class FaceBatcher:
-    """Hands faces of all requests to one network, in batches of at most `max_batch` decoded faces.
+    """Runs one network on the faces of all requests, in batches of at most `max_batch` decoded faces.
 
-    Where the device's memory does not suffice, a batch is halved, and later ones stay that small. A single
-    face's fidelities go together, however many, for one encoding, and are halved only where they must be.
+    If the device runs out of memory, a batch is halved, and later ones stay that small. A single face's
+    fidelities stay together, however many there are, for a single encoding; they are halved only if needed.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class FaceBatcher:
         self.max_batch = max_batch
         self._worker = worker
         self._network = network
-        self._new_ledger = new_timer
+        self._new_timer = new_timer
         self._free_memory = free_memory
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_QueuedFace] = deque()
         self._lock = threading.Lock()
         self._scheduled = False
 
@@ -98,12 +98,12 @@ class FaceBatcher:
     ) -> list[RestoredFace]:
         """Restore aligned faces (512, 512, 3), each at one or several fidelities.
 
-        The caller holds a place (`DeviceWorker.reserve_slot`). If it is cancelled, its faces leave the queue.
+        The caller has a slot (`DeviceWorker.reserve_slot`). If it is cancelled, its faces leave the queue.
         Raises `DeadlineExceeded` (`deadline` is on the clock of `time.monotonic`) or `Cancelled`.
         """
         loop = asyncio.get_running_loop()
         faces = [
-            _Waiting(crop, tuple(several), deadline, loop.create_future())
+            _QueuedFace(crop, tuple(several), deadline, loop.create_future())
             for crop, several in zip(crops, fidelities, strict=True)
         ]
         with self._lock:
@@ -112,10 +112,10 @@ class FaceBatcher:
         try:
             return await asyncio.gather(*(face.future for face in faces))
         finally:
-            self._give_up(faces)
+            self._withdraw(faces)
 
     def _schedule(self) -> None:
-        """Queue a job for the next batch, behind what waits for the device already; on the event loop."""
+        """Queue a job for the next batch, behind jobs that already wait for the device; on the event loop."""
         with self._lock:
             if self._scheduled or not self._waiting:
                 return
@@ -127,27 +127,27 @@ class FaceBatcher:
         watch.add_done_callback(lambda done: done.exception())
 
     async def _watch(self, job: Job[None]) -> None:
-        """Tell those who wait when the worker ends without having run their batch."""
+        """Fail the queued faces if the worker stops without having run their batch."""
         try:
             await job.result()
         except (AtelierError, asyncio.CancelledError) as error:
             with self._lock:
                 self._scheduled = False
-                left = list(self._waiting)
+                remaining = list(self._waiting)
                 self._waiting.clear()
-            for face in left:
+            for face in remaining:
                 if not face.future.done():
                     face.future.set_exception(error)
 
-    def _give_up(self, faces: Sequence[_Waiting]) -> None:
-        gone = {id(face) for face in faces}
+    def _withdraw(self, faces: Sequence[_QueuedFace]) -> None:
+        withdrawn = {id(face) for face in faces}
         with self._lock:
-            kept = [face for face in self._waiting if id(face) not in gone]
+            kept = [face for face in self._waiting if id(face) not in withdrawn]
             self._waiting.clear()
             self._waiting.extend(kept)
         for face in faces:
             if not face.future.cancel():
-                face.future.exception()  # asked for, or asyncio would complain of it
+                face.future.exception()  # retrieved, or asyncio would log that it never was
 
     # --- on the device thread ---
 
@@ -160,23 +160,23 @@ class FaceBatcher:
         faces = [face for face in faces if face.deadline is None or now < face.deadline]
         if not faces:
             return
-        timer = self._new_ledger()
+        timer = self._new_timer()
         try:
             with timer.stage(STAGE):
-                answers = self._restore(faces)
-        except Exception:  # a fault of ours, not the network's: nobody may be left waiting
+                results = self._restore(faces)
+        except Exception:  # a bug of ours, not a failure of the network: no caller may be left waiting
             log.exception("a batch of faces was lost", extra={"faces": len(faces)})
             for face in faces:
                 _post(loop, _fail, face.future, InternalError())
             return
-        for face, crops in zip(faces, answers, strict=True):
+        for face, crops in zip(faces, results, strict=True):
             _post(loop, _succeed, face.future, RestoredFace(crops, timer.reports[0]))
 
-    def _take(self) -> list[_Waiting]:
-        """Return the next batch: as many as fit, at least one."""
+    def _take(self) -> list[_QueuedFace]:
+        """Take the next batch off the queue: as many faces as fit, at least one."""
         with self._lock:
             self._scheduled = False
-            faces: list[_Waiting] = []
+            faces: list[_QueuedFace] = []
             room = self.max_batch
             while self._waiting and (not faces or len(self._waiting[0].fidelities) <= room):
                 face = self._waiting.popleft()
@@ -184,18 +184,18 @@ class FaceBatcher:
                 faces.append(face)
         return faces
 
-    def _restore(self, faces: list[_Waiting]) -> list[tuple[RestoredCrop, ...]]:
+    def _restore(self, faces: list[_QueuedFace]) -> list[tuple[RestoredCrop, ...]]:
         decodes = [(number, w) for number, face in enumerate(faces) for w in face.fidelities]
         crops = np.stack([face.crop for face in faces])
         try:
-            answers = iter(self._network.restore(crops, decodes, max_batch=self.max_batch))
+            results = iter(self._network.restore(crops, decodes, max_batch=self.max_batch))
         except Exception as error:  # whatever a network raises is this batch's failure, not the service's
             out_of_memory = is_out_of_memory(error)
             log.exception("restoring a batch of faces failed", extra={"faces": len(faces)})
         else:
             metrics.BATCH_SIZE.observe(len(faces))
-            return [tuple(next(answers) for _ in face.fidelities) for face in faces]
-        self._free_memory()  # outside of the handler, whose traceback holds the tensors
+            return [tuple(next(results) for _ in face.fidelities) for face in faces]
+        self._free_memory()  # outside the handler, whose traceback keeps the tensors alive
         if out_of_memory and len(decodes) > 1:
             self.max_batch = max(1, min(self.max_batch, len(decodes) // 2))
             if len(faces) == 1:
@@ -208,17 +208,17 @@ class FaceBatcher:
                 "a face could not be restored", extra={"reason": reason, "request_id": faces[0].request_id}
             )
             return [(reason,) * len(faces[0].fidelities)]
-        # One face may have failed its whole batch: each gets a try of its own.
-        return [answer for face in faces for answer in self._restore([face])]
+        # A single face may have failed the whole batch: retry each by itself.
+        return [result for face in faces for result in self._restore([face])]
 
-    def _restore_halves(self, face: _Waiting) -> tuple[RestoredCrop, ...]:
+    def _restore_halves(self, face: _QueuedFace) -> tuple[RestoredCrop, ...]:
         middle = len(face.fidelities) // 2
         halves = (face.fidelities[:middle], face.fidelities[middle:])
         return tuple(crop for half in halves for crop in self._restore([replace(face, fidelities=half)])[0])
 
 
 def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting any longer
         loop.call_soon_threadsafe(function, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""Work for the processor: decoding, aligning, pasting, encoding; in threads, a few at a time."""
+"""CPU-bound work: decoding, aligning, pasting, encoding; in threads, a few at a time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ T = TypeVar("T")
 
 
 class CpuPool:
-    """Runs functions in threads, at most one for each core, so that the event loop stays free.
+    """Runs functions in threads, at most one per CPU, so that the event loop stays free.
 
-    The limit also keeps a burst of large pictures from filling the memory with decoded pixels.
+    The limit also keeps a burst of large images from filling the memory with decoded pixels.
     """
 
-    def __init__(self, width: int | None = None) -> None:
-        """`width`: functions at a time; None: one for each processor."""
-        self._turns = asyncio.Semaphore(width or usable_processors())
+    def __init__(self, size: int | None = None) -> None:
+        """`size`: functions at a time; None: one for each CPU."""
+        self._semaphore = asyncio.Semaphore(size or usable_processors())
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run a function when its turn comes; a cancelled caller does not begin it."""
-        async with self._turns:
+        """Run a function when a thread is free; a cancelled caller does not start it."""
+        async with self._semaphore:
             return await asyncio.to_thread(function)

@@ -1,8 +1,8 @@
-"""Find faces with RetinaFace: prepare, run, decode, suppress duplicates.
+"""Finds faces with RetinaFace: resizing, forward pass, decoding, non-maximum suppression.
 
 Deng et al., "RetinaFace: Single-stage Dense Face Localisation in the Wild", CVPR 2020 (arXiv:1905.00641). The
-network class is facexlib's; everything around it is ours, because facexlib's own keeps state between calls,
-takes one picture at a time and downloads weights.
+network class is facexlib's; everything around it is ours, because facexlib's own code keeps state between
+calls, takes one image at a time and downloads weights.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _NETWORK_BY_WIDTH = {256: "resnet50", 64: "mobile0.25"}  # channels of the featu
 _COARSEST_STRIDE = _LEVELS[-1][0]
 
 MAX_SIDE_PX = 2560
-"""Longest side that a picture is resized to: a panorama is shrunk below the asked size to bound memory."""
+"""Maximum long side after resizing: a panorama is resized below the requested size to bound memory."""
 
 MAX_PIXELS_AS_IS = 25_000_000
-"""Largest picture that is looked at as it is, its sides rounded up to the network's coarsest stride.
+"""Maximum pixels for detection at full resolution, with sides rounded up to the network's coarsest stride.
 
-ResNet50 takes 0.21 GB a megapixel in float32: 5.2 GB for a photograph of 6000x4000 px.
+ResNet50 takes 0.21 GB per megapixel in float32: 5.2 GB for a photo of 6000x4000 px.
 """
 
 MAX_CANDIDATES = 50_000
-"""Most places above the confidence asked for that duplicates are removed from.
+"""Maximum number of candidates above the requested confidence for non-maximum suppression.
 
-The cost is quadratic: measured 0.1 s for 5,000, 2 s for 20,000 and 14 s for 50,000 that do not overlap.
+Its cost is quadratic: measured 0.1 s for 5,000, 2 s for 20,000 and 14 s for 50,000 that do not overlap.
 """
 
 
 class Detections(NamedTuple):
-    """Faces of one picture, the surest first; coordinates are shares of the picture's sides."""
+    """Faces of one image, highest confidence first; coordinates are fractions of the image's sides."""
 
     boxes: NDArray[np.float64]
     """(F, 4): left, top, right, bottom."""
@@ -62,7 +62,7 @@ class Detections(NamedTuple):
 
 
 class FaceDetector:
-    """RetinaFace with the backbone that the weights belong to: ResNet50 or MobileNet 0.25."""
+    """RetinaFace with the backbone that its weights belong to: ResNet50 or MobileNet 0.25."""
 
     def __init__(self, network: RetinaFace, device: torch.device) -> None:
         self._network = network
@@ -78,52 +78,50 @@ class FaceDetector:
         """Build the network that a state dict belongs to and load it, in float32.
 
         Raises:
-            ValueError: the tensors are of neither network; the first ten that differ are named.
+            ValueError: the tensors match neither backbone; the first ten that differ are listed.
         """
         pyramid = state.get("fpn.output1.0.weight")
         backbone = None if pyramid is None else _NETWORK_BY_WIDTH.get(pyramid.shape[0])
         if backbone is None:
-            raise ValueError("not a RetinaFace of ResNet50 or MobileNet 0.25")
+            raise ValueError("not a RetinaFace with ResNet50 or MobileNet 0.25")
         with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore", UserWarning)  # facexlib says pretrained=False, torchvision warns
+            warnings.simplefilter("ignore", UserWarning)  # torchvision's, about facexlib's pretrained=False
             network = RetinaFace(network_name=backbone, device=torch.device("meta"))
         load_exactly(network, state)
         network.requires_grad_(False)
         return cls(network.to(device, torch.float32).eval(), device)
 
-    def detect(
-        self, pictures: Sequence[RgbArray], *, size_px: int, min_confidence: float
-    ) -> list[list[Face]]:
-        """Find the faces of each picture (uint8 RGB (H, W, 3)), the surest first.
+    def detect(self, images: Sequence[RgbArray], *, size_px: int, min_confidence: float) -> list[list[Face]]:
+        """Find the faces of each image (uint8 RGB (H, W, 3)), highest confidence first.
 
         Args:
-            pictures: Those that come to the same shape are run in one batch.
-            size_px: Their short side is resized to this, unless the long side would pass `MAX_SIDE_PX`;
-                0 leaves them as they are.
-            min_confidence: Only faces above it are returned, but all of those.
+            images: Those that have the same shape after resizing run in one batch.
+            size_px: Their short side is resized to this, unless the long side would exceed `MAX_SIDE_PX`;
+                0: full resolution.
+            min_confidence: All faces strictly above it are returned.
 
-        Boxes may reach beyond the picture, where a face does.
+        Bounding boxes may extend beyond the image where a face does.
 
         Raises:
-            BadImage: the network's answer is not finite.
-            InvalidRequest: a picture is too large to be looked at as it is, or more than `MAX_CANDIDATES`
-                places are above the confidence.
+            BadImage: the network's output has non-finite values.
+            InvalidRequest: an image is too large for full resolution, or more than `MAX_CANDIDATES`
+                candidates are above the confidence.
         """
-        prepared = [_prepare(picture, size_px) for picture in pictures]
+        resized = [_resize(image, size_px) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
-        for number, picture in enumerate(prepared):
-            groups.setdefault(picture.shape, []).append(number)
-        faces: list[list[Face]] = [[] for _ in pictures]
+        for number, image in enumerate(resized):
+            groups.setdefault(image.shape, []).append(number)
+        faces: list[list[Face]] = [[] for _ in images]
         for numbers in groups.values():
-            found = self._detect_batch(np.stack([prepared[n] for n in numbers]), min_confidence)
+            found = self._detect_batch(np.stack([resized[n] for n in numbers]), min_confidence)
             for number, detections in zip(numbers, found, strict=True):
-                height, width = pictures[number].shape[:2]
+                height, width = images[number].shape[:2]
                 faces[number] = _to_faces(detections, width, height)
         return faces
 
     @torch.inference_mode()
     def raw(self, batch: RgbArray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return box offsets (N, A, 4), scores (N, A, 2), landmark offsets (N, A, 10) of (N, H, W, 3)."""
+        """Return box offsets (N, A, 4), scores (N, A, 2), landmark offsets (N, A, 10) for (N, H, W, 3)."""
         x = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).flip(1).float()
         x = x - torch.tensor(_MEAN_BGR, device=self._device).view(1, 3, 1, 1)
         offsets, scores, landmarks = self._network(x)
@@ -133,7 +131,7 @@ class FaceDetector:
     def _detect_batch(self, batch: RgbArray, min_confidence: float) -> list[Detections]:
         offsets, scores, landmarks = self.raw(batch)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (offsets, scores, landmarks)):
-            raise BadImage("The face detector's answer has non-finite values.")
+            raise BadImage("The output of the face detector has non-finite values.")
         height, width = batch.shape[1:3]
         return [
             decode(offsets[i], scores[i], landmarks[i], height, width, min_confidence)
@@ -141,86 +139,86 @@ class FaceDetector:
         ]
 
 
-def _prepare(picture: RgbArray, size_px: int) -> RgbArray:
-    height, width = picture.shape[:2]
+def _resize(image: RgbArray, size_px: int) -> RgbArray:
+    height, width = image.shape[:2]
     if size_px == 0:
-        _check_as_is(height, width)
-        return picture
+        _check_full_resolution(height, width)
+        return image
     scale = min(size_px / min(height, width), MAX_SIDE_PX / max(height, width))
     size = max(1, int(width * scale)), max(1, int(height * scale))
     if size == (width, height):
-        return picture
-    smoothing = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, size, interpolation=smoothing), dtype=np.uint8)
+        return image
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation), dtype=np.uint8)
 
 
-def _check_as_is(height: int, width: int) -> None:
+def _check_full_resolution(height: int, width: int) -> None:
     rows, columns = (-(-side // _COARSEST_STRIDE) for side in (height, width))
     pixels = rows * columns * _COARSEST_STRIDE**2
     if pixels > MAX_PIXELS_AS_IS:
         raise InvalidRequest.of(
             "detect_size_px",
-            f"0 looks at the picture as it is, {width}x{height} px: {pixels} pixels with its sides rounded "
-            f"up to multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS_AS_IS}. "
-            "Give a short side in px",
+            f"0 means full resolution, {width}x{height} px: {pixels} pixels with sides rounded up to "
+            f"multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS_AS_IS}. Set a short side in px",
         )
 
 
 @lru_cache(maxsize=8)
 def make_anchors(height: int, width: int) -> Tensor:
-    """Return the anchors of a picture (A, 4): centre x, y, width, height as shares of the picture's sides.
+    """Return the anchors of an image (A, 4): center x, y, width, height as fractions of the image's sides.
 
-    Ordered by level, row, column, size, as the network's answer is. Do not write to it: it is cached.
+    Ordered by level, row, column, size, like the network's output. Cached: do not modify the result.
     """
     levels = []
     for stride, sides in _LEVELS:
         rows, columns = -(-height // stride), -(-width // stride)
-        # In float64 and rounded once, as the reference does: the same float32 to the last bit.
+        # In float64 and rounded once, as in the reference: the same float32 to the last bit.
         y = (torch.arange(rows, dtype=torch.float64) + 0.5) * stride / height
         x = (torch.arange(columns, dtype=torch.float64) + 0.5) * stride / width
         side = torch.tensor(sides, dtype=torch.float64)
         shape = (rows, columns, len(sides))
-        columns_of = (
+        coordinates = (
             x[None, :, None].expand(shape),
             y[:, None, None].expand(shape),
             (side / width).expand(shape),
             (side / height).expand(shape),
         )
-        levels.append(torch.stack(columns_of, dim=-1).reshape(-1, 4))
+        levels.append(torch.stack(coordinates, dim=-1).reshape(-1, 4))
     return torch.cat(levels).float()
 
 
 def decode(
     offsets: Tensor, scores: Tensor, landmarks: Tensor, height: int, width: int, min_confidence: float
 ) -> Detections:
-    """Turn one picture's answer into faces: scores strictly above the confidence, without duplicates.
+    """Decode the network's output for one image: faces above the confidence, after non-maximum suppression.
 
-    A duplicate overlaps a surer face by more than 0.4 (intersection over union). Where the probability of a
-    face rounds to the same float32, near 1, that of no face, near 0, still tells which is surer: without it
-    the order of equals, and with it which faces remain, would be chance.
+    A face is suppressed if its box overlaps one of higher confidence by more than 0.4 (intersection over
+    union). Where several face probabilities round to the same float32, near 1, those of no face, near 0,
+    still tell which is higher: otherwise the order of ties, and so which faces remain, would be arbitrary.
 
     Args:
-        offsets: Of the boxes (A, 4).
+        offsets: Box offsets (A, 4).
         scores: Probabilities of no face and of a face (A, 2).
-        landmarks: Offsets of the points (A, 10).
-        height: Of the picture that the network saw, px.
-        width: Of that picture, px.
-        min_confidence: Probability that a face must surpass.
+        landmarks: Landmark offsets (A, 10).
+        height: Height of the network's input, px.
+        width: Width of the network's input, px.
+        min_confidence: Only faces of a strictly higher probability are returned.
 
     Raises:
         InvalidRequest: more than `MAX_CANDIDATES` scores are above the confidence.
     """
-    chosen = (scores[:, 1] > min_confidence).nonzero().flatten()
-    if len(chosen) > MAX_CANDIDATES:
+    candidates = (scores[:, 1] > min_confidence).nonzero().flatten()
+    if len(candidates) > MAX_CANDIDATES:
         raise InvalidRequest.of(
             "min_confidence",
-            f"{len(chosen)} places are above {min_confidence}; the limit is {MAX_CANDIDATES}. Ask for more",
+            f"{len(candidates)} candidates are above {min_confidence}; the limit is {MAX_CANDIDATES}. "
+            "Set a higher confidence",
         )
-    chosen = chosen[scores[chosen, 0].argsort(stable=True)]
-    chosen = chosen[scores[chosen, 1].argsort(descending=True, stable=True)]
-    anchors = make_anchors(height, width).to(offsets.device)[chosen]
-    scores, offsets, landmarks = scores[chosen, 1], offsets[chosen], landmarks[chosen]
-    # In px and in the reference's order of float32 operations: rounding decides overlaps of about 0.4.
+    candidates = candidates[scores[candidates, 0].argsort(stable=True)]
+    candidates = candidates[scores[candidates, 1].argsort(descending=True, stable=True)]
+    anchors = make_anchors(height, width).to(offsets.device)[candidates]
+    scores, offsets, landmarks = scores[candidates, 1], offsets[candidates], landmarks[candidates]
+    # In px and in the reference's order of float32 operations: rounding decides overlaps close to 0.4.
     sides = torch.tensor([width, height], dtype=torch.float32, device=offsets.device)
     center, size = anchors[:, :2], anchors[:, 2:]
     extent = size * torch.exp(offsets[:, 2:] * _SIZE_VARIANCE)
@@ -228,13 +226,13 @@ def decode(
     boxes = torch.cat((low, extent + low), dim=1) * sides.repeat(2)
     points = center[:, None] + landmarks.view(-1, 5, 2) * _CENTER_VARIANCE * size[:, None]
     points = points * sides
-    sane = torch.isfinite(boxes).all(dim=1) & torch.isfinite(points).flatten(1).all(dim=1)
-    boxes, points, scores = boxes[sane], points[sane], scores[sane]
+    finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(points).flatten(1).all(dim=1)
+    boxes, points, scores = boxes[finite], points[finite], scores[finite]
     kept = nms(boxes, scores, _NMS_OVERLAP)
-    shares = sides.repeat(2).double(), sides.double()
+    box_sides, point_sides = sides.repeat(2).double(), sides.double()
     return Detections(
-        (boxes[kept].double() / shares[0]).cpu().numpy(),
-        (points[kept].double() / shares[1]).cpu().numpy(),
+        (boxes[kept].double() / box_sides).cpu().numpy(),
+        (points[kept].double() / point_sides).cpu().numpy(),
         scores[kept].cpu().numpy(),
     )
 

@@ -1,6 +1,6 @@
-"""The faces of one request on their way: align, restore with those of other requests, parse if asked for.
+"""The faces of one request: aligned, restored together with those of other requests, parsed if requested.
 
-A face that fails is reported and left as it was; the others go on.
+A face that fails is reported and left as it was; the others continue.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 
 from atelier_restorer.align import CROP_SIZE, TEMPLATE, cut_crop, face_to_crop, sharpness
 from atelier_restorer.batching import FaceBatcher, RestoredFace
-from atelier_restorer.gray import Recolouring
+from atelier_restorer.gray import Recoloring
 from atelier_restorer.models import Models
 from atelier_restorer.paste import restored_parts
 from atelier_restorer.request import Face, MaskKind, RestoreRequest
 from atelier_restorer.tone import match_tone
 from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
 from atelier_runtime.errors import BadImage
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageTimer, StageReport
+from atelier_runtime.metrics import StageReport, StageTimer
+from atelier_runtime.outcomes import SkipReason
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Candidate:
-    """A face on its way through the stages, and what the request wants of it."""
+    """A face on its way through the stages, and its options."""
 
     face: Face
     reason: SkipReason | None
@@ -42,12 +42,12 @@ class Candidate:
     tone_matched: bool = False
 
     def skip(self, reason: SkipReason) -> None:
-        """Leave the face as it was."""
+        """Leave the face as it was, for this reason."""
         self.reason, self.restored, self.parts = reason, None, None
 
 
 def aligned_candidate(rgb: RgbArray, request: RestoreRequest) -> Candidate:
-    """Return the one face of an aligned crop: nothing is detected, the caller vouches for it."""
+    """Return the only face of an aligned image: nothing is detected, the caller vouches for it."""
     side = float(CROP_SIZE)
     landmarks = tuple((float(x), float(y)) for x, y in TEMPLATE)
     face = Face(index=0, box=(0.0, 0.0, side, side), landmarks=landmarks, confidence=1.0)
@@ -55,9 +55,9 @@ def aligned_candidate(rgb: RgbArray, request: RestoreRequest) -> Candidate:
 
 
 def align(rgb: RgbArray, candidates: Sequence[Candidate], max_sharpness: float | None) -> None:
-    """Cut the crops of the candidates that nothing speaks against yet, and tell how sharp each is.
+    """Cut the crops of the candidates that have not been skipped, and measure the sharpness of each.
 
-    One sharper than `max_sharpness` is skipped.
+    One that is sharper than `max_sharpness` is skipped.
     """
     for candidate in (c for c in candidates if c.reason is None):
         try:
@@ -67,9 +67,9 @@ def align(rgb: RgbArray, candidates: Sequence[Candidate], max_sharpness: float |
             candidate.skip(SkipReason.FAILED)
             continue
         candidate.crop = cut_crop(rgb, candidate.matrix)
-        found = sharpness(candidate.crop)
-        candidate.face = replace(candidate.face, sharpness=found)
-        if max_sharpness is not None and found > max_sharpness:
+        measured = sharpness(candidate.crop)
+        candidate.face = replace(candidate.face, sharpness=measured)
+        if max_sharpness is not None and measured > max_sharpness:
             candidate.skip(SkipReason.SKIPPED)
 
 
@@ -98,22 +98,22 @@ class FaceNetworks:
         reports: list[StageReport],
         deadline: float | None,
     ) -> list[list[Candidate]]:
-        """Restore the candidates that nothing speaks against, each at its own fidelity or at all of `sweep`.
+        """Restore the candidates that have not been skipped, each at its own fidelity or at all of `sweep`.
 
-        Returns one list of all candidates for each fidelity of the sweep: each of them has its `restored`
+        Returns one list of all candidates for each fidelity of the sweep. Each candidate has its `restored`
         crop, or the reason why there is none.
         """
         fidelities = [[c.fidelity] if sweep is None else list(sweep) for c in candidates]
-        to_do = [i for i, candidate in enumerate(candidates) if candidate.reason is None]
-        crops = [crop for i in to_do if (crop := candidates[i].crop) is not None]
-        answers = await self._batcher.restore(crops, [fidelities[i] for i in to_do], deadline)
-        _report(answers, reports)
-        by_index = dict(zip(to_do, answers, strict=True))
+        pending = [i for i, candidate in enumerate(candidates) if candidate.reason is None]
+        crops = [crop for i in pending if (crop := candidates[i].crop) is not None]
+        results = await self._batcher.restore(crops, [fidelities[i] for i in pending], deadline)
+        _report_batches(results, reports)
+        by_index = dict(zip(pending, results, strict=True))
         rounds = []
         for number in range(1 if sweep is None else len(sweep)):
             row = [replace(c, fidelity=f[number]) for c, f in zip(candidates, fidelities, strict=True)]
-            for i, answer in by_index.items():
-                restored = answer.crops[number]
+            for i, result in by_index.items():
+                restored = result.crops[number]
                 if isinstance(restored, SkipReason):
                     row[i].skip(restored)
                 else:
@@ -128,7 +128,7 @@ class FaceNetworks:
         timer: StageTimer,
         deadline: float | None,
     ) -> None:
-        """Find the parts of the restored faces if the request wants only those pasted."""
+        """Segment the restored faces if the request pastes only parts of them."""
         restored = [candidate for candidate in candidates if candidate.restored is not None]
         if request.mask is not MaskKind.PARSE or not restored:
             return
@@ -141,8 +141,8 @@ class FaceNetworks:
         await self._worker.submit(work, deadline=deadline, has_slot=True).result()
 
     def _parse_batch(self, job: Job[None], batch: list[Candidate]) -> None:
-        """Find the parts of restored faces. A face whose parts are not known is not pasted, but reported."""
-        assert self._models.parser is not None, "the pipeline has looked"
+        """Segment restored faces. A face that cannot be segmented is reported and not pasted."""
+        assert self._models.parser is not None, "checked by the pipeline"
         job.check()
         try:
             crops = [candidate.restored for candidate in batch if candidate.restored is not None]
@@ -155,27 +155,27 @@ class FaceNetworks:
                 if parts.any():
                     candidate.parts = parts
                 else:
-                    candidate.skip(SkipReason.NO_FACE)  # in the detector's eyes only
+                    candidate.skip(SkipReason.NO_FACE)  # a false positive of the detector
             return
-        self._free_memory()  # outside of the handler, whose traceback holds the tensors
+        self._free_memory()  # outside the handler, whose traceback keeps the tensors alive
         if len(batch) == 1:
             batch[0].skip(reason)
-        else:  # one face may have failed its whole batch: each gets a try of its own
+        else:  # a single face may have failed the whole batch: retry each by itself
             for candidate in batch:
                 self._parse_batch(job, [candidate])
 
 
-def recolour(rounds: Sequence[Sequence[Candidate]], recolouring: Recolouring | None) -> None:
-    """Put the restored faces of a gray or toned picture into its tone."""
-    if recolouring is None:
+def recolor(rounds: Sequence[Sequence[Candidate]], recoloring: Recoloring | None) -> None:
+    """Convert the restored faces of a gray or toned image to its tone."""
+    if recoloring is None:
         return
     for candidate in (candidate for row in rounds for candidate in row):
         if candidate.restored is not None and candidate.crop is not None:
-            candidate.restored = recolouring(candidate.restored, candidate.crop)
+            candidate.restored = recoloring(candidate.restored, candidate.crop)
 
 
 def match_tones(rounds: Sequence[Sequence[Candidate]], width: int, height: int) -> None:
-    """Give the restored faces of a picture, of that size in px, the tone of their surroundings."""
+    """Match the tone of restored faces to their surroundings; `width` and `height` of the image, in px."""
     for candidate in (candidate for row in rounds for candidate in row):
         restored, crop, matrix = candidate.restored, candidate.crop, candidate.matrix
         if restored is not None and crop is not None and matrix is not None:
@@ -183,9 +183,9 @@ def match_tones(rounds: Sequence[Sequence[Candidate]], width: int, height: int) 
             candidate.tone_matched = True
 
 
-def _report(answers: Sequence[RestoredFace], reports: list[StageReport]) -> None:
-    """Add what the batches cost that the faces were in, shared with other requests or not."""
-    batches = list({id(answer.batch): answer.batch for answer in answers}.values())
+def _report_batches(results: Sequence[RestoredFace], reports: list[StageReport]) -> None:
+    """Append the cost of the batches that the faces ran in, whether shared with other requests or not."""
+    batches = list({id(result.batch): result.batch for result in results}.values())
     if not batches:
         return
     peaks = [batch.peak_vram_bytes for batch in batches if batch.peak_vram_bytes is not None]

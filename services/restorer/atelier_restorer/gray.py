@@ -1,4 +1,4 @@
-"""Gray and toned pictures stay so: what the networks imagine for them in colour is put into their tone."""
+"""Keeps gray and toned images as they are: the colors that networks invent are converted to their tone."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 
 from atelier_runtime.images import PixelArray, RgbArray
 
-Recolouring = Callable[[RgbArray, RgbArray], RgbArray]
-"""Puts a restored face into the tone of the crop it was made from, both (512, 512, 3)."""
+Recoloring = Callable[[RgbArray, RgbArray], RgbArray]
+"""Converts a restored face to the tone of the crop that it was made from, both (512, 512, 3)."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-_TONED_VARIANCE = 10.0  # squared levels; the reference's
+_TONED_VARIANCE = 10.0  # squared levels, as in the reference
 _SAMPLED_SIDE = 1024
-_LEAST_DEVIATION = 1.0  # levels; below it a face has no contrast that could be scaled
+_MIN_DEVIATION = 1.0  # levels; below this a face has no contrast to scale
 
 
 def is_gray(rgb: PixelArray) -> bool:
-    """Tell whether every pixel (H, W, 3) has three equal channels."""
+    """Return whether every pixel (H, W, 3) has three equal channels."""
     return bool(np.array_equal(rgb[..., 0], rgb[..., 1]) and np.array_equal(rgb[..., 1], rgb[..., 2]))
 
 
-def recolouring(rgb: RgbArray, gray: bool) -> Recolouring | None:
-    """Return what is to be done to the restored faces of a picture (H, W, 3); None: nothing, it has colours.
+def recoloring(rgb: RgbArray, gray: bool) -> Recoloring | None:
+    """Return how to recolor the restored faces of an image (H, W, 3); None if it is in color.
 
-    A picture is gray if it is known to be (`gray`), and toned, such as a sepia print or a scan of a gray one,
-    if the channels differ by nearly the same everywhere. That is seen in a sample of its pixels.
+    An image is gray if it is known to be (`gray`). It is toned, like a sepia print or a scan of a gray one,
+    if its channels differ by nearly the same amount everywhere, which is judged by a sample of its pixels.
     """
     if gray:
         return gray_face
@@ -37,32 +37,32 @@ def recolouring(rgb: RgbArray, gray: bool) -> Recolouring | None:
 
 
 def to_gray(rgb: RgbArray) -> RgbArray:
-    """Return the luma of a picture (H, W, 3) in each of three channels."""
+    """Return the luma of an image (H, W, 3) in each of three channels."""
     return _gray_pixels(_luma(rgb))
 
 
 def gray_face(restored: RgbArray, crop: RgbArray) -> RgbArray:
     """Return a restored face in gray, with the brightness and the contrast of its crop.
 
-    CodeFormer imagines colours for a gray face; their luma is a little off. What leaves the 8-bit range is
-    cut off. (The reference lets it overflow.)
+    CodeFormer invents colors for a gray face, whose luma is slightly off. Values outside the 8-bit range are
+    clipped. (The reference lets them overflow.)
     """
-    return _gray_pixels(_matched(_luma(restored), _luma(crop)))
+    return _gray_pixels(_match_statistics(_luma(restored), _luma(crop)))
 
 
 def toned_face(restored: RgbArray, crop: RgbArray) -> RgbArray:
     """Return a restored face in gray, with the brightness and the contrast of its crop in each channel."""
     luma = _luma(restored)
-    channels = [_matched(luma, crop[..., channel].astype(np.float32)) for channel in range(3)]
-    return np.rint(np.stack(channels, axis=2)).clip(0, 255).astype(np.uint8)
+    channels = [_match_statistics(luma, crop[..., channel].astype(np.float32)) for channel in range(3)]
+    return np.asarray(np.rint(np.stack(channels, axis=2)).clip(0, 255).astype(np.uint8))
 
 
 def _luma(rgb: RgbArray) -> np.ndarray:
     return np.asarray(rgb.astype(np.float32) @ _LUMA)
 
 
-def _matched(luma: np.ndarray, source: np.ndarray) -> np.ndarray:
-    spread = max(float(luma.std()), _LEAST_DEVIATION)
+def _match_statistics(luma: np.ndarray, source: np.ndarray) -> np.ndarray:
+    spread = max(float(luma.std()), _MIN_DEVIATION)
     return np.asarray((luma - luma.mean()) * (float(source.std()) / spread) + source.mean())
 
 

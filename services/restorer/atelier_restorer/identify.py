@@ -1,4 +1,4 @@
-"""Tell which of the restorer's networks a checkpoint holds, from the names and shapes of its tensors."""
+"""Identifies which of the restorer's networks a checkpoint contains, by its tensors' names and shapes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from atelier_restorer.models import with_counters
 from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, sizes_of
 from atelier_restorer.nets.rrdbnet_layout import rrdbnet_shapes
 
-_NAMED = 10
-_LIKELY = 0.5  # share of tensor names in common from which on a file is taken for a spoilt one of ours
+_MAX_LISTED = 10
+_CORRUPT_OVERLAP = 0.5  # a file that shares this fraction of a network's tensor names is a corrupt one of it
 _BACKBONES = ("resnet50", "mobile0.25")
 _PARSER_CLASSES = 19  # of the published ParseNet
 
 
 class UnknownNetworkError(ValueError):
-    """The tensors are of no network that the restorer runs; the message says what is nearest."""
+    """The tensors do not match any network that the restorer runs; the message names the closest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """A network: its name, the role that it can take, its sizes, and how many numbers training adjusts."""
+    """A network: its name, the role that it can take, its sizes, and the number of its parameters."""
 
     network: str
     role: str
@@ -41,31 +41,31 @@ class Identity:
 
 
 def identify(state: Mapping[str, Tensor]) -> Identity:
-    """Return what a checkpoint is: a network of faces, or an upscaler that spandrel knows.
+    """Return what a checkpoint is: one of our face networks, or an upscaler that spandrel knows.
 
     Raises:
-        UnknownNetworkError: it is neither, or not all of one; the first ten tensors that tell it from the
-            nearest network are named, the rest counted.
+        UnknownNetworkError: it is neither, or is incomplete; the first ten tensors that differ from the
+            closest network are listed, the rest counted.
     """
     state = with_counters(state)
-    nearest = max(_our_networks(state), key=lambda known: _likeness(known.network.state_dict(), state))
-    share = _share(nearest.network.state_dict(), state)
-    if share < _LIKELY:
+    closest = max(_our_networks(state), key=lambda known: _similarity(known.network.state_dict(), state))
+    overlap = _overlap(closest.network.state_dict(), state)
+    if overlap < _CORRUPT_OVERLAP:
         try:
             return _identify_upscaler(state)
         except UnsupportedModelError:
-            pass  # not one either: told by what is nearest
-    if differences := list(_differences(nearest.network.state_dict(), state)):
+            pass  # not an upscaler either: the error below names the closest network
+    if differences := list(_differences(closest.network.state_dict(), state)):
         raise UnknownNetworkError(
-            f"no network of the restorer. Nearest is {nearest.name}, with {share:.0%} of the tensors' names "
-            f"in common: {_first(differences)}"
+            f"not a network of the restorer. The closest is {closest.name}, with {overlap:.0%} of the tensor "
+            f"names in common: {_summarize(differences)}"
         )
-    parameters = sum(parameter.numel() for parameter in nearest.network.parameters())
-    return Identity(nearest.name, nearest.role, nearest.config, parameters)
+    parameters = sum(parameter.numel() for parameter in closest.network.parameters())
+    return Identity(closest.name, closest.role, closest.config, parameters)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Known:
+class _KnownNetwork:
     """One of our networks, on torch's meta device."""
 
     name: str
@@ -74,12 +74,12 @@ class _Known:
     config: Mapping[str, Any]
 
 
-def _our_networks(state: Mapping[str, Tensor]) -> Iterator[_Known]:
-    """Build each, with the sizes that the checkpoint's shapes tell where the network has a choice."""
+def _our_networks(state: Mapping[str, Tensor]) -> Iterator[_KnownNetwork]:
+    """Build each of our networks, with the sizes that the checkpoint's shapes imply where it can vary."""
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore", UserWarning)  # facexlib says pretrained=False, torchvision warns
+        warnings.simplefilter("ignore", UserWarning)  # torchvision's, about facexlib's pretrained=False
         yield _codeformer(CodeFormerConfig())
-        # Shapes may tell of sizes that no network can have.
+        # Shapes may imply sizes that no network can have.
         with contextlib.suppress(ValueError, ArithmeticError, RuntimeError):
             if (sizes := sizes_of(state)) != CodeFormerConfig():
                 yield _codeformer(sizes)
@@ -87,45 +87,49 @@ def _our_networks(state: Mapping[str, Tensor]) -> Iterator[_Known]:
             network = RetinaFace(network_name=backbone, device=torch.device("meta"))
             width = network.fpn.output1[0].out_channels
             config = {"backbone": backbone, "pyramid_channels": width}
-            yield _Known(network.model_name, "detector", network, config)
+            yield _KnownNetwork(network.model_name, "detector", network, config)
         parser = ParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=_PARSER_CLASSES)
-        yield _Known("parsenet", "parser", parser, {"image_size": CROP_SIZE, "classes": _PARSER_CLASSES})
+        yield _KnownNetwork(
+            "parsenet", "parser", parser, {"image_size": CROP_SIZE, "classes": _PARSER_CLASSES}
+        )
 
 
-def _codeformer(sizes: CodeFormerConfig) -> _Known:
+def _codeformer(sizes: CodeFormerConfig) -> _KnownNetwork:
     config = dataclasses.asdict(sizes) | {"image_size": sizes.image_size, "heads": sizes.heads}
-    return _Known("codeformer", "codeformer", CodeFormer(sizes), config)
+    return _KnownNetwork("codeformer", "codeformer", CodeFormer(sizes), config)
 
 
 def _identify_upscaler(state: Mapping[str, Tensor]) -> Identity:
-    """Ask spandrel. Raises `UnsupportedModelError` for what neither it nor we know."""
+    """Identify an upscaler. Raises `UnsupportedModelError` if neither spandrel nor we know it."""
     with torch.device("meta"):
         layout = {key: torch.empty(shape) for key, shape in rrdbnet_shapes(state).items()}
-    share = _share(layout, state)
-    spoilt = list(_differences(layout, state)) if share >= _LIKELY else []
-    of_a_known_kind = (
-        f"no network of the restorer. Nearest is Real-ESRGAN's RRDBNet, with {share:.0%} of the tensors' "
-        f"names in common: {_first(spoilt)}"
+    overlap = _overlap(layout, state)
+    differences = list(_differences(layout, state)) if overlap >= _CORRUPT_OVERLAP else []
+    corrupt_rrdbnet = (
+        f"not a network of the restorer. The closest is Real-ESRGAN's RRDBNet, with {overlap:.0%} of the "
+        f"tensor names in common: {_summarize(differences)}"
     )
     try:
         found = ModelLoader().load_from_state_dict(dict(state))
     except UnsupportedModelError as error:
-        if spoilt:
-            raise UnknownNetworkError(of_a_known_kind) from error
+        if differences:
+            raise UnknownNetworkError(corrupt_rrdbnet) from error
         raise
-    except (RuntimeError, KeyError, ValueError) as error:  # of a known kind, but not all of it
-        if spoilt:
-            raise UnknownNetworkError(of_a_known_kind) from error
-        raise UnknownNetworkError(f"like an upscaler, but not one: {_first(_complaints(error))}") from error
-    if spoilt and len(state) > len(found.model.state_dict()):  # spandrel passes over what it has no place for
-        raise UnknownNetworkError(of_a_known_kind)
+    except (RuntimeError, KeyError, ValueError) as error:  # a known architecture, but incomplete
+        if differences:
+            raise UnknownNetworkError(corrupt_rrdbnet) from error
+        raise UnknownNetworkError(
+            f"like an upscaler, but corrupt: {_summarize(_load_errors(error))}"
+        ) from error
+    if differences and len(state) > len(found.model.state_dict()):  # spandrel ignores unexpected tensors
+        raise UnknownNetworkError(corrupt_rrdbnet)
     name = found.architecture.name
     if not isinstance(found, ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
         raise UnknownNetworkError(
-            f"no network of the restorer. It is a {name} for {found.purpose}, no upscaler"
+            f"not a network of the restorer. It is a {name} for {found.purpose}, not an upscaler"
         )
     if (found.input_channels, found.output_channels) != (3, 3):
-        raise UnknownNetworkError(f"no network of the restorer. It is a {name} that does not work on RGB")
+        raise UnknownNetworkError(f"not a network of the restorer. It is a {name} that does not work on RGB")
     config = {
         "architecture": name,
         "scale": found.scale,
@@ -137,34 +141,34 @@ def _identify_upscaler(state: Mapping[str, Tensor]) -> Identity:
     return Identity("upscaler", "upscaler", config, parameters)
 
 
-def _share(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> float:
+def _overlap(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> float:
     return len(expected.keys() & state.keys()) / len(expected.keys() | state.keys())
 
 
-def _likeness(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[float, int]:
-    """Return what is the greater, the nearer: first the names in common, among equals the shapes."""
+def _similarity(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[float, int]:
+    """Return a sort key, greater for closer networks: the names in common, then the equal shapes."""
     shapes = sum(key in state and state[key].shape == tensor.shape for key, tensor in expected.items())
-    return _share(expected, state), shapes
+    return _overlap(expected, state), shapes
 
 
 def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
-    """Yield what keeps the tensors from being loaded. Wrong shapes first: they are few and tell most."""
+    """Yield why the tensors cannot be loaded. Wrong shapes come first: they are few and say the most."""
     for key, tensor in expected.items():
         if key in state and state[key].shape != tensor.shape:
             yield f"{key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
     yield from (f"{key} is missing" for key in expected if key not in state)
-    yield from (f"{key} does not belong to it" for key in state if key not in expected)
+    yield from (f"{key} is unexpected" for key in state if key not in expected)
 
 
-def _complaints(error: Exception) -> Iterator[str]:
-    """Yield the same from the text in which torch says it; any other text as it is."""
+def _load_errors(error: Exception) -> Iterator[str]:
+    """Yield the same from torch's error message; any other message as it is."""
     text = str(error)
     shape = r"torch\.Size\(\[([\d, ]*)\]\)"
     wrong = re.findall(rf"size mismatch for (\S+): .*?{shape}.*?{shape}", text)
-    yield from (f"{key} has shape ({given}), not ({wanted})" for key, given, wanted in wrong)
-    listed = {"Missing": "is missing", "Unexpected": "does not belong to it"}
-    found = [(key, words) for kind, words in listed.items() for key in _keys(text, kind)]
-    yield from (f"{key} {words}" for key, words in found)
+    yield from (f"{key} has shape ({given}), not ({expected})" for key, given, expected in wrong)
+    problems = {"Missing": "is missing", "Unexpected": "is unexpected"}
+    found = [(key, problem) for kind, problem in problems.items() for key in _keys(text, kind)]
+    yield from (f"{key} {problem}" for key, problem in found)
     if not wrong and not found:
         yield f"{type(error).__name__}: {text}"
 
@@ -174,7 +178,7 @@ def _keys(text: str, kind: str) -> list[str]:
     return re.findall(r'"([^"]+)"', line[1]) if line else []
 
 
-def _first(differences: Iterable[str]) -> str:
+def _summarize(differences: Iterable[str]) -> str:
     differences = list(differences)
-    rest = len(differences) - _NAMED
-    return "; ".join(differences[:_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
+    rest = len(differences) - _MAX_LISTED
+    return "; ".join(differences[:_MAX_LISTED]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,83 +1,95 @@
-"""The restorer's servicer without a socket, for commands that need no running service."""
+"""The restorer's servicer in this process, without a socket, for commands that run without a service."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from atelier_restorer.client import Client
-from atelier_restorer.servicer import RestorerServicer, RestorerService
+from atelier_restorer.servicer import RestorerService, RestorerServicer
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device import DeviceWorker
-from atelier_runtime.errors import AtelierError, InternalError, NotFound
-from atelier_runtime.health import ServiceStatus
+from atelier_runtime.errors import AtelierError, InternalError
+from atelier_runtime.service import service_status
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 
 log = logging.getLogger(__name__)
 
-_FOR_EVER_S = 1e9
+_NO_TIMEOUT_S = 1e9
 _QUEUE_CAPACITY = 64  # more than a command ever sends at once
 
 
 class _Context:
-    """What the servicer asks of a call: the time that is left."""
+    """What the servicer needs of a gRPC context: the time left."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
 
     def time_remaining(self) -> float:
-        """Return the seconds left."""
+        """Return the seconds until the deadline."""
         return self._deadline - time.monotonic()
 
 
 @asynccontextmanager
-async def open_here(
-    settings: RestorerSettings, roles: Collection[str], required: Collection[str]
+async def open_in_process(
+    settings: RestorerSettings, roles: Collection[NetworkRole], required: Collection[NetworkRole]
 ) -> AsyncIterator[Client]:
-    """Load the networks of `roles` and offer them as a client.
+    """Load the networks of `roles` and yield a client for them.
 
     Raises `StartupError` if a network of `required` is neither in the model set nor given as a file.
     """
     worker = DeviceWorker(_QUEUE_CAPACITY)
-    stage = RestorerService(settings, worker, _no_state, roles)
+    service = RestorerService(settings, worker, roles)
     try:
-        await worker.submit(lambda job: stage.load()).result()
+        loaded = await worker.submit(lambda job: service.load()).result()
         worker.forget_job_times()
         for role in required:
-            if role not in stage.models.components:
-                name = stage.models.model_set.name
+            if role not in service.models.components:
+                name = service.models.model_set.name
                 raise StartupError(
-                    f"MODEL_SET: the set '{name}' has no {role}; --{role} FILE names a checkpoint"
+                    f"MODEL_SET: the set '{name}' does not have a {role}; --{role} FILE names a checkpoint"
                 )
-        servicer = RestorerServicer(stage)
+        servicer = RestorerServicer(service, partial(service_status, loaded, worker, ready=True))
         yield Client(
-            _method(servicer.RestoreFaces),
-            _method(servicer.DetectFaces),
-            _method(servicer.CompareFidelities),
-            timeout_s=_FOR_EVER_S,
+            _unary(servicer.RestoreFaces),
+            _unary(servicer.DetectFaces),
+            _stream(servicer.CompareFidelities),
+            timeout_s=_NO_TIMEOUT_S,
         )
     finally:
         await asyncio.to_thread(worker.close)
 
 
-def _method(call: Callable[..., Awaitable[Any]]) -> Callable[[Any, float], Awaitable[Any]]:
-    async def ask(message: Any, seconds: float) -> Any:
-        try:
+def _unary(call: Callable[..., Awaitable[Any]]) -> Callable[[Any, float], Awaitable[Any]]:
+    async def call_with_timeout(message: Any, seconds: float) -> Any:
+        with _unforeseen_errors():
             return await call(message, _Context(seconds))
-        except AtelierError:
-            raise
-        except Exception as error:  # one picture's accident is not the next one's
-            log.exception("internal error")
-            raise InternalError(
-                f"Something went wrong on our side: {type(error).__name__}: {error}"
-            ) from error
 
-    return ask
+    return call_with_timeout
 
 
-def _no_state() -> ServiceStatus:
-    raise NotFound("A command has no state to tell.")
+def _stream(call: Callable[..., AsyncIterator[Any]]) -> Callable[[Any, float], AsyncIterator[Any]]:
+    async def call_with_timeout(message: Any, seconds: float) -> AsyncIterator[Any]:
+        with _unforeseen_errors():
+            async for response in call(message, _Context(seconds)):
+                yield response
+
+    return call_with_timeout
+
+
+@contextmanager
+def _unforeseen_errors() -> Iterator[None]:
+    """Turn what is not an `AtelierError` into one: a failure with one image must not affect the next."""
+    try:
+        yield
+    except AtelierError:
+        raise
+    except Exception as error:
+        log.exception("internal error")
+        raise InternalError(f"{InternalError.default_message} {type(error).__name__}: {error}") from error

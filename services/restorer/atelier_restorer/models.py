@@ -1,13 +1,13 @@
 """The networks of a model set that restore faces, loaded into one device's memory.
 
     detector     RetinaFace, float32
-    codeformer   CodeFormer; draws in the number format of the settings, chooses its codes in float32
+    codeformer   CodeFormer; generates in the dtype of the settings, selects its codes in float32
     upscaler     any network that spandrel loads, float32
-    parser       ParseNet, float32, when it is first asked for
+    parser       ParseNet, float32, loaded on first use
 
-A set may lack any of them; what it lacks is reported as not loaded. A setting may name a single checkpoint
-file in place of a set's component. Nothing is fetched: a file that is missing or that the manifest does not
-list stops the start.
+A set may lack any of them; what it lacks is reported as not loaded. A setting may select a single checkpoint
+file in place of a set's component. Nothing is downloaded: startup fails if a file is missing or not in the
+manifest.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer, filled
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
-from atelier_restorer.upscale import Upscaler
 from atelier_runtime.device import choose_device, choose_dtype
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.images import RgbArray
+from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.processors import usable_processors
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
+from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import Component, ModelSet, load_state_dict, sha256
 
 log = logging.getLogger(__name__)
 
 
 class FaceRestorer:
-    """CodeFormer for pictures: uint8 in, uint8 out."""
+    """CodeFormer on uint8 crops."""
 
     def __init__(
         self,
@@ -50,11 +51,11 @@ class FaceRestorer:
     ) -> None:
         """`fixed_batches`: run at the sizes of `bucket` only; None: on a CUDA device.
 
-        There a size chooses the kernels, and with few sizes a face meets few of them. A CPU would but
-        compute more.
+        There the size selects the kernels, and few sizes mean few different kernels. On a CPU it would only
+        mean more computation.
         """
         network.requires_grad_(False)
-        self.network = network.to(device).draw_in(dtype).eval()
+        self.network = network.to(device).set_generator_dtype(dtype).eval()
         self._device = device
         self._fixed_batches = device.type == "cuda" if fixed_batches is None else fixed_batches
 
@@ -64,20 +65,19 @@ class FaceRestorer:
     ) -> list[RestoredCrop]:
         """Encode each aligned face (N, 512, 512, 3) once; return one for each (index, fidelity 0 to 1).
 
-        With fixed batches the last row of each is repeated up to the size, which is at most `max_batch`
-        unless more are given. A face whose answer has non-finite values yields `NOT_FINITE`; the others are
-        not touched by it.
+        With fixed batches, batches are padded by repeating their last row, to at most `max_batch` unless more
+        are given. A face whose output has non-finite values yields `NOT_FINITE`; the others are not affected.
         """
         batch_size = functools.partial(bucket, max_batch=max_batch if self._fixed_batches else 0)
-        # Plane by plane: a permuted picture would make every layer work pixel by pixel (channels_last), 15 %
-        # faster on a CPU, but there torch's GroupNorm sums so that the code logits are off by 4e-4, not 2e-5.
+        # Contiguous planes: a permuted image would make every layer work in channels_last, 15% faster on a
+        # CPU, but there torch's GroupNorm sums in a way that puts the code logits off by 4e-4, not 2e-5.
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
         x = x[filled(len(x), batch_size)].contiguous()
         x = (x.float() / 255.0 - 0.5) / 0.5
-        drawn = [decodes[row] for row in filled(len(decodes), batch_size)]
-        indices, fidelities = zip(*drawn, strict=True)
-        answer = self.network(x, torch.tensor(fidelities), indices=indices, batch_size=batch_size)
-        image = answer.image[: len(decodes)].float()
+        rows = [decodes[row] for row in filled(len(decodes), batch_size)]
+        indices, fidelities = zip(*rows, strict=True)
+        output = self.network(x, torch.tensor(fidelities), indices=indices, batch_size=batch_size)
+        image = output.image[: len(decodes)].float()
         finite = torch.isfinite(image).flatten(1).all(dim=1).tolist()
         pixels = image.clamp_(-1, 1).add_(1).mul_(127.5).round_().nan_to_num_().to(torch.uint8)
         restored = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
@@ -95,14 +95,14 @@ def bucket(count: int, max_batch: int | None) -> int:
 
 @dataclass(frozen=True)
 class Models:
-    """Everything that a request may run; None is what there is not.
+    """Everything that a request may run; None is what is not loaded.
 
-    `components` are the files, by role. `parser` loads the face parser when it is first called, since most
-    requests do without.
+    `components` are the files, by role. `parser` loads the face parser on its first call, since most requests
+    do without.
     """
 
     model_set: ModelSet
-    components: Mapping[str, Component]
+    components: Mapping[NetworkRole, Component]
     device: torch.device
     dtype: torch.dtype
     detector: FaceDetector | None
@@ -112,47 +112,53 @@ class Models:
 
     @property
     def name(self) -> str:
-        """Name of what is loaded: the model set's, and after it the single files beside or in place of it."""
+        """Name of what is loaded: the model set's, then the single files that replace its components."""
         files = [c.path.name for c in self.components.values() if c.single_file]
         from_the_set = len(files) < len(self.components) or not files
         return " + ".join([*([self.model_set.name] if from_the_set else []), *files])
 
     @property
     def match_tone(self) -> bool:
-        """Whether restored faces take on the tone around them, unless a request says otherwise.
+        """Whether restored faces are matched to the tone around them, unless a request says otherwise.
 
         The set says so for its own CodeFormer, not for one from a single file.
         """
-        codeformer = self.components.get("codeformer")
+        codeformer = self.components.get(NetworkRole.FACE_RESTORER)
         return self.model_set.match_tone and codeformer is not None and not codeformer.single_file
 
     @property
     def mixture_warning(self) -> str | None:
-        """What to say if single files run beside the built-in set's networks, which know drawings only."""
+        """What to log if single files run together with networks of the built-in set, or None."""
         built_in = [c.role for c in self.components.values() if not c.single_file]
         if not self.model_set.built_in or not built_in or len(built_in) == len(self.components):
             return None
         networks = " and ".join(built_in)
         return (
-            f"From the built-in demo set beside the files given: {networks}. "
-            "The demo set knows its own drawings and no photographs."
+            f"Together with the given files, the built-in demo set provides: {networks}. "
+            "The demo set was trained on drawings, not on photos."
         )
 
 
-ROLES = ("detector", "codeformer", "upscaler", "parser")
+ROLES = (
+    NetworkRole.FACE_DETECTOR,
+    NetworkRole.FACE_RESTORER,
+    NetworkRole.UPSCALER,
+    NetworkRole.FACE_PARSER,
+)
+"""The networks that the restorer runs."""
 
 
-def load_models(settings: RestorerSettings, roles: Collection[str] = ROLES) -> Models:
-    """Load and check the restorer's part of the model set, and the single files, that the settings name.
+def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROLES) -> Models:
+    """Load and check the restorer's part of the model set, and the single files, in the settings.
 
-    Networks of other roles than these are not touched. Raises `StartupError` naming the setting or the file.
+    Networks of other roles are not loaded. Raises `StartupError` naming the setting or the file.
     """
     torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
-    # Fewer bits draw slightly other levels than the reference, so they are for those who ask for them.
+    # Lower precision gives slightly different levels than the reference, so it is used only on request.
     dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # it would round float32 convolutions to 10 bits
+        torch.backends.cudnn.allow_tf32 = False  # it would round float32 convolutions to 10-bit mantissas
     model_set = ModelSet.open(settings.model_set)
     components = _components(settings, model_set, roles)
     detector, codeformer, upscaler, parser = (components.get(role) for role in ROLES)
@@ -164,11 +170,11 @@ def load_models(settings: RestorerSettings, roles: Collection[str] = ROLES) -> M
         detector=_load_detector(detector, device) if detector else None,
         codeformer=_load_codeformer(codeformer, device, dtype) if codeformer else None,
         upscaler=Upscaler.load(upscaler, device) if upscaler else None,
-        parser=_later(parser, device) if parser else None,
+        parser=_lazy_parser(parser, device) if parser else None,
     )
     if models.detector and detector and detector.single_file:
-        # Clients ask for a detector by the network's name; a file's name says little.
-        components["detector"] = replace(detector, name=models.detector.name)
+        # Clients refer to a detector by the network's name; a file's name says little.
+        components[NetworkRole.FACE_DETECTOR] = replace(detector, name=models.detector.name)
     for component in components.values():
         log.info("network loaded", extra={"role": component.role, "network": component.name})
     if warning := models.mixture_warning:
@@ -177,12 +183,12 @@ def load_models(settings: RestorerSettings, roles: Collection[str] = ROLES) -> M
 
 
 def _components(
-    settings: RestorerSettings, model_set: ModelSet, roles: Collection[str]
-) -> dict[str, Component]:
-    """Return what is to be loaded: the set's components, checked, unless a single file takes their place."""
-    components = {}
+    settings: RestorerSettings, model_set: ModelSet, roles: Collection[NetworkRole]
+) -> dict[NetworkRole, Component]:
+    """Return what to load: the set's components, verified, unless a single file replaces them."""
+    components: dict[NetworkRole, Component] = {}
     for role in (role for role in ROLES if role in roles):
-        file = getattr(settings, role)
+        file = getattr(settings, role.value)
         component = model_set.component(role)
         if file:
             path = Path(file)
@@ -197,10 +203,10 @@ def _components(
 
 
 def with_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors, and batch normalisation's counters, which some conversions leave out, as 0.
+    """Return the tensors, with batch normalization's counters set to 0 where a conversion has omitted them.
 
-    `num_batches_tracked` counts the batches seen in training. Nothing reads it when a network runs, so a
-    file without it is whole; without any other tensor it is not.
+    `num_batches_tracked` counts the batches seen in training. Inference does not read it, so a file without
+    it is complete; a file without any other tensor is not.
     """
     norms = (key.removesuffix("running_mean") for key in state if key.endswith(".running_mean"))
     return {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | dict(state)
@@ -224,8 +230,8 @@ def _load_parser(component: Component, device: torch.device) -> FaceParser:
         raise StartupError(f"{component.setting}: the face parser {component.path}: {error}") from error
 
 
-def _later(component: Component, device: torch.device) -> Callable[[], FaceParser]:
-    _load_parser(component, torch.device("cpu"))  # a wrong file stops the start, not the first request
+def _lazy_parser(component: Component, device: torch.device) -> Callable[[], FaceParser]:
+    _load_parser(component, torch.device("cpu"))  # an invalid file must fail at startup, not in a request
     return functools.cache(lambda: _load_parser(component, device))
 
 
@@ -237,7 +243,7 @@ def _load_codeformer(component: Component, device: torch.device, dtype: torch.dt
     if network.config.image_size != CROP_SIZE:
         raise StartupError(
             f"{component.setting}: the codeformer {component.path} works on {network.config.image_size} px, "
-            f"faces are cut at {CROP_SIZE}"
+            f"faces are cropped at {CROP_SIZE}"
         )
     restorer = FaceRestorer(network, device, dtype)
     log.info(
@@ -248,7 +254,7 @@ def _load_codeformer(component: Component, device: torch.device, dtype: torch.dt
 
 
 def batch_for(device: torch.device) -> int:
-    """Return how many faces go together: about 0.6 GB each, and a CPU gains nothing from many."""
+    """Return the default batch size. A face takes about 0.6 GB; a CPU gains nothing from large batches."""
     if device.type == "cpu":
         return 4
     return 16 if torch.cuda.get_device_properties(device).total_memory >= 20 * 2**30 else 8

@@ -1,4 +1,4 @@
-"""Tell the parts of a restored face with ParseNet, so that only skin and features are pasted back.
+"""Segments a restored face with ParseNet, so that only skin, features and hair are pasted back.
 
 The network class is facexlib's. Its 19 classes are those of CelebAMask-HQ (Lee et al., CVPR 2020,
 arXiv:1907.11922) in ParseNet's own order.
@@ -33,8 +33,7 @@ class FaceParser:
         """Build the network and load it.
 
         Raises:
-            ValueError: the tensors are not those of a ParseNet for 512 px; the first ten that differ are
-                named.
+            ValueError: the tensors do not match a ParseNet for 512 px; the first ten that differ are listed.
         """
         with torch.device("meta"):
             network = ParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=_CLASSES)
@@ -44,17 +43,17 @@ class FaceParser:
 
     @torch.inference_mode()
     def logits(self, crops: RgbArray) -> Tensor:
-        """Return the classes' logits (N, 19, 512, 512) of aligned crops (N, 512, 512, 3)."""
+        """Return class logits (N, 19, 512, 512) for aligned crops (N, 512, 512, 3)."""
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
         logits: Tensor = self._network((x.float() / 255.0 - 0.5) / 0.5)[0]
         return logits
 
     def classify(self, crops: RgbArray) -> RgbArray:
-        """Return the class (0 to 18) of every pixel, (N, 512, 512), of aligned crops (N, 512, 512, 3).
+        """Return each pixel's class (0 to 18), (N, 512, 512), for aligned crops (N, 512, 512, 3).
 
-        Raises `BadImage` if the network's answer has non-finite values.
+        Raises `BadImage` if the network's output has non-finite values.
         """
         logits = self.logits(crops)
         if not bool(torch.isfinite(logits).all()):
-            raise BadImage("The face parser's answer has non-finite values.")
+            raise BadImage("The output of the face parser has non-finite values.")
         return np.asarray(logits.argmax(dim=1).to(torch.uint8).cpu().numpy())

@@ -1,17 +1,15 @@
-"""How a picture's faces are restored: detect, align, restore and parse in batches, match tones, enlarge.
+"""Restoring faces: decode, detect, align, restore and parse in batches, match tones, upscale, paste.
 
-What comes out is pasted by `restoration.paste`.
-
-Networks run as jobs on the device thread, the rest in threads of the host, so that the work of several
-requests overlaps and the event loop stays free. Each stage of the work is timed in the timers that the
-caller brings.
+Networks run as jobs on the device thread, the rest in the CPU pool, so that the work of several requests
+overlaps and the event loop stays free. `restoration.paste` is the last step.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,29 +17,46 @@ import torch
 
 from atelier_restorer.align import CROP_SIZE, cut_crop, face_to_crop, sharpness
 from atelier_restorer.batching import FaceBatcher
-from atelier_restorer.selection import select_faces, apply_face_edits
+from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.faces import (
     Candidate,
     FaceNetworks,
     align,
     aligned_candidate,
     match_tones,
-    recolour,
+    recolor,
 )
-from atelier_restorer.gray import is_gray, recolouring, to_gray
-from atelier_restorer.cpu_pool import CpuPool
+from atelier_restorer.gray import is_gray, recoloring, to_gray
+from atelier_restorer.limits import check_picture
 from atelier_restorer.models import Models, batch_for
-from atelier_restorer.request import DetectRequest, Face, MaskKind, RestoreRequest
-from atelier_restorer.restoration import Restoration, blend_face, outcome_of, overall_reason, patches_of
+from atelier_restorer.request import (
+    DetectRequest,
+    DetectResult,
+    Face,
+    MaskKind,
+    RestoreRequest,
+    RestoreResult,
+)
+from atelier_restorer.restoration import (
+    Restoration,
+    Upscaled,
+    blend_face,
+    outcome_of,
+    overall_reason,
+    paste,
+    patches_of,
+)
+from atelier_restorer.selection import apply_face_edits, select_faces
 from atelier_restorer.settings import RestorerSettings
-from atelier_restorer.upscale import LANCZOS, Enlarged, enlarge
 from atelier_runtime import metrics
 from atelier_runtime.device import DeviceWorker, Job
-from atelier_runtime.errors import (BadImage, InvalidRequest, ServiceUnavailable)
-from atelier_runtime.outcomes import SkipReason
-from atelier_runtime.images import Picture, RgbArray, to_depth
+from atelier_runtime.errors import BadImage, InvalidRequest, ServiceUnavailable
+from atelier_runtime.images import InputImage, Picture, RgbArray, decode_input, to_depth
 from atelier_runtime.metrics import StageTimer
+from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from atelier_runtime.settings import StartupError
+from atelier_runtime.sizes import Size
+from atelier_runtime.upscaler import LANCZOS, upscale_to
 from atelier_runtime.vram import probe_for
 
 log = logging.getLogger(__name__)
@@ -51,27 +66,27 @@ log = logging.getLogger(__name__)
 class Call:
     """What belongs to one call: its deadline (on the clock of `time.monotonic`) and its timers.
 
-    `host` times work of the processor, `device` that of the networks; both write to one list of reports.
+    `cpu` times the work in the CPU pool, `device` that of the networks; both append to one list of reports.
     """
 
     deadline: float | None
-    host: StageTimer
+    cpu: StageTimer
     device: StageTimer
 
 
 class RestorerPipeline:
-    """Restores faces with the networks it is given; holds nothing of a request between calls.
+    """Restores faces with the networks of a model set; keeps no state of a request between calls.
 
-    The caller holds a place in the worker's queue (`DeviceWorker.reserve_slot`) while networks run for it.
+    A call holds a slot in the worker's queue from before its image is decoded until its last network has run.
     """
 
     def __init__(
-        self, models: Models, settings: RestorerSettings, worker: DeviceWorker, host: CpuPool
+        self, models: Models, settings: RestorerSettings, worker: DeviceWorker, cpu_pool: CpuPool
     ) -> None:
         self._models = models
         self._settings = settings
         self._worker = worker
-        self._host = host
+        self._cpu_pool = cpu_pool
         max_batch = settings.max_batch or batch_for(models.device)
         self._faces: FaceNetworks | None = None
         if models.codeformer is not None:
@@ -85,7 +100,7 @@ class RestorerPipeline:
             self._faces = FaceNetworks(models, worker, batcher, max_batch, self._free_memory)
 
     def warm_up(self) -> None:
-        """Send a synthetic picture through every network. Raises `StartupError` if one fails at it."""
+        """Run every network once on a synthetic image. Raises `StartupError` if one fails."""
         y, x = np.mgrid[0:CROP_SIZE, 0:CROP_SIZE]
         rgb = np.stack([y // 2, x // 2, (x + y) // 4], axis=2).astype(np.uint8)
         models = self._models
@@ -94,56 +109,111 @@ class RestorerPipeline:
                 size = DetectRequest().detect_size_px
                 models.detector.detect([rgb], size_px=size, min_confidence=1.0)
             if models.upscaler:
-                models.upscaler.enlarge(rgb[:64, :64], lambda: None)
+                models.upscaler.upscale(rgb[:64, :64], lambda: None)
         except BadImage as error:
-            raise StartupError(f"MODEL_SET: the warm-up picture failed: {error}") from error
+            raise StartupError(f"MODEL_SET: the warm-up image failed: {error}") from error
         if models.codeformer:
             crop = models.codeformer.restore(rgb[None], [(0, RestoreRequest().fidelity)])[0]
             if isinstance(crop, SkipReason):
-                raise StartupError("MODEL_SET: CodeFormer's warm-up picture has non-finite values")
+                raise StartupError("MODEL_SET: CodeFormer's warm-up output has non-finite values")
 
-    async def detect(self, picture: Picture, request: DetectRequest, call: Call) -> list[Face]:
-        """Find the faces of a picture, the surest first, with their sharpness.
+    async def detect(
+        self, image: InputImage, request: DetectRequest, deadline: float | None = None
+    ) -> DetectResult:
+        """Find the faces of an image, highest confidence first, and measure their sharpness.
 
-        Raises `ServiceUnavailable` if the model set has no detector.
+        `deadline` is on the clock of `time.monotonic`. Raises `ServiceUnavailable` if the model set does not
+        have a detector.
         """
-        if self._models.detector is None:
-            raise ServiceUnavailable("The model set has no face detector.")
-        rgb = await self._host.run(picture.eight_bit)
-        found = await self._detect(rgb, request, call)
+        call = self._call(deadline)
+        with self._worker.reserve_slot(deadline):
+            picture = await self._cpu_pool.run(lambda: self._decode(image, call))
+            if self._models.detector is None:
+                raise ServiceUnavailable("The model set does not have a face detector.")
+            rgb = await self._cpu_pool.run(picture.eight_bit)
+            detected = await self._detect(rgb, request, call)
 
-        def measure() -> list[Face]:
-            with call.host.stage("align"):
-                return [replace(face, sharpness=_sharpness(rgb, face)) for face in found]
+            def measure() -> tuple[Face, ...]:
+                with call.cpu.stage("align"):
+                    return tuple(replace(face, sharpness=_sharpness(rgb, face)) for face in detected)
 
-        return await self._host.run(measure)
+            faces = await self._cpu_pool.run(measure)
+        return DetectResult(faces, picture.width, picture.height, tuple(call.cpu.reports))
 
     async def restore(
-        self, picture: Picture, request: RestoreRequest, call: Call, sweep: Sequence[float] | None = None
-    ) -> list[Restoration]:
-        """Run the networks: find and restore the faces, enlarge the picture.
+        self, image: InputImage, request: RestoreRequest, deadline: float | None = None
+    ) -> RestoreResult:
+        """Restore the faces of an image, each at its own fidelity, and upscale it.
 
-        Each face is restored at its own fidelity, and there is one restoration; or at each fidelity of
-        `sweep`, and there are as many, for one detection and one encoding. A face that fails is reported and
-        left out; the others go on. A cancelled or late call stops between batches of faces and between tiles.
+        A face that fails is reported and left as it was; the others continue. A cancelled or late call stops
+        between batches of faces and between tiles. `deadline` is on the clock of `time.monotonic`.
 
-        Raises `InvalidRequest` if a parsed mask is asked for and there is no face parser.
+        Raises `InvalidRequest` if a parsed mask is requested and there is no face parser.
         """
+        picture, [restoration] = await self._run_networks(image, request, None, deadline)
+        return await self._cpu_pool.run(lambda: paste(picture, request, restoration, in_place=True))
+
+    async def compare(
+        self,
+        image: InputImage,
+        request: RestoreRequest,
+        fidelities: Sequence[float],
+        deadline: float | None = None,
+    ) -> AsyncIterator[tuple[float, RestoreResult]]:
+        """Restore an image at each of the fidelities, with a single detection and encoding.
+
+        Yields each fidelity with its result, in their order. Raises like `restore`.
+        """
+        picture, restorations = await self._run_networks(image, request, fidelities, deadline)
+        for fidelity, restoration in zip(fidelities, restorations, strict=True):
+            yield fidelity, await self._cpu_pool.run(partial(paste, picture, request, restoration))
+
+    async def _run_networks(
+        self,
+        image: InputImage,
+        request: RestoreRequest,
+        sweep: Sequence[float] | None,
+        deadline: float | None,
+    ) -> tuple[Picture, list[Restoration]]:
+        """Decode the image and run the networks; one restoration, or one for each fidelity of `sweep`."""
+        call = self._call(deadline)
+        with self._worker.reserve_slot(deadline):
+
+            def decode() -> Picture:
+                picture = self._decode(image, call)
+                check_picture(picture, request, self._settings.max_pixels)
+                return picture
+
+            picture = await self._cpu_pool.run(decode)
+            return picture, await self._restorations(picture, request, call, sweep)
+
+    def _call(self, deadline: float | None) -> Call:
+        cpu = StageTimer()
+        return Call(deadline, cpu, StageTimer(probe_for(self._models.device), cpu.reports))
+
+    def _decode(self, image: InputImage, call: Call) -> Picture:
+        with call.cpu.stage("decode"):
+            return decode_input(image, max_pixels=self._settings.max_pixels, deep=True)
+
+    async def _restorations(
+        self, picture: Picture, request: RestoreRequest, call: Call, sweep: Sequence[float] | None
+    ) -> list[Restoration]:
         if request.mask is MaskKind.PARSE and self._models.parser is None:
             raise InvalidRequest.of(
                 "mask", f"parse needs a face parser, and the model set {self._models.name} has none"
             )
-        rgb, gray = await self._host.run(lambda: _looked_at(picture))
-        warnings: list[str] = []
+        rgb, gray = await self._cpu_pool.run(lambda: _eight_bit_and_gray(picture))
+        warnings: list[ResponseWarning] = []
         missing = self._missing(request)
         candidates: list[Candidate] = []
         if missing and request.max_faces:
-            warnings.append(f"The model set has no {missing}; no face was restored.")
+            message = f"The model set does not have a {missing}; no face was restored."
+            warnings.append(ResponseWarning(WarningCode.NOT_LOADED, message))
         elif request.max_faces:
             candidates = await self._candidates(rgb, request, call)
         background = None
-        if not request.aligned:  # an aligned face is enlarged with its picture
-            background = self._submit_enlarging(picture, request, gray, call)
+        if not request.aligned:  # an aligned face is upscaled together with its image
+            background = self._submit_upscaling(picture, request, gray, call)
         try:
             rounds = await self._restore_faces(candidates, request, rgb, gray, sweep, call)
             return [
@@ -156,25 +226,25 @@ class RestorerPipeline:
             raise
 
     def _missing(self, request: RestoreRequest) -> str | None:
-        """Return the network without which no face can be restored as asked."""
+        """Return the network without which no face can be restored as requested."""
         if self._models.codeformer is None:
             return "CodeFormer"
-        found_here = not request.aligned and not request.faces
-        return "face detector" if found_here and self._models.detector is None else None
+        detects = not request.aligned and not request.faces
+        return "face detector" if detects and self._models.detector is None else None
 
     async def _candidates(self, rgb: RgbArray, request: RestoreRequest, call: Call) -> list[Candidate]:
-        """Find the faces, or take those that the request names, and cut their crops."""
+        """Detect the faces, or take those of the request, and cut their crops."""
         if request.aligned:
             return [aligned_candidate(rgb, request)]
         if request.faces:
             candidates = [
                 Candidate(
-                    order.face,
+                    edit.face,
                     reason,
-                    request.fidelity if order.fidelity is None else order.fidelity,
-                    request.visibility if order.visibility is None else order.visibility,
+                    request.fidelity if edit.fidelity is None else edit.fidelity,
+                    request.visibility if edit.visibility is None else edit.visibility,
                 )
-                for order, reason in zip(request.faces, apply_face_edits(request), strict=True)
+                for edit, reason in zip(request.faces, apply_face_edits(request), strict=True)
             ]
         else:
             floor = min(request.min_confidence, self._settings.report_confidence)
@@ -189,15 +259,15 @@ class RestorerPipeline:
         if any(candidate.reason is None for candidate in candidates):
 
             def work() -> None:
-                with call.host.stage("align"):
+                with call.cpu.stage("align"):
                     align(rgb, candidates, request.max_sharpness)
 
-            await self._host.run(work)
+            await self._cpu_pool.run(work)
         return candidates
 
     async def _detect(self, rgb: RgbArray, request: DetectRequest, call: Call) -> list[Face]:
         detector = self._models.detector
-        assert detector is not None, "the caller has looked"
+        assert detector is not None, "checked by the caller"
 
         def work(job: Job[list[Face]]) -> list[Face]:
             with call.device.stage("detect"):
@@ -220,26 +290,26 @@ class RestorerPipeline:
         if self._faces is None or all(candidate.reason is not None for candidate in candidates):
             return [candidates] * (1 if sweep is None else len(sweep))
         rounds = await self._faces.restore(candidates, sweep, call.device.reports, call.deadline)
-        await self._host.run(lambda: recolour(rounds, recolouring(rgb, gray)))
+        await self._cpu_pool.run(lambda: recolor(rounds, recoloring(rgb, gray)))
         for row in rounds:
             await self._faces.parse(row, request, call.device, call.deadline)
-        wanted = self._models.match_tone if request.match_tone is None else request.match_tone
-        if wanted and not request.aligned:  # a crop that is not pasted has no border to match
+        enabled = self._models.match_tone if request.match_tone is None else request.match_tone
+        if enabled and not request.aligned:  # a crop that is not pasted has no border to match
 
             def match() -> None:
-                with call.host.stage("tone"):
+                with call.cpu.stage("tone"):
                     match_tones(rounds, rgb.shape[1], rgb.shape[0])
 
-            await self._host.run(match)
+            await self._cpu_pool.run(match)
         return rounds
 
-    def _submit_enlarging(
+    def _submit_upscaling(
         self, picture: Picture, request: RestoreRequest, gray: bool, call: Call
-    ) -> Job[tuple[Enlarged, list[str]]] | None:
+    ) -> Job[tuple[Upscaled, list[ResponseWarning]]] | None:
         if request.upscale == 1:
             return None
         return self._worker.submit(
-            lambda job: self._enlarge(job, picture, request, gray, call.device),
+            lambda job: self._upscale(job, picture, request, gray, call.device),
             deadline=call.deadline,
             has_slot=True,
         )
@@ -250,19 +320,19 @@ class RestorerPipeline:
         request: RestoreRequest,
         candidates: list[Candidate],
         gray: bool,
-        enlarging: Job[tuple[Enlarged, list[str]]] | None,
+        upscaling: Job[tuple[Upscaled, list[ResponseWarning]]] | None,
         call: Call,
-        warnings: list[str],
+        warnings: list[ResponseWarning],
         missing: str | None,
     ) -> Restoration:
         changed = None
         if request.aligned:
             if candidates and candidates[0].restored is not None:
-                picture, changed = await self._host.run(lambda: blend_face(picture, candidates[0]))
-            enlarging = self._submit_enlarging(picture, request, gray, call)
-        background, more = Enlarged(picture.rgb, ""), list[str]()
-        if enlarging is not None:
-            background, more = await enlarging.result()
+                picture, changed = await self._cpu_pool.run(lambda: blend_face(picture, candidates[0]))
+            upscaling = self._submit_upscaling(picture, request, gray, call)
+        background, more = Upscaled(picture.rgb, ""), list[ResponseWarning]()
+        if upscaling is not None:
+            background, more = await upscaling.result()
         for candidate in candidates:
             metrics.FACES.labels(candidate.reason or "restored").inc()
         return Restoration(
@@ -273,40 +343,57 @@ class RestorerPipeline:
             reason=overall_reason(candidates, request, missing),
             warnings=(*warnings, *more),
             tone_matched=any(c.tone_matched for c in candidates if c.restored is not None),
+            stages=tuple(call.cpu.reports),
         )
 
-    def _enlarge(
+    def _upscale(
         self, job: Job[Any], picture: Picture, request: RestoreRequest, gray: bool, timer: StageTimer
-    ) -> tuple[Enlarged, list[str]]:
-        rgb, warnings = picture.eight_bit(), list[str]()
+    ) -> tuple[Upscaled, list[ResponseWarning]]:
+        rgb, warnings = picture.eight_bit(), list[ResponseWarning]()
+        size = Size(picture.width * request.upscale, picture.height * request.upscale)
+
+        def warn(code: WarningCode, message: str) -> None:
+            warnings.append(ResponseWarning(code, message))
+
         if picture.bits > 8:
-            warnings.append(f"The picture was enlarged in 8 bits a channel, of its {picture.bits}.")
+            warn(
+                WarningCode.BIT_DEPTH_REDUCED,
+                f"The image was upscaled in 8 bits per channel, of its {picture.bits}.",
+            )
         upscaler = self._models.upscaler if request.use_upscaler else None
         if request.use_upscaler and upscaler is None:
-            warnings.append("The model set has no upscaler; the picture was enlarged by Lanczos.")
+            warn(
+                WarningCode.UPSCALER_FALLBACK,
+                "The model set does not have an upscaler; the image was upscaled by Lanczos.",
+            )
         with timer.stage("upscale"):
             job.check()
             try:
-                result = enlarge(rgb, request.upscale, upscaler, job.check)
+                pixels = upscale_to(rgb, size, upscaler, job.check)
             except (BadImage, torch.OutOfMemoryError) as error:
                 log.warning("the upscaler failed", extra={"error": str(error)})
-                result = None
-            if result is None:
+                pixels = None
+            if pixels is None:
                 self._free_memory()
-                warnings.append("The upscaler network failed; the picture was enlarged by Lanczos.")
-                result = enlarge(rgb, request.upscale, None, job.check)
-            if gray and result.upscaler != LANCZOS:
-                result = result._replace(picture=to_gray(result.picture))
-        return result._replace(picture=to_depth(result.picture, picture.bits)), warnings
+                warn(
+                    WarningCode.UPSCALER_FALLBACK,
+                    "The upscaler network failed; the image was upscaled by Lanczos.",
+                )
+                upscaler = None
+                pixels = upscale_to(rgb, size, None, job.check)
+            if gray and upscaler is not None:
+                pixels = to_gray(pixels)
+        name = upscaler.name if upscaler else LANCZOS
+        return Upscaled(to_depth(pixels, picture.bits), name), warnings
 
     def _free_memory(self) -> None:
-        """Give cached device memory back, so that the next try has all of it."""
+        """Release cached device memory, so that the next attempt has all of it."""
         if self._models.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _looked_at(picture: Picture) -> tuple[RgbArray, bool]:
-    """Return a picture in 8 bits, and whether it is gray. Of a large one both take a while."""
+def _eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
+    """Return an image in 8 bits, and whether it is gray. Takes a while for a large one."""
     rgb = picture.eight_bit()
     return rgb, picture.gray or is_gray(rgb)
 

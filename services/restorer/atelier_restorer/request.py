@@ -1,19 +1,21 @@
-"""What the stage is asked to do and what it answers, past the wire: frozen dataclasses, checked once.
+"""What a caller may request of the restorer, and what it returns: frozen, self-validating dataclasses.
 
-Points and boxes are in px of the picture, origin top left. This module knows neither protobuf nor torch.
+Points and boxes are in px of the image, origin top left. This module knows neither protobuf nor torch.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from atelier_runtime import defaults
-from atelier_runtime.errors import (FieldViolation, InvalidRequest)
-from atelier_runtime.outcomes import SkipReason
-from atelier_runtime.images import Format, Picture, RgbArray
+from atelier_runtime.checks import check_choice, check_not_negative, check_range, raise_violations
+from atelier_runtime.errors import FieldViolation
+from atelier_runtime.images import OutputFormat, Picture, RgbArray
 from atelier_runtime.metrics import StageReport
+from atelier_runtime.outcomes import ResponseWarning, SkipReason
 
 _LANDMARKS = 5
 
@@ -22,7 +24,7 @@ Points = tuple[tuple[float, float], ...]
 
 
 class FaceRule(StrEnum):
-    """Which of the faces found are restored."""
+    """Which of the detected faces are restored."""
 
     ALL = "all"
     LARGEST = "largest"
@@ -30,17 +32,17 @@ class FaceRule(StrEnum):
 
 
 class MaskKind(StrEnum):
-    """Where a restored face replaces the picture."""
+    """Where a restored face replaces the image."""
 
     FEATHER = "feather"
-    """In the aligned square, with soft edges."""
+    """In the aligned square, with feathered edges."""
     PARSE = "parse"
-    """Where a parsing network sees the face or its hair, within that square."""
+    """Where a parsing network finds the face or its hair, within that square."""
 
 
 @dataclass(frozen=True)
 class Face:
-    """A face as the detector sees it. Landmarks: eyes, nose tip, corners of the mouth, left ones first."""
+    """A face as the detector found it. Landmarks: eyes, nose tip, corners of the mouth, left ones first."""
 
     index: int
     box: Box
@@ -60,12 +62,12 @@ class Face:
 
     @property
     def roll_degrees(self) -> float:
-        """Turn of the line from left to right eye, clockwise positive (y points down)."""
+        """Angle of the line from left to right eye, clockwise positive (y points down)."""
         (x1, y1), (x2, y2) = self.landmarks[:2]
         return math.degrees(math.atan2(y2 - y1, x2 - x1))
 
-    def enlarged(self, scale: int) -> Face:
-        """Return the face in px of the picture enlarged ``scale`` times."""
+    def scaled(self, scale: int) -> Face:
+        """Return the face in px of the image upscaled `scale` times."""
         if scale == 1:
             return self
         x1, y1, x2, y2 = (value * scale for value in self.box)
@@ -76,9 +78,9 @@ class Face:
 
 @dataclass(frozen=True)
 class FaceEdit:
-    """What to do with one face that the caller knows already, in px of the input picture.
+    """What to do with a face that the caller has already detected, in px of the input image.
 
-    None: as the request says for all faces.
+    None: the request's value for all faces.
     """
 
     face: Face
@@ -89,9 +91,9 @@ class FaceEdit:
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """Which faces of a picture to restore, and how. The meaning of each field is in the proto.
+    """Which faces of an image to restore, and how. The proto documents each field.
 
-    `match_tone` None: as the model set says.
+    `match_tone` None: the model set's default. `output_format` None: the input's.
     """
 
     fidelity: float = defaults.FIDELITY
@@ -110,38 +112,37 @@ class RestoreRequest:
     match_tone: bool | None = None
     return_mask: bool = False
     return_crops: bool = False
-    output_format: Format | None = None
-    raw_output: bool = False
+    output_format: OutputFormat | None = None
     quality: int = defaults.QUALITY
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
-        check = _Checker()
-        check.within("fidelity", self.fidelity, defaults.FIDELITY_RANGE)
-        check.within("max_faces", self.max_faces, defaults.MAX_FACES_RANGE)
-        check.at_least_0("min_face_px", self.min_face_px)
-        check.at_least_0("max_face_px", self.max_face_px)
-        check.within("min_confidence", self.min_confidence, defaults.CONFIDENCE_RANGE)
-        check.within("visibility", self.visibility, defaults.VISIBILITY_RANGE)
-        check.within("output.quality", self.quality, defaults.QUALITY_RANGE)
-        if self.upscale not in defaults.UPSCALE_CHOICES:
-            choices = ", ".join(map(str, defaults.UPSCALE_CHOICES))
-            check.violate("upscale", f"must be one of {choices}, is {self.upscale}")
-        check.at_least_0("max_sharpness", self.max_sharpness, "squared grey levels")
-        if self.match_tone and self.aligned:
-            check.violate(
-                "match_tone",
-                "is for faces that are pasted into a picture, but an aligned picture is one face",
-            )
-        self._check_choice(check)
-        self._check_orders(check)
-        check.finish()
+        raise_violations(self._violations())
 
-    def _check_choice(self, check: _Checker) -> None:
-        """What chooses among found faces has no meaning where none are looked for."""
-        why = "an aligned picture is one face" if self.aligned else "the faces are given"
+    def _violations(self) -> Iterator[FieldViolation]:
+        ranges: dict[str, tuple[float, float]] = {
+            "fidelity": defaults.FIDELITY_RANGE,
+            "max_faces": defaults.MAX_FACES_RANGE,
+            "min_confidence": defaults.CONFIDENCE_RANGE,
+            "visibility": defaults.VISIBILITY_RANGE,
+        }
+        for field, limits in ranges.items():
+            yield from check_range(field, getattr(self, field), limits)
+        yield from check_range("output.quality", self.quality, defaults.QUALITY_RANGE)
+        yield from check_not_negative("min_face_px", self.min_face_px, "px")
+        yield from check_not_negative("max_face_px", self.max_face_px, "px")
+        yield from check_not_negative("max_sharpness", self.max_sharpness, "squared gray levels")
+        yield from check_choice("upscale", self.upscale, defaults.UPSCALE_CHOICES)
+        if self.match_tone and self.aligned:
+            yield FieldViolation("match_tone", "cannot be used with an aligned face: nothing is pasted")
+        yield from self._selection_violations()
+        yield from self._face_violations()
+
+    def _selection_violations(self) -> Iterator[FieldViolation]:
+        """Options that select among detected faces have no meaning where none are detected."""
         if not self.aligned and not self.faces:
             return
+        why = "an aligned image is a single face" if self.aligned else "the faces are given"
         unused = {
             "faces": self.aligned and bool(self.faces),
             "rule": self.rule is not FaceRule.ALL,
@@ -151,48 +152,49 @@ class RestoreRequest:
             "max_sharpness": self.max_sharpness is not None,
         }
         for name in (name for name, given in unused.items() if given):
-            check.violate(name, f"chooses among faces found, but {why}")
+            yield FieldViolation(name, f"selects among detected faces, but {why}")
 
-    def _check_orders(self, check: _Checker) -> None:
+    def _face_violations(self) -> Iterator[FieldViolation]:
         if len(self.faces) > defaults.MAX_FACE_EDITS:
-            check.violate("faces", f"are {len(self.faces)}; the limit is {defaults.MAX_FACE_EDITS}")
+            yield FieldViolation("faces", f"are {len(self.faces)}; the limit is {defaults.MAX_FACE_EDITS}")
             return
-        for number, order in enumerate(self.faces):
+        for number, edit in enumerate(self.faces):
             name = f"faces[{number}]"
-            if order.fidelity is not None:
-                check.within(f"{name}.fidelity", order.fidelity, defaults.FIDELITY_RANGE)
-            if order.visibility is not None:
-                check.within(f"{name}.visibility", order.visibility, defaults.VISIBILITY_RANGE)
-            points = order.face.landmarks
+            yield from check_range(f"{name}.fidelity", edit.fidelity, defaults.FIDELITY_RANGE)
+            yield from check_range(f"{name}.visibility", edit.visibility, defaults.VISIBILITY_RANGE)
+            points = edit.face.landmarks
             if len(points) != _LANDMARKS:
-                check.violate(f"{name}.face.landmarks", f"are {len(points)} points; {_LANDMARKS} are needed")
+                yield FieldViolation(
+                    f"{name}.face.landmarks", f"are {len(points)} points; {_LANDMARKS} are required"
+                )
             if not all(math.isfinite(value) for point in points for value in point):
-                check.violate(f"{name}.face.landmarks", "must be numbers of px")
-            if not all(math.isfinite(value) for value in order.face.box):
-                check.violate(f"{name}.face.box", "must be numbers of px")
+                yield FieldViolation(f"{name}.face.landmarks", "must be finite numbers of px")
+            if not all(math.isfinite(value) for value in edit.face.box):
+                yield FieldViolation(f"{name}.face.box", "must be finite numbers of px")
 
 
 @dataclass(frozen=True)
 class DetectRequest:
-    """Where to look for faces; ``detect_size_px`` 0 looks at the picture as it is."""
+    """Where to look for faces; `detect_size_px` 0 is full resolution."""
 
     min_confidence: float = defaults.MIN_CONFIDENCE
     detect_size_px: int = defaults.DETECT_SIZE_PX
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
-        check = _Checker()
-        check.within("min_confidence", self.min_confidence, defaults.CONFIDENCE_RANGE)
+        raise_violations(self._violations())
+
+    def _violations(self) -> Iterator[FieldViolation]:
+        yield from check_range("min_confidence", self.min_confidence, defaults.CONFIDENCE_RANGE)
         if self.detect_size_px != 0:
-            check.within("detect_size_px", self.detect_size_px, defaults.DETECT_SIZE_PX_RANGE)
-        check.finish()
+            yield from check_range("detect_size_px", self.detect_size_px, defaults.DETECT_SIZE_PX_RANGE)
 
 
 @dataclass(frozen=True)
 class FaceOutcome:
-    """What became of one face, in px of the returned picture. ``reason`` is None where it was restored.
+    """What became of one face, in px of the returned image. `reason` is None where it was restored.
 
-    ``before`` and ``after`` are its aligned crops (512, 512, 3), where they were asked for and exist.
+    `before` and `after` are its aligned crops (512, 512, 3), where they were requested and exist.
     """
 
     face: Face
@@ -204,10 +206,7 @@ class FaceOutcome:
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """A picture with its faces restored.
-
-    ``mask`` is uint8 (H, W), 0 where nothing was changed, if the request wants it.
-    """
+    """An image with its faces restored. `mask`: uint8 (H, W), 0 where nothing was changed, if requested."""
 
     picture: Picture
     mask: RgbArray | None
@@ -215,28 +214,16 @@ class RestoreResult:
     reason: SkipReason | None
     upscale_applied: int
     upscaler: str
-    warnings: tuple[str, ...]
+    warnings: tuple[ResponseWarning, ...]
     tone_matched: bool
-    stages: tuple[StageReport, ...] = field(default=())
+    stages: tuple[StageReport, ...]
 
 
-class _Checker:
-    """Collects violations, so that a request hears of all of them at once."""
+@dataclass(frozen=True)
+class DetectResult:
+    """The faces of an image, highest confidence first, and its size in px, orientation applied."""
 
-    def __init__(self) -> None:
-        self._violations: list[FieldViolation] = []
-
-    def violate(self, name: str, message: str) -> None:
-        self._violations.append(FieldViolation(name, message))
-
-    def within(self, name: str, value: float, limits: tuple[float, float]) -> None:
-        if not limits[0] <= value <= limits[1]:  # false for NaN as well
-            self.violate(name, f"must be between {limits[0]} and {limits[1]}, is {value}")
-
-    def at_least_0(self, name: str, value: float | None, unit: str = "px") -> None:
-        if value is not None and not (value >= 0 and math.isfinite(value)):
-            self.violate(name, f"must be a number of {unit}, 0 or more, is {value}")
-
-    def finish(self) -> None:
-        if self._violations:
-            raise InvalidRequest(self._violations)
+    faces: tuple[Face, ...]
+    width: int
+    height: int
+    stages: tuple[StageReport, ...]

@@ -1,9 +1,10 @@
-"""What the networks made of a picture, and how that becomes the answer: paste, mask, reasons."""
+"""From what the networks returned to the finished image: paste, mask, reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,17 +13,25 @@ from atelier_restorer.align import crop_to_picture
 from atelier_restorer.faces import Candidate
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
 from atelier_restorer.request import FaceOutcome, RestoreRequest, RestoreResult
-from atelier_restorer.upscale import Enlarged, enlarge_plane
-from atelier_runtime.outcomes import SkipReason
-from atelier_runtime.images import Picture, RgbArray, to_depth, to_eight_bit
-from atelier_runtime.metrics import StageTimer
+from atelier_runtime.images import Picture, PixelArray, RgbArray, to_depth, to_eight_bit
+from atelier_runtime.metrics import StageReport, StageTimer
+from atelier_runtime.outcomes import ResponseWarning, SkipReason
+from atelier_runtime.sizes import Size
+from atelier_runtime.upscaler import resample
+
+
+class Upscaled(NamedTuple):
+    """Pixels (H, W, 3) of the input's depth, and the name of what upscaled them; empty if nothing did."""
+
+    pixels: PixelArray
+    upscaler: str
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A restored crop and the place in the enlarged picture where it belongs.
+    """A restored crop and where it belongs in the upscaled image.
 
-    `parts` (512, 512) tells where in the crop it replaces the picture; None: everywhere.
+    `parts` (512, 512) tells where in the crop it replaces the image; None: everywhere.
     """
 
     crop: RgbArray
@@ -33,50 +42,48 @@ class Patch:
 
 @dataclass(frozen=True)
 class Restoration:
-    """What the networks made of a picture. What remains is to paste the patches; see `paste`.
+    """The networks' output for an image. What remains is to paste the patches; see `paste`.
 
-    `changed` is the mask (H, W) of what differs from the input in the background already: the face of an
+    `changed` is the mask (H, W) of what already differs from the input in the background: the face of an
     aligned crop. None: nothing does.
     """
 
-    background: Enlarged
+    background: Upscaled
     changed: RgbArray | None
     patches: tuple[Patch, ...]
     outcomes: tuple[FaceOutcome, ...]
     reason: SkipReason | None
-    warnings: tuple[str, ...]
+    warnings: tuple[ResponseWarning, ...]
     tone_matched: bool
+    stages: tuple[StageReport, ...]
 
 
 def paste(
-    picture: Picture,
-    request: RestoreRequest,
-    restoration: Restoration,
-    timer: StageTimer,
-    *,
-    in_place: bool = False,
+    picture: Picture, request: RestoreRequest, restoration: Restoration, *, in_place: bool = False
 ) -> RestoreResult:
-    """Paste the restored faces, the surest first, and gather the answer. Runs no network.
+    """Paste the restored faces, highest confidence first, and assemble the result. Runs no network.
 
-    `in_place`: into the background itself, which nobody needs afterwards, if it can be written to; else into
-    a copy, so that it stays whole for other fidelities.
+    `in_place`: into the background itself, if it is writable and not needed afterward; else into a copy, so
+    that it can be used for other fidelities.
     """
+    timer = StageTimer()
     with timer.stage("paste"):
         background, upscaler = restoration.background
-        rgb = background if in_place and background.flags.writeable else background.copy()
+        pixels = background if in_place and background.flags.writeable else background.copy()
         mask = None
         if request.return_mask and restoration.changed is None:
-            mask = np.zeros(rgb.shape[:2], np.uint8)
+            mask = np.zeros(pixels.shape[:2], np.uint8)
         elif request.return_mask and restoration.changed is not None:
-            mask = _enlarged_mask(restoration.changed, request.upscale)
+            mask = _upscaled_mask(restoration.changed, request.upscale)
         for patch in restoration.patches:
             parts = None if patch.parts is None else soften_parts(patch.parts)
-            paste_face(rgb, mask, patch.crop, patch.matrix, request.upscale, patch.visibility, parts)
+            paste_face(pixels, mask, patch.crop, patch.matrix, request.upscale, patch.visibility, parts)
         alpha = picture.alpha
         if alpha is not None and request.upscale > 1:
-            alpha = to_depth(enlarge_plane(to_eight_bit(alpha), request.upscale), picture.bits)
+            size = Size(alpha.shape[1] * request.upscale, alpha.shape[0] * request.upscale)
+            alpha = to_depth(resample(to_eight_bit(alpha), size), picture.bits)
     return RestoreResult(
-        picture=picture.with_pixels(rgb, alpha),
+        picture=picture.with_pixels(pixels, alpha),
         mask=mask,
         outcomes=restoration.outcomes,
         reason=restoration.reason,
@@ -84,19 +91,20 @@ def paste(
         upscaler=upscaler,
         warnings=restoration.warnings,
         tone_matched=restoration.tone_matched,
+        stages=(*restoration.stages, *timer.reports),
     )
 
 
 def blend_face(picture: Picture, candidate: Candidate) -> tuple[Picture, RgbArray]:
-    """Return an aligned picture with its restored face, and the mask (512, 512) of what was changed."""
-    assert candidate.restored is not None, "the caller has looked"
+    """Return an aligned image with its restored face, and the mask (512, 512) of what was changed."""
+    assert candidate.restored is not None, "checked by the caller"
     parts = None if candidate.parts is None else soften_parts(candidate.parts)
     blended, changed = blend_aligned(picture.rgb, candidate.restored, candidate.visibility, parts)
     return picture.with_pixels(blended, picture.alpha), changed
 
 
 def patches_of(candidates: Sequence[Candidate], scale: int) -> tuple[Patch, ...]:
-    """Return what is to be pasted into the picture enlarged `scale` times."""
+    """Return what is to be pasted into the image upscaled `scale` times."""
     return tuple(
         Patch(c.restored, crop_to_picture(c.matrix, scale), c.visibility, c.parts)
         for c in candidates
@@ -108,7 +116,7 @@ def outcome_of(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
     """Return what became of a face."""
     restored = candidate.reason is None
     return FaceOutcome(
-        face=candidate.face.enlarged(request.upscale),
+        face=candidate.face.scaled(request.upscale),
         reason=candidate.reason,
         fidelity=candidate.fidelity if restored else None,
         before=candidate.crop if request.return_crops else None,
@@ -119,7 +127,10 @@ def outcome_of(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
 def overall_reason(
     candidates: Sequence[Candidate], request: RestoreRequest, missing: str | None
 ) -> SkipReason | None:
-    """Return None if a face was restored, else what kept the surest one from it; `missing`: a network."""
+    """Return None if a face was restored, else why the one of highest confidence was not.
+
+    `missing`: the network without which none could be.
+    """
     if request.max_faces == 0:
         return SkipReason.SKIPPED
     if missing:
@@ -129,7 +140,7 @@ def overall_reason(
     return candidates[0].reason if candidates else SkipReason.NO_FACE
 
 
-def _enlarged_mask(mask: RgbArray, scale: int) -> RgbArray:
-    """Enlarge a mask without the overshoot that Lanczos has at edges."""
+def _upscaled_mask(mask: RgbArray, scale: int) -> RgbArray:
+    """Upscale a mask without the overshoot that Lanczos has at edges."""
     size = mask.shape[1] * scale, mask.shape[0] * scale
     return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,4 +1,4 @@
-"""Decide which of the faces found are restored, and say of each other one why not."""
+"""Selects the faces to restore, and gives the reason for each of the others."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from atelier_runtime.outcomes import SkipReason
 def select_faces(
     faces: Sequence[Face], request: RestoreRequest, width: int, height: int
 ) -> list[SkipReason | None]:
-    """Return for each face None, if it is to be restored, or why it is left alone.
+    """Return for each face None if it is to be restored, else why it is skipped.
 
     Args:
-        faces: As the detector gave them, the surest first.
-        request: Its confidence and size limits come first, then the rule, then the number of faces.
-        width: Of the picture, px.
-        height: Of the picture, px.
+        faces: As detected, highest confidence first.
+        request: Its confidence and size limits apply first, then the rule, then the maximum number of faces.
+        width: Width of the image, px.
+        height: Height of the image, px.
     """
-    reasons = [_unfit(face, request) for face in faces]
-    fit = [i for i, reason in enumerate(reasons) if reason is None]
-    if fit and request.rule is not FaceRule.ALL:
+    reasons = [_outside_limits(face, request) for face in faces]
+    eligible = [i for i, reason in enumerate(reasons) if reason is None]
+    if eligible and request.rule is not FaceRule.ALL:
         if request.rule is FaceRule.LARGEST:
-            chosen = max(fit, key=lambda i: _area(faces[i]))
+            selected = max(eligible, key=lambda i: _area(faces[i]))
         else:
-            chosen = min(fit, key=lambda i: _distance_to(faces[i], width / 2, height / 2))
-        for i in fit:
-            reasons[i] = None if i == chosen else SkipReason.SKIPPED
-        fit = [chosen]
-    for i in fit[request.max_faces :]:
+            selected = min(eligible, key=lambda i: _distance_to(faces[i], width / 2, height / 2))
+        for i in eligible:
+            reasons[i] = None if i == selected else SkipReason.SKIPPED
+        eligible = [selected]
+    for i in eligible[request.max_faces :]:
         reasons[i] = SkipReason.OVER_LIMIT
     return reasons
 
 
 def apply_face_edits(request: RestoreRequest) -> list[SkipReason | None]:
-    """Return for each face that the request names None, if it is to be restored, or why it is left alone."""
-    reasons = [SkipReason.SKIPPED if order.skip else None for order in request.faces]
-    wanted = [number for number, reason in enumerate(reasons) if reason is None]
-    for number in wanted[request.max_faces :]:
+    """Return for each of the request's face edits None if it is to be restored, else why it is skipped."""
+    reasons = [SkipReason.SKIPPED if edit.skip else None for edit in request.faces]
+    eligible = [number for number, reason in enumerate(reasons) if reason is None]
+    for number in eligible[request.max_faces :]:
         reasons[number] = SkipReason.OVER_LIMIT
     return reasons
 
 
-def _unfit(face: Face, request: RestoreRequest) -> SkipReason | None:
+def _outside_limits(face: Face, request: RestoreRequest) -> SkipReason | None:
     if face.confidence <= request.min_confidence:
         return SkipReason.LOW_CONFIDENCE
     if face.eye_distance_px < MIN_EYE_DISTANCE_PX or face.size_px < request.min_face_px:

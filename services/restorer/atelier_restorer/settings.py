@@ -1,4 +1,4 @@
-"""What the face stage can be told, from variables that start with ``ATELIER_RESTORER_``."""
+"""The restorer's settings: environment variables that start with ATELIER_RESTORER_."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from atelier_runtime import settings
 
 
 class RestorerSettings(settings.ServiceSettings):
-    """Settings of the face stage."""
+    """Settings of the restorer; see the base classes for the rest."""
 
     model_config = SettingsConfigDict(env_prefix="ATELIER_RESTORER_", frozen=True, extra="ignore")
 
-    port: int = Field(50052, ge=0, le=65535, description="Port of the gRPC server; 0 takes a free one.")
-    metrics_port: int = Field(9102, ge=0, le=65535, description="Port of /metrics; 0 takes a free one.")
+    port: int = Field(50052, ge=0, le=65535, description="Port of the gRPC server; 0 picks a free one.")
+    metrics_port: int = Field(9102, ge=0, le=65535, description="Port of /metrics; 0 picks a free one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format that CodeFormer draws in; auto: float32. It chooses its codes in float32.",
+        description="dtype that CodeFormer generates in; auto: float32. It selects codes in float32.",
     )
-    codeformer: str = Field("", description="A checkpoint file in place of the model set's CodeFormer.")
-    detector: str = Field("", description="A checkpoint file in place of the model set's face detector.")
-    parser: str = Field("", description="A checkpoint file in place of the model set's face parser.")
-    upscaler: str = Field("", description="A checkpoint file in place of the model set's upscaler.")
+    codeformer: str = Field("", description="Checkpoint file to use in place of the model set's CodeFormer.")
+    detector: str = Field("", description="Checkpoint file to use in place of the model set's face detector.")
+    parser: str = Field("", description="Checkpoint file to use in place of the model set's face parser.")
+    upscaler: str = Field("", description="Checkpoint file to use in place of the model set's upscaler.")
     max_batch: int = Field(
         0,
         ge=0,
         le=64,
-        description="Faces in one forward pass; 0: 16 on a device of 20 GiB, 8 on a smaller one, 4 on a CPU.",
+        description="Faces per forward pass; 0: 16 on a device with 20 GiB, 8 on a smaller one, 4 on a CPU.",
     )
     report_confidence: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Faces less sure than this are not reported, not even as of low confidence.",
+        description="Faces below this confidence are not reported, not even as low_confidence.",
     )

@@ -1,3 +1,3 @@
-"""What every Atelier process needs to be a service, and nothing about faces or prompts."""
+"""What every Atelier process needs to be a service; knows nothing about faces or prompts."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,6 +1,6 @@
-"""The one table of defaults and limits: command line, gRPC and HTTP all read it.
+"""The single table of defaults and limits, shared by the command line, gRPC and HTTP.
 
-Units are in the names; a range is written as a pair (lowest, highest), both allowed.
+Units are in the names; a range is a pair (lowest, highest), both inclusive.
 """
 
 from typing import Final
@@ -27,13 +27,13 @@ HIRES_ENLARGEMENT = 2
 HIRES_STRENGTH = 0.35
 HIRES_STEPS = 25
 USE_UPSCALER = True
-HIRES_FIX_SIMPLE = False
-HIRES_SCALE = 1.5
-HIRES_SCALE_RANGE = (1.0, 4.0)
+LANCZOS_SCALE = 1.5
+"""Of the JSON contract's `hires_fix_simple`; over gRPC an unset `lanczos_scale` means no upscaling."""
+LANCZOS_SCALE_RANGE = (1.0, 4.0)
 
 USE_FACE_RESTORATION = True
 FIDELITY = 0.6
-"""CodeFormer's w: 0 best looking, 1 closest to the input."""
+"""CodeFormer's w: 0 looks best, 1 is closest to the input."""
 FIDELITY_RANGE = (0.0, 1.0)
 UPSCALE: Final = 1
 UPSCALE_CHOICES = (1, 2, 4)
@@ -47,7 +47,7 @@ MIN_EYE_DISTANCE_PX = 5.0
 MIN_FACE_PX = 0.0
 DETECT_SIZE_PX = 640
 DETECT_SIZE_PX_RANGE = (64, 2048)
-"""Beside 0, which looks at the picture as it is."""
+"""0 is allowed too: full resolution."""
 VISIBILITY = 1.0
 VISIBILITY_RANGE = (0.0, 1.0)
 
@@ -59,4 +59,4 @@ ON_RESTORE_FAILURE: Final = "return_base"
 MAX_PIXELS = 50_000_000
 DEADLINE_S = 300.0
 PING_INTERVAL_S = 20.0
-"""How often a client asks during a call whether the stage still lives; servers allow twice as often."""
+"""How often a client pings a service during a call; servers allow twice as often."""

@@ -1,8 +1,8 @@
 """The device and the one thread that works on it.
 
-Networks never run on the event loop: a servicer submits a function to the `DeviceWorker`, which
-runs one at a time in the order of arrival. The queue is bounded; what cannot be done is refused at once.
-A request that needs several jobs takes a place in the queue first (`DeviceWorker.reserve_slot`).
+Networks never run on the event loop: a servicer submits a function to the `DeviceWorker`, which runs one at
+a time, first come, first served. The queue is bounded; what cannot be done in time is refused at once.
+A request that needs several jobs reserves a slot in the queue first (`DeviceWorker.reserve_slot`).
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ def choose_device(setting: str) -> torch.device:
 
 
 def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
-    """Return the number format of a setting.
+    """Return the dtype of a setting.
 
-    `auto` is float32 on a CPU; on CUDA bfloat16 where the card computes in it (compute capability 8, Ampere,
-    and later), else float16.
+    `auto` is float32 on a CPU; on CUDA bfloat16 where the GPU supports it natively (compute capability 8.0,
+    Ampere, and later), else float16.
     """
     if setting == "auto":
         setting = "float32"
         if device.type == "cuda":
-            with torch.cuda.device(device):  # older cards only emulate it, many times slower
+            with torch.cuda.device(device):  # older GPUs only emulate it, many times slower
                 native = torch.cuda.is_bf16_supported(including_emulation=False)
             setting = "bfloat16" if native else "float16"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[setting]
 
 
 def device_name(device: torch.device) -> str:
-    """Return the card's or processor's own name."""
+    """Return the name of the GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -76,23 +76,23 @@ def device_name(device: torch.device) -> str:
                 if line.startswith("model name"):
                     return line.split(":", 1)[1].strip()
     except OSError:
-        pass  # not Linux: the general name will do
+        pass  # not Linux: a generic name will do
     return "CPU"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that the device's memory did not suffice."""
+    """Return whether an exception means that the device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 class Job(Generic[T]):
-    """One function waiting for, or running on, the device thread.
+    """A function that waits for, or runs on, the device thread.
 
     The function gets the job itself and calls `check` often: between denoising steps, between batches.
     """
 
     def __init__(self, function: Callable[[Job[T]], T], deadline: float | None, *, has_slot: bool) -> None:
-        """`deadline`: on the clock of `time.monotonic`, None for none. `has_slot`: its request has a place."""
+        """`deadline`: on the clock of `time.monotonic`. `has_slot`: its request has reserved a slot."""
         self.deadline = deadline
         self.has_slot = has_slot
         self.succeeded = False
@@ -108,12 +108,12 @@ class Job(Generic[T]):
     # --- on the event loop ---
 
     def cancel(self) -> None:
-        """Take the job out of the queue, or make its next `check` raise. Safe to repeat."""
+        """Remove the job from the queue, or make its next `check` raise. Safe to repeat."""
         self._cancelled.set()
         self._remove(self)
 
     async def events(self) -> AsyncIterator[Any]:
-        """Yield what the function emits until it ends. Leaving early cancels nothing; see `cancel`."""
+        """Yield what the function emits until it ends. Stopping early does not cancel; see `cancel`."""
         while (event := await self._events.get()) is not _END:
             yield event
 
@@ -125,30 +125,30 @@ class Job(Generic[T]):
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             self.cancel()
-            future.add_done_callback(lambda done: done.exception())  # nobody waits for it any more
+            future.add_done_callback(lambda done: done.exception())  # nobody is waiting for it
             raise
 
     # --- on the device thread ---
 
     def check(self) -> None:
-        """Raise `Cancelled` or `DeadlineExceeded` if nobody waits for the result any more."""
+        """Raise `Cancelled` or `DeadlineExceeded` if nobody is waiting for the result any longer."""
         if self._cancelled.is_set():
             raise Cancelled
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise DeadlineExceeded
 
     def emit(self, event: Any) -> None:
-        """Hand an event to whoever reads `events`."""
+        """Send an event to the reader of `events`."""
         self._post(event)
 
     def _post(self, event: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to read
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is no reader left
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def _run(self) -> Callable[[], None]:
-        """Run the function and return how to hand out what came of it.
+        """Run the function and return a callable that delivers the outcome.
 
-        Whoever waits may submit again at once, so the worker hands out when it is free again.
+        The receiver may submit again at once, so the worker delivers only when it is free again.
         """
         metrics.QUEUE_WAIT.observe(time.monotonic() - self._submitted)
         try:
@@ -158,7 +158,7 @@ class Job(Generic[T]):
             if is_out_of_memory(error):
                 error = OutOfMemory()
             if isinstance(error, AtelierError) and not isinstance(error, InternalError):
-                # Foreseen, so nobody reads where; the frames would hold the tensors of the failed work.
+                # An expected error needs no traceback; its frames would keep the failed work's tensors alive.
                 error.__traceback__ = error.__context__ = error.__cause__ = None
             failure = error
             return lambda: self._finish(failure)
@@ -179,10 +179,10 @@ _END = object()
 
 
 class DeviceWorker:
-    """One thread for one device, and the bounded queue before it."""
+    """One thread for one device, behind a bounded queue."""
 
     def __init__(self, capacity: int, name: str = "device") -> None:
-        """`capacity`: jobs that may wait while another runs; 0 accepts work only when idle."""
+        """`capacity`: requests that may wait while another runs; 0 accepts work only when idle."""
         self.capacity = capacity
         self._waiting: deque[Job[Any]] = deque()
         self._running: Job[Any] | None = None
@@ -196,20 +196,20 @@ class DeviceWorker:
 
     @property
     def depth(self) -> int:
-        """Requests that wait."""
+        """Requests in the queue."""
         return max(0, self._requests - self.running)
 
     @property
     def running(self) -> int:
-        """Jobs that run: 0 or 1."""
+        """Jobs running: 0 or 1."""
         return int(self._running is not None)
 
     def estimated_wait_s(self) -> float:
-        """Return the time until a new request would start, from the mean of past ones; 0 if unknown."""
+        """Return the estimated wait of a new request, from the mean time of past ones; 0 if unknown."""
         return self._requests * (self._mean_seconds or 0.0)
 
     def check_slot(self, deadline: float | None = None) -> None:
-        """Raise what `submit` and `place` would raise now."""
+        """Raise what `submit` and `reserve_slot` would raise now."""
         with self._state:
             wait = self.estimated_wait_s()
             retry_after = max(1.0, math.ceil(wait))
@@ -217,7 +217,7 @@ class DeviceWorker:
                 raise ServiceDraining(retry_after_s=retry_after)
             if self._requests > self.capacity:
                 raise QueueFull(
-                    f"Every place in the queue is taken ({self.depth} waiting, {self.capacity} places).",
+                    f"The queue is full ({self.depth} waiting, capacity {self.capacity}).",
                     retry_after_s=retry_after,
                 )
             if deadline is not None and time.monotonic() + wait >= deadline:
@@ -228,10 +228,10 @@ class DeviceWorker:
 
     @contextlib.contextmanager
     def reserve_slot(self, deadline: float | None = None) -> Iterator[None]:
-        """Hold a place for a request that brings several jobs, from before its decoding to its last job.
+        """Hold a slot in the queue for a request of several jobs, from before its decoding to its last job.
 
-        Inside, submit with `has_slot=True`. Raises `ServiceDraining`, `QueueFull` or `DeadlineUnmeetable`
-        at once.
+        Inside, submit with `has_slot=True`. Raises `ServiceDraining`, `QueueFull` or `DeadlineUnmeetable` at
+        once.
         """
         with self._state:
             self.check_slot(deadline)
@@ -240,7 +240,7 @@ class DeviceWorker:
         start = time.monotonic()
         try:
             yield
-            self._learn((time.monotonic() - start) / (ahead + 1))
+            self._update_mean((time.monotonic() - start) / (ahead + 1))
         finally:
             with self._state:
                 self._count(-1)
@@ -250,26 +250,26 @@ class DeviceWorker:
     ) -> Job[T]:
         """Queue a function; call on the event loop.
 
-        A `has_slot` job is always accepted. Any other is a request of its own: raises `ServiceDraining`,
-        `QueueFull` or `DeadlineUnmeetable` at once.
+        A job whose request has a slot is always accepted. Any other is a request of its own: raises
+        `ServiceDraining`, `QueueFull` or `DeadlineUnmeetable` at once.
         """
         job = Job(function, deadline, has_slot=has_slot)
         with self._state:
             if not has_slot:
                 self.check_slot(deadline)
                 self._count(+1)
-            job._remove = self._withdraw  # a closure over the job would keep it, and its picture, alive
+            job._remove = self._withdraw  # a closure over the job would keep it, and its image, alive
             self._waiting.append(job)
             self._state.notify_all()
         return job
 
     def forget_job_times(self) -> None:
-        """Begin the mean of job times anew: loading says nothing about how long a request takes."""
+        """Reset the mean of job times: loading says nothing about how long a request takes."""
         with self._state:
             self._mean_seconds = None
 
     def stop_accepting(self) -> None:
-        """Refuse new jobs from now on; accepted ones go on."""
+        """Refuse new jobs from now on; accepted ones continue."""
         with self._state:
             self._draining = True
 
@@ -281,7 +281,7 @@ class DeviceWorker:
             job.cancel()
 
     def close(self) -> None:
-        """Cancel everything and end the thread."""
+        """Cancel everything and stop the thread."""
         self.stop_accepting()
         self.cancel_all()
         with self._state:
@@ -304,7 +304,7 @@ class DeviceWorker:
     def _leave(self, job: Job[Any]) -> None:
         self._count(0 if job.has_slot else -1)
 
-    def _learn(self, seconds: float) -> None:
+    def _update_mean(self, seconds: float) -> None:
         with self._state:
             mean = self._mean_seconds
             self._mean_seconds = seconds if mean is None else mean + _EWMA_WEIGHT * (seconds - mean)
@@ -318,11 +318,11 @@ class DeviceWorker:
                 self._running = job = self._waiting.popleft()
                 metrics.QUEUE_DEPTH.set(self.depth)
             start = time.monotonic()
-            hand_out = job._run()
+            deliver = job._run()
             if job.succeeded and not job.has_slot:
-                self._learn(time.monotonic() - start)
+                self._update_mean(time.monotonic() - start)
             with self._state:
                 self._running = None
                 self._leave(job)
-            hand_out()
-            del job, hand_out  # or the last request's picture would stay in memory until the next
+            deliver()
+            del job, deliver  # or the last request's image would stay in memory until the next

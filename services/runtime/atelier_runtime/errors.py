@@ -18,12 +18,12 @@
     └── InternalError           a bug or an unforeseen failure
 
 Messages are shown to clients: they name the field and the limit, never a path or Python text.
-`status.py` has the table to gRPC and back, the gateway's `http/errors.py` the one to HTTP.
+`rpc_errors.py` maps them to gRPC and back, the gateway's `http/errors.py` to HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -32,8 +32,8 @@ from typing import ClassVar
 class ErrorReason(StrEnum):
     """Why a call failed; the members are named as in `atelier.common.v1.ErrorReason`.
 
-    The values are what JSON clients read in `error.code` and what metrics are labelled with. Clients of 0.1
-    know four of them by older names, so those differ from their members'.
+    The values are what JSON clients read in `error.code`, and metrics' labels. Clients of 0.1 know four of
+    them by older names, so those differ from their members'.
     """
 
     INVALID_REQUEST = "invalid_request"
@@ -91,6 +91,10 @@ class InvalidRequest(AtelierError):
     def of(cls, field: str, message: str) -> InvalidRequest:
         """Return the error of a single field."""
         return cls([FieldViolation(field, message)])
+
+    def rename_fields(self, new_name: Callable[[str], str]) -> InvalidRequest:
+        """Return the same error with other names of fields: another wire's, or a client's own."""
+        return InvalidRequest([FieldViolation(new_name(v.field), v.message) for v in self.fields])
 
 
 class MalformedBody(AtelierError):
@@ -211,7 +215,7 @@ ERROR_CLASSES: dict[ErrorReason, type[AtelierError]] = {
         InternalError,
     )
 }
-"""Every exception class by its reason; a test holds it complete."""
+"""Every exception class by its reason; a test checks that it is complete."""
 
 
 def make_error(

@@ -18,10 +18,10 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 LOADING_RETRY_AFTER_S = 5.0
 
-_LAST_UPDATE_S = 0.5  # for watchers to be told that draining has begun
+_LAST_UPDATE_S = 0.5  # for watchers to learn that draining has begun
 
 
-class _HealthService(health.aio.HealthServicer):
+class _HealthService(health.aio.HealthServicer):  # type: ignore[misc, unused-ignore]  # grpc has no types
     """grpc.health.v1 whose watches end when draining begins; a graceful stop would wait for them."""
 
     def __init__(self) -> None:

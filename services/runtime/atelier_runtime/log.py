@@ -1,4 +1,4 @@
-"""JSON log lines, each with the id of the request that it belongs to."""
+"""JSON log lines, each with the ID of its request."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The request that the current task or thread works for."""
+"""The ID of the request that the current task or thread belongs to."""
 
 REQUEST_ID_HEADER = "x-request-id"
-"""The HTTP header and the gRPC metadata key of the request id."""
+"""The HTTP header and gRPC metadata key of the request ID."""
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def accept_request_id(offered: str | None) -> str:
-    """Return the client's id if it is 1 to 64 letters, digits, '.', '_' or '-', else a new one."""
-    if offered and _SANE_REQUEST_ID.fullmatch(offered):
-        return offered
+def accept_request_id(client_id: str | None) -> str:
+    """Return the client's ID if it is 1 to 64 letters, digits, '.', '_' or '-', else a new one."""
+    if client_id and _VALID_REQUEST_ID.fullmatch(client_id):
+        return client_id
     return uuid.uuid4().hex
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id, and what `extra=` gave."""
+    """One JSON object per line: time, level, logger, message, request_id, and the fields of `extra=`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class PlainFormatter(logging.Formatter):
-    """For people at a terminal: level, message, and what `extra=` gave."""
+    """For a terminal: level, message, and the fields of `extra=`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
@@ -58,7 +58,7 @@ class PlainFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, formatter: logging.Formatter | None = None) -> None:
-    """Send every logger's lines to standard error, as JSON unless another formatter is given."""
+    """Log to standard error, as JSON unless another formatter is given."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter or JsonFormatter())
     root = logging.getLogger()

@@ -1,7 +1,7 @@
 """Every metric of every process, and the timer of a request's stages.
 
-No prompt and no ID is ever a label. A process exposes only what it can know: `build_registry` selects the
-metrics of its kind.
+Prompts and IDs are never labels. A process exposes only metrics that apply to it: `build_registry` selects
+those of its kind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REQUEST_DURATION = Histogram(
     registry=None,
 )
 REQUESTS_IN_PROGRESS = Gauge(
-    "atelier_requests_in_progress", "Calls that have started and not ended.", registry=None
+    "atelier_requests_in_progress", "Calls that have started but not ended.", registry=None
 )
 ERRORS = Counter("atelier_errors_total", "Calls that failed, by reason.", ["reason"], registry=None)
 REFUSALS = Counter(
@@ -68,7 +68,7 @@ FACES = Counter(
 )
 CANCELLED_STEPS = Counter(
     "atelier_cancelled_steps_total",
-    "Denoising steps that were not taken because the call was cancelled or its deadline passed.",
+    "Denoising steps that were not run because the call was cancelled or its deadline expired.",
     registry=None,
 )
 BACKEND_PENDING = Gauge(
@@ -159,7 +159,7 @@ class NoProbe:
 
 
 class StageTimer:
-    """Times the stages of one request. The histograms and the answer's `stages` are the same numbers."""
+    """Times the stages of one request. The histograms and the response's `stages` are the same numbers."""
 
     def __init__(self, probe: DeviceProbe | None = None, reports: list[StageReport] | None = None) -> None:
         """`reports`: the list to append to, by default a new one; two timers can share one."""

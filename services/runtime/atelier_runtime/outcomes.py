@@ -1,4 +1,4 @@
-"""What a call that succeeded still has to say: what was skipped, and warnings."""
+"""What a successful call reports besides its result: what was skipped, and warnings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SkipReason(StrEnum):
 
 
 class WarningCode(StrEnum):
-    """What a warning is about; the names of `atelier.common.v1.WarningCode`, which says more of each."""
+    """What a warning is about; the names of `atelier.common.v1.WarningCode`, which documents each."""
 
     UNSPECIFIED = "unspecified"
     """A newer service sent a code that this version does not know."""

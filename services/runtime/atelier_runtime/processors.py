@@ -1,7 +1,7 @@
-"""How many processors this process may use, which in a container is fewer than the machine has.
+"""How many CPUs this process may use: in a container, often fewer than the machine has.
 
-`os.cpu_count` counts the machine's. A limit of 2 CPUs on a node with 64 is a quota of the control group;
-64 threads under it spend their time waiting for each other.
+`os.cpu_count` counts the machine's CPUs. A limit of 2 CPUs on a node with 64 is a cgroup quota; 64 threads
+under it spend their time waiting for each other.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from pathlib import Path, PurePosixPath
 
 
 def usable_processors(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Return the processors that affinity and the control group's quota leave, rounded up, at least 1.
+    """Return the number of CPUs that affinity and cgroup quota allow, rounded up, at least 1.
 
-    `cgroups` is where control groups are mounted (version 2, or 1 with the controller cpu), `own` names the
-    process's. A quota of a group that encloses ours counts too.
+    `cgroups` is the mount point of cgroups (version 2, or 1 with the cpu controller), `own` the file that
+    names the process's. Quotas of parent groups count too.
     """
     quotas = [quota for folder in _folders(cgroups, own) if (quota := _quota(folder)) is not None]
     return max(1, min(len(os.sched_getaffinity(0)), *(math.ceil(quota) for quota in quotas), 10**6))
 
 
 def _folders(cgroups: Path, own: Path) -> list[Path]:
-    """Return the folders of our group and of those around it, of either version."""
+    """Return the folders of our group and its parents, in either version."""
     folders = [cgroups, cgroups / "cpu"]
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
@@ -38,7 +38,7 @@ def _folders(cgroups: Path, own: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Return a group's quota in processors, None where there is none."""
+    """Return a group's quota in CPUs, None where there is none."""
     try:
         if (version_2 := folder / "cpu.max").is_file():
             quota, period = version_2.read_text(encoding="ascii").split()

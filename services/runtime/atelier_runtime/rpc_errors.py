@@ -1,7 +1,7 @@
-"""Errors on the gRPC wire: one total table to `google.rpc.Status`, and the way back.
+"""Errors over gRPC: one complete table to `google.rpc.Status`, and back.
 
 Details follow google.rpc: ErrorInfo (reason and domain), BadRequest (the first 20 violations, the rest
-counted; texts cut, because trailers are small), RetryInfo.
+counted; texts truncated, because trailers are small), RetryInfo.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ _REASON_OF_BARE_CODE = {
 
 
 def to_status(error: AtelierError, request_id: str | None = None) -> status_pb2.Status:
-    """Build the status of an error. An internal error says no more than the request id."""
+    """Build the status of an error. Of an internal error it reveals only the request ID."""
     message = error.message
     if isinstance(error, InternalError):
         message = f"{InternalError.default_message} (request {request_id or 'unknown'})"
-    status = status_pb2.Status(code=GRPC_CODES[error.reason], message=_cut(message, 4 * MAX_TEXT_CHARS))
+    status = status_pb2.Status(code=GRPC_CODES[error.reason], message=_truncated(message, 4 * MAX_TEXT_CHARS))
     _add(status, error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN))
     if error.fields:
         bad = error_details_pb2.BadRequest()
         for violation in error.fields[:MAX_VIOLATIONS]:
             bad.field_violations.add(
-                field=_cut(violation.field, MAX_TEXT_CHARS),
-                description=_cut(violation.message, MAX_TEXT_CHARS),
+                field=_truncated(violation.field, MAX_TEXT_CHARS),
+                description=_truncated(violation.message, MAX_TEXT_CHARS),
             )
         rest = len(error.fields) - MAX_VIOLATIONS
         if rest > 0:
@@ -77,13 +77,13 @@ def to_status(error: AtelierError, request_id: str | None = None) -> status_pb2.
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> AtelierError:
-    """Rebuild the exception that a stage raised; a status without our details becomes the nearest one."""
+    """Rebuild the exception that a service raised; a status without our details becomes the nearest one."""
     reason = _REASON_OF_BARE_CODE.get(error.code(), ErrorReason.INTERNAL)
     fields: list[FieldViolation] = []
     retry_after_s: float | None = None
     try:
         status = rpc_status.from_call(error)
-    except ValueError:  # details that contradict the code: not ours
+    except ValueError:  # details that contradict the code are not ours
         status = None
     for detail in status.details if status else ():
         info, bad, retry = (
@@ -107,5 +107,5 @@ def _add(status: status_pb2.Status, detail: Message) -> None:
     status.details.append(packed)
 
 
-def _cut(text: str, limit: int) -> str:
+def _truncated(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."

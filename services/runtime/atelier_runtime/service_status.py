@@ -1,4 +1,4 @@
-"""What a service is, has loaded and is doing: the answer to `GetStatus`."""
+"""What a service is, has loaded and is doing: the response of `GetStatus`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class NetworkRole(StrEnum):
-    """What a network is for: the names of `atelier.common.v1.NetworkRole`, the values of a model set's manifest."""
+    """What a network is for; named as in `atelier.common.v1.NetworkRole`, valued as in a set's manifest."""
 
     BASE = "base"
     REFINER = "refiner"

@@ -1,9 +1,11 @@
-"""Frozen settings from the environment; a bad value stops the start with a line naming the variable."""
+"""Frozen settings from the environment; an invalid one prevents startup with a line naming the variable."""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Literal, NoReturn, TypeVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,9 +14,12 @@ from atelier_runtime import defaults
 
 
 class ProcessSettings(BaseSettings):
-    """What every process can be told. A subclass sets `env_prefix` in its `model_config`."""
+    """The settings of every process. A subclass sets `env_prefix` in its `model_config`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former name -> new name. A variable that is set by its former name stops the start."""
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Log level.")
@@ -22,36 +27,36 @@ class ProcessSettings(BaseSettings):
         defaults.MAX_PIXELS,
         ge=65_536,
         le=500_000_000,  # what fits into a gRPC message, see images.message_limit_bytes
-        description="Most pixels of a picture, in or out.",
+        description="Maximum pixels of an image, input or output.",
     )
     drain_seconds: float = Field(
-        60.0, ge=0, le=3600, description="After SIGTERM: time for accepted work to finish."
+        60.0, ge=0, le=3600, description="Time for accepted work to finish after SIGTERM."
     )
 
 
 class ServiceSettings(ProcessSettings):
-    """What every gRPC stage can be told."""
+    """The settings of every gRPC service."""
 
-    port: int = Field(description="Port of the gRPC server; 0 takes a free one.", ge=0, le=65535)
-    metrics_port: int = Field(description="Port of /metrics; 0 takes a free one.", ge=0, le=65535)
+    port: int = Field(description="Port of the gRPC server; 0 picks a free one.", ge=0, le=65535)
+    metrics_port: int = Field(description="Port of /metrics; 0 picks a free one.", ge=0, le=65535)
     model_set: str = Field("demo", description="'demo' or the path of a folder with a manifest.json.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the main networks; auto: float32 on a CPU; on CUDA bfloat16, "
-        "or float16 where the card has no bfloat16.",
+        description="dtype of the main networks; auto: float32 on a CPU; on CUDA bfloat16, or float16 where "
+        "the GPU does not support bfloat16.",
     )
     queue_capacity: int = Field(8, ge=0, le=1024, description="Requests that may wait for the device.")
     max_connection_age_seconds: float = Field(
         30.0,
         ge=1,
-        description="Clients are asked to reconnect after this time, so that new replicas are found.",
+        description="Clients are asked to reconnect after this time, so that they find new replicas.",
     )
     cpu_threads: int = Field(
         0,
         ge=0,
         le=512,
-        description="Threads of one network operator; 0: one for each processor that the process may use.",
+        description="Threads per network operator; 0: one for each CPU that the process may use.",
     )
 
 
@@ -59,17 +64,18 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def load(settings_class: type[SettingsT]) -> SettingsT:
-    """Read the settings from the environment, or exit with code 2 and a line for each bad variable."""
+    """Read the settings from the environment, or exit with code 2 and a line for each invalid variable."""
     try:
+        _refuse_renamed(settings_class)
         return settings_class()
     except ValidationError as error:
         _explain_and_exit(settings_class, error)
 
 
 def help_text(settings_class: type[BaseSettings]) -> str:
-    """Return every variable with its default and meaning, for the end of a command's help."""
+    """Return every variable with its default and description, for the end of a command's help."""
     prefix = settings_class.model_config.get("env_prefix", "")
-    lines = ["settings, from the environment:"]
+    lines = ["environment variables:"]
     for name, field in settings_class.model_fields.items():
         default = "none" if field.default == () else field.default
         lines.append(f"  {prefix}{name.upper()} (default {default})\n      {field.description}")
@@ -88,9 +94,24 @@ def explain(settings_class: type[BaseSettings], error: ValidationError) -> list[
 
 
 def _explain_and_exit(settings_class: type[BaseSettings], error: ValidationError) -> NoReturn:
-    print("These settings cannot be used:", *explain(settings_class, error), sep="\n  ", file=sys.stderr)
+    print("Invalid settings:", *explain(settings_class, error), sep="\n  ", file=sys.stderr)
     raise SystemExit(2)
 
 
+def _refuse_renamed(settings_class: type[BaseSettings]) -> None:
+    """Exit with a line for each variable that is set by its former name; ignoring it would go unnoticed."""
+    prefix = settings_class.model_config.get("env_prefix", "")
+    renamed: Mapping[str, str] = getattr(settings_class, "renamed", {})
+    given = {name.upper() for name in os.environ}
+    lines = [
+        f"{prefix}{former.upper()}: has been renamed to {prefix}{name.upper()}"
+        for former, name in renamed.items()
+        if f"{prefix}{former.upper()}" in given
+    ]
+    if lines:
+        print("Invalid settings:", *lines, sep="\n  ", file=sys.stderr)
+        raise SystemExit(2)
+
+
 class StartupError(Exception):
-    """The process cannot start; the message names the setting and what to do."""
+    """The process cannot start; the message names the setting and the remedy."""

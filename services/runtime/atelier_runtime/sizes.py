@@ -23,15 +23,15 @@ class Size(NamedTuple):
         return self.width * self.height
 
     def contains(self, other: Size) -> bool:
-        """Tell whether `other` can be cut out of this size."""
+        """Return whether `other` can be cut out of this size."""
         return self.width >= other.width and self.height >= other.height
 
 
 def result_size(requested: Size, *, hires_fix: bool, lanczos_scale: float | None) -> Size:
     """Return the size of the generator's finished image: the requested one, upscaled.
 
-    Hires fix makes it 1.5 times as large, `lanczos_scale` that many times. Sides are rounded down to a multiple
-    of 8.
+    Hires fix makes it 1.5 times as large, `lanczos_scale` that many times. Sides are rounded down to a
+    multiple of 8.
     """
     scale = 1.0
     if hires_fix:

@@ -1,4 +1,4 @@
-"""Device memory: the gauges of /metrics, and the peak of each stage."""
+"""Device memory: the gauges in /metrics, and the peak of each stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atelier_runtime.metrics import DeviceProbe, NoProbe
 
 
 class CudaProbe:
-    """Synchronises with, and reads the peak of, one CUDA device."""
+    """Synchronizes with a CUDA device and reads its peak memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -22,7 +22,7 @@ class CudaProbe:
         torch.cuda.synchronize(self._device)
 
     def reset_peak(self) -> None:
-        """Start a new peak."""
+        """Start a new measurement of the peak."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak_bytes(self) -> int | None:
@@ -31,7 +31,7 @@ class CudaProbe:
 
 
 def probe_for(device: torch.device) -> DeviceProbe:
-    """Return the probe of a device."""
+    """Return the probe for a device."""
     return CudaProbe(device) if device.type == "cuda" else NoProbe()
 
 
@@ -47,7 +47,7 @@ class VramCollector(Collector):
         self._device = device
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Name the family without reading the device."""
+        """Describe the family without reading the device."""
         yield self._family()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

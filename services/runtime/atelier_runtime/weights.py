@@ -1,6 +1,6 @@
-"""Model sets and their weights: read from disk, checked by SHA-256, never fetched, never unpickled freely.
+"""Model sets and their weights: read from disk, verified by SHA-256, never downloaded or unpickled unsafely.
 
-A model set is a folder with a `manifest.json`: name, licence, `max_side`, `refiner_max_side`,
+A model set is a folder with a `manifest.json`: name, license, `max_side`, `refiner_max_side`,
 `size_multiple`, `default_negative_prompt`, `guidance_rescale`, `match_tone`, `components` (role -> path and
 name) and `files` (path -> SHA-256 and size).
 """
@@ -24,14 +24,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 
 log = logging.getLogger(__name__)
 
 BUILT_IN = "demo"
-ROLES = ("base", "refiner", "upscaler", "detector", "codeformer", "parser")
 
-# Under which training programs put the weights beside other things; smoothed ones come first.
+# Keys under which training code stores the weights next to other data; moving averages come first.
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 _SAFETENSORS_DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -43,19 +43,19 @@ _SAFETENSORS_DTYPES = {
 
 @dataclass(frozen=True)
 class Component:
-    """One network of a set: a file, or a folder in diffusers' layout.
+    """A network of a set: a file, or a folder in diffusers' layout.
 
-    `setting` is the one that led to it, for messages: MODEL_SET, or that of a single file.
+    `setting` is the setting that selects it, for messages: MODEL_SET, or that of a single file.
     """
 
-    role: str
+    role: NetworkRole
     name: str
     path: Path
     setting: str = "MODEL_SET"
 
     @property
     def single_file(self) -> bool:
-        """True if a setting of its own named it in place of the set's component."""
+        """True if a setting of its own selects it in place of the set's component."""
         return self.setting != "MODEL_SET"
 
 
@@ -63,11 +63,11 @@ class Component:
 class ModelSet:
     """An opened model set.
 
-    `max_side`, in px, is None where the base network draws well at any size; `refiner_max_side`, never below
-    it, is None where the refiner draws at the sizes that the base does. `guidance_rescale` (0 to 1) takes
-    back the overexposure that strong guidance causes in small and v-predicting networks (Lin et al. 2023,
-    arXiv:2305.08891, section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored take on the
-    tone around them before they are pasted; false where the published pipeline's very picture is wanted.
+    `max_side`, in px, is None where the base network generates well at any size; `refiner_max_side`, never
+    below it, is None where the refiner works at the same sizes as the base. `guidance_rescale` (0 to 1)
+    reduces the overexposure that strong guidance causes in small and v-prediction networks (Lin et al. 2023,
+    arXiv:2305.08891, section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored are matched
+    to the tone of their surroundings before pasting; false reproduces the published pipeline exactly.
     """
 
     name: str
@@ -79,19 +79,19 @@ class ModelSet:
     default_negative_prompt: str
     guidance_rescale: float
     match_tone: bool
-    components: Mapping[str, Component]
+    components: Mapping[NetworkRole, Component]
     files: Mapping[str, Mapping[str, Any]]
 
     @property
     def built_in(self) -> bool:
-        """True for the set that comes with the program, which knows drawings only."""
+        """True for the set that is installed with the program and was trained only on drawings."""
         return self.name == BUILT_IN
 
     @classmethod
     def open(cls, setting: str) -> ModelSet:
         """Open the built-in set (`demo`) or the folder that a MODEL_SET setting names.
 
-        Raises `StartupError`, naming the setting, if the manifest is missing or cannot be used.
+        Raises `StartupError`, naming the setting, if the manifest is missing or invalid.
         """
         if setting == BUILT_IN:
             try:
@@ -106,18 +106,18 @@ class ModelSet:
         try:
             return cls._parse(folder, json.loads(manifest.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StartupError(f"MODEL_SET={setting}: {manifest} cannot be used: {error!r}") from error
+            raise StartupError(f"MODEL_SET={setting}: {manifest} is invalid: {error!r}") from error
 
     @classmethod
     def _parse(cls, folder: Path, data: Mapping[str, Any]) -> ModelSet:
         components = {}
         for role, entry in data["components"].items():
-            if role not in ROLES:
-                raise ValueError(f"components.{role} is unknown; known are {', '.join(ROLES)}")
+            if role not in set(NetworkRole):
+                raise ValueError(f"components.{role} is unknown; it must be one of {', '.join(NetworkRole)}")
             path = folder / entry["path"]
             if folder.resolve() not in path.resolve().parents:
-                raise ValueError(f"components.{role}.path leads out of the set: {entry['path']}")
-            components[role] = Component(role, entry["name"], path)
+                raise ValueError(f"components.{role}.path is outside the set: {entry['path']}")
+            components[NetworkRole(role)] = Component(NetworkRole(role), entry["name"], path)
         max_side, refiner_max_side = _side(data, "max_side"), _side(data, "refiner_max_side")
         if refiner_max_side is not None and (max_side is None or refiner_max_side < max_side):
             raise ValueError(f"refiner_max_side is {refiner_max_side}, below max_side, which is {max_side}")
@@ -138,19 +138,19 @@ class ModelSet:
             files=data["files"],
         )
 
-    def component(self, role: str) -> Component | None:
-        """Return a component, None if the set has none of that role."""
+    def component(self, role: NetworkRole) -> Component | None:
+        """Return the component of a role, None if there is none."""
         return self.components.get(role)
 
-    def require(self, role: str) -> Component:
-        """Return a component; raise `StartupError` if the set has none of that role."""
+    def require(self, role: NetworkRole) -> Component:
+        """Return the component of a role; raise `StartupError` if there is none."""
         component = self.component(role)
         if component is None:
-            raise StartupError(f"MODEL_SET: the set '{self.name}' in {self.folder} has no {role}")
+            raise StartupError(f"MODEL_SET: the set '{self.name}' in {self.folder} does not have a {role}")
         return component
 
-    def verify(self, *roles: str) -> None:
-        """Compare the files of some components with the manifest's SHA-256, and log each sum.
+    def verify(self, *roles: NetworkRole) -> None:
+        """Compare the components' files with the manifest's SHA-256, and log each checksum.
 
         Raises `StartupError` naming the first file that is missing, unlisted or different.
         """
@@ -175,7 +175,7 @@ class ModelSet:
         actual = sha256(path)
         if actual != expected:
             raise StartupError(
-                f"MODEL_SET: {relative} in {self.folder} has SHA-256 {actual}, the manifest says {expected}"
+                f"MODEL_SET: {relative} in {self.folder} has SHA-256 {actual}, the manifest lists {expected}"
             )
         log.info("weights verified", extra={"file": str(path), "sha256": actual})
 
@@ -183,7 +183,7 @@ class ModelSet:
 def _side(data: Mapping[str, Any], key: str) -> int | None:
     side = data.get(key)
     if side is not None and (type(side) is not int or side < 1):
-        raise ValueError(f"{key} must be a side in px, a whole number above 0, or null, is {side!r}")
+        raise ValueError(f"{key} must be a side in px (a positive integer) or null, is {side!r}")
     return side
 
 
@@ -194,7 +194,7 @@ def sha256(path: Path) -> str:
 
 
 class CheckpointError(ValueError):
-    """A checkpoint file cannot be used; the message names the file and says why."""
+    """A checkpoint file cannot be used; the message names the file and the reason."""
 
 
 def load_state_dict(path: Path, setting: str = "MODEL_SET") -> dict[str, torch.Tensor]:
@@ -209,32 +209,34 @@ def load_state_dict(path: Path, setting: str = "MODEL_SET") -> dict[str, torch.T
 
 
 def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch.Tensor]:
-    """Read a checkpoint into tensors on the CPU, in the number format of the file.
+    """Read a checkpoint into tensors on the CPU, in the dtypes of the file.
 
-    Reads safetensors, and what `torch.save` wrote, with `weights_only=True`; unwraps `params_ema`, `params`,
+    Reads safetensors, and `torch.save` files with `weights_only=True`; unwraps `params_ema`, `params`,
     `state_dict` and the like, and drops the prefix `module.` of data-parallel training. With `shapes_only`
-    the tensors are on torch's meta device: names, shapes and number formats without a byte of the values.
+    the tensors are on torch's meta device: names, shapes and dtypes without the values.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another format, or wants to run code.
+        CheckpointError: the file is missing, corrupt, of another format, or would run arbitrary code.
     """
     if not path.is_file():
-        what = "is a folder, no checkpoint file" if path.is_dir() else "there is no such file"
+        what = "is a folder, not a checkpoint file" if path.is_dir() else "there is no such file"
         raise CheckpointError(f"{path}: {what}")
     try:
         data: Any = (
             _read_safetensors(path, shapes_only) if _is_safetensors(path) else _load(path, shapes_only)
         )
     except pickle.UnpicklingError as error:
-        # torch's own text advises to switch the protection off.
-        wanted = _foreign_code(path, str(error))
-        if wanted is None:
-            raise CheckpointError(f"{path} cannot be read as weights: damaged, or no checkpoint") from error
+        # torch's own message advises turning the protection off.
+        called = _pickled_call(path, str(error))
+        if called is None:
+            raise CheckpointError(
+                f"{path} cannot be read as weights: corrupt, or not a checkpoint"
+            ) from error
         raise CheckpointError(
-            f"{path} wants to run code when it is read ({wanted}) and was refused; "
-            "weights are nothing but tensors"
+            f"{path} would run arbitrary code when loaded ({called}) and was rejected; "
+            "weights must contain nothing but tensors"
         ) from error
-    except Exception as error:  # each format raises its own kinds; all mean the same here
+    except Exception as error:  # each format raises its own exceptions; all mean the same here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
     for wrapper in _WRAPPERS:
@@ -242,15 +244,15 @@ def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch
             data = data[wrapper]
             break
     if not isinstance(data, dict) or not data or not all(isinstance(v, torch.Tensor) for v in data.values()):
-        raise CheckpointError(f"{path} holds no table of tensors")
+        raise CheckpointError(f"{path} does not contain a dictionary of tensors")
     return {str(key).removeprefix("module."): value for key, value in data.items()}
 
 
 def describe_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return what can be said of any checkpoint, whatever its network: for the `inspect` commands.
+    """Describe a checkpoint of any network, for the `inspect` commands.
 
-    `parameters` counts the numbers that training adjusts, so neither whole numbers nor the running statistics
-    of batch normalisation. `dtype` is the parameters' number format, several joined by ", ".
+    `parameters` counts trainable values, so neither integers nor the running statistics of batch
+    normalization. `dtype` is that of the parameters; several are joined by ", ".
     """
     trained = [
         tensor
@@ -269,7 +271,7 @@ def describe_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Judge by the content: files found elsewhere carry any name."""
+    """Decide by suffix or content: a file may have any name."""
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or start[8:] == b"{"
@@ -293,19 +295,22 @@ def _load(path: Path, shapes_only: bool) -> Any:
         return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
 
 
-def _foreign_code(path: Path, complaint: str) -> str | None:
-    """Return the name of what a refused pickle wanted to call, None if it is just broken. Runs nothing."""
-    if named := re.search(r"\bGLOBAL ([\w.]+)", complaint):
-        return named[1]
-    words: list[str] = []  # a newer pickle, which torch does not read far enough to tell
+def _pickled_call(path: Path, message: str) -> str | None:
+    """Return the name of what a rejected pickle would call, None if it is merely corrupt. Runs nothing.
+
+    `message`: torch's reason for the rejection.
+    """
+    if match := re.search(r"\bGLOBAL ([\w.]+)", message):
+        return match[1]
+    strings: list[str] = []  # of a newer protocol, which torch rejects before it can name the call
     try:
         for operation, argument, _ in pickletools.genops(path.read_bytes()):
             if operation.name == "GLOBAL":
                 return str(argument).replace(" ", ".")
             if operation.name == "STACK_GLOBAL":
-                return ".".join(words[-2:])
+                return ".".join(strings[-2:])
             if isinstance(argument, str):
-                words.append(argument)
+                strings.append(argument)
     except ValueError:
-        pass  # no pickle at all
+        pass  # not a pickle at all
     return None

@@ -1,7 +1,7 @@
-"""Between the messages of `atelier.common.v1` and the runtime's own types, for every process.
+"""Converts between the messages of `atelier.common.v1` and the runtime's own types, for every process.
 
 `x_from_proto` reads, `x_to_proto` writes. An enum value that this version does not know comes from a newer
-process: in a response it becomes the nearest meaning, in a request it is refused.
+process: in a response it becomes the nearest known value, in a request it is rejected.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _FORMATS: Mapping[image_pb2.ImageFormat, OutputFormat] = {
 }
 _FORMAT_NUMBERS = {name: number for number, name in _FORMATS.items()}
 
-# These tables are complete, or this module could not be imported.
+# These tables are complete: a missing name would make importing this module fail.
 _SKIP_REASON_NUMBERS: Mapping[SkipReason, skip_reason_pb2.SkipReason] = {
-    reason: skip_reason_pb2.SkipReason.Value(f"SKIP_REASON_{reason.name}") for reason in SkipReason
+    reason: getattr(skip_reason_pb2, f"SKIP_REASON_{reason.name}") for reason in SkipReason
 }
 _WARNING_CODE_NUMBERS: Mapping[WarningCode, warning_pb2.WarningCode] = {
-    code: warning_pb2.WarningCode.Value(f"WARNING_CODE_{code.name}") for code in WarningCode
+    code: getattr(warning_pb2, f"WARNING_CODE_{code.name}") for code in WarningCode
 }
 _ROLE_NUMBERS: Mapping[NetworkRole, service_status_pb2.NetworkRole] = {
-    role: service_status_pb2.NetworkRole.Value(f"NETWORK_ROLE_{role.name}") for role in NetworkRole
+    role: getattr(service_status_pb2, f"NETWORK_ROLE_{role.name}") for role in NetworkRole
 }
 _SKIP_REASONS = {number: reason for reason, number in _SKIP_REASON_NUMBERS.items()}
 _WARNING_CODES = {number: code for code, number in _WARNING_CODE_NUMBERS.items()}
@@ -77,20 +77,20 @@ def image_from_proto(message: image_pb2.Image) -> EncodedImage:
     """Read the image of a response. Raises `InternalError` if it is empty or of an unknown format."""
     image_format = _FORMATS.get(message.format)
     if image_format is None or not message.data:
-        raise InternalError("A service sent no image that can be read.")
+        raise InternalError("A service sent an image that cannot be read.")
     return EncodedImage(message.data, image_format, message.width_px, message.height_px)
 
 
 def optional_image_from_proto(message: Any, name: str) -> EncodedImage | None:
-    """Read an image of a response that need not be there."""
+    """Read an optional image of a response."""
     return image_from_proto(getattr(message, name)) if message.HasField(name) else None
 
 
-def image_to_proto(image: EncodedImage) -> image_pb2.Image:
-    """Write an image."""
+def image_to_proto(image: EncodedImage | InputImage) -> image_pb2.Image:
+    """Write an image; what is None stays unset."""
     return image_pb2.Image(
         data=image.data,
-        format=_FORMAT_NUMBERS[image.format],
+        format=None if image.format is None else _FORMAT_NUMBERS[image.format],
         width_px=image.width,
         height_px=image.height,
     )
@@ -117,7 +117,7 @@ def output_to_proto(image_format: OutputFormat | None, quality: int | None) -> i
     return image_pb2.OutputOptions(format=number, quality=quality)
 
 
-# --- what became of a request ---
+# --- the outcome of a request ---
 
 
 def skip_reason_from_proto(number: skip_reason_pb2.SkipReason) -> SkipReason | None:

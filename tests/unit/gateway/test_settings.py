@@ -1,3 +1,4 @@
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from atelier_runtime.settings import load
 
 
 def test_defaults() -> None:
-    settings = GatewaySettings()
+    settings = load(GatewaySettings)
     assert (settings.port, settings.deadline_seconds, settings.max_pixels) == (7860, 300, 50_000_000)
     assert (settings.generator, settings.restorer) == ("127.0.0.1:50051", "127.0.0.1:50052")
     assert settings.cors_origins == ()
@@ -19,7 +20,7 @@ def test_defaults() -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        GatewaySettings().port = 1
+        load(GatewaySettings).port = 1
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_settings_are_frozen() -> None:
 )
 def test_cors_origins(monkeypatch: pytest.MonkeyPatch, given: str, origins: tuple[str, ...]) -> None:
     monkeypatch.setenv("ATELIER_GATEWAY_CORS_ORIGINS", given)
-    assert GatewaySettings().cors_origins == origins
+    assert load(GatewaySettings).cors_origins == origins
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,22 @@ def test_a_bad_value_stops_the_start_and_names_the_variable(
     assert f"{variable}={value}:" in capsys.readouterr().err
 
 
+def test_a_renamed_variable_stops_the_start_and_names_the_new_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATELIER_GATEWAY_STAGE_WAIT_SECONDS", "600")
+    with pytest.raises(SystemExit) as stop:
+        load(GatewaySettings)
+    assert stop.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "STAGE_WAIT_SECONDS" in line]
+    assert "ATELIER_GATEWAY_BACKEND_WAIT_SECONDS" in line
+
+
+def test_the_new_name_of_a_renamed_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_GATEWAY_BACKEND_WAIT_SECONDS", "600")
+    assert load(GatewaySettings).backend_wait_seconds == 600
+
+
 def test_connections_do_not_wait_for_delayed_acknowledgements() -> None:
     with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
@@ -70,7 +87,11 @@ def test_a_taken_port_stops_the_start_and_names_the_variable() -> None:
         port = taken.getsockname()[1]
         run = subprocess.run(
             [sys.executable, "-m", "atelier_gateway", "serve"],
-            env={"ATELIER_GATEWAY_HOST": "127.0.0.1", "ATELIER_GATEWAY_PORT": str(port)},
+            env={
+                **os.environ,
+                "ATELIER_GATEWAY_HOST": "127.0.0.1",
+                "ATELIER_GATEWAY_PORT": str(port),
+            },
             capture_output=True,
             text=True,
             timeout=60,

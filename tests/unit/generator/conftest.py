@@ -69,12 +69,10 @@ def request_for(**options: object) -> GenerateRequest:
         "seed": 1,
         "guidance_scale": 5.0,
     }
-    request = GenerateRequest(**{**given, **options})
-    request.check(50_000_000)
-    return request.completed("")
+    return GenerateRequest(**{**given, **options}).completed("")
 
 
-def draw(
+def generate(
     models: Models,
     *,
     check: Callable[[], None] = lambda: None,
@@ -82,7 +80,7 @@ def draw(
     **options: object,
 ) -> Generation:
     events = [] if progress is None else progress
-    return Pipeline(models).draw(request_for(**options), check, events.append)
+    return Pipeline(models).generate(request_for(**options), check, events.append)
 
 
 class UnetCalls:

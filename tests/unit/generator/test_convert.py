@@ -1,16 +1,15 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
-from atelier.common.v1 import error_reason_pb2, image_pb2
+from atelier.common.v1 import image_pb2, skip_reason_pb2, warning_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator import convert
 from atelier_generator.pipeline import Generation
 from atelier_generator.request import GenerateRequest
 from atelier_runtime.errors import InvalidRequest
-from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.images import EncodedImage
 from atelier_runtime.metrics import StageReport
+from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 
 
 def test_unset_options_are_the_defaults():
@@ -19,42 +18,33 @@ def test_unset_options_are_the_defaults():
 
 def test_options_set_to_zero_are_not_unset():
     message = pb.GenerateImageRequest(
-        prompt="a cat", guidance_scale=0.0, seed=0, use_refiner=False, use_upscaler=False, width_px=0
+        prompt="a cat", guidance_scale=0.0, seed=0, use_refiner=False, use_upscaler=False
     )
     request = convert.request_from_proto(message)
     assert (request.guidance_scale, request.seed) == (0.0, 0)
-    assert (request.use_refiner, request.use_upscaler, request.width_px) == (False, False, 0)
+    assert (request.use_refiner, request.use_upscaler) == (False, False)
 
 
-FULL = GenerateRequest(
-    prompt="a cat",
-    negative_prompt="a dog",
-    width_px=512,
-    height_px=768,
-    num_inference_steps=7,
-    guidance_scale=3.25,
-    seed=2**53 - 1,
-    use_refiner=False,
-    hires_fix=True,
-    use_upscaler=False,
-    hires_fix_simple=True,
-    hires_scale=2.5,
-    output_format="webp",
-    quality=55,
-)
-
-
-def test_every_option_survives_the_wire():
-    unset = GenerateRequest("")
-    for field in dataclasses.fields(GenerateRequest):
-        assert getattr(FULL, field.name) != getattr(unset, field.name), "an option left at its default"
-    wire = convert.request_to_proto(FULL).SerializeToString()
-    assert convert.request_from_proto(pb.GenerateImageRequest.FromString(wire)) == FULL
-
-
-def test_every_field_of_the_message_is_filled_in():
-    message = convert.request_to_proto(FULL)
-    assert {field.name for field, _ in message.ListFields()} == set(message.DESCRIPTOR.fields_by_name)
+@pytest.mark.parametrize("upscaling", [{"hires_fix": True}, {"lanczos_scale": 2.5}])
+def test_every_option_is_read(upscaling):
+    options = {
+        "negative_prompt": "a dog",
+        "width_px": 512,
+        "height_px": 768,
+        "num_inference_steps": 7,
+        "guidance_scale": 3.25,
+        "seed": 2**53 - 1,
+        "use_refiner": False,
+        "use_upscaler": False,
+        **upscaling,
+    }
+    output = image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=55)
+    message = pb.GenerateImageRequest(prompt="a cat", output=output, **options)
+    unset = {"prompt", "output", "hires_fix", "lanczos_scale", *options}
+    assert unset == set(pb.GenerateImageRequest.DESCRIPTOR.fields_by_name), "a field that this test forgets"
+    expected = GenerateRequest("a cat", output_format="webp", quality=55, **options)
+    wire = message.SerializeToString()
+    assert convert.request_from_proto(pb.GenerateImageRequest.FromString(wire)) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,33 +62,43 @@ def test_formats(number, name):
     assert convert.request_from_proto(message).output_format == name
 
 
-def test_a_format_from_the_future_is_refused():
-    message = pb.GenerateImageRequest(prompt="a cat", output=image_pb2.OutputOptions(format=99))
+def test_an_unknown_format_is_refused_together_with_the_other_fields():
+    output = image_pb2.OutputOptions(format=99)
+    message = pb.GenerateImageRequest(prompt="a cat", width_px=0, output=output)
     with pytest.raises(InvalidRequest) as caught:
-        convert.request_from_proto(message).check(10**8)
-    assert [violation.field for violation in caught.value.fields] == ["output.format"]
+        convert.request_from_proto(message)
+    assert {violation.field for violation in caught.value.fields} == {"output.format", "width_px"}
 
 
 @pytest.mark.parametrize("reason", [None, *SkipReason])
-def test_results_say_what_was_done(reason):
-    drawing = Generation(
-        picture=np.zeros((24, 16, 3), np.uint8),
+def test_a_result_reports_what_was_done(reason):
+    generation = Generation(
+        pixels=np.zeros((24, 16, 3), np.uint8),
+        seed=2**53 - 1,
         refiner_applied=reason is None,
         refiner_reason=reason,
         hires_fix_applied=True,
         upscaler="x2",
-        warnings=("one", "two"),
+        warnings=(
+            ResponseWarning(WarningCode.SIZE_LIMITED, "one"),
+            ResponseWarning(WarningCode.MEMORY_FALLBACK, "two"),
+        ),
         stages=(),
     )
     stages = [StageReport("base", 1.25), StageReport("encode", 0.5, 7)]
-    result = convert.result_to_proto(FULL, drawing, b"data", stages, "tiny").result
+    image = EncodedImage(b"data", "webp", 16, 24)
+    result = convert.result_to_proto(generation, image, stages, "tiny").result
     assert (result.image.data, result.image.format) == (b"data", image_pb2.IMAGE_FORMAT_WEBP)
     assert (result.image.width_px, result.image.height_px) == (16, 24)
     name = f"SKIP_REASON_{reason.name if reason else 'UNSPECIFIED'}"
-    assert error_reason_pb2.SkipReason.Name(result.refiner_reason) == name
+    assert skip_reason_pb2.SkipReason.Name(result.refiner_reason) == name
+    assert result.seed == 2**53 - 1
     assert result.refiner_applied == (reason is None)
     assert result.hires_fix_applied and result.upscaler == "x2" and result.model_set == "tiny"
-    assert list(result.warnings) == ["one", "two"]
+    assert [(warning.code, warning.message) for warning in result.warnings] == [
+        (warning_pb2.WARNING_CODE_SIZE_LIMITED, "one"),
+        (warning_pb2.WARNING_CODE_MEMORY_FALLBACK, "two"),
+    ]
     base, encode = result.stages
     assert (base.stage, base.duration.ToNanoseconds()) == ("base", 1_250_000_000)
     assert not base.HasField("peak_vram_bytes") and encode.peak_vram_bytes == 7

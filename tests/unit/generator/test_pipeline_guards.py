@@ -10,7 +10,7 @@ from atelier_generator.pipeline import Pipeline, Progress
 from atelier_runtime import metrics
 from atelier_runtime.errors import BadImage, Cancelled, OutOfMemory
 from atelier_runtime.settings import StartupError
-from tests.unit.generator.conftest import draw, load
+from tests.unit.generator.conftest import generate, load
 
 
 def cancelled_steps() -> float:
@@ -21,7 +21,7 @@ def cancelled_steps() -> float:
 
 
 @pytest.fixture
-def spoilt_models(full_models, tmp_path):
+def corrupted_models(full_models, tmp_path):
     """Networks that a test may spoil."""
     return load(shutil.copytree(full_models.model_set.folder, tmp_path / "set"))
 
@@ -32,29 +32,29 @@ def poison(module: torch.nn.Module, value: float) -> None:
             parameter.fill_(value)
 
 
-def test_a_picture_with_nans_is_an_error(spoilt_models):
-    poison(spoilt_models.text_to_image.vae.decoder.conv_out, float("nan"))
+def test_a_picture_with_nans_is_an_error(corrupted_models):
+    poison(corrupted_models.text_to_image.vae.decoder.conv_out, float("nan"))
     with pytest.raises(BadImage, match="non-finite"):
-        draw(spoilt_models)
+        generate(corrupted_models)
 
 
-def test_a_picture_of_one_colour_is_an_error(spoilt_models):
-    poison(spoilt_models.text_to_image.vae.decoder.conv_out, 0.0)
-    with pytest.raises(BadImage, match="one colour"):
-        draw(spoilt_models)
+def test_a_picture_of_one_colour_is_an_error(corrupted_models):
+    poison(corrupted_models.text_to_image.vae.decoder.conv_out, 0.0)
+    with pytest.raises(BadImage, match="single color"):
+        generate(corrupted_models)
 
 
-def test_latents_with_nans_are_an_error(spoilt_models):
-    poison(spoilt_models.text_to_image.unet.conv_out, float("nan"))
-    with pytest.raises(BadImage, match="drawing network"):
-        draw(spoilt_models, use_refiner=False)
+def test_latents_with_nans_are_an_error(corrupted_models):
+    poison(corrupted_models.text_to_image.unet.conv_out, float("nan"))
+    with pytest.raises(BadImage, match="diffusion network"):
+        generate(corrupted_models, use_refiner=False)
 
 
-def test_warm_up_refuses_networks_that_draw_nothing(spoilt_models):
-    Pipeline(spoilt_models).warm_up()
-    poison(spoilt_models.text_to_image.vae.decoder.conv_out, 0.0)
-    with pytest.raises(StartupError, match="MODEL_SET: the warm-up picture failed"):
-        Pipeline(spoilt_models).warm_up()
+def test_warm_up_refuses_networks_that_draw_nothing(corrupted_models):
+    Pipeline(corrupted_models).warm_up()
+    poison(corrupted_models.text_to_image.vae.decoder.conv_out, 0.0)
+    with pytest.raises(StartupError, match=r"MODEL_SET.*warm-up"):
+        Pipeline(corrupted_models).warm_up()
 
 
 def fail_below_float32(vae: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,17 +70,15 @@ def fail_below_float32(vae: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(vae, "decode", decode)
 
 
-def test_a_vae_that_overflows_is_run_again_in_32_bits_and_this_is_told(spoilt_models, monkeypatch):
-    vae = spoilt_models.text_to_image.vae
+def test_a_vae_that_overflows_is_run_again_in_32_bits_and_this_is_told(corrupted_models, monkeypatch):
+    vae = corrupted_models.text_to_image.vae
     vae.to(torch.bfloat16)
     fail_below_float32(vae, monkeypatch)
     for _ in range(2):
-        drawing = draw(spoilt_models)
-        assert drawing.warnings == (
-            "The autoencoder failed in 16 bits; the picture was decoded again in 32 bits.",
-        )
+        generation = generate(corrupted_models)
+        assert [warning.code for warning in generation.warnings] == ["precision_fallback"]
         assert vae.dtype == torch.bfloat16
-    assert [stage.stage for stage in drawing.stages].count("decode") == 1
+    assert [stage.stage for stage in generation.stages].count("decode") == 1
 
 
 # --- memory ---
@@ -100,34 +98,32 @@ def run_out_of_memory(module: torch.nn.Module, times: int) -> list[bool]:
 
 
 @pytest.mark.parametrize("where", ["unet", "decoder", "upscaler"])
-def test_short_memory_is_retried_once_and_told(spoilt_models, where):
-    expected = draw(spoilt_models, hires_fix=True).picture
+def test_short_memory_is_retried_once_and_told(corrupted_models, where):
+    expected = generate(corrupted_models, hires_fix=True).pixels
     modules = {
-        "unet": spoilt_models.text_to_image.unet,
-        "decoder": spoilt_models.text_to_image.vae.decoder,
-        "upscaler": spoilt_models.upscaler._network.model,
+        "unet": corrupted_models.text_to_image.unet,
+        "decoder": corrupted_models.text_to_image.vae.decoder,
+        "upscaler": corrupted_models.upscaler._network.model,
     }
     failures = run_out_of_memory(modules[where], 1)
-    drawing = draw(spoilt_models, hires_fix=True)
+    generation = generate(corrupted_models, hires_fix=True)
     assert failures[0] and len(failures) > 1
-    assert drawing.warnings == (
-        "The device's memory was short; a part was done again with the autoencoder in tiles.",
-    )
+    assert [warning.code for warning in generation.warnings] == ["memory_fallback"]
     # Tiles are blended where they overlap, so pixels near their edges may differ.
-    assert drawing.picture.shape == expected.shape
-    assert np.corrcoef(drawing.picture.ravel(), expected.ravel())[0, 1] > 0.9
+    assert generation.pixels.shape == expected.shape
+    assert np.corrcoef(generation.pixels.ravel(), expected.ravel())[0, 1] > 0.9
 
 
-def test_memory_that_stays_short_is_an_error_and_the_next_request_is_served(spoilt_models):
-    failures = run_out_of_memory(spoilt_models.text_to_image.vae.decoder, 2)
+def test_memory_that_stays_short_is_an_error_and_the_next_request_is_served(corrupted_models):
+    failures = run_out_of_memory(corrupted_models.text_to_image.vae.decoder, 2)
     with pytest.raises(OutOfMemory):
-        draw(spoilt_models)
+        generate(corrupted_models)
     assert failures == [True, True]
-    assert draw(spoilt_models).warnings == ()
+    assert generate(corrupted_models).warnings == ()
 
 
-def test_steps_taken_twice_for_memory_are_counted_once(spoilt_models):
-    run_out_of_memory(spoilt_models.text_to_image.unet, 1)
+def test_steps_taken_twice_for_memory_are_counted_once(corrupted_models):
+    run_out_of_memory(corrupted_models.text_to_image.unet, 1)
     events: list[Progress] = []
 
     def check() -> None:
@@ -136,5 +132,5 @@ def test_steps_taken_twice_for_memory_are_counted_once(spoilt_models):
 
     before = cancelled_steps()
     with pytest.raises(Cancelled):
-        draw(spoilt_models, num_inference_steps=4, use_refiner=False, check=check, progress=events)
+        generate(corrupted_models, num_inference_steps=4, use_refiner=False, check=check, progress=events)
     assert cancelled_steps() - before == 2

@@ -1,16 +1,8 @@
 import pytest
 
-from atelier_generator.plan import (
-    Size,
-    centred_crop,
-    count_steps,
-    covering_box,
-    drawn_size,
-    make_plan,
-    refiner_schedule_steps,
-    result_size,
-    steps_run,
-)
+from atelier_generator.plan import count_steps, make_plan, pass_size, refiner_schedule_steps, steps_run
+from atelier_runtime.sizes import Size, result_size
+from atelier_runtime.upscaler import center_crop, covering_box
 
 
 @pytest.mark.parametrize(
@@ -26,20 +18,20 @@ from atelier_generator.plan import (
         ((2048, 256), 64, 256, (256, 64)),
         ((256, 2048), 64, 128, (64, 128)),
         ((512, 512), 64, 768, (512, 512)),
-        ((1000, 512), 64, 1000, (960, 512)),  # 1000 itself is no multiple of 64
+        ((1000, 512), 64, 1000, (960, 512)),  # 1000 itself is not a multiple of 64
         ((256, 256), 64, 32, (64, 64)),  # never below one multiple
     ],
 )
-def test_drawn_size(asked, multiple, max_side, drawn):
-    assert drawn_size(Size(*asked), multiple, max_side) == drawn
+def test_pass_size(asked, multiple, max_side, drawn):
+    assert pass_size(Size(*asked), multiple, max_side) == drawn
 
 
 @pytest.mark.parametrize("multiple", [8, 64])
 @pytest.mark.parametrize("max_side", [None, 128, 256, 512, 768])
-def test_drawn_sizes_are_multiples_within_the_limit(multiple, max_side):
+def test_pass_sizes_are_multiples_within_the_limit(multiple, max_side):
     for width in range(256, 2049, 56):
         for height in range(256, 2049, 88):
-            drawn = drawn_size(Size(width, height), multiple, max_side)
+            drawn = pass_size(Size(width, height), multiple, max_side)
             assert drawn.width % multiple == drawn.height % multiple == 0
             if max_side is None:
                 assert drawn.contains(Size(width, height))
@@ -62,7 +54,7 @@ def test_drawn_sizes_are_multiples_within_the_limit(multiple, max_side):
     ],
 )
 def test_result_size(asked, hires, scale, result):
-    assert result_size(Size(*asked), hires_fix=hires, simple_scale=scale) == result
+    assert result_size(Size(*asked), hires_fix=hires, lanczos_scale=scale) == result
 
 
 def plan(
@@ -72,7 +64,7 @@ def plan(
         Size(width, height),
         hires_fix=hires,
         refine=refine,
-        simple_scale=scale,
+        lanczos_scale=scale,
         size_multiple=multiple,
         max_side=max_side,
         refiner_max_side=refiner_max_side,
@@ -133,8 +125,8 @@ def test_a_set_at_its_native_size_is_not_limited():
     assert plan(264, 256, max_side=256, multiple=64).limited
 
 
-def test_crop_is_centred_and_exact():
-    assert centred_crop(Size(1024, 1024), Size(1000, 1016)) == (12, 4, 1012, 1020)
+def test_crop_is_centered_and_exact():
+    assert center_crop(Size(1024, 1024), Size(1000, 1016)) == (12, 4, 1012, 1020)
 
 
 def test_covering_box_has_the_wanted_aspect():

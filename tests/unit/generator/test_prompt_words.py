@@ -1,24 +1,24 @@
-from atelier_generator.prompt_words import cut_text, overlong_warning
+from atelier_generator.prompt_words import truncated_text, truncation_warning
 
 # The tiny tokenizer makes a token of every letter; 75 of them fit between the two end marks.
 
 
 def test_a_prompt_that_fits_gives_no_warning(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
-    assert cut_text(tokenizer, "x" * 75) == ""
-    assert overlong_warning("prompt", "x " * 75, [tokenizer, tokenizer]) is None
+    assert truncated_text(tokenizer, "x" * 75) == ""
+    assert truncation_warning("prompt", "x " * 75, [tokenizer, tokenizer]) is None
 
 
 def test_cut_words_are_named(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
-    warning = overlong_warning("negative_prompt", "x" * 75 + " red  Apple", [tokenizer, tokenizer])
+    warning = truncation_warning("negative_prompt", "x" * 75 + " red  Apple", [tokenizer, tokenizer])
     assert warning.startswith("negative_prompt: 2 words beyond the text encoders' 77 tokens")
     assert '"red  Apple"' in warning
 
 
 def test_a_word_cut_in_the_middle_is_named_whole(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
-    assert cut_text(tokenizer, "x" * 73 + " apple pie") == "apple pie"
+    assert truncated_text(tokenizer, "x" * 73 + " apple pie") == "apple pie"
 
 
 def test_the_encoders_see_just_what_is_not_named(plain_models):
@@ -26,12 +26,12 @@ def test_the_encoders_see_just_what_is_not_named(plain_models):
     kept, cut = "x" * 75, "red apple"
     ids = tokenizer(f"{kept} {cut}", truncation=True, max_length=77).input_ids
     assert tokenizer.decode(ids[1:-1]).strip() == kept
-    assert cut_text(tokenizer, f"{kept} {cut}") == cut
+    assert truncated_text(tokenizer, f"{kept} {cut}") == cut
 
 
 def test_a_long_rest_is_shortened_but_counted(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
-    warning = overlong_warning("prompt", "x" * 75 + " word" * 300, [tokenizer])
+    warning = truncation_warning("prompt", "x" * 75 + " word" * 300, [tokenizer])
     assert "300 words" in warning
     assert len(warning) < 350
 
@@ -50,4 +50,4 @@ def test_slow_tokenizers_name_the_rest_too():
         def decode(self, tokens):
             return " ".join(tokens)
 
-    assert cut_text(SlowTokenizer(), "one two three four") == "three four"
+    assert truncated_text(SlowTokenizer(), "one two three four") == "three four"

@@ -16,7 +16,7 @@ from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import CheckpointError
 from tests import narrow_sdxl
 from tests.narrow_sdxl import change
-from tests.unit.generator.conftest import draw, load
+from tests.unit.generator.conftest import generate, load
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_the_set_draws_with_base_hires_and_refiner(narrow_set):
     assert models.text_to_image.unet.dtype == models.refiner.unet.dtype == torch.float32
     assert models.refiner.config.requires_aesthetics_score
     assert not models.refiner.config.force_zeros_for_empty_prompt
-    assert draw(models).refiner_applied
-    drawing = draw(models, hires_fix=True)
-    assert drawing.picture.shape == (384, 384, 3)
-    assert drawing.warnings == ()
+    assert generate(models).refiner_applied
+    generation = generate(models, hires_fix=True)
+    assert generation.pixels.shape == (384, 384, 3)
+    assert generation.warnings == ()
 
 
 def test_the_picture_is_that_of_diffusers_own_loader(narrow_set):
@@ -118,7 +118,7 @@ def test_names_of_older_libraries_are_understood(base):
     read_pipeline(base).check()
 
 
-def spoilt_unets():
+def corrupted_unets():
     def lose(state):
         for key in [key for key in state if key.startswith("mid_block.resnets.")]:
             del state[key]
@@ -132,7 +132,7 @@ def spoilt_unets():
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"), [case[1:] for case in spoilt_unets()], ids=["lost", "wide", "extra"]
+    ("spoil", "told"), [case[1:] for case in corrupted_unets()], ids=["lost", "wide", "extra"]
 )
 def test_what_is_not_whole_stops_the_start_and_is_named(base, spoil, told):
     change(unet(base), spoil)

@@ -14,7 +14,7 @@ from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import CheckpointError
 from tests import narrow_sdxl
 from tests.narrow_sdxl import change
-from tests.unit.generator.conftest import draw, load
+from tests.unit.generator.conftest import generate, load
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +53,9 @@ def test_a_set_of_single_files_draws_the_pictures_of_the_folders(
         == folders.text_to_image.tokenizer_2("hi!").input_ids
     )
     assert dict(single.refiner.scheduler.config) == dict(folders.refiner.scheduler.config)
-    drawing = draw(single, prompt="a cat, naïve!")
-    assert drawing.refiner_applied
-    assert (drawing.picture == draw(folders, prompt="a cat, naïve!").picture).all()
+    generation = generate(single, prompt="a cat, naïve!")
+    assert generation.refiner_applied
+    assert (generation.pixels == generate(folders, prompt="a cat, naïve!").pixels).all()
 
 
 def test_diffusers_own_conversion_agrees(single_files, narrow_set):

@@ -1,4 +1,4 @@
-"""Crops cut from a picture and pasted back, unchanged or changed in a known way, and what is seen there."""
+"""Cuts crops from an image and pastes them back, unchanged or changed in a known way."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from skimage import data
 
 from atelier_restorer.align import CROP_SIZE, TEMPLATE, crop_to_picture, cut_crop, face_to_crop
 from atelier_restorer.paste import paste_face
-from atelier_restorer.upscale import enlarge
+from atelier_runtime.sizes import Size
+from atelier_runtime.upscaler import resample
 
 SCALES = [1, 2, 4]
-FLAT_COLOURS = [(0, 0, 0), (255, 255, 255), (200, 30, 120), (132, 133, 135)]
+FLAT_COLORS = [(0, 0, 0), (255, 255, 255), (200, 30, 120), (132, 133, 135)]
 
 
 class Place(NamedTuple):
-    """A face's square: its middle and side in px, its turn in degrees."""
+    """A face's square: its center and side in px, its rotation in degrees."""
 
     x: float
     y: float
@@ -27,7 +28,7 @@ class Place(NamedTuple):
 
 
 class Pasted(NamedTuple):
-    """The enlarged picture before and after, and the mask."""
+    """The upscaled image before and after, and the mask."""
 
     before: np.ndarray
     after: np.ndarray
@@ -52,7 +53,7 @@ ACROSS_THE_EDGE = [
     Place(120, 239, 60, 180),
     Place(3, 3, 20),  # at the corner, and tiny
     Place(239, 239, 100, 45),
-    Place(120, 120, 1500, 10),  # covers the picture
+    Place(120, 120, 1500, 10),  # covers the image
 ]
 
 
@@ -73,19 +74,19 @@ def paste_back(
     parts: np.ndarray | None = None,
     offset_px: float = 0.0,
 ) -> Pasted:
-    """Cut the face, change the crop, paste it; `offset_px` is a fault to be found."""
+    """Cut the face, change the crop, paste it; `offset_px` is an error to be detected."""
     matrix = matrix_of(place)
     crop = change(cut_crop(picture, matrix))
     back = crop_to_picture(matrix, scale)
     back[:, 2] += offset_px
-    before = enlarge(picture, scale, None, lambda: None).picture
+    before = resample(picture, Size(picture.shape[1] * scale, picture.shape[0] * scale))
     after, mask = before.copy(), np.zeros(before.shape[:2], np.uint8)
     paste_face(after, mask, crop, back, scale, visibility, parts)
     return Pasted(before, after, mask)
 
 
-def flat(colour: tuple[int, int, int]) -> np.ndarray:
-    return np.full((240, 240, 3), colour, np.uint8)
+def flat(color: tuple[int, int, int]) -> np.ndarray:
+    return np.full((240, 240, 3), color, np.uint8)
 
 
 def portrait() -> np.ndarray:
@@ -94,6 +95,6 @@ def portrait() -> np.ndarray:
 
 
 def ring(mask: np.ndarray, scale: int) -> np.ndarray:
-    """Tell which pixels are of the feather or at most 3 px, of the picture before, beyond it."""
+    """Return which pixels are in the feather, or within 3 px of the input image beyond it."""
     wider = cv2.dilate((mask > 0).astype(np.uint8), np.ones((6 * scale + 1, 6 * scale + 1), np.uint8))
     return (wider > 0) & (mask < 255)

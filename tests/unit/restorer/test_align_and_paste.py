@@ -40,7 +40,7 @@ def paste(
         [(0.0, 0.0)] * 4,
     ],
 )
-def test_landmarks_that_make_no_face(landmarks: list[tuple[float, float]]) -> None:
+def test_landmarks_that_are_not_a_face(landmarks: list[tuple[float, float]]) -> None:
     with pytest.raises(ValueError):
         face_to_crop(landmarks)
 
@@ -51,7 +51,7 @@ def test_one_landmark_that_is_off_does_not_turn_the_face() -> None:
     np.testing.assert_allclose(face_to_crop(off), face_to_crop(straight), atol=1e-3)
 
 
-def test_outside_of_the_picture_a_crop_has_the_border_colour() -> None:
+def test_outside_the_image_a_crop_has_the_border_color() -> None:
     crop = cut_crop(np.zeros((100, 100, 3), np.uint8), face_to_crop(landmarks_at(0, 0, 100)))
     assert crop[10, 10].tolist() == [132, 133, 135]
     assert crop[500, 500].tolist() == [0, 0, 0]
@@ -65,7 +65,7 @@ def test_pasting_what_was_cut_moves_nothing(scale: int) -> None:
     large = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale), np.uint8)  # linear
     result, mask = large.copy(), np.zeros(large.shape[:2], np.uint8)
     paste_face(result, mask, cut_crop(picture, matrix), crop_to_picture(matrix, scale), scale)
-    # The ramp rises by 5 / scale levels a px, so half a px of the enlarged picture would show.
+    # The ramp rises by 5 / scale levels a px, so half a px of the upscaled image would show.
     shift_px = (result.astype(float) - large)[mask == 255].mean(axis=0) * scale / 5
     assert np.abs(shift_px).max() < 0.2
 
@@ -75,21 +75,21 @@ def test_pasting_what_was_cut_moves_nothing(scale: int) -> None:
     [(80, 60, 60), (0, 0, 80), (159, 119, 100), (80, 60, 6), (80, 60, 1500), (-30, 60, 90)],
 )
 @pytest.mark.parametrize("degrees", [0, 33])
-def test_outside_of_the_mask_nothing_changes(x: float, y: float, size: float, degrees: float) -> None:
+def test_nothing_changes_outside_the_mask(x: float, y: float, size: float, degrees: float) -> None:
     picture = recipe.image("scene", 1, 120, 160)
     result, mask = paste(picture, landmarks_at(x, y, size, degrees))
     np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
     assert mask.any()
 
 
-def test_a_face_wholly_outside_changes_nothing() -> None:
+def test_a_face_outside_the_image_changes_nothing() -> None:
     picture = recipe.image("scene", 1, 120, 160)
     result, mask = paste(picture, landmarks_at(-500, 60, 100))
     assert not mask.any()
     np.testing.assert_array_equal(result, picture)
 
 
-def test_a_face_that_covers_the_picture_is_pasted_whole() -> None:
+def test_a_face_that_covers_the_image_is_pasted_entirely() -> None:
     _, mask = paste(recipe.image("scene", 1, 120, 160), landmarks_at(80, 60, 1500))
     assert (mask == 255).all()
 
@@ -105,7 +105,7 @@ def test_visibility_scales_the_blend_and_its_mask() -> None:
     np.testing.assert_array_equal(none, picture)
 
 
-def test_masks_of_overlapping_faces_join() -> None:
+def test_masks_of_overlapping_faces_are_combined() -> None:
     picture = recipe.image("scene", 1, 120, 160)
     _, first = paste(picture, landmarks_at(60, 60, 80))
     _, second = paste(picture, landmarks_at(100, 60, 80))
@@ -128,7 +128,7 @@ def test_the_blend_rounds_to_the_nearest_level() -> None:
     np.testing.assert_array_equal(result, np.broadcast_to(expected, result.shape))
 
 
-def test_pasting_twice_pastes_at_the_same_place() -> None:
+def test_pasting_does_not_change_the_matrix() -> None:
     matrix = crop_to_picture(face_to_crop(landmarks_at(80, 60, 90)), 2)
     before = matrix.copy()
     paste_face(
@@ -158,7 +158,7 @@ def test_parts_of_the_face_and_its_hair_are_restored() -> None:
     assert np.flatnonzero(~every).tolist() == [0, 14, 16, 17, 18]
 
 
-def test_a_parts_mask_is_soft_and_0_along_the_rim() -> None:
+def test_a_parts_mask_is_soft_and_0_along_the_border() -> None:
     soft = soften_parts(np.ones((CROP_SIZE, CROP_SIZE), bool))
     assert (soft[10:-10, 10:-10] == 255).all()
     for rim in (soft[:10], soft[-10:], soft[:, :10], soft[:, -10:]):
@@ -196,7 +196,7 @@ def test_16_bits_keep_every_level_outside_and_blend_finer_inside() -> None:
     np.testing.assert_allclose(result / 257, eight, atol=1.6)
 
 
-def test_an_aligned_face_is_blended_all_over_or_in_its_parts() -> None:
+def test_an_aligned_face_is_blended_everywhere_or_in_its_parts() -> None:
     picture = recipe.image("scene", 1, CROP_SIZE, CROP_SIZE)
     crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
     whole, mask = blend_aligned(picture, crop)
@@ -217,7 +217,7 @@ def test_a_face_of_a_few_px_has_a_mask_without_a_feather() -> None:
     np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
 
 
-def test_sharpness_tells_sharp_from_blurred() -> None:
+def test_sharpness_is_higher_for_a_sharp_crop_than_for_a_blurred_one() -> None:
     crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
     blurred = np.asarray(cv2.GaussianBlur(crop, (5, 5), 0), np.uint8)
     assert sharpness(crop) > 2 * sharpness(blurred) > 0

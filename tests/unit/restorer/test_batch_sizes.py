@@ -1,4 +1,4 @@
-"""Fixed batch sizes: what fills a batch up changes no face and is never returned."""
+"""Fixed batch sizes: padding changes no face and is never returned."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ DECODES = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """With more, torch divides sums by the size of a batch."""
+    """With more threads, torch splits sums depending on the batch size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,8 +39,8 @@ def restorer(*, fixed_batches: bool | None) -> FaceRestorer:
     return FaceRestorer(network, CPU, torch.float32, fixed_batches=fixed_batches)
 
 
-def sizes_seen(network: CodeFormer) -> dict[str, int]:
-    """Return a dict that the network's parts write the size of their last batch into."""
+def watch_sizes(network: CodeFormer) -> dict[str, int]:
+    """Return a dict in which the network's parts record the size of their last batch."""
     seen: dict[str, int] = {}
 
     def watch(name: str, part: nn.Module) -> None:
@@ -67,11 +67,11 @@ def test_a_bucket_is_the_next_power_of_two_within_the_largest_batch(
 
 
 @pytest.mark.parametrize("name", DECODES)
-def test_filling_up_changes_no_face_and_adds_none(crops: np.ndarray, name: str) -> None:
+def test_padding_changes_no_face_and_adds_none(crops: np.ndarray, name: str) -> None:
     plain = restorer(fixed_batches=None).restore(crops, DECODES[name], max_batch=8)
-    filled = restorer(fixed_batches=True).restore(crops, DECODES[name], max_batch=8)
-    assert len(filled) == len(plain) == len(DECODES[name])
-    np.testing.assert_array_equal(np.stack(filled), np.stack(plain))
+    padded = restorer(fixed_batches=True).restore(crops, DECODES[name], max_batch=8)
+    assert len(padded) == len(plain) == len(DECODES[name])
+    np.testing.assert_array_equal(np.stack(padded), np.stack(plain))
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_each_part_runs_at_a_fixed_size(
     crops: np.ndarray, name: str, limit: int, sizes: tuple[int, int, int | None]
 ) -> None:
     fixed = restorer(fixed_batches=True)
-    seen = sizes_seen(fixed.network)
+    seen = watch_sizes(fixed.network)
     fixed.restore(crops, DECODES[name], max_batch=limit)
     assert (seen["encoder"], seen["generator"], seen.get("fusion")) == sizes
     assert seen["idx_pred_layer"] == seen["encoder"]
 
 
-def test_a_cpu_computes_no_more_than_is_asked(crops: np.ndarray) -> None:
+def test_a_cpu_computes_no_more_than_is_requested(crops: np.ndarray) -> None:
     plain = restorer(fixed_batches=None)
-    seen = sizes_seen(plain.network)
+    seen = watch_sizes(plain.network)
     plain.restore(crops, DECODES["a sweep of one and two others"], max_batch=8)
     assert (seen["encoder"], seen["generator"], seen["fusion"]) == (3, 5, 3)

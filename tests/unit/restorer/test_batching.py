@@ -1,4 +1,4 @@
-"""Faces of several requests in one batch, and what one of them may not do to the others."""
+"""Faces of several requests in one batch: none may affect the others."""
 
 import asyncio
 import logging
@@ -14,8 +14,8 @@ import torch
 from atelier_restorer.batching import FaceBatcher, RestoredCrop, RestoredFace
 from atelier_runtime import errors
 from atelier_runtime.device import DeviceWorker
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.log import request_id
+from atelier_runtime.outcomes import SkipReason
 
 SIDE = 8
 POISON = 13
@@ -23,7 +23,7 @@ LARGEST = 3
 
 
 class Inverter:
-    """A network that can be followed: it adds the fidelity in percent to each value, and has its limits."""
+    """A stand-in for the network: adds the fidelity in percent to each value; its memory is limited."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -77,7 +77,7 @@ async def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0.005)
-    raise AssertionError("it did not come to that")
+    raise AssertionError("the condition was never met")
 
 
 async def test_an_idle_device_does_not_wait_for_a_batch_to_fill(
@@ -87,7 +87,7 @@ async def test_an_idle_device_does_not_wait_for_a_batch_to_fill(
     assert network.batches == [1]
 
 
-async def test_faces_that_wait_go_together_and_come_back_to_their_own_request(
+async def test_waiting_faces_are_batched_and_returned_to_their_own_request(
     batcher: FaceBatcher, network: Inverter
 ) -> None:
     network.open.clear()
@@ -117,12 +117,12 @@ async def test_one_poisoned_face_is_reported_and_the_others_are_restored(
     request_id.set("wedding-7")
     faces = await batcher.restore([crop(1), crop(POISON), crop(3)], [[0.0]] * 3)
     assert levels(faces) == [[1], [SkipReason.FAILED], [3]]
-    told = [record for record in caplog.records if record.message == "a face could not be restored"]
-    assert [vars(record)["request_id"] for record in told] == ["wedding-7"]
-    assert told[0].levelno == logging.ERROR
+    records = [record for record in caplog.records if record.message == "a face could not be restored"]
+    assert [vars(record)["request_id"] for record in records] == ["wedding-7"]
+    assert records[0].levelno == logging.ERROR
 
 
-async def test_a_batch_beyond_the_memory_is_halved_and_later_ones_stay_small(
+async def test_a_batch_that_exceeds_the_memory_is_halved_and_later_ones_stay_small(
     batcher: FaceBatcher, network: Inverter
 ) -> None:
     network.memory_for = 1
@@ -132,7 +132,7 @@ async def test_a_batch_beyond_the_memory_is_halved_and_later_ones_stay_small(
     assert levels(await batcher.restore([crop(1)], [[0.0]])) == [[SkipReason.OUT_OF_MEMORY]]
 
 
-async def test_fidelities_of_one_face_beyond_the_memory_are_halved(
+async def test_fidelities_of_one_face_that_exceed_the_memory_are_halved(
     batcher: FaceBatcher, network: Inverter
 ) -> None:
     network.memory_for = 2
@@ -158,7 +158,7 @@ async def test_a_poisoned_face_fails_once_for_all_its_fidelities(
     assert len(network.limits) == 1
 
 
-async def test_a_cancelled_request_leaves_the_queue_and_its_neighbours_stay(
+async def test_a_cancelled_request_leaves_the_queue_and_the_others_stay(
     batcher: FaceBatcher, network: Inverter
 ) -> None:
     network.open.clear()
@@ -182,7 +182,7 @@ async def test_a_face_past_its_deadline_is_not_restored(batcher: FaceBatcher, ne
     assert levels(await batcher.restore([crop(1)], [[0.0]], deadline=time.monotonic() + 60)) == [[1]]
 
 
-async def test_a_worker_that_ends_leaves_nobody_waiting(worker: DeviceWorker, batcher: FaceBatcher) -> None:
+async def test_no_request_waits_for_a_worker_that_ended(worker: DeviceWorker, batcher: FaceBatcher) -> None:
     blocker = threading.Event()
     worker.submit(lambda job: blocker.wait(20))
     waiting = asyncio.create_task(batcher.restore([crop(1)], [[0.0]]))
@@ -193,6 +193,6 @@ async def test_a_worker_that_ends_leaves_nobody_waiting(worker: DeviceWorker, ba
         await asyncio.wait_for(waiting, 20)
 
 
-async def test_a_fault_of_ours_is_told_to_everyone(batcher: FaceBatcher) -> None:
+async def test_an_internal_error_fails_every_request_of_the_batch(batcher: FaceBatcher) -> None:
     with pytest.raises(errors.InternalError):
         await batcher.restore([crop(1), np.zeros((4, 4, 3), np.uint8)], [[0.0], [0.0]])

@@ -1,4 +1,4 @@
-"""The network on narrow shapes: its sizes are read from tensors, and pictures of a batch stay apart."""
+"""The network with narrow layers: sizes are read from tensors, and images of a batch do not interact."""
 
 import subprocess
 import sys
@@ -54,10 +54,10 @@ def test_sizes_that_follow_by_rule() -> None:
         ("position_emb", (200, 16), "200 tokens"),
         ("quantize.embedding.weight", (32,), "1 dimensions"),
         ("encoder.blocks.1.conv1.weight", None, "encoder.blocks.1"),
-        ("encoder.blocks.0.weight", (5, 3, 3, 3), "no multiples"),
+        ("encoder.blocks.0.weight", (5, 3, 3, 3), "multiples of"),
     ],
 )
-def test_tensors_that_are_no_codeformer(key: str, shape: tuple[int, ...] | None, message: str) -> None:
+def test_tensors_that_are_not_a_codeformer(key: str, shape: tuple[int, ...] | None, message: str) -> None:
     state = codeformer_state()
     if shape is None:
         del state[key]
@@ -67,7 +67,7 @@ def test_tensors_that_are_no_codeformer(key: str, shape: tuple[int, ...] | None,
         CodeFormerConfig.from_state_dict(state)
 
 
-def test_left_over_and_missing_tensors_are_refused() -> None:
+def test_unexpected_and_missing_tensors_are_refused() -> None:
     with pytest.raises(ValueError, match=r"encoder\.blocks is missing"):
         CodeFormer.from_state_dict({"weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="surplus"):
@@ -75,7 +75,7 @@ def test_left_over_and_missing_tensors_are_refused() -> None:
 
 
 @torch.inference_mode()
-def test_at_fidelity_0_a_picture_is_what_the_generator_alone_draws(
+def test_at_fidelity_0_an_image_is_that_of_the_generator_alone(
     network: CodeFormer, faces: torch.Tensor
 ) -> None:
     mixed = network(faces, torch.tensor([0.0, 0.7, 0.0])).image
@@ -91,7 +91,7 @@ def test_at_fidelity_0_a_picture_is_what_the_generator_alone_draws(
 
 
 @torch.inference_mode()
-def test_each_picture_of_a_batch_is_what_it_is_alone(network: CodeFormer, faces: torch.Tensor) -> None:
+def test_each_image_of_a_batch_is_what_it_is_alone(network: CodeFormer, faces: torch.Tensor) -> None:
     fidelities = torch.tensor([0.2, 0.0, 1.0])
     batch = network(faces, fidelities)
     for i in range(3):
@@ -101,10 +101,10 @@ def test_each_picture_of_a_batch_is_what_it_is_alone(network: CodeFormer, faces:
 
 
 @torch.inference_mode()
-def test_a_picture_of_nan_spoils_no_other(network: CodeFormer, faces: torch.Tensor) -> None:
-    spoilt = faces.clone()
-    spoilt[1] = float("nan")
-    image = network(spoilt, 0.5).image
+def test_an_image_of_nan_affects_no_other(network: CodeFormer, faces: torch.Tensor) -> None:
+    corrupt = faces.clone()
+    corrupt[1] = float("nan")
+    image = network(corrupt, 0.5).image
     assert not torch.isfinite(image[1]).any()
     torch.testing.assert_close(image[[0, 2]], network(faces, 0.5).image[[0, 2]])
 

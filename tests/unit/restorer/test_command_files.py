@@ -1,4 +1,4 @@
-"""What the command reads, what it would write, and that nothing is ever half written or overwritten."""
+"""What the command reads and writes; no file is ever half written or overwritten."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def pairs(plan: Plan, source: Path, target: Path) -> dict[str, tuple[str, str | 
     }
 
 
-def test_a_folder_is_mirrored_with_its_folders(tmp_path: Path) -> None:
+def test_a_folder_is_mirrored_with_its_subfolders(tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     fill(source, "a.png", "day 2/b.JPG", "day 2/deep/c.webp", "no_suffix")
-    fill(source, "notes.txt", ".DS_Store", data=b"no picture")
+    fill(source, "notes.txt", ".DS_Store", data=b"not an image")
     fill(source, "damaged.jpeg", data=b"")
     plan = make_plan(source, target, None, None)
     assert plan.is_folder
     assert pairs(plan, source, target) == {
         "a.png": ("a.png", "png"),
-        "damaged.jpeg": ("damaged.jpeg", "jpeg"),  # by its name a picture: it will fail and be told
+        "damaged.jpeg": ("damaged.jpeg", "jpeg"),  # an image by its name: it will fail and be reported
         "day 2/b.JPG": ("day 2/b.JPG", "jpeg"),
         "day 2/deep/c.webp": ("day 2/deep/c.webp", "webp"),
-        "no_suffix": ("no_suffix", None),  # by its content one; it stays in its own format
+        "no_suffix": ("no_suffix", None),  # an image by its content; it keeps its own format
     }
     assert {path.name for path in plan.skipped} == {"notes.txt", ".DS_Store"}
     assert not target.exists(), "nothing is written yet"
@@ -57,7 +57,7 @@ def test_another_format_changes_the_names(tmp_path: Path) -> None:
     assert masks == ["a.png", "b.png", "c.v2.png", "d.png"]
 
 
-def test_a_single_picture_may_go_into_a_folder_and_keeps_its_name(tmp_path: Path) -> None:
+def test_a_single_image_may_go_into_a_folder_and_keeps_its_name(tmp_path: Path) -> None:
     fill(tmp_path, "a.png")
     (tmp_path / "out").mkdir()
     [task] = make_plan(tmp_path / "a.png", tmp_path / "out", None, None).tasks
@@ -68,7 +68,7 @@ def test_a_single_picture_may_go_into_a_folder_and_keeps_its_name(tmp_path: Path
     assert (task.target.name, task.format) == ("nameless", "jpeg")
 
 
-def test_results_in_the_folder_itself_are_not_taken_for_pictures(tmp_path: Path) -> None:
+def test_results_inside_the_input_folder_are_not_read_as_images(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "out/a.png", "masks/a.png", "sub/b.png")
     plan = make_plan(tmp_path, tmp_path / "out", tmp_path / "masks", None)
     assert sorted(task.source.relative_to(tmp_path).as_posix() for task in plan.tasks) == [
@@ -78,46 +78,46 @@ def test_results_in_the_folder_itself_are_not_taken_for_pictures(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "says"),
+    ("source", "target", "message"),
     [
-        ("in", "in", "would overwrite the picture"),
-        ("in/a.png", "in", "would overwrite the picture"),
-        ("in/a.png", "in/a.png", "would overwrite the picture"),
-        ("in/a.png", "in/link.png", "would overwrite the picture"),
-        ("in/inner", "in", "would overwrite the picture"),
-        ("in", "in/a.png", "must be one too"),
-        ("nowhere", "out", "no such file or folder"),
-        ("in/a.png", "out.gif", r"must end with \.png"),
-        ("in/a.png", "nowhere/out.png", "no such folder"),
+        ("in", "in", "would overwrite"),
+        ("in/a.png", "in", "would overwrite"),
+        ("in/a.png", "in/a.png", "would overwrite"),
+        ("in/a.png", "in/link.png", "would overwrite"),
+        ("in/inner", "in", "would overwrite"),
+        ("in", "in/a.png", r"in/a\.png"),
+        ("nowhere", "out", "nowhere.*no such"),
+        ("in/a.png", "out.gif", r"out\.gif .*\.png"),
+        ("in/a.png", "nowhere/out.png", "nowhere.*no such"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_any_work(
-    tmp_path: Path, source: str, target: str, says: str
+def test_paths_that_make_no_sense_are_refused_before_any_work(
+    tmp_path: Path, source: str, target: str, message: str
 ) -> None:
     fill(tmp_path, "in/a.png", "in/inner/a.png", "in/inner/inner/a.png")
     (tmp_path / "in/link.png").symlink_to(tmp_path / "in/a.png")
-    with pytest.raises(PlanError, match=says):
+    with pytest.raises(PlanError, match=message):
         make_plan(tmp_path / source, tmp_path / target, None, None)
     assert (tmp_path / "in/a.png").read_bytes() == PNG
 
 
-def test_two_pictures_for_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_images_with_one_output_name_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "in/a.png", "in/a.jpg")
-    with pytest.raises(PlanError, match=r"a\.webp would be written twice, for .*a\.jpg and for .*a\.png"):
+    with pytest.raises(PlanError, match=r"a\.webp .*a\.jpg .*a\.png"):
         make_plan(tmp_path / "in", tmp_path / "out", None, "webp")
-    with pytest.raises(PlanError, match=r"masks/a\.png would be written twice"):
+    with pytest.raises(PlanError, match=r"masks/a\.png .*twice"):
         make_plan(tmp_path / "in", tmp_path / "out", tmp_path / "masks", None)
-    with pytest.raises(PlanError, match=r"out\.png would be written twice"):
+    with pytest.raises(PlanError, match=r"out\.png .*twice"):
         make_plan(tmp_path / "in/a.png", tmp_path / "out.png", tmp_path / "out.png", None)
 
 
 def test_a_name_that_contradicts_the_format_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, "a.png")
-    with pytest.raises(PlanError, match="--format jpeg contradicts"):
+    with pytest.raises(PlanError, match=r"--format jpeg .*b\.png"):
         make_plan(tmp_path / "a.png", tmp_path / "b.png", None, "jpeg")
 
 
-def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     check_writable(tmp_path / "report.json")
     with pytest.raises(PlanError, match="is a folder"):
         check_writable(tmp_path)
@@ -125,7 +125,7 @@ def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
         check_writable(tmp_path / "nowhere" / "report.json")
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "a.png"
     write_whole(path, b"old")
     assert path.read_bytes() == b"old"
@@ -138,7 +138,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
-    assert [p.name for p in path.parent.iterdir()] == ["a.png"], "what was begun is gone"
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"], "the partial file is removed"
 
 
 def _umask() -> int:

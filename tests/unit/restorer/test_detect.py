@@ -23,12 +23,12 @@ Shapes = list[tuple[int, ...]]
 
 @pytest.fixture(scope="module")
 def random() -> FaceDetector:
-    """A detector whose answer depends on the picture."""
+    """A detector whose output depends on the image."""
     return FaceDetector.from_state_dict(recipe.state_dict("retinaface_mobile025", 2), CPU)
 
 
-def seeing(sees: dict[tuple[int, int], float]) -> FaceDetector:
-    return FaceDetector.from_state_dict(detector_state(sees), CPU)
+def detector_of(faces: dict[tuple[int, int], float]) -> FaceDetector:
+    return FaceDetector.from_state_dict(detector_state(faces), CPU)
 
 
 def picture(seed: int, height: int = 96, width: int = 128) -> np.ndarray:
@@ -37,7 +37,7 @@ def picture(seed: int, height: int = 96, width: int = 128) -> np.ndarray:
 
 def test_building_a_network_needs_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the network was touched")
+        raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     FaceDetector.from_state_dict(detector_state(), CPU)
@@ -59,7 +59,7 @@ def test_half_precision_weights_run_in_float32() -> None:
     assert offsets.dtype == scores.dtype == torch.float32
 
 
-def test_a_batch_of_pictures_of_several_shapes_equals_each_alone(random: FaceDetector) -> None:
+def test_a_batch_of_images_of_several_shapes_equals_each_alone(random: FaceDetector) -> None:
     pictures = [picture(1), picture(2, 64, 64), picture(3), picture(4, 64, 64)]
     together = random.detect(pictures, size_px=0, min_confidence=0.8)
     assert any(together)
@@ -71,8 +71,8 @@ def test_a_batch_of_pictures_of_several_shapes_equals_each_alone(random: FaceDet
             assert a.confidence == pytest.approx(b.confidence, abs=1e-5)
 
 
-def test_faces_are_in_px_of_the_picture_whatever_the_detector_sees() -> None:
-    detector = seeing({FACES_OF_512_PX: 0.9})
+def test_faces_are_in_px_of_the_image_whatever_the_detectors_input_size() -> None:
+    detector = detector_of({FACES_OF_512_PX: 0.9})
     for height, width in ((320, 320), (640, 800), (1280, 1280), (200, 300)):
         faces = detector.detect([picture(1, height, width)], size_px=640, min_confidence=0.5)[0]
         scale = 640 / min(height, width)
@@ -83,8 +83,8 @@ def test_faces_are_in_px_of_the_picture_whatever_the_detector_sees() -> None:
             assert face.eye_distance_px == pytest.approx(126 / scale, rel=0.02)
 
 
-def test_the_threshold_is_strict_and_the_surest_come_first() -> None:
-    detector = seeing({FACES_OF_512_PX: 0.9, FACES_OF_256_PX: 0.7})
+def test_the_threshold_is_strict_and_the_highest_confidence_comes_first() -> None:
+    detector = detector_of({FACES_OF_512_PX: 0.9, FACES_OF_256_PX: 0.7})
     faces = detector.detect([picture(1)], size_px=640, min_confidence=0.5)[0]
     confidences = [face.confidence for face in faces]
     assert confidences == sorted(confidences, reverse=True)
@@ -96,15 +96,15 @@ def test_the_threshold_is_strict_and_the_surest_come_first() -> None:
 
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
-    """The shapes of the batches that networks are given from now on."""
+    """The shapes of the batches that networks run from now on."""
     seen: Shapes = []
     original = FaceDetector.raw
 
-    def noting(self: FaceDetector, batch: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def recording(self: FaceDetector, batch: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         seen.append(batch.shape)
         return original(self, batch)
 
-    monkeypatch.setattr(FaceDetector, "raw", noting)
+    monkeypatch.setattr(FaceDetector, "raw", recording)
     return seen
 
 
@@ -122,7 +122,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
 def test_extreme_shapes(
     height: int, width: int, resized: tuple[int, int], shapes: list[tuple[int, ...]]
 ) -> None:
-    detector = seeing({FACES_OF_256_PX: 0.9})
+    detector = detector_of({FACES_OF_256_PX: 0.9})
     resized_faces = detector.detect([picture(1, height, width)], size_px=640, min_confidence=0.5)[0]
     as_is = detector.detect([picture(1, height, width)], size_px=0, min_confidence=0.5)[0]
     assert shapes == [(1, *resized, 3), (1, height, width, 3)]
@@ -131,41 +131,41 @@ def test_extreme_shapes(
         assert np.isfinite([*face.box, *np.ravel(face.landmarks)]).all()
 
 
-def test_a_panorama_is_shrunk_to_the_longest_side(shapes: Shapes) -> None:
-    detector = seeing({FACES_OF_256_PX: 0.9})
+def test_a_panorama_is_limited_to_the_longest_side(shapes: Shapes) -> None:
+    detector = detector_of({FACES_OF_256_PX: 0.9})
     detector.detect([picture(1, 64, 6400), picture(1, 480, 640)], size_px=64, min_confidence=0.5)
     assert shapes == [(1, 25, MAX_SIDE_PX, 3), (1, 64, 85, 3)]
 
 
-def test_as_it_is_means_as_it_is(shapes: Shapes) -> None:
-    seeing({FACES_OF_256_PX: 0.9}).detect([picture(1, 32, 4000)], size_px=0, min_confidence=0.5)
+def test_full_resolution_is_not_resized(shapes: Shapes) -> None:
+    detector_of({FACES_OF_256_PX: 0.9}).detect([picture(1, 32, 4000)], size_px=0, min_confidence=0.5)
     assert shapes == [(1, 32, 4000, 3)]
 
 
 @pytest.mark.parametrize(("height", "width"), [(5000, 5001), (1, 800_000)])
-def test_what_is_too_large_to_be_looked_at_as_it_is(
+def test_an_image_too_large_for_full_resolution_is_refused(
     height: int, width: int, shapes: list[tuple[int, ...]]
 ) -> None:
     huge = np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
     with pytest.raises(InvalidRequest, match=f"{width}x{height}.*{MAX_PIXELS_AS_IS}") as caught:
-        seeing({}).detect([huge], size_px=0, min_confidence=0.5)
+        detector_of({}).detect([huge], size_px=0, min_confidence=0.5)
     assert [violation.field for violation in caught.value.fields] == ["detect_size_px"]
     assert shapes == []
 
 
-def test_a_box_may_reach_beyond_the_picture() -> None:
-    faces = seeing({FACES_OF_512_PX: 0.9}).detect([picture(1, 64, 64)], size_px=0, min_confidence=0.5)[0]
+def test_a_box_may_extend_beyond_the_image() -> None:
+    faces = detector_of({FACES_OF_512_PX: 0.9}).detect([picture(1, 64, 64)], size_px=0, min_confidence=0.5)[0]
     assert min(faces[0].box) < 0 and max(faces[0].box) > 64
 
 
-def test_an_answer_of_nan_is_an_error_not_no_face() -> None:
+def test_an_output_of_nan_is_an_error_rather_than_no_face() -> None:
     state = detector_state()
     state["ClassHead.0.conv1x1.bias"][0] = float("nan")
     with pytest.raises(BadImage):
         FaceDetector.from_state_dict(state, CPU).detect([picture(1)], size_px=0, min_confidence=0.5)
 
 
-def test_anchors_are_laid_out_level_row_column_size() -> None:
+def test_anchors_are_ordered_by_level_row_column_size() -> None:
     anchors = make_anchors(48, 80)
     assert len(anchors) == 2 * (6 * 10 + 3 * 5 + 2 * 3)
     assert anchors[0].tolist() == pytest.approx([4 / 80, 4 / 48, 16 / 80, 16 / 48])
@@ -203,19 +203,19 @@ def test_duplicates_are_suppressed_as_by_hand() -> None:
     np.testing.assert_allclose(points[:, 2], nose, atol=1e-5)
 
 
-def test_among_equal_scores_the_surer_face_remains() -> None:
+def test_among_equal_scores_the_face_of_higher_confidence_is_kept() -> None:
     """Near 1 many probabilities round to the same float32; their small complements tell them apart."""
     anchors = len(make_anchors(16, 16))
     scores = torch.full((anchors, 2), 0.9999999)
-    scores[:, 0] = torch.linspace(2e-7, 1e-7, anchors)  # the last is the surest
+    scores[:, 0] = torch.linspace(2e-7, 1e-7, anchors)  # the last has the highest confidence
     shifts = torch.linspace(0, 0.1, anchors)[:, None].repeat(1, 4)
     boxes, _, found = decode(shifts, scores, torch.zeros(anchors, 10), 16, 16, 0.8)
-    surest, _, _ = decode(shifts[-1:].repeat(anchors, 1), scores, torch.zeros(anchors, 10), 16, 16, 0.8)
+    best, _, _ = decode(shifts[-1:].repeat(anchors, 1), scores, torch.zeros(anchors, 10), 16, 16, 0.8)
     assert found[0] == np.float32(0.9999999)
-    np.testing.assert_array_equal(boxes[0], surest[0])
+    np.testing.assert_array_equal(boxes[0], best[0])
 
 
-def test_thousands_of_faces_are_all_returned_and_too_many_places_are_refused() -> None:
+def test_thousands_of_faces_are_all_returned_and_too_many_candidates_are_refused() -> None:
     side = 1536
     anchors = len(make_anchors(side, side))
     scores = torch.tensor([0.1, 0.9]).repeat(anchors, 1)

@@ -1,4 +1,4 @@
-"""Pasting works on the faces' own rectangles: what it allocates does not follow from the picture's size."""
+"""Pasting works on the face's own rectangle: its memory does not depend on the size of the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CROP = recipe.image("face", 1, 512, 512)
 
 
 def peak_bytes(picture: np.ndarray, place: Place, parsed: bool) -> int:
-    """Return the most that pasting one face held at a time, the picture apart."""
+    """Return the peak of the memory that pasting one face allocates."""
     matrix = crop_to_picture(matrix_of(place), 1)
     classes = np.zeros((512, 512), np.uint8)
     classes[60:400, 100:412] = 1
@@ -32,12 +32,12 @@ def peak_bytes(picture: np.ndarray, place: Place, parsed: bool) -> int:
 @pytest.mark.parametrize("parsed", [False, True])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("place", [Place(400, 400, 420, 12), Place(0, 300, 420, -20), Place(300, 300, 60)])
-def test_the_same_face_takes_as_much_in_a_picture_of_24_megapixels_as_in_one(
+def test_a_face_takes_as_much_memory_in_an_image_of_24_megapixels_as_in_one_of_1(
     place: Place, dtype: type, parsed: bool
 ) -> None:
     small, large = (np.full((*size, 3), 90, dtype) for size in ((816, 1224), (4000, 6000)))
     least, most = (peak_bytes(picture, place, parsed) for picture in (small, large))
-    assert least > 100_000, "OpenCV's results are seen"
+    assert least > 100_000, "OpenCV's allocations are traced"
     assert most <= 1.01 * least
     assert most < large.nbytes / 4
     assert (small != 90).any() and np.array_equal(large[:700, :700], small[:700, :700])

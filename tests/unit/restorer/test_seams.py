@@ -1,6 +1,6 @@
-"""A pasted face lies where it was, and nothing shows where its square ends.
+"""A pasted face is where it was, and no seam shows where its square ends.
 
-Crops are cut from a picture and pasted back, unchanged or changed in a known way, so that every difference is
+Crops are cut from an image and pasted back, unchanged or changed in a known way, so that every difference is
 the paste's own.
 """
 
@@ -16,7 +16,7 @@ from atelier_restorer.align import CROP_SIZE, crop_to_picture
 from atelier_restorer.paste import restored_parts, soften_parts
 from tests.unit.restorer.pasting import (
     ACROSS_THE_EDGE,
-    FLAT_COLOURS,
+    FLAT_COLORS,
     INSIDE,
     SCALES,
     Pasted,
@@ -37,7 +37,7 @@ def photograph() -> np.ndarray:
 
 
 def shift_px(pasted: Pasted) -> np.ndarray:
-    """Return how far right and down what was pasted lies, by registration of the square inside the mask."""
+    """Return how far right and down the paste is shifted, by registration of the square inside the mask."""
     rows, columns = np.nonzero(pasted.mask == 255)
     # The largest upright square in the middle of a square turned by any angle.
     half = int(0.34 * (columns.max() - columns.min()) / np.sqrt(2))
@@ -57,7 +57,7 @@ def shift_px(pasted: Pasted) -> np.ndarray:
 
 
 def mean_shift_px(picture: np.ndarray, place: Place, scale: int, offset_px: float = 0.0) -> np.ndarray:
-    """Return the shift's mean over the picture and its mirror images.
+    """Return the mean shift over the image and its mirror images.
 
     A crop is a little blurred, and a blurred picture registers nearer to its heavy side. Mirrored, that pulls
     the other way, while a shift stays one.
@@ -94,17 +94,17 @@ def test_the_registration_sees_a_tenth_of_a_pixel(photograph: np.ndarray, scale:
 
 @pytest.mark.parametrize("place", INSIDE + ACROSS_THE_EDGE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_an_unchanged_crop_leaves_a_flat_picture_flat(scale: int, place: Place) -> None:
-    for colour in FLAT_COLOURS:
-        pasted = paste_back(flat(colour), place, scale)
+def test_an_unchanged_crop_leaves_a_flat_image_flat(scale: int, place: Place) -> None:
+    for color in FLAT_COLORS:
+        pasted = paste_back(flat(color), place, scale)
         assert pasted.mask.any()
-        assert np.abs(pasted.change).max() <= 1, colour
+        assert np.abs(pasted.change).max() <= 1, color
 
 
 @pytest.mark.parametrize("roll", [0, 4, 180])
 @pytest.mark.parametrize("x", [480, 120])
 @pytest.mark.parametrize("scale", [1, 2])
-def test_the_mask_of_a_large_face_ends_in_nothing(scale: int, x: int, roll: int) -> None:
+def test_the_mask_of_a_large_face_fades_to_0(scale: int, x: int, roll: int) -> None:
     pasted = paste_back(np.full((960, 960, 3), 90, np.uint8), Place(x, 480.25, 840, roll), scale)
     rows, columns = (np.nonzero(pasted.mask.any(axis=axis))[0] for axis in (1, 0))
     outermost = [pasted.mask[rows[0]], pasted.mask[rows[-1]], pasted.mask[:, columns[-1]]]
@@ -127,10 +127,10 @@ def another_tone(crop: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("place", INSIDE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_the_ring_around_the_face_keeps_its_mean_colour(
+def test_the_ring_around_the_face_keeps_its_mean_color(
     photograph: np.ndarray, scale: int, place: Place
 ) -> None:
-    for picture in [photograph, *map(flat, FLAT_COLOURS)]:
+    for picture in [photograph, *map(flat, FLAT_COLORS)]:
         for change in (np.copy, another_middle):
             pasted = paste_back(picture, place, scale, change)
             around = ring(pasted.mask, scale)
@@ -140,7 +140,7 @@ def test_the_ring_around_the_face_keeps_its_mean_colour(
 
 @pytest.mark.parametrize("place", INSIDE[2:] + ACROSS_THE_EDGE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_another_tone_makes_no_rectangle(scale: int, place: Place) -> None:
+def test_another_tone_leaves_no_rectangle(scale: int, place: Place) -> None:
     pasted = paste_back(flat((90, 120, 60)), place, scale, another_tone)
     steps = [np.abs(np.diff(pasted.change, axis=axis)).max() for axis in (0, 1)]
     # A Gaussian as wide as the feather, a twentieth of the visible side, is nowhere steeper than this.
@@ -152,7 +152,7 @@ def test_another_tone_makes_no_rectangle(scale: int, place: Place) -> None:
 
 
 def strands() -> np.ndarray:
-    """Return thin dark strands of hair on skin, from the middle outwards, so that all cross the border."""
+    """Return thin dark strands of hair on skin, from the center outwards, so that all cross the border."""
     picture = flat((205, 170, 150))
     generator = np.random.default_rng(0)
     along = np.linspace(0, 170, 30)
@@ -167,7 +167,7 @@ def strands() -> np.ndarray:
 
 @pytest.mark.parametrize("place", INSIDE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_hair_across_the_border_goes_on(scale: int, place: Place) -> None:
+def test_hair_continues_across_the_border(scale: int, place: Place) -> None:
     pasted = paste_back(strands(), place, scale, another_middle)
     feather = (pasted.mask > 0) & (pasted.mask < 255)
     before, after = (pixels[feather].mean(axis=1) for pixels in (pasted.before, pasted.after))
@@ -178,9 +178,7 @@ def test_hair_across_the_border_goes_on(scale: int, place: Place) -> None:
 
 @pytest.mark.parametrize("place", INSIDE + ACROSS_THE_EDGE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_pixel_outside_of_the_mask_is_what_it_was(
-    photograph: np.ndarray, scale: int, place: Place
-) -> None:
+def test_every_pixel_outside_the_mask_is_unchanged(photograph: np.ndarray, scale: int, place: Place) -> None:
     pasted = paste_back(photograph, place, scale, another_tone)
     np.testing.assert_array_equal(pasted.after[pasted.mask == 0], pasted.before[pasted.mask == 0])
     assert np.abs(pasted.change).max() > 0
@@ -188,7 +186,7 @@ def test_every_pixel_outside_of_the_mask_is_what_it_was(
 
 @pytest.mark.parametrize("place", [INSIDE[1], INSIDE[3], ACROSS_THE_EDGE[2]])
 @pytest.mark.parametrize("scale", SCALES)
-def test_half_visible_is_half_way(photograph: np.ndarray, scale: int, place: Place) -> None:
+def test_half_visibility_is_half_way(photograph: np.ndarray, scale: int, place: Place) -> None:
     whole = paste_back(photograph, place, scale, another_tone)
     half = paste_back(photograph, place, scale, another_tone, visibility=0.5)
     np.testing.assert_allclose(half.change, whole.change / 2, atol=1)
@@ -206,7 +204,7 @@ SKIN, HAIR, NECK = 1, 13, 17  # of a parser's classes
 
 
 def parsed_face(hair_beyond_the_crop: bool) -> np.ndarray:
-    """Return the soft mask of a face with hair above it, which may go on beyond the crop, and a neck."""
+    """Return the soft mask of a face with hair above it, which may extend beyond the crop, and a neck."""
     classes = np.zeros((CROP_SIZE, CROP_SIZE), np.uint8)
     cv2.rectangle(classes, (190, 350), (330, CROP_SIZE), NECK, cv2.FILLED)
     cv2.ellipse(classes, (256, 240), (150, 300 if hair_beyond_the_crop else 160), 0, 0, 360, HAIR, cv2.FILLED)
@@ -248,7 +246,7 @@ def test_a_parsed_face_has_no_outline(scale: int, place: Place) -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_parsed_face_leaves_the_ring_and_goes_on_in_its_hair(photograph: np.ndarray, scale: int) -> None:
+def test_a_parsed_face_leaves_the_ring_and_continues_in_its_hair(photograph: np.ndarray, scale: int) -> None:
     place = Place(120, 115, 150, -33)
     parts = parsed_face(hair_beyond_the_crop=True)
     pasted = paste_back(photograph, place, scale, another_middle, parts=parts)

@@ -1,4 +1,4 @@
-"""Restored faces take on the tone around them: known differences of tone are added to crops, and go again."""
+"""Restored faces take on the tone around them: tones that were added to crops are removed again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atelier_restorer.gray import gray_face
 from atelier_restorer.tone import match_tone
 from tests.unit.restorer.pasting import (
     ACROSS_THE_EDGE,
-    FLAT_COLOURS,
+    FLAT_COLORS,
     INSIDE,
     SCALES,
     Pasted,
@@ -26,7 +26,7 @@ from tests.unit.restorer.pasting import (
 )
 
 LEVELS = 24
-PICTURES = [portrait(), *map(flat, FLAT_COLOURS[1:3])]
+PICTURES = [portrait(), *map(flat, FLAT_COLORS[1:3])]
 ALL_PLACES = INSIDE + ACROSS_THE_EDGE
 Y, X = np.mgrid[0:CROP_SIZE, 0:CROP_SIZE]
 FACE = np.hypot((X - 256) / 125, (Y - 280) / 150) < 0.9
@@ -55,12 +55,12 @@ def added(crop: np.ndarray, tone: np.ndarray) -> np.ndarray:
 
 
 def matched(place: Place, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what changes a crop of that place and then takes its tone back."""
+    """Return a function that changes a crop of that place and then matches its tone."""
     return lambda crop: match_tone(change(crop), crop, matrix_of(place), 240, 240)
 
 
 def shift_of_ring(pasted: Pasted, scale: int) -> float:
-    """Return by how many levels the mean colour of the ring around the face has changed."""
+    """Return by how many levels the mean color of the ring around the face has changed."""
     return float(np.abs(pasted.change[ring(pasted.mask, scale)].mean(axis=0)).max())
 
 
@@ -75,7 +75,7 @@ def test_a_network_that_keeps_the_border_is_not_corrected(place: Place) -> None:
 @pytest.mark.parametrize("place", INSIDE)
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("change", [lighter, tinted])
-def test_the_ring_keeps_its_mean_colour_whatever_tone_was_added(
+def test_the_ring_keeps_its_mean_color_whatever_tone_was_added(
     change: Callable[[np.ndarray], np.ndarray], scale: int, place: Place
 ) -> None:
     for picture in PICTURES:
@@ -92,8 +92,8 @@ def test_the_face_keeps_every_pixel_of_the_network(change: Callable[[np.ndarray]
         np.testing.assert_array_equal(matched(place, change)(crop)[FACE], change(crop)[FACE])
 
 
-def test_no_box_is_left_in_a_flat_picture() -> None:
-    """What is left of another tone has the face's outline, and no step where a square could end."""
+def test_no_box_is_left_in_a_flat_image() -> None:
+    """What remains of another tone follows the face, and has no step where a square could end."""
     place = Place(120, 120, CROP_SIZE / 4)
     crop = cut_crop(flat((90, 120, 60)), matrix_of(place))
     left = matched(place, lighter)(crop).astype(int) - crop
@@ -105,7 +105,7 @@ def test_no_box_is_left_in_a_flat_picture() -> None:
 
 @pytest.mark.parametrize("place", ACROSS_THE_EDGE[:-1])
 @pytest.mark.parametrize("scale", [1, 2])
-def test_a_face_across_the_edge_matches_what_is_in_the_picture(scale: int, place: Place) -> None:
+def test_a_face_across_the_edge_matches_the_part_inside_the_image(scale: int, place: Place) -> None:
     for picture in PICTURES:
         pasted = paste_back(picture, place, scale, matched(place, lighter))
         # of a face of 20 px at a corner the ring is a handful of pixels
@@ -113,7 +113,7 @@ def test_a_face_across_the_edge_matches_what_is_in_the_picture(scale: int, place
 
 
 @pytest.mark.parametrize("place", ACROSS_THE_EDGE)
-def test_what_fills_a_crop_beyond_the_picture_has_no_say(place: Place) -> None:
+def test_the_fill_of_a_crop_beyond_the_image_does_not_count(place: Place) -> None:
     crop = cut_crop(portrait(), matrix_of(place))
     beyond = cut_crop(np.ones((240, 240, 3), np.uint8), matrix_of(place))[..., 0] > 1
     assert beyond.any()
@@ -123,7 +123,7 @@ def test_what_fills_a_crop_beyond_the_picture_has_no_say(place: Place) -> None:
     np.testing.assert_array_equal(*results)
 
 
-def test_a_face_that_covers_the_picture_has_no_border_to_match() -> None:
+def test_a_face_that_covers_the_image_has_no_border_to_match() -> None:
     place = ACROSS_THE_EDGE[-1]
     crop = cut_crop(portrait(), matrix_of(place))
     np.testing.assert_array_equal(matched(place, tinted)(crop), tinted(crop))

@@ -27,8 +27,8 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def header(width: int, height: int, depth: int, colour_type: int, interlaced: bool = False) -> bytes:
-    fields = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, interlaced)
+def header(width: int, height: int, depth: int, color_type: int, interlaced: bool = False) -> bytes:
+    fields = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, interlaced)
     return SIGNATURE + chunk(b"IHDR", fields)
 
 
@@ -37,13 +37,13 @@ def png_16(
 ) -> bytes:
     """Return samples uint16 (H, W, 1 to 4) as a PNG, its rows unfiltered."""
     height, width, channels = samples.shape
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     passes = [samples]
     if interlaced:
         passes = [samples[y::down, x::across] for x, y, across, down in ADAM7]
     rows = [b"\0" + row.astype(">u2").tobytes() for part in passes if part.size for row in part]
     pixels = chunk(b"IDAT", zlib.compress(b"".join(rows)))
-    return header(width, height, 16, colour_type, interlaced) + before + pixels + after + chunk(b"IEND", b"")
+    return header(width, height, 16, color_type, interlaced) + before + pixels + after + chunk(b"IEND", b"")
 
 
 def png_few_bits(rows: list[bytes], width: int, depth: int, transparent: int) -> bytes:

@@ -66,10 +66,10 @@ def test_a_changed_byte_gives_a_picture_or_a_refusal(kind: str, place: float, va
         assert np.array_equal(picture.rgb, whole.rgb)
 
 
-def bomb(depth: int, colour_type: int, side: int = 60_000) -> bytes:
+def bomb(depth: int, color_type: int, side: int = 60_000) -> bytes:
     zeros = zlib.compressobj(9)
     packed = b"".join(zeros.compress(bytes(2**20)) for _ in range(64)) + zeros.flush()
-    return header(side, side, depth, colour_type) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return header(side, side, depth, color_type) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 def webp_of_size(side: int) -> bytes:

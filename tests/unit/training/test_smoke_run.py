@@ -26,6 +26,8 @@ from training.package_set import LARGEST_BYTES
 from training.profile import PROFILES
 from training.unpackage import unpackage
 
+pytestmark = pytest.mark.slow  # the fixture below takes most of a minute
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -38,7 +40,7 @@ def run_training(out: Path, *more: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     run_training(runs)
     return runs
@@ -93,7 +95,6 @@ def test_base_and_refiner_draw_together_as_the_generator_runs_them(trained: Path
     assert drawing.refiner_applied and f"second pass at {side}x{side * 3 // 4}" in drawing.warnings[0]
 
 
-@pytest.mark.slow
 def test_a_second_run_goes_on_from_the_first(trained: Path) -> None:
     before = read_facts(trained / "upscaler" / EXPORT)["step"]
     said = run_training(trained, "--jobs", "2", "--to", str(trained / "second"))

@@ -1,1 +1,1 @@
-"""Networks of a model set as they lie on disk: what they are, whether they are whole, how they are read."""
+"""The networks of a model set on disk: what they are, whether they are complete, how they are loaded."""

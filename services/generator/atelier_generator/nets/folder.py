@@ -1,4 +1,4 @@
-"""SDXL in diffusers' layout, as it is published: a folder for each network, with its configuration."""
+"""SDXL in diffusers' layout, as it is published: one folder per network, each with its configuration."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from atelier_runtime.weights import CheckpointError, read_checkpoint
 
 _PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
-_VARIANTS = ("", "fp16", "bf16")  # where a folder has several, the most exact is read
+_VARIANTS = ("", "fp16", "bf16")  # if a folder has several, the first of these is read
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def read_folder(folder: Path) -> StoredPipeline:
-    """Read configurations and headers. Raises `CheckpointError`, saying what it is, for what is no SDXL."""
+    """Read configurations and headers. Raises `CheckpointError` for anything but SDXL, saying what it is."""
     index = _json(folder / "model_index.json")
     pipeline = index.get("_class_name")
     if pipeline not in _PIPELINES:
@@ -32,10 +32,10 @@ def read_folder(folder: Path) -> StoredPipeline:
     kind: Kind = "base" if (index.get("text_encoder") or [None])[0] else "refiner"
     parts = [part for part in CLASSES if (index.get(part) or [None])[0]]
     if kind == "refiner":
-        # The base brings the VAE and the text encoder; they may lie here too, and are then looked at.
+        # The VAE and the text encoder come from the base. If the folder has its own, they are checked too.
         parts = [part for part in parts if part == "unet" or list((folder / part).glob("*.safetensors"))]
     elif missing := [part for part in CLASSES if part not in parts]:
-        raise CheckpointError(f"{folder}: its model_index.json names no {', '.join(missing)}")
+        raise CheckpointError(f"{folder}: its model_index.json does not list {', '.join(missing)}")
     return StoredPipeline(
         path=folder,
         layout="folder",
@@ -48,13 +48,16 @@ def read_folder(folder: Path) -> StoredPipeline:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files of a network's most exact variant. Raises `CheckpointError` if there is none."""
+    """Return the weights of a network's preferred variant: one file, or all of its shard_index.
+
+    Raises `CheckpointError` if there are none.
+    """
     for variant in _VARIANTS:
         middle = f".{variant}" if variant else ""
         for stem in ("diffusion_pytorch_model", "model"):
-            shards = folder / f"{stem}.safetensors.index{middle}.json"
-            if shards.is_file():
-                return tuple(folder / name for name in sorted(set(_json(shards)["weight_map"].values())))
+            shard_index = folder / f"{stem}.safetensors.index{middle}.json"
+            if shard_index.is_file():
+                return tuple(folder / name for name in sorted(set(_json(shard_index)["weight_map"].values())))
             if (path := folder / f"{stem}{middle}.safetensors").is_file():
                 return (path,)
     others = (
@@ -74,16 +77,16 @@ def _network(folder: Path, part: str, index: Mapping[str, Any]) -> StoredNetwork
     tensors: dict[str, Tensor] = {}
     for path in files:
         tensors |= read_checkpoint(path, shapes_only=True)
-    return StoredNetwork(part, config, files, tensors, partial(_origins, tensors), _left_over)
+    return StoredNetwork(part, config, files, tensors, partial(_origins, tensors), _is_leftover)
 
 
 def _origins(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Origin]:
-    """Find each tensor by its name of today or of the library's older versions."""
-    stored = {_today(key): key for key in tensors}
-    return {name: Origin(stored.get(_today(name), name)) for name in names}
+    """Find each tensor by its current name, or by its name in older versions of the libraries."""
+    stored = {_current_name(key): key for key in tensors}
+    return {name: Origin(stored.get(_current_name(name), name)) for name in names}
 
 
-def _today(key: str) -> str:
+def _current_name(key: str) -> str:
     first, _, rest = key.removeprefix("text_model.").rpartition(".mid_block.attentions.0.")
     module, _, kind = rest.rpartition(".")
     if first and module in _OLD_ATTENTION:
@@ -91,15 +94,15 @@ def _today(key: str) -> str:
     return key.removeprefix("text_model.")
 
 
-def _left_over(key: str) -> bool:
-    return key.endswith("position_ids")  # of transformers before 4.31
+def _is_leftover(key: str) -> bool:
+    return key.endswith("position_ids")  # saved by transformers before 4.31
 
 
 def _scheduler(folder: Path, index: Mapping[str, Any]) -> Any:
     name = (index.get("scheduler") or [None, None])[1]
     scheduler = getattr(diffusers, str(name), None)
     if scheduler is None or not issubclass(scheduler, diffusers.SchedulerMixin):
-        raise CheckpointError(f"{folder}: its model_index.json names no scheduler of diffusers but {name}")
+        raise CheckpointError(f"{folder}: {name} in its model_index.json is not a scheduler of diffusers")
     return scheduler.from_config(_json(folder / "scheduler" / "scheduler_config.json"))
 
 
@@ -108,9 +111,10 @@ def _tokenizer(folder: Path, index: Mapping[str, Any], part: str) -> CLIPTokeniz
     if name not in _TOKENIZERS:
         raise CheckpointError(f"{folder}: its {part} is a {name}, not a CLIPTokenizer")
     try:
-        return CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: the {part} cannot be read: {error}") from error
+    return tokenizer
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -119,5 +123,5 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
+        raise CheckpointError(f"{path} does not contain a JSON object")
     return data

@@ -1,7 +1,7 @@
-"""What `atelier-generator inspect` says of a model set, a folder in diffusers' layout or a single file.
+"""What `atelier-generator inspect` reports about a model set, a folder in diffusers' layout or a single file.
 
-Only headers are read, and every byte once for its SHA-256: a checkpoint of any size needs little memory. The
-exception is a set's upscaler, which spandrel can only name by building it; the known ones are below 0.1 GB.
+Only headers are parsed, and each file is read once for its SHA-256, so a checkpoint of any size needs little
+memory. The exception is a set's upscaler, which spandrel must build to identify; known ones are below 0.1 GB.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from atelier_generator.nets.published import Kind, configuration
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import StoredNetwork, empty_network
 from atelier_generator.nets.stored_pipeline import StoredPipeline
-from atelier_generator.upscale import Upscaler
+from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import (
     CheckpointError,
     Component,
@@ -27,24 +28,24 @@ from atelier_runtime.weights import (
     sha256,
 )
 
-# What a configuration says of where it comes from and how it is stored, not of the network.
-_ABOUT_THE_FILE = (
+# Fields of a configuration that describe its origin and its storage, not the network.
+_FILE_FIELDS = (
     *("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values"),
     *("architectures", "dtype", "torch_dtype", "transformers_version"),
 )
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Return the description of what lies at `path`, as plain JSON values.
+    """Describe the model set, folder or file at `path` in plain JSON values.
 
-    Raises `CheckpointError` or `StartupError` for what is not ours, not whole, or not what its manifest says.
+    Raises `CheckpointError` or `StartupError` if it is not SDXL, is incomplete or contradicts its manifest.
     """
     if (path / "manifest.json").is_file():
         return _describe_set(ModelSet.open(str(path)))
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise CheckpointError(
-            f"{path} has neither a manifest.json, as a model set has, "
-            "nor a model_index.json, as a folder in diffusers' layout has"
+            f"{path} has neither a manifest.json (a model set) "
+            "nor a model_index.json (a folder in diffusers' layout)"
         )
     stored = read_pipeline(path)
     stored.check()
@@ -52,36 +53,36 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _describe_set(model_set: ModelSet) -> dict[str, Any]:
-    described: dict[str, Any] = {"model_set": model_set.name, "folder": str(model_set.folder)}
-    base = read_pipeline(model_set.require("base").path)
+    description: dict[str, Any] = {"model_set": model_set.name, "folder": str(model_set.folder)}
+    base = read_pipeline(model_set.require(NetworkRole.BASE).path)
     base.require("base")
     base.check()
-    described["base"] = _describe(base)
-    if component := model_set.component("refiner"):
+    description["base"] = _describe(base)
+    if component := model_set.component(NetworkRole.REFINER):
         refiner = read_pipeline(component.path)
         refiner.require("refiner")
         refiner.check(base)
-        described["refiner"] = _describe(refiner)
-    if component := model_set.component("upscaler"):
-        described["upscaler"] = _describe_upscaler(component)
-    _compare_with_manifest(model_set, described)
-    return described
+        description["refiner"] = _describe(refiner)
+    if component := model_set.component(NetworkRole.UPSCALER):
+        description["upscaler"] = _describe_upscaler(component)
+    _compare_with_manifest(model_set, description)
+    return description
 
 
 def _describe(stored: StoredPipeline) -> dict[str, Any]:
-    described: dict[str, Any] = {"path": str(stored.path), "pipeline": stored.kind, "layout": stored.layout}
-    files = {path: _file(path) for network in stored.networks.values() for path in network.files}
+    description: dict[str, Any] = {"path": str(stored.path), "pipeline": stored.kind, "layout": stored.layout}
+    files = {path: _describe_file(path) for network in stored.networks.values() for path in network.files}
     if stored.layout == "single file":
-        described["files"] = list(files.values())
-    described["parameters"] = 0
-    described["components"] = {}
+        description["files"] = list(files.values())
+    description["parameters"] = 0
+    description["components"] = {}
     for part, network in stored.networks.items():
         component = _describe_network(network, stored.kind)
         if stored.layout != "single file":
             component["files"] = [files[path] for path in network.files]
-        described["components"][part] = component
-        described["parameters"] += component["parameters"]
-    return described
+        description["components"][part] = component
+        description["parameters"] += component["parameters"]
+    return description
 
 
 def _describe_network(network: StoredNetwork, kind: Kind) -> dict[str, Any]:
@@ -90,60 +91,60 @@ def _describe_network(network: StoredNetwork, kind: Kind) -> dict[str, Any]:
     return {
         "class": network.class_name,
         "configuration": _plain_config(empty),
-        "as_published": _said(empty) == _said(published),
+        "as_published": _enabled_options(empty) == _enabled_options(published),
         "parameters": sum(parameter.numel() for parameter in empty.parameters()),
-        "dtype": _formats(network.tensors),
+        "dtype": _dtypes(network.tensors),
     }
 
 
 def _plain_config(network: Any) -> dict[str, Any]:
-    """Return the whole configuration, with the class's own values where a file is silent."""
+    """Return the full configuration: what a file omits has the class's default."""
     config = network.config
     values = dict(config) if isinstance(config, Mapping) else config.to_diff_dict()
-    return {name: value for name, value in sorted(values.items()) if name not in _ABOUT_THE_FILE}
+    return {name: value for name, value in sorted(values.items()) if name not in _FILE_FIELDS}
 
 
-def _said(network: Any) -> dict[str, Any]:
-    """Return what a configuration switches on: files write "no" as null, as false, or not at all."""
+def _enabled_options(network: Any) -> dict[str, Any]:
+    """Return the options that are not off: files store "off" as null, as false, or not at all."""
     return {name: value for name, value in _plain_config(network).items() if value not in (None, False)}
 
 
 def _describe_upscaler(component: Component) -> dict[str, Any]:
     upscaler = Upscaler.load(component, torch.device("cpu"), torch.float32)
     tensors = read_checkpoint(component.path, shapes_only=True)
-    described = describe_checkpoint(component.path, tensors)
-    files = [{key: described[key] for key in ("file", "bytes", "sha256")}]
+    description = describe_checkpoint(component.path, tensors)
+    files = [{key: description[key] for key in ("file", "bytes", "sha256")}]
     return {
         "name": component.name,
         "architecture": upscaler.architecture,
         "scale": upscaler.factor,
-        "parameters": described["parameters"],
-        "dtype": described["dtype"],
+        "parameters": description["parameters"],
+        "dtype": description["dtype"],
         "files": files,
     }
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _describe_file(path: Path) -> dict[str, Any]:
     return {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def _formats(tensors: Mapping[str, Tensor]) -> str:
+def _dtypes(tensors: Mapping[str, Tensor]) -> str:
     found = {
         str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()
     }
     return ", ".join(sorted(found))
 
 
-def _compare_with_manifest(model_set: ModelSet, described: Any) -> None:
-    """Raise `CheckpointError` where a file's SHA-256, just computed, is not the manifest's."""
-    if isinstance(described, dict) and "sha256" in described:
-        name = Path(described["file"]).relative_to(model_set.folder).as_posix()
+def _compare_with_manifest(model_set: ModelSet, description: Any) -> None:
+    """Raise `CheckpointError` if a file's SHA-256, just computed, differs from the manifest's."""
+    if isinstance(description, dict) and "sha256" in description:
+        name = Path(description["file"]).relative_to(model_set.folder).as_posix()
         expected = model_set.files.get(name, {}).get("sha256")
-        if described["sha256"] != expected:
+        if description["sha256"] != expected:
             raise CheckpointError(
-                f"{described['file']} has SHA-256 {described['sha256']}, "
-                f"the manifest says {expected or 'nothing'}"
+                f"{description['file']} has SHA-256 {description['sha256']}, "
+                f"the manifest lists {expected or 'none'}"
             )
-    elif isinstance(described, dict | list):
-        for value in described.values() if isinstance(described, dict) else described:
+    elif isinstance(description, dict | list):
+        for value in description.values() if isinstance(description, dict) else description:
             _compare_with_manifest(model_set, value)

@@ -1,13 +1,13 @@
-"""The published facts of SDXL 1.0: configurations, scheduler, tokenizer.
+"""SDXL 1.0 as published: configurations, scheduler, tokenizers.
 
 `published/base` and `published/refiner` have the layout of the published folders, without weights. A
-single-file checkpoint carries weights alone, so loading one needs them; and `inspect` compares with them. The
-values are those of the published configuration files; what these repeat of diffusers' and transformers'
-defaults is left out. The refiner has the VAE and the second text encoder of the base.
+single-file checkpoint contains only weights, so loading one needs the rest; `inspect` compares against it.
+The values are those of the published configuration files, without those that merely repeat a default of
+diffusers or transformers. The refiner shares the VAE and the second text encoder of the base.
 
 Both tokenizers are CLIP's (Radford et al. 2021, byte-level BPE). Its vocabulary follows from its merges, so
-only those are kept: 48,894 lines, 0.2 MB. They are the first of OpenAI's `bpe_simple_vocab_16e6.txt.gz` (MIT
-licence, see NOTICE).
+only those are stored: 48,894 lines, 0.2 MB. They are the first lines of OpenAI's
+`bpe_simple_vocab_16e6.txt.gz` (MIT license, see NOTICE).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Kind = Literal["base", "refiner"]
 PUBLISHED = Path(__file__).with_name("published")
 MAX_TOKENS = 77
 PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
-"""OpenCLIP pads with the number 0, which is the token "!"."""
+"""OpenCLIP pads with token 0, which is "!"."""
 
 
 @cache
@@ -45,7 +45,7 @@ def pipeline_index(kind: Kind) -> Mapping[str, Any]:
 
 def tokenizer(part: str) -> CLIPTokenizer:
     """Return the published `tokenizer` or `tokenizer_2`."""
-    merges: Any = _merges()  # pairs, whatever the signature says
+    merges: Any = _merges()  # transformers' annotation says strings, but pairs are what it takes
     letters = byte_letters()
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
@@ -58,7 +58,7 @@ def tokenizer(part: str) -> CLIPTokenizer:
 
 
 def byte_letters() -> list[str]:
-    """Return the letters by which byte-level BPE writes the 256 bytes: printable ones first."""
+    """Return the characters by which byte-level BPE represents the 256 bytes, printable ones first."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(number) for number in (*printable, *range(256, 512 - len(printable)))]
 

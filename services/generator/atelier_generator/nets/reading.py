@@ -1,4 +1,4 @@
-"""Opening a base or refiner, whatever its layout."""
+"""Opens a base or refiner of any layout."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from atelier_runtime.weights import CheckpointError
 
 
 def read_pipeline(path: Path) -> StoredPipeline:
-    """Read what a folder in diffusers' layout or a single file holds, but not the weights.
+    """Read a folder in diffusers' layout or a single file, but not the weights.
 
-    Raises `CheckpointError` for what is no SDXL; whether it is whole, `StoredPipeline.check` tells.
+    Raises `CheckpointError` for anything but SDXL. `StoredPipeline.check` tells whether it is complete.
     """
     if path.is_dir():
         return read_folder(path)

@@ -1,8 +1,8 @@
-"""The configuration of SDXL's networks, read from the shapes of a single file's tensors.
+"""The configurations of SDXL's networks, inferred from the tensor shapes of a single file.
 
-What shapes do not tell (activations, norms, the VAE's scale) is as published. Heads are 64 wide in every
-SDXL network. Each function takes the tensors of the whole file and returns a configuration in diffusers' or
-transformers' words; it raises `KeyError` where a tensor is missing without which nothing can be said.
+What shapes do not determine (activations, norms, the VAE's scaling factor) is as published. Attention heads
+are 64 wide in every SDXL network. Each function takes the tensors of the whole file and returns a
+configuration with diffusers' or transformers' names. Raises `KeyError` if a tensor that it needs is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def unet_config(tensors: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
     widths, depths, layers = _unet_levels(tensors)
     attends = [depth > 0 for depth in depths]
     middle = _count(tensors, f"{UNET}middle_block.1.transformer_blocks.")
-    # diffusers takes the middle's depth from the last level, whether that has attention or not.
+    # diffusers takes the middle block's depth from the last level, even if that has no attention.
     depths = [depth or 1 for depth in depths[:-1]] + [middle]
     found: dict[str, Any] = {
         "in_channels": tensors[f"{UNET}input_blocks.0.0.weight"].shape[1],
@@ -41,12 +41,12 @@ def unet_config(tensors: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
         "projection_class_embeddings_input_dim": tensors[f"{UNET}label_emb.0.0.weight"].shape[1],
     }
     if isinstance(published["transformer_layers_per_block"], int) and len({*depths[1:]}) == 1:
-        found["transformer_layers_per_block"] = middle  # one number for all levels, as the refiner's says it
+        found["transformer_layers_per_block"] = middle  # one number for all levels, as in the refiner's file
     return {**published, **found}
 
 
 def _unet_levels(tensors: Mapping[str, Tensor]) -> tuple[list[int], list[int], int]:
-    """Return the width and the transformer depth of each level, and the layers of one level."""
+    """Return the width and the transformer depth of each level, and the number of layers per level."""
     widths, depths, layers, block = [], [], 0, 0
     width = depth = 0
     while True:
@@ -87,7 +87,7 @@ def clip_l_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         **configuration("base", "text_encoder"),
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "projection_dim": width,  # it has no projection
+        "projection_dim": width,  # CLIP-L has no projection
         "num_attention_heads": width // _HEAD_WIDTH,
         "intermediate_size": tensors[f"{prefix}encoder.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": _count(tensors, f"{prefix}encoder.layers."),
@@ -95,7 +95,7 @@ def clip_l_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def big_g_config(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """Return the configuration of the second text encoder, whose tensors begin with `prefix`."""
+    """Return the configuration of the second text encoder, whose names begin with `prefix`."""
     vocabulary, width = tensors[f"{prefix}token_embedding.weight"].shape
     return {
         **configuration("base", "text_encoder_2"),
@@ -109,5 +109,5 @@ def big_g_config(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
 
 
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Return how many numbers follow a prefix."""
+    """Count the distinct numbers that follow a prefix."""
     return len({key[len(prefix) :].partition(".")[0] for key in tensors if key.startswith(prefix)})

@@ -1,4 +1,4 @@
-"""SDXL checkpoints in one file, in the original layout, as most fine-tuned networks are published."""
+"""SDXL checkpoints in a single file, in the original layout, as most fine-tuned models are published."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atelier_generator.nets.stored import Origin, StoredNetwork
 from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_runtime.weights import CheckpointError, read_checkpoint
 
-_FOREIGN = {
+_OTHER_KINDS = {
     "cond_stage_model.transformer.": "a Stable Diffusion 1 checkpoint",
     "cond_stage_model.model.": "a Stable Diffusion 2 checkpoint",
     "control_model.": "a ControlNet",
@@ -31,9 +31,9 @@ _FOREIGN = {
     "encoder.down_blocks.": "a VAE alone, in diffusers' layout",
     "encoder.down.": "a VAE alone",
 }
-_PARTS_OF_ALL = {names.UNET: "a UNet alone, without text encoders and VAE", names.VAE: "a VAE alone"}
-# Left by training: schedules, the moving average of the weights, positions, the scale of CLIP's comparisons.
-_LEFT_OVER = (
+_SINGLE_PARTS = {names.UNET: "a UNet alone, without text encoders and VAE", names.VAE: "a VAE alone"}
+# Left over from training: noise schedules, the weights' moving average, position IDs, CLIP's logit scale.
+_LEFTOVER_PREFIXES = (
     "model_ema.",
     "betas",
     "alphas_cumprod",
@@ -43,25 +43,30 @@ _LEFT_OVER = (
     "denoiser.",
     "loss.",
 )
-_LEFT_OVER_ENDS = ("position_ids", "logit_scale", "attn_mask")
+_LEFTOVER_SUFFIXES = ("position_ids", "logit_scale", "attn_mask")
 
 
 def read_single_file(path: Path) -> StoredPipeline:
-    """Read the header of a checkpoint. Raises `CheckpointError`, saying what it is, for what is no SDXL."""
+    """Read a checkpoint's header. Raises `CheckpointError` for anything but SDXL, saying what it is."""
     tensors = read_checkpoint(path, shapes_only=True)
     kind = _kind(path, tensors)
     prefixes = {"unet": names.UNET, "vae": names.VAE, "text_encoder_2": names.BIG_G[kind]}
     if kind == "base":
         prefixes["text_encoder"] = names.CLIP_L
-    stray = [key for key in tensors if not key.startswith(tuple(prefixes.values())) and not _left_over(key)]
-    if stray:
-        some = ", ".join(stray[:10])
-        raise CheckpointError(f"{path}: {len(stray)} tensors do not belong to an SDXL {kind}: {some}")
+    unexpected = [
+        key for key in tensors if not key.startswith(tuple(prefixes.values())) and not _is_leftover(key)
+    ]
+    if unexpected:
+        examples = ", ".join(unexpected[:10])
+        raise CheckpointError(
+            f"{path}: {len(unexpected)} tensors do not belong to an SDXL {kind}: {examples}"
+        )
     networks = {}
     for part, prefix in prefixes.items():
         config, origins = _read_part(path, part, tensors, kind)
         own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        networks[part] = StoredNetwork(part, config, (path,), own, origins, _left_over)
+        networks[part] = StoredNetwork(part, config, (path,), own, origins, _is_leftover)
+    scheduler_class: Any = diffusers.EulerDiscreteScheduler  # diffusers is not fully annotated
     scheduler = dict(published.configuration(kind, "scheduler"))
     return StoredPipeline(
         path=path,
@@ -69,7 +74,7 @@ def read_single_file(path: Path) -> StoredPipeline:
         kind=kind,
         networks=networks,
         settings={n: value for n, value in published.pipeline_index(kind).items() if isinstance(value, bool)},
-        scheduler=lambda: diffusers.EulerDiscreteScheduler.from_config(scheduler),
+        scheduler=lambda: scheduler_class.from_config(scheduler),
         tokenizer=published.tokenizer,
     )
 
@@ -77,7 +82,7 @@ def read_single_file(path: Path) -> StoredPipeline:
 def _read_part(
     path: Path, part: str, tensors: Mapping[str, Tensor], kind: Kind
 ) -> tuple[dict[str, Any], Callable[[Iterable[str]], dict[str, Origin]]]:
-    """Return a network's configuration, and where its tensors lie."""
+    """Return a network's configuration, and the function that maps names to origins."""
     try:
         if part == "unet":
             config = shapes.unet_config(tensors, kind)
@@ -91,8 +96,8 @@ def _read_part(
         return shapes.big_g_config(tensors, prefix), partial(names.big_g_origins, prefix=prefix)
     except KeyError as error:
         raise CheckpointError(f"{path}: {part}: {error.args[0]} is missing") from error
-    except (ValueError, IndexError) as error:  # a tensor of other dimensions
-        raise CheckpointError(f"{path}: {part}: its shapes are not SDXL's: {error}") from error
+    except (ValueError, IndexError) as error:  # a tensor with another number of dimensions
+        raise CheckpointError(f"{path}: {part}: the shapes are not SDXL's: {error}") from error
 
 
 def _kind(path: Path, tensors: Mapping[str, Tensor]) -> Kind:
@@ -104,12 +109,14 @@ def _kind(path: Path, tensors: Mapping[str, Tensor]) -> Kind:
             return "base"
         if has(names.BIG_G["refiner"]):
             return "refiner"
-    for prefix, what in (_FOREIGN | _PARTS_OF_ALL).items():
+    for prefix, what in (_OTHER_KINDS | _SINGLE_PARTS).items():
         if has(prefix):
-            raise CheckpointError(f"{path} is {what}, not a whole SDXL checkpoint")
-    some = ", ".join(list(tensors)[:3])
-    raise CheckpointError(f"{path} is no SDXL checkpoint; its {len(tensors)} tensors begin with {some}")
+            raise CheckpointError(f"{path} is {what}, not a complete SDXL checkpoint")
+    examples = ", ".join(list(tensors)[:3])
+    raise CheckpointError(
+        f"{path} is not an SDXL checkpoint; its {len(tensors)} tensors begin with {examples}"
+    )
 
 
-def _left_over(key: str) -> bool:
-    return key.startswith(_LEFT_OVER) or key.endswith(_LEFT_OVER_ENDS)
+def _is_leftover(key: str) -> bool:
+    return key.startswith(_LEFTOVER_PREFIXES) or key.endswith(_LEFTOVER_SUFFIXES)

@@ -1,6 +1,6 @@
-"""A network on disk: built without memory, compared tensor by tensor, then filled.
+"""A network on disk: built on the meta device, compared tensor by tensor, then loaded.
 
-Everything but `load` reads the headers of the files only: a checkpoint of any size is judged in a second.
+Everything but `load` reads only the files' headers: a checkpoint of any size is checked within a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from atelier_runtime.weights import CheckpointError, read_checkpoint
 
-_NAMED = 10
+_MAX_LISTED = 10
 _LIBRARIES = {
     "UNet2DConditionModel": diffusers,
     "AutoencoderKL": diffusers,
@@ -36,18 +36,18 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a checkpoint keeps a tensor of a network: its name there, and how it is taken out."""
+    """Where a checkpoint stores a tensor of a network: the key, and how to convert what is stored there."""
 
     key: str
-    take: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
 @dataclass(frozen=True)
 class StoredNetwork:
     """One network of a pipeline, in one or more files.
 
-    `tensors`: those that belong to it, by their names in the files, on the meta device.
-    `origins`: from the network's own names to where each tensor lies.
+    `tensors`: those that belong to it, by their keys in the files, on the meta device. `origins`: maps the
+    network's own names to the origin of each tensor. `ignored`: tells whether a key may be left over.
     """
 
     part: str
@@ -63,23 +63,23 @@ class StoredNetwork:
         return CLASSES[self.part]
 
     def empty(self) -> Any:
-        """Return the network with parameters on the meta device, see `empty_network`."""
+        """Return the network with its parameters on the meta device; see `empty_network`."""
         return empty_network(self.part, self.config)
 
     def check(self) -> None:
-        """Raise `CheckpointError` unless every tensor has its place and every place its tensor."""
+        """Raise `CheckpointError` if a tensor is missing, unexpected or of another shape."""
         if differences := self._differences(self.empty().state_dict()):
-            rest = len(differences) - _NAMED
+            rest = len(differences) - _MAX_LISTED
             more = f"; and {rest} more" if rest > 0 else ""
             raise CheckpointError(
-                f"{self.part}: the tensors are not those of a {self.class_name} of this configuration: "
-                f"{'; '.join(differences[:_NAMED])}{more}"
+                f"{self.part}: the tensors do not match {self.class_name} with this configuration: "
+                f"{'; '.join(differences[:_MAX_LISTED])}{more}"
             )
 
     def load(self, dtype: torch.dtype) -> Any:
-        """Return the network on the CPU in a number format, ready to run. Raises `CheckpointError`.
+        """Return the network on the CPU in `dtype`, ready to run. Raises `CheckpointError`.
 
-        What is stored in that format already is mapped from the file, not copied.
+        Tensors that are stored in that dtype are memory-mapped, not copied.
         """
         self.check()
         stored: dict[str, Tensor] = {}
@@ -87,7 +87,7 @@ class StoredNetwork:
             stored |= read_checkpoint(path)
         network = self.empty()
         state = {
-            name: origin.take(stored[origin.key]).to(dtype).contiguous()
+            name: origin.convert(stored[origin.key]).to(dtype).contiguous()
             for name, origin in self.origins(network.state_dict()).items()
         }
         network.load_state_dict(state, strict=True, assign=True)
@@ -104,25 +104,23 @@ class StoredNetwork:
             origin = origins[name]
             found = self.tensors.get(origin.key)
             if found is not None and _shape(origin, found) != tensor.shape:
-                shapes.append(
-                    f"{origin.key} has shape {tuple(found.shape)} where {tuple(tensor.shape)} belongs"
-                )
-        return [  # wrong shapes first: they are few and tell most
+                shapes.append(f"{origin.key} has shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
+        return [  # wrong shapes first: there are few of them, and they say the most
             *shapes,
             *(f"{key} is missing" for key in missing),
-            *(f"{key} does not belong to it" for key in extra),
+            *(f"{key} is unexpected" for key in extra),
         ]
 
 
 def _shape(origin: Origin, tensor: Tensor) -> tuple[int, ...] | None:
     try:
-        return tuple(origin.take(tensor).shape)
-    except (RuntimeError, IndexError):  # of too few dimensions to be taken apart
+        return tuple(origin.convert(tensor).shape)
+    except (RuntimeError, IndexError):  # too few dimensions to be converted
         return None
 
 
 def empty_network(part: str, config: Mapping[str, Any]) -> Any:
-    """Return the network of a part with parameters on the meta device, and its few buffers in memory.
+    """Return a part's network with its parameters on the meta device and its few buffers in memory.
 
     Raises `CheckpointError` if the class cannot be built with this configuration.
     """
@@ -133,10 +131,10 @@ def empty_network(part: str, config: Mapping[str, Any]) -> Any:
         with init_empty_weights(include_buffers=False):
             if library is diffusers:
                 return network_class.from_config(dict(config))
-            # The number format is ours to choose, see models.py.
+            # We choose the dtype ourselves, see models.py.
             plain = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
             return network_class(transformers.CLIPTextConfig(**plain))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{part}: no {class_name} can be built with this configuration: {error}"
+            f"{part}: cannot build {class_name} with this configuration: {error}"
         ) from error

@@ -1,1 +1,1 @@
-"""What `atelier-restorer` can do besides serving: restore, detect, inspect."""
+"""The commands of `atelier-restorer` besides `serve`: restore, detect, compare, inspect."""

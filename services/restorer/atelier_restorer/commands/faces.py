@@ -1,4 +1,4 @@
-"""A plan for single faces: what `detect` printed, with an order added to the faces that need one."""
+"""A plan for single faces: the output of `detect`, edited."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ from atelier_restorer.commands.files import PlanError
 from atelier_restorer.request import Face, FaceEdit
 
 _KNOWN = ("box", "landmarks", "confidence", "fidelity", "visibility", "skip")
-_TOLD = ("index", "size_px", "sharpness", "roll_degrees")  # by detect, here or at a gateway
-_NEEDED = ("box", "landmarks")
+_IGNORED = ("index", "size_px", "sharpness", "roll_degrees")  # in the output of detect or POST /detect
+_REQUIRED = ("box", "landmarks")
 _LANDMARKS = 5
 
 
 def read_face_edits(path: Path) -> tuple[FaceEdit, ...]:
     """Read `{"faces": [{"box", "landmarks", "confidence", "fidelity", "visibility", "skip"}]}`.
 
-    The last three may be missing, and the confidence too. What else detect tells of a face may stay in it.
-    Ranges are the request's to check.
+    Box and landmarks are required. Other fields of `detect`'s output are ignored. Ranges are checked by the
+    request.
 
     Raises:
-        PlanError: the file cannot be read, or a face in it cannot be meant; it is named.
+        PlanError: the file cannot be read, or a face in it is invalid; it is named.
     """
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PlanError(f"--faces {path}: {error}") from error
     if not isinstance(plan, dict) or not isinstance(plan.get("faces"), list):
-        raise PlanError(f"--faces {path}: holds no list of faces; what detect printed is needed")
+        raise PlanError(f"--faces {path}: does not contain a list of faces; the output of detect is expected")
     if not plan["faces"]:
-        raise PlanError(f"--faces {path}: names no face")
-    return tuple(_order(f"--faces {path}: face {number}", face) for number, face in enumerate(plan["faces"]))
+        raise PlanError(f"--faces {path}: the list of faces is empty")
+    return tuple(
+        _face_edit(f"--faces {path}: face {number}", face) for number, face in enumerate(plan["faces"])
+    )
 
 
-def _order(name: str, face: Any) -> FaceEdit:
+def _face_edit(name: str, face: Any) -> FaceEdit:
     if not isinstance(face, dict):
-        raise PlanError(f"{name} is no object")
-    if unknown := sorted(set(face) - {*_KNOWN, *_TOLD}):
-        raise PlanError(f"{name} has {', '.join(unknown)}; known are {', '.join(_KNOWN)}")
-    if missing := [key for key in _NEEDED if key not in face]:
-        raise PlanError(f"{name} has no {', '.join(missing)}")
+        raise PlanError(f"{name} is not an object")
+    if unknown := sorted(set(face) - {*_KNOWN, *_IGNORED}):
+        known = ", ".join(_KNOWN)
+        raise PlanError(f"{name} has unknown fields: {', '.join(unknown)}; known fields are {known}")
+    if missing := [key for key in _REQUIRED if key not in face]:
+        raise PlanError(f"{name} lacks {', '.join(missing)}")
     box = _numbers(f"{name}: box", face["box"], 4)
     points = face["landmarks"]
     if not isinstance(points, list) or len(points) != _LANDMARKS:

@@ -1,4 +1,4 @@
-"""Which picture files to read, what to write them to, and writing that never leaves half a file."""
+"""Which image files to read, where to write the results, and atomic writing."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _SIGNATURE_BYTES = 12
 
 
 class PlanError(Exception):
-    """The paths that the command was given cannot be meant; the message says why."""
+    """The given paths are invalid; the message says why."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One picture: where it is, where it goes, and its format there (None: the picture's own)."""
+    """One image: where it is, where it goes, and its format there (None: the image's own)."""
 
     source: Path
     target: Path
     format: Format | None
     mask: Path | None
     name: Path
-    """What a folder's picture is called in it, or a single one by itself; without the suffix."""
+    """The path within the folder, or the name of a single file; without the suffix."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do. `skipped` are the files of a folder that are no pictures."""
+    """The images to restore. `skipped` are the files of a folder that are not images."""
 
     tasks: tuple[Task, ...]
     skipped: tuple[Path, ...]
@@ -46,21 +46,21 @@ class Plan:
 
 
 def make_plan(source: Path, target: Path, mask: Path | None, file_format: Format | None) -> Plan:
-    """Pair the pictures at `source` with the files to write; nothing is written yet.
+    """Pair the images at `source` with the files to write; nothing is written yet.
 
-    A folder is taken with all folders in it, and the same names are made in the folder `target`; a picture
-    given alone may also go into a folder. `file_format` changes the suffixes of a folder's pictures.
+    A folder is read recursively, and its structure is recreated in the folder `target`; a single image may
+    also go into a folder. `file_format` changes the suffixes of a folder's images.
 
     Raises:
-        PlanError: nothing is there, an input would be overwritten, or two pictures would be one file.
+        PlanError: nothing is there, an input would be overwritten, or two images would be the same file.
     """
     if source.is_dir():
         found = sorted(_files_below(source, without=(target, *([mask] if mask else []))))
         if target.exists() and not target.is_dir():
             raise PlanError(f"{source} is a folder, so {target} must be one too")
-        pictures = [path for path in found if _looks_like_a_picture(path)]
-        tasks = [_task_of_folder(path, source, target, mask, file_format) for path in pictures]
-        skipped = [path for path in found if path not in set(pictures)]
+        images = [path for path in found if _is_image_file(path)]
+        tasks = [_task_of_folder(path, source, target, mask, file_format) for path in images]
+        skipped = [path for path in found if path not in set(images)]
     elif source.exists():
         if target.is_dir():
             target = target / source.name
@@ -72,7 +72,7 @@ def make_plan(source: Path, target: Path, mask: Path | None, file_format: Format
 
 
 def check_writable(path: Path) -> None:
-    """Raise `PlanError` unless a file can be made at this path, so that no work is done in vain."""
+    """Raise `PlanError` unless a file can be written here, before any work is done."""
     if path.is_dir():
         raise PlanError(f"{path} is a folder")
     if not path.parent.is_dir():
@@ -82,7 +82,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file at once: whoever looks finds the old file, or none, or the whole new one."""
+    """Write a file atomically: a reader finds the old file, or none, or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".atelier-{secrets.token_hex(8)}.part")
     try:
@@ -104,8 +104,8 @@ def _files_below(folder: Path, without: tuple[Path, ...]) -> Iterator[Path]:
         yield from (here / f for f in files if (here / f).is_file())
 
 
-def _looks_like_a_picture(path: Path) -> bool:
-    """Judge by name or content: a damaged .jpg is a picture that fails, a text file is none."""
+def _is_image_file(path: Path) -> bool:
+    """Decide by name or content: a corrupt .jpg is an image that fails, a text file is not an image."""
     if path.suffix.lower() in FORMAT_OF_SUFFIX:
         return True
     try:
@@ -123,25 +123,25 @@ def _task_of_folder(
     name = path.relative_to(source)
     own = FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if file_format is not None and own != file_format:
-        name = name.with_suffix(_SUFFIX_OF_FORMAT[file_format]) if own else _appended(name, file_format)
+        name = name.with_suffix(_SUFFIX_OF_FORMAT[file_format]) if own else _append_suffix(name, file_format)
     mask_file = mask / name.with_suffix(".png") if mask else None
     return Task(path, target / name, file_format or own, mask_file, name.with_suffix(""))
 
 
-def _appended(name: Path, file_format: Format) -> Path:
+def _append_suffix(name: Path, file_format: Format) -> Path:
     return name.with_name(name.name + _SUFFIX_OF_FORMAT[file_format])
 
 
 def _single_task(source: Path, target: Path, mask: Path | None, file_format: Format | None) -> Task:
-    said = FORMAT_OF_SUFFIX.get(target.suffix.lower())
-    if file_format is None and said is None:
-        raise PlanError(f"{target} must end with {', '.join(FORMAT_OF_SUFFIX)}, or --format say what it is")
-    if file_format is not None and said is not None and file_format != said:
+    by_suffix = FORMAT_OF_SUFFIX.get(target.suffix.lower())
+    if file_format is None and by_suffix is None:
+        raise PlanError(f"{target} must end with {', '.join(FORMAT_OF_SUFFIX)}, or --format must be given")
+    if file_format is not None and by_suffix is not None and file_format != by_suffix:
         raise PlanError(f"--format {file_format} contradicts the name {target}")
     check_writable(target)
     if mask is not None:
         check_writable(mask)
-    return Task(source, target, file_format or said, mask, Path(source.stem))
+    return Task(source, target, file_format or by_suffix, mask, Path(source.stem))
 
 
 def _refuse_collisions(tasks: list[Task]) -> None:
@@ -150,14 +150,14 @@ def _refuse_collisions(tasks: list[Task]) -> None:
     for task in tasks:
         for path in (p for p in (task.target, task.mask) if p is not None):
             if (overwritten := sources.get(_identity(path))) is not None:
-                raise PlanError(f"{path} would overwrite the picture {overwritten}; choose another place")
+                raise PlanError(f"{path} would overwrite the image {overwritten}; choose another path")
             if (other := written.get(path.resolve())) is not None:
                 raise PlanError(f"{path} would be written twice, for {other} and for {task.source}")
             written[path.resolve()] = task.source
 
 
 def _identity(path: Path) -> object:
-    """Return what tells a file from others, whatever it is called; a path where there is none yet."""
+    """Return what identifies a file, whatever its name; a path where there is none yet."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""`atelier-restorer inspect`: say which network a checkpoint file is."""
+"""`atelier-restorer inspect`: identify the network of a checkpoint file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from atelier_restorer.identify import UnknownNetworkError, identify
 from atelier_runtime.weights import CheckpointError, describe_checkpoint, read_checkpoint
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Print one JSON object a checkpoint; return 1 if one of them is no network of the restorer."""
+def run(args: argparse.Namespace) -> int:
+    """Print a JSON object per checkpoint; return 1 if one of them is not a network of the restorer."""
     exit_code = 0
-    for path in chosen.checkpoints:
+    for path in args.checkpoints:
         try:
             print(json.dumps(describe(path)), flush=True)
         except CheckpointError as error:
@@ -28,7 +28,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint is. Raises `CheckpointError` or `UnknownNetworkError`."""
+    """Describe a checkpoint. Raises `CheckpointError` or `UnknownNetworkError`."""
     tensors = read_checkpoint(path)
     identity = identify(tensors)
     return {
@@ -36,5 +36,5 @@ def describe(path: Path) -> dict[str, Any]:
         "role": identity.role,
         "config": identity.config,
         **describe_checkpoint(path, tensors),
-        "parameters": identity.parameters,  # counted in the network itself, which knows its buffers
+        "parameters": identity.parameters,  # counted in the network itself, without its buffers
     }

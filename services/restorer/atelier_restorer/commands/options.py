@@ -1,4 +1,4 @@
-"""The commands' flags, and what they mean to settings and requests."""
+"""The flags of the commands, and how they become settings and requests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from atelier_runtime.settings import StartupError
 
 _PREFIX = str(RestorerSettings.model_config["env_prefix"])
 _IN_PROCESS = ("model_set", "codeformer", "detector", "parser", "upscaler", "device", "dtype")
-"""Settings that have a flag; with --server they would be somebody else's."""
+"""Settings that have a flag; with --server they are up to that service."""
 _FLAG_OF_FIELD = {"use_upscaler": "--no-upscaler", "detect_size_px": "--detect-size"}
+
+_ALIGNED_HELP = "IN is a single face of 512x512 px, already aligned"
+_MAX_FACES_HELP = "restore at most N faces, highest confidence first"
 
 Command = Callable[[argparse.Namespace], int]
 
 
 class UsageError(Exception):
-    """The flags cannot be meant; the message names them."""
+    """The flags are invalid; the message names them."""
 
 
 def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
@@ -38,70 +41,72 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         "target",
         metavar="OUT",
         type=Path,
-        help="the file to write; a folder if IN is one, or to keep the name",
+        help="the output file; a folder if IN is one, or to keep the file name",
     )
-    parser.add_argument("--report", metavar="FILE.json", type=Path, help="write the report here as well")
+    parser.add_argument("--report", metavar="FILE.json", type=Path, help="also write the report to this file")
     parser.add_argument(
         "--save-mask",
         metavar="PATH",
         type=Path,
-        help="write what was changed as a gray PNG; a folder if IN is one",
+        help="write the mask of what was changed as a gray PNG; a folder if IN is one",
     )
     parser.add_argument(
         "--save-crops",
         metavar="DIR",
         type=Path,
-        help="write each restored face's aligned crop before and after into this folder",
+        help="write each restored face's aligned crop, before and after, to this folder",
     )
     faces = parser.add_argument_group("faces")
     low, high = defaults.FIDELITY_RANGE
-    _number(faces, "--fidelity", float, "W", f"CodeFormer's w, {low:g} looks best, {high:g} is closest to IN")
-    faces.add_argument("--aligned", action="store_true", help="IN is one face of 512x512 px, aligned already")
+    _add_number(
+        faces, "--fidelity", float, "W", f"CodeFormer's w: {low:g} looks best, {high:g} is closest to IN"
+    )
+    faces.add_argument("--aligned", action="store_true", help=_ALIGNED_HELP)
     faces.add_argument(
         "--rule",
         choices=[rule.value for rule in FaceRule],
         default=RestoreRequest.rule.value,
         help="which faces to restore (default %(default)s)",
     )
-    _number(faces, "--max-faces", int, "N", "restore at most so many, the surest first; 0 enlarges only")
-    _number(faces, "--min-face-px", float, "PX", "leave smaller faces alone (shorter side of the box)")
-    _number(faces, "--max-face-px", float, "PX", "leave larger faces alone")
-    _number(faces, "--min-confidence", float, "C", "leave faces alone that the detector is less sure of")
-    _number(faces, "--max-sharpness", float, "S", "leave faces alone that are sharper (detect tells)")
+    _add_number(faces, "--max-faces", int, "N", f"{_MAX_FACES_HELP}; 0: only upscale")
+    _add_number(faces, "--min-face-px", float, "PX", "skip smaller faces (shorter side of the box)")
+    _add_number(faces, "--max-face-px", float, "PX", "skip larger faces")
+    _add_number(faces, "--min-confidence", float, "C", "skip faces of lower confidence")
+    _add_number(faces, "--max-sharpness", float, "S", "skip sharper faces (detect prints the sharpness)")
     faces.add_argument(
         "--faces",
         metavar="PLAN.json",
         type=Path,
-        help="what detect printed for IN, with fidelity, visibility or skip added to single faces",
+        help="the output of detect for IN, with fidelity, visibility or skip added to individual faces",
     )
-    _number(faces, "--visibility", float, "V", "share of the restored face in the blend with the original")
+    _add_number(faces, "--visibility", float, "V", "opacity of the restored face over the original")
     faces.add_argument(
         "--mask",
         choices=[kind.value for kind in MaskKind],
         default=RestoreRequest.mask.value,
-        help="replace the face's square with soft edges, or what a parsing network sees of the face "
-        "(default %(default)s)",
+        help="replace the face's square with feathered edges, or only what a parsing network finds of the "
+        "face (default %(default)s)",
     )
     _add_match_tone(faces)
-    picture = parser.add_argument_group("picture")
-    picture.add_argument(
+    image = parser.add_argument_group("image")
+    image.add_argument(
         "--upscale",
         type=int,
         choices=defaults.UPSCALE_CHOICES,
         default=RestoreRequest.upscale,
-        help="enlarge the whole picture (default %(default)s)",
+        help="upscale the whole image (default %(default)s)",
     )
-    enlarger = picture.add_mutually_exclusive_group()
-    enlarger.add_argument("--upscaler", metavar="FILE", help="checkpoint of the upscaler network")
-    enlarger.add_argument(
+    upscaling = image.add_mutually_exclusive_group()
+    upscaling.add_argument("--upscaler", metavar="FILE", help="checkpoint of the upscaler network")
+    upscaling.add_argument(
         "--no-upscaler",
         dest="use_upscaler",
         action="store_false",
-        help="enlarge by Lanczos instead of a network",
+        help="upscale with Lanczos instead of a network",
     )
-    picture.add_argument("--format", choices=images.FORMATS, help="file format (default: by OUT's name)")
-    _number(picture, "--quality", int, "Q", "of JPEG and WebP, 1 to 100, which makes WebP lossless")
-    _add_where(parser)
+    image.add_argument("--format", choices=images.FORMATS, help="file format (default: by OUT's suffix)")
+    _add_number(image, "--quality", int, "Q", "of JPEG and WebP, 1 to 100; 100 makes WebP lossless")
+    _add_connection_flags(parser)
 
 
 def add_detect(parser: argparse.ArgumentParser, run: Command) -> None:
@@ -115,7 +120,7 @@ def add_detect(parser: argparse.ArgumentParser, run: Command) -> None:
         type=int,
         metavar="N",
         default=default,
-        help=f"resize the short side to N px for the detector, 0: as it is (default {default})",
+        help=f"resize the short side to N px for the detector; 0: full resolution (default {default})",
     )
     default_confidence = DetectRequest.min_confidence
     parser.add_argument(
@@ -123,9 +128,9 @@ def add_detect(parser: argparse.ArgumentParser, run: Command) -> None:
         type=float,
         metavar="C",
         default=default_confidence,
-        help=f"print faces surer than this (default {default_confidence})",
+        help=f"print faces above this confidence (default {default_confidence})",
     )
-    _add_where(parser)
+    _add_connection_flags(parser)
 
 
 def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
@@ -133,7 +138,7 @@ def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("source", metavar="IN", type=Path, help="a PNG, JPEG or WebP file")
     parser.add_argument(
-        "target", metavar="DIR", type=Path, help="the folder to write NAME_w0.6.png and the like into"
+        "target", metavar="DIR", type=Path, help="the folder to write NAME_w0.6.png and so on to"
     )
     parser.add_argument(
         "--fidelities",
@@ -147,14 +152,12 @@ def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
         "--faces",
         metavar="PLAN.json",
         type=Path,
-        help="what detect printed for IN, with skip or visibility added to single faces",
+        help="the output of detect for IN, with skip or visibility added to individual faces",
     )
-    parser.add_argument(
-        "--aligned", action="store_true", help="IN is one face of 512x512 px, aligned already"
-    )
-    _number(parser, "--max-faces", int, "N", "restore at most so many, the surest first")
+    parser.add_argument("--aligned", action="store_true", help=_ALIGNED_HELP)
+    _add_number(parser, "--max-faces", int, "N", _MAX_FACES_HELP)
     _add_match_tone(parser)
-    _add_where(parser)
+    _add_connection_flags(parser)
 
 
 def add_inspect(parser: argparse.ArgumentParser, run: Command) -> None:
@@ -167,69 +170,74 @@ def _add_match_tone(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--match-tone",
         action=argparse.BooleanOptionalAction,
-        help="take the difference of tone along a face's square off the restored face, so that no lighter or "
-        "darker box shows (default: as the model set says; the built-in set does)",
+        help="match the tone of a restored face to its surroundings, so that no lighter or darker box shows "
+        "(default: the model set's; on for the built-in set)",
     )
 
 
-def _number(
+def _add_number(
     group: argparse._ActionsContainer, flag: str, kind: type[int] | type[float], letter: str, meaning: str
 ) -> None:
-    """Add a number with the request's own default."""
+    """Add a numeric flag whose default is the request's."""
     default = getattr(RestoreRequest, flag[2:].replace("-", "_"))
     text = meaning if default is None else f"{meaning} (default {default:g})"
     group.add_argument(flag, type=kind, metavar=letter, default=default, help=text)
 
 
-def _add_where(parser: argparse.ArgumentParser) -> None:
-    here = parser.add_argument_group(
-        "networks in this process", f"each has a variable too: {_PREFIX}MODEL_SET, {_PREFIX}CODEFORMER, ..."
+def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
+    in_process = parser.add_argument_group(
+        "networks in this process",
+        f"also environment variables: {_PREFIX}MODEL_SET, {_PREFIX}CODEFORMER, ...",
     )
-    here.add_argument(
+    in_process.add_argument(
         "--model-set", metavar="DIR", help="folder with a manifest.json, or demo (default demo)"
     )
-    here.add_argument("--codeformer", metavar="FILE", help="checkpoint in place of the set's CodeFormer")
-    here.add_argument("--detector", metavar="FILE", help="checkpoint in place of the set's RetinaFace")
-    here.add_argument("--parser", metavar="FILE", help="checkpoint in place of the set's ParseNet")
-    here.add_argument("--device", help="auto, cpu, cuda or cuda:N (default auto)")
-    here.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of CodeFormer")
-    there = parser.add_argument_group("a running service instead")
-    there.add_argument("--server", metavar="HOST:PORT", help="ask the restorer that listens there")
-    there.add_argument(
+    in_process.add_argument(
+        "--codeformer", metavar="FILE", help="checkpoint in place of the set's CodeFormer"
+    )
+    in_process.add_argument("--detector", metavar="FILE", help="checkpoint in place of the set's RetinaFace")
+    in_process.add_argument("--parser", metavar="FILE", help="checkpoint in place of the set's ParseNet")
+    in_process.add_argument("--device", help="auto, cpu, cuda or cuda:N (default auto)")
+    in_process.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of CodeFormer"
+    )
+    remote = parser.add_argument_group("a running service instead")
+    remote.add_argument("--server", metavar="HOST:PORT", help="use the restorer at this address")
+    remote.add_argument(
         "--timeout",
         type=float,
         metavar="S",
-        help=f"seconds that a picture may take there (default {defaults.DEADLINE_S:g})",
+        help=f"timeout per image in seconds (default {defaults.DEADLINE_S:g})",
     )
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="log to standard error what is loaded and done"
+        "-v", "--verbose", action="store_true", help="log what is loaded and done to standard error"
     )
 
 
-def check_where(chosen: argparse.Namespace) -> None:
-    """Raise `UsageError` for flags of the one place that mean nothing in the other."""
-    if chosen.server is None:
-        if chosen.timeout is not None:
-            raise UsageError("--timeout is for --server; in this process a picture may take its time")
+def check_connection_flags(args: argparse.Namespace) -> None:
+    """Raise `UsageError` for flags that have no meaning with --server, or without it."""
+    if args.server is None:
+        if args.timeout is not None:
+            raise UsageError("--timeout is for --server; without it there is no timeout")
         return
-    if flags := [_flag(name) for name in _IN_PROCESS if getattr(chosen, name, None) is not None]:
-        verb = "chooses" if len(flags) == 1 else "choose"
-        raise UsageError(f"{', '.join(flags)} {verb} networks of this process; --server has its own")
-    if chosen.timeout is not None and not 0 < chosen.timeout < 1e6:
-        raise UsageError(f"--timeout must be a number of seconds above 0, is {chosen.timeout:g}")
+    if flags := [_flag(name) for name in _IN_PROCESS if getattr(args, name, None) is not None]:
+        verb = "selects" if len(flags) == 1 else "select"
+        raise UsageError(f"{', '.join(flags)} {verb} networks in this process; --server has its own")
+    if args.timeout is not None and not 0 < args.timeout < 1e6:
+        raise UsageError(f"--timeout must be a number of seconds above 0, is {args.timeout:g}")
 
 
-def load_settings(chosen: argparse.Namespace) -> RestorerSettings:
-    """Return the settings: flags before the environment. Raises `UsageError` naming what is wrong."""
-    given = {name: value for name in _IN_PROCESS if (value := getattr(chosen, name, None)) is not None}
+def load_settings(args: argparse.Namespace) -> RestorerSettings:
+    """Return the settings; flags override the environment. Raises `UsageError` naming what is invalid."""
+    given = {name: value for name in _IN_PROCESS if (value := getattr(args, name, None)) is not None}
     try:
         return RestorerSettings(**given)
     except ValidationError as error:
         lines = settings.explain(RestorerSettings, error)
-        raise UsageError("\n".join(_by_flag(line, chosen) for line in lines)) from None
+        raise UsageError("\n".join(_name_flag(line, args) for line in lines)) from None
 
 
-def restore_request(chosen: argparse.Namespace) -> RestoreRequest:
+def restore_request(args: argparse.Namespace) -> RestoreRequest:
     """Return the request, without its output format. Raises `UsageError` naming every flag out of range."""
     names = (
         *(
@@ -245,34 +253,34 @@ def restore_request(chosen: argparse.Namespace) -> RestoreRequest:
     )
     try:
         return RestoreRequest(
-            **{name: getattr(chosen, name) for name in names},
-            faces=() if chosen.faces is None else read_face_edits(chosen.faces),
-            return_crops=chosen.save_crops is not None,
-            rule=FaceRule(chosen.rule),
-            mask=MaskKind(chosen.mask),
-            return_mask=chosen.save_mask is not None,
+            **{name: getattr(args, name) for name in names},
+            faces=() if args.faces is None else read_face_edits(args.faces),
+            return_crops=args.save_crops is not None,
+            rule=FaceRule(args.rule),
+            mask=MaskKind(args.mask),
+            return_mask=args.save_mask is not None,
         )
     except InvalidRequest as error:
         raise UsageError(explain(error)) from None
 
 
-def compare_request(chosen: argparse.Namespace) -> RestoreRequest:
-    """Return what the comparisons have in common. Raises `UsageError` naming every flag out of range."""
+def compare_request(args: argparse.Namespace) -> RestoreRequest:
+    """Return the request for every fidelity. Raises `UsageError` naming every flag out of range."""
     try:
         return RestoreRequest(
-            aligned=chosen.aligned,
-            max_faces=chosen.max_faces,
-            match_tone=chosen.match_tone,
-            faces=() if chosen.faces is None else read_face_edits(chosen.faces),
-            output_format=FORMAT_OF_SUFFIX.get(chosen.source.suffix.lower(), defaults.OUTPUT_FORMAT),
+            aligned=args.aligned,
+            max_faces=args.max_faces,
+            match_tone=args.match_tone,
+            faces=() if args.faces is None else read_face_edits(args.faces),
+            output_format=FORMAT_OF_SUFFIX.get(args.source.suffix.lower(), defaults.OUTPUT_FORMAT),
         )
     except InvalidRequest as error:
         raise UsageError(explain(error)) from None
 
 
-def fidelities(chosen: argparse.Namespace) -> list[float]:
-    """Return the fidelities to compare. Raises `UsageError` for too many, doubled or out of range."""
-    given = chosen.fidelities
+def fidelities(args: argparse.Namespace) -> list[float]:
+    """Return the fidelities to compare. Raises `UsageError` for too many, duplicates, or out of range."""
+    given = args.fidelities
     low, high = defaults.FIDELITY_RANGE
     if len(given) > defaults.MAX_FIDELITIES or len({f"{w:g}" for w in given}) < len(given):
         raise UsageError(f"--fidelities takes up to {defaults.MAX_FIDELITIES} different values")
@@ -281,34 +289,34 @@ def fidelities(chosen: argparse.Namespace) -> list[float]:
     return list(given)
 
 
-def detect_request(chosen: argparse.Namespace) -> DetectRequest:
+def detect_request(args: argparse.Namespace) -> DetectRequest:
     """Return the request. Raises `UsageError` naming every flag out of range."""
     try:
-        return DetectRequest(chosen.min_confidence, chosen.detect_size_px)
+        return DetectRequest(args.min_confidence, args.detect_size_px)
     except InvalidRequest as error:
         raise UsageError(explain(error)) from None
 
 
 def explain(error: AtelierError) -> str:
-    """Say an error in the words of the command line: fields by their flags."""
+    """Return the message of an error for the command line: fields are named by their flags."""
     parts = []
     for violation in error.fields:
         name = violation.field
-        known = name != "image" and not name.startswith("image.")
-        parts.append(f"{_flag(name) if known else 'the picture'} {violation.message}")
+        has_flag = name != "image" and not name.startswith("image.")
+        parts.append(f"{_flag(name) if has_flag else 'the image'} {violation.message}")
     text = "; ".join(parts) or error.message
     return text if error.retry_after_s is None else f"{text} Try again in {error.retry_after_s:g} s."
 
 
-def explain_startup(error: StartupError, chosen: argparse.Namespace) -> str:
-    """Name the flag, if a flag said it, else the variable."""
-    return _by_flag(f"{_PREFIX}{error}", chosen)
+def explain_startup(error: StartupError, args: argparse.Namespace) -> str:
+    """Return the message of an error, which names the flag if it was set by one, else the variable."""
+    return _name_flag(f"{_PREFIX}{error}", args)
 
 
-def _by_flag(line: str, chosen: argparse.Namespace) -> str:
+def _name_flag(line: str, args: argparse.Namespace) -> str:
     for name in _IN_PROCESS:
         variable = f"{_PREFIX}{name.upper()}"
-        if line.startswith((f"{variable}=", f"{variable}:")) and getattr(chosen, name, None) is not None:
+        if line.startswith((f"{variable}=", f"{variable}:")) and getattr(args, name, None) is not None:
             return _flag(name) + line[len(variable) :].replace("=", " ", 1)
     return line
 

@@ -1,1 +1,1 @@
-"""Networks that this stage runs, one file each, with the reader of its configuration beside the class."""
+"""Networks as torch modules, how their sizes are inferred from checkpoints, and how they are loaded."""

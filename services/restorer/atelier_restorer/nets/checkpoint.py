@@ -1,4 +1,4 @@
-"""Checkpoints into networks, exactly: every tensor has a place of its own shape, every place a tensor."""
+"""Loads checkpoints exactly: no tensor may be missing, unexpected or of another shape."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-_NAMED = 10
+_MAX_LISTED = 10
 
 
 def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Take the tensors of `state` over as the network's own, without copying them.
+    """Assign the tensors of `state` to the network, without copying them.
 
-    The network may be on torch's meta device. Tensors keep their number format.
+    The network may be on torch's meta device. Tensors keep their dtype.
 
     Raises:
-        ValueError: tensors are missing, left over or of another shape; the first ten are named, the rest
+        ValueError: tensors are missing, unexpected or of another shape; the first ten are listed, the rest
             counted.
     """
     if differences := _differences(network.state_dict(), state):
-        named = "; ".join(differences[:_NAMED])
-        rest = f"; and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
-        raise ValueError(f"its tensors are not those of this {type(network).__name__}: {named}{rest}")
+        listed = "; ".join(differences[:_MAX_LISTED])
+        rest = f"; and {len(differences) - _MAX_LISTED} more" if len(differences) > _MAX_LISTED else ""
+        raise ValueError(f"the tensors do not match this {type(network).__name__}: {listed}{rest}")
     network.load_state_dict(state, strict=True, assign=True)
 
 
 def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     missing = [f"{key} is missing" for key in expected if key not in state]
-    extra = [f"{key} does not belong to it" for key in state if key not in expected]
+    unexpected = [f"{key} is unexpected" for key in state if key not in expected]
     shapes = [
         f"{key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
         for key, tensor in expected.items()
         if key in state and state[key].shape != tensor.shape
     ]
-    return [*missing, *extra, *shapes]
+    return [*missing, *unexpected, *shapes]

@@ -1,13 +1,13 @@
-"""CodeFormer: a face restorer that looks its answer up in a codebook of face parts.
+"""CodeFormer: restores a face by predicting its codes in a learned codebook of face parts.
 
 Zhou et al., "Towards Robust Blind Face Restoration with Codebook Lookup Transformer", NeurIPS 2022
-(arXiv:2206.11253). An encoder turns the degraded face into a grid of features, a transformer predicts from
-them one code per grid cell, a generator draws the face from the codes, and, where asked, features of the
-encoder are mixed into the generator ("controllable feature transformation") so that the result stays closer
+(arXiv:2206.11253). An encoder turns the degraded face into a grid of features, from which a transformer
+predicts one code per grid cell, and a generator turns the codes into a face. On request, features of the
+encoder are fused into the generator ("controllable feature transformation"), so that the result stays closer
 to the input.
 
-Keys and shapes of the state dict are those of the published ``codeformer.pth``. Every size is read from the
-tensors by :meth:`CodeFormerConfig.from_state_dict`, so a narrow network is the same class. This module needs
+Keys and shapes of the state dict are those of the published `codeformer.pth`. Every size is inferred from the
+tensors by `CodeFormerConfig.from_state_dict`, so a narrower network is the same class. This module depends on
 nothing but torch.
 """
 
@@ -44,7 +44,8 @@ class ResBlock(nn.Module):
         """(N, in, H, W) -> (N, out, H, W)."""
         y = self.conv1(F.silu(self.norm1(x)))
         y = self.conv2(F.silu(self.norm2(y)))
-        return self.conv_out(x) + y
+        output: Tensor = self.conv_out(x) + y
+        return output
 
 
 class AttentionBlock(nn.Module):
@@ -63,7 +64,8 @@ class AttentionBlock(nn.Module):
         y = self.norm(x)
         q, k, v = (conv(y).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(y.squeeze(1).transpose(1, 2).reshape(x.shape))
+        output: Tensor = x + self.proj_out(y.squeeze(1).transpose(1, 2).reshape(x.shape))
+        return output
 
 
 class Downsample(nn.Module):
@@ -75,11 +77,12 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H/2, W/2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        output: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return output
 
 
 class Upsample(nn.Module):
-    """Double a feature map by repetition, then smooth it with a convolution."""
+    """Double a feature map by nearest-neighbor interpolation, then smooth it with a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -87,11 +90,12 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        output: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return output
 
 
 class Encoder(nn.Module):
-    """Picture to latent grid; ``taps`` maps the index of a block to the side of the feature it hands out."""
+    """Image to latent grid; `taps` maps the index of a block to the side of the feature map to fuse."""
 
     def __init__(self, config: CodeFormerConfig) -> None:
         super().__init__()
@@ -124,7 +128,7 @@ class Encoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latent grid to picture; ``taps`` maps the index of a block to the side of the feature to fuse."""
+    """Latent grid to image; `taps` maps the index of a block to the side of the feature map to fuse."""
 
     def __init__(self, config: CodeFormerConfig) -> None:
         super().__init__()
@@ -154,7 +158,7 @@ class Generator(nn.Module):
 
 
 class Codebook(nn.Module):
-    """The learnt face parts: row i of ``embedding`` is what the generator draws for code i."""
+    """The learned face parts: row i of `embedding` is the latent of code i."""
 
     def __init__(self, config: CodeFormerConfig) -> None:
         super().__init__()
@@ -162,11 +166,12 @@ class Codebook(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Integer codes (N, L, L) -> latent (N, codebook_dim, L, L)."""
-        return self.embedding(codes).permute(0, 3, 1, 2).contiguous()
+        latent: Tensor = self.embedding(codes).permute(0, 3, 1, 2).contiguous()
+        return latent
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm transformer layer; positions are added to queries and keys only."""
+    """Pre-norm transformer layer; position embeddings are added to queries and keys only."""
 
     def __init__(self, config: CodeFormerConfig) -> None:
         super().__init__()
@@ -179,13 +184,14 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """(N, tokens, dim) and positions (tokens, dim) -> (N, tokens, dim)."""
         y = self.norm1(x)
-        placed = y + positions
-        x = x + self.self_attn(placed, placed, y, need_weights=False)[0]
-        return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+        positioned = y + positions
+        x = x + self.self_attn(positioned, positioned, y, need_weights=False)[0]
+        output: Tensor = x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+        return output
 
 
 class Fusion(nn.Module):
-    """Controllable feature transformation (paper, section 3.3): bend a generator feature to the encoder."""
+    """Controllable feature transformation (paper, section 3.3): modulates a generator feature."""
 
     def __init__(self, config: CodeFormerConfig, channels: int) -> None:
         super().__init__()
@@ -194,27 +200,28 @@ class Fusion(nn.Module):
         self.shift = _two_convolutions(channels)
 
     def forward(self, encoded: Tensor, decoded: Tensor, fidelity: Tensor) -> Tensor:
-        """Two (N, C, H, W) features and weights (N, 1, 1, 1) -> the decoded feature, bent."""
+        """Two features (N, C, H, W) and weights (N, 1, 1, 1) -> the generator's feature, modulated."""
         mixed = self.encode_enc(torch.cat((encoded, decoded), dim=1))
-        return decoded + fidelity * (decoded * self.scale(mixed) + self.shift(mixed))
+        modulated: Tensor = decoded + fidelity * (decoded * self.scale(mixed) + self.shift(mixed))
+        return modulated
 
 
 @dataclass(frozen=True)
 class CodeFormerOutput:
-    """What a forward pass computes: ``tokens`` is L*L, row by row."""
+    """What a forward pass computes; `tokens` is L*L, row by row."""
 
     image: Tensor
-    """(N, 3, S, S) RGB, about [-1, 1], not clamped; as many as were to be drawn."""
+    """(N, 3, S, S) RGB, about [-1, 1], not clamped; N is the number of decoded images."""
     code_logits: Tensor
     """(N, tokens, codebook_size)."""
     codes: Tensor
-    """(N, L, L) int64, the arg max of the logits."""
+    """(N, L, L) int64, the argmax of the logits."""
     lq_feature: Tensor
     """(N, codebook_dim, L, L), the encoder's latent of the degraded face."""
 
 
 class CodeFormer(nn.Module):
-    """The whole network. Its parts may be called alone: encode, predict_codes, lookup, decode."""
+    """The complete network. Its steps can be called separately: encode, predict_codes, lookup, decode."""
 
     def __init__(self, config: CodeFormerConfig | None = None) -> None:
         super().__init__()
@@ -238,22 +245,22 @@ class CodeFormer(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> CodeFormer:
-        """Build the network that a state dict belongs to and load it; the tensors are taken over, not copied.
+        """Build the network that a state dict belongs to and load it; the tensors are assigned, not copied.
 
         Raises:
-            ValueError: the tensors are not those of a CodeFormer; the first ten that differ are named.
+            ValueError: the tensors do not match a CodeFormer; the first ten that differ are listed.
         """
         with torch.device("meta"):
             network = cls(sizes_of(state))
         load_exactly(network, state)
         return network
 
-    def draw_in(self, dtype: torch.dtype) -> CodeFormer:
-        """Draw (generator and fusion) in a number format; the codes are always chosen in float32.
+    def set_generator_dtype(self, dtype: torch.dtype) -> CodeFormer:
+        """Set the dtype of generator and fusion and return self; codes are always selected in float32.
 
-        Which code fits best is often decided by less than bfloat16 can tell apart, and another code is
-        another part of a face. The encoder has its share in it: the codes follow from its latent.
-        docs/parity.md has the figures.
+        Which code fits best is often decided by less than bfloat16 can resolve, and another code is another
+        part of a face. This includes the encoder, because the codes follow from its latent. docs/parity.md
+        has the figures.
         """
         self.float()
         self.generator.to(dtype)
@@ -270,14 +277,14 @@ class CodeFormer(nn.Module):
     ) -> CodeFormerOutput:
         """Restore faces: x (N, 3, S, S), RGB in [-1, 1]; fidelity 0 (best looking) to 1 (closest to x).
 
-        ``fidelity`` is one number or one per picture drawn. With ``adain`` the looked-up latent takes the
-        per-channel mean and deviation of the encoder's, which keeps the tone of the input. ``indices`` names
-        the face of each picture drawn, so that one encoded face can be drawn at several fidelities; None:
-        each once. ``batch_size``: see :meth:`decode`.
+        `fidelity` is one number, or one per decoded image. With `adain` the looked-up latent gets the
+        per-channel mean and standard deviation of the encoder's, which preserves the tone of the input.
+        `indices`: the face of each decoded image, so that one encoded face can be decoded at several
+        fidelities; None: each face once. `batch_size`: see `decode`.
         """
         features, lq_feature = self.encode(x)
         logits = self.predict_codes(lq_feature)
-        codes = logits.argmax(dim=2).unflatten(1, (self.config.latent_size, self.config.latent_size))
+        codes = logits.argmax(dim=2).view(len(x), self.config.latent_size, self.config.latent_size)
         quantized = self.lookup(codes)
         if adain:
             quantized = match_statistics(quantized, lq_feature)
@@ -293,18 +300,21 @@ class CodeFormer(nn.Module):
         size = self.config.image_size
         if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
             raise ValueError(f"this CodeFormer takes (N, 3, {size}, {size}), not {tuple(x.shape)}")
-        return self.encoder(x)
+        features, latent = self.encoder(x)
+        return features, latent
 
     def predict_codes(self, lq_feature: Tensor) -> Tensor:
         """Latent (N, codebook_dim, L, L) -> logits (N, L*L, codebook_size)."""
         tokens = self.feat_emb(lq_feature.flatten(2).transpose(1, 2))
         for layer in self.ft_layers:
             tokens = layer(tokens, self.position_emb)
-        return self.idx_pred_layer(tokens)
+        logits: Tensor = self.idx_pred_layer(tokens)
+        return logits
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (N, L, L) -> latent (N, codebook_dim, L, L)."""
-        return self.quantize(codes)
+        latent: Tensor = self.quantize(codes)
+        return latent
 
     def decode(
         self,
@@ -313,23 +323,23 @@ class CodeFormer(nn.Module):
         fidelity: Tensor | float,
         batch_size: Callable[[int], int] | None = None,
     ) -> Tensor:
-        """Draw the picture (N, 3, S, S) from a latent (N, codebook_dim, L, L).
+        """Decode a latent (N, codebook_dim, L, L) to images (N, 3, S, S).
 
-        Latent and features are converted to the generator's number format, see :meth:`draw_in`. Only pictures
-        with fidelity above 0 go through the fusion, so the others are exactly what the generator alone draws,
-        whatever else is in the batch. ``features`` may be empty if all are 0. Where only some are fused,
-        ``batch_size`` maps their number to that of the rows the fusion runs at; None: as many.
+        Latent and features are converted to the generator's dtype, see `set_generator_dtype`. Only images
+        with fidelity above 0 go through the fusion, so the others are exactly the output of the generator
+        alone, whatever else is in the batch. `features` may be empty if all fidelities are 0. If only some
+        images are fused, `batch_size` maps their number to the batch size of the fusion; None: the same.
         """
         dtype = next(self.generator.parameters()).dtype
         quantized = quantized.to(dtype)
         count = quantized.shape[0]
         weights = torch.as_tensor(fidelity, dtype=torch.float32).expand(count)
-        chosen = weights.nonzero().flatten()
-        fused = len(chosen)
+        rows = weights.nonzero().flatten()
+        fused = len(rows)
         if 0 < fused < count and batch_size is not None:
-            chosen = chosen[filled(fused, batch_size)]
-        chosen = chosen.to(quantized.device)
-        weights = weights.to(quantized.device, dtype)[chosen].view(-1, 1, 1, 1)
+            rows = rows[filled(fused, batch_size)]
+        rows = rows.to(quantized.device)
+        weights = weights.to(quantized.device, dtype)[rows].view(-1, 1, 1, 1)
         x = quantized
         for index, block in enumerate(self.generator.blocks):
             x = block(x)
@@ -341,37 +351,37 @@ class CodeFormer(nn.Module):
             if fused == count:
                 x = fusion(encoded, x, weights)
             else:
-                drawn = fusion(encoded[chosen], x[chosen], weights)
-                x = x.index_copy(0, chosen[:fused], drawn[:fused])
+                modulated = fusion(encoded[rows], x[rows], weights)
+                x = x.index_copy(0, rows[:fused], modulated[:fused])
         return x
 
 
 def filled(count: int, batch_size: Callable[[int], int]) -> list[int]:
-    """Return the rows of a batch that is filled up to ``batch_size(count)`` by repeating its last row."""
+    """Return the rows of a batch that is padded to `batch_size(count)` by repeating its last row."""
     return [*range(count), *[count - 1] * (batch_size(count) - count)]
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> CodeFormerConfig:
-    """Return the sizes that a checkpoint's tensors tell.
+    """Return the sizes that a checkpoint's tensors imply.
 
-    A published checkpoint without some of its tensors would tell of a smaller network, with a layer or a
-    fusion less, which draws another picture. For it the published sizes are returned, which it does not fill.
+    A published checkpoint that lacks some of its tensors would imply a smaller network, with a layer or a
+    fusion less, and thus another output. For it the published sizes are returned, so that loading it fails.
 
-    Raises `ValueError` for what is no CodeFormer.
+    Raises `ValueError` for anything but a CodeFormer.
     """
     sizes, published = CodeFormerConfig.from_state_dict(state), CodeFormerConfig()
     if sizes != published:
         with torch.device("meta"):
-            whole = CodeFormer(published).state_dict()
-        if all(key in whole and whole[key].shape == tensor.shape for key, tensor in state.items()):
+            complete = CodeFormer(published).state_dict()
+        if all(key in complete and complete[key].shape == tensor.shape for key, tensor in state.items()):
             return published
     return sizes
 
 
 def match_statistics(content: Tensor, style: Tensor) -> Tensor:
-    """Give each channel of ``content`` the mean and (unbiased) deviation of ``style``; both (N, C, H, W).
+    """Give each channel of `content` the mean and (unbiased) deviation of `style`; both (N, C, H, W).
 
-    Adaptive instance normalisation, Huang and Belongie 2017, arXiv:1703.06868.
+    Adaptive instance normalization, Huang and Belongie 2017, arXiv:1703.06868.
     """
     content_std, content_mean = _statistics(content)
     style_std, style_mean = _statistics(style)

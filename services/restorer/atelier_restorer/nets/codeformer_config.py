@@ -1,4 +1,4 @@
-"""The sizes of a CodeFormer, read from the shapes of its tensors."""
+"""The sizes of a CodeFormer, inferred from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-_LAST_BLOCKS = 5  # an encoder ends with three blocks of the middle, a norm and a convolution
+_LAST_BLOCKS = 5  # an encoder ends with three middle blocks, a norm and a convolution
 _HEAD_DIM = 64
 
 
 @dataclass(frozen=True)
 class CodeFormerConfig:
-    """Sizes of a CodeFormer; the defaults are the published network. Sizes are in pixels or channels.
+    """Sizes of a CodeFormer, in pixels or channels; the defaults are those of the published network.
 
-    ``heads``, ``norm_groups`` and ``image_size`` follow from the other sizes by rule, because tensor shapes
-    do not tell them and a network must load with the values it was trained with.
+    `heads`, `norm_groups` and `image_size` are derived from the other sizes, because tensor shapes do not
+    determine them and a network must be loaded with the values that it was trained with.
     """
 
     base_width: int = 64
@@ -34,7 +34,7 @@ class CodeFormerConfig:
 
     @property
     def levels(self) -> int:
-        """Number of resolutions, the first at ``image_size``, each next one half as large."""
+        """Number of resolutions, the first at `image_size`, each of the others half the previous."""
         return len(self.channel_multipliers)
 
     @property
@@ -44,9 +44,9 @@ class CodeFormerConfig:
 
     @property
     def heads(self) -> int:
-        """Attention heads: 64 channels each as in the published network, or fewer heads, if need be."""
-        wanted = max(1, self.transformer_dim // _HEAD_DIM)
-        return next(heads for heads in range(wanted, 0, -1) if self.transformer_dim % heads == 0)
+        """Attention heads: 64 channels each as in the published network, or fewer heads if necessary."""
+        most = max(1, self.transformer_dim // _HEAD_DIM)
+        return next(heads for heads in range(most, 0, -1) if self.transformer_dim % heads == 0)
 
     def channels(self, level: int) -> int:
         """Channels at a resolution level, 0 being the largest."""
@@ -57,10 +57,10 @@ class CodeFormerConfig:
         return self.image_size >> level
 
     def norm_groups(self, channels: int) -> int:
-        """Groups of a GroupNorm over ``channels``.
+        """Groups of a GroupNorm over `channels`.
 
-        32 from the published width (64) on. Narrower networks would be left with one or two channels a group,
-        which does not train; theirs are groups of 8 channels (fewer where 8 does not divide).
+        32 from the published width (64) on. Narrower networks would be left with one or two channels per
+        group, which does not train; they have groups of 8 channels (fewer where 8 does not divide).
         """
         if self.base_width >= 64:
             return math.gcd(channels, 32)
@@ -68,10 +68,10 @@ class CodeFormerConfig:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> CodeFormerConfig:
-        """Read every size from the shapes of a state dict (values are not touched, meta tensors will do).
+        """Infer every size from the shapes of a state dict (values are not read; meta tensors will do).
 
         Raises:
-            ValueError: a tensor that decides a size is absent or its shape makes no sense.
+            ValueError: a tensor that determines a size is missing, or its shape makes no sense.
         """
         blocks = _read_blocks(state, "encoder.blocks")
         levels: list[list[tuple[str, int]]] = [[]]
@@ -81,16 +81,16 @@ class CodeFormerConfig:
             else:
                 levels[-1].append((kind, channels))
         if len(blocks) <= _LAST_BLOCKS or blocks[0][0] != "conv" or not all(levels):
-            raise ValueError("not a CodeFormer: encoder.blocks are not a ladder of residual blocks")
+            raise ValueError("not a CodeFormer: encoder.blocks are not a pyramid of residual blocks")
         base_width = blocks[0][1]
         widths = [level[-1][1] for level in levels]
         if any(width % base_width for width in widths):
-            raise ValueError(f"channels {widths} of the encoder are no multiples of its first, {base_width}")
+            raise ValueError(f"the encoder's channels {widths} are not multiples of its first, {base_width}")
 
         tokens, dim = _shape(state, "position_emb", 2)
         latent_size = math.isqrt(tokens)
         if latent_size**2 != tokens:
-            raise ValueError(f"position_emb has {tokens} tokens, which is no square grid")
+            raise ValueError(f"position_emb has {tokens} tokens, which do not form a square grid")
         image_size = latent_size << (len(levels) - 1)
         codebook_size, codebook_dim = _shape(state, "quantize.embedding.weight", 2)
         return cls(
@@ -111,7 +111,7 @@ class CodeFormerConfig:
 
 
 def _numbers(state: Mapping[str, Tensor], prefix: str) -> list[int]:
-    """Return the distinct numbers that follow ``prefix.`` in the keys, ascending."""
+    """Return the distinct numbers that follow `prefix.` in the keys, ascending."""
     tails = (key[len(prefix) + 1 :] for key in state if key.startswith(prefix + "."))
     return sorted({int(number) for number in (tail.split(".", 1)[0] for tail in tails) if number.isdigit()})
 
@@ -126,12 +126,12 @@ def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
 
 
 def _read_blocks(state: Mapping[str, Tensor], prefix: str) -> list[tuple[str, int]]:
-    """Return kind and output channels of each block of an encoder, judged by the names of its tensors."""
+    """Return the kind and the output channels of each block of an encoder, by the names of its tensors."""
     marks = (
         ("conv1.weight", "res"),
         ("q.weight", "attention"),
         ("conv.weight", "resample"),
-        ("weight", "conv"),  # or a norm; where which stands is fixed
+        ("weight", "conv"),  # or a norm; their positions are fixed
     )
     blocks = []
     for number in _numbers(state, prefix):
@@ -141,7 +141,7 @@ def _read_blocks(state: Mapping[str, Tensor], prefix: str) -> list[tuple[str, in
                 blocks.append((kind, tensor.shape[0]))
                 break
         else:
-            raise ValueError(f"{prefix}.{number} is no block of a CodeFormer")
+            raise ValueError(f"{prefix}.{number} is not a block of a CodeFormer")
     if not blocks:
         raise ValueError(f"not a CodeFormer: {prefix} is missing")
     return blocks

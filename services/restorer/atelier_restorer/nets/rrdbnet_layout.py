@@ -1,7 +1,7 @@
-"""Names and shapes of the tensors of Real-ESRGAN's RRDBNet, as its files are published.
+"""Names and shapes of the tensors of Real-ESRGAN's RRDBNet in its published files.
 
-spandrel runs the network, but renames the tensors on the way and says what is missing by its own names, or
-not at all; a person who looks into a file knows these.
+spandrel runs the network, but renames the tensors on the way and reports missing ones by its own names, or
+not at all; whoever looks into a file finds these.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-_WIDTH, _GROWTH = 64, 32  # of the published files, where the tensor that tells is missing
+_WIDTH, _GROWTH = 64, 32  # of the published files, for when the tensor that determines it is missing
 _DENSE_BLOCKS, _CONVOLUTIONS = 3, 5  # in a block of the body, in a dense block
-_MOST_BLOCKS = 100  # the published have 6 and 23; a false number must not make a list without end
+_MAX_BLOCKS = 100  # published ones have 6 and 23; a bogus number must not result in an endless list
 
 
 def rrdbnet_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of an RRDBNet of the sizes that a checkpoint's tensors tell."""
+    """Return name -> shape of an RRDBNet with the sizes that a checkpoint's tensors imply."""
     width = _size(state, "conv_body.weight", 0, _WIDTH)
     growth = _size(state, "body.0.rdb1.conv2.weight", 0, _GROWTH)
     outer = _size(state, "conv_last.weight", 0, 3)
-    last_block = max((number for number in _numbers(state, "body.") if number < _MOST_BLOCKS), default=-1)
+    last_block = max((number for number in _numbers(state, "body.") if number < _MAX_BLOCKS), default=-1)
     convolutions = {"conv_first": (_size(state, "conv_first.weight", 1, outer), width)}
     for block in range(last_block + 1):
         for dense in range(1, _DENSE_BLOCKS + 1):
             for number in range(1, _CONVOLUTIONS + 1):
-                given = width + (number - 1) * growth
-                made = width if number == _CONVOLUTIONS else growth
-                convolutions[f"body.{block}.rdb{dense}.conv{number}"] = (given, made)
+                in_channels = width + (number - 1) * growth
+                out_channels = width if number == _CONVOLUTIONS else growth
+                convolutions[f"body.{block}.rdb{dense}.conv{number}"] = (in_channels, out_channels)
     convolutions |= dict.fromkeys(("conv_body", "conv_up1", "conv_up2", "conv_hr"), (width, width))
     convolutions["conv_last"] = (width, outer)
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, (given, made) in convolutions.items():
-        shapes[f"{name}.weight"] = (made, given, 3, 3)
-        shapes[f"{name}.bias"] = (made,)
+    for name, (in_channels, out_channels) in convolutions.items():
+        shapes[f"{name}.weight"] = (out_channels, in_channels, 3, 3)
+        shapes[f"{name}.bias"] = (out_channels,)
     return shapes
 
 

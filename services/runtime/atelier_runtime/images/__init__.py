@@ -1,8 +1,8 @@
-"""Pictures in and out: decoded with a limit, encoded once, with what belongs to a photograph kept.
+"""Decodes images within a size limit and encodes them once, with the metadata of a photo preserved.
 
-Every sample of an 8- or 16-bit PNG and of a lossless WebP is kept, gray as gray, alpha with the colours under
-it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (their colours are), a PNG's
-texts, the small preview in EXIF, which would show the old picture.
+Every sample of an 8- or 16-bit PNG and of a lossless WebP is kept, gray as gray, alpha with the colors under
+it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (their colors are), a PNG's text
+chunks, and the EXIF thumbnail, which would show the old image.
 """
 
 from atelier_runtime.images.codec import (
@@ -28,20 +28,20 @@ from atelier_runtime.images.reading import decode
 from atelier_runtime.images.writing import encode, encode_gray_png, is_lossless, losses
 
 __all__ = [
+    "FORMATS",
     "EncodedImage",
+    "Format",
     "InputImage",
     "OutputFormat",
-    "decode_input",
-    "encode_mask",
-    "encode_output",
-    "FORMATS",
-    "Format",
     "Picture",
     "PixelArray",
     "RgbArray",
     "decode",
+    "decode_input",
     "encode",
     "encode_gray_png",
+    "encode_mask",
+    "encode_output",
     "from_raw",
     "is_lossless",
     "losses",

@@ -1,10 +1,11 @@
-"""Images on their way between processes: files, or raw pixels, and how they are decoded and encoded."""
+"""Images as requests and responses carry them, files or raw pixels: decoding and encoding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from atelier_runtime.errors import InvalidRequest
@@ -18,7 +19,7 @@ OutputFormat = Format | Literal["raw"]
 
 @dataclass(frozen=True)
 class InputImage:
-    """The image of a request. `format` None: detected from the data. Sizes, in px, are needed for raw pixels."""
+    """The image of a request. `format` None: detected from the data. Raw pixels need the sizes, in px."""
 
     data: bytes
     format: OutputFormat | None = None
@@ -37,7 +38,7 @@ class EncodedImage:
 
 
 def decode_input(image: InputImage, *, max_pixels: int, field: str = "image", deep: bool = False) -> Picture:
-    """Decode the image of a request. Takes time: not for the event loop.
+    """Decode the image of a request. CPU-bound: not for the event loop.
 
     `deep`: 16-bit PNG is accepted, see `decode`. Raises `InvalidRequest` naming `field`.
     """
@@ -50,14 +51,13 @@ def decode_input(image: InputImage, *, max_pixels: int, field: str = "image", de
 
 
 def encode_output(picture: Picture, image_format: OutputFormat, quality: int) -> EncodedImage:
-    """Encode the image of a response. Takes time: not for the event loop."""
+    """Encode the image of a response. CPU-bound: not for the event loop."""
     if image_format == "raw":
-        data = picture.eight_bit().tobytes()
-    else:
-        data = encode(picture, image_format, quality)
+        return EncodedImage(picture.eight_bit().tobytes(), "raw", picture.width, picture.height)
+    data = encode(picture, image_format, quality)
     return EncodedImage(data, image_format, picture.width, picture.height)
 
 
-def encode_mask(mask: NDArray) -> EncodedImage:
-    """Encode an 8-bit mask (H, W) as a gray PNG. Takes time: not for the event loop."""
+def encode_mask(mask: NDArray[np.uint8]) -> EncodedImage:
+    """Encode an 8-bit mask (H, W) as a gray PNG. CPU-bound: not for the event loop."""
     return EncodedImage(encode_gray_png(mask), "png", mask.shape[1], mask.shape[0])

@@ -1,4 +1,4 @@
-"""A decoded picture: its pixels in 8 or 16 bits, and what belongs to a photograph beside them."""
+"""A decoded image: its pixels in 8 or 16 bits, and a photo's metadata."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _BAND_SAMPLES = 2**20
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture.
+    """A decoded image.
 
-    `rgb`: uint8 or uint16 (H, W, 3), orientation applied. `alpha`: (H, W) of the same type, or None.
+    `rgb`: uint8 or uint16 (H, W, 3), orientation applied. `alpha`: (H, W) of the same dtype, or None.
     `gray`: the file had one channel; `encode` writes one channel again.
     `icc`: the file's bytes. `exif`, `xmp`: the file's bytes, their orientation set to 1 (see `metadata`).
-    `dpi`: (x, y) or None. `png_colour`: a PNG's chunks that say what its numbers mean as colours, as
-    (type, data). `format`: what the file was, None for raw pixels.
+    `dpi`: (x, y) or None. `png_color`: a PNG's chunks that define its color space, as (type, data).
+    `format`: the file's format, None for raw pixels.
     """
 
     rgb: PixelArray
@@ -37,45 +37,45 @@ class Picture:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
-    png_colour: tuple[tuple[bytes, bytes], ...] = ()
+    png_color: tuple[tuple[bytes, bytes], ...] = ()
     format: Format | None = None
 
     def __post_init__(self) -> None:
-        """Refuse, by `ValueError`, an alpha that is not of the colours' size and depth."""
+        """Raise `ValueError` if alpha's size or dtype differs from the colors'."""
         if self.alpha is not None:
-            wanted, given = (self.rgb.shape[:2], self.rgb.dtype), (self.alpha.shape, self.alpha.dtype)
-            if wanted != given:
-                raise ValueError(f"alpha has {given}, the colours need {wanted}")
+            expected, given = (self.rgb.shape[:2], self.rgb.dtype), (self.alpha.shape, self.alpha.dtype)
+            if expected != given:
+                raise ValueError(f"alpha has {given}, expected {expected}")
 
     @property
     def width(self) -> int:
         """Width in px."""
-        return self.rgb.shape[1]
+        return int(self.rgb.shape[1])
 
     @property
     def height(self) -> int:
         """Height in px."""
-        return self.rgb.shape[0]
+        return int(self.rgb.shape[0])
 
     @property
     def bits(self) -> int:
-        """Bits a channel: 8 or 16."""
+        """Bits per channel: 8 or 16."""
         return 8 * self.rgb.itemsize
 
     def eight_bit(self) -> RgbArray:
-        """Return the colours in 8 bits, for a network: rounded, or as they are if they have 8."""
+        """Return the colors in 8 bits, as networks take them; not copied if they have 8."""
         return to_eight_bit(self.rgb)
 
     def with_pixels(self, rgb: PixelArray, alpha: PixelArray | None) -> Picture:
-        """Return the same photograph with other pixels."""
+        """Return an image with these pixels and this one's metadata."""
         return replace(self, rgb=rgb, alpha=alpha)
 
 
 def to_eight_bit(pixels: PixelArray) -> RgbArray:
     """Return 16-bit samples of any shape rounded to 8 bits (x / 257); 8-bit samples as they are, not copied.
 
-    65535 / 255 = 257, so that black and white stay what they are. Goes by bands of rows: beside the answer
-    it needs a few MB.
+    65535 / 255 = 257, so black and white are preserved. Works in bands of rows: needs only a few MB besides
+    the result.
     """
     if pixels.dtype == np.uint8:
         return pixels
@@ -90,37 +90,37 @@ def to_eight_bit(pixels: PixelArray) -> RgbArray:
 def to_depth(pixels: RgbArray, bits: int) -> PixelArray:
     """Return 8-bit samples in 8 bits (as they are, not copied) or 16 bits (x * 257).
 
-    `to_eight_bit` gives the same samples back. Raises `ValueError` for another depth.
+    `to_eight_bit` restores the same samples. Raises `ValueError` for any other depth.
     """
     if bits == 8:
         return pixels
     if bits != 16:
-        raise ValueError(f"{bits} bits a channel; 8 or 16 are known")
+        raise ValueError(f"{bits} bits per channel; 8 and 16 are supported")
     return pixels * np.uint16(257)
 
 
 def from_raw(data: bytes, width: int | None, height: int | None, *, max_pixels: int, field: str) -> Picture:
     """Wrap raw RGB8 bytes without copying them. Raises `InvalidRequest` if sizes and bytes do not match."""
     if not width or not height:
-        raise InvalidRequest.of(field, "is raw RGB8; width_px and height_px are needed, at least 1")
+        raise InvalidRequest.of(field, "is raw RGB8, which requires width_px and height_px of at least 1")
     if width * height > max_pixels:
         raise InvalidRequest.of(field, over_limit(width, height, max_pixels))
     if len(data) != width * height * 3:
         raise InvalidRequest.of(
-            field, f"has {len(data)} bytes; {width}x{height} raw RGB8 needs {width * height * 3}"
+            field, f"has {len(data)} bytes; {width}x{height} raw RGB8 requires {width * height * 3}"
         )
     return Picture(rgb=np.frombuffer(data, np.uint8).reshape(height, width, 3))
 
 
 def over_limit(width: int, height: int, max_pixels: int) -> str:
-    """Say that a picture is too large, with both figures."""
+    """Return the message for an image that is too large, with both figures."""
     return f"has {width}x{height} = {width * height} pixels; the limit is {max_pixels} pixels"
 
 
 def message_limit_bytes(max_pixels: int) -> int:
-    """Return the largest gRPC message for pictures up to `max_pixels`.
+    """Return the maximum size of a gRPC message that carries images of up to `max_pixels`.
 
-    That is four channels of 16 bits that do not compress, or raw RGB8 and a mask, and room beside; but never
-    more than a message can have, 2 GiB less a byte. (From 268 megapixels on, noise in 16 bits may not fit.)
+    Enough for four incompressible 16-bit channels, or raw RGB8 and a mask, plus overhead; but never more than
+    a message can have, 2 GiB minus one byte. (From 268 megapixels on, 16-bit noise may not fit.)
     """
     return min(8 * max_pixels + 4 * 2**20, 2**31 - 1)

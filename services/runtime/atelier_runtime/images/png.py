@@ -1,7 +1,7 @@
-"""PNG: its chunks, 16-bit pixels read by OpenCV, and one writer for 8 and 16 bits.
+"""PNG: chunks, decoding of 16-bit pixels by OpenCV, and one encoder for 8 and 16 bits.
 
-Pillow reads 8-bit files, but cuts 16 bits to 8 and writes no more than 8. The writer filters and compresses
-bands of rows on several threads; figures that chose its settings: bench/encode.py.
+Pillow reads 8-bit files, but truncates 16 bits to 8 and writes no more than 8. The encoder filters and
+compresses bands of rows on several threads; bench/encode.py has the figures behind its settings.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from atelier_runtime.images.picture import PixelArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+COLOR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 LARGEST_16_BIT_SIDE_PX = 1_000_000
 """libpng's own limit; OpenCV's is a little above."""
 
-_KEPT = {b"IHDR", b"tRNS", b"eXIf", *COLOUR_CHUNKS}
+_KEPT = {b"IHDR", b"tRNS", b"eXIf", *COLOR_CHUNKS}
 _PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
 _XMP_LIMIT_BYTES = 8 * 2**20
-_AVERAGE = 3  # the filter: what a sample has more than the mean of those left and above
+_AVERAGE = 3  # the filter type: each byte minus the mean of those to the left and above
 _BAND_BYTES = 2**20
 _ZLIB_HEADER = b"\x78\x01"
 _ADLER = 65521
@@ -36,60 +36,62 @@ _THREADS = 8
 
 @dataclass
 class Chunks:
-    """What a file says beside its pixels: the first chunk of each type, and the XMP packet."""
+    """What a file contains besides its pixels: the first chunk of each type, and the XMP packet."""
 
     first: dict[bytes, bytes] = field(default_factory=dict)
     xmp: bytes | None = None
 
     @property
     def depth(self) -> int:
-        """Bits a sample."""
+        """Bits per sample."""
         return self.first[b"IHDR"][8]
 
     @property
-    def colour_type(self) -> int:
+    def color_type(self) -> int:
         """0 gray, 2 RGB, 3 palette; 4 and 6: gray and RGB with alpha."""
         return self.first[b"IHDR"][9]
 
     @property
-    def colour(self) -> tuple[tuple[bytes, bytes], ...]:
-        """What the numbers mean as colours, the ICC profile apart."""
-        return tuple((kind, self.first[kind]) for kind in COLOUR_CHUNKS if kind in self.first)
+    def color(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The chunks that define the color space, except for the ICC profile."""
+        return tuple((kind, self.first[kind]) for kind in COLOR_CHUNKS if kind in self.first)
 
 
 def read_chunks(data: bytes) -> Chunks:
-    """Gather the chunks of a file, wherever they are, and check them all, as Pillow does not.
+    """Collect a file's chunks, wherever they are, and verify every checksum, which Pillow does not.
 
-    Raises `ValueError` if a checksum is wrong, or header or end is missing.
+    Raises `ValueError` if a checksum is wrong, or if the header or the end is missing.
     """
     chunks = Chunks()
     kind = b""
     view = memoryview(data)
-    for kind, start, end in _places(data):
+    for kind, start, end in _iterate_chunks(data):
         if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4]):
-            raise ValueError("the file has a chunk whose checksum is wrong")
+            raise ValueError("a chunk has a wrong checksum")
         if kind in _KEPT:
             chunks.first.setdefault(kind, data[start:end])
         elif kind == b"iTXt" and chunks.xmp is None and data.startswith(XMP_KEYWORD + b"\0", start, end):
             chunks.xmp = _international_text(data[start:end])
     if kind != b"IEND" or len(chunks.first.get(b"IHDR", b"")) != 13:
-        raise ValueError("the file has no header or no end")
+        raise ValueError("the header or the end is missing")
     return chunks
 
 
 def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:
-    """Return colours (H, W, 3) and alpha (H, W) or None; gray is the same number three times.
+    """Return colors (H, W, 3) and alpha (H, W) or None; gray is repeated in three channels.
 
-    Raises `ValueError` for a damaged file.
+    Raises `ValueError` for a corrupt file.
     """
-    import cv2  # the gateway imports this module and has no OpenCV
+    import cv2  # the gateway imports this module but does not have OpenCV
 
-    # The bare picture: OpenCV then neither warns of a profile nor judges a transparent colour by itself.
-    bare = [data[start - 8 : end + 4] for kind, start, end in _places(data) if kind in _PIXEL_CHUNKS]
-    has_alpha = chunks.colour_type in (4, 6)
+    # Pixel chunks only: OpenCV then neither warns about a profile nor interprets a transparent color itself.
+    pixel_chunks = [
+        data[start - 8 : end + 4] for kind, start, end in _iterate_chunks(data) if kind in _PIXEL_CHUNKS
+    ]
+    has_alpha = chunks.color_type in (4, 6)
     mode = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
     try:
-        pixels = cv2.imdecode(np.frombuffer(SIGNATURE + b"".join(bare), np.uint8), mode)
+        pixels = cv2.imdecode(np.frombuffer(SIGNATURE + b"".join(pixel_chunks), np.uint8), mode)
     except cv2.error as error:
         raise ValueError("OpenCV cannot decode the file") from error
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] != (4 if has_alpha else 3,):
@@ -101,8 +103,8 @@ def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArra
 
 
 def _keyed_alpha(rgb: NDArray[np.uint16], chunks: Chunks) -> NDArray[np.uint16] | None:
-    """Return the alpha of a file that names one colour as transparent."""
-    channels = {0: 1, 2: 3}.get(chunks.colour_type, 0)
+    """Return the alpha of a file that declares one color transparent."""
+    channels = {0: 1, 2: 3}.get(chunks.color_type, 0)
     key = chunks.first.get(b"tRNS", b"")
     if not channels or len(key) != 2 * channels:
         return None
@@ -117,21 +119,21 @@ def write(
     gray: bool,
     before_pixels: Iterable[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """Write pixels (H, W, 3), or of gray ones the first channel, and alpha (H, W) of the same depth.
+    """Write pixels (H, W, 3), only their first channel if `gray`, and alpha (H, W) of the same depth.
 
-    `before_pixels`: further chunks, as (type, data). The bytes do not depend on the number of threads.
+    `before_pixels`: further chunks, as (type, data). The output does not depend on the number of threads.
     """
     height, width = rgb.shape[:2]
-    colour_type = (0 if gray else 2) + (0 if alpha is None else 4)
-    header = struct.pack(">IIBBBBB", width, height, 8 * rgb.itemsize, colour_type, 0, 0, 0)
+    color_type = (0 if gray else 2) + (0 if alpha is None else 4)
+    header = struct.pack(">IIBBBBB", width, height, 8 * rgb.itemsize, color_type, 0, 0, 0)
     row_bytes = 1 + width * rgb.itemsize * ((1 if gray else 3) + (alpha is not None))
     rows = max(1, _BAND_BYTES // row_bytes)
     starts = range(0, height, rows)
 
     def band(first: int) -> tuple[bytes, int, int]:
         last = min(first + rows, height)
-        filtered = _filtered(rgb, alpha, gray, first, last).data
-        # Runs and frequent values are nearly all that a photograph has left once it is filtered.
+        filtered = _filter_rows(rgb, alpha, gray, first, last).data
+        # A filtered photo has little left to compress but runs and frequent values.
         deflate = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
         packed = deflate.compress(filtered)
         packed += deflate.flush(zlib.Z_FINISH if last == height else zlib.Z_SYNC_FLUSH)
@@ -144,7 +146,7 @@ def write(
             bands = list(pool.map(band, starts))
     checksum = 1
     for _, part, length in bands:
-        checksum = _joined_adler(checksum, part, length)
+        checksum = _combine_adler(checksum, part, length)
     parts = [packed for packed, _, _ in bands]
     parts[0] = _ZLIB_HEADER + parts[0]
     parts[-1] += struct.pack(">I", checksum)
@@ -154,50 +156,50 @@ def write(
 
 
 def profile_chunk(icc: bytes) -> tuple[bytes, bytes]:
-    """Return an ICC profile as a chunk."""
+    """Return the chunk of an ICC profile."""
     return b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)
 
 
 def xmp_chunk(packet: bytes) -> tuple[bytes, bytes]:
-    """Return an XMP packet as a chunk: text, not compressed, of no language."""
+    """Return the chunk of an XMP packet: uncompressed text without a language."""
     return b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + packet
 
 
 def resolution_chunk(dpi: tuple[float, float]) -> tuple[bytes, bytes] | None:
-    """Return a resolution, rounded to px a metre, as a chunk; None if it has no place there."""
+    """Return the chunk of a resolution, rounded to px per meter; None if it is out of its range."""
     x, y = (round(value / 0.0254) for value in dpi)
     return (b"pHYs", struct.pack(">IIB", x, y, 1)) if min(x, y) >= 1 and max(x, y) < 2**31 else None
 
 
-def _filtered(
+def _filter_rows(
     rgb: PixelArray, alpha: PixelArray | None, gray: bool, first: int, last: int
 ) -> NDArray[np.uint8]:
-    """Return rows as PNG compresses them: big-endian bytes less a forecast, the filter's number before."""
+    """Return rows ready for compression: the filter type, then big-endian bytes minus their prediction."""
     top = max(0, first - 1)
-    colours = rgb[top:last, :, :1] if gray else rgb[top:last]
+    colors = rgb[top:last, :, :1] if gray else rgb[top:last]
     if alpha is not None:
-        colours = np.concatenate([colours, alpha[top:last, :, None]], axis=2)
-    pixel_bytes = colours.shape[2] * colours.itemsize
-    big_endian = np.ascontiguousarray(colours, colours.dtype.newbyteorder(">"))
+        colors = np.concatenate([colors, alpha[top:last, :, None]], axis=2)
+    pixel_bytes = colors.shape[2] * colors.itemsize
+    big_endian = np.ascontiguousarray(colors, colors.dtype.newbyteorder(">"))
     samples = big_endian.view(np.uint8).reshape(last - top, -1)
-    if first == 0:  # above the first row are zeros
+    if first == 0:  # the row above the first is all zeros
         samples = np.concatenate([np.zeros_like(samples[:1]), samples])
-    above, here = samples[:-1], samples[1:]
-    left = np.zeros_like(here)
-    left[:, pixel_bytes:] = here[:, :-pixel_bytes]
+    above, current = samples[:-1], samples[1:]
+    left = np.zeros_like(current)
+    left[:, pixel_bytes:] = current[:, :-pixel_bytes]
     mean = (left & above) + ((left ^ above) >> 1)  # (left + above) // 2 without a ninth bit
-    result = np.empty((len(here), here.shape[1] + 1), np.uint8)
+    result = np.empty((len(current), current.shape[1] + 1), np.uint8)
     result[:, 0] = _AVERAGE
-    np.subtract(here, mean, out=result[:, 1:])
+    np.subtract(current, mean, out=result[:, 1:])
     return result
 
 
-def _joined_adler(before: int, part: int, part_length: int) -> int:
-    """Return the Adler-32 of a text and a part that follows, from those of both (RFC 1950, section 9)."""
-    low, high = before & 0xFFFF, before >> 16
-    part_low, part_high = part & 0xFFFF, part >> 16
-    joined_high = (high + part_high + part_length * (low - 1)) % _ADLER
-    return joined_high << 16 | (low + part_low - 1) % _ADLER
+def _combine_adler(first: int, second: int, second_length: int) -> int:
+    """Return the Adler-32 of two concatenated parts from the checksums of both (RFC 1950, section 9)."""
+    first_low, first_high = first & 0xFFFF, first >> 16
+    second_low, second_high = second & 0xFFFF, second >> 16
+    high = (first_high + second_high + second_length * (first_low - 1)) % _ADLER
+    return high << 16 | (first_low + second_low - 1) % _ADLER
 
 
 def _chunk(kind: bytes, data: bytes) -> tuple[bytes, ...]:
@@ -205,8 +207,8 @@ def _chunk(kind: bytes, data: bytes) -> tuple[bytes, ...]:
     return struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)
 
 
-def _places(data: bytes) -> Iterable[tuple[bytes, int, int]]:
-    """Walk through a file: a chunk's type and where its data begins and ends."""
+def _iterate_chunks(data: bytes) -> Iterable[tuple[bytes, int, int]]:
+    """Iterate over a file's chunks: the type, and where the data starts and ends."""
     start = len(SIGNATURE)
     while start + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
@@ -214,13 +216,13 @@ def _places(data: bytes) -> Iterable[tuple[bytes, int, int]]:
         if end + 4 > len(data):
             return
         yield kind, start + 8, end
-        if kind == b"IEND":  # what follows is no part of the picture
+        if kind == b"IEND":  # what follows is not part of the image
             return
         start = end + 4
 
 
 def _international_text(data: bytes) -> bytes | None:
-    """Return the text of an iTXt chunk, None if it is damaged or larger than any packet should be."""
+    """Return the text of an iTXt chunk; None if it is corrupt or larger than any packet should be."""
     _, _, rest = data.partition(b"\0")
     fields = rest[2:].split(b"\0", 2)
     if len(fields) != 3:

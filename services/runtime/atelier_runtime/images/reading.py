@@ -1,4 +1,4 @@
-"""Files become pictures: checked by their header first, upright, nothing of the pixels lost."""
+"""Decodes files: the header is checked first, pixels are turned upright, and no sample is lost."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _BAND_PIXELS = 2**19
 
 
 def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = False) -> Picture:
-    """Decode a PNG, JPEG or WebP file. Of a camera's JPEG with several pictures (MPO) the first is taken.
+    """Decode a PNG, JPEG or WebP file. Of a camera's JPEG with several images (MPO) the first is used.
 
-    The header is read first: a picture above `max_pixels` is refused before its pixels are touched. A palette
-    becomes the colours that it stands for and is dropped; 1, 2 and 4 bits become the same grays in 8; a
-    colour named transparent becomes alpha. `deep`: 16-bit PNG is taken, as uint16, by OpenCV, on which the
-    caller's package depends; otherwise it is refused.
+    The header is read first: an image above `max_pixels` is rejected before its pixels are decoded. A palette
+    is replaced by its colors; grays of 1, 2 and 4 bits are scaled to 8; a transparent color becomes alpha.
+    `deep`: 16-bit PNG is accepted, as uint16, and decoded by OpenCV, on which the caller's package must
+    depend; otherwise it is rejected.
 
-    Raises `InvalidRequest` naming `field` for what is truncated, too large, animated, CMYK, too deep, or no
-    picture of these formats.
+    Raises `InvalidRequest` naming `field` if the file is corrupt, truncated, too large, animated, CMYK, too
+    deep, or of another format.
     """
     if not data:
-        raise InvalidRequest.of(field, "is empty; a PNG, JPEG or WebP file is needed")
+        raise InvalidRequest.of(field, "is empty; a PNG, JPEG or WebP file is required")
     try:
         with Image.open(io.BytesIO(data), formats=[f.upper() for f in FORMATS]) as image:
-            _refuse_unsupported(image, max_pixels, field)
+            _reject_unsupported(image, max_pixels, field)
             chunks = png.read_chunks(data) if image.format == "PNG" else None
             if chunks is not None and chunks.depth > 8:
-                _refuse_too_deep(image, deep, field)
+                _reject_too_deep(image, deep, field)
                 rgb, alpha = png.read_16_bit(data, chunks)
-                return _picture(image, rgb, alpha, chunks.colour_type in (0, 4), chunks)
+                return _picture(image, rgb, alpha, chunks.color_type in (0, 4), chunks)
             image.load()
             rgb, alpha, gray = _eight_bit_pixels(image, chunks)
             return _picture(image, rgb, alpha, gray, chunks)
@@ -57,23 +57,23 @@ def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = F
         struct.error,
         Image.DecompressionBombError,
     ):
-        raise InvalidRequest.of(field, "cannot be decoded: the file is damaged or cut short") from None
+        raise InvalidRequest.of(field, "cannot be decoded: the file is corrupt or truncated") from None
 
 
-def _refuse_unsupported(image: Image.Image, max_pixels: int, field: str) -> None:
+def _reject_unsupported(image: Image.Image, max_pixels: int, field: str) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise InvalidRequest.of(field, over_limit(width, height, max_pixels))
-    # Cameras put a preview or a depth map behind the photograph (MPO): that is no animation.
+    # Cameras append a preview or a depth map to the photo (MPO): that is not an animation.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise InvalidRequest.of(field, "is animated; a picture with one frame is needed")
+        raise InvalidRequest.of(field, "is animated; an image with a single frame is required")
     if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
         raise InvalidRequest.of(field, f"is in {image.mode}; convert it to RGB or gray first")
 
 
-def _refuse_too_deep(image: Image.Image, deep: bool, field: str) -> None:
+def _reject_too_deep(image: Image.Image, deep: bool, field: str) -> None:
     if not deep:
-        raise InvalidRequest.of(field, "has more than 8 bits a channel; the limit is 8")
+        raise InvalidRequest.of(field, "has more than 8 bits per channel; the limit is 8")
     if max(image.size) > png.LARGEST_16_BIT_SIDE_PX:
         raise InvalidRequest.of(
             field,
@@ -87,14 +87,14 @@ def _eight_bit_pixels(
     gray = image.mode in ("1", "L", "LA")
     transparent = image.info.get("transparency")
     if chunks is not None and image.mode == "L" and chunks.depth < 8 and isinstance(transparent, int):
-        # Pillow spreads the samples over 0 to 255, but not the one that is transparent.
+        # Pillow scales the samples to 0..255, but not the one that is transparent.
         image.info["transparency"] = transparent * 255 // (2**chunks.depth - 1)
     has_alpha = "A" in image.getbands() or transparent is not None
     mode = "RGBA" if has_alpha else "RGB"
     width, height = image.size
     rgb = np.empty((height, width, 3), np.uint8)
     alpha = np.empty((height, width), np.uint8) if has_alpha else None
-    # By bands of rows: Pillow takes several copies of what it converts and hands over.
+    # In bands of rows: Pillow makes several copies of what it converts.
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
@@ -108,17 +108,17 @@ def _eight_bit_pixels(
 def _picture(
     image: Image.Image, rgb: PixelArray, alpha: PixelArray | None, gray: bool, chunks: png.Chunks | None
 ) -> Picture:
-    """Add what lies beside the pixels, and turn them upright: as EXIF says, else as XMP does."""
+    """Add the metadata, and turn the pixels upright: as EXIF says, else as XMP does."""
     exif, xmp = metadata.raw_exif(image.info), image.info.get("xmp")
-    if chunks is not None:  # Pillow has not seen what lies behind 16-bit pixels
+    if chunks is not None:  # Pillow has not read the chunks that follow 16-bit pixels
         exif, xmp = metadata.without_prefix(chunks.first.get(b"eXIf", b"")) or exif, chunks.xmp
     dpi = _resolution(image, exif)
-    orientation = stated = None
+    orientation = xmp_orientation = None
     if exif:
         orientation, exif = metadata.normalize_orientation(exif)
     if xmp:
-        stated, xmp = metadata.normalize_xmp_orientation(xmp)
-    orientation = orientation or stated or 1
+        xmp_orientation, xmp = metadata.normalize_xmp_orientation(xmp)
+    orientation = orientation or xmp_orientation or 1
     if orientation >= 5 and dpi:
         dpi = dpi[1], dpi[0]
     return Picture(
@@ -129,32 +129,34 @@ def _picture(
         exif=metadata.EXIF_PREFIX + exif if exif else None,
         xmp=xmp or None,
         dpi=dpi,
-        png_colour=chunks.colour if chunks else (),
+        png_color=chunks.color if chunks else (),
         format="jpeg" if image.format == "MPO" else cast(Format, str(image.format).lower()),
     )
 
 
 def _resolution(image: Image.Image, exif: bytes | None) -> tuple[float, float] | None:
-    """Return x and y in dpi. A PNG's mere aspect ratio is no resolution and is dropped."""
+    """Return x and y in dpi. A PNG's pixel aspect ratio without a unit is dropped."""
     info: dict[Any, Any] = image.info
     dpi = info.get("dpi")
     if dpi is None or len(dpi) != 2:
         return None
     in_header = image.format == "PNG" or info.get("jfif_unit") in (1, 2)
     if not in_header and not (exif and metadata.has_tag(exif, metadata.X_RESOLUTION)):
-        return None  # Pillow says 72 for a JPEG that says nothing
+        return None  # Pillow reports 72 for a JPEG without a resolution
     x, y = float(dpi[0]), float(dpi[1])
     return (x, y) if min(x, y) > 0 and math.isfinite(x + y) else None
 
 
 def _upright(pixels: PixelArray, orientation: int) -> PixelArray:
-    """Return pixels (H, W) or (H, W, 3) as an EXIF orientation, 1 to 8, wants them shown."""
+    """Return pixels (H, W) or (H, W, 3) rotated and flipped by an EXIF orientation, 1 to 8."""
     if orientation == 1:
         return pixels
-    # As one item a pixel they turn three times as fast.
+    # As one item per pixel this is three times as fast.
     whole = np.dtype((np.void, pixels.itemsize * (pixels.shape[2] if pixels.ndim == 3 else 1)))
-    turned = np.ascontiguousarray(pixels).view(whole).reshape(pixels.shape[:2])
-    turned = turned[:: -1 if orientation in (3, 4, 6, 7) else 1, :: -1 if orientation in (2, 3, 7, 8) else 1]
+    rotated = np.ascontiguousarray(pixels).view(whole).reshape(pixels.shape[:2])
+    rotated = rotated[
+        :: -1 if orientation in (3, 4, 6, 7) else 1, :: -1 if orientation in (2, 3, 7, 8) else 1
+    ]
     if orientation >= 5:
-        turned = turned.T
-    return np.ascontiguousarray(turned).view(pixels.dtype).reshape(*turned.shape, *pixels.shape[2:])
+        rotated = rotated.T
+    return np.ascontiguousarray(rotated).view(pixels.dtype).reshape(*rotated.shape, *pixels.shape[2:])

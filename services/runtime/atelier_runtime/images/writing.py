@@ -1,9 +1,10 @@
-"""Pictures become files: with everything that the format has a place for, and word of what it has not."""
+"""Encodes files with all the metadata that their format can store, and reports what it cannot."""
 
 from __future__ import annotations
 
 import io
 import struct
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,14 @@ from PIL import Image
 
 from atelier_runtime.images import metadata, png
 from atelier_runtime.images.picture import Format, Picture, to_eight_bit
+from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
 _JPEG_MARKER_BYTES = 65_533
 _JPEG_EXIF_BYTES = _JPEG_MARKER_BYTES
-_JPEG_XMP_BYTES = _JPEG_MARKER_BYTES - 29  # less its name
+_JPEG_XMP_BYTES = _JPEG_MARKER_BYTES - 29  # minus its namespace
 _JPEG_ICC_BYTES = 255 * (_JPEG_MARKER_BYTES - 14)
 _JPEG_DPI = 65_535
-_SRGB = {  # who does not know these takes the picture for that anyway
+_SRGB = {  # chunks that mean sRGB, which is what a program without support for them assumes anyway
     b"gAMA": struct.pack(">I", 45455),
     b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
     b"cICP": bytes([1, 13, 0, 1]),
@@ -25,15 +27,15 @@ _SRGB = {  # who does not know these takes the picture for that anyway
 
 
 def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
-    """Encode a picture; `quality` (1 to 100) is for JPEG and WebP, where 100 makes WebP lossless.
+    """Encode an image. `quality` (1 to 100) is for JPEG and WebP; 100 makes WebP lossless.
 
-    PNG keeps every sample, 8 or 16 bits. What a format cannot keep is left out; `losses` says what.
+    PNG keeps every sample, 8 or 16 bits. What a format cannot store is left out; `losses` says what.
     """
     if file_format == "png":
         return _png(picture)
     rgb = to_eight_bit(picture.rgb)
-    single = picture.gray and file_format == "jpeg"
-    image = Image.fromarray(rgb[:, :, 0] if single else rgb)
+    single_channel = picture.gray and file_format == "jpeg"
+    image = Image.fromarray(rgb[:, :, 0] if single_channel else rgb)
     if picture.alpha is not None and file_format == "webp":
         image.putalpha(Image.fromarray(to_eight_bit(picture.alpha)))
     options: dict[str, object] = {"quality": quality}
@@ -49,10 +51,10 @@ def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
         if quality >= 90:
             options["subsampling"] = 0
     elif is_lossless(file_format, quality):
-        # Here `quality` is an effort: 0 and method 0 take a quarter of the time for files a sixth larger.
+        # Here `quality` is effort: 0 and method 0 take a quarter of the time, for files a sixth larger.
         options |= {"lossless": True, "exact": True, "quality": 0, "method": 0}
     else:
-        options["exact"] = True  # keep the colours of transparent pixels
+        options["exact"] = True  # keep the colors of transparent pixels
         options["method"] = 2  # a third of the default's time
     buffer = io.BytesIO()
     image.save(buffer, file_format.upper(), **options)
@@ -64,36 +66,60 @@ def encode_gray_png(mask: NDArray[np.uint8]) -> bytes:
     return png.write(mask[:, :, None], None, gray=True)
 
 
-def is_lossless(file_format: Format | None, quality: int) -> bool:
-    """Tell whether 8-bit pixels come back exactly. `None` stands for raw pixels."""
-    return file_format in ("png", None) or (file_format == "webp" and quality == 100)
+def is_lossless(image_format: Format | Literal["raw"], quality: int) -> bool:
+    """Return whether 8-bit pixels are stored exactly."""
+    return image_format in ("png", "raw") or (image_format == "webp" and quality == 100)
 
 
-def losses(picture: Picture, file_format: Format | None, quality: int) -> list[str]:
-    """Tell, a sentence each, what of a picture the answer's format does not keep.
+def losses(picture: Picture, image_format: Format | Literal["raw"], quality: int) -> list[ResponseWarning]:
+    """Return a warning for everything that the response's format does not keep.
 
-    `None` stands for raw RGB8, which has pixels and nothing else: of those alone is spoken then.
+    Raw pixels never carry metadata, so for them the warnings are about pixels only.
     """
-    name = file_format or "raw RGB8"
-    found = []
-    if not is_lossless(file_format, quality):
-        found.append(f"{name} is lossy: pixels outside the mask are not exactly the input's.")
-    if picture.bits > 8 and file_format != "png":
-        found.append(f"The picture's {picture.bits} bits a channel were rounded to the 8 that {name} has.")
-    if picture.alpha is not None and file_format in ("jpeg", None):
-        found.append("The picture's transparency was dropped: the output format has none.")
-    if file_format is None:
+    found: list[ResponseWarning] = []
+
+    def warn(code: WarningCode, message: str) -> None:
+        found.append(ResponseWarning(code, message))
+
+    name = "raw RGB8" if image_format == "raw" else image_format
+    if not is_lossless(image_format, quality):
+        warn(
+            WarningCode.LOSSY_OUTPUT, f"{name} is lossy: pixels outside the mask are not exactly the input's."
+        )
+    if picture.bits > 8 and image_format != "png":
+        warn(
+            WarningCode.BIT_DEPTH_REDUCED,
+            f"The image's {picture.bits} bits per channel were rounded to the 8 that {name} supports.",
+        )
+    if picture.alpha is not None and image_format in ("jpeg", "raw"):
+        warn(WarningCode.ALPHA_DROPPED, f"Transparency was dropped: {name} does not support it.")
+    if image_format == "raw":
         return found
-    if picture.icc is not None and not _profile_fits(picture, file_format):
-        found.append(f"The ICC profile was dropped: it does not fit into this {name} file.")
-    if picture.exif is not None and not _fits(picture.exif, _JPEG_EXIF_BYTES, file_format):
-        found.append(f"EXIF was dropped: its {len(picture.exif)} bytes do not fit into a JPEG file.")
-    if picture.xmp is not None and not _fits(picture.xmp, _JPEG_XMP_BYTES, file_format):
-        found.append(f"XMP was dropped: its {len(picture.xmp)} bytes do not fit into a JPEG file.")
-    if picture.dpi is not None and not _resolution_fits(picture, file_format):
-        found.append(f"The resolution of {picture.dpi[0]:.0f} dpi was dropped: {name} has no place for it.")
-    if file_format != "png" and _colour_matters(picture):
-        found.append(f"The PNG's own description of its colours was dropped: {name} has no place for it.")
+    if picture.icc is not None and not _profile_fits(picture, image_format):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"The ICC profile was dropped: it does not fit into this {name} file.",
+        )
+    if picture.exif is not None and not _fits(picture.exif, _JPEG_EXIF_BYTES, image_format):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"EXIF was dropped: its {len(picture.exif)} bytes do not fit into a JPEG file.",
+        )
+    if picture.xmp is not None and not _fits(picture.xmp, _JPEG_XMP_BYTES, image_format):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"XMP was dropped: its {len(picture.xmp)} bytes do not fit into a JPEG file.",
+        )
+    if picture.dpi is not None and not _resolution_fits(picture, image_format):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"The resolution of {picture.dpi[0]:.0f} dpi was dropped: {name} cannot store it.",
+        )
+    if image_format != "png" and _color_matters(picture):
+        warn(
+            WarningCode.METADATA_DROPPED,
+            f"The PNG's own description of its colors was dropped: {name} cannot store it.",
+        )
     return found
 
 
@@ -101,8 +127,8 @@ def _png(picture: Picture) -> bytes:
     chunks = []
     if picture.icc is not None:
         chunks.append(png.profile_chunk(picture.icc))
-    # A file may have a profile or the word that it is sRGB, not both.
-    chunks += [chunk for chunk in picture.png_colour if picture.icc is None or chunk[0] != b"sRGB"]
+    # A file may have a profile or an sRGB chunk, not both.
+    chunks += [chunk for chunk in picture.png_color if picture.icc is None or chunk[0] != b"sRGB"]
     if picture.exif is not None:
         chunks.append((b"eXIf", metadata.without_prefix(picture.exif)))
     if picture.xmp is not None:
@@ -120,7 +146,7 @@ def _fits(data: bytes, jpeg_bytes: int, file_format: Format) -> bool:
 def _profile_fits(picture: Picture, file_format: Format) -> bool:
     assert picture.icc is not None
     if file_format == "webp" and picture.gray:
-        return picture.icc[16:20] != b"GRAY"  # WebP has no gray pixels to which it could apply
+        return picture.icc[16:20] != b"GRAY"  # WebP does not have gray pixels that it could apply to
     return _fits(picture.icc, _JPEG_ICC_BYTES, file_format)
 
 
@@ -134,11 +160,11 @@ def _resolution_fits(picture: Picture, file_format: Format) -> bool:
     return picture.exif is not None and metadata.has_tag(picture.exif, metadata.X_RESOLUTION)
 
 
-def _colour_matters(picture: Picture) -> bool:
-    """Tell whether a PNG's chunks say anything but sRGB that an ICC profile does not overrule."""
-    said = dict(picture.png_colour)
-    if b"cICP" in said:  # it goes before the others, these before each other
-        return said[b"cICP"] != _SRGB[b"cICP"]
-    if picture.icc is not None or b"sRGB" in said:
+def _color_matters(picture: Picture) -> bool:
+    """Return whether a PNG's chunks define anything but sRGB that an ICC profile does not override."""
+    chunks = dict(picture.png_color)
+    if b"cICP" in chunks:  # cICP overrides an ICC profile, which overrides sRGB, which overrides the rest
+        return chunks[b"cICP"] != _SRGB[b"cICP"]
+    if picture.icc is not None or b"sRGB" in chunks:
         return False
-    return any(said[kind] != usual for kind, usual in _SRGB.items() if kind in said)
+    return any(chunks[kind] != srgb for kind, srgb in _SRGB.items() if kind in chunks)

@@ -1,0 +1,92 @@
+"""Errors in the native contract: one body for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atelier_gateway.http.errors import HTTP_STATUS, ErrorRenderingRoute, log_and_count, retry_after
+from atelier_runtime.errors import AtelierError, InternalError, MalformedBody, NotFound
+from atelier_runtime.log import request_id
+
+
+class FieldProblem(BaseModel):
+    """One offending field, as the client named it."""
+
+    field: str
+    message: str
+
+
+class ProblemDetail(BaseModel):
+    """Why a request failed."""
+
+    code: str = Field(examples=["invalid_request"])
+    message: str
+    fields: list[FieldProblem]
+
+
+class Problem(BaseModel):
+    """The body of every error."""
+
+    success: Literal[False] = False
+    error: ProblemDetail
+    detail: str = Field(description="The message again, where older clients look for it.")
+    request_id: str
+
+
+class NativeRoute(ErrorRenderingRoute):
+    """A route of the native contract."""
+
+    @staticmethod
+    def render_error(error: AtelierError) -> Response:
+        """Return the response to an error."""
+        return error_response(error)
+
+
+def error_response(
+    error: AtelierError, *, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the response to an error; `status` overrides the table for HTTP's own 405.
+
+    The connection stays open even where a body was refused unread: the server discards the rest as it comes.
+    Closing it would reset the connection while the client is still sending, and lose the response.
+    """
+    return Response(
+        orjson.dumps(_problem(error, request_id.get() or "").model_dump(mode="json")),
+        status_code=HTTP_STATUS[error.reason] if status is None else status,
+        headers={**(headers or {}), **retry_after(error)},
+        media_type="application/json",
+    )
+
+
+async def handle_unmatched(request: Request, error: Exception) -> Response:
+    """Respond where no route took the request: 404, 405 and the framework's other errors."""
+    assert isinstance(error, HTTPException), "registered for this class"
+    ours: AtelierError
+    if error.status_code == 404:
+        ours = NotFound()
+    elif error.status_code == 405:
+        ours = NotFound(f"{request.method[:20]} is not a method of this path.")
+    else:
+        ours = MalformedBody("The request cannot be read.")
+    log_and_count(ours)
+    headers = error.headers if error.status_code == 405 else None  # Allow
+    return error_response(ours, status=error.status_code, headers=headers)
+
+
+def _problem(error: AtelierError, current: str) -> Problem:
+    message = error.message
+    if isinstance(error, InternalError):  # its own message is for the log
+        message = f"{InternalError.default_message} The request ID leads to the cause: {current}"
+    fields = [FieldProblem(field=v.field, message=v.message) for v in error.fields]
+    return Problem(
+        error=ProblemDetail(code=error.reason.value, message=message, fields=fields),
+        detail=message,
+        request_id=current,
+    )

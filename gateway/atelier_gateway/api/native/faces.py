@@ -1,0 +1,142 @@
+"""`POST /restore`, `/detect` and `/compare`, for photos that a client sends.
+
+The image file goes to the restorer as it came, and the restorer's file to the client: nothing is decoded
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atelier_gateway.api.native import openapi
+from atelier_gateway.api.native.faces_request import (
+    COMPARE,
+    DETECT,
+    RESTORE,
+    ParsedRequest,
+    RequestT,
+    RestoreRequest,
+    parse_request,
+)
+from atelier_gateway.api.native.faces_response import compare_body, detect_body, restore_body, restore_report
+from atelier_gateway.api.native.report import REPORT_HEADER, report_header
+from atelier_gateway.core.faces import Faces
+from atelier_gateway.http.body import read_json_or_form
+from atelier_gateway.http.disconnect import RequestClock, work_route
+from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_image
+from atelier_gateway.http.validation import Validator
+from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.errors import FieldViolation, InvalidRequest
+from atelier_runtime.images import message_limit_bytes
+from atelier_runtime.log import request_id
+
+_MESSAGE_RESERVE_BYTES = 2 * 2**20  # of a message to the restorer, for the edits of all faces
+_BASE64_GROWTH = 4 / 3
+
+
+def add_routes(router: APIRouter, settings: GatewaySettings, faces: Faces) -> None:
+    """Add the three routes."""
+    routes = PhotoRoutes(faces, _Limits.of(settings))
+    for path, handler in (
+        ("/restore", routes.restore),
+        ("/detect", routes.detect),
+        ("/compare", routes.compare),
+    ):
+        endpoint = work_route(handler, deadline_s=settings.deadline_seconds)
+        router.post(path, name=path[1:], **openapi.photo_route(path))(endpoint)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """The largest image file and the largest bodies, in bytes."""
+
+    image: int
+    form: int
+    json: int
+
+    @classmethod
+    def of(cls, settings: GatewaySettings) -> _Limits:
+        """The largest file is what fits into a message to the restorer, which follows from `max_pixels`."""
+        image = message_limit_bytes(settings.max_pixels) - _MESSAGE_RESERVE_BYTES
+        rest = settings.max_body_bytes
+        return cls(image, image + rest, math.ceil(image * _BASE64_GROWTH) + rest)
+
+
+class PhotoRoutes:
+    """The handlers of the three routes."""
+
+    def __init__(self, faces: Faces, limits: _Limits) -> None:
+        self._faces = faces
+        self._limits = limits
+
+    async def restore(self, request: Request, clock: RequestClock) -> Response:
+        """Restore the faces of a photo; respond with JSON or the file."""
+        parsed = await self._parse(request, RESTORE)
+        accepted = preferred_image(request.headers.get("accept"))
+        if accepted is not None:
+            _refuse_more_images(parsed)
+        spec = parsed.request.to_restore_spec(None if accepted == "any" else accepted)
+        try:
+            restoration = await self._faces.restore(spec, deadline=clock.deadline)
+        except InvalidRequest as error:
+            raise error.rename_fields(parsed.names) from error
+        if accepted is None:
+            return await _json(partial(restore_body, restoration), clock)
+        report = restore_report(restoration, request_id.get() or "", clock.elapsed_s())
+        return Response(
+            restoration.image.data,
+            media_type=MEDIA_TYPES[restoration.image.format],
+            headers={REPORT_HEADER: report_header(report)},
+        )
+
+    async def detect(self, request: Request, clock: RequestClock) -> Response:
+        """Find the faces of a photo."""
+        parsed = await self._parse(request, DETECT)
+        try:
+            detection = await self._faces.detect(parsed.request.to_spec(), deadline=clock.deadline)
+        except InvalidRequest as error:
+            raise error.rename_fields(parsed.names) from error
+        return await _json(partial(detect_body, detection), clock)
+
+    async def compare(self, request: Request, clock: RequestClock) -> Response:
+        """Restore the faces of a photo at several fidelities."""
+        parsed = await self._parse(request, COMPARE)
+        spec = parsed.request.to_spec()
+        try:
+            restorations = await self._faces.compare(spec, deadline=clock.deadline)
+        except InvalidRequest as error:
+            raise error.rename_fields(parsed.names) from error
+        return await _json(partial(compare_body, spec.fidelities, restorations), clock)
+
+    async def _parse(self, request: Request, validator: Validator[RequestT]) -> ParsedRequest[RequestT]:
+        limits = self._limits
+        body = await read_json_or_form(
+            request, validator, max_json_bytes=limits.json, max_form_bytes=limits.form
+        )
+        return await asyncio.to_thread(parse_request, validator, body, max_image_bytes=limits.image)
+
+
+def _refuse_more_images(parsed: ParsedRequest[RestoreRequest]) -> None:
+    """Refuse what a body that is a single file cannot hold."""
+    options = {"return_mask": parsed.request.return_mask, "return_crops": parsed.request.return_crops}
+    violations = [
+        FieldViolation(name, "needs a JSON response, but Accept prefers an image file")
+        for name, is_set in options.items()
+        if is_set
+    ]
+    if violations:
+        raise InvalidRequest(violations)
+
+
+async def _json(to_body: Callable[[str, float], bytes], clock: RequestClock) -> Response:
+    """Respond with what `to_body` makes, in a thread, of request ID and seconds."""
+    data = await asyncio.to_thread(to_body, request_id.get() or "", clock.elapsed_s())
+    return Response(data, media_type="application/json")

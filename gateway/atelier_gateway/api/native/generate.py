@@ -1,0 +1,62 @@
+"""`POST /generate`, and the paths that older clients use."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atelier_gateway.api.native import openapi
+from atelier_gateway.api.native.generate_request import parse_request
+from atelier_gateway.api.native.generate_response import generate_body, generate_report
+from atelier_gateway.api.native.report import REPORT_HEADER, report_header
+from atelier_gateway.core.generate import Generate
+from atelier_gateway.http.body import read_json_object
+from atelier_gateway.http.disconnect import RequestClock, work_route
+from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_format
+from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.log import request_id
+
+PATH = "/generate"
+OLDER_PATHS = ("/txt2img", "/api/generate")
+
+
+def add_routes(router: APIRouter, settings: GatewaySettings, generate: Generate) -> None:
+    """Add the route under all its paths."""
+
+    async def handle(request: Request, clock: RequestClock) -> Response:
+        return await _generate(request, clock, generate, max_body_bytes=settings.max_body_bytes)
+
+    endpoint = work_route(handle, deadline_s=settings.deadline_seconds)
+    router.post(PATH, name="generate", **openapi.generate_route())(endpoint)
+    for path in OLDER_PATHS:
+        router.post(path, name="generate", deprecated=True, include_in_schema=False)(endpoint)
+
+
+async def _generate(
+    request: Request, clock: RequestClock, generate: Generate, *, max_body_bytes: int
+) -> Response:
+    body = await read_json_object(request, max_bytes=max_body_bytes)
+    parsed = parse_request(body, generate.violations)
+    accepted = preferred_format(request.headers.get("accept"))
+    spec = parsed.spec
+    if accepted is not None and parsed.request.output_format is None:
+        spec = replace(spec, output_format=accepted)
+    try:
+        generation = await generate.run(spec, deadline=clock.deadline)
+    except InvalidRequest as error:
+        raise error.rename_fields(parsed.names) from error
+    report = generate_report(generation, request_id.get() or "", clock.elapsed_s())
+    image = generation.image
+    if accepted is not None:
+        headers = {REPORT_HEADER: report_header(report)}
+        return Response(image.data, media_type=MEDIA_TYPES[image.format], headers=headers)
+    is_older_client = parsed.uses_alias or request.url.path != PATH
+    content = await asyncio.to_thread(
+        generate_body, report, image, spec.prompt, with_plain_base64=is_older_client
+    )
+    return Response(content, media_type="application/json")

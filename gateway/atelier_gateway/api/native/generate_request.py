@@ -1,0 +1,190 @@
+"""The request of `POST /generate`: names, ranges, defaults, and its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from atelier_gateway.api.native.request import ClientNames, Quality, given_fields
+from atelier_gateway.core.values import GenerateSpec
+from atelier_gateway.http import schemas
+from atelier_gateway.http.validation import INTEGER, RequestModel, Validator, refusal
+from atelier_runtime import defaults
+from atelier_runtime.errors import FieldViolation
+
+ALIASES = {
+    "steps": "num_inference_steps",
+    "cfg_scale": "guidance_scale",
+    "use_hires_fix": "hires_fix",
+    "upscale_factor": "upscale",
+}
+"""Older clients' name -> full name."""
+
+SDXL = "SDXL"
+"""The model name that clients of the first server send; any loaded set answers to it."""
+
+_CONTRACT_NAMES = {
+    "fidelity": "face_restoration_weight",
+    "use_upscaler": "use_realesrgan",
+    "lanczos_scale": "hires_scale",
+    "model_set": "model",
+    "face_detector": "det_model",
+}
+"""The spec's name of a field -> the contract's, where they differ."""
+
+_SAME_NAME = (
+    *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "use_refiner"),
+    *("hires_fix", "match_tone", "upscale", "on_restore_failure", "output_format", "quality"),
+)
+
+_Side = Annotated[
+    int,
+    Field(ge=defaults.SIDE_PX_RANGE[0], le=defaults.SIDE_PX_RANGE[1], multiple_of=defaults.SIDE_PX_MULTIPLE),
+    INTEGER,
+]
+_STEPS_RANGE = Field(ge=defaults.NUM_INFERENCE_STEPS_RANGE[0], le=defaults.NUM_INFERENCE_STEPS_RANGE[1])
+_SEED_RANGE = Field(ge=-1, le=defaults.SEED_RANGE[1])
+
+
+class GenerateRequest(RequestModel):
+    """The body of `POST /generate`, with every default."""
+
+    prompt: str = Field(
+        description="What the image shows.",
+        min_length=defaults.PROMPT_CHARS[0],
+        max_length=defaults.PROMPT_CHARS[1],
+    )
+    negative_prompt: Annotated[str, Field(max_length=defaults.NEGATIVE_PROMPT_CHARS[1])] | None = Field(
+        None, description="What to avoid. Default: the model set's."
+    )
+    width: _Side = Field(defaults.SIDE_PX, description="Requested width in px.")
+    height: _Side = Field(defaults.SIDE_PX, description="Requested height in px.")
+    num_inference_steps: Annotated[int, _STEPS_RANGE, INTEGER] = Field(
+        defaults.NUM_INFERENCE_STEPS, description="Denoising steps."
+    )
+    guidance_scale: float = Field(
+        defaults.GUIDANCE_SCALE,
+        description="Classifier-free guidance.",
+        ge=defaults.GUIDANCE_SCALE_RANGE[0],
+        le=defaults.GUIDANCE_SCALE_RANGE[1],
+    )
+    seed: Annotated[int, _SEED_RANGE, INTEGER] | None = Field(
+        None, description="Seed of the noise; null, absent or -1: a random one. It is in the response."
+    )
+    use_refiner: bool = Field(defaults.USE_REFINER, description="Refiner network at strength 0.3, if loaded.")
+    hires_fix: bool = Field(
+        defaults.HIRES_FIX,
+        description="Base pass at 0.75 of the requested size, upscaled x2, second pass: 1.5x the requested "
+        "size.",
+    )
+    use_realesrgan: bool = Field(
+        defaults.USE_UPSCALER, description="Upscale with the upscaler network, if loaded; otherwise Lanczos."
+    )
+    hires_fix_simple: bool = Field(
+        False, description="Upscale by hires_scale with Lanczos only. Not with hires_fix."
+    )
+    hires_scale: float = Field(
+        defaults.LANCZOS_SCALE,
+        description="Upscaling factor of hires_fix_simple.",
+        ge=defaults.LANCZOS_SCALE_RANGE[0],
+        le=defaults.LANCZOS_SCALE_RANGE[1],
+    )
+    use_face_restoration: bool = Field(
+        defaults.USE_FACE_RESTORATION, description="Restore the faces with RetinaFace and CodeFormer."
+    )
+    face_restoration_weight: float = Field(
+        defaults.FIDELITY,
+        description="CodeFormer's w: 0 best looking, 1 closest to the generated face.",
+        ge=defaults.FIDELITY_RANGE[0],
+        le=defaults.FIDELITY_RANGE[1],
+    )
+    match_tone: bool | None = Field(
+        None,
+        description="Match restored faces to the tone of their surroundings, so that no lighter or darker "
+        "box shows. Default: the restorer's model set's.",
+    )
+    upscale: Annotated[Literal[1, 2, 4], INTEGER] = Field(
+        default=defaults.UPSCALE, description="Final upscaling factor of the whole image, faces or not."
+    )
+    face_size: Annotated[Literal[512], INTEGER] | None = Field(
+        None, description="Side of the aligned face in px."
+    )
+    det_model: Annotated[str, Field(max_length=100)] | None = Field(
+        None, description="The loaded face detector, such as retinaface_resnet50."
+    )
+    model: Annotated[str, Field(max_length=100)] | None = Field(
+        None, description=f"The name of the loaded model set, or {SDXL}."
+    )
+    on_restore_failure: Literal["return_base", "fail"] = Field(
+        default=defaults.ON_RESTORE_FAILURE,
+        description="If the restorer fails: return the generated image and say so, or fail.",
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(
+        None, description="The image's format. Default: what Accept prefers, otherwise png."
+    )
+    quality: Quality = Field(defaults.QUALITY, description="Of jpeg and webp; 100 makes webp lossless.")
+
+    def to_spec(self) -> GenerateSpec:
+        """Return what is requested; None where the client left it open."""
+        given = given_fields(self)
+        return GenerateSpec(
+            **{name: given[name] for name in _SAME_NAME if given.get(name) is not None},
+            seed=None if self.seed == -1 else self.seed,
+            use_upscaler=given.get("use_realesrgan"),
+            lanczos_scale=self.hires_scale if self.hires_fix_simple else None,
+            restore_faces=self.use_face_restoration,
+            fidelity=given.get("face_restoration_weight"),
+            model_set=None if self.model is None or self.model.upper() == SDXL else self.model,
+            face_detector=self.det_model,
+        )
+
+
+_VALIDATOR = Validator(GenerateRequest, ALIASES)
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A valid request, and what its client expects of the response."""
+
+    request: GenerateRequest
+    spec: GenerateSpec
+    names: ClientNames
+    uses_alias: bool
+
+
+def parse_request(
+    body: Mapping[str, Any], find_violations: Callable[[GenerateSpec], list[FieldViolation]]
+) -> ParsedRequest:
+    """Validate a JSON object; `find_violations` checks the spec.
+
+    Raises:
+        InvalidRequest: names every offending field, up to 100 of them.
+    """
+    validated = _VALIDATOR.validate(body)
+    request, violations = validated.request, validated.violations
+    if request is None:
+        raise refusal(violations)
+    spec, names = request.to_spec(), ClientNames(_CONTRACT_NAMES, validated.names)
+    violations += _contradictions(request, names)
+    violations += [FieldViolation(names(v.field), v.message) for v in find_violations(spec)]
+    if violations:
+        raise refusal(violations)
+    return ParsedRequest(request, spec, names, any(field in ALIASES for field in body))
+
+
+def _contradictions(request: GenerateRequest, names: ClientNames) -> list[FieldViolation]:
+    if not (request.hires_fix and request.hires_fix_simple):
+        return []
+    hires_fix = names("hires_fix")
+    return [
+        FieldViolation(hires_fix, "cannot be used together with hires_fix_simple"),
+        FieldViolation("hires_fix_simple", f"cannot be used together with {hires_fix}"),
+    ]
+
+
+def request_schema() -> dict[str, Any]:
+    """Return the documented schema of the body."""
+    return schemas.body_schema("GenerateRequest", _VALIDATOR.schema, ALIASES)

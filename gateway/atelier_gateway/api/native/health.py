@@ -1,0 +1,130 @@
+"""`GET /health`, `/livez`, `/readyz` and `/`: what works now."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from atelier_gateway import __version__
+from atelier_gateway.api.native.errors import Problem
+from atelier_gateway.core.health import Health, SystemStatus, on_cuda
+from atelier_runtime.service_status import NetworkRole, ServiceStatus
+
+_GIB = 2**30
+
+
+class HealthAnswer(BaseModel):
+    """What the two services report of themselves now."""
+
+    status: Literal["healthy", "degraded", "unhealthy"] = Field(
+        description="degraded: images are generated, but the restorer or one of its networks is missing."
+    )
+    model_loaded: bool = Field(description="The generating network is loaded and warm.")
+    models_loaded: bool = Field(description="The networks of both services are loaded and warm.")
+    cuda_available: bool
+    codeformer_available: bool
+    realesrgan_available: bool
+    refiner_available: bool
+    vram_available: str | None = Field(
+        description="Free / total; null on a CPU.", examples=["12.5GB / 24.0GB"]
+    )
+    device: str | None
+    gpu_info: str | None = Field(description="The graphics card's name; null on a CPU.")
+
+
+class RootAnswer(BaseModel):
+    """Name and version; model and device are null while the generator is loading or away."""
+
+    name: str
+    version: str
+    model: str | None
+    device: str | None
+
+
+def add_routes(router: APIRouter, health: Health) -> None:
+    """Add the four routes."""
+
+    async def get_health() -> Response:
+        answer = health_answer(await health.check())
+        return _json(answer, 503 if answer.status == "unhealthy" else 200)
+
+    async def get_livez() -> Response:
+        return Response(orjson.dumps({"status": "alive"}), media_type="application/json")
+
+    async def get_readyz() -> Response:
+        await health.require_generator()
+        return Response(orjson.dumps({"status": "ready"}), media_type="application/json")
+
+    async def get_root() -> Response:
+        return _json(root_answer(await health.generator_status()))
+
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {"model": HealthAnswer},
+        503: {"model": HealthAnswer, "description": "Unhealthy."},
+    }
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not ready."}}
+    common: dict[str, Any] = {"response_model": None, "tags": ["state"]}
+    router.get(
+        "/health",
+        name="health",
+        description="Tell what works now: 200 if images can be generated, otherwise 503.",
+        responses=answers,
+        **common,
+    )(get_health)
+    router.get("/livez", name="livez", description="Tell that this process is alive.", **common)(get_livez)
+    router.get(
+        "/readyz",
+        name="readyz",
+        description="Tell whether the generator is ready: 200, otherwise 503.",
+        responses=not_ready,
+        **common,
+    )(get_readyz)
+    router.get(
+        "/",
+        name="root",
+        description="Tell name and version.",
+        responses={200: {"model": RootAnswer}},
+        **common,
+    )(get_root)
+
+
+def health_answer(system: SystemStatus) -> HealthAnswer:
+    """Return the health in the contract's terms."""
+    generator = system.generator
+    has_base = system.generator_has(NetworkRole.BASE)
+    return HealthAnswer(
+        status=system.level,
+        model_loaded=has_base,
+        models_loaded=has_base and system.can_restore_faces,
+        cuda_available=system.on_cuda,
+        codeformer_available=system.restorer_has(NetworkRole.FACE_RESTORER),
+        realesrgan_available=system.generator_has(NetworkRole.UPSCALER),
+        refiner_available=system.generator_has(NetworkRole.REFINER),
+        vram_available=_vram(generator),
+        device=generator.device or None if generator else None,
+        gpu_info=generator.device_name if generator and on_cuda(generator) else None,
+    )
+
+
+def root_answer(generator: ServiceStatus | None) -> RootAnswer:
+    """Return name and version, and what the generator has loaded."""
+    return RootAnswer(
+        name="Atelier",
+        version=__version__,
+        model=generator.model_set or None if generator else None,
+        device=generator.device or None if generator else None,
+    )
+
+
+def _vram(status: ServiceStatus | None) -> str | None:
+    if status is None or status.vram_free_bytes is None or status.vram_total_bytes is None:
+        return None
+    return f"{status.vram_free_bytes / _GIB:.1f}GB / {status.vram_total_bytes / _GIB:.1f}GB"
+
+
+def _json(answer: BaseModel, status: int = 200) -> Response:
+    return Response(answer.model_dump_json(), status_code=status, media_type="application/json")

@@ -1,0 +1,206 @@
+"""The contract as the OpenAPI document shows it: descriptions, failures, examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from atelier_gateway.api.native.errors import Problem
+from atelier_gateway.api.native.faces_request import COMPARE, DETECT, RESTORE
+from atelier_gateway.api.native.faces_response import CompareAnswer, DetectAnswer, RestoreAnswer
+from atelier_gateway.api.native.generate_request import request_schema
+from atelier_gateway.api.native.generate_response import GenerateAnswer
+from atelier_gateway.api.native.report import REPORT_HEADER
+from atelier_gateway.http import schemas
+from atelier_gateway.http.validation import Validator
+
+DESCRIPTION = """
+Generates images from text with SDXL and restores the faces in them, and in photos, with CodeFormer.
+
+From a shell:
+```
+curl -s http://localhost:7860/generate -H 'Content-Type: application/json' \\
+  -H 'Accept: image/png' -o portrait.png -d '{"prompt": "professional headshot of a woman", "seed": 42}'
+```
+
+A photo, as a file or in JSON (`/detect` and `/compare` take the same):
+```
+curl -s http://localhost:7860/restore -F image=@portrait.png -F fidelity=0.7 \\
+  -H 'Accept: image/*' -o restored.png
+```
+
+From a React page (its origin must be in `ATELIER_GATEWAY_CORS_ORIGINS`):
+```
+const response = await fetch('http://localhost:7860/generate', {
+  method: 'POST',
+  body: JSON.stringify({prompt: 'professional headshot of a woman', hires_fix: true}),
+});
+const answer = await response.json();
+if (!answer.success) throw new Error(answer.error.message);
+setImage(answer.image);   // <img src={image} />
+```
+"""
+
+_FAILURES = {
+    400: "The body is not a JSON object.",
+    413: "The body is larger than the limit.",
+    415: "The body's content type is not JSON or plain text.",
+    422: "Fields are missing, unknown or out of range; each of them is named.",
+    429: "The queue is full. Retry-After says when to retry.",
+    500: "An internal error; the request ID leads to the log line.",
+    503: "A service is loading, draining or unavailable, or the device does not have enough memory.",
+    504: "The deadline expired.",
+}
+_PHOTO_FAILURES = {
+    **_FAILURES,
+    400: "The body is neither a JSON object nor a form that can be read.",
+    415: "The body's content type is not JSON, plain text or multipart/form-data.",
+    422: "The image cannot be read, or fields are missing, unknown or out of range; each of them is named.",
+}
+
+_GENERATE_EXAMPLES: dict[str, Any] = {
+    "portrait": {
+        "summary": "A portrait with all defaults",
+        "value": {"prompt": "professional headshot of a woman", "seed": 42},
+    },
+    "hires": {
+        "summary": "1024 -> 1536 with restored faces",
+        "value": {
+            "prompt": "businessman in suit",
+            "negative_prompt": "blurry",
+            "hires_fix": True,
+            "face_restoration_weight": 0.7,
+        },
+    },
+    "older": {
+        "summary": "Aliases; the response has image_base64 too",
+        "value": {"prompt": "sunset over mountains", "steps": 30, "cfg_scale": 7.5, "use_hires_fix": False},
+    },
+}
+
+_PIXEL = (  # a PNG of one gray pixel
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
+_FACE: dict[str, Any] = {
+    "index": 0,
+    "box": [210.5, 120.25, 310.5, 255.75],
+    "landmarks": [[238.1, 172.4], [283.9, 172.0], [261.2, 201.3], [243.0, 224.8], [280.1, 224.5]],
+    "confidence": 0.998,
+    "size_px": 100.0,
+    "sharpness": 41.7,
+    "roll_degrees": -0.5,
+}
+_RESTORE_EXAMPLES: dict[str, Any] = {
+    "all": {"summary": "Every face, with all defaults", "value": {"image": _PIXEL}},
+    "plan": {
+        "summary": "The faces of /detect sent back: one closer to the original, one left alone",
+        "value": {
+            "image": _PIXEL,
+            "faces": [{**_FACE, "fidelity": 0.9}, {**_FACE, "index": 1, "skip": True}],
+            "return_mask": True,
+        },
+    },
+    "rule": {
+        "summary": "The largest face only, half of it the original, twice the size",
+        "value": {"image": _PIXEL, "rule": "largest", "visibility": 0.5, "upscale": 2},
+    },
+}
+_DETECT_EXAMPLES: dict[str, Any] = {
+    "all": {"summary": "With all defaults", "value": {"image": _PIXEL}},
+    "unsure": {
+        "summary": "Faces of low confidence too, detected at full resolution",
+        "value": {"image": _PIXEL, "min_confidence": 0.5, "detect_size": 0},
+    },
+}
+_COMPARE_EXAMPLES: dict[str, Any] = {
+    "sweep": {"summary": "Four fidelities", "value": {"image": _PIXEL, "fidelities": [0.2, 0.5, 0.8, 1.0]}}
+}
+
+
+def generate_route() -> dict[str, Any]:
+    """Return the OpenAPI arguments of `POST /generate`, for FastAPI's route decorator."""
+    return {
+        "description": "Generate an image, restore its faces, and return it with a report.",
+        "tags": ["pictures"],
+        "response_model": None,
+        "responses": {
+            200: _image_or_json(GenerateAnswer, "The response without image and prompt, ASCII JSON."),
+            **_problems(_FAILURES),
+        },
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "description": "JSON, whether Content-Type is application/json, text/plain or absent.",
+                "content": {"application/json": {"schema": request_schema(), "examples": _GENERATE_EXAMPLES}},
+            }
+        },
+    }
+
+
+def photo_route(path: str) -> dict[str, Any]:
+    """Return the OpenAPI arguments of `/restore`, `/detect` or `/compare`, for FastAPI's route decorator."""
+    description, validator, examples, response = _PHOTO_ROUTES[path]
+    return {
+        "description": description,
+        "tags": ["photographs"],
+        "response_model": None,
+        "responses": {200: response, **_problems(_PHOTO_FAILURES)},
+        "openapi_extra": {"requestBody": _photo_request_body(validator, examples)},
+    }
+
+
+def _photo_request_body(validator: Validator[Any], examples: dict[str, Any]) -> dict[str, Any]:
+    arguments = validator.model.__name__, validator.schema, validator.aliases
+    form = schemas.form_schema(*arguments)
+    as_json = {"contentType": "application/json"}
+    nested = {name: as_json for name, field in form["properties"].items() if field.get("type") == "array"}
+    return {
+        "required": True,
+        "description": "JSON, whether Content-Type is application/json, text/plain or absent, with the image "
+        "as base64 or a data URI; or a form with the image as a file and lists as JSON.",
+        "content": {
+            "application/json": {"schema": schemas.body_schema(*arguments), "examples": examples},
+            "multipart/form-data": {"schema": form, **({"encoding": nested} if nested else {})},
+        },
+    }
+
+
+def _problems(failures: dict[int, str]) -> dict[int, dict[str, Any]]:
+    return {status: {"model": Problem, "description": text} for status, text in failures.items()}
+
+
+def _image_or_json(model: type[BaseModel], report: str) -> dict[str, Any]:
+    file = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "model": model,
+        "description": "The image: as JSON, or as a file if Accept prefers an image type.",
+        "headers": {REPORT_HEADER: {"schema": {"type": "string"}, "description": report}},
+        "content": {"image/png": file, "image/jpeg": file, "image/webp": file},
+    }
+
+
+def _json_only(model: type[BaseModel], description: str) -> dict[str, Any]:
+    return {"model": model, "description": f"{description} JSON, whatever Accept prefers."}
+
+
+_PHOTO_ROUTES: dict[str, tuple[str, Validator[Any], dict[str, Any], dict[str, Any]]] = {
+    "/restore": (
+        "Restore the faces of a photo, and return it with a report.",
+        RESTORE,
+        _RESTORE_EXAMPLES,
+        _image_or_json(RestoreAnswer, "The response without the images, ASCII JSON."),
+    ),
+    "/detect": (
+        "Find the faces of a photo and change nothing.",
+        DETECT,
+        _DETECT_EXAMPLES,
+        _json_only(DetectAnswer, "The faces."),
+    ),
+    "/compare": (
+        "Restore a photo at up to 8 fidelities, for little more than the cost of one.",
+        COMPARE,
+        _COMPARE_EXAMPLES,
+        _json_only(CompareAnswer, "The image at each fidelity."),
+    ),
+}

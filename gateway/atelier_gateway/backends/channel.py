@@ -1,0 +1,217 @@
+"""The channel to one backend: all its ready replicas behind one name, and what happens when one goes away.
+
+gRPC does the load balancing. The name is resolved to the address of every replica, calls go to each in turn
+(round_robin), and a replica that reports over grpc.health.v1 that it is not ready, or draining, gets none.
+gRPC resolves the name again when a connection ends, and the services end each connection after
+`MAX_CONNECTION_AGE_SECONDS`; so a new replica is found within that time.
+
+Added here is what gRPC does not do. A call waits a bounded time for a replica while there is none. A call
+that was lost with its replica, or refused because the replica is shutting down, is retried on another. So is
+a call for which a replica has no slot in its queue or not enough time, but only within a retry budget: every
+success earns the retries of one call, so a backend that is full everywhere gets hardly more calls than
+clients make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Literal, Self, TypeVar
+
+import grpc
+
+from atelier_runtime import metrics
+from atelier_runtime.channel import channel_options
+from atelier_runtime.errors import (
+    AtelierError,
+    BodyTooLarge,
+    Cancelled,
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    InternalError,
+    InvalidRequest,
+    QueueFull,
+    ServiceDraining,
+    ServiceNotReady,
+    ServiceUnavailable,
+)
+from atelier_runtime.images import message_limit_bytes
+from atelier_runtime.rpc_errors import from_rpc_error
+
+_UNREACHABLE_RETRY_AFTER_S = 5.0
+_RESOLVE_AGAIN_MS = 2_000
+
+_MAX_ATTEMPTS = 3
+_PAUSE_S = 0.1  # time for the news that a replica is draining to arrive
+
+_GONE = (ServiceUnavailable, ServiceDraining, ServiceNotReady)
+_FULL = (QueueFull, DeadlineUnmeetable)
+"""Errors of one replica that another, or its successor, may not raise."""
+
+_MAX_RETRY_BUDGET = 10
+_RETRIES_PER_SUCCESS = _MAX_ATTEMPTS - 1
+
+_FRESH_CHANNEL_AFTER_S = 5.0
+_REMAINING_CALLS_S = 3600.0
+
+BackendName = Literal["generator", "restorer"]
+
+T = TypeVar("T")
+
+
+class BackendChannel:
+    """The gRPC channels to one backend, as an asynchronous context manager.
+
+    They are opened on entering, in the event loop that will use them; nothing is connected before the first
+    call.
+    """
+
+    def __init__(
+        self, backend: BackendName, address: str, service: str, *, max_pixels: int, wait_s: float
+    ) -> None:
+        """Remember what to open.
+
+        Args:
+            backend: For metrics and messages.
+            address: A gRPC target, such as `127.0.0.1:50051` or `dns:///restorer:50052`.
+            service: The full protobuf name by which replicas report their readiness.
+            max_pixels: Messages may hold one image of this size.
+            wait_s: How long a call waits for a replica while there is none.
+        """
+        self._backend: BackendName = backend
+        self._address = address
+        self._service = service
+        self._message_limit = message_limit_bytes(max_pixels)
+        self._wait_s = wait_s
+        self._channel: grpc.aio.Channel
+        self.status_channel: grpc.aio.Channel
+        """Reaches replicas that are not ready too: one that is loading or draining can still report so."""
+        self._closing: set[asyncio.Task[None]] = set()
+        self._retry_budget = _MAX_RETRY_BUDGET
+        metrics.BACKEND_PENDING.labels(backend)
+        for error in (*_GONE, *_FULL):  # from 0 on: Prometheus sees no increase in a series that starts at 1
+            metrics.BACKEND_RETRIES.labels(backend, error.reason)
+
+    async def __aenter__(self) -> Self:
+        """Open the channels."""
+        self._channel = self._open(health_of=self._service)
+        self.status_channel = self._open(health_of=None)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close the channels; calls in flight are cancelled."""
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._channel.close()
+        await self.status_channel.close()
+
+    async def call(self, once: Callable[[grpc.aio.Channel], Awaitable[T]], deadline: float) -> T:
+        """Make a call that any replica can serve; retry it elsewhere if its replica goes away or is full.
+
+        `once` makes the call on a channel. A retry starts from the beginning, so `once` must not have handed
+        out any part of the result. Raises the service's error as ours; of several replicas that are full, the
+        error of the one that will have a free slot first.
+        """
+        pending = metrics.BACKEND_PENDING.labels(self._backend)
+        refusals: list[AtelierError] = []
+        pending.inc()
+        try:
+            for attempt in range(1, _MAX_ATTEMPTS + 1):
+                is_connected = await self._wait_for_replica(deadline)
+                try:
+                    result = await once(self._channel)
+                except grpc.aio.AioRpcError as rpc_error:
+                    error = to_atelier_error(self._backend, rpc_error)
+                else:
+                    self._retry_budget = min(self._retry_budget + _RETRIES_PER_SUCCESS, _MAX_RETRY_BUDGET)
+                    return result
+                if isinstance(error, _FULL):
+                    refusals.append(error)
+                if attempt == _MAX_ATTEMPTS or not self._is_worth_a_retry(error, is_connected):
+                    error = min(refusals, key=_retry_after_s) if isinstance(error, _FULL) else error
+                    metrics.BACKEND_FAILURES.labels(self._backend, error.reason).inc()
+                    raise error
+                metrics.BACKEND_RETRIES.labels(self._backend, error.reason).inc()
+                if isinstance(error, _GONE):
+                    await asyncio.sleep(attempt * _PAUSE_S)
+            raise AssertionError("the last attempt returns or raises")
+        finally:
+            pending.dec()
+
+    def _is_worth_a_retry(self, error: AtelierError, is_connected: bool) -> bool:
+        """Tell whether another replica may succeed; takes from the retry budget if this one was full."""
+        if isinstance(error, _FULL) and self._retry_budget >= 1:
+            self._retry_budget -= 1
+            return True
+        return isinstance(error, _GONE) and is_connected
+
+    async def _wait_for_replica(self, deadline: float) -> bool:
+        """Wait until a replica is ready. Returns False if none is in time; the call then fails by itself."""
+        started = time.monotonic()
+        end = min(started + self._wait_s, deadline)
+        while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            now = time.monotonic()
+            if now >= end:
+                return False
+            if now >= started + _FRESH_CHANNEL_AFTER_S:
+                # gRPC resolves a name that does not resolve ever more rarely, up to every two minutes; a new
+                # channel does so at once. A name has no addresses while its service has no replicas.
+                self._replace(self._channel)
+                started = now
+                continue
+            change = self._channel.wait_for_state_change(state)
+            try:
+                await asyncio.wait_for(change, min(end, started + _FRESH_CHANNEL_AFTER_S) - now)
+            except TimeoutError:
+                continue
+        return True
+
+    def _replace(self, old: grpc.aio.Channel) -> None:
+        self._channel = self._open(health_of=self._service)
+        closing = asyncio.create_task(old.close(_REMAINING_CALLS_S))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _open(self, *, health_of: str | None) -> grpc.aio.Channel:
+        config: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
+        if health_of is not None:
+            config["healthCheckConfig"] = {"serviceName": health_of}
+        limit = self._message_limit
+        options = [
+            *channel_options(max_receive_bytes=limit, max_send_bytes=limit),
+            ("grpc.service_config", json.dumps(config)),
+            ("grpc.dns_min_time_between_resolutions_ms", _RESOLVE_AGAIN_MS),  # gRPC's own: 30 s
+            # A service that restarts is found again within a second or two, not after gRPC's two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            # Two gateways in one process (as in tests) must not share a connection's backoff.
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        return grpc.aio.insecure_channel(self._address, options=options)
+
+
+def unreachable(backend: BackendName) -> ServiceUnavailable:
+    """Return the error of a backend that does not respond."""
+    return ServiceUnavailable(f"The {backend} cannot be reached.", retry_after_s=_UNREACHABLE_RETRY_AFTER_S)
+
+
+def to_atelier_error(backend: BackendName, rpc_error: grpc.aio.AioRpcError) -> AtelierError:
+    """Rebuild the service's error. gRPC's own messages contain addresses, so they are not passed on."""
+    error = from_rpc_error(rpc_error)
+    if isinstance(error, (ServiceUnavailable, Cancelled)):  # a service that is killed cancels its calls
+        return unreachable(backend)
+    if isinstance(error, DeadlineExceeded):
+        return DeadlineExceeded(f"The deadline expired while the {backend} was working.")
+    if isinstance(error, BodyTooLarge) or (isinstance(error, InvalidRequest) and not error.fields):
+        return InternalError(f"The {backend} refused a message: {rpc_error.details()}")
+    if isinstance(error, InternalError):
+        return InternalError(f"The {backend} failed: {rpc_error.details()}")
+    return error
+
+
+def _retry_after_s(error: AtelierError) -> float:
+    return math.inf if error.retry_after_s is None else error.retry_after_s

@@ -1,0 +1,179 @@
+"""The two services as the backends that `core` needs.
+
+Every call carries the request ID and the time that is left; cancelling the task that awaits a call cancels
+the call in the service. Calls are balanced over all ready replicas of a service and retried, see `channel`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Self, TypeVar
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from atelier.generator.v1 import generator_service_pb2 as generator_pb
+from atelier.generator.v1 import generator_service_pb2_grpc
+from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
+from atelier.restorer.v1 import restorer_service_pb2_grpc
+from atelier_gateway.backends import convert
+from atelier_gateway.backends.channel import BackendChannel, BackendName, to_atelier_error, unreachable
+from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
+from atelier_gateway.core.values import (
+    CompareSpec,
+    Detection,
+    DetectSpec,
+    GeneratedImage,
+    GenerateSpec,
+    OnProgress,
+    Restoration,
+    RestoreSpec,
+)
+from atelier_runtime import wire
+from atelier_runtime.errors import DeadlineExceeded, InternalError, InvalidRequest
+from atelier_runtime.log import REQUEST_ID_HEADER, request_id
+from atelier_runtime.service_status import ServiceStatus
+
+T = TypeVar("T")
+
+
+class _Client(Backend):
+    """What both have in common. Enter it in the event loop that will use it."""
+
+    _name: ClassVar[BackendName]
+    _service: ClassVar[ServiceDescriptor]
+    _stub: ClassVar[Any]  # protoc writes stubs without types
+    _status_request: ClassVar[type[Any]]
+
+    def __init__(self, address: str, *, max_pixels: int, wait_s: float, status_timeout_s: float) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            address: A gRPC target, such as `127.0.0.1:50051` or `dns:///restorer:50052`.
+            max_pixels: Largest image, sent or received.
+            wait_s: How long a call waits for a replica while there is none.
+            status_timeout_s: How long `status` waits.
+        """
+        self._channel = BackendChannel(
+            self._name, address, self._service.full_name, max_pixels=max_pixels, wait_s=wait_s
+        )
+        self._status_timeout_s = status_timeout_s
+
+    async def __aenter__(self) -> Self:
+        """Open the channels; nothing is connected before the first call."""
+        await self._channel.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close the channels; calls in flight are cancelled."""
+        await self._channel.__aexit__(*exc_info)
+
+    async def status(self) -> ServiceStatus:
+        """Return the service's status. Raises `ServiceUnavailable` if it does not respond in time."""
+        get_status = type(self)._stub(self._channel.status_channel).GetStatus
+        try:
+            response = await get_status(
+                self._status_request(), timeout=self._status_timeout_s, metadata=_metadata()
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise unreachable(self._name) from None
+            raise to_atelier_error(self._name, error) from None
+        return wire.status_from_proto(response.status)
+
+    async def _call(self, once: Callable[[Any], Awaitable[T]], deadline: float) -> T:
+        """Let `once` make a call on a stub; see `BackendChannel.call`."""
+        stub = type(self)._stub
+        try:
+            return await self._channel.call(lambda channel: once(stub(channel)), deadline)
+        except InvalidRequest as error:
+            raise error.rename_fields(convert.field_from_proto) from error
+
+
+class GeneratorClient(_Client, GeneratorBackend):
+    """The generator."""
+
+    _name = "generator"
+    _service = generator_pb.DESCRIPTOR.services_by_name["GeneratorService"]
+    _stub = generator_service_pb2_grpc.GeneratorServiceStub
+    _status_request = generator_pb.GetStatusRequest
+
+    async def generate(
+        self, spec: GenerateSpec, on_progress: OnProgress, *, deadline: float
+    ) -> GeneratedImage:
+        """Generate an image."""
+        request = convert.generate_spec_to_proto(spec)
+
+        async def once(stub: Any) -> GeneratedImage:
+            events = stub.GenerateImage(request, **_options(deadline))
+            try:
+                async for event in events:
+                    kind = event.WhichOneof("event")
+                    if kind == "progress":
+                        on_progress(convert.progress_from_proto(event.progress))
+                    elif kind == "result":
+                        return convert.generated_image_from_proto(event.result, spec)
+            finally:
+                events.cancel()  # no effect on a finished call; stops the work of any other
+            raise InternalError("The generator ended its stream without an image.")
+
+        return await self._call(once, deadline)
+
+
+class RestorerClient(_Client, RestorerBackend):
+    """The restorer."""
+
+    _name = "restorer"
+    _service = restorer_pb.DESCRIPTOR.services_by_name["RestorerService"]
+    _stub = restorer_service_pb2_grpc.RestorerServiceStub
+    _status_request = restorer_pb.GetStatusRequest
+
+    async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
+        """Restore the faces of an image."""
+        request = convert.restore_spec_to_proto(spec)
+
+        async def once(stub: Any) -> Restoration:
+            response = await stub.RestoreFaces(request, **_options(deadline))
+            return convert.restoration_from_proto(response, spec)
+
+        return await self._call(once, deadline)
+
+    async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
+        """Restore the faces of an image once for each fidelity. Returns when the stream is complete."""
+        request = convert.compare_spec_to_proto(spec)
+
+        async def once(stub: Any) -> tuple[Restoration, ...]:
+            responses = stub.CompareFidelities(request, **_options(deadline))
+            try:
+                results = [
+                    convert.restoration_from_proto(response.result, spec.restore)
+                    async for response in responses
+                ]
+            finally:
+                responses.cancel()
+            return tuple(results)
+
+        return await self._call(once, deadline)
+
+    async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
+        """Find the faces of an image."""
+        request = convert.detect_spec_to_proto(spec)
+
+        async def once(stub: Any) -> Detection:
+            return convert.detection_from_proto(await stub.DetectFaces(request, **_options(deadline)))
+
+        return await self._call(once, deadline)
+
+
+def _options(deadline: float) -> dict[str, Any]:
+    """Return a call's time that is left, and its metadata."""
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise DeadlineExceeded()
+    return {"timeout": remaining, "metadata": _metadata()}
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    current = request_id.get()
+    return ((REQUEST_ID_HEADER, current),) if current else ()

@@ -1,0 +1,222 @@
+"""Between the core's values and the services' messages: `x_to_proto` writes, `x_from_proto` reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from atelier.common.v1 import image_pb2
+from atelier.generator.v1 import generator_service_pb2 as generator_pb
+from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
+from atelier_gateway.core.values import (
+    CompareSpec,
+    Detection,
+    DetectSpec,
+    Face,
+    FaceEdit,
+    FaceOutcome,
+    FaceRule,
+    GeneratedImage,
+    GenerateSpec,
+    MaskKind,
+    Progress,
+    Restoration,
+    RestoreSpec,
+)
+from atelier_runtime import wire
+from atelier_runtime.errors import InternalError
+from atelier_runtime.images import EncodedImage, OutputFormat
+
+_RULES: Mapping[FaceRule, restorer_pb.FaceRule] = {
+    "all": restorer_pb.FACE_RULE_ALL,
+    "largest": restorer_pb.FACE_RULE_LARGEST,
+    "center": restorer_pb.FACE_RULE_CENTER,
+}
+_MASKS: Mapping[MaskKind, restorer_pb.MaskKind] = {
+    "feather": restorer_pb.MASK_KIND_FEATHER,
+    "parse": restorer_pb.MASK_KIND_PARSE,
+}
+
+_NESTED = re.compile(r"^restore\.|(?<=\])\.face(?=\.|$)")  # restore.upscale, faces[2].face.box
+_SPEC_FIELDS = {
+    "width_px": "width",
+    "height_px": "height",
+    "detect_size_px": "detect_size",
+    "image.format": "image",
+    "output.format": "output_format",
+    "output.quality": "quality",
+}
+
+
+def field_from_proto(field: str) -> str:
+    """Return the spec's name of a field that a service refused."""
+    field = _NESTED.sub("", field)
+    return _SPEC_FIELDS.get(field, field)
+
+
+# --- the generator ---
+
+
+def generate_spec_to_proto(spec: GenerateSpec) -> generator_pb.GenerateImageRequest:
+    """Write the generator's part of a spec."""
+    return generator_pb.GenerateImageRequest(
+        prompt=spec.prompt,
+        negative_prompt=spec.negative_prompt,
+        width_px=spec.width,
+        height_px=spec.height,
+        num_inference_steps=spec.num_inference_steps,
+        guidance_scale=spec.guidance_scale,
+        seed=spec.seed,
+        use_refiner=spec.use_refiner,
+        hires_fix=spec.hires_fix,
+        use_upscaler=spec.use_upscaler,
+        lanczos_scale=spec.lanczos_scale,
+        output=wire.output_to_proto(spec.output_format, spec.quality),
+    )
+
+
+def progress_from_proto(message: generator_pb.GenerateImageProgress) -> Progress:
+    """Read a progress event."""
+    return Progress(message.stage, message.step, message.total_steps)
+
+
+def generated_image_from_proto(
+    message: generator_pb.GenerateImageResult, spec: GenerateSpec
+) -> GeneratedImage:
+    """Read the generator's result."""
+    return GeneratedImage(
+        image=_image_from_proto(message.image, spec.output_format),
+        seed=message.seed,
+        model_set=message.model_set,
+        refiner_applied=message.refiner_applied,
+        refiner_reason=wire.skip_reason_from_proto(message.refiner_reason),
+        hires_fix_applied=message.hires_fix_applied,
+        upscaler=message.upscaler,
+        warnings=wire.warnings_from_proto(message.warnings),
+        stages=wire.stages_from_proto(message.stages),
+    )
+
+
+# --- the restorer ---
+
+
+def restore_spec_to_proto(spec: RestoreSpec) -> restorer_pb.RestoreFacesRequest:
+    """Write a restoration."""
+    return restorer_pb.RestoreFacesRequest(
+        image=wire.image_to_proto(spec.image),
+        fidelity=spec.fidelity,
+        faces=[face_edit_to_proto(edit) for edit in spec.faces],
+        rule=None if spec.rule is None else _RULES[spec.rule],
+        max_faces=spec.max_faces,
+        min_face_px=spec.min_face_px,
+        max_face_px=spec.max_face_px,
+        min_confidence=spec.min_confidence,
+        max_sharpness=spec.max_sharpness,
+        visibility=spec.visibility,
+        upscale=spec.upscale,
+        use_upscaler=spec.use_upscaler,
+        aligned=spec.aligned,
+        mask=None if spec.mask is None else _MASKS[spec.mask],
+        output=wire.output_to_proto(spec.output_format, spec.quality),
+        return_mask=spec.return_mask,
+        return_crops=spec.return_crops,
+        match_tone=spec.match_tone,
+    )
+
+
+def compare_spec_to_proto(spec: CompareSpec) -> restorer_pb.CompareFidelitiesRequest:
+    """Write a comparison of fidelities."""
+    return restorer_pb.CompareFidelitiesRequest(
+        restore=restore_spec_to_proto(spec.restore), fidelities=spec.fidelities
+    )
+
+
+def detect_spec_to_proto(spec: DetectSpec) -> restorer_pb.DetectFacesRequest:
+    """Write a detection."""
+    return restorer_pb.DetectFacesRequest(
+        image=wire.image_to_proto(spec.image),
+        min_confidence=spec.min_confidence,
+        detect_size_px=spec.detect_size,
+    )
+
+
+def face_edit_to_proto(edit: FaceEdit) -> restorer_pb.FaceEdit:
+    """Write what to do with one face."""
+    return restorer_pb.FaceEdit(
+        face=face_to_proto(edit.face), fidelity=edit.fidelity, visibility=edit.visibility, skip=edit.skip
+    )
+
+
+def face_to_proto(face: Face) -> restorer_pb.Face:
+    """Write a face."""
+    x1, y1, x2, y2 = face.box
+    return restorer_pb.Face(
+        index=face.index,
+        box=restorer_pb.Box(x1_px=x1, y1_px=y1, x2_px=x2, y2_px=y2),
+        landmarks=[restorer_pb.Point(x_px=x, y_px=y) for x, y in face.landmarks],
+        confidence=face.confidence,
+        size_px=face.size_px,
+        sharpness=face.sharpness,
+        roll_degrees=face.roll_degrees,
+    )
+
+
+def face_from_proto(message: restorer_pb.Face) -> Face:
+    """Read a face."""
+    box = message.box
+    return Face(
+        index=message.index,
+        box=(box.x1_px, box.y1_px, box.x2_px, box.y2_px),
+        landmarks=tuple((point.x_px, point.y_px) for point in message.landmarks),
+        confidence=message.confidence,
+        size_px=wire.optional(message, "size_px"),
+        sharpness=wire.optional(message, "sharpness"),
+        roll_degrees=wire.optional(message, "roll_degrees"),
+    )
+
+
+def restoration_from_proto(message: restorer_pb.RestoreFacesResponse, spec: RestoreSpec) -> Restoration:
+    """Read a restored image."""
+    return Restoration(
+        image=_image_from_proto(message.image, spec.output_format),
+        mask=wire.optional_image_from_proto(message, "mask"),
+        faces=tuple(face_outcome_from_proto(face) for face in message.faces),
+        face_restoration_applied=message.face_restoration_applied,
+        face_restoration_reason=wire.skip_reason_from_proto(message.reason),
+        tone_matched=message.tone_matched,
+        upscale_applied=message.upscale_applied,
+        upscaler=message.upscaler,
+        model_set=message.model_set,
+        warnings=wire.warnings_from_proto(message.warnings),
+        stages=wire.stages_from_proto(message.stages),
+    )
+
+
+def face_outcome_from_proto(message: restorer_pb.FaceResult) -> FaceOutcome:
+    """Read what became of one face."""
+    return FaceOutcome(
+        face=face_from_proto(message.face),
+        restored=message.restored,
+        reason=wire.skip_reason_from_proto(message.reason),
+        fidelity=wire.optional(message, "fidelity"),
+        crop_before=wire.optional_image_from_proto(message, "crop_before"),
+        crop_after=wire.optional_image_from_proto(message, "crop_after"),
+    )
+
+
+def detection_from_proto(message: restorer_pb.DetectFacesResponse) -> Detection:
+    """Read the faces that were found."""
+    return Detection(
+        faces=tuple(face_from_proto(face) for face in message.faces),
+        width=message.width_px,
+        height=message.height_px,
+        stages=wire.stages_from_proto(message.stages),
+    )
+
+
+def _image_from_proto(message: image_pb2.Image, requested: OutputFormat | None) -> EncodedImage:
+    """Read a response's image. Raises `InternalError` for another format than the one requested."""
+    image = wire.image_from_proto(message)
+    if image.format != requested if requested is not None else image.format == "raw":
+        raise InternalError(f"A service sent {image.format}; {requested or 'a file'} was requested.")
+    return image

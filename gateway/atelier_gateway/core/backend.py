@@ -1,0 +1,56 @@
+"""What the use cases need from the two services. `atelier_gateway.backends` implements it over gRPC."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from atelier_gateway.core.values import (
+    CompareSpec,
+    Detection,
+    DetectSpec,
+    GeneratedImage,
+    GenerateSpec,
+    OnProgress,
+    Restoration,
+    RestoreSpec,
+)
+from atelier_runtime.service_status import ServiceStatus
+
+
+class Backend(ABC):
+    """A service. Cancelling the task that awaits a call stops the service's work.
+
+    A `deadline` is the `time.monotonic()` at which to give up. Every call raises the service's own
+    `AtelierError`, in which fields are named as in the spec; `ServiceUnavailable` if the service cannot be
+    reached.
+    """
+
+    @abstractmethod
+    async def status(self) -> ServiceStatus:
+        """Return what the service is, has loaded and is doing. Does not wait long for it."""
+
+
+class GeneratorBackend(Backend):
+    """Generates images from text."""
+
+    @abstractmethod
+    async def generate(
+        self, spec: GenerateSpec, on_progress: OnProgress, *, deadline: float
+    ) -> GeneratedImage:
+        """Generate an image, in the spec's output format. What the spec says of faces is ignored."""
+
+
+class RestorerBackend(Backend):
+    """Finds and restores faces."""
+
+    @abstractmethod
+    async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
+        """Restore the faces of an image."""
+
+    @abstractmethod
+    async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
+        """Restore the faces of an image once for each fidelity, in their order."""
+
+    @abstractmethod
+    async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
+        """Find the faces of an image."""

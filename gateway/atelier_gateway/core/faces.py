@@ -1,0 +1,41 @@
+"""Faces of photos: restore them, find them, compare fidelities.
+
+Nothing can stand in for a restorer that is unavailable, so its failure is the request's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from atelier_gateway.core.backend import RestorerBackend
+from atelier_gateway.core.values import CompareSpec, Detection, DetectSpec, Restoration, RestoreSpec
+from atelier_runtime.errors import InternalError
+
+
+class Faces:
+    """Works on the faces of photos. A `deadline` is the `time.monotonic()` at which to give up."""
+
+    def __init__(self, restorer: RestorerBackend) -> None:
+        self._restorer = restorer
+
+    async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
+        """Restore the faces of an image."""
+        return _without_needless_reason(await self._restorer.restore(spec, deadline=deadline), spec)
+
+    async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
+        """Restore an image at several fidelities, for little more than the cost of one; results in order."""
+        restorations = await self._restorer.compare(spec, deadline=deadline)
+        if len(restorations) != len(spec.fidelities):
+            raise InternalError(f"The restorer sent {len(restorations)} of {len(spec.fidelities)} images.")
+        return tuple(_without_needless_reason(restoration, spec.restore) for restoration in restorations)
+
+    async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
+        """Find the faces of an image."""
+        return await self._restorer.detect(spec, deadline=deadline)
+
+
+def _without_needless_reason(restoration: Restoration, spec: RestoreSpec) -> Restoration:
+    """Drop the reason why no face was restored where one was, or none was requested."""
+    if restoration.face_restoration_applied or spec.max_faces == 0:
+        return replace(restoration, face_restoration_reason=None)
+    return restoration

@@ -1,0 +1,262 @@
+"""From a prompt to the finished image: generate, restore, encode. What was skipped is reported, never hidden.
+
+The restorer is called if faces are to be restored or the image upscaled. Then the generator sends raw pixels
+and the restorer encodes; otherwise the generator encodes the final file itself. Only if the restorer fails
+and the generated image is returned as it is, the gateway encodes, in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+
+from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
+from atelier_gateway.core.health import require_ready
+from atelier_gateway.core.values import (
+    GeneratedImage,
+    GenerateSpec,
+    Generation,
+    OnProgress,
+    Progress,
+    Restoration,
+    RestoreSpec,
+    ignore_progress,
+)
+from atelier_runtime import defaults
+from atelier_runtime.errors import (
+    AtelierError,
+    BadImage,
+    ErrorReason,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    OutOfMemory,
+    ServiceUnavailable,
+)
+from atelier_runtime.images import EncodedImage, InputImage, decode_input, encode_output
+from atelier_runtime.metrics import StageTimer
+from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from atelier_runtime.service_status import NetworkRole
+
+logger = logging.getLogger(__name__)
+
+RESTORE_STAGE = "restore"
+"""The stage of the one progress event that says that the generated image went to the restorer."""
+
+_RESTORER_FAULTS = frozenset(
+    {SkipReason.FAILED, SkipReason.NOT_FINITE, SkipReason.OUT_OF_MEMORY, SkipReason.NOT_LOADED}
+)
+"""Reasons why no face was restored that lie with the restorer, not with the image."""
+
+_SKIP_REASONS = {
+    ErrorReason.OUT_OF_MEMORY: SkipReason.OUT_OF_MEMORY,
+    ErrorReason.INTERNAL: SkipReason.FAILED,
+    ErrorReason.BAD_IMAGE: SkipReason.FAILED,
+    ErrorReason.INVALID_REQUEST: SkipReason.FAILED,
+}
+"""What is reported where the call to the restorer failed; for any other error, `RESTORER_UNAVAILABLE`."""
+
+_MAX_RESERVE_S = 5.0
+_RESERVED_SHARE = 0.1
+
+
+class Generate:
+    """Generates images and restores their faces, with the two services."""
+
+    def __init__(self, generator: GeneratorBackend, restorer: RestorerBackend, *, max_pixels: int) -> None:
+        self._generator = generator
+        self._restorer = restorer
+        self._max_pixels = max_pixels
+
+    def violations(self, spec: GenerateSpec) -> list[FieldViolation]:
+        """Return what can be found without calling a service: a result above `max_pixels`."""
+        size = spec.result_size()
+        if size.pixels <= self._max_pixels:
+            return []
+        message = f"the final image would be {size} = {size.pixels} px, the limit is {self._max_pixels}"
+        upscaling = {
+            "upscale": spec.upscale > 1,
+            "hires_fix": spec.hires_fix,
+            "lanczos_scale": spec.lanczos_scale is not None,
+        }
+        fields = ("width", "height", *(field for field, is_set in upscaling.items() if is_set))
+        return [FieldViolation(field, message) for field in fields]
+
+    async def run(
+        self, spec: GenerateSpec, on_progress: OnProgress = ignore_progress, *, deadline: float
+    ) -> Generation:
+        """Carry out a spec; `deadline` is the `time.monotonic()` at which to give up.
+
+        Raises:
+            AtelierError: there is no image. Cancelling the task stops the services' work.
+        """
+        if violations := self.violations(spec):
+            raise InvalidRequest(violations)
+        warnings = await self._check_names(spec)
+        if not (spec.restore_faces or spec.upscale > 1):
+            generated = await self._generator.generate(spec, on_progress, deadline=deadline)
+            return _unrestored(spec, generated, None, warnings)
+        raw_spec = replace(spec, output_format="raw")
+        generated = await self._generator.generate(raw_spec, on_progress, deadline=deadline)
+        on_progress(Progress(RESTORE_STAGE, 0, 1))
+        if spec.on_restore_failure == "fail":
+            restoration = await self._restore_or_fail(spec, generated, deadline)
+        else:
+            # A restorer that hangs must leave the time to encode the generated image.
+            reserve = min(_MAX_RESERVE_S, _RESERVED_SHARE * max(0.0, deadline - time.monotonic()))
+            try:
+                restoration = await self._restore(spec, generated, deadline - reserve)
+            except AtelierError as error:
+                return await self._fall_back(spec, generated, error, warnings)
+        return _restored(spec, generated, restoration, warnings)
+
+    async def _check_names(self, spec: GenerateSpec) -> list[ResponseWarning]:
+        """Refuse names of networks that are not loaded; return a warning for what could not be checked."""
+        violations: list[FieldViolation] = []
+        warnings: list[ResponseWarning] = []
+        if spec.model_set is not None:
+            status = await self._generator.status()
+            require_ready(status)  # until then, no name is right or wrong
+            if spec.model_set != status.model_set:
+                violations.append(FieldViolation("model_set", f"is not loaded; {status.model_set} is"))
+        if spec.face_detector is not None:
+            problem = await self._check_face_detector(spec.face_detector)
+            if isinstance(problem, FieldViolation):
+                violations.append(problem)
+            elif problem is not None:
+                warnings.append(problem)
+        if violations:
+            raise InvalidRequest(violations)
+        return warnings
+
+    async def _check_face_detector(self, name: str) -> FieldViolation | ResponseWarning | None:
+        try:
+            status = await self._restorer.status()
+        except ServiceUnavailable:
+            return _not_checked("the restorer cannot be reached")
+        loaded = status.network(NetworkRole.FACE_DETECTOR)
+        if loaded is None and not status.ready:
+            return _not_checked("the restorer is loading its networks")
+        if loaded is None:
+            return FieldViolation(
+                "face_detector", "is not loaded; the model set does not have a face detector"
+            )
+        if loaded != name:
+            return FieldViolation("face_detector", f"is not loaded; {loaded} is")
+        return None
+
+    async def _restore(self, spec: GenerateSpec, generated: GeneratedImage, deadline: float) -> Restoration:
+        raw = generated.image
+        restore_spec = RestoreSpec(
+            image=InputImage(raw.data, raw.format, raw.width, raw.height),
+            fidelity=spec.fidelity,
+            max_faces=None if spec.restore_faces else 0,
+            match_tone=spec.match_tone,
+            upscale=spec.upscale,
+            use_upscaler=spec.use_upscaler,
+            output_format=spec.output_format,
+            quality=spec.quality,
+        )
+        return await self._restorer.restore(restore_spec, deadline=deadline)
+
+    async def _restore_or_fail(
+        self, spec: GenerateSpec, generated: GeneratedImage, deadline: float
+    ) -> Restoration:
+        try:
+            restoration = await self._restore(spec, generated, deadline)
+        except (InternalError, BadImage) as error:
+            logger.error("restorer failed", extra={"reason": error.reason, "error": error.message})
+            raise ServiceUnavailable("The restorer failed.") from error
+        reason = restoration.face_restoration_reason
+        if not spec.restore_faces or restoration.face_restoration_applied or reason not in _RESTORER_FAULTS:
+            return restoration
+        if reason is SkipReason.OUT_OF_MEMORY:
+            raise OutOfMemory()
+        raise ServiceUnavailable(f"The restorer restored no face: {reason}.")
+
+    async def _fall_back(
+        self,
+        spec: GenerateSpec,
+        generated: GeneratedImage,
+        error: AtelierError,
+        warnings: list[ResponseWarning],
+    ) -> Generation:
+        """Return the generated image as it is."""
+        logger.warning("restorer failed", extra={"reason": error.reason, "error": error.message})
+        reason = _SKIP_REASONS.get(error.reason, SkipReason.RESTORER_UNAVAILABLE)
+        timer = StageTimer()
+        image = await asyncio.to_thread(_encode, spec, generated.image, self._max_pixels, timer)
+        encoded = replace(generated, image=image, stages=(*generated.stages, *timer.reports))
+        return _unrestored(spec, encoded, reason, [*warnings, _fallback_warning(spec, reason)])
+
+
+def _encode(spec: GenerateSpec, raw: EncodedImage, max_pixels: int, timer: StageTimer) -> EncodedImage:
+    with timer.stage("encode"):
+        try:
+            pixels = decode_input(
+                InputImage(raw.data, raw.format, raw.width, raw.height), max_pixels=max_pixels
+            )
+        except InvalidRequest as error:
+            raise InternalError(f"The generator's image cannot be read: {error.message}") from error
+        quality = defaults.QUALITY if spec.quality is None else spec.quality
+        return encode_output(pixels, spec.output_format, quality)
+
+
+def _not_checked(cause: str) -> ResponseWarning:
+    return ResponseWarning(WarningCode.NOT_CHECKED, f"The face detector was not checked: {cause}.")
+
+
+def _fallback_warning(spec: GenerateSpec, reason: SkipReason) -> ResponseWarning:
+    skipped = ["faces were not restored"] if spec.restore_faces else []
+    skipped += [f"the image was not upscaled x{spec.upscale}"] if spec.upscale > 1 else []
+    message = (
+        f"The restorer failed ({reason}): {' and '.join(skipped)}. This is the generated image as it is."
+    )
+    return ResponseWarning(WarningCode.RESTORER_FAILED, message)
+
+
+def _unrestored(
+    spec: GenerateSpec,
+    generated: GeneratedImage,
+    reason: SkipReason | None,
+    warnings: list[ResponseWarning],
+) -> Generation:
+    """Return a result without the restorer; `reason` says why it was skipped, None if it was not needed."""
+    return Generation(
+        image=generated.image,
+        seed=generated.seed,
+        model_set=generated.model_set,
+        refiner_applied=generated.refiner_applied,
+        refiner_reason=generated.refiner_reason,
+        hires_fix_applied=generated.hires_fix_applied,
+        upscalers=(generated.upscaler,) if generated.upscaler else (),
+        upscale_applied=1,
+        face_restoration_applied=False,
+        face_restoration_reason=reason if spec.restore_faces else None,
+        tone_matched=False,
+        faces=(),
+        warnings=(*warnings, *generated.warnings),
+        stages=generated.stages,
+    )
+
+
+def _restored(
+    spec: GenerateSpec, generated: GeneratedImage, restoration: Restoration, warnings: list[ResponseWarning]
+) -> Generation:
+    base = _unrestored(spec, generated, restoration.face_restoration_reason, warnings)
+    applied = spec.restore_faces and restoration.face_restoration_applied
+    upscalers = dict.fromkeys((*base.upscalers, *((restoration.upscaler,) if restoration.upscaler else ())))
+    return replace(
+        base,
+        image=restoration.image,
+        upscalers=tuple(upscalers),
+        upscale_applied=restoration.upscale_applied,
+        face_restoration_applied=applied,
+        face_restoration_reason=None if applied else base.face_restoration_reason,
+        tone_matched=restoration.tone_matched,
+        faces=restoration.faces if spec.restore_faces else (),
+        warnings=(*base.warnings, *restoration.warnings),
+        stages=(*base.stages, *restoration.stages),
+    )

@@ -1,0 +1,94 @@
+"""What works now, from what the two services report of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Literal
+
+from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
+from atelier_runtime.errors import AtelierError, ServiceNotReady
+from atelier_runtime.service_status import NetworkRole, ServiceStatus
+
+
+@dataclass(frozen=True)
+class SystemStatus:
+    """The status of both services; None for one that did not report it."""
+
+    generator: ServiceStatus | None
+    restorer: ServiceStatus | None
+
+    @property
+    def can_generate(self) -> bool:
+        """The generator is ready."""
+        return self.generator is not None and self.generator.ready
+
+    @property
+    def can_restore_faces(self) -> bool:
+        """The restorer is ready, and finds and restores faces."""
+        roles = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
+        return all(self.restorer_has(role) for role in roles)
+
+    @property
+    def level(self) -> Literal["healthy", "degraded", "unhealthy"]:
+        """Unhealthy: no image can be generated. Degraded: no face can be restored."""
+        if not self.can_generate:
+            return "unhealthy"
+        return "healthy" if self.can_restore_faces else "degraded"
+
+    @property
+    def on_cuda(self) -> bool:
+        """At least one service runs on a CUDA device."""
+        return any(status is not None and on_cuda(status) for status in (self.generator, self.restorer))
+
+    def generator_has(self, role: NetworkRole) -> bool:
+        """Tell whether the generator is ready and has a network of this role."""
+        return _has(self.generator, role)
+
+    def restorer_has(self, role: NetworkRole) -> bool:
+        """Tell whether the restorer is ready and has a network of this role."""
+        return _has(self.restorer, role)
+
+
+class Health:
+    """Asks the services for their status."""
+
+    def __init__(self, generator: GeneratorBackend, restorer: RestorerBackend) -> None:
+        self._generator = generator
+        self._restorer = restorer
+
+    async def check(self) -> SystemStatus:
+        """Ask both services at once."""
+        return SystemStatus(
+            *await asyncio.gather(_status_or_none(self._generator), _status_or_none(self._restorer))
+        )
+
+    async def generator_status(self) -> ServiceStatus | None:
+        """Return the generator's status, None if it does not report it."""
+        return await _status_or_none(self._generator)
+
+    async def require_generator(self) -> None:
+        """Raise `ServiceUnavailable` or `ServiceNotReady` unless images can be generated."""
+        require_ready(await self._generator.status())
+
+
+def require_ready(generator: ServiceStatus) -> None:
+    """Raise `ServiceNotReady` unless the generator can generate."""
+    if not generator.ready:
+        raise ServiceNotReady("The generator is not ready.")
+
+
+def on_cuda(status: ServiceStatus) -> bool:
+    """Tell whether a service runs on a CUDA device."""
+    return status.device.startswith("cuda")
+
+
+def _has(status: ServiceStatus | None, role: NetworkRole) -> bool:
+    return status is not None and status.ready and status.network(role) is not None
+
+
+async def _status_or_none(backend: Backend) -> ServiceStatus | None:
+    try:
+        return await backend.status()
+    except AtelierError:  # for a health report, a service that fails to report is away
+        return None

@@ -1,0 +1,235 @@
+"""What can be requested and what comes of it: frozen values that know neither HTTP nor gRPC.
+
+In a spec, None means that the service decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from atelier_runtime import defaults
+from atelier_runtime.images import EncodedImage, InputImage, OutputFormat
+from atelier_runtime.metrics import StageReport
+from atelier_runtime.outcomes import ResponseWarning, SkipReason
+from atelier_runtime.sizes import Size, result_size
+
+FaceRule = Literal["all", "largest", "center"]
+MaskKind = Literal["feather", "parse"]
+OnRestoreFailure = Literal["return_base", "fail"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request has come: `step` of `total` steps of a stage."""
+
+    stage: str
+    step: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+"""Called in the event loop. A call that is retried on another replica starts again from step 0."""
+
+
+def ignore_progress(progress: Progress) -> None:
+    """Do nothing."""
+
+
+# --- POST /generate and its like ---
+
+
+@dataclass(frozen=True)
+class GenerateSpec:
+    """An image to generate, and what to do with its faces."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    use_refiner: bool | None = None
+    hires_fix: bool | None = None
+    use_upscaler: bool | None = None
+    """Upscale with the upscaler network rather than Lanczos."""
+    lanczos_scale: float | None = None
+    """Upscale the generated image this many times with Lanczos; None: not at all."""
+    model_set: str | None = None
+    """Fail unless this model set is loaded."""
+    face_detector: str | None = None
+    """Fail unless this network finds the faces."""
+    restore_faces: bool = defaults.USE_FACE_RESTORATION
+    fidelity: float | None = None
+    match_tone: bool | None = None
+    upscale: int = defaults.UPSCALE
+    """Upscaling factor of the restored image."""
+    on_restore_failure: OnRestoreFailure = defaults.ON_RESTORE_FAILURE
+    """Where the restorer fails: return the generated image as it is, or fail."""
+    output_format: OutputFormat = defaults.OUTPUT_FORMAT
+    quality: int | None = None
+
+    def result_size(self) -> Size:
+        """Return the size of the final image."""
+        requested = Size(self.width or defaults.SIDE_PX, self.height or defaults.SIDE_PX)
+        hires_fix = defaults.HIRES_FIX if self.hires_fix is None else self.hires_fix
+        generated = result_size(requested, hires_fix=hires_fix, lanczos_scale=self.lanczos_scale)
+        return Size(generated.width * self.upscale, generated.height * self.upscale)
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """What the generator returned. A reason is None where nothing was skipped."""
+
+    image: EncodedImage
+    seed: int
+    model_set: str
+    refiner_applied: bool
+    refiner_reason: SkipReason | None
+    hires_fix_applied: bool
+    upscaler: str
+    """What upscaled the image, a network's name or "lanczos"; empty if nothing was upscaled."""
+    warnings: tuple[ResponseWarning, ...]
+    stages: tuple[StageReport, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The result of the whole chain: generated, restored, encoded."""
+
+    image: EncodedImage
+    seed: int
+    model_set: str
+    refiner_applied: bool
+    refiner_reason: SkipReason | None
+    hires_fix_applied: bool
+    upscalers: tuple[str, ...]
+    """Everything that upscaled the image, in order."""
+    upscale_applied: int
+    face_restoration_applied: bool
+    """At least one face was restored."""
+    face_restoration_reason: SkipReason | None
+    """Why no face was restored although it was requested."""
+    tone_matched: bool
+    faces: tuple[FaceOutcome, ...]
+    warnings: tuple[ResponseWarning, ...]
+    stages: tuple[StageReport, ...]
+
+
+# --- faces ---
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face as the detector found it.
+
+    `box`: x1, y1, x2, y2. `landmarks`: (x, y) of left eye, right eye, nose tip, left and right corner of the
+    mouth. In px of the image. None: unknown.
+    """
+
+    index: int
+    box: tuple[float, float, float, float]
+    landmarks: tuple[tuple[float, float], ...]
+    confidence: float
+    size_px: float | None = None
+    sharpness: float | None = None
+    roll_degrees: float | None = None
+
+
+@dataclass(frozen=True)
+class FaceEdit:
+    """What to do with one face. None: as the request says for all faces."""
+
+    face: Face
+    fidelity: float | None = None
+    visibility: float | None = None
+    skip: bool | None = None
+
+
+@dataclass(frozen=True)
+class RestoreSpec:
+    """An image whose faces are to be restored, and how."""
+
+    image: InputImage
+    fidelity: float | None = None
+    """CodeFormer's w: 0 best looking, 1 closest to the input."""
+    faces: tuple[FaceEdit, ...] = ()
+    """Edits of single faces; empty: the faces that are detected, selected by the rule."""
+    rule: FaceRule | None = None
+    max_faces: int | None = None
+    """0: no face is detected, the image is only upscaled or re-encoded."""
+    min_face_px: float | None = None
+    max_face_px: float | None = None
+    min_confidence: float | None = None
+    max_sharpness: float | None = None
+    visibility: float | None = None
+    upscale: int | None = None
+    use_upscaler: bool | None = None
+    aligned: bool | None = None
+    mask: MaskKind | None = None
+    match_tone: bool | None = None
+    output_format: OutputFormat | None = None
+    """None: the input's."""
+    quality: int | None = None
+    return_mask: bool | None = None
+    return_crops: bool | None = None
+
+
+@dataclass(frozen=True)
+class CompareSpec:
+    """One image to restore at several fidelities. Those of `restore` must be None."""
+
+    restore: RestoreSpec
+    fidelities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DetectSpec:
+    """An image whose faces are to be found."""
+
+    image: InputImage
+    min_confidence: float | None = None
+    detect_size: int | None = None
+    """The image's short side is resized to this, in px; 0: full resolution."""
+
+
+@dataclass(frozen=True)
+class FaceOutcome:
+    """What became of one face, in px of the returned image. Crops are there if they were requested."""
+
+    face: Face
+    restored: bool
+    reason: SkipReason | None
+    fidelity: float | None
+    crop_before: EncodedImage | None
+    crop_after: EncodedImage | None
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What the restorer returned. `mask` is there if it was requested."""
+
+    image: EncodedImage
+    mask: EncodedImage | None
+    faces: tuple[FaceOutcome, ...]
+    face_restoration_applied: bool
+    face_restoration_reason: SkipReason | None
+    tone_matched: bool
+    upscale_applied: int
+    upscaler: str
+    """What upscaled the image, a network's name or "lanczos"; empty if nothing was upscaled."""
+    model_set: str
+    warnings: tuple[ResponseWarning, ...]
+    stages: tuple[StageReport, ...]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The faces of an image, highest confidence first; its size in px, after its orientation was applied."""
+
+    faces: tuple[Face, ...]
+    width: int
+    height: int
+    stages: tuple[StageReport, ...]

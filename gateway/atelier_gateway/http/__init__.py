@@ -1,0 +1,1 @@
+"""What every dialect over HTTP needs: bodies in, errors out, deadlines, request IDs, metrics."""

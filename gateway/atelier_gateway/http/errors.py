@@ -1,0 +1,96 @@
+"""Errors over HTTP: the total table from reasons to statuses, and what every dialect does with an error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atelier_runtime import metrics
+from atelier_runtime.errors import REFUSALS, RETRYABLE, AtelierError, ErrorReason, InternalError
+
+logger = logging.getLogger(__name__)
+
+HTTP_STATUS: Mapping[ErrorReason, int] = {
+    ErrorReason.INVALID_REQUEST: 422,
+    ErrorReason.MALFORMED_BODY: 400,
+    ErrorReason.BODY_TOO_LARGE: 413,
+    ErrorReason.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorReason.QUEUE_FULL: 429,
+    ErrorReason.DEADLINE_UNMEETABLE: 503,
+    ErrorReason.DEADLINE_EXCEEDED: 504,
+    ErrorReason.SERVICE_NOT_READY: 503,
+    ErrorReason.SERVICE_DRAINING: 503,
+    ErrorReason.SERVICE_UNAVAILABLE: 503,
+    ErrorReason.OUT_OF_MEMORY: 503,
+    ErrorReason.BAD_IMAGE: 500,
+    ErrorReason.CANCELLED: 499,  # for the log only: the client is gone
+    ErrorReason.NOT_FOUND: 404,
+    ErrorReason.INTERNAL: 500,
+}
+
+_RETRY_AFTER_S = 5.0
+
+
+class ErrorRenderingRoute(APIRoute):
+    """A route that renders its errors as its dialect does. Each dialect has a subclass as its route class."""
+
+    @staticmethod
+    def render_error(error: AtelierError) -> Response:
+        """Return the response to an error."""
+        raise NotImplementedError
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, with errors rendered."""
+        handle = super().get_route_handler()
+
+        async def handle_with_errors(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except AtelierError as error:
+                log_and_count(error, is_probe=request.method == "GET")
+                return self.render_error(error)
+            except HTTPException:  # the framework's own; the application handles it
+                raise
+            except Exception:
+                return self.render_error(unforeseen_error())
+
+        return handle_with_errors
+
+
+def retry_after(error: AtelierError) -> dict[str, str]:
+    """Return the Retry-After header of an error that is worth retrying, otherwise none."""
+    if error.reason not in RETRYABLE:
+        return {}
+    delay = _RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+    return {"Retry-After": str(max(1, math.ceil(delay)))}
+
+
+def log_and_count(error: AtelierError, *, is_probe: bool = False) -> None:
+    """Log and count an error that is about to be returned.
+
+    `is_probe`: from an endpoint that is polled every few seconds; kept out of the log.
+    """
+    metrics.ERRORS.labels(error.reason).inc()
+    if error.reason in REFUSALS:
+        metrics.REFUSALS.labels(error.reason).inc()
+    is_our_fault = error.reason in (ErrorReason.INTERNAL, ErrorReason.BAD_IMAGE)
+    logger.log(
+        logging.ERROR if is_our_fault else logging.DEBUG if is_probe else logging.INFO,
+        "failed",
+        extra={"reason": error.reason, "error": error.message},
+    )
+
+
+def unforeseen_error() -> InternalError:
+    """Log the exception being handled with its traceback; return what the client may know of it."""
+    logger.exception("internal error")
+    error = InternalError()
+    log_and_count(error)
+    return error

@@ -1,0 +1,46 @@
+"""What the process serves about itself: /metrics, /openapi.json, and /docs without scripts from a CDN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+_OPENAPI = "/openapi.json"
+_ASSETS = "/docs/assets"
+
+
+def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Serve the metrics to Prometheus."""
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"Content-Type": content_type})
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serve the OpenAPI document and Swagger UI."""
+
+    @app.api_route(_OPENAPI, methods=["GET", "HEAD"], include_in_schema=False)
+    async def openapi() -> Response:
+        return JSONResponse(app.openapi())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url=_OPENAPI,
+            title=f"{app.title} - API",
+            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{_ASSETS}/favicon.png",
+        )
+
+    app.mount(_ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))

@@ -1,0 +1,80 @@
+"""What surrounds every HTTP request: request ID, metrics, one log line, a response to unforeseen errors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from atelier_gateway.http.errors import unforeseen_error
+from atelier_runtime import metrics
+from atelier_runtime.errors import AtelierError
+from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
+
+logger = logging.getLogger(__name__)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
+_CLIENT_CLOSED_REQUEST = 499
+
+
+class RequestContextMiddleware:
+    """The innermost middleware: it must see the scope in which the router leaves the matched route."""
+
+    def __init__(self, app: ASGIApp, *, render_error: Callable[[AtelierError], Response]) -> None:
+        """`render_error` is for errors outside the routes; each route renders its own as its dialect does."""
+        self._app = app
+        self._render_error = render_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        current = accept_request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        token = request_id.set(current)
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = current
+            await send(message)
+
+        metrics.REQUESTS_IN_PROGRESS.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            error = unforeseen_error()
+            if status:  # the response has begun: it can only be cut off
+                raise
+            await self._render_error(error)(scope, receive, send_with_id)
+        finally:
+            metrics.REQUESTS_IN_PROGRESS.dec()
+            _record(scope, status or _CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
+            request_id.reset(token)
+
+
+def _record(scope: Scope, status: int, seconds: float) -> None:
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    path = route_template(scope)
+    code = str(status)
+    metrics.REQUEST_DURATION.labels(f"{method} {path}", code).observe(seconds)
+    level = logging.INFO if method == "POST" else logging.DEBUG
+    fields = {"method": method, "path": path, "code": code, "seconds": round(seconds, 4)}
+    logger.log(level, "request", extra=fields)
+
+
+def route_template(scope: Scope) -> str:
+    """Return the path of the matched route as it was declared, such as `/v1/jobs/{id}`.
+
+    "other" where no route matched, and for mounted files: a client must not be able to make up label values.
+    A prefix must be given to the `APIRouter`, not to `include_router`, to be part of the template.
+    """
+    route = scope.get("route")
+    return "other" if route is None else str(route.path)

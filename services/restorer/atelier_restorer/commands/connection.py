@@ -1,0 +1,43 @@
+"""Runs a command with a client: of the service of --server, or of networks loaded in this process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from atelier_restorer.client import Client, connect
+from atelier_restorer.commands import options
+from atelier_runtime import defaults
+from atelier_runtime.log import PlainFormatter, configure_logging
+from atelier_runtime.service_status import NetworkRole
+
+T = TypeVar("T")
+
+
+def run_with_client(
+    args: argparse.Namespace,
+    work: Callable[[Client], Awaitable[T]],
+    *,
+    roles: Collection[NetworkRole],
+    required: Collection[NetworkRole],
+) -> T:
+    """Run `work` with a client. In this process only the networks of `roles` are loaded.
+
+    Raises what `work` raises, `UsageError`, and `StartupError` if a network of `required` is missing.
+    """
+    configure_logging("info" if args.verbose else "warning", PlainFormatter())
+    if args.server is not None:
+        timeout_s = defaults.DEADLINE_S if args.timeout is None else args.timeout
+        return asyncio.run(_run(connect(args.server, timeout_s=timeout_s), work))
+    settings = options.load_settings(args)
+    from atelier_restorer.in_process import open_in_process  # imports torch, which takes seconds
+
+    return asyncio.run(_run(open_in_process(settings, roles, required), work))
+
+
+async def _run(opening: AbstractAsyncContextManager[Client], work: Callable[[Client], Awaitable[T]]) -> T:
+    async with opening as client:
+        return await work(client)

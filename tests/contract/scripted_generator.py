@@ -1,0 +1,56 @@
+"""The generator's stand-in: it takes three steps, and returns a gradient of the requested size."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from atelier.generator.v1 import generator_service_pb2 as pb
+from atelier.generator.v1 import generator_service_pb2_grpc
+from atelier_runtime import defaults, wire
+from atelier_runtime.metrics import StageReport
+from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.sizes import Size, result_size
+from tests.contract.script import Scripted, encoded, gradient, set_fields
+
+STEPS = 3
+
+
+class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceServicer):
+    async def GenerateImage(
+        self, request: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateImageResponse]:
+        for step in range(STEPS + 1):
+            progress = pb.GenerateImageProgress(stage="base", step=step, total_steps=STEPS)
+            yield pb.GenerateImageResponse(progress=progress)
+        await self.begin(request, context)
+        yield pb.GenerateImageResponse(result=self._result(request))
+
+    async def GetStatus(
+        self, request: pb.GetStatusRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GetStatusResponse:
+        return pb.GetStatusResponse(status=await self.status())
+
+    def _result(self, request: pb.GenerateImageRequest) -> pb.GenerateImageResult:
+        requested = Size(request.width_px or defaults.SIDE_PX, request.height_px or defaults.SIDE_PX)
+        lanczos_scale = wire.optional(request, "lanczos_scale")
+        size = self.script.size or result_size(
+            requested, hires_fix=request.hires_fix, lanczos_scale=lanczos_scale
+        )
+        output = wire.output_from_proto(request.output, [])
+        use_refiner = not request.HasField("use_refiner") or request.use_refiner
+        use_upscaler = not request.HasField("use_upscaler") or request.use_upscaler
+        result = pb.GenerateImageResult(
+            image=encoded(gradient(*size), output.format or "png", output.quality or defaults.QUALITY),
+            seed=request.seed if request.HasField("seed") else 2**52 + len(self.script.requests),
+            refiner_reason=wire.skip_reason_to_proto(SkipReason.NOT_LOADED if use_refiner else None),
+            hires_fix_applied=request.hires_fix,
+            upscaler="demo_x2" if request.hires_fix and use_upscaler else "",
+            stages=wire.stages_to_proto([StageReport("base", 1.25)]),
+            model_set="demo",
+        )
+        if self.script.no_image:
+            result.ClearField("image")
+        set_fields(result, self.script.result)
+        return result

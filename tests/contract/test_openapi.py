@@ -1,0 +1,40 @@
+"""The OpenAPI document and the page that shows it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.contract.stack import Stack
+
+PHOTO_PATHS = ["/restore", "/detect", "/compare"]
+
+
+def test_the_docs_page_needs_no_network(stack: Stack) -> None:
+    page = stack.client.get("/docs").text
+    assert "http://" not in page and "https://" not in page
+    linked = re.findall(r"""(?:src|href)="(/[^"]+)""", page)
+    assert {link.rsplit(".", 1)[1] for link in linked} == {"js", "css", "png"}
+    for link in linked:
+        assert stack.client.get(link).status_code == 200
+
+
+def test_the_examples_of_generate_are_served(stack: Stack) -> None:
+    operation = stack.client.get("/openapi.json").json()["paths"]["/generate"]["post"]
+    body = operation["requestBody"]["content"]["application/json"]
+    assert all("description" in field for field in body["schema"]["properties"].values())
+    for example in body["examples"].values():
+        request = {**example["value"], "width": 256, "height": 256}
+        assert stack.client.post("/generate", json=request).status_code == 200
+
+
+@pytest.mark.parametrize("path", PHOTO_PATHS)
+def test_the_examples_of_the_photo_routes_are_served(stack: Stack, path: str) -> None:
+    operation = stack.client.get("/openapi.json").json()["paths"][path]["post"]
+    content = operation["requestBody"]["content"]
+    for kind in content.values():
+        assert all("description" in field for field in kind["schema"]["properties"].values())
+    for example in content["application/json"]["examples"].values():
+        response = stack.client.post(path, json=example["value"])
+        assert response.status_code == 200, response.text

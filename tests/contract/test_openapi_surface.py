@@ -1,0 +1,16 @@
+"""What clients can rely on changes only when it is meant to."""
+
+from __future__ import annotations
+
+from tests.contract.openapi_surface import COPY, current
+
+
+def test_the_surface_is_that_of_the_committed_copy() -> None:
+    committed = COPY.read_text().splitlines()
+    assert current() == committed, "see openapi_surface.py, if this change is meant"
+
+
+def test_the_copy_names_every_path() -> None:
+    paths = {line.split()[1].rstrip(":") for line in COPY.read_text().splitlines() if line[0].isupper()}
+    photo = {"/restore", "/detect", "/compare"}
+    assert paths == {"/", "/generate", "/health", "/livez", "/readyz", *photo}

@@ -1,0 +1,162 @@
+"""A call goes to a replica that can serve it, and to another if that one goes away; on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from grpc_health.v1 import health_pb2
+from prometheus_client import Counter, Gauge
+
+from atelier_runtime import metrics
+from atelier_runtime.errors import (
+    AtelierError,
+    DeadlineUnmeetable,
+    OutOfMemory,
+    QueueFull,
+    ServiceDraining,
+    ServiceUnavailable,
+)
+from tests.unit.gateway.backends.replicas import ReplicaSet, free_port, in_time, name, until
+
+
+@pytest.fixture
+async def replica_set() -> AsyncIterator[ReplicaSet]:
+    replica_set = ReplicaSet()
+    yield replica_set
+    await replica_set.close()
+
+
+def value(metric: Counter | Gauge) -> float:
+    [family] = metric.collect()
+    return float(family.samples[0].value)
+
+
+async def test_calls_go_to_each_replica_in_turn(replica_set: ReplicaSet) -> None:
+    a, b = await replica_set.replica("a"), await replica_set.replica("b")
+    channel = await replica_set.channel(a.port, b.port)
+
+    async def both_are_connected() -> bool:
+        return {await channel.call(name, in_time()) for _ in range(2)} == {"a", "b"}
+
+    await until(both_are_connected)
+    names = [await channel.call(name, in_time()) for _ in range(20)]
+    assert names.count("a") == names.count("b") == 10
+
+
+async def test_a_replica_that_is_not_ready_gets_no_calls(replica_set: ReplicaSet) -> None:
+    loading, ready = await replica_set.replica("a"), await replica_set.replica("b")
+    await loading.set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+    channel = await replica_set.channel(loading.port, ready.port)
+    assert {await channel.call(name, in_time()) for _ in range(10)} == {"b"}
+    assert loading.calls == 0
+
+
+async def test_a_call_that_a_draining_replica_refuses_is_retried_elsewhere(replica_set: ReplicaSet) -> None:
+    # The channel does not know yet that it is draining: it still counts as ready.
+    draining = await replica_set.replica("a", ServiceDraining(retry_after_s=1))
+    serving = await replica_set.replica("b")
+    channel = await replica_set.channel(draining.port, serving.port)
+
+    async def refused_once() -> bool:
+        assert await channel.call(name, in_time()) == "b"
+        return draining.calls > 0
+
+    await until(refused_once)
+
+
+async def test_a_call_for_which_a_replica_has_no_slot_is_retried_elsewhere(replica_set: ReplicaSet) -> None:
+    full, free = await replica_set.replica("a", QueueFull(retry_after_s=7)), await replica_set.replica("b")
+    channel = await replica_set.channel(full.port, free.port)
+    retries = metrics.BACKEND_RETRIES.labels("restorer", "queue_full")
+    before = value(retries)
+
+    async def refused_often() -> bool:
+        assert await channel.call(name, in_time()) == "b"
+        return full.calls >= 20  # twice the initial retry budget: every success refills it
+
+    await until(refused_often)
+    assert value(retries) == before + full.calls
+
+
+@pytest.mark.parametrize("refusal", [QueueFull, DeadlineUnmeetable])
+async def test_if_all_are_full_the_error_is_that_of_the_one_with_a_free_slot_first(
+    replica_set: ReplicaSet, refusal: type[AtelierError]
+) -> None:
+    replicas = [await replica_set.replica(str(wait_s)) for wait_s in (40, 7, 50)]
+    channel = await replica_set.channel(*(replica.port for replica in replicas))
+
+    async def all_are_connected() -> bool:
+        for replica in replicas:
+            replica.calls = 0
+        for _ in replicas:
+            await channel.call(name, in_time())
+        return all(replica.calls == 1 for replica in replicas)
+
+    await until(all_are_connected)
+    for replica in replicas:
+        replica.error = refusal(retry_after_s=float(replica.name))
+    with pytest.raises(refusal) as refused:
+        await channel.call(name, in_time())
+    assert refused.value.retry_after_s == 7 and [replica.calls for replica in replicas] == [2, 2, 2]
+
+
+async def test_the_retry_budget_of_a_backend_that_is_full_everywhere_ends(replica_set: ReplicaSet) -> None:
+    full = await replica_set.replica("a", QueueFull(retry_after_s=7))
+    channel = await replica_set.channel(full.port)
+    failures = metrics.BACKEND_FAILURES.labels("restorer", "queue_full")
+    before = value(failures)
+    for _ in range(50):
+        with pytest.raises(QueueFull):
+            await channel.call(name, in_time())
+    assert value(failures) == before + 50
+    assert full.calls == 60, "ten more than were made, however long it lasts"
+
+
+async def test_an_error_that_a_retry_does_not_change_is_not_retried(replica_set: ReplicaSet) -> None:
+    small = await replica_set.replica("a", OutOfMemory())
+    failures = metrics.BACKEND_FAILURES.labels("restorer", "out_of_memory")
+    before = value(failures)
+    channel = await replica_set.channel(small.port)
+    with pytest.raises(OutOfMemory):
+        await channel.call(name, in_time())
+    assert (value(failures), small.calls) == (before + 1, 1)
+
+
+async def test_retries_end(replica_set: ReplicaSet) -> None:
+    draining = await replica_set.replica("a", ServiceDraining(retry_after_s=1))
+    channel = await replica_set.channel(draining.port)
+    with pytest.raises(ServiceDraining):
+        await channel.call(name, in_time())
+    assert draining.calls == 3
+
+
+async def test_a_call_waits_for_a_replica_and_counts_as_pending_meanwhile(replica_set: ReplicaSet) -> None:
+    port = free_port()
+    pending = metrics.BACKEND_PENDING.labels("restorer")
+    before = value(pending)
+    channel = await replica_set.channel(port, wait_s=20)
+    call = asyncio.create_task(channel.call(name, in_time()))
+    await asyncio.sleep(0.3)
+    assert value(pending) == before + 1
+    await replica_set.replica("late", port=port)
+    assert await call == "late"
+    assert value(pending) == before
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.3])
+async def test_without_a_replica_a_call_fails_when_the_wait_is_over(
+    replica_set: ReplicaSet, wait_s: float
+) -> None:
+    channel = await replica_set.channel(free_port(), wait_s=wait_s)
+    with pytest.raises(ServiceUnavailable) as error:
+        await channel.call(name, in_time())
+    assert error.value.retry_after_s
+
+
+async def test_the_wait_ends_at_the_deadline(replica_set: ReplicaSet) -> None:
+    channel = await replica_set.channel(free_port(), wait_s=600)
+    with pytest.raises(ServiceUnavailable):
+        await asyncio.wait_for(channel.call(name, time.monotonic() + 0.3), 20)

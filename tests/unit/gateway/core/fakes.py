@@ -1,0 +1,133 @@
+"""Backends without a wire, for tests of the use cases."""
+
+from __future__ import annotations
+
+from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
+from atelier_gateway.core.values import (
+    CompareSpec,
+    Detection,
+    DetectSpec,
+    Face,
+    FaceOutcome,
+    GeneratedImage,
+    GenerateSpec,
+    OnProgress,
+    Progress,
+    Restoration,
+    RestoreSpec,
+)
+from atelier_runtime.errors import AtelierError
+from atelier_runtime.images import EncodedImage
+from atelier_runtime.metrics import StageReport
+from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
+
+SIDE = 16
+STEPS = 2
+
+
+def status(*networks: tuple[NetworkRole, str], ready: bool = True, device: str = "cpu") -> ServiceStatus:
+    return ServiceStatus(
+        version="1",
+        ready=ready,
+        model_set="demo" if ready else "",
+        networks=tuple(LoadedNetwork(role, name) for role, name in networks),
+        device=device,
+        device_name="",
+        dtype="float32",
+        vram_free_bytes=None,
+        vram_total_bytes=None,
+        process_memory_bytes=None,
+        queue_depth=None,
+        queue_capacity=None,
+        running=None,
+    )
+
+
+class FakeGenerator(GeneratorBackend):
+    """Returns gray pixels, after two steps of progress."""
+
+    def __init__(self) -> None:
+        self.error: AtelierError | None = None
+        self.reported: ServiceStatus | AtelierError = status((NetworkRole.BASE, "demo-sdxl"))
+        self.specs: list[GenerateSpec] = []
+        self.upscaler = ""
+        self.raw = bytes(SIDE * SIDE * 3)
+
+    async def status(self) -> ServiceStatus:
+        if isinstance(self.reported, AtelierError):
+            raise self.reported
+        return self.reported
+
+    async def generate(
+        self, spec: GenerateSpec, on_progress: OnProgress, *, deadline: float
+    ) -> GeneratedImage:
+        self.specs.append(spec)
+        if self.error is not None:
+            raise self.error
+        for step in range(1, STEPS + 1):
+            on_progress(Progress("base", step, STEPS))
+        data = self.raw if spec.output_format == "raw" else b"a file of the generator"
+        return GeneratedImage(
+            image=EncodedImage(data, spec.output_format, SIDE, SIDE),
+            seed=7,
+            model_set="demo",
+            refiner_applied=False,
+            refiner_reason=SkipReason.NOT_LOADED,
+            hires_fix_applied=False,
+            upscaler=self.upscaler,
+            warnings=(ResponseWarning(WarningCode.SIZE_LIMITED, "of the generator"),),
+            stages=(StageReport("base", 1.0),),
+        )
+
+
+class FakeRestorer(RestorerBackend):
+    """Restores one face."""
+
+    def __init__(self) -> None:
+        self.error: AtelierError | None = None
+        self.reported: ServiceStatus | AtelierError = status(
+            (NetworkRole.FACE_DETECTOR, "retinaface"), (NetworkRole.FACE_RESTORER, "codeformer")
+        )
+        self.specs: list[RestoreSpec] = []
+        self.deadlines: list[float] = []
+        self.applied = True
+        self.reason: SkipReason | None = None
+        self.upscaler = ""
+        self.results = 8
+
+    async def status(self) -> ServiceStatus:
+        if isinstance(self.reported, AtelierError):
+            raise self.reported
+        return self.reported
+
+    async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
+        self.specs.append(spec)
+        self.deadlines.append(deadline)
+        if self.error is not None:
+            raise self.error
+        outcome = FaceOutcome(face(0), self.applied, self.reason, spec.fidelity, None, None)
+        return Restoration(
+            image=EncodedImage(b"a file of the restorer", spec.output_format or "png", SIDE, SIDE),
+            mask=None,
+            faces=(outcome,),
+            face_restoration_applied=self.applied,
+            face_restoration_reason=self.reason,
+            tone_matched=False,
+            upscale_applied=spec.upscale or 1,
+            upscaler=self.upscaler,
+            model_set="demo",
+            warnings=(ResponseWarning(WarningCode.LOSSY_OUTPUT, "of the restorer"),),
+            stages=(StageReport("restore", 2.0),),
+        )
+
+    async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
+        results = [await self.restore(spec.restore, deadline=deadline) for _ in spec.fidelities]
+        return tuple(results[: self.results])
+
+    async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
+        return Detection((face(0),), SIDE, SIDE, ())
+
+
+def face(index: int) -> Face:
+    return Face(index, (1, 2, 11, 12), ((1, 1), (2, 1), (1, 2), (1, 3), (2, 3)), 0.9)

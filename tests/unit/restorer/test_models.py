@@ -1,0 +1,206 @@
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from atelier_restorer.__main__ import main
+from atelier_restorer.models import load_models
+from atelier_restorer.settings import RestorerSettings
+from atelier_runtime import settings
+from atelier_runtime.settings import StartupError
+from tests.tiny_restorer import build_set, codeformer_state, detector_state
+
+
+def settings_for(folder: Path, **others: Any) -> RestorerSettings:
+    return RestorerSettings(model_set=str(folder), device="cpu", cpu_threads=1, **others)
+
+
+def test_what_was_loaded_from_where_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    build_set(tmp_path, detector=detector_state(), codeformer=codeformer_state())
+    models = load_models(settings_for(tmp_path))
+    assert models.detector and models.codeformer and models.upscaler
+    record = next(r for r in caplog.records if r.getMessage() == "CodeFormer loaded successfully")
+    assert record.__dict__["file"] == str(tmp_path / "codeformer.safetensors")
+
+
+def test_published_file_formats_are_read(tmp_path: Path) -> None:
+    folder = build_set(tmp_path, upscaler=False)
+    torch.save({"params_ema": codeformer_state()}, folder / "codeformer.pth")
+    torch.save({f"module.{k}": v for k, v in detector_state().items()}, folder / "detector.pth")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for role in ("codeformer", "detector"):
+        manifest["components"][role] = {"path": f"{role}.pth", "name": role}
+        manifest["files"][f"{role}.pth"] = {"sha256": _sha256(folder / f"{role}.pth")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    models = load_models(settings_for(folder))
+    assert models.detector and models.codeformer and models.upscaler is None
+
+
+def as_published(state: dict[str, Any], form: str) -> Any:
+    """Return the same weights in a form in which people publish them."""
+    match form:
+        case "params_ema" | "params" | "state_dict":
+            return {form: state}
+        case "module.":
+            return {f"module.{key}": tensor for key, tensor in state.items()}
+        case "without counters":
+            return {key: tensor for key, tensor in state.items() if "num_batches_tracked" not in key}
+        case "float16" | "bfloat16":
+            dtype = getattr(torch, form)
+            return {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    return state
+
+
+_FLAT = ("flat", "module.", "without counters", "float16", "bfloat16")
+_WRAPPED = ("params_ema", "params", "state_dict")
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [*((form, ".pth") for form in (*_FLAT, *_WRAPPED)), *((form, ".safetensors") for form in _FLAT)],
+)
+def test_single_files_replace_components_of_the_set(tmp_path: Path, form: str, suffix: str) -> None:
+    files = {"detector": detector_state(), "codeformer": codeformer_state()}
+    for role, state in files.items():
+        write = torch.save if suffix == ".pth" else save_file
+        write(as_published(state, form), tmp_path / f"{role}_file{suffix}")
+    chosen = {role: str(tmp_path / f"{role}_file{suffix}") for role in files}
+    models = load_models(settings_for(build_set(tmp_path / "set"), **chosen), ("detector", "codeformer"))
+    assert models.detector and models.codeformer and models.upscaler is None
+    names = {role: component.name for role, component in models.components.items()}
+    assert names == {"detector": "retinaface_mobile0.25", "codeformer": "codeformer_file"}
+    assert models.name == f"detector_file{suffix} + codeformer_file{suffix}"
+    loaded = models.codeformer.network.state_dict()
+    for key, tensor in files["codeformer"].items():
+        exact = form if form in ("float16", "bfloat16") else "float32"
+        assert torch.equal(loaded[key], tensor.to(getattr(torch, exact)).float()), key
+
+
+@pytest.mark.parametrize("role", ["detector", "codeformer"])
+def test_weights_of_something_else_stop_the_start(tmp_path: Path, role: str) -> None:
+    wrong: dict[str, Any] = {role: {"weight": torch.zeros(3)}}
+    build_set(tmp_path, **wrong)
+    with pytest.raises(StartupError, match=f"{role}.safetensors"):
+        load_models(settings_for(tmp_path))
+
+
+@pytest.mark.parametrize("role", ["detector", "codeformer", "parser", "upscaler"])
+def test_a_single_file_of_something_else_is_reported_with_its_own_setting(tmp_path: Path, role: str) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "wrong.pth")
+    with pytest.raises(StartupError, match=rf"^{role.upper()}: .*wrong\.pth"):
+        load_models(settings_for(build_set(tmp_path / "set"), **{role: str(tmp_path / "wrong.pth")}))
+    with pytest.raises(StartupError, match=rf"^{role.upper()}=.*nowhere\.pth: there is no such file"):
+        load_models(settings_for(tmp_path / "set", **{role: str(tmp_path / "nowhere.pth")}))
+
+
+def test_any_other_missing_tensor_stops_the_start(tmp_path: Path) -> None:
+    state = detector_state()
+    del state["body.stage1.0.1.running_var"]
+    build_set(tmp_path, detector=state)
+    with pytest.raises(StartupError, match=r"^MODEL_SET: .*running_var is missing"):
+        load_models(settings_for(tmp_path))
+
+
+def test_only_the_requested_roles_are_loaded(tmp_path: Path) -> None:
+    """A corrupt detector does not prevent restoring aligned crops."""
+    build_set(tmp_path, detector=detector_state(), codeformer=codeformer_state())
+    (tmp_path / "detector.safetensors").write_bytes(b"damaged")
+    (tmp_path / "upscaler.safetensors").unlink()
+    models = load_models(settings_for(tmp_path), ("codeformer",))
+    assert list(models.components) == ["codeformer"]
+    assert models.codeformer and models.detector is None and models.upscaler is None and models.parser is None
+    with pytest.raises(StartupError, match=r"detector\.safetensors"):
+        load_models(settings_for(tmp_path))
+
+
+def test_photo_networks_mixed_with_the_demo_sets_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(codeformer_state(), tmp_path / "published.pth")
+    mixed = RestorerSettings(device="cpu", cpu_threads=1, codeformer=str(tmp_path / "published.pth"))
+    for roles, warns in ((("codeformer", "detector"), True), (("codeformer",), False)):
+        caplog.clear()
+        models = load_models(mixed, roles)
+        warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert len(warnings) == warns and (not warns or "demo set provides: detector." in warnings[0])
+        assert models.name == ("demo + published.pth" if warns else "published.pth")
+    caplog.clear()
+    load_models(RestorerSettings(device="cpu", cpu_threads=1), ("codeformer", "detector"))
+    assert not [r for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def test_a_codeformer_of_another_size_stops_the_start(tmp_path: Path) -> None:
+    state = codeformer_state()
+    state["position_emb"] = state["position_emb"][:64]
+    state = {k: v for k, v in state.items() if "fuse_convs_dict" not in k}
+    build_set(tmp_path, codeformer=state)
+    with pytest.raises(StartupError, match=r"codeformer.*256 px"):
+        load_models(settings_for(tmp_path))
+
+
+def test_changed_weights_stop_the_start(tmp_path: Path) -> None:
+    build_set(tmp_path, codeformer=codeformer_state())
+    save_file(codeformer_state(seed=1), tmp_path / "codeformer.safetensors")
+    with pytest.raises(StartupError, match="SHA-256"):
+        load_models(settings_for(tmp_path))
+
+
+def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
+    build_set(tmp_path, codeformer={k: v.half() for k, v in codeformer_state().items()})
+    models = load_models(settings_for(tmp_path))
+    assert models.codeformer is not None
+    assert {p.dtype for p in models.codeformer.network.parameters()} == {torch.float32}
+
+
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ATELIER_RESTORER_MAX_BATCH", "65")
+    with pytest.raises(SystemExit) as caught:
+        settings.load(RestorerSettings)
+    assert caught.value.code == 2
+    assert "ATELIER_RESTORER_MAX_BATCH=65" in capsys.readouterr().err
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code in ((["--help"], 0), (["serve", "--help"], 0), ([], 2), (["unknown"], 2)):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == code
+    assert "serve" in capsys.readouterr().out
+
+
+def test_a_missing_model_set_stops_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("MODEL_SET", str(tmp_path)), ("PORT", "0"), ("METRICS_PORT", "0")):
+        monkeypatch.setenv(f"ATELIER_RESTORER_{name}", value)
+    assert main(["serve"]) == 1
+    assert "ATELIER_RESTORER_MODEL_SET" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_leave_the_cpus_to_others(value: str | None, expected: str) -> None:
+    """It must be set before torch is imported; a bad port stops the command before that."""
+    code = (
+        "import os, sys; from atelier_restorer.__main__ import main\n"
+        "try: main(['serve'])\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"ATELIER_RESTORER_PORT": "-1"} | ({"OMP_WAIT_POLICY": value} if value else {})
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [expected, "False"]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,255 @@
+"""The server with a small service of its own, on a real socket."""
+
+import asyncio
+import threading
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import pytest
+import pytest_asyncio
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from pydantic_settings import SettingsConfigDict
+
+from atelier.common.v1 import service_status_pb2 as pb_status
+from atelier.restorer.v1 import restorer_service_pb2 as pb
+from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
+from atelier_runtime import errors, metrics, rpc_errors
+from atelier_runtime.device import DeviceWorker, Job
+from atelier_runtime.server import ServiceServer
+from atelier_runtime.service import LoadedModels, StatusServicer
+from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
+from atelier_runtime.settings import ServiceSettings, StartupError
+
+SERVICE = "atelier.restorer.v1.RestorerService"
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="ATELIER_TEST_", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    metrics_port: int = 0
+    queue_capacity: int = 1
+    drain_seconds: float = 10.0
+
+
+class SmallService(StatusServicer, pb_grpc.RestorerServiceServicer):
+    """Its RestoreFaces holds the device until it may go on; DetectFaces raises the given error."""
+
+    name = SERVICE
+
+    def __init__(self, worker: DeviceWorker) -> None:
+        self.worker = worker
+        self.loading = threading.Event()
+        self.loading.set()
+        self.busy = threading.Event()
+        self.let_go = threading.Event()
+        self.raises: Exception | None = None
+        self.load_error: Exception | None = None
+
+    def load(self) -> LoadedModels:
+        self.loading.wait(30)
+        if self.load_error:
+            raise self.load_error
+        networks = (LoadedNetwork(NetworkRole.FACE_DETECTOR, "none"),)
+        return LoadedModels("small", networks, torch.device("cpu"), torch.float32)
+
+    def warm_up(self) -> None: ...
+
+    def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
+        super().__init__(pb.GetStatusResponse, status)
+        pb_grpc.add_RestorerServiceServicer_to_server(self, server)
+
+    async def RestoreFaces(self, request: object, context: grpc.aio.ServicerContext) -> object:
+        def work(job: Job[None]) -> None:
+            self.busy.set()
+            while not self.let_go.wait(0.005):
+                job.check()
+
+        await self.worker.submit(work).result()
+        return pb.RestoreFacesResponse(model_set="small")
+
+    async def DetectFaces(self, request: object, context: grpc.aio.ServicerContext) -> object:
+        if self.raises:
+            raise self.raises
+        return pb.DetectFacesResponse(width_px=1)
+
+
+class Running:
+    def __init__(self, server: ServiceServer, channel: grpc.aio.Channel) -> None:
+        self.server = server
+        self.service: SmallService = server.service
+        self.stub = pb_grpc.RestorerServiceStub(channel)
+        self.health = health_pb2_grpc.HealthStub(channel)
+        self.channel = channel
+
+    async def serving(self, name: str) -> bool:
+        answer = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    async def scrape(self) -> str:
+        url = f"http://127.0.0.1:{self.server.metrics_port}/metrics"
+        return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+
+
+@pytest_asyncio.fixture
+async def loading() -> AsyncIterator[Running]:
+    """A started service whose loading waits for `service.loading`."""
+    server = ServiceServer("restorer", Settings(), SmallService)
+    server.service.loading.clear()
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        running = Running(server, channel)
+        yield running
+        running.service.loading.set()
+        running.service.let_go.set()
+        await server.drain()
+
+
+@pytest_asyncio.fixture
+async def ready(loading: Running) -> Running:
+    loading.service.loading.set()
+    await loading.server.wait_ready()
+    return loading
+
+
+async def refused(call: grpc.aio.Call) -> errors.AtelierError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return rpc_errors.from_rpc_error(caught.value)
+
+
+async def test_alive_at_once_ready_only_after_loading(loading: Running) -> None:
+    assert await loading.serving("")
+    assert not await loading.serving(SERVICE)
+    assert not (await loading.stub.GetStatus(pb.GetStatusRequest())).status.ready
+    assert isinstance(
+        await refused(loading.stub.DetectFaces(pb.DetectFacesRequest())), errors.ServiceNotReady
+    )
+    loading.service.loading.set()
+    await loading.server.wait_ready()
+    assert await loading.serving(SERVICE)
+    status = (await loading.stub.GetStatus(pb.GetStatusRequest())).status
+    assert status.ready and status.model_set == "small" and status.queue_capacity == 1
+    assert [(n.role, n.name) for n in status.networks] == [(pb_status.NETWORK_ROLE_FACE_DETECTOR, "none")]
+    assert (status.device, status.dtype) == ("cpu", "float32") and status.device_name
+    assert not status.HasField("vram_total_bytes") and status.process_memory_bytes > 0
+
+
+async def test_reflection_lists_the_service(ready: Running) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(ready.channel)
+    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    [answer] = [a async for a in stub.ServerReflectionInfo(asked)]
+    assert SERVICE in {s.name for s in answer.list_services_response.service}
+
+
+async def test_every_error_class_arrives_as_it_was_raised(ready: Running) -> None:
+    for reason, cls in errors.ERROR_CLASSES.items():
+        fields = [errors.FieldViolation("image", "is empty")]
+        ready.service.raises = errors.make_error(reason, "message", fields=fields)
+        assert type(await refused(ready.stub.DetectFaces(pb.DetectFacesRequest()))) is cls
+    ready.service.raises = None
+    await ready.stub.DetectFaces(pb.DetectFacesRequest())
+
+
+async def test_an_unexpected_exception_says_the_request_id_and_nothing_else(
+    ready: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready.service.raises = KeyError("/secret/path")
+    error = await refused(
+        ready.stub.DetectFaces(pb.DetectFacesRequest(), metadata=(("x-request-id", "abc-1"),))
+    )
+    assert type(error) is errors.InternalError
+    assert "abc-1" in error.message and "secret" not in error.message
+    assert "/secret/path" in caplog.text
+
+
+async def test_metrics_move_and_the_queue_refuses(ready: Running) -> None:
+    before = metrics.REFUSALS.labels("queue_full")._value.get()
+    first = ready.stub.RestoreFaces(pb.RestoreFacesRequest())
+    assert await asyncio.to_thread(ready.service.busy.wait, 10)
+    second = asyncio.ensure_future(ready.stub.RestoreFaces(pb.RestoreFacesRequest()))
+    while ready.server.worker.depth == 0:
+        await asyncio.sleep(0.005)
+    text = await ready.scrape()
+    assert "atelier_queue_depth 1.0" in text and "atelier_vram_bytes" not in text
+    assert "process_resident_memory_bytes" in text
+    error = await refused(ready.stub.RestoreFaces(pb.RestoreFacesRequest()))
+    assert isinstance(error, errors.QueueFull) and error.retry_after_s >= 1
+    assert metrics.REFUSALS.labels("queue_full")._value.get() == before + 1
+    assert (await ready.stub.GetStatus(pb.GetStatusRequest())).status.running == 1
+    ready.service.let_go.set()
+    await asyncio.gather(first, second)
+
+
+async def test_a_cancelled_call_and_a_passed_deadline_stop_the_job(ready: Running) -> None:
+    call = ready.stub.RestoreFaces(pb.RestoreFacesRequest())
+    assert await asyncio.to_thread(ready.service.busy.wait, 10)
+    call.cancel()
+    while ready.server.worker.running:
+        await asyncio.sleep(0.005)
+    error = await refused(ready.stub.RestoreFaces(pb.RestoreFacesRequest(), timeout=0.1))
+    assert isinstance(error, errors.DeadlineExceeded)
+    while ready.server.worker.running:
+        await asyncio.sleep(0.005)
+    assert ready.server.worker.depth == 0
+    ready.service.let_go.set()
+    await ready.stub.RestoreFaces(pb.RestoreFacesRequest())
+
+
+async def test_draining_finishes_accepted_work_and_refuses_new_work(ready: Running) -> None:
+    accepted = ready.stub.RestoreFaces(pb.RestoreFacesRequest())
+    assert await asyncio.to_thread(ready.service.busy.wait, 10)
+    draining = asyncio.create_task(ready.server.drain())
+    while ready.server.readiness.ready:
+        await asyncio.sleep(0.005)
+    refusal = await refused(ready.stub.DetectFaces(pb.DetectFacesRequest()))
+    assert isinstance(refusal, errors.ServiceDraining | errors.ServiceUnavailable)
+    ready.service.let_go.set()
+    assert (await accepted).model_set == "small"
+    assert await draining
+
+
+async def test_draining_does_not_wait_for_those_who_watch_the_health(ready: Running) -> None:
+    watching = ready.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+    assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+    draining = asyncio.create_task(ready.server.drain())
+    assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert await watching.read() is grpc.aio.EOF, "it ended, and was not cut off"
+    assert await draining
+
+
+async def test_draining_tells_that_it_could_not_finish_something() -> None:
+    server = ServiceServer("restorer", Settings(drain_seconds=0.05), SmallService)
+    await server.start()
+    await server.wait_ready()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        held = pb_grpc.RestorerServiceStub(channel).RestoreFaces(pb.RestoreFacesRequest())
+        assert await asyncio.to_thread(server.service.busy.wait, 10)
+        assert not await server.drain()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await held
+
+
+async def test_with_no_time_to_drain_an_idle_service_has_finished_everything() -> None:
+    server = ServiceServer("restorer", Settings(drain_seconds=0), SmallService)
+    await server.start()
+    await server.wait_ready()
+    assert await server.drain()
+
+
+async def test_what_stops_loading_is_told() -> None:
+    server = ServiceServer("restorer", Settings(), SmallService)
+    server.service.load_error = StartupError("MODEL_SET=nowhere: there is no file")
+    await server.start()
+    with pytest.raises(StartupError, match="MODEL_SET=nowhere"):
+        await server.wait_ready()
+    await server.drain()
+
+
+async def test_a_taken_port_is_named(ready: Running) -> None:
+    with pytest.raises(StartupError, match=f"PORT={ready.server.port}"):
+        await ServiceServer("restorer", Settings(port=ready.server.port), SmallService).start()
