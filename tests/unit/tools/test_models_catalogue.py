@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from atelier_runtime.weights import ROLES
+from atelier_runtime.service_status import NetworkRole
 from tools.models.catalogue import BUILT_IN, CatalogueError, read_catalogue
 
 LICENSE = """
@@ -30,7 +30,7 @@ files = [{ url = "https://example.org/p.pth", bytes = 5, sha256 = "" }]
 
 def test_the_shipped_catalogue_has_every_role_and_every_checksum() -> None:
     catalogue = read_catalogue()
-    assert {entry.role for entry in catalogue.entries} == set(ROLES)
+    assert {entry.role for entry in catalogue.entries} == set(NetworkRole)
     sources = [source for entry in catalogue.entries for source in entry.files]
     texts = [license.text for license in catalogue.licenses]
     assert all(source.sha256 and source.url.startswith("https://") for source in (*sources, *texts))
