@@ -53,7 +53,7 @@ def running() -> Iterator[str]:
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     with Processes(environment) as processes:
         while not all_ready(environment):
-            if (name := processes.ended()) is not None:
+            if (name := processes.exited()) is not None:
                 raise RuntimeError(f"the {name} stopped; see .run/{name}.log")
             time.sleep(0.2)
         yield gateway_url(environment)
