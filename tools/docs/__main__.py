@@ -14,6 +14,7 @@ from atelier_gateway.settings import GatewaySettings
 from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.settings import RestorerSettings
 from tools.docs import http, metrics, models, protos, settings
+from tools.docs.markdown import fenced
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +36,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "skip reasons": http.skip_reasons,
     "warning codes": http.warning_codes,
     "models": models.components,
+    "example python_grpc": partial(fenced, ROOT / "examples/python_grpc/restore.py", "python"),
 }
 """What each block contains."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _FENCE = re.compile(r"^ *(```|~~~)")
@@ -20,6 +21,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def code(text: str) -> str:
     """Return text as inline code."""
     return f"`{text}`"
+
+
+def fenced(file: Path, language: str) -> str:
+    """Return a file as a code block."""
+    return f"```{language}\n{file.read_text(encoding='utf-8')}```\n"
 
 
 def anchors(text: str) -> set[str]:
