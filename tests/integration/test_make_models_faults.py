@@ -168,7 +168,7 @@ def test_a_missing_file_is_told_at_once(
 ) -> None:
     del server.files[PLACE]
     assert run() == 1
-    assert f"{server.url}{PLACE}: the server answered 404" in capsys.readouterr().err
+    assert f"{server.url}{PLACE}: the server returned 404" in capsys.readouterr().err
     assert len(server.ranges_of(PLACE)) == 1
     assert_no_model(folder)
 

@@ -58,7 +58,7 @@ def reference(golden: Golden, faults: Faults) -> np.ndarray:
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return how many levels two pictures differ by at each pixel, in the channel that differs most."""
-    return np.abs(a.astype(float) - b).max(axis=2)
+    return np.asarray(np.abs(a.astype(float) - b).max(axis=2))
 
 
 def within(found: np.ndarray, levels: int) -> float:
