@@ -14,8 +14,9 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from bench.report import machine, percentile, print_json, spread
 from tools.run import Processes, all_ready, gateway_url
@@ -52,35 +53,35 @@ def running() -> Iterator[str]:
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     with Processes(environment) as processes:
         while not all_ready(environment):
-            if (name := processes.ended()) is not None:
+            if (name := processes.exited()) is not None:
                 raise RuntimeError(f"the {name} stopped; see .run/{name}.log")
             time.sleep(0.2)
         yield gateway_url(environment)
 
 
-def order(url: str, **fields: object) -> tuple[float, dict]:
-    """Send one order; return the seconds that it took here, and the answer."""
+def generate(url: str, **fields: object) -> tuple[float, dict[str, Any]]:
+    """Send one request; return the seconds that it took here, and the response."""
     request = urllib.request.Request(
         f"{url}/generate", json.dumps(fields).encode(), {"Content-Type": "application/json"}
     )
     start = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        body = answer.read()
+    with urllib.request.urlopen(request, timeout=600) as response:
+        body = response.read()
     return time.perf_counter() - start, json.loads(body)
 
 
 def time_case(url: str, fields: dict[str, object], runs: int) -> dict[str, object]:
-    """Time one kind of order with seeds 1 to `runs`; report the whole and each phase.
+    """Time one kind of request with seeds 1 to `runs`; report the whole and each phase.
 
-    A phase that an order goes through several times (the hires fix decodes twice) counts once, as the sum.
+    A phase that a request goes through several times (the hires fix decodes twice) counts once, as the sum.
     """
     whole, phases, faces, size = [], defaultdict(list), [], ""
     for seed in range(1, runs + 1):
-        seconds, answer = order(url, prompt=PROMPT, seed=seed, **fields)
+        seconds, response = generate(url, prompt=PROMPT, seed=seed, **fields)
         whole.append(seconds)
-        faces.append(sum(face["restored"] for face in answer["faces"]))
-        size = answer["final_resolution"]
-        for name, total in phase_seconds(answer["stages"]).items():
+        faces.append(sum(face["restored"] for face in response["faces"]))
+        size = response["final_resolution"]
+        for name, total in phase_seconds(response["stages"]).items():
             phases[name].append(total)
     return {
         "seconds": spread(whole),
@@ -90,8 +91,8 @@ def time_case(url: str, fields: dict[str, object], runs: int) -> dict[str, objec
     }
 
 
-def phase_seconds(stages: list[dict]) -> dict[str, float]:
-    """Return the seconds of each phase in one answer's `stages`, the rounds of one name added up."""
+def phase_seconds(stages: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the seconds of each phase in a response's `stages`, the rounds of one name added up."""
     total: dict[str, float] = defaultdict(float)
     for stage in stages:
         total[stage["stage"]] += stage["seconds"]
@@ -101,7 +102,7 @@ def phase_seconds(stages: list[dict]) -> dict[str, float]:
 def time_health(url: str, calls: int = 100) -> dict[str, object]:
     """Time /health while a picture is being drawn."""
     drawing = threading.Thread(  # if it fails, "still_drawing" is false and its traceback is printed
-        target=order, args=(url,), kwargs={"prompt": PROMPT, "num_inference_steps": 150}
+        target=generate, args=(url,), kwargs={"prompt": PROMPT, "num_inference_steps": 150}
     )
     drawing.start()
     time.sleep(1.0)
@@ -126,7 +127,7 @@ def main() -> None:
     result: dict[str, object] = {"machine": machine()}
 
     def measure(url: str) -> None:
-        order(url, prompt=PROMPT, num_inference_steps=2, seed=1)  # the first after start, not counted
+        generate(url, prompt=PROMPT, num_inference_steps=2, seed=1)  # the first after start, not counted
         for name, fields in CASES.items():
             result[name] = time_case(url, fields, given.runs) | {"budget_seconds": BUDGETS_S[name]}
         result["/health while drawing"] = time_health(url)

@@ -1,5 +1,5 @@
-# The door. No torch, no models.
-# From the repository's root: docker build -f docker/gateway.Dockerfile -t REGISTRY/atelier/gateway:0.1.0 .
+# The gateway. No torch, no models.
+# From the repository root: docker build -f docker/gateway.Dockerfile -t REGISTRY/atelier/gateway:0.1.0 .
 
 FROM python:3.11-slim-bookworm AS stubs
 ARG PIP_INDEX_URL
@@ -23,7 +23,7 @@ RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constrain
 
 FROM python:3.11-slim-bookworm AS run
 COPY --from=build /opt/atelier /opt/atelier
-# The root is read-only in Kubernetes; what libraries want to cache goes to /tmp.
+# The root file system is read-only in Kubernetes; libraries keep their caches in /tmp.
 ENV HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

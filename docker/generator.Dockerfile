@@ -1,5 +1,5 @@
-# The drawing stage with the demo models; others come on a volume.
-# From the repository's root: docker build -f docker/generator.Dockerfile -t REGISTRY/atelier/generator:0.1.0 .
+# The generator with the demo models; other models come on a volume.
+# From the repository root: docker build -f docker/generator.Dockerfile -t REGISTRY/atelier/generator:0.1.0 .
 
 FROM python:3.11-slim-bookworm AS stubs
 ARG PIP_INDEX_URL
@@ -13,8 +13,8 @@ FROM python:3.11-slim-bookworm AS build
 ARG PIP_INDEX_URL
 WORKDIR /src
 COPY constraints.txt ./
-# torch is in this layer, which changes rarely: gigabytes, as PyPI's Linux wheels bring CUDA. An index with torch
-# for processors alone, given as PIP_INDEX_URL, makes a small image.
+# torch has its own layer, which rarely changes: gigabytes, since PyPI's Linux wheels include CUDA. An index with
+# CPU-only torch, given as PIP_INDEX_URL, makes a small image.
 RUN python3 -m venv /opt/atelier \
     && /opt/atelier/bin/pip install --no-cache-dir --constraint constraints.txt \
     pip setuptools wheel torch torchvision
@@ -27,7 +27,7 @@ RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constrain
 
 FROM python:3.11-slim-bookworm AS run
 COPY --from=build /opt/atelier /opt/atelier
-# The root is read-only in Kubernetes; what libraries want to cache goes to /tmp.
+# The root file system is read-only in Kubernetes; libraries keep their caches in /tmp.
 ENV HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from atelier_generator.nets import original_names as names
 from atelier_generator.nets import published
+from atelier_generator.nets.stored import Origin
 from bench.made_up_sdxl import narrow as configuration
 from bench.made_up_sdxl import weights
 from tests.tiny_sdxl import seal
@@ -95,17 +96,15 @@ def original_layout(kind: published.Kind, parts: Mapping[str, nn.Module]) -> dic
     return tensors
 
 
-def origins(
-    kind: published.Kind, part: str, state: Mapping[str, Any], config: Any
-) -> dict[str, names.Origin]:
+def origins(kind: published.Kind, part: str, state: Mapping[str, Any], config: Any) -> dict[str, Origin]:
     """Return where the tensors of a part lie in a single file."""
-    find = {
+    find: dict[str, Callable[[Iterable[str]], dict[str, Origin]]] = {
         "unet": partial(names.unet_origins, config=config),
         "vae": partial(names.vae_origins, config=config),
         "text_encoder": names.clip_l_origins,
         "text_encoder_2": partial(names.big_g_origins, prefix=names.BIG_G[kind]),
-    }[part]
-    return find(state)
+    }
+    return find[part](state)
 
 
 def write_set(folder: Path, components: Mapping[str, str], **options: Any) -> Path:

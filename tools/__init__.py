@@ -1,1 +1,1 @@
-"""Commands of the Makefile that are more than a line."""
+"""The Makefile's commands that take more than a line."""

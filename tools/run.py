@@ -1,6 +1,6 @@
-"""`make run`: start generator, restorer and gateway, say when they are ready, stop all three on Ctrl-C.
+"""`make run`: start generator, restorer and gateway, report when they are ready, stop all three on Ctrl-C.
 
-Orders that were accepted are finished first; a second Ctrl-C ends everything at once.
+Accepted requests are finished first; a second Ctrl-C kills everything at once.
 
 Settings are those of the processes (ATELIER_GATEWAY_*, ATELIER_GENERATOR_*, ATELIER_RESTORER_*);
 logs go to `.run/NAME.log`.
@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 NAMES = ("generator", "restorer", "gateway")
 LOGS = Path(".run")
-STAGES = {
+SERVICES = {
     "generator": ("50051", "atelier.generator.v1.GeneratorService"),
     "restorer": ("50052", "atelier.restorer.v1.RestorerService"),
 }
@@ -47,14 +47,14 @@ class Processes:
                     env=self._environment,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+                    start_new_session=True,  # Ctrl-C reaches only us; we stop them in order
                 )
         return self
 
     def __exit__(self, *_: object) -> None:
         deadline = time.monotonic() + STOP_TIMEOUT_S
         try:
-            # The gateway first: for the orders that it has accepted it needs both stages.
+            # The gateway first: it needs both services for the requests that it has accepted.
             for names in (("gateway",), ("generator", "restorer")):
                 for name in names:
                     self._children[name].terminate()
@@ -64,23 +64,23 @@ class Processes:
             print("Not waiting any longer.", file=sys.stderr)
         finally:
             for child in self._children.values():
-                child.kill()  # does nothing to one that has ended
+                child.kill()  # a no-op for one that has exited
                 child.wait()
 
-    def ended(self) -> str | None:
-        """Return the name of a process that has ended by itself."""
+    def exited(self) -> str | None:
+        """Return the name of a process that has exited on its own, if there is one."""
         return next((name for name, child in self._children.items() if child.poll() is not None), None)
 
 
 def all_ready(environment: Mapping[str, str]) -> bool:
-    """Tell whether both stages say by grpc.health.v1 that they are warm, and the gateway that it turns."""
+    """Return whether generator and restorer are warm, by grpc.health.v1, and the gateway is ready."""
     try:
-        for name, (port, service) in STAGES.items():
+        for name, (port, service) in SERVICES.items():
             address = f"127.0.0.1:{environment.get(f'ATELIER_{name.upper()}_PORT', port)}"
             with grpc.insecure_channel(address) as channel:
                 request = health_pb2.HealthCheckRequest(service=service)
-                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
-                if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+                if response.status != health_pb2.HealthCheckResponse.SERVING:
                     return False
         with urllib.request.urlopen(f"{gateway_url(environment)}/readyz", timeout=5):
             return True
@@ -89,12 +89,12 @@ def all_ready(environment: Mapping[str, str]) -> bool:
 
 
 def gateway_url(environment: Mapping[str, str]) -> str:
-    """Return the address that a person on this machine types."""
+    """Return the gateway's URL on this machine."""
     return f"http://127.0.0.1:{environment.get('ATELIER_GATEWAY_PORT', '7860')}"
 
 
 def main() -> int:
-    """Run until Ctrl-C or SIGTERM, or until a process ends by itself."""
+    """Run until Ctrl-C or SIGTERM, or until a process exits on its own."""
     url = gateway_url(os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.monotonic()
@@ -103,8 +103,8 @@ def main() -> int:
         with Processes(dict(os.environ)) as processes:
             print("Starting generator, restorer and gateway ...", flush=True)
             while True:
-                if (name := processes.ended()) is not None:
-                    print(f"The {name} stopped. The end of {LOGS / name}.log:", file=sys.stderr)
+                if (name := processes.exited()) is not None:
+                    print(f"The {name} stopped. Last lines of {LOGS / name}.log:", file=sys.stderr)
                     lines = (LOGS / f"{name}.log").read_text(errors="replace").splitlines()
                     print(*lines[-10:], sep="\n", file=sys.stderr)
                     return 1

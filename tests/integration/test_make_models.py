@@ -145,7 +145,7 @@ def test_a_licence_that_nobody_accepted_stops_the_run_with_the_flag_to_give(
 
 def test_a_mistyped_licence_accepts_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(accept="slab") == 2
-    assert "there is no such licence, only open, s-lab" in capsys.readouterr().err
+    assert "there is no such license, only open, s-lab" in capsys.readouterr().err
 
 
 def test_the_set_can_be_had_without_what_is_not_accepted(
@@ -217,7 +217,7 @@ def test_a_strange_file_in_a_components_folder_is_told_before_the_download(
     stranger.parent.mkdir(parents=True)
     stranger.write_bytes(b"mine")
     assert run() == 1
-    assert f"{stranger} is not of this set" in capsys.readouterr().err
+    assert f"{stranger} does not belong to this set" in capsys.readouterr().err
     assert server.asked == [] and stranger.read_bytes() == b"mine"
 
 

@@ -168,7 +168,7 @@ def test_a_missing_file_is_told_at_once(
 ) -> None:
     del server.files[PLACE]
     assert run() == 1
-    assert f"{server.url}{PLACE}: the server answered 404" in capsys.readouterr().err
+    assert f"{server.url}{PLACE}: the server returned 404" in capsys.readouterr().err
     assert len(server.ranges_of(PLACE)) == 1
     assert_no_model(folder)
 
@@ -203,7 +203,7 @@ def test_a_malicious_pickle_is_not_run_and_is_reported(
     assert main(["--to", str(folder), "--catalogue", str(catalogue), "--only", "detector"]) == 1
     assert not canary.exists()
     err = capsys.readouterr().err
-    assert "wants to run code" in err and "mkdir" in err and f"{server.url}{PLACE}" in err
+    assert "arbitrary code" in err and "mkdir" in err and f"{server.url}{PLACE}" in err
     assert_no_model(folder)
     pickle.loads(content)  # it would have
     assert canary.is_dir()

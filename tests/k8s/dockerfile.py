@@ -1,4 +1,4 @@
-"""A Dockerfile's build, without an engine: its COPY and RUN lines in a folder, under .dockerignore."""
+"""A Dockerfile's build without an engine: its COPY and RUN lines, executed in a folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Stage:
 
 
 def read(name: str) -> dict[str, Stage]:
-    """The stages of a process's Dockerfile by name."""
+    """The stages of a service's Dockerfile by name."""
     text = (DOCKER / f"{name}.Dockerfile").read_text(encoding="utf-8")
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
     stages: dict[str, Stage] = {}
@@ -64,21 +64,21 @@ def read(name: str) -> dict[str, Stage]:
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Whether a pattern of .dockerignore is about a path: itself, or a folder around it."""
-    parts, wanted = path.split("/"), pattern.split("/")
-    if wanted[0] == "**":
-        return any(fnmatch.fnmatchcase(part, wanted[1]) for part in parts)
-    return len(parts) >= len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+    """Whether a pattern of .dockerignore matches a path or a folder around it."""
+    parts, patterns = path.split("/"), pattern.split("/")
+    if patterns[0] == "**":
+        return any(fnmatch.fnmatchcase(part, patterns[1]) for part in parts)
+    return len(parts) >= len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
 def context() -> list[Path]:
-    """The files that a build gets, relative to the repository: those that .dockerignore leaves."""
+    """The files in a build's context, relative to the repository: those that .dockerignore leaves."""
     rules = [
         (line.removeprefix("!"), line.startswith("!"))
         for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     ]
-    assert rules[0] == ("*", False), "everything is left out first"
+    assert rules[0] == ("*", False), "everything is excluded first"
     roots = {pattern.split("/")[0] for pattern, kept in rules if kept}
     files = []
     for root in sorted(roots):
@@ -95,11 +95,11 @@ def context() -> list[Path]:
 
 
 def link_installed(environment: Path, *names: str) -> None:
-    """Let an environment have what this one has of some distributions and of all that they require.
+    """Link some distributions and all that they require from this environment into another.
 
-    In the versions of constraints.txt only, so that pip, held to the same, leaves them as they are.
+    In the versions of constraints.txt only, so that pip, which has the same constraints, leaves them alone.
     """
-    here = Path(metadata.distribution("pip").locate_file("")).resolve()
+    here = Path(str(metadata.distribution("pip").locate_file(""))).resolve()
     [there] = environment.glob("lib/python*/site-packages")
     todo: list[tuple[str, frozenset[str]]] = [(name, frozenset()) for name in names]
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -129,10 +129,10 @@ def _pinned() -> dict[str, str]:
 
 
 def build(name: str, folder: Path, linked: tuple[str, ...] = ()) -> Path:
-    """Carry out the build of a process's image in `folder`; return the environment that it installed.
+    """Execute the build of a service's image in `folder`; return the environment that it installed.
 
-    `linked`: distributions that are not fetched and unpacked once more but linked from this environment, in
-    the versions of constraints.txt, so that pip finds them in place.
+    `linked`: distributions that are not downloaded and unpacked again but linked from this environment, in
+    the versions of constraints.txt, so that pip finds them installed.
     """
     files = context()
     stages = read(name)
@@ -151,27 +151,27 @@ def build(name: str, folder: Path, linked: tuple[str, ...] = ()) -> Path:
 def _copy(text: str, files: list[Path], folder: Path, work: Path) -> None:
     words = text.split()
     if words[0].startswith("--from="):
-        source = folder / words[0].removeprefix("--from=") / Path(words[1]).relative_to("/src")
-        shutil.copytree(source, work / words[2], dirs_exist_ok=True)
+        built = folder / words[0].removeprefix("--from=") / Path(words[1]).relative_to("/src")
+        shutil.copytree(built, work / words[2], dirs_exist_ok=True)
         return
     *sources, target = words
-    for source in sources:
-        inside = [f for f in files if f == Path(source) or Path(source) in f.parents]
+    for source in map(Path, sources):
+        inside = [file for file in files if file == source or source in file.parents]
         assert inside, f"COPY {source}: .dockerignore leaves nothing of it"
         for file in inside:
-            goal = work / target / (file.relative_to(source) if file != Path(source) else file.name)
+            goal = work / target / (file.relative_to(source) if file != source else file.name)
             goal.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, goal)
 
 
 def _run(text: str, work: Path, prefix: Path, linked: tuple[str, ...]) -> None:
-    tools = work.parent / "tools"  # stands for the base image's own Python
+    tools = work.parent / "tools"  # stands in for the base image's own Python
     if not tools.exists():
         venv.create(tools, with_pip=True)
     text = text.replace(PREFIX, str(prefix)).replace("--no-cache-dir", "")
     for command in text.split("&&"):
         path = f"{tools / 'bin'}:/usr/bin:/bin"
-        environment = {**_way_to_the_index(), "PATH": path, "HOME": str(work)}
+        environment = {**_index_settings(), "PATH": path, "HOME": str(work)}
         done = subprocess.run(
             ["bash", "-ec", command], cwd=work, env=environment, capture_output=True, text=True, timeout=1200
         )
@@ -180,8 +180,8 @@ def _run(text: str, work: Path, prefix: Path, linked: tuple[str, ...]) -> None:
             link_installed(prefix, *linked)
 
 
-def _way_to_the_index() -> dict[str, str]:
-    """The variables of this environment, and the user's file, by which pip finds packages."""
+def _index_settings() -> dict[str, str]:
+    """The variables and the user's file that tell pip where packages are."""
     found = {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
     found |= {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
     found |= {key: os.environ[key] for key in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE") if key in os.environ}

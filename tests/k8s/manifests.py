@@ -1,10 +1,11 @@
-"""What `kubectl kustomize` makes of k8s/, as Python objects."""
+"""What `kubectl kustomize` renders from k8s/, as Python objects."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,9 @@ import yaml
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 NAMES = ("gateway", "generator", "restorer")
-STAGES = ("generator", "restorer")
+BACKENDS = ("generator", "restorer")
+"""The services that the gateway calls."""
+
 OVERLAYS = ("cpu-demo", "gpu", "autoscale")
 COMPONENTS = ("images", "keda", "monitoring", "network-policies", "weights-volume")
 CONTROL_LABEL = "app.kubernetes.io/name"
@@ -50,20 +53,24 @@ def overlay(name: str) -> list[Manifest]:
     return list(yaml.load_all(_rendered(K8S / "overlays" / name), Loader=LOADER))
 
 
-def combined(folder: Path, components: Sequence[str], bases: Sequence[str] = NAMES) -> list[Manifest]:
-    """Everything in an overlay, made in `folder`, of these bases and components."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": "elsewhere",
-        "resources": [os.path.relpath(K8S / "base" / base, folder.resolve()) for base in bases],
-        "components": [
-            os.path.relpath(K8S / "components" / component, folder.resolve()) for component in components
-        ],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    return list(yaml.load_all(kustomize(folder), Loader=LOADER))
+def combined(*components: str, bases: tuple[str, ...] = NAMES) -> list[Manifest]:
+    """A fresh copy of everything in an overlay of these bases and components."""
+    return list(yaml.load_all(_combined(components, bases), Loader=LOADER))
+
+
+@cache
+def _combined(components: tuple[str, ...], bases: tuple[str, ...]) -> str:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": "elsewhere",
+            "resources": [os.path.relpath(K8S / "base" / base, folder) for base in bases],
+            "components": [os.path.relpath(K8S / "components" / name, folder) for name in components],
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return kustomize(folder)
 
 
 def of_kind(manifests: Sequence[Manifest], kind: str) -> dict[str, Manifest]:

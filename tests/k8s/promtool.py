@@ -1,4 +1,4 @@
-"""Made-up series of our processes, and promtool, which evaluates the rules and queries on them."""
+"""Synthetic series of our processes, and promtool, which evaluates the rules and queries on them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import yaml
 
 from tests.k8s import queries
-from tests.k8s.manifests import STAGES
+from tests.k8s.manifests import BACKENDS
 from tests.processes import program
 
-DRAWN = 'atelier_request_duration_seconds_count{method="GenerateImage", code="OK"}'
+GENERATED = 'atelier_request_duration_seconds_count{method="GenerateImage", code="OK"}'
 GAUGES = (
     "atelier_requests_in_progress",
     "atelier_queue_depth",
-    'atelier_backend_pending{stage="generator"}',
-    'atelier_backend_pending{stage="restorer"}',
+    'atelier_backend_pending{backend="generator"}',
+    'atelier_backend_pending{backend="restorer"}',
     'atelier_stage_peak_vram_bytes{stage="base"}',
     "process_resident_memory_bytes",
 )
 COUNTERS = (
-    DRAWN,
+    GENERATED,
     'atelier_errors_total{reason="internal"}',
     'atelier_refusals_total{reason="invalid_request"}',
-    'atelier_backend_failures_total{stage="restorer", reason="invalid_request"}',
-    'atelier_backend_retries_total{stage="restorer", reason="queue_full"}',
+    'atelier_backend_failures_total{backend="restorer", reason="invalid_request"}',
+    'atelier_backend_retries_total{backend="restorer", reason="queue_full"}',
     'atelier_stage_duration_seconds_sum{stage="base"}',
     "atelier_batch_size_sum",
     "atelier_batch_size_count",
@@ -48,15 +48,15 @@ def series(
     pod: str = "a",
     namespace: str = queries.NAMESPACE,
 ) -> dict[str, str]:
-    """One made-up series with the labels that a PodMonitor adds."""
+    """One synthetic series with the labels that a PodMonitor adds."""
     metric, _, labels = name.rstrip("}").partition("{")
     own = f'namespace="{namespace}", job="{job}", pod="{pod}"'
     return {"series": f"{metric}{{{', '.join(filter(None, (labels, own)))}}}", "values": values}
 
 
-def cluster(gauges: str, counters: str, **others: str) -> list[dict[str, str]]:
-    """Everything that our processes export, healthy, with these values."""
-    made = []
+def cluster(gauges: str, counters: str) -> list[dict[str, str]]:
+    """Everything that our healthy processes export, with these values."""
+    made: list[dict[str, str]] = []
     for job in ("atelier-gateway", "atelier-generator", "atelier-restorer"):
         made += [series(name, gauges, job) for name in GAUGES]
         made += [series(name, counters, job) for name in COUNTERS]
@@ -64,8 +64,8 @@ def cluster(gauges: str, counters: str, **others: str) -> list[dict[str, str]]:
         for bucket in BUCKETS:
             label = "{" if "{" not in bucket else ", "
             made += [series(f'{bucket.rstrip("}")}{label}le="{le}"}}', counters, job) for le in ("1", "+Inf")]
-    for stage in STAGES:
-        job = f"atelier-{stage}"
+    for backend in BACKENDS:
+        job = f"atelier-{backend}"
         made += [series("atelier_model_load_seconds", f"12x{MINUTES}", job)]
         for kind, size in (("free", "40e9"), ("total", "80e9")):
             name = f'atelier_vram_bytes{{device="cuda:0", kind="{kind}"}}'
@@ -82,7 +82,7 @@ SCENARIOS = {
 
 
 def run(folder: Path, tests: list[dict[str, Any]], recording: dict[str, str] | None = None) -> None:
-    """Let promtool evaluate the rules, and these expressions as q0, q1 ... beside them; it must agree."""
+    """Let promtool evaluate the rules, and `recording` as q0, q1, ...; every expectation must be met."""
     promtool = program("promtool")
     records = [{"record": f"q{i}", "expr": expr} for i, expr in enumerate((recording or {}).values())]
     groups = [*queries.rules(), {"name": "recorded", "rules": records}]

@@ -1,11 +1,10 @@
-"""Every PromQL expression in k8s/, by the place where it stands, and the names of metrics in one."""
+"""Every PromQL expression in k8s/, by the place where it is used, and the names of metrics in one."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import yaml
@@ -30,7 +29,7 @@ def alerts() -> dict[str, str]:
 
 
 def dashboard() -> Manifest:
-    """Grafana's dashboard as it stands in the ConfigMap that the sidecar finds."""
+    """Grafana's dashboard, taken from the ConfigMap that the sidecar finds."""
     [config_map] = [
         m
         for m in of_kind(overlay("autoscale"), "ConfigMap").values()
@@ -59,12 +58,12 @@ def exported() -> set[str]:
     return {family.name for collector in collectors for family in collector.describe()}
 
 
-def autoscalers(folder: Path) -> dict[str, tuple[str, float]]:
+def autoscalers() -> dict[str, tuple[str, float]]:
     """The autoscalers' queries and thresholds, those that scale to zero included."""
     found = {}
     for kind, manifests in (
         ("", overlay("autoscale")),
-        ("to zero: ", combined(folder, ["keda", "scale-to-zero"])),
+        ("to zero: ", combined("keda", "scale-to-zero")),
     ):
         for name, scaled in of_kind(manifests, "ScaledObject").items():
             for trigger in scaled["spec"]["triggers"]:
@@ -75,7 +74,7 @@ def autoscalers(folder: Path) -> dict[str, tuple[str, float]]:
 
 
 def plain_autoscaler() -> tuple[Manifest, Manifest]:
-    """What k8s/hpa.md has in place of KEDA: the adapter's rule, and an autoscaler for the generator."""
+    """What k8s/hpa.md uses instead of KEDA: the adapter's rule, and an autoscaler for the generator."""
     text = (K8S / "hpa.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
     values, autoscaler = (yaml.safe_load(block) for block in blocks)
@@ -108,7 +107,7 @@ class Matcher:
 
     @property
     def selector(self) -> str:
-        """What has this value, whether the query wants it or all but it."""
+        """What has this value, whether the query selects it or excludes it."""
         operator = self.operator.replace("!=", "=").replace("!", "=")
         return f'{self.metric}{{{self.label}{operator}"{self.value}"}}'
 

@@ -1,4 +1,4 @@
-"""Restorers as separate processes on loopback addresses of their own, behind a name that dnsmasq resolves."""
+"""Restorers as processes on loopback addresses of their own, behind a name that dnsmasq resolves."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.processes import free_port, process, program, wait_for
 NAME = "restorer.test"
 
 
-def photograph(side: int = 256) -> bytes:
-    """A PNG of noise; the tests' small detector sees faces in it wherever it looks."""
+def photo(side: int = 256) -> bytes:
+    """A PNG of noise; the tests' small detector finds faces everywhere in it."""
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", compress_level=1)
@@ -30,7 +30,7 @@ def photograph(side: int = 256) -> bytes:
 
 
 class Dns:
-    """A real DNS server whose answers a test changes, as Kubernetes does when pods come and go."""
+    """A real DNS server whose records a test changes, as Kubernetes does when pods start and stop."""
 
     def __init__(self, folder: Path) -> None:
         self._hosts = folder / "hosts"
@@ -70,7 +70,7 @@ class Dns:
 
 
 class Replica:
-    """One restorer; `stop` and `start` as a rolling update would."""
+    """One restorer, which is stopped and started as in a rolling update."""
 
     def __init__(
         self,
@@ -107,12 +107,14 @@ class Replica:
         assert self.child.poll() is None, self.log.read_text()
 
     def calls(self, method: str, code: str = "") -> int:
-        """Calls of a method that have ended since the start, with a code or with any."""
+        """Calls of a method that have ended since the start, with one status code or any."""
         text = httpx.get(f"http://{self.address}:{self._metrics_port}/metrics", timeout=10).text
         name = "atelier_request_duration_seconds_count{"
-        wanted = (f'method="{method}"', f'code="{code}' if code else "")
+        labels = (f'method="{method}"', f'code="{code}' if code else "")
         rows = [
-            line for line in text.splitlines() if line.startswith(name) and all(w in line for w in wanted)
+            line
+            for line in text.splitlines()
+            if line.startswith(name) and all(label in line for label in labels)
         ]
         return sum(int(float(row.rsplit(" ", 1)[1])) for row in rows)
 
@@ -123,17 +125,19 @@ class Replica:
         self._running.close()
 
 
-class Street:
+class ReplicaSet:
     """The name, its replicas, and a gateway that knows only the name."""
 
     def __init__(self, folder: Path, model_set: Path) -> None:
         self._folder, self._model_set = folder, model_set
-        self.port, self._metrics_port, self._door = free_port(), free_port(), free_port()
+        self.port, self._metrics_port, self._gateway_port = free_port(), free_port(), free_port()
         self.dns = Dns(folder)
         self.replicas: list[Replica] = []
-        self._open = contextlib.ExitStack()
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._door}", timeout=120, trust_env=False)
-        self._photograph = photograph()
+        self._running = contextlib.ExitStack()
+        self._client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self._gateway_port}", timeout=120, trust_env=False
+        )
+        self._photo = photo()
 
     def add(self, **settings: object) -> Replica:
         address = f"127.0.0.{11 + len(self.replicas)}"
@@ -143,60 +147,60 @@ class Street:
         self.dns.add(address)
         return replica
 
-    def open_door(self, **settings: object) -> None:
-        self._open.enter_context(
+    def start_gateway(self, **settings: object) -> None:
+        self._running.enter_context(
             process(
                 "gateway",
                 self._folder / "gateway.log",
-                PORT=self._door,
+                PORT=self._gateway_port,
                 GENERATOR=f"127.0.0.1:{free_port()}",
                 RESTORER=f"dns://127.0.0.1:{self.dns.port}/{NAME}:{self.port}",
                 **settings,
             )
         )
 
-        def answers() -> bool:
+        def is_alive() -> bool:
             with contextlib.suppress(httpx.TransportError):
                 return self._client.get("/livez").status_code == 200
             return False
 
-        wait_for(answers, 60)
+        wait_for(is_alive, 60)
 
     def call(self, path: str) -> httpx.Response:
-        order = {"max_faces": "1"} if path == "/restore" else {}
-        return self._client.post(path, files={"image": ("a.png", self._photograph)}, data=order)
+        fields = {"max_faces": "1"} if path == "/restore" else {}
+        return self._client.post(path, files={"image": ("a.png", self._photo)}, data=fields)
 
     @contextmanager
     def steady_calls(self, path: str, pause_s: float) -> Iterator[list[httpx.Response]]:
-        """Call all the time from two clients; gives the answers so far."""
-        answers: list[httpx.Response] = []
-        over = threading.Event()
+        """Call continuously from two clients; yields the responses so far."""
+        responses: list[httpx.Response] = []
+        stopped = threading.Event()
 
         def client() -> None:
-            while not over.is_set():
-                answers.append(self.call(path))
-                over.wait(pause_s)
+            while not stopped.is_set():
+                responses.append(self.call(path))
+                stopped.wait(pause_s)
 
         clients = [threading.Thread(target=client) for _ in range(2)]
         for thread in clients:
             thread.start()
         try:
-            yield answers
+            yield responses
         finally:
-            over.set()
+            stopped.set()
             for thread in clients:
                 thread.join()
 
     def close(self) -> None:
         self._client.close()
-        self._open.close()
+        self._running.close()
         for replica in self.replicas:
             replica.close()
         self.dns.close()
 
 
 def seconds_until(condition: Callable[[], bool], within_s: float) -> float:
-    """Poll; the time that it took."""
+    """Poll until the condition holds; return the time that it took."""
     started = time.monotonic()
     wait_for(condition, within_s)
     return time.monotonic() - started

@@ -1,4 +1,4 @@
-"""Each alert fires on its trouble, and on no other day; by promtool on made-up series."""
+"""Each alert fires on its problem and only then; by promtool on synthetic series."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.k8s import queries
-from tests.k8s.manifests import STAGES, combined, of_kind
-from tests.k8s.promtool import DRAWN, MINUTES, SCENARIOS, run, series
+from tests.k8s.manifests import BACKENDS, combined, of_kind
+from tests.k8s.promtool import GENERATED, MINUTES, SCENARIOS, run, series
 
 Series = list[dict[str, str]]
 
@@ -29,7 +29,7 @@ def waits(over_20_s: int) -> Series:
 def refusals(percent: int, reason: str = "queue_full") -> Series:
     return [
         series(f'atelier_refusals_total{{reason="{reason}"}}', f"0+{percent}x{MINUTES}"),
-        series(DRAWN, f"0+100x{MINUTES}"),
+        series(GENERATED, f"0+100x{MINUTES}"),
     ]
 
 
@@ -41,12 +41,12 @@ def vram(free_gb: float) -> Series:
 
 
 def failures(reason: str) -> Series:
-    name = f'atelier_backend_failures_total{{stage="restorer", reason="{reason}"}}'
+    name = f'atelier_backend_failures_total{{backend="restorer", reason="{reason}"}}'
     return [series(name, f"0+3x{MINUTES}", "atelier-gateway")]
 
 
 def replicas(first: str, second: str, job: str = "atelier-generator") -> Series:
-    """Two pods that answer, and the seconds in which they loaded; 0: they still load."""
+    """Two pods that respond, and the seconds in which they loaded; 0: they are still loading."""
     loads = zip("ab", (first, second), strict=True)
     return [
         made
@@ -62,56 +62,56 @@ def gateway(up: str = f"1x{MINUTES}", labels: str = "") -> Series:
     return [series(f"up{labels}", up, "atelier-gateway")]
 
 
-def pending(values: str, stage: str = "generator") -> Series:
-    return [series(f'atelier_backend_pending{{stage="{stage}"}}', values, "atelier-gateway")]
+def pending(values: str, backend: str = "generator") -> Series:
+    return [series(f'atelier_backend_pending{{backend="{backend}"}}', values, "atelier-gateway")]
 
 
-DRAWS: Series = [series(DRAWN, f"0+9x{MINUTES}")]
+GENERATIONS: Series = [series(GENERATED, f"0+9x{MINUTES}")]
 LOADING, READY = f"0x{MINUTES}", f"9x{MINUTES}"
-GENERATOR, RESTORER = (replicas(READY, READY, f"atelier-{stage}") for stage in STAGES)
+GENERATOR, RESTORER = (replicas(READY, READY, f"atelier-{backend}") for backend in BACKENDS)
 
-TROUBLES: dict[str, dict[str, Series]] = {
+PROBLEMS: dict[str, dict[str, Series]] = {
     "AtelierStageNotReady": {
-        "all load": replicas(LOADING, LOADING) + RESTORER,
-        "none answers": [*RESTORER, series("up", f"0x{MINUTES}")],
-        "now it loads, now it does not answer": [
+        "all are loading": replicas(LOADING, LOADING) + RESTORER,
+        "none responds": [*RESTORER, series("up", f"0x{MINUTES}")],
+        "it alternates between loading and not responding": [
             series("up", f"1 0x4 1 0x9 1 0x{MINUTES}"),
             series("atelier_model_load_seconds", f"0 _x4 0 _x9 0 _x{MINUTES}"),
         ],
         "no generators": gateway() + RESTORER,
         "no restorers": gateway() + GENERATOR,
-        "none comes for the calls that wait": gateway(labels=TO_ZERO) + pending(f"1x{MINUTES}") + RESTORER,
+        "no pod starts for the calls that wait": gateway(labels=TO_ZERO) + pending(f"1x{MINUTES}") + RESTORER,
         "a start from nothing takes ten minutes": gateway(labels=TO_ZERO) + pending("0x19 1x20") + RESTORER
         + [series("atelier_model_load_seconds", "_x22 0x20")],
-        "nor for calls now and then": gateway(labels=TO_ZERO) + pending("1 0 " * (MINUTES // 2)) + RESTORER,
+        "nor for occasional calls": gateway(labels=TO_ZERO) + pending("1 0 " * (MINUTES // 2)) + RESTORER,
     },
     "AtelierGatewayGone": {
-        "none answers": gateway(f"1x9 0x{MINUTES}"),
+        "none responds": gateway(f"1x9 0x{MINUTES}"),
         "no pods": gateway("1x9 stale") + GENERATOR + RESTORER,
     },
     "AtelierReplicaNotReady": {
-        "one loads": replicas(LOADING, READY),
-        "one does not answer": [series("up", f"0x{MINUTES}"), series("up", f"1x{MINUTES}", pod="b")],
+        "one is loading": replicas(LOADING, READY),
+        "one does not respond": [series("up", f"0x{MINUTES}"), series("up", f"1x{MINUTES}", pod="b")],
         "one gateway does not": gateway(f"0x{MINUTES}"),
     },
     "AtelierQueueWait": {"20 % wait": waits(20)},
     "AtelierRefusals": {"6 %": refusals(6), "by the deadline": refusals(6, "deadline_unmeetable")},
     "AtelierVramNearlyFull": {"92.5 %": vram(7.5)},
     "AtelierRestorerFails": {
-        reason: failures(reason) + DRAWS for reason in ("stage_unavailable", "internal", "queue_full")
+        reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal", "queue_full")
     },
 }  # fmt: skip
 
 CALM: dict[str, dict[str, Series]] = {
     "AtelierStageNotReady": {
         "one is ready": replicas(LOADING, READY) + gateway() + RESTORER,
-        "both stages rest": gateway(labels=TO_ZERO) + pending(f"0x{MINUTES}"),
-        "one rests": gateway(labels=TO_ZERO) + pending(f"0x{MINUTES}") + RESTORER,
-        # asked for from minute 20, there from 22, ready from 24
-        "a call wakes one in time": gateway(labels=TO_ZERO) + pending("0x19 1x3 0x20") + RESTORER
+        "both are scaled to zero": gateway(labels=TO_ZERO) + pending(f"0x{MINUTES}"),
+        "one is scaled to zero": gateway(labels=TO_ZERO) + pending(f"0x{MINUTES}") + RESTORER,
+        # requested from minute 20, started at 22, ready from 24
+        "a call starts one in time": gateway(labels=TO_ZERO) + pending("0x19 1x3 0x20") + RESTORER
         + [series("atelier_model_load_seconds", "_x22 0x1 200x20")],
-        # ready from minute 12, and away again at 20
-        "what was woken rests again": gateway(labels=TO_ZERO) + pending("0x9 1x3 0x40") + RESTORER
+        # ready from minute 12, and gone again at 20
+        "one scales to zero again": gateway(labels=TO_ZERO) + pending("0x9 1x3 0x40") + RESTORER
         + [series("atelier_model_load_seconds", "_x11 0 200x7 stale")],
         "a restorer alone": RESTORER,
         "another installation's generator": gateway() + GENERATOR + RESTORER
@@ -120,47 +120,49 @@ CALM: dict[str, dict[str, Series]] = {
            series("up", f"1x{MINUTES}", "atelier-restorer", namespace="other")],
     },
     "AtelierGatewayGone": {
-        "one of two answers": [
+        "one of two responds": [
             series("up", f"{up}x{MINUTES}", "atelier-gateway", pod) for pod, up in (("a", 0), ("b", 1))
         ],
-        "there never was one": RESTORER,
+        "there never was a gateway": RESTORER,
     },
     "AtelierReplicaNotReady": {"a slow start": replicas("0x9 500x40", READY)},
     "AtelierQueueWait": {"4 % wait": waits(4)},
     "AtelierRefusals": {"4 %": refusals(4), "clients' mistakes": refusals(50, "invalid_request")},
     "AtelierVramNearlyFull": {"91 %": vram(9)},
     "AtelierRestorerFails": {
-        "the generator works no more than it": failures("stage_unavailable"),
-        **{r: failures(r) + DRAWS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
+        "the generator has no work either": failures("stage_unavailable"),
+        **{r: failures(r) + GENERATIONS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
     },
 }  # fmt: skip
 
 
 def named_labels(alert: str) -> set[str]:
-    """The labels that an alert's text speaks of."""
+    """The labels that an alert's text uses."""
     [rule] = [r for group in queries.rules() for r in group["rules"] if r["alert"] == alert]
     return set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
 
 
 def firing(alert: str, made: Series, count: int) -> dict[str, Any]:
-    """A test of promtool: so many of an alert fire at minute 35, with all that its text names; 0: nor has
-    one before."""
+    """A test of promtool: `count` alerts of a name fire at minute 35, with every label that their text uses.
+
+    0: none has fired before either.
+    """
     samples = [{"labels": "{}", "value": count}] if count else []
     named = "".join(f', {label}!=""' for label in sorted(named_labels(alert)) if count)
-    told = f'ALERTS{{alertname="{alert}", alertstate="firing"{named}}}'
-    expr = f"count({told})" if count else f"count_over_time({told}[35m])"
+    alerts = f'ALERTS{{alertname="{alert}", alertstate="firing"{named}}}'
+    expr = f"count({alerts})" if count else f"count_over_time({alerts}[35m])"
     expectation = {"expr": expr, "eval_time": "35m", "exp_samples": samples}
     return {"interval": "1m", "input_series": made, "promql_expr_test": [expectation]}
 
 
 @pytest.mark.parametrize("alert", queries.alerts())
-def test_each_alert_fires_on_its_trouble_and_on_no_other_day(alert: str, tmp_path: Path) -> None:
-    days = [(name, made, 1) for name, made in TROUBLES[alert].items()]
-    days += [(name, made, 0) for name, made in (CALM[alert] | SCENARIOS).items()]
-    run(tmp_path, [{"name": name} | firing(alert, made, count) for name, made, count in days])
+def test_each_alert_fires_on_its_problem_and_only_then(alert: str, tmp_path: Path) -> None:
+    cases = [(name, made, 1) for name, made in PROBLEMS[alert].items()]
+    cases += [(name, made, 0) for name, made in (CALM[alert] | SCENARIOS).items()]
+    run(tmp_path, [{"name": name} | firing(alert, made, count) for name, made, count in cases])
 
 
-def test_an_alert_says_where_and_how_bad() -> None:
+def test_an_alert_names_its_place_and_severity() -> None:
     for group in queries.rules():
         for rule in group["rules"]:
             assert rule["labels"] in ({"severity": "critical"}, {"severity": "warning"}), rule["alert"]
@@ -168,20 +170,20 @@ def test_an_alert_says_where_and_how_bad() -> None:
             assert "{{ $labels.namespace }}" in rule["annotations"]["summary"], rule["alert"]
 
 
-def test_another_installations_stage_is_no_replica_of_this_one(tmp_path: Path) -> None:
-    elsewhere = [series("up", f"1x{MINUTES}", f"atelier-{stage}", namespace="other") for stage in STAGES]
-    run(tmp_path, [firing("AtelierStageNotReady", gateway() + elsewhere, len(STAGES))])
+def test_pods_of_another_installation_are_not_replicas_of_this_one(tmp_path: Path) -> None:
+    others = [series("up", f"1x{MINUTES}", f"atelier-{name}", namespace="other") for name in BACKENDS]
+    run(tmp_path, [firing("AtelierStageNotReady", gateway() + others, len(BACKENDS))])
 
 
-def test_the_alerts_are_told_which_stages_may_rest(tmp_path: Path) -> None:
-    rendered = combined(tmp_path, ["monitoring", "keda", "scale-to-zero"])
+def test_the_alerts_know_which_services_may_scale_to_zero() -> None:
+    rendered = combined("monitoring", "keda", "scale-to-zero")
     monitor = of_kind(rendered, "PodMonitor")["atelier-gateway"]["spec"]
     labels = of_kind(rendered, "Deployment")["atelier-gateway"]["spec"]["template"]["metadata"]["labels"]
-    [told] = monitor["podTargetLabels"]
-    assert labels[told] == "true"
-    # as the operator writes it: what Prometheus does not take in a label's name becomes an underscore
-    assert f"{told.replace('-', '_')}=" in TO_ZERO
+    [label] = monitor["podTargetLabels"]
+    assert labels[label] == "true"
+    # as the operator writes it: a character that Prometheus does not allow in a label becomes an underscore
+    assert f"{label.replace('-', '_')}=" in TO_ZERO
     assert (
-        f'up{{job="atelier-gateway", {told.replace("-", "_")}=""}}'
+        f'up{{job="atelier-gateway", {label.replace("-", "_")}=""}}'
         in queries.alerts()["AtelierStageNotReady"]
     )

@@ -1,4 +1,4 @@
-"""Grafana's dashboard: every panel says what it shows, in which unit, and by which names."""
+"""Grafana's dashboard: every panel describes what it shows, with a unit and distinct names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN_LABELS = {"atelier_vram_bytes": {"device"}}
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
+def test_a_panel_describes_what_it_shows(panel: dict[str, Any]) -> None:
     assert len(panel["description"]) > 10
     unit = panel["fieldConfig"]["defaults"]["unit"]
     assert re.fullmatch(r"s|bytes|percentunit|reqps|suffix: [a-z]+(/s)?", unit)
@@ -34,8 +34,8 @@ def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_legend_names_what_tells_the_lines_apart(panel: dict[str, Any]) -> None:
-    legends = []
+def test_a_legend_distinguishes_the_lines(panel: dict[str, Any]) -> None:
+    by_legend: dict[str, list[str]] = {}
     for target in panel["targets"]:
         query = target["expr"]
         grouped = re.search(r"\bby \(([^)]*)\)", query)
@@ -46,12 +46,14 @@ def test_a_legend_names_what_tells_the_lines_apart(panel: dict[str, Any]) -> Non
             labels = TARGET_LABELS | OWN_LABELS[metric]
         named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
         assert named and named <= labels, target["legendFormat"]
-        assert labels - named <= {"namespace", "job"}, "two lines would have one name"
-        legends.append(target["legendFormat"])
+        assert labels - named <= {"namespace", "job"}, "two lines would have the same name"
+        by_legend.setdefault(target["legendFormat"], []).append(query)
         assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         selectors = re.findall(r"\b(?:atelier|process)_\w+(?:\{([^}]*)\})?|\bup\{([^}]*)\}", query)
         assert selectors and all('namespace=~"$namespace"' in "".join(found) for found in selectors)
-    assert len(set(legends)) == len(legends) or panel["title"] == "Replicas that are ready"
+    for shared in (found for found in by_legend.values() if len(found) > 1):
+        matchers = {matcher for query in shared for matcher in queries.matchers_in(query)}
+        assert "job" in {matcher.label for matcher in matchers}, "each query is about other processes"
 
 
 def test_nothing_overlaps() -> None:
@@ -61,16 +63,16 @@ def test_nothing_overlaps() -> None:
     for box in boxes:
         assert box["x"] + box["w"] <= 24
     for one, other in itertools.combinations(boxes, 2):
-        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        side_by_side = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
         above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        assert beside or above, (one, other)
+        assert side_by_side or above, (one, other)
 
 
-def test_everything_that_we_export_is_shown() -> None:
+def test_every_exported_metric_is_shown() -> None:
     shown = set().union(*(queries.metrics_in(query) for query in queries.panels().values()))
     # histograms by their buckets, or by the sum and count of them
     families = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in shown}
     exported = queries.exported()
     assert {name for name in families if name.startswith("atelier_")} <= exported
-    assert exported - families == {"atelier_build_info"}, "which is what the variable is chosen by"
+    assert exported - families == {"atelier_build_info"}, "the variable is selected by it"
     assert "label_values(atelier_build_info, namespace)" in str(DASHBOARD["templating"])

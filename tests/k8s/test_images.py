@@ -1,4 +1,4 @@
-"""The Dockerfiles: clean, small, without privileges; and what they install starts from what they copy."""
+"""The Dockerfiles: clean, small, without privileges; and what they install runs with what they copy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.k8s import dockerfile
 from tests.k8s.dockerfile import DOCKER, PREFIX
-from tests.k8s.manifests import NAMES, ROOT, STAGES, Workload, program, workloads
+from tests.k8s.manifests import BACKENDS, NAMES, ROOT, Workload, program, workloads
 from tests.processes import free_port, wait_for
 
 DEBIAN_PACKAGES = {
@@ -27,7 +28,7 @@ DEBIAN_PACKAGES = {
     "libglib-2.0.so.0": "libglib2.0-0",
     "libgthread-2.0.so.0": "libglib2.0-0",
 }
-"""Libraries that are not in a slim image, and who brings them."""
+"""Libraries that a slim image does not have, and the packages that have them."""
 
 NETWORK_LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "spandrel", "facexlib", "cv2")
 
@@ -57,7 +58,7 @@ def test_the_last_stage_is_slim_and_has_no_privileges(name: str) -> None:
         assert installed, command
         assert not re.search(r"gcc|g\+\+|build-essential|clang|-dev|pip", command)
     assert run.json("ENTRYPOINT") == [f"{PREFIX}/bin/atelier-{name}"] and run.json("CMD") == ["serve"]
-    assert run.environment()["HOME"] == "/tmp", "the one folder that can be written to"
+    assert run.environment()["HOME"] == "/tmp", "the only writable folder"
 
 
 @pytest.mark.parametrize("workload", workloads(), ids=str)
@@ -73,7 +74,7 @@ def test_user_ports_and_folder_are_those_of_the_manifests(workload: Workload) ->
 def test_the_build_gets_sources_and_demo_weights_and_nothing_else() -> None:
     files = {str(path) for path in dockerfile.context()}
     assert "demo/atelier_demo_models/manifest.json" in files and "protos/generate.sh" in files
-    strange = [
+    unexpected = [
         path
         for path in files
         if not path.endswith(
@@ -81,41 +82,41 @@ def test_the_build_gets_sources_and_demo_weights_and_nothing_else() -> None:
         )
         and path != "constraints.txt"
     ]
-    assert not strange
+    assert not unexpected
     weights = [path for path in files if path.endswith((".safetensors", ".pth", ".ckpt"))]
     assert weights and all(path.startswith("demo/atelier_demo_models/") for path in weights)
     assert not [path for path in files if path.startswith(("tests/", ".", "protos/gen/", "demo/training"))]
     total = sum((ROOT / path).stat().st_size for path in files)
-    assert total < 100 * 2**20, "production weights are in no image"
+    assert total < 100 * 2**20, "images do not contain production weights"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_opencv_links_against_is_where_opencv_is(name: str) -> None:
     [library] = Path(str(metadata.distribution("opencv-python").locate_file("cv2"))).glob("cv2*.so")
     linked = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=True, timeout=60)
-    wanted = {DEBIAN_PACKAGES[word] for word in linked.stdout.split() if word in DEBIAN_PACKAGES}
-    assert wanted == set(DEBIAN_PACKAGES.values())
-    fetched = {
+    needed = {DEBIAN_PACKAGES[word] for word in linked.stdout.split() if word in DEBIAN_PACKAGES}
+    assert needed == set(DEBIAN_PACKAGES.values())
+    installed_packages = {
         package
         for command in dockerfile.read(name)["run"].all("RUN")
         for package in command.split("--no-install-recommends")[1].split("&&")[0].split()
     }
     own = ROOT / ("gateway" if name == "gateway" else f"services/{name}") / "pyproject.toml"
     project = tomllib.loads(own.read_text(encoding="utf-8"))["project"]
-    assert fetched == (wanted if "opencv-python" in project["dependencies"] else set())
+    assert installed_packages == (needed if "opencv-python" in project["dependencies"] else set())
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user may read, as an image's root is."""
-    made = Path(tempfile.mkdtemp(prefix="image-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    """A folder that every user may read, like an image's root."""
+    root = Path(tempfile.mkdtemp(prefix="image-"))
+    root.chmod(0o755)
+    yield root
+    shutil.rmtree(root)
 
 
-def without_privileges() -> dict[str, int]:
-    """Arguments for Popen: the image's user, where that user may read Python; else none, for ours."""
+def without_privileges() -> dict[str, Any]:
+    """Arguments for Popen: the image's user if that user may read Python here, else none."""
     python = Path(sys.base_prefix).resolve()
     readable = all(
         folder.stat().st_mode & 0o005 == 0o005 for folder in (python, *python.parents, ROOT, *ROOT.parents)
@@ -138,7 +139,7 @@ def start(name: str, prefix: Path, folder: Path) -> None:
     environment = {key: value.replace("/tmp", str(writable)) for key, value in run.environment().items()}
     environment |= {"PATH": "/usr/bin:/bin", f"{upper}_HOST": "127.0.0.1", f"{upper}_PORT": str(port)}
     environment |= {"OMP_NUM_THREADS": "1"}
-    if name in STAGES:
+    if name in BACKENDS:
         environment[f"{upper}_METRICS_PORT"] = str(metrics_port)
     started = time.time()
     command = [run.json("ENTRYPOINT")[0].replace(PREFIX, str(prefix)), *run.json("CMD")]
@@ -153,8 +154,8 @@ def start(name: str, prefix: Path, folder: Path) -> None:
             **without_privileges(),
         )
     try:
-        word = '"message": "ready"' if name in STAGES else '"message": "listening"'
-        wait_for(lambda: word in log.read_text() or child.poll() is not None)
+        line = '"message": "ready"' if name in BACKENDS else '"message": "listening"'
+        wait_for(lambda: line in log.read_text() or child.poll() is not None)
         assert child.poll() is None, log.read_text()
         child.send_signal(signal.SIGTERM)
         assert child.wait(60) == 0, log.read_text()
@@ -176,12 +177,12 @@ def test_the_gateways_image_starts_and_has_no_network_library(folder: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stages_image_starts_on_the_demo_models(name: str, folder: Path) -> None:
-    """Everything is fetched and installed anew but torch, torchvision and what they require.
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_services_image_starts_with_the_demo_models(name: str, folder: Path) -> None:
+    """Everything is downloaded and installed except torch, torchvision and what they require.
 
-    Those are gigabytes, so they are linked from the environment that runs the tests, which `make setup`
-    filled with the same versions. That pip finds and unpacks their wheels in an image is not shown here.
+    Those are gigabytes, so they are linked from the environment that runs the tests, in which `make setup`
+    installed the same versions. That pip finds and unpacks their wheels is not tested here.
     """
     prefix = dockerfile.build(name, folder, linked=("torch", "torchvision"))
     other = "generator" if name == "restorer" else "restorer"
@@ -191,7 +192,7 @@ def test_a_stages_image_starts_on_the_demo_models(name: str, folder: Path) -> No
     start(name, prefix, folder)
 
 
-def test_each_image_installs_its_distribution_and_those_of_ours_that_it_requires() -> None:
+def test_each_image_installs_its_distribution_and_those_of_this_repository_that_it_requires() -> None:
     folders = {"protos", "services/runtime", "demo", "services/generator", "services/restorer", "gateway"}
     projects = {f: tomllib.loads((ROOT / f / "pyproject.toml").read_text())["project"] for f in folders}
     folder_of = {project["name"]: folder for folder, project in projects.items()}
@@ -206,4 +207,4 @@ def test_each_image_installs_its_distribution_and_those_of_ours_that_it_requires
         last = stage.all("RUN")[-1]
         assert {word.removeprefix("./") for word in last.split() if word.startswith("./")} == needed
         copied = {copy.split()[-2] for copy in stage.all("COPY")} - {"constraints.txt"}
-        assert copied == needed - {"protos"} | {"/src/protos"}, "a change elsewhere builds nothing anew"
+        assert copied == needed - {"protos"} | {"/src/protos"}, "a change elsewhere rebuilds nothing"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.k8s.manifests import CONTROL_LABEL, NAMES, STAGES, Manifest, Workload, combined, of_kind
+from tests.k8s.manifests import BACKENDS, CONTROL_LABEL, NAMES, Manifest, Workload, combined, of_kind
 
 Edge = tuple[str, str, int, str]
 """From, to, port, protocol."""
@@ -16,9 +15,8 @@ PROMETHEUS, DNS, PHOTO_TOOLS, ANYWHERE = "prometheus", "dns", "photo tools", "an
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    folder: Path = tmp_path_factory.mktemp("policies")
-    return combined(folder, ["network-policies", "monitoring"])
+def rendered() -> list[Manifest]:
+    return combined("network-policies", "monitoring")
 
 
 def labels(name: str) -> dict[str, str]:
@@ -27,7 +25,7 @@ def labels(name: str) -> dict[str, str]:
 
 def selects(selector: Manifest, name: str) -> bool:
     own = labels(name)
-    matches = selector.get("matchLabels", {}).items() <= own.items()
+    matches: bool = selector.get("matchLabels", {}).items() <= own.items()
     for expression in selector.get("matchExpressions", []):
         assert expression["operator"] == "In"
         matches = matches and own.get(expression["key"]) in expression["values"]
@@ -35,7 +33,7 @@ def selects(selector: Manifest, name: str) -> bool:
 
 
 def peers(peer: Manifest) -> list[str]:
-    """Who is meant by an entry of `from` or `to`."""
+    """The processes that an entry of `from` or `to` selects."""
     pod = peer["podSelector"]
     namespace = peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
     if namespace is None:
@@ -57,7 +55,7 @@ def allowed(rendered: list[Manifest], direction: str) -> Iterator[Edge]:
     for policy in of_kind(rendered, "NetworkPolicy").values():
         spec = policy["spec"]
         if direction.capitalize() not in spec["policyTypes"]:
-            continue  # Kubernetes passes over rules of a direction that is not named there
+            continue  # Kubernetes ignores rules of a direction that is not listed there
         for name in (name for name in NAMES if selects(spec["podSelector"], name)):
             for rule in spec.get(direction, []):
                 side = rule.get("from" if direction == "ingress" else "to")
@@ -71,18 +69,18 @@ def allowed(rendered: list[Manifest], direction: str) -> Iterator[Edge]:
 
 
 def calls(rendered: list[Manifest]) -> set[Edge]:
-    """Whom the gateway calls, by its settings."""
+    """What the gateway calls, by its settings."""
     gateway = Workload("", "gateway", rendered)
     edges = set()
-    for stage in STAGES:
-        address = gateway.setting(stage.upper())
+    for backend in BACKENDS:
+        address = gateway.setting(backend.upper())
         assert address is not None
-        edges.add(("gateway", stage, int(address.rsplit(":", 1)[1]), "TCP"))
+        edges.add(("gateway", backend, int(address.rsplit(":", 1)[1]), "TCP"))
     return edges
 
 
 def scrapes(rendered: list[Manifest]) -> set[Edge]:
-    """Whom Prometheus asks, by the PodMonitors."""
+    """What Prometheus scrapes, by the PodMonitors."""
     edges = set()
     for monitor in of_kind(rendered, "PodMonitor").values():
         for name in (name for name in NAMES if selects(monitor["spec"]["selector"], name)):
@@ -91,7 +89,7 @@ def scrapes(rendered: list[Manifest]) -> set[Edge]:
     return edges
 
 
-def test_nothing_is_allowed_unless_a_rule_says_so(rendered: list[Manifest]) -> None:
+def test_nothing_is_allowed_without_a_rule(rendered: list[Manifest]) -> None:
     deny = of_kind(rendered, "NetworkPolicy")["atelier-default-deny"]["spec"]
     assert all(selects(deny["podSelector"], name) for name in NAMES)
     assert deny.keys() == {"podSelector", "policyTypes"} and set(deny["policyTypes"]) == {"Ingress", "Egress"}
@@ -99,17 +97,17 @@ def test_nothing_is_allowed_unless_a_rule_says_so(rendered: list[Manifest]) -> N
         assert labels(name).items() <= Workload("", name, rendered).labels.items()
 
 
-def test_what_may_come_in_is_what_comes_in(rendered: list[Manifest]) -> None:
-    door = {(ANYWHERE, "gateway", 7860, "TCP")}
-    through_the_door = {edge for edge in scrapes(rendered) if edge[1] == "gateway"}
-    assert {edge[2] for edge in through_the_door} == {7860}
+def test_ingress_is_allowed_where_it_is_needed(rendered: list[Manifest]) -> None:
+    clients = {(ANYWHERE, "gateway", 7860, "TCP")}
+    gateways_scrapes = {edge for edge in scrapes(rendered) if edge[1] == "gateway"}
+    assert {edge[2] for edge in gateways_scrapes} == {7860}
     photo_tools = {(PHOTO_TOOLS, "restorer", numbers(rendered, "restorer")["grpc"], "TCP")}
-    needed = calls(rendered) | (scrapes(rendered) - through_the_door) | door | photo_tools
+    needed = calls(rendered) | (scrapes(rendered) - gateways_scrapes) | clients | photo_tools
     assert set(allowed(rendered, "ingress")) == needed
 
 
-def test_what_may_go_out_is_what_goes_out(rendered: list[Manifest]) -> None:
+def test_egress_is_allowed_where_it_is_needed(rendered: list[Manifest]) -> None:
     names = {("gateway", DNS, 53, protocol) for protocol in ("UDP", "TCP")}
     assert set(allowed(rendered, "egress")) == calls(rendered) | names, (
-        "weights are local: stages call nobody"
+        "weights are local: the services call nothing"
     )

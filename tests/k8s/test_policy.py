@@ -1,9 +1,8 @@
-"""What holds for every pod of every overlay; and the sums that have to come out."""
+"""What holds for every pod of every overlay, and times and sizes that have to add up."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +11,12 @@ from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.settings import ProcessSettings, ServiceSettings
 from tests.k8s.manifests import (
+    BACKENDS,
     COMPONENTS,
     CONTROL_LABEL,
     K8S,
     NAMES,
     OVERLAYS,
-    STAGES,
     Workload,
     combined,
     of_kind,
@@ -32,14 +31,14 @@ SETTINGS: dict[str, type[ProcessSettings]] = {
     "restorer": RestorerSettings,
 }
 ALL = pytest.mark.parametrize("workload", WORKLOADS, ids=str)
-OF_STAGES = pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.name in STAGES], ids=str)
+OF_BACKENDS = pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.name in BACKENDS], ids=str)
 
 
 def settings(workload: Workload) -> ProcessSettings:
     """The settings as the process will read them from the manifests' variables."""
     name = f"ATELIER_{workload.name.upper()}_"
     values = {k.removeprefix(name).lower(): v for k, v in workload.environment.items()}
-    return SETTINGS[workload.name](**values)
+    return SETTINGS[workload.name].model_validate(values)
 
 
 def drain_s(workload: Workload) -> float:
@@ -77,13 +76,13 @@ def test_pods_have_no_privileges(workload: Workload) -> None:
 
 
 @ALL
-def test_no_variable_is_made_of_a_service(workload: Workload) -> None:
+def test_services_set_no_variables(workload: Workload) -> None:
     # A Service atelier-gateway would set ATELIER_GATEWAY_PORT=tcp://..., which is our setting's name.
     assert workload.pod["enableServiceLinks"] is False
 
 
 @ALL
-def test_what_can_be_written_to_is_bounded(workload: Workload) -> None:
+def test_writable_volumes_are_bounded(workload: Workload) -> None:
     for volume in workload.pod["volumes"]:
         if "emptyDir" in volume:
             assert volume["emptyDir"]["sizeLimit"]
@@ -92,22 +91,22 @@ def test_what_can_be_written_to_is_bounded(workload: Workload) -> None:
 
 
 @ALL
-def test_resources_are_asked_for_and_limited(workload: Workload) -> None:
+def test_resources_are_requested_and_limited(workload: Workload) -> None:
     resources = workload.container["resources"]
     for kind in ("requests", "limits"):
         assert {"cpu", "memory"} <= resources[kind].keys()
-    on_gpus = workload.name in STAGES and workload.overlay != "cpu-demo"
+    on_gpus = workload.name in BACKENDS and workload.overlay != "cpu-demo"
     for kind in ("requests", "limits"):
         assert resources[kind].get("nvidia.com/gpu") == (1 if on_gpus else None)
-    if workload.name in STAGES:
+    if workload.name in BACKENDS:
         assert workload.setting("DEVICE") == ("cuda" if on_gpus else "cpu")
         assert (workload.setting("MODEL_SET") == "/models/sdxl") == on_gpus
         mounts = {mount["mountPath"]: mount for mount in workload.container["volumeMounts"]}
         assert ("/models" in mounts) == on_gpus and (not on_gpus or mounts["/models"]["readOnly"] is True)
 
 
-@OF_STAGES
-def test_pods_go_to_nodes_with_cards_and_restorers_rather_to_smaller_ones(
+@OF_BACKENDS
+def test_pods_go_to_nodes_with_gpus_and_restorers_preferably_to_smaller_ones(
     workload: Workload,
 ) -> None:
     if workload.overlay == "cpu-demo":
@@ -118,14 +117,14 @@ def test_pods_go_to_nodes_with_cards_and_restorers_rather_to_smaller_ones(
     ]
     affinity = workload.pod["affinity"]["nodeAffinity"]
     [preferred] = affinity.pop("preferredDuringSchedulingIgnoredDuringExecution")
-    assert not affinity, "any card is better than none"
+    assert not affinity, "any GPU is better than none"
     [expression] = preferred["preference"]["matchExpressions"]
     smaller = "Lt" if workload.name == "restorer" else "Gt"
     assert expression == {"key": "nvidia.com/gpu.memory", "operator": smaller, "values": ["20000"]}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_the_namespace_takes_no_pod_with_privileges(name: str) -> None:
+def test_the_namespace_rejects_pods_with_privileges(name: str) -> None:
     [namespace] = of_kind(overlay(name), "Namespace").values()
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     homes = {m["metadata"].get("namespace") for m in overlay(name) if m["kind"] != "Namespace"}
@@ -133,20 +132,20 @@ def test_the_namespace_takes_no_pod_with_privileges(name: str) -> None:
 
 
 @ALL
-def test_images_have_a_tag_that_stands_for_one_version(workload: Workload) -> None:
+def test_images_have_a_tag_of_one_version(workload: Workload) -> None:
     image = workload.container["image"]
     assert re.fullmatch(r"[\w./-]+/atelier/\w+(:\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})", image), image
 
 
 @ALL
-def test_probes_ask_what_the_processes_answer(workload: Workload) -> None:
+def test_probes_use_what_the_processes_serve(workload: Workload) -> None:
     container = workload.container
     if workload.name == "gateway":
-        asked = {
+        probes = {
             kind: container[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")
         }
-        assert {path["port"] for path in asked.values()} == {"http"}
-        assert [asked[kind]["path"] for kind in asked] == ["/livez", "/readyz", "/livez"]
+        assert {probe["port"] for probe in probes.values()} == {"http"}
+        assert [probe["path"] for probe in probes.values()] == ["/livez", "/readyz", "/livez"]
         status_timeout = GatewaySettings().status_timeout_seconds
         assert container["readinessProbe"]["timeoutSeconds"] > status_timeout
         return
@@ -159,12 +158,12 @@ def test_probes_ask_what_the_processes_answer(workload: Workload) -> None:
 
 
 @ALL
-def test_probes_notice_in_time_and_not_in_haste(workload: Workload) -> None:
+def test_probes_fail_in_time_and_not_too_early(workload: Workload) -> None:
     probes = {kind: workload.container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")}
-    assert not any("initialDelaySeconds" in probe for probe in probes.values()), "for that there is startup"
+    assert not any("initialDelaySeconds" in probe for probe in probes.values()), "the startup probe waits"
     seconds = {kind: probe["periodSeconds"] * probe["failureThreshold"] for kind, probe in probes.items()}
-    assert seconds["readiness"] <= 15, "its replica is asked no longer"
-    assert 60 <= seconds["liveness"] <= 120, "a moment without an answer is no reason to restart it"
+    assert seconds["readiness"] <= 15, "its replica gets no more calls"
+    assert 60 <= seconds["liveness"] <= 120, "one missed response is not a reason to restart it"
 
 
 @ALL
@@ -173,42 +172,43 @@ def test_ports_arguments_and_variables_are_those_that_the_program_reads(workload
     fields = SETTINGS[workload.name].model_fields
     prefix = f"ATELIER_{workload.name.upper()}_"
     for name in workload.environment:
-        assert name.startswith(prefix) and name.removeprefix(prefix).lower() in fields, f"nobody reads {name}"
-    told = settings(workload)  # every value is one that the program takes
+        assert name.startswith(prefix), name
+        assert name.removeprefix(prefix).lower() in fields, f"nothing reads {name}"
+    read = settings(workload)  # every value is valid
     ports = {port["name"]: port["containerPort"] for port in workload.container["ports"]}
-    if isinstance(told, ServiceSettings):
-        assert ports == {"grpc": told.port, "metrics": told.metrics_port}
+    if isinstance(read, ServiceSettings):
+        assert ports == {"grpc": read.port, "metrics": read.metrics_port}
     else:
-        assert isinstance(told, GatewaySettings) and ports == {"http": told.port}
-    assert told.host == "0.0.0.0"
+        assert isinstance(read, GatewaySettings) and ports == {"http": read.port}
+    assert read.host == "0.0.0.0"
 
 
 @ALL
-def test_services_lead_to_the_pods_and_stages_are_headless(workload: Workload) -> None:
+def test_services_select_the_pods_and_those_of_the_backends_are_headless(workload: Workload) -> None:
     service = of_kind(workload.manifests, "Service")[f"atelier-{workload.name}"]
     [port] = service["spec"]["ports"]
     assert service["spec"]["selector"].items() <= workload.labels.items()
     numbers = {p["name"]: p["containerPort"] for p in workload.container["ports"]}
     assert numbers[port["targetPort"]] == port["port"], "headless: clients reach the pod's own port"
-    assert (service["spec"].get("clusterIP") == "None") == (workload.name in STAGES)
+    assert (service["spec"].get("clusterIP") == "None") == (workload.name in BACKENDS)
     assert not service["spec"].get("publishNotReadyAddresses")
 
 
 @ALL
-def test_the_gateway_asks_for_all_addresses_of_each_stage(workload: Workload) -> None:
+def test_the_gateway_resolves_all_addresses_of_each_backend(workload: Workload) -> None:
     if workload.name != "gateway":
         return
     services = of_kind(workload.manifests, "Service")
-    for stage in STAGES:
-        [port] = services[f"atelier-{stage}"]["spec"]["ports"]
-        assert workload.setting(stage.upper()) == f"dns:///atelier-{stage}:{port['port']}"
+    for backend in BACKENDS:
+        [port] = services[f"atelier-{backend}"]["spec"]["ports"]
+        assert workload.setting(backend.upper()) == f"dns:///atelier-{backend}:{port['port']}"
 
 
 @ALL
 def test_an_eviction_is_always_possible_and_never_takes_two(workload: Workload) -> None:
     budget = of_kind(workload.manifests, "PodDisruptionBudget")[f"atelier-{workload.name}"]["spec"]
     assert budget["maxUnavailable"] == 1 and "minAvailable" not in budget
-    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow", "one that never starts does not hold a node"
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow", "a broken pod must not block a drain"
     assert budget["selector"]["matchLabels"].items() <= workload.labels.items()
 
 
@@ -225,53 +225,53 @@ def test_replicas_are_spread(workload: Workload) -> None:
 
 
 @ALL
-def test_a_pod_has_the_time_to_finish_what_it_accepted(workload: Workload) -> None:
+def test_a_pod_has_time_to_finish_what_it_accepted(workload: Workload) -> None:
     grace = workload.pod["terminationGracePeriodSeconds"]
     assert grace >= pre_stop_s(workload) + drain_s(workload) + 5
     if workload.name == "gateway":
-        told = settings(workload)
-        assert isinstance(told, GatewaySettings)
-        assert told.drain_seconds >= told.deadline_seconds, "no accepted order outlives the drain"
+        read = settings(workload)
+        assert isinstance(read, GatewaySettings)
+        assert read.drain_seconds >= read.deadline_seconds, "no accepted request outlives the drain"
 
 
-@OF_STAGES
+@OF_BACKENDS
 def test_a_full_queue_fits_into_the_drain(workload: Workload) -> None:
     # On one H100 the whole chain at 1536 px is budgeted at 6.5 s; a face of 512 px on a CPU takes 1 to 2 s.
     longest_job_s = 20 if workload.name == "generator" else 6
-    told = settings(workload)
-    assert isinstance(told, ServiceSettings)
-    assert told.drain_seconds >= longest_job_s * (told.queue_capacity + 1)
+    read = settings(workload)
+    assert isinstance(read, ServiceSettings)
+    assert read.drain_seconds >= longest_job_s * (read.queue_capacity + 1)
 
 
-@OF_STAGES
-def test_a_new_replica_is_known_before_an_old_one_leaves(workload: Workload) -> None:
-    told = settings(workload)
-    assert isinstance(told, ServiceSettings)
-    # gRPC spreads the age by a tenth; then the name is resolved, at most every 2 s.
-    assert workload.deployment["spec"]["minReadySeconds"] >= 1.1 * told.max_connection_age_seconds + 2
-    assert 1.1 * told.max_connection_age_seconds + 2 + 10 <= 90
+@OF_BACKENDS
+def test_a_new_replica_is_found_before_an_old_one_stops(workload: Workload) -> None:
+    read = settings(workload)
+    assert isinstance(read, ServiceSettings)
+    # gRPC varies the age by a tenth; then the name is resolved, at most every 2 s.
+    assert workload.deployment["spec"]["minReadySeconds"] >= 1.1 * read.max_connection_age_seconds + 2
+    assert 1.1 * read.max_connection_age_seconds + 2 + 10 <= 90
 
 
 @ALL
-def test_a_rollout_is_not_given_up_while_a_pod_may_still_start(workload: Workload) -> None:
+def test_a_rollout_does_not_fail_while_a_pod_may_still_start(workload: Workload) -> None:
     spec = workload.deployment["spec"]
     deadline = spec["progressDeadlineSeconds"]
     assert deadline > startup_window_s(workload) + spec["minReadySeconds"]
 
 
 @ALL
-def test_a_rollout_leaves_a_replica_that_works(workload: Workload) -> None:
+def test_a_rollout_keeps_a_working_replica(workload: Workload) -> None:
     spec = workload.deployment["spec"]
     rolling = spec["strategy"]["rollingUpdate"]
     scaled = of_kind(workload.manifests, "ScaledObject").get(f"atelier-{workload.name}")
     fewest = scaled["spec"]["minReplicaCount"] if scaled else spec["replicas"]
     assert fewest - rolling["maxUnavailable"] >= 1
-    spares_cards = workload.name in STAGES and workload.overlay == "gpu"
-    assert (rolling["maxSurge"], rolling["maxUnavailable"]) == ((0, 1) if spares_cards else (1, 0))
+    has_no_spare_gpus = workload.name in BACKENDS and workload.overlay == "gpu"
+    assert (rolling["maxSurge"], rolling["maxUnavailable"]) == ((0, 1) if has_no_spare_gpus else (1, 0))
 
 
 @ALL
-def test_the_autoscaler_alone_says_how_many(workload: Workload) -> None:
+def test_only_the_autoscaler_sets_the_replicas(workload: Workload) -> None:
     scaled = of_kind(workload.manifests, "ScaledObject").get(f"atelier-{workload.name}")
     assert (
         (scaled is None) == ("replicas" in workload.deployment["spec"]) == (workload.overlay != "autoscale")
@@ -283,27 +283,27 @@ def test_the_autoscaler_alone_says_how_many(workload: Workload) -> None:
     assert 1 <= spec["minReplicaCount"] <= spec["fallback"]["replicas"] <= spec["maxReplicaCount"]
     assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
     for trigger in spec["triggers"]:
-        assert trigger["metricType"] == "AverageValue", "KEDA's fallback works with no other"
-        assert trigger["metadata"]["ignoreNullValues"] == "false", "or a lost Prometheus would be no work"
+        assert trigger["metricType"] == "AverageValue", "KEDA's fallback needs it"
+        assert trigger["metadata"]["ignoreNullValues"] == "false", "an unreachable Prometheus is not idleness"
     behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300 > 60
     assert behavior["scaleUp"]["stabilizationWindowSeconds"] <= 30
 
 
-def test_at_zero_replicas_a_call_waits_for_a_start_and_the_gateway_takes_it(tmp_path: Path) -> None:
-    rendered = combined(tmp_path, ["keda", "scale-to-zero"])
+def test_at_zero_replicas_a_call_waits_for_a_start_and_the_gateway_accepts_it() -> None:
+    rendered = combined("keda", "scale-to-zero")
     gateway = Workload("to-zero", "gateway", rendered)
-    told = settings(gateway)
-    assert isinstance(told, GatewaySettings)
-    assert 120 <= told.stage_wait_seconds < told.deadline_seconds
+    read = settings(gateway)
+    assert isinstance(read, GatewaySettings)
+    assert 120 <= read.backend_wait_seconds < read.deadline_seconds
     assert gateway.container["readinessProbe"]["httpGet"]["path"] == "/livez"
-    for stage in STAGES:
-        scaled = of_kind(rendered, "ScaledObject")[f"atelier-{stage}"]["spec"]
+    for backend in BACKENDS:
+        scaled = of_kind(rendered, "ScaledObject")[f"atelier-{backend}"]["spec"]
         assert scaled["minReplicaCount"] == 0
-        work, orders = scaled["triggers"]
-        assert work["metadata"]["ignoreNullValues"] == "true", "no pods, no series, no work"
-        assert f'stage="{stage}"' in orders["metadata"]["query"]
-        assert orders["metadata"]["ignoreNullValues"] == "false", "the gateway always says how many wait"
+        work, pending = scaled["triggers"]
+        assert work["metadata"]["ignoreNullValues"] == "true", "without pods there are no series and no work"
+        assert f'backend="{backend}"' in pending["metadata"]["query"]
+        assert pending["metadata"]["ignoreNullValues"] == "false", "the gateway always exports how many wait"
 
 
 def test_every_component_and_file_is_used() -> None:

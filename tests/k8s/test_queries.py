@@ -1,4 +1,4 @@
-"""What the autoscalers and the dashboard compute, by promtool on made-up series."""
+"""What the autoscalers and the dashboard compute, by promtool on synthetic series."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from tests.k8s import queries
-from tests.k8s.manifests import STAGES
+from tests.k8s.manifests import BACKENDS
 from tests.k8s.promtool import SCENARIOS, run, series
 
 
-def everything(folder: Path) -> dict[str, str]:
-    scaled = {name: query for name, (query, _) in queries.autoscalers(folder / "overlay").items()}
+def everything() -> dict[str, str]:
+    scaled = {name: query for name, (query, _) in queries.autoscalers().items()}
     return {**scaled, "adapter": queries.adapter(), **queries.panels(), **queries.alerts()}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_no_query_gives_nan(scenario: str, tmp_path: Path) -> None:
-    recorded = everything(tmp_path)
+    recorded = everything()
     assert len(recorded) > 30
     expectations = [
         {"expr": f"q{i} != q{i}", "eval_time": "30m", "exp_samples": []} for i in range(len(recorded))
@@ -30,7 +30,7 @@ def test_no_query_gives_nan(scenario: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scenario", ["rising", "steady"])
 def test_every_query_gives_something_while_there_is_work(scenario: str, tmp_path: Path) -> None:
-    recorded = {name: q for name, q in everything(tmp_path).items() if name not in queries.alerts()}
+    recorded = {name: q for name, q in everything().items() if name not in queries.alerts()}
     expectations = [
         {"expr": f"count(q{i}) > bool 0", "eval_time": "30m", "exp_samples": [{"labels": "{}", "value": 1}]}
         for i in range(len(recorded))
@@ -40,38 +40,38 @@ def test_every_query_gives_something_while_there_is_work(scenario: str, tmp_path
 
 
 def scaled_to(folder: Path, name: str, made: list[dict[str, str]], value: float | None) -> None:
-    """Assert what an autoscaler's query gives at minute 30; None: nothing, so the fallback."""
-    query, _ = queries.autoscalers(folder / "overlay")[name]
+    """Assert what an autoscaler's query returns at minute 30; None: nothing, so the fallback applies."""
+    query, _ = queries.autoscalers()[name]
     samples = [] if value is None else [{"labels": "{}", "value": value}]
     expectation = {"expr": query, "eval_time": "30m", "exp_samples": samples}
     run(folder, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}])
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stages_autoscaler_sums_its_replicas_and_sees_no_other_stage(stage: str, tmp_path: Path) -> None:
-    other = "generator" if stage == "restorer" else "restorer"
+@pytest.mark.parametrize("service", BACKENDS)
+def test_an_autoscaler_sums_the_replicas_of_its_own_service_only(service: str, tmp_path: Path) -> None:
+    other = "generator" if service == "restorer" else "restorer"
     made = [
-        series("atelier_requests_in_progress", "4x200", f"atelier-{stage}", "a"),
-        series("atelier_requests_in_progress", "5x200", f"atelier-{stage}", "b"),
+        series("atelier_requests_in_progress", "4x200", f"atelier-{service}", "a"),
+        series("atelier_requests_in_progress", "5x200", f"atelier-{service}", "b"),
         series("atelier_requests_in_progress", "99x200", f"atelier-{other}", "c"),
     ]
-    scaled_to(tmp_path, f"{stage} work", made, 9)
-    _, threshold = queries.autoscalers(tmp_path / "overlay")[f"{stage} work"]
-    assert math.ceil(9 / threshold) == {"generator": 6, "restorer": 3}[stage]
+    scaled_to(tmp_path, f"{service} work", made, 9)
+    _, threshold = queries.autoscalers()[f"{service} work"]
+    assert math.ceil(9 / threshold) == {"generator": 6, "restorer": 3}[service]
 
 
-def test_the_gateways_autoscaler_counts_what_each_gateway_has_sent_to_either_stage(tmp_path: Path) -> None:
+def test_the_gateways_autoscaler_counts_what_each_gateway_has_sent_to_either_service(tmp_path: Path) -> None:
     calls = {("a", "generator"): 30, ("a", "restorer"): 4, ("b", "generator"): 7}
     made = [
-        series(f'atelier_backend_pending{{stage="{stage}"}}', f"{count}x200", "atelier-gateway", pod)
-        for (pod, stage), count in calls.items()
+        series(f'atelier_backend_pending{{backend="{backend}"}}', f"{count}x200", "atelier-gateway", pod)
+        for (pod, backend), count in calls.items()
     ]
     scaled_to(tmp_path, "gateway work", made, 41)
-    _, threshold = queries.autoscalers(tmp_path / "overlay")["gateway work"]
+    _, threshold = queries.autoscalers()["gateway work"]
     assert math.ceil(41 / threshold) == 3
 
 
-def test_a_replica_that_does_not_answer_is_not_forgotten_for_a_minute(tmp_path: Path) -> None:
+def test_a_replica_that_stops_responding_counts_for_another_minute(tmp_path: Path) -> None:
     made = [series("atelier_requests_in_progress", "4x117 _x80", pod="a")]  # the last one at 29:15
     scaled_to(tmp_path, "generator work", made, 4)
 
@@ -79,14 +79,14 @@ def test_a_replica_that_does_not_answer_is_not_forgotten_for_a_minute(tmp_path: 
 @pytest.mark.parametrize(
     "name", ["generator work", "restorer work", "gateway work", "to zero: generator orders"]
 )
-def test_without_series_there_is_no_answer_so_that_the_fallback_applies(name: str, tmp_path: Path) -> None:
+def test_without_series_there_is_no_result_so_that_the_fallback_applies(name: str, tmp_path: Path) -> None:
     scaled_to(tmp_path, name, [], None)
 
 
-def test_a_stage_without_pods_is_woken_by_what_the_gateway_holds(tmp_path: Path) -> None:
+def test_a_service_without_pods_is_started_by_what_the_gateway_holds(tmp_path: Path) -> None:
     made = [
-        series('atelier_backend_pending{stage="restorer"}', "0x118 2 2 2", "atelier-gateway"),
-        series('atelier_backend_pending{stage="generator"}', "0x200", "atelier-gateway"),
+        series('atelier_backend_pending{backend="restorer"}', "0x118 2 2 2", "atelier-gateway"),
+        series('atelier_backend_pending{backend="generator"}', "0x200", "atelier-gateway"),
     ]
     scaled_to(tmp_path, "to zero: restorer orders", made, 2)
     scaled_to(tmp_path, "to zero: generator orders", made, 0)

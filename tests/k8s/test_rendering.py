@@ -1,4 +1,4 @@
-"""Every overlay and every combination of components renders, to what Kubernetes and the operators know."""
+"""Every overlay and combination of components renders to what Kubernetes and the operators accept."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def wrong(rendered: list[Manifest], *versions: str) -> list[tuple[str, str, str,
 
 
 def check_references(rendered: list[Manifest]) -> None:
-    """Nothing stands there twice, and every ConfigMap and ServiceAccount that a pod names is there."""
+    """Nothing is defined twice, and every ConfigMap and ServiceAccount that a pod names exists."""
     keys = [(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in rendered]
     assert len(keys) == len(set(keys))
     for deployment in of_kind(rendered, "Deployment").values():
@@ -79,8 +79,8 @@ def test_overlays_are_valid(name: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("base", NAMES)
-def test_each_base_applies_alone(base: str, tmp_path: Path) -> None:
-    rendered = combined(tmp_path, [], [base])
+def test_each_base_applies_alone(base: str) -> None:
+    rendered = combined(bases=(base,))
     check_references(rendered)
     kinds = sorted(m["kind"] for m in rendered)
     assert kinds == ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"]
@@ -96,8 +96,8 @@ COMBINATIONS += [(*c, "scale-to-zero") for c in COMBINATIONS if "keda" in c]
 
 
 @pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
-def test_every_combination_of_components_is_valid(components: tuple[str, ...], tmp_path: Path) -> None:
-    rendered = combined(tmp_path, components)
+def test_every_combination_of_components_is_valid(components: tuple[str, ...]) -> None:
+    rendered = combined(*components)
     check_references(rendered)
     assert {m["metadata"]["namespace"] for m in rendered} == {"elsewhere"}
     assert not wrong(rendered, *VERSIONS)
@@ -123,7 +123,7 @@ TYPOS = {
 }
 
 
-def misspelt(manifest: Manifest) -> Manifest:
+def misspelled(manifest: Manifest) -> Manifest:
     right, wrong = TYPOS[manifest["kind"]]
     text = json.dumps(manifest)
     assert f'"{right}":' in text, manifest["kind"]
@@ -135,7 +135,7 @@ def test_a_typo_in_any_kind_is_found() -> None:
     by_kind = {m["kind"]: m for m in overlay("autoscale") if m["metadata"]["name"] != "atelier-gateway"}
     assert by_kind.keys() == TYPOS.keys(), "a kind has no typo here yet"
     for kind, manifest in by_kind.items():
-        typo = misspelt(manifest)
+        typo = misspelled(manifest)
         found = [problems(typo, version) for version in VERSIONS]
         assert all(found), f"a {TYPOS[kind][1]} in a {kind} is not noticed"
 
@@ -146,7 +146,7 @@ def test_the_registry_is_set_in_one_place() -> None:
     for name in OVERLAYS:
         for deployment in of_kind(overlay(name), "Deployment").values():
             image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
-            assert image.startswith("registry.example/atelier/"), "every overlay takes it from there"
+            assert image.startswith("registry.example/atelier/"), "every overlay uses it"
 
 
 def test_another_namespace_is_set_in_one_place(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several restorers behind one name: work is shared, new ones are found, one that leaves loses nothing."""
+"""Several restorers behind one name: they share work, new ones are found, one that stops loses nothing."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from tests import tiny_restorer
-from tests.k8s.replicas import Replica, Street, photograph, seconds_until
+from tests.k8s.replicas import Replica, ReplicaSet, photo, seconds_until
 from tests.processes import wait_for
 
 pytestmark = pytest.mark.slow
@@ -26,7 +28,7 @@ QUEUED = 60
 
 
 @pytest.fixture
-def empty_street(tmp_path: Path) -> Iterator[Street]:
+def no_replicas(tmp_path: Path) -> Iterator[ReplicaSet]:
     """A name without an address."""
     model_set = tiny_restorer.build_set(
         tmp_path / "set",
@@ -34,52 +36,62 @@ def empty_street(tmp_path: Path) -> Iterator[Street]:
         codeformer=tiny_restorer.codeformer_state(),
         upscaler=False,
     )
-    street = Street(tmp_path, model_set)
+    replica_set = ReplicaSet(tmp_path, model_set)
     try:
-        yield street
+        yield replica_set
     finally:
-        street.close()
+        replica_set.close()
 
 
 @pytest.fixture
-def street(empty_street: Street) -> Street:
+def replica_set(no_replicas: ReplicaSet) -> ReplicaSet:
     """A gateway, and two restorers that it has found."""
-    street = empty_street
-    street.add()
-    street.add()
-    street.open_door()
-    wait_for(lambda: street.call("/detect").status_code == 200 and all(counts(street, "DetectFaces")), 60)
-    return street
+    replica_set = no_replicas
+    replica_set.add()
+    replica_set.add()
+    replica_set.start_gateway()
+    wait_until_all_are_called(replica_set)
+    return replica_set
 
 
-def counts(street: Street, method: str) -> list[int]:
-    return [replica.calls(method) for replica in street.replicas]
+def wait_until_all_are_called(replica_set: ReplicaSet) -> None:
+    wait_for(
+        lambda: replica_set.call("/detect").status_code == 200 and all(counts(replica_set, "DetectFaces")), 60
+    )
 
 
-def test_calls_are_shared_and_a_third_replica_is_used_within_90_seconds(street: Street) -> None:
-    before = counts(street, "DetectFaces")
+def counts(replica_set: ReplicaSet, method: str) -> list[int]:
+    return [replica.calls(method) for replica in replica_set.replicas]
+
+
+def test_calls_are_shared_and_a_third_replica_is_used_within_90_seconds(replica_set: ReplicaSet) -> None:
+    before = counts(replica_set, "DetectFaces")
     for _ in range(20):
-        street.call("/detect")
-    in_turn = [now - then for now, then in zip(counts(street, "DetectFaces"), before, strict=True)]
-    assert min(in_turn) >= 7, f"{in_turn}: one connection for all, which changes with its age, would not do"
+        replica_set.call("/detect")
+    shares_in_turn = [
+        now - then for now, then in zip(counts(replica_set, "DetectFaces"), before, strict=True)
+    ]
+    assert min(shares_in_turn) >= 7, (
+        f"{shares_in_turn}: one connection for all, which changes with its age, would not do"
+    )
 
     with ThreadPoolExecutor(4) as clients:
-        answers = list(clients.map(street.call, ["/restore"] * CALLS))
-    assert {answer.status_code for answer in answers} == {200}
-    assert any(face["restored"] for face in answers[0].json()["faces"])
-    shares = [count / CALLS for count in counts(street, "RestoreFaces")]
+        responses = list(clients.map(replica_set.call, ["/restore"] * CALLS))
+    assert {response.status_code for response in responses} == {200}
+    assert any(face["restored"] for face in responses[0].json()["faces"])
+    shares = [count / CALLS for count in counts(replica_set, "RestoreFaces")]
     assert sum(shares) == 1 and all(0.4 <= share <= 0.6 for share in shares), shares
 
-    third = street.add()
-    with street.steady_calls("/detect", pause_s=0.5) as steady:
+    third = replica_set.add()
+    with replica_set.steady_calls("/detect", pause_s=0.5) as steady:
         seconds = seconds_until(lambda: third.calls("DetectFaces") > 0, within_s=90)
     print(f"a third replica was used after {seconds:.0f} s")
-    assert {answer.status_code for answer in steady} == {200}
+    assert {response.status_code for response in steady} == {200}
 
 
 def occupy(channel: grpc.Channel) -> list[grpc.Future]:
-    """Send one replica, past the gateway, many more calls than it can carry out during the test."""
-    request = pb.RestoreFacesRequest(image=image_pb2.Image(data=photograph()), max_faces=4)
+    """Send one replica, past the gateway, many more calls than it can execute during the test."""
+    request = pb.RestoreFacesRequest(image=image_pb2.Image(data=photo()), max_faces=4)
     stub = restorer_service_pb2_grpc.RestorerServiceStub(channel)
     calls = [stub.RestoreFaces.future(request, timeout=300) for _ in range(QUEUED)]
     wait_for(lambda: stub.GetStatus(pb.GetStatusRequest()).status.queue_depth >= QUEUED - 5, 60)
@@ -88,84 +100,96 @@ def occupy(channel: grpc.Channel) -> list[grpc.Future]:
 
 @contextmanager
 def besieged(replica: Replica) -> Iterator[None]:
-    """Call one replica, past the gateway, from more clients than it has places for."""
-    request = pb.RestoreFacesRequest(image=image_pb2.Image(data=photograph()), max_faces=4)
-    over = threading.Event()
+    """Call one replica, past the gateway, from more clients than its queue has slots."""
+    request = pb.RestoreFacesRequest(image=image_pb2.Image(data=photo()), max_faces=4)
+    stopped = threading.Event()
 
     def client() -> None:
         with grpc.insecure_channel(f"{replica.address}:{replica.port}") as channel:
             stub = restorer_service_pb2_grpc.RestorerServiceStub(channel)
-            while not over.is_set():
+            while not stopped.is_set():
                 try:
                     stub.RestoreFaces(request, timeout=300)
                 except grpc.RpcError as error:
                     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-                    over.wait(0.05)
+                    stopped.wait(0.05)
 
     with ThreadPoolExecutor(4) as clients:
         running = [clients.submit(client) for _ in range(4)]
         try:
             yield
         finally:
-            over.set()
+            stopped.set()
     for each in running:
         each.result()
 
 
-def test_a_call_for_which_one_replica_has_no_place_is_carried_out_by_the_other(empty_street: Street) -> None:
-    street = empty_street
-    # While a connection is made anew there is only the other replica, and no place is then a true answer.
+def test_a_call_that_one_replica_has_no_slot_for_is_executed_by_the_other(no_replicas: ReplicaSet) -> None:
+    replica_set = no_replicas
+    # While a connection is replaced only the other replica is left, and its full queue is then an error.
     lasting = {"MAX_CONNECTION_AGE_SECONDS": 3600}
-    small, large = street.add(QUEUE_CAPACITY=1, **lasting), street.add(**lasting)
-    street.open_door()
-    wait_for(lambda: street.call("/detect").status_code == 200 and all(counts(street, "DetectFaces")), 60)
-    with besieged(small), street.steady_calls("/detect", pause_s=0.05) as answers:
+    small, large = replica_set.add(QUEUE_CAPACITY=1, **lasting), replica_set.add(**lasting)
+    replica_set.start_gateway()
+    wait_until_all_are_called(replica_set)
+    with besieged(small), replica_set.steady_calls("/detect", pause_s=0.05) as responses:
         wait_for(lambda: small.calls("DetectFaces", "RESOURCE_EXHAUSTED") >= 10, 300)
-    assert {answer.status_code for answer in answers} == {200}
-    print(f"{len(answers)} calls, {small.calls('DetectFaces', 'RESOURCE_EXHAUSTED')} refused by one replica")
+    assert {response.status_code for response in responses} == {200}
+    print(
+        f"{len(responses)} calls, {small.calls('DetectFaces', 'RESOURCE_EXHAUSTED')} refused by one replica"
+    )
     assert large.calls("DetectFaces", "OK") >= 10
 
 
-def test_a_draining_replica_gets_nothing_after_a_second_and_finishes_what_it_has(street: Street) -> None:
-    leaving, staying = street.replicas
-    with grpc.insecure_channel(f"{leaving.address}:{street.port}") as channel:
+def test_a_draining_replica_gets_nothing_after_a_second_and_finishes_what_it_has(
+    replica_set: ReplicaSet,
+) -> None:
+    leaving, staying = replica_set.replicas
+    with grpc.insecure_channel(f"{leaving.address}:{replica_set.port}") as channel:
         accepted = occupy(channel)
         leaving.ask_to_stop()
         wait_for(lambda: "draining" in leaving.log.read_text(), 60)
-        time.sleep(1)  # the second that it has
+        time.sleep(1)  # the second that it is granted
         before, others = leaving.calls("DetectFaces"), staying.calls("DetectFaces")
         for _ in range(20):
-            assert street.call("/detect").status_code == 200
+            assert replica_set.call("/detect").status_code == 200
         unfinished = [call for call in accepted if not call.done()]
-        assert len(unfinished) > 3 and leaving.child.poll() is None, "it was to be there all the time"
+        assert len(unfinished) > 3 and leaving.child.poll() is None, "the test needs it alive to the end"
         assert leaving.calls("DetectFaces") == before and staying.calls("DetectFaces") == others + 20
-        # The test does not wait for all of them; those that nobody waits for are not done.
+        # The test does not wait for all of them; those that nobody waits for are cancelled.
         for call in unfinished[3:]:
             call.cancel()
-        assert all(call.result().faces for call in unfinished[:3]), "what it had accepted was done"
+        assert all(call.result().faces for call in unfinished[:3]), "accepted calls are finished"
     assert leaving.child.wait(90) == 0
 
 
-def test_restarting_each_in_turn_loses_no_request(street: Street) -> None:
-    with street.steady_calls("/restore", pause_s=0.1) as answers:
-        for replica in street.replicas:
-            before = len(answers)
+def longer(responses: list[httpx.Response], count: int) -> bool:
+    return len(responses) >= count
+
+
+def is_called(replica: Replica) -> bool:
+    return replica.calls("RestoreFaces") > 0
+
+
+def test_restarting_each_in_turn_loses_no_request(replica_set: ReplicaSet) -> None:
+    with replica_set.steady_calls("/restore", pause_s=0.1) as responses:
+        for replica in replica_set.replicas:
+            before = len(responses)
             replica.ask_to_stop()
             assert replica.child.wait(90) == 0
-            wait_for(lambda before=before: len(answers) >= before + 5, 60)
+            wait_for(partial(longer, responses, before + 5), 60)
             replica.start()
-            wait_for(lambda replica=replica: replica.calls("RestoreFaces") > 0, 60)
-    assert len(answers) > 20
-    failed = [answer.text for answer in answers if answer.status_code != 200]
-    assert not failed, f"{len(failed)} of {len(answers)}: {failed[:3]}"
+            wait_for(partial(is_called, replica), 60)
+    assert len(responses) > 20
+    failed = [response.text for response in responses if response.status_code != 200]
+    assert not failed, f"{len(failed)} of {len(responses)}: {failed[:3]}"
 
 
-def test_without_replicas_a_call_waits_for_a_start(empty_street: Street) -> None:
-    street = empty_street
-    street.open_door(STAGE_WAIT_SECONDS=100)
+def test_without_replicas_a_call_waits_for_a_start(no_replicas: ReplicaSet) -> None:
+    replica_set = no_replicas
+    replica_set.start_gateway(BACKEND_WAIT_SECONDS=100)
     with ThreadPoolExecutor(1) as client:
-        first = client.submit(street.call, "/detect")
-        time.sleep(6)  # long enough for the first channel to have given up its name
+        first = client.submit(replica_set.call, "/detect")
+        time.sleep(6)  # long enough for the first channel to have failed to resolve the name
         assert not first.done()
-        street.add()
+        replica_set.add()
         assert first.result().status_code == 200

@@ -21,4 +21,4 @@ def parser(seed: int) -> FaceParser:
 @cache
 def classes(number: int) -> np.ndarray:
     """Return the classes (512, 512) of the number-th restored face, with the weights of seed 1."""
-    return parser(1).classify(restored(number)[None])[0]
+    return np.asarray(parser(1).classify(restored(number)[None])[0])

@@ -30,9 +30,10 @@ _MISSING_MODULE = "torchvision.transforms.functional_tensor"
 
 
 def codeformer(state: Mapping[str, Tensor]) -> nn.Module:
-    """Return spandrel_extra_arches' CodeFormer. It is not registered: spandrel does not come to know it."""
+    """Return spandrel_extra_arches' CodeFormer. It is not registered with spandrel."""
     architecture = _imported("spandrel_extra_arches.architectures.CodeFormer").CodeFormerArch()
-    return architecture.load(dict(state)).model.eval()
+    network: nn.Module = architecture.load(dict(state)).model
+    return network.eval()
 
 
 def rrdbnet(state: Mapping[str, Tensor], scale: int) -> nn.Module:
@@ -41,7 +42,8 @@ def rrdbnet(state: Mapping[str, Tensor], scale: int) -> nn.Module:
     vars(shim)["rgb_to_grayscale"] = functional.rgb_to_grayscale
     sys.modules[_MISSING_MODULE] = shim
     try:
-        network = _imported("basicsr.archs.rrdbnet_arch").RRDBNet(num_in_ch=3, num_out_ch=3, scale=scale)
+        module = _imported("basicsr.archs.rrdbnet_arch")
+        network: nn.Module = module.RRDBNet(num_in_ch=3, num_out_ch=3, scale=scale)
     finally:
         del sys.modules[_MISSING_MODULE]
     network.load_state_dict(state, strict=True)

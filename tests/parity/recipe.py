@@ -57,7 +57,9 @@ class StreamChanged(AssertionError):
 
 def manifest(network: str) -> dict[str, dict[str, Any]]:
     """Return key -> {"shape", "dtype"} of a published checkpoint."""
-    return json.loads((FOLDER / "manifests" / f"{network}.json").read_text(encoding="utf-8"))
+    text = (FOLDER / "manifests" / f"{network}.json").read_text(encoding="utf-8")
+    entries: dict[str, dict[str, Any]] = json.loads(text)
+    return entries
 
 
 def golden(name: str) -> Any:
@@ -117,7 +119,7 @@ def image(name: str, seed: int, height: int, width: int, grid: int = 16, noise: 
     top = corners[i][:, j] * (1 - u) + corners[i][:, j + 1] * u
     bottom = corners[i + 1][:, j] * (1 - u) + corners[i + 1][:, j + 1] * u
     pixels = top * (1 - v) + bottom * v + noise * generator.standard_normal((height, width, 3))
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
 
 
 def _generator(key: str, seed: int) -> np.random.Generator:

@@ -91,7 +91,7 @@ def paste(
     result = upscaled(picture, scale).astype(np.float64)
     for number, (crop, name) in enumerate(faces):
         affine, _ = cv2.estimateAffinePartial2D(np.array(SETS[name]["landmarks"]), TEMPLATE, method=cv2.LMEDS)
-        matrix = cv2.invertAffineTransform(affine) * scale
+        matrix = np.asarray(cv2.invertAffineTransform(affine), float) * scale
         if scale > 1:
             matrix[:, 2] += 0.5 * scale if faults.half_pixel else 0.5 * (scale - 1)
         soft, square = masks(
@@ -149,4 +149,4 @@ def adain_gray(face: np.ndarray, crop: np.ndarray) -> np.ndarray:
     mean, deviation = gray.mean(axis=(0, 1)), np.sqrt(gray.var(axis=(0, 1)) + 1e-5)
     style = crop.astype(np.float64)
     style_deviation = np.sqrt(style.var(axis=(0, 1)) + 1e-5)
-    return (gray - mean) / deviation * style_deviation + style.mean(axis=(0, 1))
+    return np.asarray((gray - mean) / deviation * style_deviation + style.mean(axis=(0, 1)))

@@ -80,8 +80,8 @@ def test_answers_anchors_and_faces_equal_the_reference(network: str, seed: int) 
 def test_the_references_own_answers_leave_the_references_faces(network: str, seed: int) -> None:
     """Without the last bits in which two processors' convolutions differ: nothing is left to chance."""
     golden = recipe.golden(f"{network}_s{seed}")
-    raw = (torch.from_numpy(golden[name]) for name in ("loc", "conf", "landms"))
-    found = decode(*raw, HEIGHT, WIDTH, 0.8)
+    offsets, scores, landmarks = (torch.from_numpy(golden[name]) for name in ("loc", "conf", "landms"))
+    found = decode(offsets, scores, landmarks, HEIGHT, WIDTH, 0.8)
     assert len(found.scores) == golden["n_detections"]
     sides = np.array([WIDTH, HEIGHT])
     ours = np.hstack(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atelier_restorer.align import crop_to_picture, cut_crop, face_to_crop
-from atelier_restorer.gray import gray_face, recolouring, toned_face
+from atelier_restorer.gray import gray_face, recoloring, toned_face
 from atelier_restorer.paste import paste_face, restored_parts, soften_parts
 from tests.parity import recipe
 from tests.parity.face_parts import classes
@@ -58,7 +58,7 @@ def reference(golden: Golden, faults: Faults) -> np.ndarray:
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return how many levels two pictures differ by at each pixel, in the channel that differs most."""
-    return np.abs(a.astype(float) - b).max(axis=2)
+    return np.asarray(np.abs(a.astype(float) - b).max(axis=2))
 
 
 def within(found: np.ndarray, levels: int) -> float:
@@ -125,7 +125,7 @@ def test_a_face_in_a_sepia_picture_equals_the_references() -> None:
     """No golden: the facts of the gray path, which the test above proves, for a picture with a tone."""
     gray = background()[..., 2:].astype(float)
     before = np.rint(gray * 0.6 + (60, 45, 25)).astype(np.uint8)
-    assert recolouring(before, False) is toned_face
+    assert recoloring(before, False) is toned_face
     matrix = face_to_crop(SETS["frontal"]["landmarks"])
     crop = cut_crop(before, matrix)
     expected = paste(before, [(adain_gray(restored(0), crop), "frontal")], 1, None, Faults())

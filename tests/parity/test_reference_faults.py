@@ -1,4 +1,4 @@
-"""Where the reference is wrong, and by how much: the figures of docs/parity.md, made anew in every run."""
+"""Where the reference is wrong, and by how much: the figures of docs/parity.md, computed in every run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cost(name: str, faults: Faults) -> np.ndarray:
     picture = upscaled(background(), golden.scale)
     right = paste(background(), faces, golden.scale, None, Faults())
     faulty = paste(background(), faces, golden.scale, None, faults)
-    return (faulty - right)[((right != picture) | (faulty != picture)).any(axis=2)]
+    return np.asarray((faulty - right)[((right != picture) | (faulty != picture)).any(axis=2)])
 
 
 @pytest.mark.parametrize("name", list(SETS))

@@ -1,7 +1,7 @@
-"""The folder of the set: what is in it, what is missing, and the manifest, which comes last.
+"""The set's folder: what is in it, what is missing, and the manifest, which is written last.
 
-A folder without `manifest.json` is no model set: the manifest goes away before the first file changes and
-comes back, in one step, when every file is there and checked. Whatever ends a run in between leaves parts
+A folder without `manifest.json` is not a model set: the manifest is removed before the first file changes and
+written, in one step, when every file is there and checked. However a run ends in between, it leaves parts
 that the next run continues, and nothing that a service could load.
 """
 
@@ -34,9 +34,9 @@ class SetError(Exception):
 
 @dataclass(frozen=True)
 class Item:
-    """A file of the set and how far it is: `here` (whole and checked), or so many bytes `to_fetch`.
+    """A file of the set and its state: `here` (complete and checked), or with bytes `to_fetch`.
 
-    `local` is a file of the user's own with the right checksum, which is copied instead of fetched.
+    `local` is one of the user's own files with the right checksum, which is copied instead of fetched.
     """
 
     source: Source
@@ -46,8 +46,8 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Means:
-    """How files are got: over which client, from which own folders, and what is told to whom."""
+class FetchContext:
+    """How files are fetched: the client, and where messages and progress go."""
 
     client: httpx.Client
     say: Callable[[str], None]
@@ -59,7 +59,7 @@ class Means:
 def locked(folder: Path) -> Iterator[None]:
     """Keep a second run out of the folder; the lock ends with the process, however that ends.
 
-    Raises `SetError` naming the process that has it.
+    Raises `SetError` naming the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+", encoding="ascii") as file:
@@ -76,45 +76,45 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def sources_of(catalogue: Catalogue) -> list[Source]:
-    """Every file of the set: the licences' texts first, then the weights."""
-    texts = [licence.text for licence in catalogue.licences]
+    """Every file of the set: the license texts first, then the weights."""
+    texts = [license.text for license in catalogue.licenses]
     return [*texts, *(source for entry in catalogue.entries for source in entry.files)]
 
 
 def take_stock(
-    catalogue: Catalogue, folder: Path, own: Mapping[int, list[Path]], trusted: frozenset[str]
+    catalogue: Catalogue, folder: Path, local: Mapping[int, list[Path]], trusted: frozenset[str]
 ) -> list[Item]:
-    """Look at what is there. `own` are the user's files by size, `trusted` the files without a checksum."""
+    """Check what is there. `local`: the user's files by size; `trusted`: paths taken without a checksum."""
     items = []
     for source in sources_of(catalogue):
         if _is_here(source, folder, trusted):
             items.append(Item(source, here=True, to_fetch=0))
             continue
         published = folder / source.published
-        local = next((path for path in own.get(source.bytes, []) if _fits(path, source)), None)
+        found = next((path for path in local.get(source.bytes, []) if _is_published_file(path, source)), None)
         done = size_of(part_of(published)) if size_of(part_of(published)) <= source.bytes else 0
-        if local or _fits(published, source):
+        if found or _is_published_file(published, source):
             done = source.bytes
-        items.append(Item(source, here=False, to_fetch=source.bytes - done, local=local))
+        items.append(Item(source, here=False, to_fetch=source.bytes - done, local=found))
     return items
 
 
-def own_files(folders: list[Path]) -> dict[int, list[Path]]:
-    """Every file in the user's folders by its size.
+def local_files(folders: list[Path]) -> dict[int, list[Path]]:
+    """Every file in the user's folders, by size.
 
     Raises `SetError` for a folder that does not exist.
     """
     found: dict[int, list[Path]] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise SetError(f"--from {folder}: there is no such folder")
+            raise SetError(f"--from {folder}: no such folder")
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             found.setdefault(path.stat().st_size, []).append(path)
     return found
 
 
 def check_space(items: list[Item], folder: Path) -> None:
-    """Raise `SetError` if the disk cannot hold what is missing, and the largest conversion beside it."""
+    """Raise `SetError` if the disk cannot hold what is missing and the largest conversion."""
     missing = [item for item in items if not item.here]
     copied = sum(item.source.bytes for item in missing if item.local)
     converted = max((item.source.bytes for item in missing if item.source.is_converted), default=0)
@@ -125,29 +125,29 @@ def check_space(items: list[Item], folder: Path) -> None:
         raise SetError(f"{folder}: {needed} bytes are needed, {free} are free")
 
 
-def check_strangers(catalogue: Catalogue, folder: Path) -> None:
-    """Raise `SetError` if a component's folder has a file that is not of the set.
+def check_unexpected_files(catalogue: Catalogue, folder: Path) -> None:
+    """Raise `SetError` if a component's folder has a file that does not belong to the set.
 
-    The services refuse such a set, which is better known before the download than after it.
+    The services refuse such a set, which is better found out before the download than after it.
     """
-    known = {place for s in sources_of(catalogue) for place in (s.path, s.published)}
-    known |= {f"{place}{end}" for place in known for end in (".part", ".part.version")}
+    known = {path for s in sources_of(catalogue) for path in (s.path, s.published)}
+    known |= {f"{path}{end}" for path in known for end in (".part", ".part.version")}
     for entry in catalogue.entries:
         for path in sorted((folder / entry.path).rglob("*")):
             relative = path.relative_to(folder).as_posix()
             if not path.is_dir() and relative not in known:
-                raise SetError(f"{path} is not of this set; move it away")
+                raise SetError(f"{path} does not belong to this set; move it elsewhere")
 
 
-def fill(items: list[Item], folder: Path, means: Means, trusted: frozenset[str]) -> None:
-    """Get every file that is missing. Removes the manifest before the first change.
+def fill(items: list[Item], folder: Path, context: FetchContext, trusted: frozenset[str]) -> None:
+    """Fetch or copy every file that is missing. Removes the manifest before the first change.
 
-    Raises `SetError`, and `DownloadError` of the download; what was got stays for the next run.
+    Raises `SetError` and `DownloadError`; what was fetched is kept for the next run.
     """
     for item in items:
         if not item.here:
             (folder / MANIFEST).unlink(missing_ok=True)
-            _get(item, folder, means, trusted)
+            _obtain(item, folder, context, trusted)
 
 
 def write_manifest(catalogue: Catalogue, folder: Path) -> Path:
@@ -156,15 +156,15 @@ def write_manifest(catalogue: Catalogue, folder: Path) -> Path:
         entry.role: {
             "path": entry.path,
             "name": entry.name,
-            "license": entry.licence.name,
-            "license_text": entry.licence.text.path,
+            "license": entry.license.name,
+            "license_text": entry.license.text.path,
         }
         for entry in catalogue.entries
     }
     manifest = {
         "name": catalogue.name,
-        "license": "; ".join(licence.name for licence in catalogue.licences),
-        "licenses_accepted": [lic.key for lic in catalogue.licences if lic.must_be_accepted],
+        "license": "; ".join(license.name for license in catalogue.licenses),
+        "licenses_accepted": [lic.key for lic in catalogue.licenses if lic.must_be_accepted],
         "description": catalogue.description,
         "max_side": catalogue.max_side,
         "refiner_max_side": catalogue.refiner_max_side,
@@ -205,59 +205,59 @@ def _is_here(source: Source, folder: Path, trusted: frozenset[str]) -> bool:
         return bool(source.sha256) and is_conversion_of(path, source.sha256)
     if not source.sha256:
         return source.path in trusted and size_of(path) == source.bytes
-    return _fits(path, source)
+    return _is_published_file(path, source)
 
 
-def _fits(path: Path, source: Source) -> bool:
-    """Tell whether a file is the published one. Without a checksum none is."""
+def _is_published_file(path: Path, source: Source) -> bool:
+    """Return whether a file is the published one; without a checksum it never is."""
     return bool(source.sha256) and size_of(path) == source.bytes and sha256(path) == source.sha256
 
 
-def _get(item: Item, folder: Path, means: Means, trusted: frozenset[str]) -> None:
+def _obtain(item: Item, folder: Path, context: FetchContext, trusted: frozenset[str]) -> None:
     source = item.source
     published = folder / source.published
     published.parent.mkdir(parents=True, exist_ok=True)
-    if not _fits(published, source):
+    if not _is_published_file(published, source):
         if item.local:
             discard_part(published)
             shutil.copyfile(item.local, part_of(published))
             _check(source, published)
         else:
-            _fetch(source, published, means)
+            _fetch(source, published, context)
         part_of(published).replace(published)
-        discard_part(published)  # what is left of it: the version's name
+        discard_part(published)  # what is left of it: the version file
     if not source.sha256 and source.path in trusted:
-        means.say(f"{source.path}: taken unverified; its SHA-256 is {sha256(published)}")
+        context.say(f"{source.path}: taken unverified; its SHA-256 is {sha256(published)}")
     if source.is_converted:
         try:
             convert(published, folder / source.path)
         except CheckpointError as error:
             published.unlink()
             raise SetError(f"{error}. The file was deleted; it came from {source.url}") from error
-        published.unlink()  # the tensors are in the set now, its checksum stands in the manifest
+        published.unlink()  # its tensors are in the set now, its checksum goes into the manifest
 
 
-def _fetch(source: Source, published: Path, means: Means) -> None:
+def _fetch(source: Source, published: Path, context: FetchContext) -> None:
     for last in (False, True):
         resumed = download(
-            means.client,
+            context.client,
             source.url,
             published,
             source.bytes,
-            progress=means.progress(source.published, source.bytes),
-            say=means.say,
-            first_pause_s=means.first_pause_s,
+            progress=context.progress(source.published, source.bytes),
+            say=context.say,
+            first_pause_s=context.first_pause_s,
         )
         try:
             return _check(source, published)
         except SetError as error:
             if last or not resumed:
                 raise
-            means.say(f"{error}. It was pieced together, so it is fetched anew")
+            context.say(f"{error}. It came in several parts, so it is fetched again")
 
 
 def _check(source: Source, published: Path) -> None:
-    """Raise `SetError`, and delete what came, if it is not the published file."""
+    """Raise `SetError`, and delete the file, if it is not the published one."""
     part = part_of(published)
     actual = sha256(part)
     if source.sha256 and actual != source.sha256:

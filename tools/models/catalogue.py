@@ -14,7 +14,7 @@ from atelier_runtime.service_status import NetworkRole
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
 PICKLES = (".pth", ".pt", ".ckpt")
-LICENCE_ROLE = "licence"
+LICENSE_ROLE = "license"
 
 
 class CatalogueError(ValueError):
@@ -25,9 +25,9 @@ class CatalogueError(ValueError):
 class Source:
     """One file of the set and where it is published.
 
-    `path` is its place in the set, relative. `bytes` and `sha256` are those of the published file, so of the
-    `.pth` where that is converted. An empty `sha256` means that nobody could tell: the file is refused
-    unless the user trusts it by name.
+    `path` is relative to the set's folder. `bytes` and `sha256` are those of the published file, so of the
+    `.pth` if that is converted. An empty `sha256` means unknown: the file is refused unless the user trusts
+    it by name.
     """
 
     role: str
@@ -43,7 +43,7 @@ class Source:
 
     @property
     def published(self) -> str:
-        """The place in the set where the file lies as it was published."""
+        """The path in the set of the file as it was published."""
         suffix = PurePosixPath(urlsplit(self.url).path).suffix
         if suffix in PICKLES and self.path.endswith(".safetensors"):
             return str(PurePosixPath(self.path).with_suffix(suffix))
@@ -51,8 +51,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Licence:
-    """A licence by its short name (`key`), and its text, which becomes a file of the set."""
+class License:
+    """A license by its short name (`key`), and its text, which becomes a file of the set."""
 
     key: str
     name: str
@@ -67,13 +67,13 @@ class Entry:
     role: str
     name: str
     path: str
-    licence: Licence
+    license: License
     files: tuple[Source, ...]
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything that the set may hold, and what its manifest says of it as a whole."""
+    """Everything that the set may contain, and what its manifest says about it as a whole."""
 
     name: str
     description: str
@@ -84,12 +84,12 @@ class Catalogue:
     entries: tuple[Entry, ...]
 
     @property
-    def licences(self) -> tuple[Licence, ...]:
-        """The licences of the entries, each once."""
-        return tuple({entry.licence.key: entry.licence for entry in self.entries}.values())
+    def licenses(self) -> tuple[License, ...]:
+        """The licenses of the entries, each once."""
+        return tuple({entry.license.key: entry.license for entry in self.entries}.values())
 
     def only(self, roles: Collection[str]) -> Catalogue:
-        """Return the catalogue with these entries alone; raise `CatalogueError` for one that is not in it."""
+        """Return the catalogue with only these entries; raise `CatalogueError` for one that is not in it."""
         self._check(roles)
         return replace(self, entries=tuple(entry for entry in self.entries if entry.role in roles))
 
@@ -107,7 +107,7 @@ class Catalogue:
     def mirrored(self, mirror: str) -> Catalogue:
         """Return the catalogue with every `https://host/path` fetched from `mirror/host/path`."""
 
-        def moved(source: Source) -> Source:
+        def on_mirror(source: Source) -> Source:
             address = urlsplit(source.url)
             query = f"?{address.query}" if address.query else ""
             return replace(source, url=f"{mirror.rstrip('/')}/{address.netloc}{address.path}{query}")
@@ -116,8 +116,8 @@ class Catalogue:
         entries = (
             replace(
                 entry,
-                licence=replace(entry.licence, text=moved(entry.licence.text)),
-                files=tuple(moved(source) for source in entry.files),
+                license=replace(entry.license, text=on_mirror(entry.license.text)),
+                files=tuple(on_mirror(source) for source in entry.files),
             )
             for entry in self.entries
         )
@@ -132,8 +132,8 @@ def read_catalogue(path: Path = BUILT_IN) -> Catalogue:
     try:
         with path.open("rb") as file:
             data = tomllib.load(file)
-        licences = {key: _licence(key, table) for key, table in data["licences"].items()}
-        entries = tuple(_entry(role, table, licences) for role, table in data["components"].items())
+        licenses = {key: _license(key, table) for key, table in data[_spelling(data, "licenses")].items()}
+        entries = tuple(_entry(role, table, licenses) for role, table in data["components"].items())
         catalogue = Catalogue(
             name=str(data["name"]),
             description=str(data.get("description", "")),
@@ -143,7 +143,7 @@ def read_catalogue(path: Path = BUILT_IN) -> Catalogue:
             default_negative_prompt=str(data.get("default_negative_prompt", "")),
             entries=entries,
         )
-        _check_places(catalogue)
+        _check_paths(catalogue)
     except OSError as error:
         raise CatalogueError(f"{path}: {error.strerror or error}") from error
     except KeyError as error:
@@ -153,66 +153,72 @@ def read_catalogue(path: Path = BUILT_IN) -> Catalogue:
     return catalogue
 
 
-def _licence(key: str, table: Mapping[str, Any]) -> Licence:
-    place = f"licences.{key}"
-    text = _source(place, LICENCE_ROLE, table, f"licences/{_text(place, table, 'file')}", None)
-    return Licence(key, _text(place, table, "name"), bool(table.get("must_be_accepted", False)), text)
+def _spelling(table: Mapping[str, Any], key: str) -> str:
+    """Return a table's spelling of a key: catalogues written for 0.1 have `licences` and `licence`."""
+    british = key.replace("license", "licence")
+    return british if british in table else key
 
 
-def _entry(role: str, table: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry:
-    place = f"components.{role}"
+def _license(key: str, table: Mapping[str, Any]) -> License:
+    where = f"licenses.{key}"
+    text = _source(where, LICENSE_ROLE, table, f"licences/{_text(where, table, 'file')}", None)
+    return License(key, _text(where, table, "name"), bool(table.get("must_be_accepted", False)), text)
+
+
+def _entry(role: str, table: Mapping[str, Any], licenses: Mapping[str, License]) -> Entry:
+    where = f"components.{role}"
     if role not in set(NetworkRole):
-        raise CatalogueError(f"{place} is unknown; known are {', '.join(NetworkRole)}")
-    path = _text(place, table, "path")
-    key = _text(place, table, "licence")
-    if key not in licences:
-        raise CatalogueError(f"{place}: the licence '{key}' is not in the catalogue")
+        raise CatalogueError(f"{where} is unknown; known are {', '.join(NetworkRole)}")
+    path = _text(where, table, "path")
+    key = _text(where, table, _spelling(table, "license"))
+    if key not in licenses:
+        raise CatalogueError(f"{where}: the license '{key}' is not in the catalogue")
     base = table.get("from")
     files = []
     for number, file in enumerate(table["files"]):
         inner = f"{path}/{file['path']}" if "path" in file else path
-        files.append(_source(f"{place}.files[{number}]", role, file, inner, base))
+        files.append(_source(f"{where}.files[{number}]", role, file, inner, base))
     if not files:
-        raise CatalogueError(f"{place} has no files")
-    return Entry(role, _text(place, table, "name"), path, licences[key], tuple(files))
+        raise CatalogueError(f"{where} has no files")
+    return Entry(role, _text(where, table, "name"), path, licenses[key], tuple(files))
 
 
-def _source(place: str, role: str, table: Mapping[str, Any], path: str, base: str | None) -> Source:
+def _source(where: str, role: str, table: Mapping[str, Any], path: str, base: str | None) -> Source:
     url = table.get("url") or (urljoin(base, table["path"]) if base else None)
     if not isinstance(url, str):
-        raise CatalogueError(f"{place}: url is missing")
-    _check_url(place, url)
+        raise CatalogueError(f"{where}: url is missing")
+    _check_url(where, url)
     size = table.get("bytes")
     if not isinstance(size, int) or size < 1:
-        raise CatalogueError(f"{place}: bytes must be the file's size, it is {size!r}")
-    checksum = _text(place, table, "sha256")
+        raise CatalogueError(f"{where}: bytes must be the file's size, not {size!r}")
+    checksum = _text(where, table, "sha256")
     if not re.fullmatch(r"[0-9a-f]{64}|", checksum):
-        raise CatalogueError(f"{place}: sha256 must be 64 lower-case hexadecimal digits (or empty: unknown)")
+        raise CatalogueError(f"{where}: sha256 must be 64 lowercase hexadecimal digits (or empty: unknown)")
     return Source(role, path, url, size, checksum)
 
 
-def _text(place: str, table: Mapping[str, Any], key: str) -> str:
+def _text(where: str, table: Mapping[str, Any], key: str) -> str:
     value = table.get(key)
     if not isinstance(value, str):
-        raise CatalogueError(f"{place}: {key} must be a text, it is {value!r}")
+        raise CatalogueError(f"{where}: {key} must be a string, not {value!r}")
     return value
 
 
-def _check_url(place: str, url: str) -> None:
+def _check_url(where: str, url: str) -> None:
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.netloc:
-        raise CatalogueError(f"{place}: {url} is no http(s) address")
+        raise CatalogueError(f"{where}: {url} is not an http(s) URL")
 
 
-def _check_places(catalogue: Catalogue) -> None:
-    """No file may lie outside of the set, and no two in one place."""
+def _check_paths(catalogue: Catalogue) -> None:
+    """No file may be outside the set, and no two may have the same path."""
     taken: set[str] = set()
     sources = [source for entry in catalogue.entries for source in entry.files]
-    for source in (*sources, *(licence.text for licence in catalogue.licences)):
+    for source in (*sources, *(license.text for license in catalogue.licenses)):
         path = PurePosixPath(source.path)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in source.path:
             raise CatalogueError(f"{source.role}: {source.path} leads out of the set")
-        for place in {source.path, source.published}:
-            if place in taken or place == "manifest.json":
-                raise CatalogueError(f"{source.role}: {place} is taken")
-            taken.add(place)
+        for name in {source.path, source.published}:
+            if name in taken or name == "manifest.json":
+                raise CatalogueError(f"{source.role}: {name} is taken")
+            taken.add(name)

@@ -1,7 +1,7 @@
 """`.pth` to safetensors: once, at fetch time, so that no service ever opens a pickle of the set.
 
-What is written tells where it came from: the published file's SHA-256 and a digest of the tensors stand in
-the safetensors header, so that a later run knows a finished conversion from a foreign or damaged file.
+The result records where it came from: the published file's SHA-256 and a digest of the tensors are in the
+safetensors header, so that a later run can tell a finished conversion from an unrelated or damaged file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _ORIGIN = "converted_from"
 
 
 def convert(checkpoint: Path, target: Path) -> None:
-    """Write the tensors of a `.pth` file, names unwrapped, number formats kept, as safetensors.
+    """Write the tensors of a `.pth` file as safetensors, with unwrapped names and the same dtypes.
 
-    `target` appears only when it is whole. Raises `CheckpointError` (of `atelier_runtime.weights`) for a file
-    that is damaged or that would run code; none of it is run.
+    `target` appears only when it is complete. Raises `CheckpointError` (of `atelier_runtime.weights`) for a
+    file that is damaged or that would run code; none of it is run.
     """
-    # Own memory for each: safetensors refuses tensors that share theirs.
+    # Separate memory for each: safetensors refuses tensors that share theirs.
     state = {key: value.detach().clone().contiguous() for key, value in read_checkpoint(checkpoint).items()}
     with checkpoint.open("rb") as file:
         source = hashlib.file_digest(file, "sha256").hexdigest()
     part = target.with_name(target.name + ".part")
-    # One entry: safetensors writes several in any order, and a file made again should be the same file.
+    # One entry: safetensors writes several in any order, and converting again should give the same file.
     save_file(state, part, metadata={_ORIGIN: f"{source} {_digest(state)}"})
     with part.open("rb+") as written:
         os.fsync(written.fileno())
@@ -39,7 +39,7 @@ def convert(checkpoint: Path, target: Path) -> None:
 
 
 def is_conversion_of(path: Path, source_sha256: str) -> bool:
-    """Tell whether a file is a whole conversion of the published file with that SHA-256."""
+    """Return whether a file is a complete conversion of the published file with that SHA-256."""
     try:
         with safe_open(path, "pt") as file:
             source, _, digest = (file.metadata() or {}).get(_ORIGIN, "").partition(" ")
@@ -53,7 +53,7 @@ def is_conversion_of(path: Path, source_sha256: str) -> bool:
 
 
 def source_of(path: Path) -> str:
-    """Return the SHA-256 of the published file that a conversion was made of."""
+    """Return the SHA-256 of the published file that a conversion was made from."""
     with safe_open(path, "pt") as file:
         return str(file.metadata()[_ORIGIN]).partition(" ")[0]
 

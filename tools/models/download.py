@@ -1,7 +1,7 @@
-"""One file over HTTP: resumed where it broke, retried with growing pauses, never more or less than it is.
+"""One file over HTTP: resumed where it broke off, retried with growing pauses, never too long or too short.
 
-While it comes it is called `NAME.part`; beside it `NAME.part.version` holds the server's name for this
-version of the file (ETag or date), without which the rest of another version could be glued to it.
+Until it is complete it is called `NAME.part`; `NAME.part.version` next to it holds the server's validator of
+this version of the file (ETag or date), without which the rest of another version could be appended to it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import httpx
 
 ATTEMPTS = 6
 LONGEST_PAUSE_S = 60.0
-_LATER = (408, 425, 429, 500, 502, 503, 504)
+_RETRYABLE = (408, 425, 429, 500, 502, 503, 504)
 
 Progress = Callable[[int], None]
-"""Is told how many bytes of the file are on disk."""
+"""Called with the number of bytes of the file that are on disk."""
 
 
 class DownloadError(Exception):
-    """A file could not be fetched; the message names the address and the reason."""
+    """A file could not be fetched; the message names the URL and the reason."""
 
 
 class _Broken(Exception):
-    """This attempt failed; another may do better."""
+    """This attempt failed; another may succeed."""
 
     def __init__(self, reason: str, pause_s: float | None = None) -> None:
         super().__init__(reason)
@@ -41,12 +41,12 @@ def new_client(timeout_s: float) -> httpx.Client:
 
 
 def part_of(target: Path) -> Path:
-    """Where a file lies until it is whole and checked."""
+    """Where a file is kept until it is complete and checked."""
     return target.with_name(target.name + ".part")
 
 
 def discard_part(target: Path) -> None:
-    """Forget what was fetched of a file."""
+    """Delete what was fetched of a file."""
     part_of(target).unlink(missing_ok=True)
     _version_of(part_of(target)).unlink(missing_ok=True)
 
@@ -71,8 +71,8 @@ def download(
 ) -> bool:
     """Fetch `size` bytes from `url` into `part_of(target)`; return whether an earlier part was continued.
 
-    Gives up after `ATTEMPTS` attempts in a row that brought no byte, pausing `first_pause_s`, twice that,
-    and so on between them. Raises `DownloadError`; what has come by then stays for the next time.
+    Gives up after `ATTEMPTS` attempts in a row without a new byte, pausing `first_pause_s`, twice that, and
+    so on between them. Raises `DownloadError`; what has arrived by then is kept for the next run.
     """
     part = part_of(target)
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -86,18 +86,18 @@ def download(
             most = max(most, size_of(part))
             if fruitless >= ATTEMPTS:
                 raise DownloadError(
-                    f"{url}: {broken}; gave up after {ATTEMPTS} attempts without a byte"
+                    f"{url}: {broken}; gave up after {ATTEMPTS} attempts without a new byte"
                 ) from broken
             pause = min(broken.pause_s or first_pause_s * 2**fruitless, LONGEST_PAUSE_S)
-            say(f"{url}: {broken}; trying again in {pause:.3g} s from byte {size_of(part)}")
+            say(f"{url}: {broken}; retrying in {pause:.3g} s from byte {size_of(part)}")
             time.sleep(pause)
 
 
 def _attempt(client: httpx.Client, url: str, part: Path, size: int, progress: Progress) -> bool:
-    """Fetch what is missing; return whether something was there already."""
+    """Fetch what is missing; return whether a part was there already."""
     have = size_of(part)
     if have == size:
-        return True  # the checksum will tell
+        return True  # the checksum decides
     headers = {"Accept-Encoding": "identity"}
     version = _read_version(part)
     if version and 0 < have < size:
@@ -108,7 +108,7 @@ def _attempt(client: httpx.Client, url: str, part: Path, size: int, progress: Pr
         with client.stream("GET", url, headers=headers) as response:
             start = _start(response, part, have, size)
             if start == 0:
-                part.unlink(missing_ok=True)  # first, or the new version would stand beside old bytes
+                part.unlink(missing_ok=True)  # first, or old bytes would be taken for the new version
                 _write_version(part, response)
             _receive(response, part, start, size, progress)
     except httpx.TransportError as error:
@@ -119,23 +119,23 @@ def _attempt(client: httpx.Client, url: str, part: Path, size: int, progress: Pr
 
 
 def _start(response: httpx.Response, part: Path, have: int, size: int) -> int:
-    """Return the position in the file at which the answer's body begins."""
+    """Return the position in the file at which the response body begins."""
     url, status = response.request.url, response.status_code
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise DownloadError(f"{url}: sent in another encoding, although the plain file was asked for")
+        raise DownloadError(f"{url}: sent in another encoding, although the plain file was requested")
     if status == 206:
         sent = response.headers.get("Content-Range", "")
         if have == 0 or not re.fullmatch(rf"bytes {have}-{size - 1}/({size}|\*)", sent):
             part.unlink(missing_ok=True)
-            raise _Broken(f"the server sent another range ({sent}) than was asked for; from the start")
+            raise _Broken(f"the server sent another range ({sent}) than requested; starting over")
         return have
     if status == 416:
         part.unlink(missing_ok=True)
-        raise _Broken("the server has no such range; from the start")
-    if status in _LATER:
-        raise _Broken(f"the server answered {status} {response.reason_phrase}", _retry_after(response))
+        raise _Broken("the server does not have that range; starting over")
+    if status in _RETRYABLE:
+        raise _Broken(f"the server returned {status} {response.reason_phrase}", _retry_after(response))
     if status != 200:
-        raise DownloadError(f"{url}: the server answered {status} {response.reason_phrase}")
+        raise DownloadError(f"{url}: the server returned {status} {response.reason_phrase}")
     offered = response.headers.get("Content-Length", str(size))
     if offered != str(size):
         raise DownloadError(f"{url}: the server offers {offered} bytes, the catalogue says {size}")
@@ -150,8 +150,8 @@ def _receive(response: httpx.Response, part: Path, start: int, size: int, progre
                 done += len(chunk)
                 if done > size:
                     raise DownloadError(
-                        f"{response.request.url}: the server sends more than {size} bytes, "
-                        "which the catalogue says"
+                        f"{response.request.url}: the server sends more than the {size} bytes "
+                        "that the catalogue says"
                     )
                 file.write(chunk)
                 progress(done)
@@ -159,12 +159,12 @@ def _receive(response: httpx.Response, part: Path, start: int, size: int, progre
             file.flush()
             os.fsync(file.fileno())
     if done < size:
-        raise _Broken(f"the answer ended after {done} of {size} bytes")
+        raise _Broken(f"the response ended after {done} of {size} bytes")
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    asked = response.headers.get("Retry-After", "")
-    return float(asked) if asked.isdigit() else None
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdigit() else None
 
 
 def _version_of(part: Path) -> Path:
@@ -177,7 +177,7 @@ def _read_version(part: Path) -> str | None:
 
 
 def _write_version(part: Path, response: httpx.Response) -> None:
-    """Keep what If-Range takes: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
+    """Store what If-Range accepts: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
     version = response.headers.get("ETag", "")
     if not version or version.startswith("W/") or not version.isascii():
         version = response.headers.get("Last-Modified", "")

@@ -43,7 +43,7 @@ def test_a_bad_value_names_the_variable(
     assert f"ATELIER_TEST_{name}={value}" in capsys.readouterr().err
 
 
-def test_the_largest_picture_fits_into_the_largest_grpc_message() -> None:
+def test_the_largest_image_fits_into_the_largest_grpc_message() -> None:
     assert images.message_limit_bytes(Settings(max_pixels=500_000_000).max_pixels) < 2**31
 
 

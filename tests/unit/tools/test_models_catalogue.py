@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from atelier_runtime.weights import ROLES
+from atelier_runtime.service_status import NetworkRole
 from tools.models.catalogue import BUILT_IN, CatalogueError, read_catalogue
 
-LICENCE = """
-[licences.free]
+LICENSE = """
+[licenses.free]
 name = "Free"
 file = "free.txt"
 url = "https://example.org/free"
@@ -23,16 +23,16 @@ COMPONENT = """
 [components.parser]
 name = "p"
 path = "parser.safetensors"
-licence = "free"
+license = "free"
 files = [{ url = "https://example.org/p.pth", bytes = 5, sha256 = "" }]
 """
 
 
 def test_the_shipped_catalogue_has_every_role_and_every_checksum() -> None:
     catalogue = read_catalogue()
-    assert {entry.role for entry in catalogue.entries} == set(ROLES)
+    assert {entry.role for entry in catalogue.entries} == set(NetworkRole)
     sources = [source for entry in catalogue.entries for source in entry.files]
-    texts = [licence.text for licence in catalogue.licences]
+    texts = [license.text for license in catalogue.licenses]
     assert all(source.sha256 and source.url.startswith("https://") for source in (*sources, *texts))
     assert not any(
         "/resolve/main/" in source.url or "/master/" in source.url for source in (*sources, *texts)
@@ -40,7 +40,7 @@ def test_the_shipped_catalogue_has_every_role_and_every_checksum() -> None:
     assert {source.path for source in sources if source.is_converted} == {
         f"{role}.safetensors" for role in ("upscaler", "detector", "codeformer", "parser")
     }
-    assert [licence.key for licence in catalogue.licences if licence.must_be_accepted] == ["s-lab"]
+    assert [license.key for license in catalogue.licenses if license.must_be_accepted] == ["s-lab"]
     assert (catalogue.name, catalogue.max_side, catalogue.size_multiple) == ("sdxl", None, 8)
 
 
@@ -78,21 +78,21 @@ def test_a_mirror_takes_the_place_of_the_scheme() -> None:
     ("text", "complaint"),
     [
         ("nonsense", "catalogue.toml: "),
-        (LICENCE, "components is missing"),
+        (LICENSE, "components is missing"),
         (
-            LICENCE + COMPONENT.replace("components.parser", "components.painter"),
+            LICENSE + COMPONENT.replace("components.parser", "components.painter"),
             "components.painter is unknown",
         ),
         (
-            LICENCE + COMPONENT.replace('"free"', '"other"'),
-            "components.parser: the licence 'other' is not in",
+            LICENSE + COMPONENT.replace('"free"', '"other"'),
+            "components.parser: the license 'other' is not in",
         ),
-        (LICENCE + COMPONENT.replace("bytes = 5", "bytes = 0"), r"files\[0\]: bytes must be the file's size"),
-        (LICENCE + COMPONENT.replace('sha256 = ""', 'sha256 = "12"'), "sha256 must be 64"),
-        (LICENCE + COMPONENT.replace("https://example.org/p.pth", "file:///p.pth"), "no http"),
-        (LICENCE + COMPONENT.replace('"parser.safetensors"', '"../p.safetensors"'), "leads out of the set"),
-        (LICENCE + COMPONENT.replace('"parser.safetensors"', '"licences/free.txt"'), "is taken"),
-        (LICENCE + COMPONENT.replace('"parser.safetensors"', '"manifest.json"'), "is taken"),
+        (LICENSE + COMPONENT.replace("bytes = 5", "bytes = 0"), r"files\[0\]: bytes must be the file's size"),
+        (LICENSE + COMPONENT.replace('sha256 = ""', 'sha256 = "12"'), "sha256 must be 64"),
+        (LICENSE + COMPONENT.replace("https://example.org/p.pth", "file:///p.pth"), "not an http"),
+        (LICENSE + COMPONENT.replace('"parser.safetensors"', '"../p.safetensors"'), "leads out of the set"),
+        (LICENSE + COMPONENT.replace('"parser.safetensors"', '"licences/free.txt"'), "is taken"),
+        (LICENSE + COMPONENT.replace('"parser.safetensors"', '"manifest.json"'), "is taken"),
     ],
 )
 def test_a_faulty_catalogue_is_refused_with_the_place(tmp_path: Path, text: str, complaint: str) -> None:

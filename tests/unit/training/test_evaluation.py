@@ -1,6 +1,7 @@
 """The arithmetic of the evaluation: figures, matched faces, promises of prompts, answers of the judge."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from training.attributes import (
 from training.data import draw_face
 from training.figures import Figure, table
 from training.loop import write_export
-from training.options import parse_options
+from training.options import Options, parse_options
 from training.package_set import training_record
 from training.prompts import (
     ISSUED_PORTRAITS,
@@ -236,10 +237,12 @@ def test_examples_are_two_views_with_right_answers_and_a_blind_judge_is_found_ou
     assert asked > 60 and right / asked < 0.7
 
 
-def test_the_judge_is_trained_when_it_is_first_asked_for_and_kept(tmp_path, monkeypatch) -> None:
+def test_the_judge_is_trained_when_it_is_first_asked_for_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainings = []
 
-    def smoke(description: str, arguments: list[str]):
+    def smoke(description: str, arguments: list[str]) -> Options:
         trainings.append(description)
         return parse_options(description, [*arguments, "--smoke"])
 
@@ -262,7 +265,7 @@ def test_the_showcase_has_sixteen_prompts_and_shows_one_face_close() -> None:
     assert face.shape == (384, 384, 3) and labelled(face, "w = 0.5").shape == (420, 384, 3)
 
 
-def test_the_judge_is_no_part_of_the_record_of_a_set(tmp_path) -> None:
+def test_the_judge_is_no_part_of_the_record_of_a_set(tmp_path: Path) -> None:
     for stage in ("upscaler", "attributes"):
         (tmp_path / stage).mkdir()
         write_export(tmp_path / stage, {"a": torch.zeros(1)}, step=5, minutes=30.0)

@@ -1,5 +1,8 @@
 """The pieces that the stages train with: anchors and losses, spoiling, codebook, averaged loop, tokenizer."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +22,10 @@ from training.profile import CPU
 from training.refiner import mix, parts
 from training.tokenizer import build_tokenizer
 
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-def options_for(folder, *more: str) -> Options:
+
+def options_for(folder: Path, *more: str) -> Options:
     return parse_options("test", ["--out", str(folder / "autoencoder"), *more])
 
 
@@ -30,8 +35,8 @@ def test_anchors_are_those_of_the_service(size: tuple[int, int]) -> None:
     torch.testing.assert_close(ours, served.make_anchors(*size), atol=1e-6, rtol=0)
 
 
-def perfect_outputs(box: torch.Tensor, five: torch.Tensor, priors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What a network that knows the one face would answer at every anchor."""
+def perfect_outputs(box: torch.Tensor, five: torch.Tensor, priors: torch.Tensor) -> Outputs:
+    """What a network that knows the one face would return at every anchor."""
     centre = ((box[:2] + box[2:]) / 2 - priors[:, :2]) / (boxes.CENTRE_VARIANCE * priors[:, 2:])
     size = torch.log((box[2:] - box[:2]) / priors[:, 2:]) / boxes.SIZE_VARIANCE
     points = (five - priors[:, None, :2]) / (boxes.CENTRE_VARIANCE * priors[:, None, 2:])
@@ -175,7 +180,7 @@ def take_steps(loop: Loop, network: torch.nn.Linear) -> None:
         loop.move((network(torch.ones(1, 3)) - 1).square().mean())
 
 
-def test_loop_resumes_where_it_stopped(tmp_path) -> None:
+def test_loop_resumes_where_it_stopped(tmp_path: Path) -> None:
     loop, network = small_loop(options_for(tmp_path, "--smoke"))
     take_steps(loop, network)
     loop.save()
@@ -188,7 +193,7 @@ def test_loop_resumes_where_it_stopped(tmp_path) -> None:
     assert again.step == 8
 
 
-def test_loop_goes_on_from_the_export_alone(tmp_path) -> None:
+def test_loop_goes_on_from_the_export_alone(tmp_path: Path) -> None:
     options = options_for(tmp_path, "--smoke")
     loop, network = small_loop(options)
     take_steps(loop, network)
@@ -199,7 +204,7 @@ def test_loop_goes_on_from_the_export_alone(tmp_path) -> None:
     torch.testing.assert_close(same.weight, network.weight, atol=2e-3, rtol=0)
 
 
-def test_loop_leaves_out_a_step_that_overflowed(tmp_path) -> None:
+def test_loop_leaves_out_a_step_that_overflowed(tmp_path: Path) -> None:
     loop, network = small_loop(options_for(tmp_path, "--smoke"))
     before = network.weight.clone()
     loop.move(network(torch.full((1, 3), float("inf"))).sum())
@@ -207,7 +212,7 @@ def test_loop_leaves_out_a_step_that_overflowed(tmp_path) -> None:
     assert all(torch.isfinite(value).all() for value in loop.average.values())
 
 
-def test_export_keeps_facts_and_weights_in_half_precision(tmp_path) -> None:
+def test_export_keeps_facts_and_weights_in_half_precision(tmp_path: Path) -> None:
     options = options_for(tmp_path, "--smoke")
     loop, network = small_loop(options)
     loop.export(quality=3.5)
@@ -236,7 +241,7 @@ def test_unknown_words_become_pieces_and_none_is_lost() -> None:
 
 
 def test_a_run_that_has_begun_keeps_its_tokenizer_and_a_new_one_learns_the_words_of_today(
-    tmp_path, monkeypatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, captions = tmp_path / "tokenizer", ["a man", "a clock"]
     monkeypatch.setattr(drawing, "vocabulary", lambda: ["a", "man"])
@@ -252,7 +257,7 @@ def test_a_run_that_has_begun_keeps_its_tokenizer_and_a_new_one_learns_the_words
 
 def test_what_the_refiner_learns_on_is_what_the_sampler_gives_it() -> None:
     clean, enlarged, noise = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
-    scheduler = build_scheduler()
+    scheduler: Any = build_scheduler()
     scheduler.set_timesteps(25)
     times, sigmas = scheduler.timesteps[17:], scheduler.sigmas[17:].float()
     scheduler.set_begin_index(17)
