@@ -19,6 +19,19 @@ from tools.docs.markdown import anchors, outside_code, slug
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FOLDERS = (
+    "bench",
+    "demo",
+    "docker",
+    "docs",
+    "examples",
+    "gateway",
+    "k8s",
+    "protos",
+    "services",
+    "tests",
+    "tools",
+)
 _INLINE_CODE = re.compile(r"`[^`]*`")
 PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -92,6 +105,13 @@ def test_every_make_target_that_a_page_names_exists() -> None:
     for page in pages():
         named = set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")))
         assert named <= targets, f"{page}: {named - targets}"
+
+
+@PAGES
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(rf"`((?:{'|'.join(_FOLDERS)})/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
 
 
 def test_every_metric_that_a_page_names_exists() -> None:
