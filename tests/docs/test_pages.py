@@ -23,9 +23,7 @@ _INLINE_CODE = re.compile(r"`[^`]*`")
 PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize(
-    "page", list(generator.pages()), ids=lambda page: page.relative_to(ROOT).as_posix()
-)
+@pytest.mark.parametrize("page", list(generator.pages()), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_generated_blocks_are_current(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert generator.filled(text) == text, "run python -m tools.docs"
@@ -102,7 +100,9 @@ def test_every_metric_that_a_page_names_exists() -> None:
         if page.name == "CHANGELOG.md":
             continue
         text = page.read_text(encoding="utf-8").partition("### From 0.1 to 0.2")[0]
-        named = set(re.findall(r"\batelier_[a-z_]+(?:seconds|bytes|total|pending|depth|progress|info)\b", text))
+        named = set(
+            re.findall(r"\batelier_[a-z_]+(?:seconds|bytes|total|pending|depth|progress|info)\b", text)
+        )
         assert {re.sub("_total$", "", name) for name in named} <= known, page
 
 

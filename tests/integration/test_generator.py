@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -50,7 +51,7 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, ready: bool = True, **options: object) -> AsyncIterator[Running]:
+async def serving(folder: Path, *, ready: bool = True, **options: Any) -> AsyncIterator[Running]:
     settings = GeneratorSettings(
         host="127.0.0.1",
         port=0,
@@ -74,7 +75,7 @@ async def serving(folder: Path, *, ready: bool = True, **options: object) -> Asy
         await server.drain()
 
 
-def order(**options: object) -> pb.GenerateImageRequest:
+def order(**options: Any) -> pb.GenerateImageRequest:
     given = {
         "prompt": "a cat",
         "width_px": 256,

@@ -35,7 +35,8 @@ def peak_bytes(picture: np.ndarray, place: Place, parsed: bool) -> int:
 def test_a_face_takes_as_much_memory_in_an_image_of_24_megapixels_as_in_one_of_1(
     place: Place, dtype: type, parsed: bool
 ) -> None:
-    small, large = (np.full((*size, 3), 90, dtype) for size in ((816, 1224), (4000, 6000)))
+    small = np.full((816, 1224, 3), 90, dtype)
+    large = np.full((4000, 6000, 3), 90, dtype)
     least, most = (peak_bytes(picture, place, parsed) for picture in (small, large))
     assert least > 100_000, "OpenCV's allocations are traced"
     assert most <= 1.01 * least
