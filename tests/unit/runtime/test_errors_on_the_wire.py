@@ -16,7 +16,7 @@ from atelier_runtime.service_status import NetworkRole
 
 
 def subclasses(cls: type) -> set[type]:
-    direct = set(cls.__subclasses__())
+    direct: set[type] = set(cls.__subclasses__())
     return direct.union(*(subclasses(child) for child in direct))
 
 
