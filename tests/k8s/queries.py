@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from atelier_runtime import metrics
 from atelier_runtime.vram import VramCollector
-from tests.k8s.manifests import K8S, Manifest, combined, of_kind, overlay
+from tests.k8s.manifests import ROOT, Manifest, combined, of_kind, overlay
 
 NAMESPACE = "atelier"
 
@@ -74,8 +74,9 @@ def autoscalers() -> dict[str, tuple[str, float]]:
 
 
 def plain_autoscaler() -> tuple[Manifest, Manifest]:
-    """What k8s/hpa.md uses instead of KEDA: the adapter's rule, and an autoscaler for the generator."""
-    text = (K8S / "hpa.md").read_text(encoding="utf-8")
+    """What docs/kubernetes.md uses instead of KEDA: the adapter's rule, an autoscaler for the generator."""
+    page = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+    text = page.partition("### Without KEDA")[2].partition("\n## ")[0]
     blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
     values, autoscaler = (yaml.safe_load(block) for block in blocks)
     [rule] = values["rules"]["external"]

@@ -1,4 +1,4 @@
-"""How long a start may take, by the published files' sizes and what k8s/startup.md assumes."""
+"""How long a start may take, by the published files' sizes and what docs/kubernetes.md assumes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import yaml
 from atelier_gateway.settings import GatewaySettings
 from atelier_restorer.models import ROLES as RESTORERS
 from tests.k8s import queries
-from tests.k8s.manifests import BACKENDS, K8S, ROOT, Workload, combined, workloads
+from tests.k8s.manifests import BACKENDS, ROOT, Workload, combined, workloads
 
-TEXT = (K8S / "startup.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
 [BLOCK] = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 ASSUMED: dict[str, float] = yaml.safe_load(BLOCK)
 ROLES = {"generator": ("base", "refiner", "upscaler"), "restorer": RESTORERS}
