@@ -53,6 +53,6 @@ def test_a_whole_conversion_is_known_by_its_source_and_its_tensors(tmp_path: Pat
 
 def test_what_holds_no_tensors_becomes_no_file(tmp_path: Path) -> None:
     torch.save({"iter": 7}, tmp_path / "n.pth")
-    with pytest.raises(CheckpointError, match="no table of tensors"):
+    with pytest.raises(CheckpointError, match="tensors"):
         convert(tmp_path / "n.pth", tmp_path / "n.safetensors")
     assert not (tmp_path / "n.safetensors").exists()
