@@ -109,7 +109,7 @@ def test_what_an_upgrade_does(name: str) -> None:
     assert figures("leaves # s after the new one is ready") == (
         generator.deployment["spec"]["minReadySeconds"],
     )
-    assert figures("a call waits # s for one") == (float(gateway.setting("STAGE_WAIT_SECONDS") or 0),)
+    assert figures("a call waits # s for one") == (float(gateway.setting("BACKEND_WAIT_SECONDS") or 0),)
 
 
 def test_what_to_watch() -> None:
