@@ -71,7 +71,7 @@ LOADING, READY = f"0x{MINUTES}", f"9x{MINUTES}"
 GENERATOR, RESTORER = (replicas(READY, READY, f"atelier-{backend}") for backend in BACKENDS)
 
 PROBLEMS: dict[str, dict[str, Series]] = {
-    "AtelierStageNotReady": {
+    "AtelierServiceNotReady": {
         "all are loading": replicas(LOADING, LOADING) + RESTORER,
         "none responds": [*RESTORER, series("up", f"0x{MINUTES}")],
         "it alternates between loading and not responding": [
@@ -103,7 +103,7 @@ PROBLEMS: dict[str, dict[str, Series]] = {
 }  # fmt: skip
 
 CALM: dict[str, dict[str, Series]] = {
-    "AtelierStageNotReady": {
+    "AtelierServiceNotReady": {
         "one is ready": replicas(LOADING, READY) + gateway() + RESTORER,
         "both are scaled to zero": gateway(labels=TO_ZERO) + pending(f"0x{MINUTES}"),
         "one is scaled to zero": gateway(labels=TO_ZERO) + pending(f"0x{MINUTES}") + RESTORER,
@@ -172,7 +172,7 @@ def test_an_alert_names_its_place_and_severity() -> None:
 
 def test_pods_of_another_installation_are_not_replicas_of_this_one(tmp_path: Path) -> None:
     others = [series("up", f"1x{MINUTES}", f"atelier-{name}", namespace="other") for name in BACKENDS]
-    run(tmp_path, [firing("AtelierStageNotReady", gateway() + others, len(BACKENDS))])
+    run(tmp_path, [firing("AtelierServiceNotReady", gateway() + others, len(BACKENDS))])
 
 
 def test_the_alerts_know_which_services_may_scale_to_zero() -> None:
@@ -185,5 +185,5 @@ def test_the_alerts_know_which_services_may_scale_to_zero() -> None:
     assert f"{label.replace('-', '_')}=" in TO_ZERO
     assert (
         f'up{{job="atelier-gateway", {label.replace("-", "_")}=""}}'
-        in queries.alerts()["AtelierStageNotReady"]
+        in queries.alerts()["AtelierServiceNotReady"]
     )

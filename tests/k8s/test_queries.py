@@ -77,7 +77,7 @@ def test_a_replica_that_stops_responding_counts_for_another_minute(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "name", ["generator work", "restorer work", "gateway work", "to zero: generator orders"]
+    "name", ["generator work", "restorer work", "gateway work", "to zero: generator pending"]
 )
 def test_without_series_there_is_no_result_so_that_the_fallback_applies(name: str, tmp_path: Path) -> None:
     scaled_to(tmp_path, name, [], None)
@@ -88,5 +88,5 @@ def test_a_service_without_pods_is_started_by_what_the_gateway_holds(tmp_path: P
         series('atelier_backend_pending{backend="restorer"}', "0x118 2 2 2", "atelier-gateway"),
         series('atelier_backend_pending{backend="generator"}', "0x200", "atelier-gateway"),
     ]
-    scaled_to(tmp_path, "to zero: restorer orders", made, 2)
-    scaled_to(tmp_path, "to zero: generator orders", made, 0)
+    scaled_to(tmp_path, "to zero: restorer pending", made, 2)
+    scaled_to(tmp_path, "to zero: generator pending", made, 0)
