@@ -51,3 +51,15 @@ def test_the_volume_is_the_one_that_the_manifests_require() -> None:
         assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         assert workload.setting("MODEL_SET") == f"{mounted[volume['name']]}/sdxl"
     assert "in its folder `sdxl`" in PAGE
+
+
+def test_a_gateway_finishes_within_its_whole_deadline() -> None:
+    gateway = Workload("gpu", "gateway", overlay("gpu"))
+    assert gateway.setting("DRAIN_SECONDS") == gateway.setting("DEADLINE_SECONDS")
+
+
+def test_scaling_without_keda_has_the_restorers_figures_too() -> None:
+    spec = of_kind(overlay("autoscale"), "ScaledObject")["atelier-restorer"]["spec"]
+    [trigger] = spec["triggers"]
+    text = " ".join(PAGE.split())
+    assert f'{spec["maxReplicaCount"]} replicas, `averageValue: "{trigger["metadata"]["threshold"]}"`' in text
