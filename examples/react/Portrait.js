@@ -16,11 +16,11 @@ export function Portrait({ api }) {
         method: "POST",
         body: JSON.stringify({ prompt, hires_fix: true }),
       });
-      const answer = await response.json();
-      if (!answer.success) throw new Error(answer.error.message);
-      setImage(answer.image); // a data URI
-      const restored = answer.faces.filter((face) => face.restored).length;
-      setStatus(`${answer.final_resolution}, seed ${answer.seed}, ${restored} faces restored`);
+      const result = await response.json();
+      if (!result.success) throw new Error(result.error.message);
+      setImage(result.image); // a data URI
+      const restored = result.faces.filter((face) => face.restored).length;
+      setStatus(`${result.final_resolution}, seed ${result.seed}, ${restored} faces restored`);
     } catch (error) {
       setStatus(`Failed: ${error.message}`);
     } finally {

@@ -19,13 +19,24 @@ from tools.docs.markdown import anchors, outside_code, slug
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FOLDERS = (
+    "bench",
+    "demo",
+    "docker",
+    "docs",
+    "examples",
+    "gateway",
+    "k8s",
+    "protos",
+    "services",
+    "tests",
+    "tools",
+)
 _INLINE_CODE = re.compile(r"`[^`]*`")
 PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize(
-    "page", list(generator.pages()), ids=lambda page: page.relative_to(ROOT).as_posix()
-)
+@pytest.mark.parametrize("page", list(generator.pages()), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_generated_blocks_are_current(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert generator.filled(text) == text, "run python -m tools.docs"
@@ -96,13 +107,22 @@ def test_every_make_target_that_a_page_names_exists() -> None:
         assert named <= targets, f"{page}: {named - targets}"
 
 
+@PAGES
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(rf"`((?:{'|'.join(_FOLDERS)})/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
 def test_every_metric_that_a_page_names_exists() -> None:
     known = {re.sub("_total$", "", name) for name in metrics.names()} | {"atelier_service_work"}
     for page in pages():
         if page.name == "CHANGELOG.md":
             continue
         text = page.read_text(encoding="utf-8").partition("### From 0.1 to 0.2")[0]
-        named = set(re.findall(r"\batelier_[a-z_]+(?:seconds|bytes|total|pending|depth|progress|info)\b", text))
+        named = set(
+            re.findall(r"\batelier_[a-z_]+(?:seconds|bytes|total|pending|depth|progress|info)\b", text)
+        )
         assert {re.sub("_total$", "", name) for name in named} <= known, page
 
 

@@ -16,7 +16,7 @@ def components() -> str:
     rows = []
     for role, component in catalog["components"].items():
         size = sum(file["bytes"] for file in component["files"])
-        license = catalog["licences"][component["licence"]]["name"]
+        license = catalog["licenses"][component["license"]]["name"]
         rows.append((code(role), component["name"], _size(size), license))
     return table(("component", "published as", "size", "license"), rows)
 

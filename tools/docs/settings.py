@@ -19,7 +19,7 @@ def variables(settings: type[ProcessSettings]) -> str:
             (
                 code(f"{prefix}{name.upper()}"),
                 default(schema.get("default")),
-                # a pattern says less than the description beside it
+                # a pattern says less than the description
                 "" if "pattern" in schema else allowed(schema),
                 schema["description"],
             )
