@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from atelier_restorer.models import load_models
 from atelier_restorer.settings import RestorerSettings
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import ModelSet
 from tests.file_server import FileServer, file_server
@@ -52,7 +53,7 @@ def test_the_set_opens_verifies_and_the_restorer_loads_it(
     assert run() == 0
     folder = tmp_path / "set"
     model_set = ModelSet.open(str(folder))
-    model_set.verify("base", "detector", "codeformer")
+    model_set.verify(NetworkRole.BASE, NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
     assert (model_set.name, model_set.max_side, model_set.size_multiple) == ("sdxl", None, 8)
     assert model_set.license == "Licence open; Licence s-lab"
     models = load_models(RestorerSettings(model_set=str(folder), device="cpu"))
@@ -177,7 +178,7 @@ def test_own_files_are_taken_by_their_checksum_under_any_name(
     fetched = [request.path for request in server.received]
     assert "/faces/codeformer.pth" not in fetched and "/faces/detector.pth" in fetched
     assert (own / "codeformer-v0.1.0 (1).pth").read_bytes() == FILES["/faces/codeformer.pth"]
-    ModelSet.open(str(tmp_path / "set")).verify("codeformer", "detector")
+    ModelSet.open(str(tmp_path / "set")).verify(NetworkRole.FACE_RESTORER, NetworkRole.FACE_DETECTOR)
 
 
 def test_a_mirror_keeps_host_and_path(run: Run, server: FileServer, tmp_path: Path) -> None:
@@ -185,7 +186,9 @@ def test_a_mirror_keeps_host_and_path(run: Run, server: FileServer, tmp_path: Pa
     catalogue.write_text(catalogue.read_text().replace(server.url, "https://models.invalid"))
     server.files = {f"/mirror/models.invalid{path}": content for path, content in FILES.items()}
     assert run("--mirror", f"{server.url}/mirror/", catalogue=catalogue) == 0
-    ModelSet.open(str(tmp_path / "set")).verify("base", "detector", "codeformer")
+    ModelSet.open(str(tmp_path / "set")).verify(
+        NetworkRole.BASE, NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER
+    )
 
 
 def test_a_file_without_a_known_checksum_is_refused_unless_trusted_by_name(
@@ -228,4 +231,4 @@ def test_a_set_whose_manifest_is_missing_is_none(run: Run, tmp_path: Path) -> No
         ModelSet.open(str(tmp_path / "set"))
     assert run() == 0
     shutil.copytree(tmp_path / "set", tmp_path / "moved")
-    ModelSet.open(str(tmp_path / "moved")).verify("base")  # nothing in it knows where it lay
+    ModelSet.open(str(tmp_path / "moved")).verify(NetworkRole.BASE)  # nothing in it knows where it lay

@@ -57,7 +57,7 @@ def assert_no_model(folder: Path) -> None:
 def assert_complete(folder: Path) -> None:
     model_set = ModelSet.open(str(folder))
     assert model_set.component(NetworkRole.FACE_DETECTOR) is not None
-    model_set.verify("detector")
+    model_set.verify(NetworkRole.FACE_DETECTOR)
 
 
 def test_a_cut_connection_is_resumed_where_it_broke(run: Run, server: FileServer, folder: Path) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -173,10 +174,14 @@ async def test_draining_finishes_accepted_work_and_accepts_nothing_new(worker: D
     assert await running.result() == "done"
 
 
+def _number(number: int, job: Job[int]) -> int:
+    return number
+
+
 async def test_a_slot_counts_as_one_request_however_many_jobs_it_submits(worker: DeviceWorker) -> None:
     with worker.reserve_slot():
         assert (worker.depth, worker.running) == (1, 0)
-        jobs = [worker.submit(lambda job, n=n: n, has_slot=True) for n in range(5)]
+        jobs = [worker.submit(partial(_number, n), has_slot=True) for n in range(5)]
         assert [await job.result() for job in jobs] == list(range(5))
         assert worker.depth == 1
         with worker.reserve_slot():  # one waits, one is running

@@ -16,7 +16,8 @@ from atelier_runtime.service_status import NetworkRole
 
 
 def subclasses(cls: type) -> set[type]:
-    return {s for c in cls.__subclasses__() for s in {c, *subclasses(c)}}
+    direct: set[type] = set(cls.__subclasses__())
+    return direct.union(*(subclasses(child) for child in direct))
 
 
 def make(reason: ErrorReason) -> errors.AtelierError:
@@ -24,7 +25,7 @@ def make(reason: ErrorReason) -> errors.AtelierError:
     return errors.make_error(reason, "a message", fields=fields, retry_after_s=3.5)
 
 
-class Call(grpc.aio.AioRpcError):
+class Call(grpc.aio.AioRpcError):  # type: ignore[misc]  # grpc publishes no types
     """A failed call as a client sees it, built from the status that a server sends."""
 
     def __init__(self, sent: object) -> None:

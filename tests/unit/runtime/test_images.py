@@ -42,10 +42,10 @@ def test_alpha_gray_icc_dpi_and_exif_are_kept() -> None:
     exif[0x010E] = "a wedding"
     rgba = np.dstack([noise_image(), noise_image()[:, :, 0]])
     picture = decode(saved(Image.fromarray(rgba), "PNG", icc_profile=icc, exif=exif, dpi=(300, 300)))
-    assert np.array_equal(picture.alpha, rgba[:, :, 3])
+    np.testing.assert_array_equal(picture.alpha, rgba[:, :, 3])
     back = decode(images.encode(picture, "png", 92))
     assert np.array_equal(back.rgb, rgba[:, :, :3])
-    assert np.array_equal(back.alpha, rgba[:, :, 3])
+    np.testing.assert_array_equal(back.alpha, rgba[:, :, 3])
     assert back.icc == icc
     assert back.dpi == pytest.approx((300, 300), abs=0.1)
     with Image.open(io.BytesIO(images.encode(picture, "png", 92))) as file:

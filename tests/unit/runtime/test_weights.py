@@ -2,6 +2,7 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,16 +27,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def edit(folder: Path, **changes: object) -> None:
+def edit(folder: Path, **changes: Any) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
 
 
 def test_a_set_is_opened_and_verified(folder: Path) -> None:
     model_set = ModelSet.open(str(folder))
-    model_set.verify("detector", "refiner")
-    assert model_set.require("detector").name == "retinaface_mobile0.25"
-    assert model_set.component("refiner") is None
+    model_set.verify(NetworkRole.FACE_DETECTOR, NetworkRole.REFINER)
+    assert model_set.require(NetworkRole.FACE_DETECTOR).name == "retinaface_mobile0.25"
+    assert model_set.component(NetworkRole.REFINER) is None
     assert model_set.max_side is model_set.refiner_max_side is None and model_set.size_multiple == 8
     assert model_set.match_tone is False, "off by default, as in the published pipeline"
 
@@ -53,13 +54,13 @@ def test_a_flipped_bit_is_detected(folder: Path) -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(StartupError, match=r"detector\.safetensors.*SHA-256"):
-        ModelSet.open(str(folder)).verify("detector")
+        ModelSet.open(str(folder)).verify(NetworkRole.FACE_DETECTOR)
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "detector.safetensors").unlink()
     with pytest.raises(StartupError, match=r"detector\.safetensors is missing"):
-        ModelSet.open(str(folder)).verify("detector")
+        ModelSet.open(str(folder)).verify(NetworkRole.FACE_DETECTOR)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ class Malicious:
 
 @pytest.mark.parametrize("protocol", [2, 4, "torch"])
 def test_a_malicious_pickle_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], protocol: int | str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], protocol: Any
 ) -> None:
     path = tmp_path / "file.pth"
     if protocol == "torch":
