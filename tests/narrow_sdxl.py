@@ -1,8 +1,8 @@
 """SDXL as it is published, only narrow: configuration values, file names and tensor names are the real ones.
 
-Only widths and depths are smaller, so that a set with base and refiner has 0.2 GB. The text encoders have the
-published vocabulary, so the published tokenizer fits. `original_layout` turns a pipeline into the tensors of
-a single file. Beside that: files of the real size that take no room, for what reads headers only.
+Only widths and depths are smaller, so that a set with base and refiner takes 0.2 GB. The text encoders have
+the published vocabulary, so the published tokenizer fits. `original_layout` turns a pipeline into the tensors
+of a single file; `write_sparse` writes files of the real size without disk space, to test reading headers.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def save_folder(
     return folder
 
 
-def change(path: Path, spoil: Callable[[dict[str, Tensor]], object]) -> None:
-    """Write a file of weights anew after `spoil` has changed the table of its tensors."""
+def change(path: Path, corrupt: Callable[[dict[str, Tensor]], object]) -> None:
+    """Rewrite a file of weights after `corrupt` has changed its dictionary of tensors."""
     state = dict(load_file(path))
-    spoil(state)
+    corrupt(state)
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
 
 
@@ -123,7 +123,7 @@ def write_set(folder: Path, components: Mapping[str, str], **options: Any) -> Pa
 
 
 def write_sparse(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> int:
-    """Write a safetensors file of zeros that takes no room on disk; return its size in bytes.
+    """Write a safetensors file of zeros that takes no disk space; return its size in bytes.
 
     `tensors` may be on the meta device. Names are in the order in which safetensors writes them.
     """

@@ -94,10 +94,10 @@ def test_a_second_run_fetches_nothing_and_leaves_the_manifest_as_it_was(
 ) -> None:
     assert run() == 0
     before = (tmp_path / "set/manifest.json").read_bytes()
-    server.asked.clear()
+    server.received.clear()
     capsys.readouterr()
     assert run(accept="") == 0  # what is there was accepted when it was fetched
-    assert server.asked == []
+    assert server.received == []
     assert "To fetch: 0 B" in capsys.readouterr().out
     assert (tmp_path / "set/manifest.json").read_bytes() == before
 
@@ -110,9 +110,9 @@ def test_a_file_damaged_later_is_fetched_again(
     path = tmp_path / "set" / file
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    server.asked.clear()
+    server.received.clear()
     assert run() == 0
-    assert [asked.path for asked in server.asked] == [
+    assert [request.path for request in server.received] == [
         "/sdxl/unet/weights" if "base" in file else "/faces/codeformer.pth"
     ]
     assert path.read_bytes() == whole
@@ -122,11 +122,11 @@ def test_listing_names_file_size_source_licence_and_state_and_fetches_nothing(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--only", "detector") == 0
-    server.asked.clear()
+    server.received.clear()
     capsys.readouterr()
     assert run("--list", accept="") == 0
     out = capsys.readouterr().out
-    assert server.asked == []
+    assert server.received == []
     assert "codeformer: tiny-codeformer, Licence s-lab" in out and f"{server.url}/sdxl\n" in out
     assert f"from {server.url}/faces/codeformer.pth" in out
     assert "must be accepted: --accept s-lab" in out
@@ -141,7 +141,7 @@ def test_a_licence_that_nobody_accepted_stops_the_run_with_the_flag_to_give(
     assert run(accept="") == 2
     err = capsys.readouterr().err
     assert "--accept s-lab" in err and "--without codeformer" in err and "Licence s-lab" in err
-    assert server.asked == [] and not (tmp_path / "set/manifest.json").exists()
+    assert server.received == [] and not (tmp_path / "set/manifest.json").exists()
 
 
 def test_a_mistyped_licence_accepts_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +155,7 @@ def test_the_set_can_be_had_without_what_is_not_accepted(
     assert run("--without", "codeformer", accept="") == 0
     model_set = ModelSet.open(str(tmp_path / "set"))
     assert set(model_set.components) == {"base", "detector"}
-    assert not any("codeformer" in asked.path or "s-lab" in asked.path for asked in server.asked)
+    assert not any("codeformer" in request.path or "s-lab" in request.path for request in server.received)
     assert load_models(RestorerSettings(model_set=str(tmp_path / "set"), device="cpu")).codeformer is None
 
 
@@ -175,7 +175,7 @@ def test_own_files_are_taken_by_their_checksum_under_any_name(
     (own / "codeformer-v0.1.0 (1).pth").write_bytes(FILES["/faces/codeformer.pth"])
     (own / "same size, other bytes").write_bytes(bytes(len(FILES["/faces/detector.pth"])))
     assert run("--from", str(tmp_path / "downloads")) == 0
-    fetched = [asked.path for asked in server.asked]
+    fetched = [request.path for request in server.received]
     assert "/faces/codeformer.pth" not in fetched and "/faces/detector.pth" in fetched
     assert (own / "codeformer-v0.1.0 (1).pth").read_bytes() == FILES["/faces/codeformer.pth"]
     ModelSet.open(str(tmp_path / "set")).verify(NetworkRole.FACE_RESTORER, NetworkRole.FACE_DETECTOR)
@@ -197,7 +197,7 @@ def test_a_file_without_a_known_checksum_is_refused_unless_trusted_by_name(
     catalogue = write_catalogue(tmp_path / "c.toml", server, unknown=("/sdxl/unet/weights",))
     assert run(catalogue=catalogue) == 2
     assert "--trust-unverified base/unet/weights" in capsys.readouterr().err
-    assert server.asked == []
+    assert server.received == []
     assert run("--trust-unverified", "base/unet/weights", catalogue=catalogue) == 0
     actual = hashlib.sha256(BASE_FILES["unet/weights"]).hexdigest()
     assert f"taken unverified; its SHA-256 is {actual}" in capsys.readouterr().err
@@ -210,7 +210,7 @@ def test_a_full_disk_is_known_before_the_first_byte(
 ) -> None:
     catalogue = write_catalogue(tmp_path / "c.toml", server, sizes={"/sdxl/unet/weights": 10**18})
     assert run(catalogue=catalogue) == 1
-    assert "bytes are needed" in capsys.readouterr().err and server.asked == []
+    assert "bytes are needed" in capsys.readouterr().err and server.received == []
 
 
 def test_a_strange_file_in_a_components_folder_is_told_before_the_download(
@@ -221,7 +221,7 @@ def test_a_strange_file_in_a_components_folder_is_told_before_the_download(
     stranger.write_bytes(b"mine")
     assert run() == 1
     assert f"{stranger} does not belong to this set" in capsys.readouterr().err
-    assert server.asked == [] and stranger.read_bytes() == b"mine"
+    assert server.received == [] and stranger.read_bytes() == b"mine"
 
 
 def test_a_set_whose_manifest_is_missing_is_none(run: Run, tmp_path: Path) -> None:

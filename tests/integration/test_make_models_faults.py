@@ -80,7 +80,7 @@ def test_a_run_that_gave_up_is_continued_by_the_next(
     )
     assert_no_model(folder)
     assert (folder / "detector.pth.part").stat().st_size == HALF
-    server.asked.clear()
+    server.received.clear()
     assert run() == 0
     assert server.ranges_of(PLACE) == [f"bytes={HALF}-"]
     assert_complete(folder)
@@ -119,9 +119,9 @@ def test_a_file_that_changed_between_attempts_is_not_pieced_together(
     server.faults[PLACE] = [Fault(cut_after=HALF), *[Fault(status=503)] * ATTEMPTS]
     assert run() == 1
     server.files[PLACE] = FILES[PLACE]
-    server.asked.clear()
+    server.received.clear()
     assert run() == 0
-    assert [asked.range for asked in server.asked if asked.path == PLACE] == [f"bytes={HALF}-"]
+    assert [request.range for request in server.received if request.path == PLACE] == [f"bytes={HALF}-"]
     assert_complete(folder)
 
 
@@ -129,7 +129,7 @@ def test_a_part_that_was_damaged_on_disk_is_fetched_anew(run: Run, server: FileS
     server.faults[PLACE] = [Fault(cut_after=HALF), *[Fault(status=503)] * ATTEMPTS]
     assert run() == 1
     (folder / "detector.pth.part").write_bytes(bytes(HALF))
-    server.asked.clear()
+    server.received.clear()
     assert run() == 0
     assert server.ranges_of(PLACE) == [f"bytes={HALF}-", None]
     assert_complete(folder)

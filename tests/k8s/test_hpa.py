@@ -5,7 +5,7 @@ from __future__ import annotations
 import kubernetes_validate
 import pytest
 
-from tests.k8s import queries
+from tests.k8s import page, queries
 from tests.k8s.manifests import of_kind, overlay
 
 
@@ -36,3 +36,9 @@ def test_it_scales_the_same_deployment_by_the_same_sum_within_the_same_bounds() 
     assert external["metric"]["name"] == rule["name"]["as"]
     assert external["metric"]["selector"]["matchLabels"] == {"job": "atelier-generator"}
     assert external["target"] == {"type": "AverageValue", "averageValue": f"{1000 * threshold:.0f}m"}
+
+
+def test_the_page_has_the_restorers_figures_too() -> None:
+    _, threshold = queries.autoscalers()["restorer work"]
+    most = of_kind(overlay("autoscale"), "ScaledObject")["atelier-restorer"]["spec"]["maxReplicaCount"]
+    assert most in page.figures("replicas") and f'averageValue: "{threshold:.0f}"' in page.text()

@@ -1,4 +1,4 @@
-"""What ParseNet, with the goldens' weights, sees in the pictures that stand for restored faces."""
+"""What ParseNet, with the goldens' weights, sees in the images that stand in for restored faces."""
 
 from __future__ import annotations
 

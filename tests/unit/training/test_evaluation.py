@@ -185,10 +185,10 @@ def test_prompts_are_scored_by_faces_and_by_each_attribute_asked_for() -> None:
 
 def test_a_restored_face_gains_what_it_comes_nearer() -> None:
     clean = draw_face(np.random.default_rng(3))
-    spoiled = np.clip(clean.astype(int) + 40, 0, 255).astype(np.uint8)
+    degraded = np.clip(clean.astype(int) + 40, 0, 255).astype(np.uint8)
     better = np.clip(clean.astype(int) + 4, 0, 255).astype(np.uint8)
-    assert Gain.of(clean, spoiled, better).psnr > 15 and Gain.of(clean, spoiled, better).ssim > 0
-    assert Gain.of(clean, spoiled, spoiled) == Gain(0, 0)
+    assert Gain.of(clean, degraded, better).psnr > 15 and Gain.of(clean, degraded, better).ssim > 0
+    assert Gain.of(clean, degraded, degraded) == Gain(0, 0)
 
 
 class TellsBrightness(Judge):
@@ -211,13 +211,13 @@ def test_attributes_kept_are_counted_by_answer_and_by_face() -> None:
 def test_the_judge_is_asked_only_for_what_a_view_shows() -> None:
     person = drawing.draw(np.random.default_rng(1), 16, "portrait").attributes["people"][0]
     person = {**person, "hair_style": "bald", "hat": None, "cover": "hand", "beard": "beard", "glasses": None}
-    told = dict(zip(ATTRIBUTES, truth(person, "blue", aligned=False), strict=True))
-    assert told["hair_color"] == told["beard"] == UNKNOWN
-    assert ATTRIBUTES["hair_style"][told["hair_style"]] == "bald"
-    assert ATTRIBUTES["glasses"][told["glasses"]] == "none"
+    answers = dict(zip(ATTRIBUTES, truth(person, "blue", aligned=False), strict=True))
+    assert answers["hair_color"] == answers["beard"] == UNKNOWN
+    assert ATTRIBUTES["hair_style"][answers["hair_style"]] == "bald"
+    assert ATTRIBUTES["glasses"][answers["glasses"]] == "none"
     assert truth({**person, "hair_style": "long", "hat": "cap"}, "blue", aligned=False)[0] == UNKNOWN
-    told = dict(zip(ATTRIBUTES, truth({**person, "cover": None}, "blue", aligned=True), strict=True))
-    assert {name for name, number in told.items() if number != UNKNOWN} == {"glasses", "beard"}
+    answers = dict(zip(ATTRIBUTES, truth({**person, "cover": None}, "blue", aligned=True), strict=True))
+    assert {name for name, number in answers.items() if number != UNKNOWN} == {"glasses", "beard"}
 
 
 def test_a_head_view_is_centred_on_the_face_and_goes_on_beyond_the_edge() -> None:
@@ -259,9 +259,9 @@ def test_the_judge_is_trained_when_it_is_first_asked_for_and_kept(
 
 def test_the_showcase_has_sixteen_prompts_and_shows_one_face_close() -> None:
     assert len(SHEET) == 16 and {*ISSUED_PORTRAITS, *ISSUED_SCENES} <= {prompt for prompt, _ in SHEET}
-    spoiled, box = ruined_face(5)
-    assert np.array_equal(spoiled, ruined_face(5)[0]) and spoiled.shape == (768, 768, 3)
-    face = close_up(spoiled, box)
+    degraded, box = ruined_face(5)
+    assert np.array_equal(degraded, ruined_face(5)[0]) and degraded.shape == (768, 768, 3)
+    face = close_up(degraded, box)
     assert face.shape == (384, 384, 3) and labelled(face, "w = 0.5").shape == (420, 384, 3)
 
 

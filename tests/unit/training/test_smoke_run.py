@@ -1,4 +1,4 @@
-"""The whole training in a minute, and the set that comes out of it."""
+"""The whole training in a minute, and the model set that it makes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from training.package_set import LARGEST_BYTES
 from training.profile import PROFILES
 from training.unpackage import unpackage
 
-pytestmark = pytest.mark.slow  # the fixture below takes most of a minute
+pytestmark = pytest.mark.slow  # the fixture takes most of a minute
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,7 +73,7 @@ def test_every_network_of_the_set_loads_with_the_code_that_serves_it(trained: Pa
     assert codeformer.config.image_size == 512
 
 
-def test_the_base_is_a_pipeline_that_diffusers_loads_without_being_told_anything(trained: Path) -> None:
+def test_the_base_is_a_pipeline_that_diffusers_loads_without_arguments(trained: Path) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(trained / "set" / "base")
     manifest = json.loads((trained / "set" / "manifest.json").read_text())
     side = pipeline.default_sample_size * pipeline.vae_scale_factor
@@ -104,7 +104,7 @@ def test_base_and_refiner_generate_together_as_the_generator_runs_them(trained: 
     assert f"{side}x{side * 3 // 4}" in warning.message
 
 
-def test_a_second_run_goes_on_from_the_first(trained: Path, tmp_path: Path) -> None:
+def test_a_second_run_continues_the_first(trained: Path, tmp_path: Path) -> None:
     runs = shutil.copytree(trained, tmp_path / "runs")
     before = read_facts(runs / "upscaler" / EXPORT)["step"]
     assert isinstance(before, int)
@@ -114,7 +114,7 @@ def test_a_second_run_goes_on_from_the_first(trained: Path, tmp_path: Path) -> N
     assert "'fusion': 0" in output and (tmp_path / "second" / "manifest.json").exists()
 
 
-def test_training_goes_on_from_a_packaged_set(trained: Path, tmp_path: Path) -> None:
+def test_training_continues_from_a_packaged_set(trained: Path, tmp_path: Path) -> None:
     written = unpackage(trained / "set", tmp_path, PROFILES[default_profile()])
     networks = {"autoencoder", "decoder", "diffusion", "refiner", "upscaler", "detector"}
     assert set(written) == {*networks, "codebook", "codes", "fusion"}
