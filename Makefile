@@ -5,13 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 DISTRIBUTIONS := protos services/runtime demo services/generator services/restorer gateway
 STAMP := $(VENV)/.atelier-setup
+IMAGE := protos/v1.binpb
+EVERYDAY := not slow and not gpu and not oracle
+# All that concerns the gateway and the checks of a request, but for the requests that schemathesis generates:
+# they take as long as the rest together.
+FAST := tests/contract tests/unit/gateway tests/unit/runtime tests/unit/test_layering.py \
+  $(wildcard tests/unit/*/test_request*.py tests/unit/*/test_convert*.py) \
+  --ignore tests/contract/test_openapi_examples.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-gpu test-parity lint protos bench models demo-train demo-eval demo-pictures clean
+.PHONY: help setup run test-fast test test-slow test-gpu test-parity lint docs protos protos-image bench models \
+  demo-train demo-eval demo-pictures clean
 
 help: ## print the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with everything in it, build the stubs; safe to repeat
 
@@ -24,15 +32,23 @@ $(STAMP): constraints.txt pyproject.toml protos/generate.sh $(wildcard protos/at
 	  $(addprefix --editable ./,$(DISTRIBUTIONS))
 	touch $@
 
-protos: $(STAMP) ## build the gRPC stubs anew and check the protos
-	protos/generate.sh $(BIN)/python
+protos: $(STAMP) ## format and check the protos, build the gRPC stubs
+	$(BIN)/buf format protos --write
 	$(BIN)/buf lint protos
+	protos/generate.sh $(BIN)/python
+
+protos-image: $(STAMP) ## after additions to the protos: record them in the image that `make lint` compares with
+	$(BIN)/buf breaking protos --against $(IMAGE)
+	$(BIN)/buf build protos --exclude-source-info --output $(IMAGE)
 
 run: $(STAMP) ## start gateway, generator and restorer on the demo models; Ctrl-C stops all three
 	@exec $(BIN)/python -m tools.run
 
-test: $(STAMP) ## the tests, under 15 minutes on two cores
-	$(BIN)/python -m pytest -m "not slow and not gpu and not oracle"
+test-fast: $(STAMP) ## the tests of the gateway and of a request's checks, under a minute on two cores
+	$(BIN)/python -m pytest -m "$(EVERYDAY)" $(FAST)
+
+test: $(STAMP) ## the tests, under 12 minutes on two cores
+	$(BIN)/python -m pytest -m "$(EVERYDAY)"
 
 test-slow: $(STAMP) ## the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not gpu and not oracle"
@@ -45,17 +61,25 @@ test-parity: $(STAMP) ## install the reference's packages, one of them for non-c
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group parity
 	$(BIN)/python -m pytest -m oracle tests/parity
 
-lint: $(STAMP) ## ruff, mypy, buf
+lint: $(STAMP) ## ruff, mypy, buf, and whether the generated parts of the docs are up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/buf lint protos
+	$(BIN)/buf format protos --diff --exit-code
+	$(BIN)/buf breaking protos --against $(IMAGE)
+	@$(BIN)/buf build protos --exclude-source-info --output - | cmp --silent - $(IMAGE) || \
+	  { echo '$(IMAGE) is not up to date: run make protos-image'; exit 1; }
+	$(BIN)/python -m tools.docs --check
+
+docs: $(STAMP) ## rewrite the parts of the docs that are generated from the code
+	$(BIN)/python -m tools.docs
 
 bench: $(STAMP) ## time the chain through /generate; prints JSON
 	$(BIN)/python -m bench.generate
 
 # make models TO=/models/sdxl ACCEPT=s-lab; the variables are the flags of `python -m tools.models --help`
-models: $(STAMP) ## fetch the published weights into TO=folder; LIST=1 only tells which
+models: $(STAMP) ## download the published weights into TO=folder; LIST=1 only lists them
 	$(BIN)/python -m tools.models $(if $(TO),--to '$(TO)') $(if $(LIST),--list) $(if $(YES),--yes) \
 	  $(if $(ACCEPT),--accept $(ACCEPT)) $(if $(ONLY),--only $(ONLY)) $(if $(WITHOUT),--without $(WITHOUT)) \
 	  $(if $(FROM),--from '$(FROM)') $(if $(MIRROR),--mirror '$(MIRROR)') $(if $(CATALOGUE),--catalogue '$(CATALOGUE)')

@@ -36,10 +36,10 @@ Encoders = Mapping[str, Callable[[], bytes]]
 def photo(dtype: type[np.uint8] | type[np.uint16]) -> images.PixelArray:
     """Return the photo (SIDE_PX, SIDE_PX, 3) with grain, in 8 or 16 bits."""
     white = np.iinfo(dtype).max
-    plain = data.astronaut().astype(np.float32) * (white / 255)
+    plain = np.asarray(data.astronaut(), np.float32) * (white / 255)
     large = cv2.resize(plain, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_CUBIC)
     grain = np.random.default_rng(0).normal(0, GRAIN * white, large.shape)
-    return np.clip(np.rint(large + grain), 0, white).astype(dtype)
+    return np.asarray(np.clip(np.rint(large + grain), 0, white), dtype)
 
 
 def _pillow(rgb: NDArray[np.uint8], file_format: str, **options: object) -> Callable[[], bytes]:

@@ -19,6 +19,7 @@ from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
 from atelier_runtime.device import choose_device, choose_dtype
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 
 SETS = ("set", "published")
@@ -93,10 +94,10 @@ def load_networks(choice: str, device_name: str | None = None) -> FaceNetworks:
 def _states_of_set(name: str) -> dict[str, Mapping[str, Tensor]]:
     model_set = ModelSet.open(name)
     states: dict[str, Mapping[str, Tensor]] = {}
-    for role in ("detector", "codeformer"):
+    for role in (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER):
         component = model_set.require(role)
         states[role] = load_state_dict(component.path, component.setting)
-    if (parser := model_set.component("parser")) is not None:
+    if (parser := model_set.component(NetworkRole.FACE_PARSER)) is not None:
         states["parser"] = load_state_dict(parser.path, parser.setting)
     return states
 
@@ -117,7 +118,8 @@ def _random_states() -> dict[str, Mapping[str, Tensor]]:
 
 def _random_parser() -> Mapping[str, Tensor]:
     torch.manual_seed(1)
-    return ParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=19).state_dict()
+    state: Mapping[str, Tensor] = ParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=19).state_dict()
+    return state
 
 
 def _plain_detector(name: str, state: Mapping[str, Tensor], device: torch.device) -> RetinaFace:

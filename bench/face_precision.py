@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 from bench.report import machine, print_json
 from tests.parity import recipe
@@ -53,7 +54,7 @@ def restore(network: CodeFormer, face: Tensor) -> tuple[Tensor, np.ndarray]:
 
 def demo_faces(count: int) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
     """Yield the demo network and a degraded drawing (1, 3, 512, 512) in [-1, 1], `count` times."""
-    state = load_state_dict(ModelSet.open("demo").require("codeformer").path)
+    state = load_state_dict(ModelSet.open("demo").require(NetworkRole.FACE_RESTORER).path)
     rng = np.random.default_rng([7, 4])
     torch.manual_seed(7)
     for _ in range(count):

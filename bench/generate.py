@@ -14,8 +14,9 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from bench.report import machine, percentile, print_json, spread
 from tools.run import Processes, all_ready, gateway_url
@@ -58,7 +59,7 @@ def running() -> Iterator[str]:
         yield gateway_url(environment)
 
 
-def generate(url: str, **fields: object) -> tuple[float, dict]:
+def generate(url: str, **fields: object) -> tuple[float, dict[str, Any]]:
     """Send one request; return the seconds that it took here, and the response."""
     request = urllib.request.Request(
         f"{url}/generate", json.dumps(fields).encode(), {"Content-Type": "application/json"}
@@ -90,7 +91,7 @@ def time_case(url: str, fields: dict[str, object], runs: int) -> dict[str, objec
     }
 
 
-def stage_seconds(stages: list[dict]) -> dict[str, float]:
+def stage_seconds(stages: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the seconds of each stage in one response's `stages`, summed over stages of the same name."""
     total: dict[str, float] = defaultdict(float)
     for stage in stages:

@@ -17,6 +17,7 @@ import torch
 from atelier_generator.models import Autoencoder, load_base
 from atelier_generator.nets.reading import read_pipeline
 from atelier_runtime import defaults
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet
 from bench.report import machine, print_json
 
@@ -104,7 +105,7 @@ def main() -> None:
     given = parser.parse_args()
     diffusers.utils.logging.set_verbosity_error()  # it warns about conversions that are intended
     model_set = ModelSet.open(given.model_set)
-    path = model_set.require("base").path
+    path = model_set.require(NetworkRole.BASE).path
     exact = BasePipeline(path, torch.float32, model_set.guidance_rescale)
     result: dict[str, object] = {"machine": machine(), "model_set": model_set.name, "images": len(PROMPTS)}
     for dtype in (torch.bfloat16, torch.float16):

@@ -23,6 +23,7 @@ from atelier_restorer.tone import match_tone
 from atelier_runtime import images, settings
 from atelier_runtime.images import RgbArray
 from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.service_status import NetworkRole
 from bench.report import machine, print_json
 
 _IMAGES = (Path("docs/ruined.png"), Path("docs/demo_sheet.png"))
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="*", default=_IMAGES)
     parser.add_argument("--fidelity", type=float, default=RestoreRequest().fidelity)
     given = parser.parse_args(arguments)
-    models = load_models(settings.load(RestorerSettings), ("detector", "codeformer"))
+    models = load_models(
+        settings.load(RestorerSettings), (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
+    )
     found = {
         str(path): list(shifts_of(models, path, RestoreRequest(fidelity=given.fidelity)))
         for path in given.images

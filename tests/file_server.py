@@ -1,32 +1,32 @@
-"""A real HTTP server on this machine that serves bytes from memory, with faults: for what fetches files."""
+"""A real HTTP server on this machine that serves bytes from memory, with faults: for tests of downloads."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one answer."""
+    """What goes wrong with one response."""
 
     cut_after: int | None = None  # bytes of the body, then the connection breaks
     stall_after: int | None = None  # bytes of the body, then silence until the server ends
     status: int | None = None
-    headers: tuple[tuple[str, str], ...] = ()  # in place of the right ones
+    headers: tuple[tuple[str, str], ...] = ()  # instead of the right ones
     ranges: bool = True  # False: Range is ignored
     etag: bool = True
 
 
 @dataclass
-class Asked:
-    """One request as it came."""
+class Received:
+    """One request as received."""
 
     path: str
     range: str | None
@@ -35,17 +35,17 @@ class Asked:
 
 @dataclass
 class FileServer:
-    """What it serves, how it fails (one fault an answer, in order), and what it was asked."""
+    """What it serves, how it fails (one fault per response, in order), and the requests that it received."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def ranges_of(self, path: str) -> list[str | None]:
         """The Range headers of every request for a file, in order."""
-        return [asked.range for asked in self.asked if asked.path == path]
+        return [request.range for request in self.received if request.path == path]
 
 
 @contextmanager
@@ -56,13 +56,13 @@ def file_server() -> Iterator[FileServer]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            answer(self, server)
+            respond(self, server)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
     class Listener(ThreadingHTTPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
+        def handle_error(self, request: Any, client_address: Any) -> None:
             if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was killed
                 super().handle_error(request, client_address)
 
@@ -79,10 +79,10 @@ def file_server() -> Iterator[FileServer]:
         listener.server_close()
 
 
-def answer(request: BaseHTTPRequestHandler, server: FileServer) -> None:
-    """Answer one GET, with the fault whose turn it is."""
-    wanted, if_range = request.headers.get("Range"), request.headers.get("If-Range")
-    server.asked.append(Asked(request.path, wanted, if_range))
+def respond(request: BaseHTTPRequestHandler, server: FileServer) -> None:
+    """Respond to one GET, with the next fault."""
+    byte_range, if_range = request.headers.get("Range"), request.headers.get("If-Range")
+    server.received.append(Received(request.path, byte_range, if_range))
     faults = server.faults.get(request.path, [])
     fault = faults.pop(0) if faults else Fault()
     content = server.files.get(request.path)
@@ -93,8 +93,8 @@ def answer(request: BaseHTTPRequestHandler, server: FileServer) -> None:
         etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
         if fault.etag:
             headers["ETag"] = etag
-        if wanted and fault.ranges and if_range in (None, etag):
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+        if byte_range and fault.ranges and if_range in (None, etag):
+            start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
             status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
             body = body[start:]
     headers |= {"Content-Length": str(len(body)), **dict(fault.headers)}

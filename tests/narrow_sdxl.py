@@ -1,15 +1,15 @@
 """SDXL as it is published, only narrow: configuration values, file names and tensor names are the real ones.
 
-Only widths and depths are smaller, so that a set with base and refiner has 0.2 GB. The text encoders have the
-published vocabulary, so the published tokenizer fits. `original_layout` turns a pipeline into the tensors of
-a single file. Beside that: files of the real size that take no room, for what reads headers only.
+Only widths and depths are smaller, so that a set with base and refiner takes 0.2 GB. The text encoders have
+the published vocabulary, so the published tokenizer fits. `original_layout` turns a pipeline into the tensors
+of a single file; `write_sparse` writes files of the real size without disk space, to test reading headers.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from atelier_generator.nets import original_names as names
 from atelier_generator.nets import published
+from atelier_generator.nets.stored import Origin
 from bench.synthetic_sdxl import narrow as configuration
 from bench.synthetic_sdxl import weights
 from tests.tiny_sdxl import seal
@@ -59,10 +60,10 @@ def save_folder(
     return folder
 
 
-def change(path: Path, spoil: Callable[[dict[str, Tensor]], object]) -> None:
-    """Write a file of weights anew after `spoil` has changed the table of its tensors."""
+def change(path: Path, corrupt: Callable[[dict[str, Tensor]], object]) -> None:
+    """Rewrite a file of weights after `corrupt` has changed its dictionary of tensors."""
     state = dict(load_file(path))
-    spoil(state)
+    corrupt(state)
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
 
 
@@ -95,17 +96,15 @@ def original_layout(kind: published.Kind, parts: Mapping[str, nn.Module]) -> dic
     return tensors
 
 
-def origins(
-    kind: published.Kind, part: str, state: Mapping[str, Any], config: Any
-) -> dict[str, names.Origin]:
+def origins(kind: published.Kind, part: str, state: Mapping[str, Any], config: Any) -> dict[str, Origin]:
     """Return where the tensors of a part lie in a single file."""
-    find = {
+    find: dict[str, Callable[[Iterable[str]], dict[str, Origin]]] = {
         "unet": partial(names.unet_origins, config=config),
         "vae": partial(names.vae_origins, config=config),
         "text_encoder": names.clip_l_origins,
         "text_encoder_2": partial(names.big_g_origins, prefix=names.BIG_G[kind]),
-    }[part]
-    return find(state)
+    }
+    return find[part](state)
 
 
 def write_set(folder: Path, components: Mapping[str, str], **options: Any) -> Path:
@@ -124,7 +123,7 @@ def write_set(folder: Path, components: Mapping[str, str], **options: Any) -> Pa
 
 
 def write_sparse(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> int:
-    """Write a safetensors file of zeros that takes no room on disk; return its size in bytes.
+    """Write a safetensors file of zeros that takes no disk space; return its size in bytes.
 
     `tensors` may be on the meta device. Names are in the order in which safetensors writes them.
     """

@@ -28,7 +28,7 @@ def saved(data: Any) -> bytes:
 
 
 def published_files() -> dict[str, bytes]:
-    """The published files by their paths on the server: pickles wrapped and prefixed as people find them."""
+    """The published files by their paths on the server: pickles, wrapped and prefixed as in practice."""
     detector = {f"module.{key}": value for key, value in detector_state({FACES_OF_512_PX: 0.99}).items()}
     half = {key: value.half() for key, value in codeformer_state().items()}
     files = {
@@ -42,7 +42,7 @@ def published_files() -> dict[str, bytes]:
 def write_catalogue(
     path: Path, server: FileServer, *, sizes: dict[str, int] | None = None, unknown: tuple[str, ...] = ()
 ) -> Path:
-    """Write the catalogue of what a server has; `sizes` and `unknown` (no checksum) say something else."""
+    """Write the catalogue of a server's files; `sizes` and `unknown` (no checksum) differ from them."""
 
     def facts(place: str) -> str:
         content = server.files[place]

@@ -1,7 +1,7 @@
-"""A model set of the face stage with made-up weights, small enough to run in a fraction of a second.
+"""A model set of the restorer with synthetic weights, small enough to run in a fraction of a second.
 
 The classes are the real ones. The detector's heads are set by hand: it sees a face of a fixed size in every
-cell of the picture, whatever is on it, and the suppression of duplicates leaves a regular grid of them.
+cell of the image, whatever it shows, and the suppression of duplicates leaves a regular grid of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A complete SDXL model set with random weights, small enough to draw in a fraction of a second.
+"""A complete SDXL model set with random weights, small enough to generate in a fraction of a second.
 
 Every class is the real one: diffusers' UNet, VAE and scheduler, transformers' text encoders and
-tokenizer, a network that spandrel recognises. Only the widths are tiny. The tokenizer knows no
+tokenizer, a network that spandrel recognizes. Only the widths are tiny. The tokenizer knows no
 merges, so each letter is one token, and 75 letters fill the text encoders.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -92,7 +93,7 @@ def seal(folder: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def _base_pipeline(latent_channels: int) -> StableDiffusionXLPipeline:
+def _base_pipeline(latent_channels: int) -> Any:
     tokenizer = _tokenizer()
     return StableDiffusionXLPipeline(
         vae=AutoencoderKL(
@@ -115,9 +116,9 @@ def _base_pipeline(latent_channels: int) -> StableDiffusionXLPipeline:
     )
 
 
-def _save_refiner(base: StableDiffusionXLPipeline, folder: Path) -> None:
+def _save_refiner(base: Any, folder: Path) -> None:
     # Like the published refiner: the second text encoder alone, and an aesthetic score in place of one size.
-    pipeline = StableDiffusionXLImg2ImgPipeline(
+    pipeline: Any = StableDiffusionXLImg2ImgPipeline(
         vae=base.vae,
         text_encoder=None,
         text_encoder_2=base.text_encoder_2,

@@ -51,7 +51,8 @@ def oval(
 
 def moved(points: PointsLike, x: float, y: float) -> Points:
     """`points` shifted by (x, y)."""
-    return np.asarray(points, np.float64) + np.array([x, y])
+    shifted: Points = np.asarray(points, np.float64) + np.array([x, y])
+    return shifted
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Points:

@@ -34,7 +34,8 @@ Autoencoder = Any
 
 def factor(profile: Profile) -> int:
     """How many px of the picture's side become one of the latents'."""
-    return 2 ** (len(profile.autoencoder_widths) - 1)
+    pixels: int = 2 ** (len(profile.autoencoder_widths) - 1)
+    return pixels
 
 
 def build_autoencoder(profile: Profile) -> Autoencoder:

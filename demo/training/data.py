@@ -301,7 +301,8 @@ def face_weights(boxes: Tensor, landmarks: Tensor, size: int) -> Tensor:
     def ellipse(middle: Tensor, wide: float, high: float) -> Tensor:
         across = (x - middle[:, :, 0, None, None]) / (apart * wide)
         down = (y - middle[:, :, 1, None, None]) / (apart * high)
-        return (across**2 + down**2 < 1).any(1)
+        within: Tensor = across**2 + down**2 < 1
+        return within.any(1)
 
     features = ellipse(eyes, 0.95, 0.4) | ellipse(mouth, 0.6, 0.35)
     return (1 + 1.5 * inside.float() + 4.5 * features.float())[:, None]

@@ -194,7 +194,8 @@ def autoencoder_smear(autoencoder: Autoencoder, strongest: float = 0.35) -> Smea
             latents = autoencoder.encode(pictures * 2 - 1).latent_dist.mean
             spread = latents.float().std((0, 2, 3), keepdim=True)
             latents = latents + spread * torch.randn_like(latents) * uniform(0, strongest)
-            return (autoencoder.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
+            decoded: Tensor = autoencoder.decode(latents).sample
+            return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
     return smear
 

@@ -309,7 +309,8 @@ class Objective:
             predicted = unet(
                 noisy, times, encoder_hidden_states=hidden, added_cond_kwargs=extra, return_dict=False
             )[0]
-        return (predicted.float() - wanted).square().mean((1, 2, 3))
+        error: Tensor = (predicted.float() - wanted).square().mean((1, 2, 3))
+        return error
 
 
 @torch.no_grad()

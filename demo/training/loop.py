@@ -256,7 +256,8 @@ def write_export(out: Path, weights: dict[str, Tensor], **facts: Fact) -> None:
 def read_facts(path: Path) -> dict[str, Fact]:
     """The facts that `write_export` put into the file."""
     with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get("facts", "{}"))
+        facts: dict[str, Fact] = json.loads((file.metadata() or {}).get("facts", "{}"))
+        return facts
 
 
 def read_export(path: Path, name: str) -> dict[str, Tensor]:

@@ -198,7 +198,8 @@ class Objective:
             predicted = self.unet(
                 noisy, now, encoder_hidden_states=hidden, added_cond_kwargs=extra, return_dict=False
             )[0]
-        return (predicted.float() - wanted).square().mean((1, 2, 3))
+        error: Tensor = (predicted.float() - wanted).square().mean((1, 2, 3))
+        return error
 
 
 def draw_times(count: int, device: torch.device) -> tuple[Tensor, Tensor]:

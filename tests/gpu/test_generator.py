@@ -1,4 +1,4 @@
-"""The drawing on a CUDA device, in both half formats; run by `make test-gpu`."""
+"""The generation on a CUDA device, in both half formats; run by `make test-gpu`."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ def load(folder, **options) -> Models:
     return load_models(GeneratorSettings(model_set=str(folder), **options))
 
 
-def draw(models: Models, **options) -> Generation:
+def generate(models: Models, **options) -> Generation:
     request = GenerateRequest(
         "a cat", width_px=256, height_px=256, num_inference_steps=8, seed=1, **options
     ).completed("")
-    return Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
+    return Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
 
 
 @pytest.mark.parametrize(("dtype", "vae"), [("bfloat16", "bfloat16"), ("float16", "float32")])
 @pytest.mark.parametrize("hires", [False, True])
-def test_half_precision_draws_nearly_the_picture_of_the_cpu(set_folder, dtype, vae, hires):
+def test_half_precision_gives_nearly_the_image_of_the_cpu(set_folder, dtype, vae, hires):
     models = load(set_folder, device="cuda", dtype=dtype)
     assert models.text_to_image.unet.dtype == models.refiner.unet.dtype == getattr(torch, dtype)
     assert models.text_to_image.vae.dtype == getattr(torch, vae)
     Pipeline(models).warm_up()
-    drawing = draw(models, hires_fix=hires)
-    expected = draw(load(set_folder, device="cpu"), hires_fix=hires)
-    assert drawing.warnings == () and drawing.refiner_applied
+    generation = generate(models, hires_fix=hires)
+    expected = generate(load(set_folder, device="cpu"), hires_fix=hires)
+    assert generation.warnings == () and generation.refiner_applied
     assert models.text_to_image.vae.dtype == getattr(torch, vae), "a pass converted the shared VAE"
-    assert np.abs(drawing.picture.astype(int) - expected.picture).mean() < 4
+    assert np.abs(generation.pixels.astype(int) - expected.pixels).mean() < 4
 
 
 def test_auto_suits_the_card_and_stages_report_their_memory(set_folder):
     models = load(set_folder)
     native = torch.cuda.get_device_capability() >= (8, 0)
     assert (models.device.type, models.dtype) == ("cuda", torch.bfloat16 if native else torch.float16)
-    for stage in draw(models).stages:
+    for stage in generate(models).stages:
         assert stage.peak_vram_bytes > 0
 
 
 def test_memory_is_flat_over_requests(set_folder):
     models = load(set_folder)
-    draw(models, hires_fix=True)
+    generate(models, hires_fix=True)
     before = torch.cuda.memory_allocated()
     for _ in range(5):
-        draw(models, hires_fix=True)
+        generate(models, hires_fix=True)
     assert abs(torch.cuda.memory_allocated() - before) < 2**20
 
 
@@ -66,7 +66,7 @@ def test_real_exhaustion_is_an_error_and_the_next_request_is_served(set_folder):
     from atelier_runtime.errors import OutOfMemory
 
     models = load(set_folder)
-    expected = draw(models).picture
+    expected = generate(models).pixels
     total = torch.cuda.get_device_properties(models.device).total_memory
     # Room for the networks but not for a large picture.
     torch.cuda.empty_cache()
@@ -74,7 +74,7 @@ def test_real_exhaustion_is_an_error_and_the_next_request_is_served(set_folder):
     try:
         request = GenerateRequest("a cat", width_px=2048, height_px=2048, num_inference_steps=1, seed=1)
         with pytest.raises(OutOfMemory):
-            Pipeline(models).draw(request.completed(""), check=lambda: None, emit=lambda progress: None)
+            Pipeline(models).generate(request.completed(""), check=lambda: None, emit=lambda progress: None)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert np.array_equal(draw(models).picture, expected)
+    assert np.array_equal(generate(models).pixels, expected)

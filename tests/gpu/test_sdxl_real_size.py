@@ -18,7 +18,7 @@ NEEDED_BYTES = 40 * 2**30
 
 
 @pytest.mark.parametrize(("dtype", "vae"), [("bfloat16", "bfloat16"), ("float16", "float32")])
-def test_base_hires_and_refiner_draw(dtype, vae):
+def test_base_hires_and_refiner_generate(dtype, vae):
     device = torch.device("cuda", 0)
     if torch.cuda.mem_get_info(device)[0] < NEEDED_BYTES:
         pytest.skip("too little device memory is free")
@@ -28,7 +28,7 @@ def test_base_hires_and_refiner_draw(dtype, vae):
     assert parameters == [2_567_463_684, 2_259_526_660]
     for hires, side in ((False, 1024), (True, 1536)):
         request = GenerateRequest("a cat", num_inference_steps=4, seed=1, hires_fix=hires).completed("")
-        drawing = Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
-        assert drawing.picture.shape == (side, side, 3)
-        assert drawing.refiner_applied and drawing.warnings == ()
-        assert all(stage.peak_vram_bytes for stage in drawing.stages)
+        generation = Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
+        assert generation.pixels.shape == (side, side, 3)
+        assert generation.refiner_applied and generation.warnings == ()
+        assert all(stage.peak_vram_bytes for stage in generation.stages)

@@ -14,7 +14,7 @@ from tests import tiny_restorer
 
 @pytest.fixture(autouse=True)
 def nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: Any) -> None:
         raise AssertionError("the bench would fetch weights")
 
     for package in (facexlib.detection, facexlib.parsing):

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -18,12 +19,12 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from atelier.common.v1 import image_pb2
+from atelier.common.v1 import image_pb2, service_status_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator.servicer import GeneratorService
 from atelier_generator.settings import GeneratorSettings
-from atelier_runtime import images, metrics
+from atelier_runtime import __version__, images, metrics
 from atelier_runtime.errors import DeadlineExceeded, ErrorReason, InvalidRequest
 from atelier_runtime.rpc_errors import from_rpc_error
 from atelier_runtime.server import ServiceServer
@@ -40,7 +41,7 @@ def set_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Running:
-    server: ServiceServer
+    server: ServiceServer[GeneratorService]
     channel: grpc.aio.Channel
     generator: pb_grpc.GeneratorServiceStub
 
@@ -50,7 +51,7 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, ready: bool = True, **options: object) -> AsyncIterator[Running]:
+async def serving(folder: Path, *, ready: bool = True, **options: Any) -> AsyncIterator[Running]:
     settings = GeneratorSettings(
         host="127.0.0.1",
         port=0,
@@ -74,7 +75,7 @@ async def serving(folder: Path, *, ready: bool = True, **options: object) -> Asy
         await server.drain()
 
 
-def order(**options: object) -> pb.GenerateImageRequest:
+def request(**options: Any) -> pb.GenerateImageRequest:
     given = {
         "prompt": "a cat",
         "width_px": 256,
@@ -112,29 +113,29 @@ def cancelled_steps() -> float:
 # --- becoming ready ---
 
 
-async def test_ready_only_after_warm_up(set_folder):
+async def test_ready_only_after_warm_up(set_folder, monkeypatch):
     gate = threading.Event()
     async with serving(set_folder, ready=False, queue_capacity=1) as running:
         # Loading goes through the device thread as well; what it waits for is not over yet.
         assert await running.health("") == health_pb2.HealthCheckResponse.SERVING
-        loaded = running.server.stage.warm_up
+        loaded = running.server.service.warm_up
 
         def gated_warm_up() -> None:
             gate.wait(30)
             loaded()
 
-        running.server.stage.warm_up = gated_warm_up
-        await until(lambda: running.server.stage.networks != ())
+        monkeypatch.setattr(running.server.service, "warm_up", gated_warm_up)
+        await until(lambda: running.server.status().networks != ())
         assert await running.health(SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING
         status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
         assert not status.ready
-        error = await failure_of(running.generator.GenerateImage(order()))
+        error = await failure_of(running.generator.GenerateImage(request()))
         assert error.code() == grpc.StatusCode.UNAVAILABLE
         assert from_rpc_error(error).reason is ErrorReason.SERVICE_NOT_READY
         gate.set()
         await running.server.wait_ready()
         assert await running.health(SERVICE) == health_pb2.HealthCheckResponse.SERVING
-        await result_of(running.generator.GenerateImage(order()))
+        await result_of(running.generator.GenerateImage(request()))
 
 
 async def test_status_says_what_is_loaded(set_folder):
@@ -143,9 +144,9 @@ async def test_status_says_what_is_loaded(set_folder):
         status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
     assert status.ready and status.model_set == "tiny"
     assert {(network.role, network.name) for network in status.networks} == {
-        ("base", "tiny-sdxl"),
-        ("refiner", "tiny-refiner"),
-        ("upscaler", UPSCALER_NAME),
+        (service_status_pb2.NETWORK_ROLE_BASE, "tiny-sdxl"),
+        (service_status_pb2.NETWORK_ROLE_REFINER, "tiny-refiner"),
+        (service_status_pb2.NETWORK_ROLE_UPSCALER, UPSCALER_NAME),
     }
     assert (status.device, status.dtype) == ("cpu", "float32")
     assert status.device_name and status.process_memory_bytes > 10**8
@@ -161,12 +162,12 @@ async def test_reflection_names_the_service(set_folder):
     assert SERVICE in {service.name for service in answers[0].list_services_response.service}
 
 
-# --- drawing ---
+# --- generating ---
 
 
 async def test_progress_comes_in_order_and_the_result_last(set_folder):
     async with serving(set_folder) as running:
-        call = running.generator.GenerateImage(order(num_inference_steps=5, hires_fix=True))
+        call = running.generator.GenerateImage(request(num_inference_steps=5, hires_fix=True))
         events = [event async for event in call]
     assert [event.WhichOneof("event") for event in events] == ["progress"] * 13 + ["result"]
     seen = [(e.progress.stage, e.progress.step, e.progress.total_steps) for e in events[:-1]]
@@ -178,38 +179,34 @@ async def test_progress_comes_in_order_and_the_result_last(set_folder):
     assert result.stages[0].stage == "text" and result.stages[-1].stage == "encode"
 
 
-async def test_the_effective_request_has_every_option_and_draws_the_same_again(set_folder):
+async def test_an_unset_option_is_its_default_and_the_returned_seed_gives_the_same_image(set_folder):
+    small: dict[str, Any] = {"prompt": "a cat", "width_px": 256, "height_px": 256, "output": RAW}
+    small["num_inference_steps"] = 2
+    defaults: dict[str, Any] = {"negative_prompt": "blurry", "guidance_scale": 7.5}
+    defaults |= {"use_refiner": True, "use_upscaler": True}
     async with serving(set_folder) as running:
-        first = await result_of(
-            running.generator.GenerateImage(
-                pb.GenerateImageRequest(
-                    prompt="a cat", width_px=256, height_px=256, num_inference_steps=2, output=RAW
-                )
-            )
-        )
-        effective = first.effective_request
-        again = await result_of(running.generator.GenerateImage(effective))
-    assert {field.name for field, _ in effective.ListFields()} == set(effective.DESCRIPTOR.fields_by_name)
-    assert effective.negative_prompt == "blurry"
-    assert (effective.guidance_scale, effective.hires_scale, effective.output.quality) == (7.5, 1.5, 92)
-    assert again.image.data == first.image.data
-    assert again.effective_request == effective
+        first = await result_of(running.generator.GenerateImage(pb.GenerateImageRequest(**small)))
+        spelled_out = pb.GenerateImageRequest(**small, **defaults, seed=first.seed)
+        again = await result_of(running.generator.GenerateImage(spelled_out))
+        other = await result_of(running.generator.GenerateImage(pb.GenerateImageRequest(**small)))
+    assert (again.image.data, again.seed) == (first.image.data, first.seed)
+    assert other.seed != first.seed and other.image.data != first.image.data
 
 
 async def test_every_output_format_holds_the_picture(set_folder):
     async with serving(set_folder) as running:
-        raw = await result_of(running.generator.GenerateImage(order()))
+        raw = await result_of(running.generator.GenerateImage(request()))
         pixels = np.frombuffer(raw.image.data, np.uint8).reshape(256, 256, 3)
         for number, name in images_by_number().items():
             output = image_pb2.OutputOptions(format=number, quality=60)
-            result = await result_of(running.generator.GenerateImage(order(output=output)))
+            result = await result_of(running.generator.GenerateImage(request(output=output)))
             assert result.image.format == number
             assert result.image.data == images.encode(images.Picture(rgb=pixels), name, 60)
             picture = images.decode(result.image.data, max_pixels=10**6)
             assert (picture.format, picture.width, picture.height) == (name, 256, 256)
 
 
-def images_by_number() -> dict[int, str]:
+def images_by_number() -> dict[image_pb2.ImageFormat, images.Format]:
     return {
         image_pb2.IMAGE_FORMAT_PNG: "png",
         image_pb2.IMAGE_FORMAT_JPEG: "jpeg",
@@ -219,16 +216,14 @@ def images_by_number() -> dict[int, str]:
 
 async def test_pictures_above_grpcs_default_limit_arrive(set_folder):
     async with serving(set_folder) as running:
-        big = order(
-            hires_fix_simple=True, hires_scale=4.0, width_px=512, height_px=512, num_inference_steps=1
-        )
+        big = request(lanczos_scale=4.0, width_px=512, height_px=512, num_inference_steps=1)
         result = await result_of(running.generator.GenerateImage(big))
     assert len(result.image.data) == 2048 * 2048 * 3 > 4 * 2**20
 
 
-async def test_health_and_status_answer_while_a_picture_is_drawn(set_folder):
+async def test_health_and_status_answer_while_an_image_is_generated(set_folder):
     async with serving(set_folder) as running:
-        call = running.generator.GenerateImage(order(num_inference_steps=60, use_refiner=False))
+        call = running.generator.GenerateImage(request(num_inference_steps=60, use_refiner=False))
         answered = 0
         async for event in call:
             if event.WhichOneof("event") == "progress" and event.progress.step % 20 == 10:
@@ -243,45 +238,45 @@ async def test_health_and_status_answer_while_a_picture_is_drawn(set_folder):
 
 async def test_every_bad_field_is_named(set_folder):
     async with serving(set_folder, max_pixels=2_000_000) as running:
-        bad = order(prompt="", width_px=100, num_inference_steps=0, seed=2**60, guidance_scale=float("nan"))
+        bad = request(prompt="", width_px=100, num_inference_steps=0, seed=2**60, guidance_scale=float("nan"))
         error = await failure_of(running.generator.GenerateImage(bad))
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
         problem = from_rpc_error(error)
         assert isinstance(problem, InvalidRequest)
         fields = {violation.field for violation in problem.fields}
         assert fields == {"prompt", "width_px", "num_inference_steps", "seed", "guidance_scale"}
-        error = await failure_of(running.generator.GenerateImage(order(width_px=1024, height_px=1960)))
+        error = await failure_of(running.generator.GenerateImage(request(width_px=1024, height_px=1960)))
         assert {v.field for v in from_rpc_error(error).fields} == {"width_px", "height_px"}
-        await result_of(running.generator.GenerateImage(order()))
+        await result_of(running.generator.GenerateImage(request()))
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back(set_folder):
     async with serving(set_folder, queue_capacity=0) as running:
         gate = threading.Event()
         blocker = running.server.worker.submit(lambda job: gate.wait(30))
-        error = await failure_of(running.generator.GenerateImage(order()))
+        error = await failure_of(running.generator.GenerateImage(request()))
         gate.set()
         await blocker.result()
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         problem = from_rpc_error(error)
         assert problem.reason is ErrorReason.QUEUE_FULL and problem.retry_after_s >= 1
         await until(lambda: running.server.worker.running == 0)
-        await result_of(running.generator.GenerateImage(order()))
+        await result_of(running.generator.GenerateImage(request()))
 
 
 async def test_a_broken_picture_is_an_error_never_an_answer(set_folder):
     async with serving(set_folder) as running:
-        vae = running.server.stage.pipeline._models.text_to_image.vae
+        vae = running.server.service.pipeline._models.text_to_image.vae
         weight = vae.decoder.conv_out.weight
         good = weight.detach().clone()
         with torch.no_grad():
             weight.fill_(float("nan"))
-        error = await failure_of(running.generator.GenerateImage(order()))
+        error = await failure_of(running.generator.GenerateImage(request()))
         assert error.code() == grpc.StatusCode.INTERNAL
         assert from_rpc_error(error).reason is ErrorReason.BAD_IMAGE
         with torch.no_grad():
             weight.copy_(good)
-        await result_of(running.generator.GenerateImage(order()))
+        await result_of(running.generator.GenerateImage(request()))
 
 
 # --- stopping ---
@@ -289,9 +284,9 @@ async def test_a_broken_picture_is_an_error_never_an_answer(set_folder):
 
 async def test_a_client_that_hangs_up_stops_the_work_and_the_next_is_unharmed(set_folder):
     async with serving(set_folder) as running:
-        undisturbed = await result_of(running.generator.GenerateImage(order(hires_fix=True)))
+        undisturbed = await result_of(running.generator.GenerateImage(request(hires_fix=True)))
         before = cancelled_steps()
-        call = running.generator.GenerateImage(order(num_inference_steps=150, hires_fix=True))
+        call = running.generator.GenerateImage(request(num_inference_steps=150, hires_fix=True))
         async for event in call:
             if event.progress.step == 3:
                 break
@@ -300,16 +295,16 @@ async def test_a_client_that_hangs_up_stops_the_work_and_the_next_is_unharmed(se
         saved = cancelled_steps() - before
         # On the way of the message a step or two may pass on a network as small as this one.
         assert 158 - 30 <= saved <= 158 - 3
-        again = await result_of(running.generator.GenerateImage(order(hires_fix=True)))
+        again = await result_of(running.generator.GenerateImage(request(hires_fix=True)))
         assert again.image.data == undisturbed.image.data
         assert metrics.REQUESTS_IN_PROGRESS._value.get() == 0
 
 
-async def test_a_client_that_hangs_up_in_the_queue_is_never_drawn_for(set_folder):
+async def test_a_client_that_disconnects_in_the_queue_is_never_served(set_folder):
     async with serving(set_folder) as running:
         gate = threading.Event()
         blocker = running.server.worker.submit(lambda job: gate.wait(30))
-        call = running.generator.GenerateImage(order())
+        call = running.generator.GenerateImage(request())
         reading = asyncio.create_task(failure_of_cancelled(call))
         await until(lambda: running.server.worker.depth == 1)
         call.cancel()
@@ -328,13 +323,13 @@ async def failure_of_cancelled(call: AsyncIterator[pb.GenerateImageResponse]) ->
 async def test_a_passed_deadline_stops_the_work(set_folder):
     async with serving(set_folder) as running:
         before = cancelled_steps()
-        slow = order(num_inference_steps=150, width_px=512, height_px=512)
+        slow = request(num_inference_steps=150, width_px=512, height_px=512)
         error = await failure_of(running.generator.GenerateImage(slow, timeout=0.5))
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert isinstance(from_rpc_error(error), DeadlineExceeded)
         await until(lambda: running.server.worker.running == 0)
         assert cancelled_steps() - before > 50
-        await result_of(running.generator.GenerateImage(order(), timeout=60))
+        await result_of(running.generator.GenerateImage(request(), timeout=60))
 
 
 # --- metrics ---
@@ -343,14 +338,14 @@ async def test_a_passed_deadline_stops_the_work(set_folder):
 async def test_metrics_move_with_a_picture(set_folder):
     async with serving(set_folder) as running:
         before = await scrape(running)
-        result = await result_of(running.generator.GenerateImage(order()))
+        result = await result_of(running.generator.GenerateImage(request()))
         after = await scrape(running)
     moved = {name for name, value in after.items() if value != before.get(name)}
     for stage in ("text", "base", "refiner", "decode", "encode"):
         assert f'atelier_stage_duration_seconds_count{{stage="{stage}"}}' in moved
     assert 'atelier_request_duration_seconds_count{code="OK",method="GenerateImage"}' in moved
     assert "atelier_queue_wait_seconds_count" in moved
-    assert after['atelier_build_info{dtype="float32",model_set="tiny",version="0.1.0"}'] == 1
+    assert after[f'atelier_build_info{{dtype="float32",model_set="tiny",version="{__version__}"}}'] == 1
     name = 'atelier_stage_duration_seconds_sum{stage="base"}'
     reported = {stage.stage: stage.duration.ToNanoseconds() / 1e9 for stage in result.stages}
     assert after[name] - before.get(name, 0) == pytest.approx(reported["base"], abs=1e-6)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from atelier_restorer.models import load_models
 from atelier_restorer.settings import RestorerSettings
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import ModelSet
 from tests.file_server import FileServer, file_server
@@ -52,7 +53,7 @@ def test_the_set_opens_verifies_and_the_restorer_loads_it(
     assert run() == 0
     folder = tmp_path / "set"
     model_set = ModelSet.open(str(folder))
-    model_set.verify("base", "detector", "codeformer")
+    model_set.verify(NetworkRole.BASE, NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
     assert (model_set.name, model_set.max_side, model_set.size_multiple) == ("sdxl", None, 8)
     assert model_set.license == "Licence open; Licence s-lab"
     models = load_models(RestorerSettings(model_set=str(folder), device="cpu"))
@@ -93,10 +94,10 @@ def test_a_second_run_fetches_nothing_and_leaves_the_manifest_as_it_was(
 ) -> None:
     assert run() == 0
     before = (tmp_path / "set/manifest.json").read_bytes()
-    server.asked.clear()
+    server.received.clear()
     capsys.readouterr()
     assert run(accept="") == 0  # what is there was accepted when it was fetched
-    assert server.asked == []
+    assert server.received == []
     assert "To fetch: 0 B" in capsys.readouterr().out
     assert (tmp_path / "set/manifest.json").read_bytes() == before
 
@@ -109,9 +110,9 @@ def test_a_file_damaged_later_is_fetched_again(
     path = tmp_path / "set" / file
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    server.asked.clear()
+    server.received.clear()
     assert run() == 0
-    assert [asked.path for asked in server.asked] == [
+    assert [request.path for request in server.received] == [
         "/sdxl/unet/weights" if "base" in file else "/faces/codeformer.pth"
     ]
     assert path.read_bytes() == whole
@@ -121,11 +122,11 @@ def test_listing_names_file_size_source_licence_and_state_and_fetches_nothing(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--only", "detector") == 0
-    server.asked.clear()
+    server.received.clear()
     capsys.readouterr()
     assert run("--list", accept="") == 0
     out = capsys.readouterr().out
-    assert server.asked == []
+    assert server.received == []
     assert "codeformer: tiny-codeformer, Licence s-lab" in out and f"{server.url}/sdxl\n" in out
     assert f"from {server.url}/faces/codeformer.pth" in out
     assert "must be accepted: --accept s-lab" in out
@@ -140,7 +141,7 @@ def test_a_licence_that_nobody_accepted_stops_the_run_with_the_flag_to_give(
     assert run(accept="") == 2
     err = capsys.readouterr().err
     assert "--accept s-lab" in err and "--without codeformer" in err and "Licence s-lab" in err
-    assert server.asked == [] and not (tmp_path / "set/manifest.json").exists()
+    assert server.received == [] and not (tmp_path / "set/manifest.json").exists()
 
 
 def test_a_mistyped_licence_accepts_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +155,7 @@ def test_the_set_can_be_had_without_what_is_not_accepted(
     assert run("--without", "codeformer", accept="") == 0
     model_set = ModelSet.open(str(tmp_path / "set"))
     assert set(model_set.components) == {"base", "detector"}
-    assert not any("codeformer" in asked.path or "s-lab" in asked.path for asked in server.asked)
+    assert not any("codeformer" in request.path or "s-lab" in request.path for request in server.received)
     assert load_models(RestorerSettings(model_set=str(tmp_path / "set"), device="cpu")).codeformer is None
 
 
@@ -174,10 +175,10 @@ def test_own_files_are_taken_by_their_checksum_under_any_name(
     (own / "codeformer-v0.1.0 (1).pth").write_bytes(FILES["/faces/codeformer.pth"])
     (own / "same size, other bytes").write_bytes(bytes(len(FILES["/faces/detector.pth"])))
     assert run("--from", str(tmp_path / "downloads")) == 0
-    fetched = [asked.path for asked in server.asked]
+    fetched = [request.path for request in server.received]
     assert "/faces/codeformer.pth" not in fetched and "/faces/detector.pth" in fetched
     assert (own / "codeformer-v0.1.0 (1).pth").read_bytes() == FILES["/faces/codeformer.pth"]
-    ModelSet.open(str(tmp_path / "set")).verify("codeformer", "detector")
+    ModelSet.open(str(tmp_path / "set")).verify(NetworkRole.FACE_RESTORER, NetworkRole.FACE_DETECTOR)
 
 
 def test_a_mirror_keeps_host_and_path(run: Run, server: FileServer, tmp_path: Path) -> None:
@@ -185,7 +186,9 @@ def test_a_mirror_keeps_host_and_path(run: Run, server: FileServer, tmp_path: Pa
     catalogue.write_text(catalogue.read_text().replace(server.url, "https://models.invalid"))
     server.files = {f"/mirror/models.invalid{path}": content for path, content in FILES.items()}
     assert run("--mirror", f"{server.url}/mirror/", catalogue=catalogue) == 0
-    ModelSet.open(str(tmp_path / "set")).verify("base", "detector", "codeformer")
+    ModelSet.open(str(tmp_path / "set")).verify(
+        NetworkRole.BASE, NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER
+    )
 
 
 def test_a_file_without_a_known_checksum_is_refused_unless_trusted_by_name(
@@ -194,7 +197,7 @@ def test_a_file_without_a_known_checksum_is_refused_unless_trusted_by_name(
     catalogue = write_catalogue(tmp_path / "c.toml", server, unknown=("/sdxl/unet/weights",))
     assert run(catalogue=catalogue) == 2
     assert "--trust-unverified base/unet/weights" in capsys.readouterr().err
-    assert server.asked == []
+    assert server.received == []
     assert run("--trust-unverified", "base/unet/weights", catalogue=catalogue) == 0
     actual = hashlib.sha256(BASE_FILES["unet/weights"]).hexdigest()
     assert f"taken unverified; its SHA-256 is {actual}" in capsys.readouterr().err
@@ -207,7 +210,7 @@ def test_a_full_disk_is_known_before_the_first_byte(
 ) -> None:
     catalogue = write_catalogue(tmp_path / "c.toml", server, sizes={"/sdxl/unet/weights": 10**18})
     assert run(catalogue=catalogue) == 1
-    assert "bytes are needed" in capsys.readouterr().err and server.asked == []
+    assert "bytes are needed" in capsys.readouterr().err and server.received == []
 
 
 def test_a_strange_file_in_a_components_folder_is_told_before_the_download(
@@ -218,7 +221,7 @@ def test_a_strange_file_in_a_components_folder_is_told_before_the_download(
     stranger.write_bytes(b"mine")
     assert run() == 1
     assert f"{stranger} does not belong to this set" in capsys.readouterr().err
-    assert server.asked == [] and stranger.read_bytes() == b"mine"
+    assert server.received == [] and stranger.read_bytes() == b"mine"
 
 
 def test_a_set_whose_manifest_is_missing_is_none(run: Run, tmp_path: Path) -> None:
@@ -228,4 +231,4 @@ def test_a_set_whose_manifest_is_missing_is_none(run: Run, tmp_path: Path) -> No
         ModelSet.open(str(tmp_path / "set"))
     assert run() == 0
     shutil.copytree(tmp_path / "set", tmp_path / "moved")
-    ModelSet.open(str(tmp_path / "moved")).verify("base")  # nothing in it knows where it lay
+    ModelSet.open(str(tmp_path / "moved")).verify(NetworkRole.BASE)  # nothing in it knows where it lay

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet
 from tests.file_server import Fault, FileServer, file_server
 from tests.tiny_catalogue import published_files, write_catalogue
@@ -64,7 +65,7 @@ def test_killed_in_the_middle_it_goes_on_and_meanwhile_a_second_run_is_refused(
     assert server.ranges_of(PLACE) == [None, f"bytes={half}-"]
     out, err = capsys.readouterr()
     assert "detector.pth: " in err and str(folder / "manifest.json") in out
-    ModelSet.open(str(folder)).verify("detector")
+    ModelSet.open(str(folder)).verify(NetworkRole.FACE_DETECTOR)
 
 
 @pytest.mark.parametrize(

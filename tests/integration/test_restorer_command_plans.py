@@ -78,10 +78,12 @@ def test_a_comparison_in_this_process(here: Here, seeing: Path, source: Path, tm
 
 
 BAD_PLANS: dict[str, Any] = {
-    "holds no list": {"face": []},
-    "names no face": {"faces": []},
-    "face 0 has no landmarks": {"faces": [{"box": [0, 0, 9, 9]}]},
-    "face 0 has blur": {"faces": [{"box": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5, "blur": 1}]},
+    "a list of faces": {"face": []},
+    "list of faces is empty": {"faces": []},
+    "face 0 lacks landmarks": {"faces": [{"box": [0, 0, 9, 9]}]},
+    "face 0 has unknown fields: blur": {
+        "faces": [{"box": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5, "blur": 1}]
+    },
     "face 0: box must be 4 numbers": {"faces": [{"box": [0, 0, "9", 9], "landmarks": [[1, 1]] * 5}]},
     "face 0: landmarks must be 5": {"faces": [{"box": [0, 0, 9, 9], "landmarks": [[1, 1]] * 4}]},
     "face 0: skip must be": {"faces": [{"box": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5, "skip": 1}]},

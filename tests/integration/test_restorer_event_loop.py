@@ -23,16 +23,15 @@ from tests.integration.restorer_server import Client, photo, png, serve
 
 LONGEST_WAIT_S = 60
 STEPS: list[tuple[Any, str]] = [
-    (convert, "picture"),
+    (pipeline, "decode_input"),
     (Picture, "eight_bit"),
     (pipeline, "is_gray"),
     (pipeline, "align"),
-    (pipeline, "recolour"),
+    (pipeline, "recolor"),
     (pipeline, "match_tones"),
-    (servicer, "paste"),
-    (convert, "encode"),
-    (convert, "mask_image"),
-    (convert, "restore_response"),
+    (pipeline, "paste"),
+    (servicer, "encode_result"),
+    (convert, "restore_response_to_proto"),
 ]
 
 
@@ -61,7 +60,7 @@ class Watch:
         return run
 
     @contextlib.asynccontextmanager
-    async def asking(self, client: Client) -> AsyncIterator[None]:
+    async def checking_health(self, client: Client) -> AsyncIterator[None]:
         """Ask for the service's health, again and again."""
         health = health_pb2_grpc.HealthStub(client.channel)
 
@@ -72,14 +71,14 @@ class Watch:
                 self.answered += 1
                 await asyncio.sleep(0.005)
 
-        asking = asyncio.create_task(ask())
+        checks = asyncio.create_task(ask())
         try:
             yield
-            assert not asking.done(), "every check was answered"
+            assert not checks.done(), "every check was answered"
         finally:
-            asking.cancel()
+            checks.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await asking
+                await checks
 
 
 def large_photo() -> bytes:
@@ -88,7 +87,7 @@ def large_photo() -> bytes:
 
 
 def deep_photo() -> bytes:
-    """Return a colour PNG of 16 bits."""
+    """Return a color PNG of 16 bits."""
     encoded = cv2.imencode(".png", photo(400, 300).astype(np.uint16) * 257)[1]
     return bytes(encoded)
 
@@ -101,7 +100,7 @@ async def test_health_checks_are_answered_during_every_step_of_the_work(
     watch = Watch()
     for place, name in STEPS:
         monkeypatch.setattr(place, name, watch.over(name, getattr(place, name)))
-    async with serve(seeing, max_pixels=30_000_000) as client, watch.asking(client):
+    async with serve(seeing, max_pixels=30_000_000) as client, watch.checking_health(client):
         detected = await client.stub.DetectFaces(
             pb.DetectFacesRequest(image=image_pb2.Image(data=data)), timeout=300
         )

@@ -16,6 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
+PAGE = ROOT / "docs/kubernetes.md"
 NAMES = ("gateway", "generator", "restorer")
 BACKENDS = ("generator", "restorer")
 """The services that the gateway calls."""

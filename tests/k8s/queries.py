@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from atelier_runtime import metrics
 from atelier_runtime.vram import VramCollector
-from tests.k8s.manifests import K8S, Manifest, combined, of_kind, overlay
+from tests.k8s.manifests import PAGE, Manifest, combined, of_kind, overlay
 
 NAMESPACE = "atelier"
 
@@ -73,11 +73,17 @@ def autoscalers() -> dict[str, tuple[str, float]]:
     return found
 
 
+def blocks() -> list[Manifest]:
+    """The YAML blocks of the page on Kubernetes."""
+    text = PAGE.read_text(encoding="utf-8")
+    return [yaml.safe_load(b) for b in re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)]
+
+
 def plain_autoscaler() -> tuple[Manifest, Manifest]:
-    """What k8s/hpa.md uses instead of KEDA: the adapter's rule, and an autoscaler for the generator."""
-    text = (K8S / "hpa.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
-    values, autoscaler = (yaml.safe_load(block) for block in blocks)
+    """What the page uses instead of KEDA: the adapter's rule, and an autoscaler for the generator."""
+    found = blocks()
+    [values] = [block for block in found if "rules" in block]
+    [autoscaler] = [block for block in found if block.get("kind") == "HorizontalPodAutoscaler"]
     [rule] = values["rules"]["external"]
     return rule, autoscaler
 

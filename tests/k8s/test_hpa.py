@@ -1,12 +1,12 @@
-"""The page about scaling without KEDA: its manifests are valid and scale as KEDA does."""
+"""Scaling without KEDA: the manifests on the page are valid and scale as KEDA does."""
 
 from __future__ import annotations
 
 import kubernetes_validate
 import pytest
 
-from tests.k8s import queries
-from tests.k8s.manifests import K8S, of_kind, overlay
+from tests.k8s import page, queries
+from tests.k8s.manifests import of_kind, overlay
 
 
 @pytest.mark.parametrize("version", ["1.33", "1.35", "1.37"])
@@ -41,5 +41,4 @@ def test_it_scales_the_same_deployment_by_the_same_sum_within_the_same_bounds() 
 def test_the_page_has_the_restorers_figures_too() -> None:
     _, threshold = queries.autoscalers()["restorer work"]
     most = of_kind(overlay("autoscale"), "ScaledObject")["atelier-restorer"]["spec"]["maxReplicaCount"]
-    words = " ".join((K8S / "hpa.md").read_text(encoding="utf-8").split())
-    assert f"{most} replicas" in words and f'averageValue: "{threshold:.0f}"' in words
+    assert most in page.figures("replicas") and f'averageValue: "{threshold:.0f}"' in page.text()

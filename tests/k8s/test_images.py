@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.k8s import dockerfile
 from tests.k8s.dockerfile import DOCKER, PREFIX
@@ -103,7 +104,8 @@ def test_what_opencv_links_against_is_where_opencv_is(name: str) -> None:
     }
     own = ROOT / ("gateway" if name == "gateway" else f"services/{name}") / "pyproject.toml"
     project = tomllib.loads(own.read_text(encoding="utf-8"))["project"]
-    assert installed_packages == (needed if "opencv-python" in project["dependencies"] else set())
+    needs_opencv = "opencv-python" in {Requirement(text).name for text in project["dependencies"]}
+    assert installed_packages == (needed if needs_opencv else set())
 
 
 @pytest.fixture
@@ -201,7 +203,7 @@ def test_each_image_installs_its_distribution_and_those_of_this_repository_that_
         while todo:
             folder = folder_of[todo.pop()]
             needed.add(folder)
-            requirements = (re.split(r"[\[<>=]", r)[0] for r in projects[folder].get("dependencies", []))
+            requirements = (Requirement(text).name for text in projects[folder].get("dependencies", []))
             todo += [r for r in requirements if r in folder_of]
         stage = dockerfile.read(name)["build"]
         last = stage.all("RUN")[-1]

@@ -1,21 +1,17 @@
-"""How long a start may take, by the published files' sizes and what k8s/startup.md assumes."""
+"""How long a start may take, by the published files' sizes and what the page assumes."""
 
 from __future__ import annotations
 
-import re
 import tomllib
 
 import pytest
-import yaml
 
 from atelier_gateway.settings import GatewaySettings
 from atelier_restorer.models import ROLES as RESTORERS
-from tests.k8s import queries
-from tests.k8s.manifests import BACKENDS, K8S, ROOT, Workload, combined, workloads
+from tests.k8s import page, queries
+from tests.k8s.manifests import BACKENDS, ROOT, Workload, combined, workloads
 
-TEXT = (K8S / "startup.md").read_text(encoding="utf-8")
-[BLOCK] = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-ASSUMED: dict[str, float] = yaml.safe_load(BLOCK)
+ASSUMED: dict[str, float] = next(block for block in queries.blocks() if "warm_up_s" in block)
 ROLES = {"generator": ("base", "refiner", "upscaler"), "restorer": RESTORERS}
 READS = 2
 MB = 1e6
@@ -41,21 +37,16 @@ def window_s(workload: Workload) -> int:
     return seconds
 
 
-def figures(unit: str) -> set[float]:
-    """The figures on the page that have this unit."""
-    return {float(figure) for figure in re.findall(rf"(\d+(?:\.\d+)?)\s+{re.escape(unit)}(?!\w)", TEXT)}
-
-
 @pytest.mark.parametrize("service", BACKENDS)
 def test_the_page_has_the_computed_figures(service: str) -> None:
-    assert round(published_bytes(service) / 1e9, 2) in figures("GB")
-    assert {round(load_s(service)), round(2 * load_s(service))} <= figures("s")
+    assert round(published_bytes(service) / 1e9, 2) in page.figures("GB")
+    assert {round(load_s(service)), round(2 * load_s(service))} <= page.figures("s")
 
 
 @DEPLOYMENTS
 def test_the_window_is_twice_the_load(workload: Workload) -> None:
     assert window_s(workload) >= 2 * load_s(workload.name)
-    assert window_s(workload) / 60 in figures("minutes")
+    assert window_s(workload) / 60 in page.figures("minutes")
 
 
 @DEPLOYMENTS
@@ -63,7 +54,7 @@ def test_a_rollout_waits_for_node_image_and_load(workload: Workload) -> None:
     spec = workload.deployment["spec"]
     needed = ASSUMED["image_and_node_s"] + window_s(workload) + spec["minReadySeconds"]
     assert needed <= spec["progressDeadlineSeconds"]
-    assert str(spec["progressDeadlineSeconds"]) in TEXT
+    assert spec["progressDeadlineSeconds"] in page.figures()
 
 
 @DEPLOYMENTS
@@ -79,6 +70,6 @@ def test_the_alert_of_one_replica_fires_after_a_load_and_before_the_probe_fails(
 def test_the_page_has_what_scaling_to_zero_needs() -> None:
     gateway = Workload("to-zero", "gateway", combined("keda", "scale-to-zero"))
     wait = float(gateway.setting("BACKEND_WAIT_SECONDS") or 0)
-    assert {wait, GatewaySettings().deadline_seconds} <= figures("s")
-    other_speeds = figures("MB/s") - {ASSUMED["volume_mb_per_s"]}
+    assert {wait, GatewaySettings().deadline_seconds} <= page.figures("s")
+    other_speeds = page.figures("MB/s") - {ASSUMED["volume_mb_per_s"]}
     assert any(load_s("generator", s) <= wait < load_s("generator", 0.9 * s) for s in other_speeds)

@@ -1,4 +1,4 @@
-"""What ParseNet, with the goldens' weights, sees in the pictures that stand for restored faces."""
+"""What ParseNet, with the goldens' weights, sees in the images that stand in for restored faces."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ def parser(seed: int) -> FaceParser:
 @cache
 def classes(number: int) -> np.ndarray:
     """Return the classes (512, 512) of the number-th restored face, with the weights of seed 1."""
-    return parser(1).classify(restored(number)[None])[0]
+    return np.asarray(parser(1).classify(restored(number)[None])[0])

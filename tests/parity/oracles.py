@@ -1,8 +1,8 @@
-"""The reference's own packages, brought to run beside ours: networks, and helpers that download nothing.
+"""The reference's own packages, made to run next to ours: networks, and helpers that download nothing.
 
 The packages of the dependency group `parity` are imported when they are asked for; a test that asks for one
-that is not installed is skipped by its name. spandrel_extra_arches' CodeFormer is under the S-Lab License
-1.0, non-commercial use only: it is compared with, and no more.
+that is not installed is skipped. spandrel_extra_arches' CodeFormer is under the S-Lab License
+1.0, non-commercial use only: we compare with it, and nothing else.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from facexlib.utils.face_restoration_helper import FaceRestoreHelper
 from torch import Tensor, nn
 from torchvision.transforms import functional
 
-# Left out of torchvision in 0.17. basicsr takes one function from it, which is public elsewhere.
+# Removed from torchvision in 0.17. basicsr imports one function from it, which is public elsewhere.
 _MISSING_MODULE = "torchvision.transforms.functional_tensor"
 
 
 def codeformer(state: Mapping[str, Tensor]) -> nn.Module:
-    """Return spandrel_extra_arches' CodeFormer. It is not registered: spandrel does not come to know it."""
+    """Return spandrel_extra_arches' CodeFormer. It is not registered with spandrel."""
     architecture = _imported("spandrel_extra_arches.architectures.CodeFormer").CodeFormerArch()
-    return architecture.load(dict(state)).model.eval()
+    network: nn.Module = architecture.load(dict(state)).model
+    return network.eval()
 
 
 def rrdbnet(state: Mapping[str, Tensor], scale: int) -> nn.Module:
@@ -41,7 +42,8 @@ def rrdbnet(state: Mapping[str, Tensor], scale: int) -> nn.Module:
     vars(shim)["rgb_to_grayscale"] = functional.rgb_to_grayscale
     sys.modules[_MISSING_MODULE] = shim
     try:
-        network = _imported("basicsr.archs.rrdbnet_arch").RRDBNet(num_in_ch=3, num_out_ch=3, scale=scale)
+        module = _imported("basicsr.archs.rrdbnet_arch")
+        network: nn.Module = module.RRDBNet(num_in_ch=3, num_out_ch=3, scale=scale)
     finally:
         del sys.modules[_MISSING_MODULE]
     network.load_state_dict(state, strict=True)
@@ -49,7 +51,7 @@ def rrdbnet(state: Mapping[str, Tensor], scale: int) -> nn.Module:
 
 
 def _imported(module: str) -> types.ModuleType:
-    """Skip the test if the package is not installed; one that is, but does not import, fails it."""
+    """Skip the test if the package is not installed. One that is installed but does not import fails it."""
     package = module.partition(".")[0]
     if find_spec(package) is None:
         pytest.skip(f"needs {package}, which make test-parity installs")
@@ -61,7 +63,7 @@ def _imported(module: str) -> types.ModuleType:
 
 
 def retinaface(offsets: Tensor, scores: Tensor, landmarks: Tensor) -> RetinaFace:
-    """Return facexlib's detector with all that follows its network, whose answer is given: (A, 4), 2, 10."""
+    """Return facexlib's detector with its postprocessing; the network's output is given: (A, 4), 2, 10."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's, of an argument that facexlib gives
         detector = RetinaFace(network_name="mobile0.25", device=torch.device("cpu"))
@@ -74,8 +76,8 @@ def restore_helper(
 ) -> FaceRestoreHelper:
     """Return facexlib's helper with a picture (RGB) read and its faces found.
 
-    Its constructor would download two networks. The detector is not called; in place of the parser stands
-    one that sees `classes` (512, 512) in each face.
+    Its constructor would download two networks. The detector is not called; the parser is replaced by one
+    that sees `classes` (512, 512) in each face.
     """
     with patch.multiple(
         face_restoration_helper,

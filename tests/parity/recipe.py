@@ -1,10 +1,9 @@
 """Weights and pictures from a seed, the same on every machine.
 
-The published checkpoints are not at hand, their shapes are. Each tensor is drawn from a generator of its own,
-seeded with the tensor's name, and scaled so that the networks' answers stay in a sane range. The goldens
-beside this file are what the reference implementations answered with these weights. numpy does not promise
-the same stream for ever, so what is drawn is compared with the fingerprints beside the goldens before it is
-handed out.
+The published checkpoints are not available here, but their shapes are. Each tensor is drawn from a generator
+of its own, seeded with the tensor's name, and scaled so that the networks' outputs stay in a sane range. The
+goldens in this folder are the reference implementations' outputs with these weights. numpy does not promise
+the same stream forever, so what is drawn is compared with the goldens' fingerprints before it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 
 FOLDER = Path(__file__).parent
 
-# The first substring that is found in a key decides its gain; 1 without one.
+# The first of these substrings that a key contains decides its gain; otherwise it is 1.
 _GAINS = (
     ("body.conv1.", 1 / 48),
     ("body.stage1.0.0.", 1 / 48),
@@ -40,7 +39,7 @@ _GAINS = (
 )
 _BACKGROUND_LOGIT = 0.5
 
-# The pictures that the goldens are answers to: name of the stream, height, width.
+# The images that the goldens are outputs for: name of the stream, height, width.
 _PICTURES = {
     "codeformer": ("codeformer", 512, 512),
     "parsenet": ("parsenet", 512, 512),
@@ -52,12 +51,14 @@ _PICTURES = {
 
 
 class StreamChanged(AssertionError):
-    """numpy draws other numbers than it did when the goldens were made, so they are not comparable."""
+    """numpy draws other numbers than when the goldens were made, so they are not comparable."""
 
 
 def manifest(network: str) -> dict[str, dict[str, Any]]:
     """Return key -> {"shape", "dtype"} of a published checkpoint."""
-    return json.loads((FOLDER / "manifests" / f"{network}.json").read_text(encoding="utf-8"))
+    text = (FOLDER / "manifests" / f"{network}.json").read_text(encoding="utf-8")
+    entries: dict[str, dict[str, Any]] = json.loads(text)
+    return entries
 
 
 def golden(name: str) -> Any:
@@ -85,7 +86,7 @@ def state_dict(network: str, seed: int) -> dict[str, torch.Tensor]:
 
 
 def picture(network: str, seed: int) -> np.ndarray:
-    """Return the picture (uint8 RGB) that a network's golden is the answer to.
+    """Return the image (uint8 RGB) that a network's golden is the output for.
 
     Raises `StreamChanged` as `state_dict` does.
     """
@@ -98,12 +99,12 @@ def picture(network: str, seed: int) -> np.ndarray:
 def _compare(what: str, network: str, entry: str, seed: int, found: str) -> None:
     path = FOLDER / "goldens" / f"meta_s{seed}.json"
     if not path.exists():
-        return  # a seed without goldens has nothing to be comparable with
-    wanted = json.loads(path.read_text(encoding="utf-8"))[network][entry]
-    if found != wanted:
+        return  # a seed without goldens has nothing to compare with
+    expected = json.loads(path.read_text(encoding="utf-8"))[network][entry]
+    if found != expected:
         raise StreamChanged(
-            f"{what}, seed {seed}, has fingerprint {found}, the goldens were made with {wanted}: "
-            f"numpy {np.__version__} draws another stream than the goldens' did"
+            f"{what}, seed {seed}, has fingerprint {found}, the goldens were made with {expected}: "
+            f"numpy {np.__version__} draws another stream"
         )
 
 
@@ -117,7 +118,7 @@ def image(name: str, seed: int, height: int, width: int, grid: int = 16, noise: 
     top = corners[i][:, j] * (1 - u) + corners[i][:, j + 1] * u
     bottom = corners[i + 1][:, j] * (1 - u) + corners[i + 1][:, j + 1] * u
     pixels = top * (1 - v) + bottom * v + noise * generator.standard_normal((height, width, 3))
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
 
 
 def _generator(key: str, seed: int) -> np.random.Generator:

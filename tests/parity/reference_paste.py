@@ -1,7 +1,7 @@
-"""The reference's way of pasting faces, from its published facts, with each of its faults to be switched off.
+"""The reference's way of pasting faces, from its published facts; each of its faults can be switched off.
 
-Works on whole pictures in float64, as the reference does. The goldens prove it right with all faults on; with
-all of them off it says what ours must give; with one of them on it tells what that one costs.
+Works on whole pictures in float64, as the reference does. With all faults on it reproduces the goldens; with
+all of them off it is what ours must equal; with one of them on it shows what that one costs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Faults:
     half_pixel: bool = False
     """At scales above 1 a face lies half a pixel too far right and down."""
     dark_rim: bool = False
-    """The rim cut off a face is black: the picture behind it gets no share in it."""
+    """The rim cut off a face is black: the image behind it does not contribute to it."""
     truncated: bool = False
-    """Levels are cut off instead of rounded."""
+    """Levels are truncated instead of rounded."""
     gray_edge: bool = False
-    """What a crop holds outside of the picture is mixed into the picture's outermost pixels."""
+    """What a crop contains outside of the image is blended into the image's outermost pixels."""
 
 
 ALL = Faults(half_pixel=True, dark_rim=True, truncated=True, gray_edge=True)
@@ -39,7 +39,7 @@ ALL = Faults(half_pixel=True, dark_rim=True, truncated=True, gray_edge=True)
 
 @dataclass(frozen=True)
 class Golden:
-    """A pasted picture among the goldens: landmark sets of its faces, in the order of pasting."""
+    """One of the goldens: the landmark sets of the pasted faces, in the order of pasting."""
 
     faces: tuple[str, ...]
     scale: int = 1
@@ -60,16 +60,16 @@ GOLDENS = {
     "three_up2": Golden(("frontal", "small", "rot40"), 2),
 }
 STEP = {1: 3, 2: 6}
-"""Every how many pixels the goldens of a scale have one."""
+"""The goldens of a scale have one of so many pixels."""
 
 
 def background() -> np.ndarray:
-    """Return the picture that all goldens were pasted into, RGB."""
+    """Return the image that all goldens were pasted into, RGB."""
     return recipe.image("background", 1, 480, 640, noise=3)
 
 
 def restored(number: int) -> np.ndarray:
-    """Return what stands for the number-th restored face, RGB."""
+    """Return what stands in for the number-th restored face, RGB."""
     return recipe.image(f"restored{number}", 1, 512, 512, noise=3)
 
 
@@ -91,7 +91,7 @@ def paste(
     result = upscaled(picture, scale).astype(np.float64)
     for number, (crop, name) in enumerate(faces):
         affine, _ = cv2.estimateAffinePartial2D(np.array(SETS[name]["landmarks"]), TEMPLATE, method=cv2.LMEDS)
-        matrix = cv2.invertAffineTransform(affine) * scale
+        matrix = np.asarray(cv2.invertAffineTransform(affine), float) * scale
         if scale > 1:
             matrix[:, 2] += 0.5 * scale if faults.half_pixel else 0.5 * (scale - 1)
         soft, square = masks(
@@ -106,7 +106,7 @@ def paste(
 
 
 def continued_to_the_edge(face: np.ndarray, matrix: np.ndarray, scale: int) -> np.ndarray:
-    """Return a face on its whole picture, its last pixel without a share of the outside repeated outwards."""
+    """Return a face in the whole image; its last pixels that do not mix with the outside repeat outward."""
     corners = matrix @ np.array([(0, 511, 511, 0), (0, 0, 511, 511), (1, 1, 1, 1)])
     reach = int(np.ceil((scale - 1) / 2 + np.abs(matrix[0, :2]).sum()))  # of the outside, px
     for axis, (low, high) in (
@@ -149,4 +149,4 @@ def adain_gray(face: np.ndarray, crop: np.ndarray) -> np.ndarray:
     mean, deviation = gray.mean(axis=(0, 1)), np.sqrt(gray.var(axis=(0, 1)) + 1e-5)
     style = crop.astype(np.float64)
     style_deviation = np.sqrt(style.var(axis=(0, 1)) + 1e-5)
-    return (gray - mean) / deviation * style_deviation + style.mean(axis=(0, 1))
+    return np.asarray((gray - mean) / deviation * style_deviation + style.mean(axis=(0, 1)))

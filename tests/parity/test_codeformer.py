@@ -1,4 +1,4 @@
-"""Our CodeFormer against the reference's answers for the same weights and picture, at published shapes."""
+"""Our CodeFormer against the reference's outputs for the same weights and image, at published shapes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, match
 from tests.parity import recipe
 
 LATENT_TOLERANCE = 1e-4
-"""Of lq_feat, whose values reach from -4 to 4; 2e-5 was seen."""
+"""Of lq_feat, whose values reach from -4 to 4; 2e-5 was measured."""
 
 LOGIT_TOLERANCE = 1e-4
-"""Four times what was seen (2.4e-5, of logits from -7 to 8), for processors that sum in another order."""
+"""Four times what was measured (2.4e-5, of logits from -7 to 8), for CPUs that add in another order."""
 
 MARGIN_TOLERANCE = 2 * LOGIT_TOLERANCE
-"""Two logits change places only if the errors of both together exceed what they are apart. The smallest
+"""Two logits swap only if their errors together exceed their distance. The smallest
 margin of either seed is 0.0006."""
 
 OUTPUT_TOLERANCE = 1e-4
 """As a share of the output's range."""
 
 MIXED_TOLERANCE = 1e-5
-"""As a share of the output's range. 0 was seen on one thread, 1.2e-5 of a range of 8 on two."""
+"""As a share of the output's range. 0 was measured on one thread, 1.2e-5 of a range of 8 on two."""
 
 slow = pytest.mark.slow
 
@@ -51,7 +51,7 @@ class Case:
         """The reference's codes, where ours are allowed to differ within its margin."""
         return torch.from_numpy(self.golden["codes"].astype(np.int64)).view(1, 16, 16)
 
-    def draw(self, fidelity: float, adain: bool = True) -> np.ndarray:
+    def decode(self, fidelity: float, adain: bool = True) -> np.ndarray:
         quantized = self.network.lookup(self.codes)
         if adain:
             quantized = match_statistics(quantized, self.lq_feature)
@@ -85,7 +85,7 @@ def test_the_keys_and_shapes_are_those_of_the_published_file() -> None:
     assert CodeFormerConfig.from_state_dict(state) == CodeFormerConfig()
 
 
-def test_another_stream_of_numpy_is_told_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_stream_of_numpy_is_reported_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     original = recipe._generator
     monkeypatch.setattr(recipe, "_generator", lambda key, seed: original(key, seed + 1))
     with pytest.raises(recipe.StreamChanged, match=r"the picture 'parsenet', seed 1.*numpy"):
@@ -122,10 +122,10 @@ def test_the_codes_are_the_references_wherever_its_margin_is_clear(case: Case) -
 )
 def test_the_picture_of_the_references_codes_is_the_references(case: Case, name: str) -> None:
     golden = case.golden
-    picture = case.draw(float(name[1:]))
+    picture = case.decode(float(name[1:]))
     atol = OUTPUT_TOLERANCE * float(np.ptp(picture))
     np.testing.assert_allclose(picture[:, ::8, ::8], golden[name], rtol=0, atol=atol)
-    # One picture in 64 points says little about the rest; these are of all its pixels.
+    # One pixel in 64 says little about the rest; these are computed from all pixels.
     np.testing.assert_allclose(picture.mean(dtype=np.float64), golden[f"{name}_mean"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(picture.std(dtype=np.float64), golden[f"{name}_std"], rtol=0, atol=1e-5)
 
@@ -133,7 +133,7 @@ def test_the_picture_of_the_references_codes_is_the_references(case: Case, name:
 @slow
 @torch.inference_mode()
 def test_the_picture_without_adain(case: Case) -> None:
-    picture = case.draw(0.6, adain=False)
+    picture = case.decode(0.6, adain=False)
     atol = OUTPUT_TOLERANCE * float(np.ptp(picture))
     np.testing.assert_allclose(picture[:, ::16, ::16], case.golden["w0.6_noadain"], rtol=0, atol=atol)
 

@@ -1,4 +1,4 @@
-"""Our use of RetinaFace against the reference: raw answers, anchors, and which faces remain."""
+"""Our use of RetinaFace against the reference: raw outputs, anchors, and which faces remain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 HEIGHT, WIDTH = 256, 320
 RAW_TOLERANCE = 1e-4
 PX_TOLERANCE = 0.5
-# One seed of each network in every run: the seeds that see faces, 3 and 220 of them.
+# One seed of each network in make test: the seeds that detect faces, 3 and 220 of them.
 CASES = [
     pytest.param("retinaface_resnet50", 1),
     pytest.param("retinaface_mobile025", 2),
@@ -31,7 +31,7 @@ CASES = [
 def picture(network: str, seed: int) -> np.ndarray:
     pixels = recipe.image("retinaface", seed, HEIGHT, WIDTH)
     meta: dict[str, Any] = json.loads((recipe.FOLDER / "goldens" / f"meta_s{seed}.json").read_text("utf-8"))
-    assert recipe.fingerprint(pixels) == meta[network]["image"], "numpy draws another stream than it did"
+    assert recipe.fingerprint(pixels) == meta[network]["image"], "numpy draws another stream"
     return pixels
 
 
@@ -40,22 +40,22 @@ def rows(faces: list[Face]) -> np.ndarray:
     return np.array([[*f.box, f.confidence, *np.ravel(f.landmarks)] for f in faces]).reshape(-1, 15)
 
 
-def unmatched(wanted: np.ndarray, found: np.ndarray) -> int:
-    """Count the wanted rows that have no row of their own among those found."""
+def unmatched(expected: np.ndarray, found: np.ndarray) -> int:
+    """Count the expected rows that do not have a row of their own among those found."""
     left = np.ones(len(found), bool)
-    lonely = 0
-    for row in wanted:
+    count = 0
+    for row in expected:
         distance = np.abs(np.delete(found - row, 4, axis=1)).max(axis=1, initial=0)
         near = np.flatnonzero(left & (distance <= PX_TOLERANCE) & (np.abs(found[:, 4] - row[4]) <= 1e-4))
         if len(near):
             left[near[0]] = False
         else:
-            lonely += 1
-    return lonely
+            count += 1
+    return count
 
 
 @pytest.mark.parametrize(("network", "seed"), CASES)
-def test_answers_anchors_and_faces_equal_the_reference(network: str, seed: int) -> None:
+def test_outputs_anchors_and_faces_equal_the_reference(network: str, seed: int) -> None:
     golden = recipe.golden(f"{network}_s{seed}")
     pixels = picture(network, seed)
     detector = FaceDetector.from_state_dict(recipe.state_dict(network, seed), CPU)
@@ -67,21 +67,21 @@ def test_answers_anchors_and_faces_equal_the_reference(network: str, seed: int) 
     assert (scores[0, :, 1] > 0.8).sum() == golden["n_above"]
 
     found = rows(detector.detect([pixels], size_px=0, min_confidence=0.8)[0])
-    surest = golden["detections"]  # the first 200
+    most_confident = golden["detections"]  # the first 200
     assert len(found) == golden["n_detections"]
-    assert unmatched(surest, found) == 0
-    if len(surest):
-        clearly_among_them = found[found[:, 4] > surest[-1, 4] + 1e-5]
-        assert unmatched(clearly_among_them, surest) == 0
+    assert unmatched(most_confident, found) == 0
+    if len(most_confident):
+        clearly_included = found[found[:, 4] > most_confident[-1, 4] + 1e-5]
+        assert unmatched(clearly_included, most_confident) == 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("network", ["retinaface_resnet50", "retinaface_mobile025"])
-def test_the_references_own_answers_leave_the_references_faces(network: str, seed: int) -> None:
-    """Without the last bits in which two processors' convolutions differ: nothing is left to chance."""
+def test_the_references_own_outputs_lead_to_the_references_faces(network: str, seed: int) -> None:
+    """Without the last bits in which the convolutions of two CPUs differ, so the result is exact."""
     golden = recipe.golden(f"{network}_s{seed}")
-    raw = (torch.from_numpy(golden[name]) for name in ("loc", "conf", "landms"))
-    found = decode(*raw, HEIGHT, WIDTH, 0.8)
+    offsets, scores, landmarks = (torch.from_numpy(golden[name]) for name in ("loc", "conf", "landms"))
+    found = decode(offsets, scores, landmarks, HEIGHT, WIDTH, 0.8)
     assert len(found.scores) == golden["n_detections"]
     sides = np.array([WIDTH, HEIGHT])
     ours = np.hstack(
@@ -91,8 +91,8 @@ def test_the_references_own_answers_leave_the_references_faces(network: str, see
             (found.landmarks * sides).reshape(-1, 10),
         ]
     )
-    surest = golden["detections"]
-    assert unmatched(surest, ours[: len(surest)]) == 0
+    most_confident = golden["detections"]
+    assert unmatched(most_confident, ours[: len(most_confident)]) == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(HEIGHT, WIDTH), (97, 131)])
@@ -101,7 +101,7 @@ def test_faces_equal_those_of_the_public_package(seed: int, height: int, width: 
     """facexlib's own `detect_faces` on further seeds; odd sides need the pyramid's exact upsampling."""
     state = recipe.state_dict("retinaface_mobile025", seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision's, of an argument that facexlib gives
+        warnings.simplefilter("ignore")  # torchvision's, about an argument that facexlib passes
         oracle = RetinaFace(network_name="mobile0.25", device=CPU)
     oracle.load_state_dict(state)
     pixels = recipe.image("retinaface", seed, height, width)

@@ -1,6 +1,6 @@
 """What CodeFormer loses in bfloat16 and float16.
 
-Why it chooses codes in float32: docs/parity.md, "Precision". The demo set's network restores a degraded
+Why it predicts codes in float32: docs/parity.md, "Precision". The demo set's network restores a degraded
 drawing in bfloat16, only one: a processor without AVX512 takes half a minute for it, and every processor
 takes that long in float16, in which the tiny network runs instead.
 """
@@ -35,8 +35,8 @@ def crops() -> np.ndarray:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         faces = [torch.from_numpy(draw_face(rng)).permute(2, 0, 1)[None] / 255 for _ in range(FACES)]
-        ruined = torch.cat([spoil_photograph(face) for face in faces])
-    return np.asarray((ruined * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
+        degraded = torch.cat([spoil_photograph(face) for face in faces])
+    return np.asarray((degraded * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +69,22 @@ def formats(network: CodeFormer) -> dict[str, set[torch.dtype]]:
 
 @pytest.mark.parametrize("stored", [torch.float32, *LOW], ids=str)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
-def test_generator_and_fusion_alone_have_fewer_bits(
+def test_only_generator_and_fusion_have_a_lower_precision(
     stored: torch.dtype, dtype: torch.dtype, crops: np.ndarray
 ) -> None:
     state = {key: tensor.to(stored) for key, tensor in codeformer_state().items()}
     exact = FaceRestorer(CodeFormer.from_state_dict(dict(state)), CPU, torch.float32)
     restorer = FaceRestorer(CodeFormer.from_state_dict(dict(state)), CPU, dtype)
-    drawing = {"generator", "fuse_convs_dict"}
+    converted = {"generator", "fuse_convs_dict"}
     assert formats(restorer.network) == {
-        name: {dtype} if name in drawing else {torch.float32} for name in formats(exact.network)
+        name: {dtype} if name in converted else {torch.float32} for name in formats(exact.network)
     }
     assert torch.equal(codes(restorer.network, crops), codes(exact.network, crops))
     difference = np.abs(levels(restorer, crops[:1], 0.6) - levels(exact, crops[:1], 0.6))
     assert 0 < difference.mean() < 1  # untrained norms over two channels blow up single pixels
 
 
-def test_in_bfloat16_the_demo_network_chooses_the_same_codes_and_draws_nearly_the_same_levels(
+def test_in_bfloat16_the_demo_network_predicts_the_same_codes_and_nearly_the_same_levels(
     exact: FaceRestorer, crops: np.ndarray
 ) -> None:
     restorer = FaceRestorer(CodeFormer.from_state_dict(demo_state()), CPU, torch.bfloat16)
@@ -98,23 +98,23 @@ def test_in_bfloat16_the_demo_network_chooses_the_same_codes_and_draws_nearly_th
     assert 0 < difference.max() <= 8
 
 
-@pytest.mark.slow  # on a processor without AVX512
-def test_a_network_wholly_in_bfloat16_would_choose_other_codes(
+@pytest.mark.slow  # on a CPU without AVX512
+def test_a_network_entirely_in_bfloat16_would_predict_other_codes(
     exact: FaceRestorer, crops: np.ndarray
 ) -> None:
-    wholly = CodeFormer.from_state_dict(demo_state()).to(torch.bfloat16).eval()
-    differing = codes(wholly, crops, torch.bfloat16) != codes(exact.network, crops)
+    converted = CodeFormer.from_state_dict(demo_state()).to(torch.bfloat16).eval()
+    differing = codes(converted, crops, torch.bfloat16) != codes(exact.network, crops)
     assert 0 < differing.float().mean() < 0.1
 
 
 @pytest.mark.parametrize("stored", LOW, ids=str)
-def test_a_file_of_fewer_bits_runs_in_float32(crops: np.ndarray, stored: torch.dtype) -> None:
-    """Its own rounded numbers, and nothing rounded after that."""
+def test_a_file_of_a_lower_precision_runs_in_float32(crops: np.ndarray, stored: torch.dtype) -> None:
+    """Its weights are rounded once, and nothing after that."""
     rounded = {key: tensor.to(stored) for key, tensor in demo_state().items()}
     expected = CodeFormer.from_state_dict({key: tensor.float() for key, tensor in rounded.items()})
     restorer = FaceRestorer(CodeFormer.from_state_dict(rounded), CPU, torch.float32)
     assert {p.dtype for p in restorer.network.parameters()} == {torch.float32}
-    given, wanted = (
+    actual, expected_levels = (
         levels(r, crops[:1], 0.6) for r in (restorer, FaceRestorer(expected, CPU, torch.float32))
     )
-    np.testing.assert_array_equal(given, wanted)
+    np.testing.assert_array_equal(actual, expected_levels)

@@ -38,11 +38,11 @@ def test_matrices_and_crops(name: str, background: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_way_back_at_scale_2_is_the_references_but_for_its_half_pixel(name: str) -> None:
-    """Enlarging by 2 moves a pixel's centre by half a pixel; the reference first says 0, then pastes at 1."""
+def test_the_inverse_at_scale_2_is_the_references_except_for_its_half_pixel(name: str) -> None:
+    """Upscaling by 2 moves a pixel's center by half a pixel; the reference stores 0, then pastes at 1."""
     ours = crop_to_picture(face_to_crop(SETS[name]["landmarks"]), 2)
-    for said, too_much in (("inverse_up2", -0.5), ("inverse_up2_at_paste", 0.5)):
-        expected = np.array(SETS[name][said])
+    for key, too_much in (("inverse_up2", -0.5), ("inverse_up2_at_paste", 0.5)):
+        expected = np.array(SETS[name][key])
         expected[:, 2] -= too_much
         np.testing.assert_allclose(ours, expected, atol=1e-3)
 
@@ -58,7 +58,7 @@ def least_squares(landmarks: list[list[float]]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", SETS)
 def test_why_the_least_median_of_squares(name: str) -> None:
-    """A profile has a landmark that fits no front view: least squares would turn the crop by it."""
+    """A profile has a landmark that fits no frontal view; with least squares it would rotate the crop."""
     landmarks = SETS[name]["landmarks"]
     corners = np.array([(0, 511, 511, 0), (0, 0, 511, 511), (1, 1, 1, 1)], dtype=float)
     off = (

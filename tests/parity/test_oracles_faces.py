@@ -1,4 +1,4 @@
-"""Our detection, alignment and paste-back beside facexlib's own helpers, run on faces drawn from a seed."""
+"""Our detection, alignment and paste-back compared with facexlib's own helpers, on faces from a seed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANCHORS = {
     "steps": [8, 16, 32],
     "clip": False,
 }
-# Middle (x, y) of a face, its crop's side in px, its turn in degrees.
+# Center (x, y) of a face, its crop's side in px, its rotation in degrees.
 PLACES = {
     "upright": [(330.4, 290.7, 300, 0)],
     "turned": [(360.2, 310.9, 260, 140)],
@@ -39,7 +39,7 @@ PLACES = {
 
 
 def faces_at(name: str) -> list[np.ndarray]:
-    """Return the landmarks (5, 2) of faces, each point off by a little as real ones are."""
+    """Return the landmarks (5, 2) of faces, each point slightly off, as real ones are."""
     draw = np.random.default_rng(SEED)
     found = []
     for x, y, side, degrees in PLACES[name]:
@@ -68,8 +68,8 @@ def oval() -> np.ndarray:
     return classes
 
 
-def answer(anchors: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return made-up box offsets, probabilities, all different, and landmark offsets of a detector."""
+def raw_output(anchors: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return synthetic outputs of a detector: box offsets, distinct probabilities, and landmark offsets."""
     draw = torch.Generator().manual_seed(SEED)
     sure = torch.randperm(anchors, generator=draw) / anchors
     scores = torch.stack((1 - sure, sure), dim=1)
@@ -83,9 +83,9 @@ def test_anchors_are_those_of_prior_box(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 300), (97, 131)])
-def test_the_same_faces_remain_of_the_same_answer(height: int, width: int) -> None:
+def test_the_same_faces_remain_of_the_same_output(height: int, width: int) -> None:
     anchors = make_anchors(height, width)
-    offsets, scores, landmarks = answer(len(anchors))
+    offsets, scores, landmarks = raw_output(len(anchors))
     expected = oracles.retinaface(offsets, scores, landmarks).detect_faces(
         np.zeros((height, width, 3), np.uint8), conf_threshold=0.8
     )
@@ -99,10 +99,10 @@ def test_the_same_faces_remain_of_the_same_answer(height: int, width: int) -> No
 
 
 def test_boxes_and_landmarks_of_single_anchors() -> None:
-    """One sure anchor at a time, so that nothing can be taken for a duplicate."""
+    """One confident anchor at a time, so that nothing is a duplicate."""
     height, width = 97, 131
     priors = PriorBox(ANCHORS, (height, width)).forward()
-    offsets, _, landmarks = answer(len(priors))
+    offsets, _, landmarks = raw_output(len(priors))
     boxes = decode_boxes(offsets, priors, VARIANCES)
     points = decode_points(landmarks, priors, VARIANCES).view(-1, 5, 2)
     for number in range(0, len(priors), 7):

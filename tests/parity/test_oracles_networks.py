@@ -1,4 +1,4 @@
-"""Our networks beside other people's, with weights and pictures of a seed that has no goldens."""
+"""Our networks compared with other implementations, with weights and images of a seed without goldens."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_codeformer_equals_that_of_spandrel_extra_arches() -> None:
     logits = network.predict_codes(lq_feature)
     torch.testing.assert_close(logits, expected_logits, rtol=0, atol=1e-3)
     expected_codes = expected_logits.argmax(dim=2)
-    assert len(expected_codes.unique()) > 50, "a picture of one code would prove little"
+    assert len(expected_codes.unique()) > 50, "an image of one code would prove little"
     first, second = expected_logits.topk(2, dim=2).values.unbind(dim=2)
     sure = first - second > 2e-3
     assert sure.float().mean() > 0.95
     assert torch.equal(logits.argmax(dim=2)[sure], expected_codes[sure])
 
-    # Where a code is not sure, the decoder is given the oracle's.
+    # Where the margin between two codes is small, the decoder gets the oracle's.
     quantized = match_statistics(network.lookup(expected_codes.unflatten(1, (16, 16))), lq_feature)
     picture = network.decode(quantized, features, 0.6)
     assert expected.std() > 0.1
@@ -57,13 +57,13 @@ def test_the_upscaler_equals_the_rrdbnet_of_basicsr(network: str, scale: int, tm
     state = recipe.state_dict(network, SEED)
     pixels = recipe.image("realesrgan", SEED, 32, 48)
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-    # Most of the recipe's answer lies beyond 0 to 1, where all is alike: the last layer puts it within.
+    # Most of the recipe's output lies outside 0 to 1 and would be clipped: the last layer rescales it.
     answer = oracles.rrdbnet(state, scale)(x)[0].flatten(1)
     low, reach = answer.amin(dim=1), answer.amax(dim=1) - answer.amin(dim=1)
     state["conv_last.weight"] /= reach[:, None, None, None]
     state["conv_last.bias"] = (state["conv_last.bias"] - low) / reach
     expected = (oracles.rrdbnet(state, scale)(x)[0] * 255).permute(1, 2, 0).numpy()
-    assert expected.std() > 20, "a nearly even picture would prove little"
+    assert expected.std() > 20, "a nearly uniform image would prove little"
     file = tmp_path / f"{network}.pth"
     torch.save({"params_ema": state}, file)
     upscaler = Upscaler.load(Component(NetworkRole.UPSCALER, network, file), torch.device("cpu"))
@@ -75,7 +75,7 @@ def test_the_upscaler_equals_the_rrdbnet_of_basicsr(network: str, scale: int, tm
 
 
 def test_what_is_shipped_imports_no_oracle() -> None:
-    """CodeFormer's public code is for non-commercial use only; ours must not come to lean on it."""
+    """CodeFormer's public code is for non-commercial use only; ours must not depend on it."""
     shipped = [
         file for top in ("services", "gateway", "demo", "tools") for file in (ROOT / top).rglob("*.py")
     ]

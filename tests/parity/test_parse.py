@@ -11,7 +11,7 @@ from tests.parity import recipe
 from tests.parity.face_parts import parser
 
 TOLERANCE = 1e-3
-"""Of logits from -46 to 48; 0.0002 is what two processors were seen to differ by."""
+"""Of logits from -46 to 48; two CPUs were measured to differ by 0.0002."""
 
 
 @pytest.mark.slow  # a forward pass of 5 s and more; test_paste.py has one of the same network
@@ -19,7 +19,7 @@ TOLERANCE = 1e-3
 def test_classes_and_logits_equal_the_reference(seed: int) -> None:
     pixels = recipe.image("parsenet", seed, 512, 512)
     meta = json.loads((recipe.FOLDER / "goldens" / f"meta_s{seed}.json").read_text("utf-8"))
-    assert recipe.fingerprint(pixels) == meta["parsenet"]["image"], "numpy draws another stream than it did"
+    assert recipe.fingerprint(pixels) == meta["parsenet"]["image"], "numpy draws another stream"
     golden = recipe.golden(f"parsenet_s{seed}")
     logits = parser(seed).logits(pixels[None])[0].numpy()
     np.testing.assert_allclose(logits[:, ::32, ::32], golden["logits"], rtol=0, atol=TOLERANCE)

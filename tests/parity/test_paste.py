@@ -1,4 +1,4 @@
-"""Our paste-back against the reference's pictures.
+"""Our paste-back against the reference's images.
 
 Two gray levels are what two versions of OpenCV differ by.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atelier_restorer.align import crop_to_picture, cut_crop, face_to_crop
-from atelier_restorer.gray import gray_face, recolouring, toned_face
+from atelier_restorer.gray import gray_face, recoloring, toned_face
 from atelier_restorer.paste import paste_face, restored_parts, soften_parts
 from tests.parity import recipe
 from tests.parity.face_parts import classes
@@ -39,7 +39,7 @@ CASES = [
 
 
 def ours(golden: Golden, shift_px: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return our picture, its mask, and the picture before."""
+    """Return our image, its mask, and the image before."""
     before = upscaled(background(), golden.scale)
     picture, mask = before.copy(), np.zeros(before.shape[:2], np.uint8)
     for number, name in enumerate(golden.faces):
@@ -58,7 +58,7 @@ def reference(golden: Golden, faults: Faults) -> np.ndarray:
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return how many levels two pictures differ by at each pixel, in the channel that differs most."""
-    return np.abs(a.astype(float) - b).max(axis=2)
+    return np.asarray(np.abs(a.astype(float) - b).max(axis=2))
 
 
 def within(found: np.ndarray, levels: int) -> float:
@@ -93,12 +93,12 @@ def test_whole_pictures_equal_the_references(file: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_ours_with_the_references_faults_would_be_the_reference(name: str) -> None:
-    """All of the difference, inside and outside of the mask, at any scale, is the faults that are listed."""
+    """The entire difference, inside and outside of the mask, at any scale, comes from the listed faults."""
     golden = GOLDENS[name]
     step = STEP[golden.scale]
     faulty, right = reference(golden, ALL), reference(golden, Faults())
     expected = recipe.golden("paste")[name][..., ::-1]
-    assert difference(faulty[::step, ::step], expected).max() <= 1, "the facts give the golden"
+    assert difference(faulty[::step, ::step], expected).max() <= 1, "the facts reproduce the golden"
     picture, _, _ = ours(golden)
     assert within(difference(picture, right), 1) >= 0.9999
     assert difference(picture, right).max() <= LEVELS
@@ -122,10 +122,10 @@ def test_a_gray_face_equals_the_references_where_that_does_not_overflow() -> Non
 
 
 def test_a_face_in_a_sepia_picture_equals_the_references() -> None:
-    """No golden: the facts of the gray path, which the test above proves, for a picture with a tone."""
+    """Without a golden: the facts of the gray path, which the test above proves, for an image with a tone."""
     gray = background()[..., 2:].astype(float)
     before = np.rint(gray * 0.6 + (60, 45, 25)).astype(np.uint8)
-    assert recolouring(before, False) is toned_face
+    assert recoloring(before, False) is toned_face
     matrix = face_to_crop(SETS["frontal"]["landmarks"])
     crop = cut_crop(before, matrix)
     expected = paste(before, [(adain_gray(restored(0), crop), "frontal")], 1, None, Faults())

@@ -1,4 +1,4 @@
-"""Where the reference is wrong, and by how much: the figures of docs/parity.md, made anew in every run."""
+"""Where the reference is wrong, and by how much: the figures of docs/parity.md, computed in every run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cost(name: str, faults: Faults) -> np.ndarray:
     picture = upscaled(background(), golden.scale)
     right = paste(background(), faces, golden.scale, None, Faults())
     faulty = paste(background(), faces, golden.scale, None, faults)
-    return (faulty - right)[((right != picture) | (faulty != picture)).any(axis=2)]
+    return np.asarray((faulty - right)[((right != picture) | (faulty != picture)).any(axis=2)])
 
 
 @pytest.mark.parametrize("name", list(SETS))
@@ -52,7 +52,7 @@ def test_what_half_a_pixel_costs() -> None:
 
 
 def test_offsets_added_to_the_stored_matrices_shift_a_second_paste() -> None:
-    """Twice one pixel at scale 2: the second paste lies a pixel further right and down than the first."""
+    """At scale 2 the second paste lies one pixel further right and down than the first."""
     at_paste = np.array(SETS["frontal"]["inverse_up2_at_paste"])
     stored = np.array(SETS["frontal"]["inverse_up2"])
     np.testing.assert_allclose(at_paste[:, 2] - stored[:, 2], [1.0, 1.0], atol=1e-9)
@@ -74,7 +74,7 @@ def test_the_rim_of_a_small_face_is_darkened() -> None:
 
 @pytest.mark.parametrize(("name", "scale"), [("readimage_up1", 1), ("readimage_up2", 2)])
 def test_a_picture_below_512_px_is_resampled_whole(name: str, scale: int) -> None:
-    """What was given has 480x640 px; what comes back has another size and other pixels everywhere."""
+    """The input has 480x640 px; the result has another size and other pixels everywhere."""
     picture = background()
     resampled = upscaled(picture, 512 / 480)
     assert (picture.shape, resampled.shape) == ((480, 640, 3), (512, 683, 3))
@@ -82,7 +82,7 @@ def test_a_picture_below_512_px_is_resampled_whole(name: str, scale: int) -> Non
     step = 3 * scale
     golden = recipe.golden("paste")[name][..., ::-1]
     assert np.abs(faulty[::step, ::step] - golden).max() <= 1
-    # Back at the size it had, it has lost detail.
+    # Resized back to its size, it has lost detail.
     back = np.asarray(cv2.resize(resampled, (640, 480), interpolation=cv2.INTER_AREA))
     assert np.abs(back.astype(float) - picture).mean() == pytest.approx(1.5, abs=0.1)
 
@@ -96,7 +96,7 @@ def test_gray_faces_overflow() -> None:
     pasted = paste(picture, [(face, "frontal")], 1, None, ALL)
     assert face.min() == pytest.approx(-7, abs=1)
     assert pasted.min() < 0
-    # The reference casts to 8 bits without a limit: a little below black becomes nearly white.
+    # The reference casts to 8 bits without clipping: slightly below black becomes nearly white.
     assert np.abs((pasted[::3, ::3] % 256) - golden).max() <= 1
     hard = np.repeat(np.where(restored(0)[..., :1] > 127, 255, 0).astype(np.uint8), 3, axis=2)
     extremes = adain_gray(restored(0), hard)
@@ -111,7 +111,7 @@ def test_gray_faces_overflow() -> None:
 
 
 def test_which_faces_remain_depends_on_the_order_of_equal_scores() -> None:
-    """The reference sorts with numpy's unstable sort, whose order of equals is that of the processor.
+    """The reference sorts with numpy's unstable sort, whose order of equal scores depends on the CPU.
 
     24 of the 629 scores equal another one to the last bit. With AVX-512 the reference's own code leaves 218
     faces, with AVX2 the golden's 220; here are the two plain orders, and ours.
@@ -134,8 +134,8 @@ def test_which_faces_remain_depends_on_the_order_of_equal_scores() -> None:
     assert len(decode(offsets, scores, landmarks, 256, 320, 0.8).scores) == golden["n_detections"] == 220
 
 
-def test_places_in_a_resized_picture_drift_to_the_right() -> None:
-    """The sides of what the detector sees are cut to whole px, places divided by the uncut factor."""
+def test_positions_in_a_resized_image_drift_to_the_right() -> None:
+    """The sides of the detector's input are truncated to whole px, positions divided by the exact factor."""
     height, width = 3024, 4032
     detector = FaceDetector.from_state_dict(detector_state({FACES_OF_512_PX: 0.9}), torch.device("cpu"))
     picture = np.zeros((height, width, 3), np.uint8)

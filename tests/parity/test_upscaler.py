@@ -1,4 +1,4 @@
-"""Real-ESRGAN's networks (RRDBNet x2 and x4) against the reference's answers, at the published shapes."""
+"""Real-ESRGAN's networks (RRDBNet x2 and x4) against the reference's outputs, at the published shapes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.parity import recipe
 
 NETWORKS = ["realesrgan_x2plus", "realesrgan_x4plus"]
 TOLERANCE = 1e-4
-"""Of outputs from -2 to 3; 9e-6 was seen."""
+"""Of outputs from -2 to 3; 9e-6 was measured."""
 
 TILE_PX = 64
 SEAM_TOLERANCE = 0.01
-"""In levels of 255, at the seam as elsewhere. 0.0014 was seen, far from a seam too: it is rounding."""
+"""In levels of 255, at the seam as elsewhere. 0.0014 was measured, far from a seam too: it is rounding."""
 
 
 checkpoint = cache(recipe.state_dict)
@@ -48,30 +48,30 @@ def load(path: Path) -> Upscaler:
 
 
 @torch.inference_mode()
-def answer(upscaler: Upscaler, pixels: np.ndarray) -> Tensor:
-    """Return what the network itself answers (3, H, W), about 0 to 1, not limited to it."""
+def output(upscaler: Upscaler, pixels: np.ndarray) -> Tensor:
+    """Return the network's own output (3, H, W), about 0 to 1, not clipped."""
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    output: Tensor = upscaler._network.model(x)[0]
-    return output
+    result: Tensor = upscaler._network.model(x)[0]
+    return result
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_answers_equal_the_reference(network: str, seed: int, tmp_path: Path) -> None:
+def test_outputs_equal_the_reference(network: str, seed: int, tmp_path: Path) -> None:
     torch.save({"params_ema": checkpoint(network, seed)}, tmp_path / "weights.pth")
     upscaler = load(tmp_path / "weights.pth")
     pixels = recipe.picture(network, seed)
     golden = recipe.golden(f"{network}_s{seed}")
-    given = answer(upscaler, pixels).numpy()
+    actual = output(upscaler, pixels).numpy()
     stride = int(golden["stride"])
-    assert given.shape == tuple(golden["shape"]) == (3, 48 * upscaler.factor, 64 * upscaler.factor)
-    np.testing.assert_allclose(given[:, ::stride, ::stride], golden["out"], rtol=0, atol=TOLERANCE)
-    np.testing.assert_allclose(given.mean(dtype=np.float64), golden["mean"], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(given.std(dtype=np.float64), golden["std"], rtol=0, atol=1e-5)
+    assert actual.shape == tuple(golden["shape"]) == (3, 48 * upscaler.factor, 64 * upscaler.factor)
+    np.testing.assert_allclose(actual[:, ::stride, ::stride], golden["out"], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(actual.mean(dtype=np.float64), golden["mean"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(actual.std(dtype=np.float64), golden["std"], rtol=0, atol=1e-5)
 
     expected = np.rint(golden["out"].clip(0, 1).transpose(1, 2, 0) * 255)
     picture = upscaler.upscale(pixels, lambda: None)[::stride, ::stride]
-    assert np.abs(picture - expected).max() <= 1  # a level that lies halfway between two
+    assert np.abs(picture - expected).max() <= 1  # a value halfway between two levels
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_files_load_in_every_layout_in_which_they_are_found(
 ) -> None:
     small = recipe.picture("realesrgan_x2plus", 1)[:16, :16]
     upscaler = load(file_of("realesrgan_x2plus", tmp_path, layout))
-    assert torch.equal(answer(upscaler, small), answer(whole, small))
+    assert torch.equal(output(upscaler, small), output(whole, small))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -94,7 +94,7 @@ def test_files_of_fewer_bits_run_in_float32(dtype: torch.dtype, whole: Upscaler,
     upscaler = load(file_of("realesrgan_x2plus", tmp_path, "params_ema", dtype))
     assert {p.dtype for p in upscaler._network.model.parameters()} == {torch.float32}
     small = recipe.picture("realesrgan_x2plus", 1)[:16, :16]
-    difference = (answer(upscaler, small) - answer(whole, small)).abs()
+    difference = (output(upscaler, small) - output(whole, small)).abs()
     assert 0 < difference.max() < (0.02 if dtype == torch.float16 else 0.2)
 
 
@@ -107,21 +107,21 @@ def test_tiles_give_the_whole_picture(network: str, tmp_path: Path, monkeypatch:
     f = upscaler.factor
     pixels = recipe.image("scene", 1, 32, 2 * TILE_PX)
     whole = upscaler.upscale(pixels, lambda: None)
-    answers: list[Tensor] = []
+    outputs: list[Tensor] = []
     run = upscaler._run
 
     def keep(tile: np.ndarray) -> np.ndarray:
-        answers.append(answer(upscaler, tile))
+        outputs.append(output(upscaler, tile))
         return run(tile)
 
     monkeypatch.setattr(upscaler, "_run", keep)
     monkeypatch.setattr("atelier_runtime.upscaler._TILE_PX", TILE_PX)
     tiled = upscaler.upscale(pixels, lambda: None)
-    left, right = answers
-    exact = answer(upscaler, pixels)
+    left, right = outputs
+    exact = output(upscaler, pixels)
     joined = torch.cat((left[..., : TILE_PX * f], right[..., -TILE_PX * f :]), dim=2)
     assert 255 * (joined - exact).abs().max() < SEAM_TOLERANCE
     cut = left.shape[2]
-    assert 255 * (left[..., -f:] - exact[..., cut - f : cut]).abs().max() > 10, "what the margin is for"
-    assert np.abs(tiled.astype(int) - whole).max() <= 1  # a level that lies halfway between two
+    assert 255 * (left[..., -f:] - exact[..., cut - f : cut]).abs().max() > 10, "without a margin"
+    assert np.abs(tiled.astype(int) - whole).max() <= 1  # a value halfway between two levels
     assert (tiled != whole).mean() < 1e-3

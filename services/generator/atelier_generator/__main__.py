@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True)
     serve_parser = commands.add_parser("serve", help="serve gRPC until SIGTERM")
     serve_parser.set_defaults(command=serve)
-    _add_draw(commands.add_parser("draw", help="generate one image into a file, without a server"))
+    _add_draw(commands.add_parser("draw", help="generate an image and write it to a file, without a server"))
     inspect_parser = commands.add_parser("inspect", help="describe a model set, folder or single file")
     inspect_parser.set_defaults(command=inspect)
     inspect_parser.add_argument(

@@ -6,7 +6,7 @@
     parser       ParseNet, float32, loaded on first use
 
 A set may lack any of them; what it lacks is reported as not loaded. A setting may select a single checkpoint
-file in place of a set's component. Nothing is downloaded: startup fails if a file is missing or not in the
+file instead of a set's component. Nothing is downloaded: startup fails if a file is missing or not in the
 manifest.
 """
 

@@ -143,9 +143,7 @@ def _blend(image: PixelArray, face: NDArray[np.uint8], alpha: NDArray[np.uint8])
         total = np.multiply(face, weight, dtype=np.uint16)
         total += np.multiply(image, cv2.bitwise_not(weight), dtype=np.uint16)
         return np.asarray(cv2.convertScaleAbs(total, alpha=1 / 255), np.uint8)
-    weight = alpha.astype(
-        np.float32
-    )  # 0 to 255: compared to such sums the 1e-5 that OpenCV adds is negligible
+    weight = alpha.astype(np.float32)  # 0 to 255: against such sums the 1e-5 that OpenCV adds is negligible
     levels = np.float32(np.iinfo(image.dtype).max // 255)  # of the image per level of the face: 257
     deep = face.astype(np.float32) * levels
     return np.rint(cv2.blendLinear(deep, image.astype(np.float32), weight, 255 - weight)).astype(image.dtype)
@@ -351,7 +349,7 @@ def _blur_downscaled(mask: NDArray[np.float32], sigma_px: float, factor: int) ->
 def _downscaled_sigma(sigma_px: float, factor: int) -> float:
     """Return the Gaussian's sigma in px of a copy that is `factor` times smaller.
 
-    Downscaling and upscaling blur by half a pixel of that copy, which the Gaussian makes up for.
+    Downscaling and upscaling blur by half a pixel of that copy, so the Gaussian blurs that much less.
     """
     return math.sqrt((sigma_px / factor) ** 2 - 0.25)
 

@@ -21,10 +21,10 @@ class RestorerSettings(settings.ServiceSettings):
         "auto",
         description="dtype that CodeFormer generates in; auto: float32. It selects codes in float32.",
     )
-    codeformer: str = Field("", description="Checkpoint file to use in place of the model set's CodeFormer.")
-    detector: str = Field("", description="Checkpoint file to use in place of the model set's face detector.")
-    parser: str = Field("", description="Checkpoint file to use in place of the model set's face parser.")
-    upscaler: str = Field("", description="Checkpoint file to use in place of the model set's upscaler.")
+    codeformer: str = Field("", description="Checkpoint file to use instead of the model set's CodeFormer.")
+    detector: str = Field("", description="Checkpoint file to use instead of the model set's face detector.")
+    parser: str = Field("", description="Checkpoint file to use instead of the model set's face parser.")
+    upscaler: str = Field("", description="Checkpoint file to use instead of the model set's upscaler.")
     max_batch: int = Field(
         0,
         ge=0,

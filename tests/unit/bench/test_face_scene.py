@@ -10,7 +10,7 @@ from bench.restore import level_difference, speedup
 
 @pytest.mark.parametrize("megapixels", [1, 4, 12, 24])
 @pytest.mark.parametrize("faces", [1, 4, 8, 30])
-def test_faces_lie_in_the_picture_and_beside_each_other(megapixels: float, faces: int) -> None:
+def test_faces_lie_in_the_image_and_do_not_overlap(megapixels: float, faces: int) -> None:
     width, height = image_size(megapixels)
     assert width * height == pytest.approx(megapixels * 1e6, rel=0.01)
     square, places = grid(width, height, faces)
@@ -58,7 +58,7 @@ def test_pictures_are_compared_inside_and_outside_of_the_mask() -> None:
     assert level_difference(half_wrong, image, mask)["share_within_2"] == pytest.approx(2 / 3)
 
 
-def test_ratios_are_of_runs_that_followed_each_other_and_of_the_least() -> None:
+def test_ratios_are_of_consecutive_runs_and_of_the_fastest() -> None:
     ours = [{"paste": 1.0, "encode": 1.0}, {"paste": 0.5, "encode": 1.0}]
     ratios = speedup(ours, [{"paste": 8.0, "encode": 2.0}])
     assert ratios["paste"]["median"] == 8.0
@@ -77,7 +77,7 @@ def test_seconds_are_added_up_and_moved() -> None:
     assert phases.seconds["paste"] + phases.seconds["parse"] == pytest.approx(whole)
 
 
-def test_a_phases_peak_is_seen_though_it_is_freed() -> None:
+def test_a_phases_peak_is_measured_though_it_is_freed() -> None:
     phases = Phases(memory=True)
     with phases.phase("large"):
         np.ones(64 * 2**20, np.uint8)

@@ -12,7 +12,7 @@ def test_a_percentile_is_the_sample_of_the_nearest_rank(share: float, count: int
     assert percentile(samples, share) == rank
 
 
-def test_the_median_stands_with_its_spread() -> None:
+def test_the_median_is_reported_with_its_spread() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"n": 3, "median": 2.0, "min": 1.0, "max": 3.0}
 
 

@@ -13,7 +13,7 @@ def test_a_slope_is_that_of_the_line_through_the_points() -> None:
 
 
 @pytest.mark.parametrize("variant", memory.VARIANTS)
-def test_the_file_is_of_the_format_and_depth_of_its_line(variant: memory.Case) -> None:
+def test_the_file_has_the_format_and_depth_of_its_case(variant: memory.Case) -> None:
     small = replace(variant, megapixels=0.05)
     picture = decode(memory._file(memory._scene(small), small), max_pixels=10**6, deep=True)
     assert (picture.format, picture.bits) == (variant.file_format, variant.bits)

@@ -1,4 +1,6 @@
-"""The bench of SDXL runs where there is no GPU, and says what it should."""
+"""The SDXL bench runs without a GPU, and reports what it should."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -7,9 +9,11 @@ from bench import sdxl
 
 
 @pytest.mark.slow
-def test_narrow_networks_run_through_both_flows():
+def test_narrow_networks_run_through_both_flows() -> None:
     torch.compiler.reset()
-    result = sdxl.run(tiny=True, device=torch.device("cpu"), dtype=torch.float32, repeats=1, backend="eager")
+    result: dict[str, Any] = sdxl.run(
+        tiny=True, device=torch.device("cpu"), dtype=torch.float32, repeats=1, backend="eager"
+    )
     modes = ["eager", "compiled"]
     plain, hires = (value for key, value in result.items() if key.startswith("256x256"))
     for case, stages in (
@@ -26,7 +30,7 @@ def test_narrow_networks_run_through_both_flows():
             assert case[f"atelier, {mode}"]["peak_vram_bytes"] is None, "there is no device memory"
 
 
-def test_compiled_networks_share_the_weights_and_can_be_taken_out_again():
+def test_compiled_networks_share_the_weights_and_can_be_removed_again() -> None:
     models = sdxl.make_models(torch.device("cpu"), torch.float32, tiny=True)
     ours = sdxl.OurFlow(models)
     plain = models.text_to_image.unet
@@ -35,6 +39,6 @@ def test_compiled_networks_share_the_weights_and_can_be_taken_out_again():
     compiled = models.text_to_image.unet
     assert compiled is not plain and compiled is models.image_to_image.unet
     assert next(compiled.parameters()) is next(plain.parameters())
-    assert models.refiner.unet is not compiled
+    assert models.refiner is not None and models.refiner.unet is not compiled
     switch.set("eager")
     assert models.text_to_image.unet is plain

@@ -1,4 +1,4 @@
-"""Drawings that several tests look at, drawn once."""
+"""Drawings that several tests use, drawn once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drawing import PEOPLE_KINDS, Drawing, draw
 
 @pytest.fixture(scope="session")
 def drawings() -> list[Drawing]:
-    """A thousand small drawings of any kind, in the shares in which the kinds come."""
+    """A thousand small drawings, with each kind as often as `draw` chooses it."""
     rng = np.random.default_rng(9)
     return [draw(rng, 16) for _ in range(1000)]
 

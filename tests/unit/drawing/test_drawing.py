@@ -1,4 +1,4 @@
-"""The drawing program's promises: same seed same picture, true annotations, honest captions."""
+"""The drawing program: same seed, same image; true annotations; honest captions."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_the_same_seed_draws_the_same_picture(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [16, 100, 256, 768])
-def test_pictures_are_square_rgb_of_the_asked_size(size: int) -> None:
+def test_images_are_square_rgb_of_the_requested_size(size: int) -> None:
     drawing = drawn(1, size)
     assert drawing.image.shape == (size, size, 3)
     assert drawing.image.dtype == np.uint8
@@ -63,9 +63,9 @@ def test_every_size_is_the_same_picture(small: int, large: int, kind: str) -> No
     one, other = drawn(8, small, kind), drawn(8, large, kind)
     factor = large / small
     assert one.caption == other.caption
-    for face, enlarged in zip(one.faces, other.faces, strict=True):
-        np.testing.assert_allclose(np.array(enlarged.box), np.array(face.box) * factor, rtol=1e-5)
-        np.testing.assert_allclose(enlarged.landmarks, face.landmarks * factor, rtol=1e-5)
+    for face, larger in zip(one.faces, other.faces, strict=True):
+        np.testing.assert_allclose(np.array(larger.box), np.array(face.box) * factor, rtol=1e-5)
+        np.testing.assert_allclose(larger.landmarks, face.landmarks * factor, rtol=1e-5)
     shrunk = cv2.resize(other.image, (small, small), interpolation=cv2.INTER_AREA)
     assert np.abs(shrunk.astype(int) - one.image).mean() < 1.5
 
@@ -78,7 +78,7 @@ def test_pictures_without_people_have_no_faces(kind: str) -> None:
     assert drawing.attributes["people"] == ()
 
 
-def test_each_person_has_one_face_told_from_left_to_right(people: list[Drawing]) -> None:
+def test_each_person_has_one_face_listed_from_left_to_right(people: list[Drawing]) -> None:
     counts = set()
     for drawing in people:
         assert len(drawing.faces) == len(drawing.attributes["people"])
@@ -135,7 +135,7 @@ def test_mouth_corners_are_where_the_dark_line_of_the_lips_ends(large_portraits:
         if person["beard"] or person["age"] == "old" or not all(drawing.faces[0].visible):
             continue  # hair and wrinkles have dark lines of their own
         if abs(person["turn"]) > 0.4:
-            continue  # the shade of the cheek is beside the farther corner
+            continue  # the shadow of the cheek is next to the farther corner
         gray = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2GRAY).astype(int)
         left, right = drawing.faces[0].landmarks[3:]
         outward = (right - left) * 0.2

@@ -73,11 +73,11 @@ def test_landmarks_behind_something_are_not_visible(
     facts: dict[str, object], seen: list[bool | None]
 ) -> None:
     _, _, found = portrait(**facts)
-    for wanted, visible in zip(seen, found, strict=True):
-        assert wanted is None or wanted == visible
+    for expected, visible in zip(seen, found, strict=True):
+        assert expected is None or expected == visible
 
 
-def test_hidden_is_none_of_an_open_face_and_part_of_a_covered_one(portraits: list[Drawing]) -> None:
+def test_hidden_is_zero_for_an_open_face_and_a_share_of_a_covered_one(portraits: list[Drawing]) -> None:
     open_faces, covered = [], []
     for drawing in portraits:
         face, facts = drawing.faces[0], drawing.attributes["people"][0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def narrow_set(narrow_networks, tmp_path_factory):
     return narrow_sdxl.write_set(folder, {"base": "base", "refiner": "refiner"})
 
 
-def request_for(**options: object) -> GenerateRequest:
+def request_for(**options: Any) -> GenerateRequest:
     given = {
         "prompt": "a cat",
         "width_px": SIDE,
@@ -77,7 +78,7 @@ def generate(
     *,
     check: Callable[[], None] = lambda: None,
     progress: list[Progress] | None = None,
-    **options: object,
+    **options: Any,
 ) -> Generation:
     events = [] if progress is None else progress
     return Pipeline(models).generate(request_for(**options), check, events.append)
@@ -86,7 +87,7 @@ def generate(
 class UnetCalls:
     """Counts the forward passes of a UNet while it is entered; `batches`, `sizes`: its latents'."""
 
-    def __init__(self, pipeline: object) -> None:
+    def __init__(self, pipeline: Any) -> None:
         self._unet = pipeline.unet
         self.batches: list[int] = []
         self.sizes: list[tuple[int, int]] = []

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,7 +292,7 @@ def test_work_stops_within_one_step_and_what_was_saved_is_counted(full_models, s
 
 
 def test_a_stopped_request_leaves_no_trace(full_models):
-    options = {"num_inference_steps": 4, "hires_fix": True, "seed": 3}
+    options: dict[str, Any] = {"num_inference_steps": 4, "hires_fix": True, "seed": 3}
     undisturbed = generate(load(full_models.model_set.folder), **options).pixels
     for at in (2, 6, 9):
         events: list[Progress] = []

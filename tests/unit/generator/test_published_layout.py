@@ -87,7 +87,7 @@ def test_bfloat16_files_load(base, name):
 def test_weights_in_several_files_load(base):
     state = load_file(unet(base))
     parts = [dict(list(state.items())[::2]), dict(list(state.items())[1::2])]
-    where = {}
+    where: dict[str, str] = {}
     for number, part in enumerate(parts, 1):
         name = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
         save_file(part, base / "unet" / name)

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from atelier_runtime.errors import InvalidRequest
 MAX_PIXELS = 50_000_000
 
 
-def violations(max_pixels: int = MAX_PIXELS, **options: object) -> dict[str, str]:
+def violations(max_pixels: int = MAX_PIXELS, **options: Any) -> dict[str, str]:
     with pytest.raises(InvalidRequest) as caught:
         GenerateRequest(**{"prompt": "a cat", **options}).check_size(max_pixels)
     return {violation.field: violation.message for violation in caught.value.fields}
@@ -73,11 +74,12 @@ def test_the_limit_is_for_the_finished_picture():
 
 
 def test_limits_themselves_are_allowed():
-    for options in (
+    limits: tuple[dict[str, Any], ...] = (
         {"prompt": "x" * 2000, "negative_prompt": "x" * 2000, "seed": 2**53 - 1},
         {"width_px": 256, "height_px": 2048, "guidance_scale": 0.0, "num_inference_steps": 1, "seed": 0},
         {"guidance_scale": 30.0, "num_inference_steps": 150, "lanczos_scale": 1.0, "quality": 1},
-    ):
+    )
+    for options in limits:
         GenerateRequest(**{"prompt": "a", **options}).check_size(MAX_PIXELS)
 
 

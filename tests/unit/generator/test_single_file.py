@@ -3,6 +3,7 @@
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def single_files(narrow_networks, tmp_path_factory):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    def refuse(*arguments: object, **options: object) -> None:
+    def refuse(*arguments: object, **options: Any) -> None:
         raise AssertionError("a connection was tried")
 
     for name in ("connect", "connect_ex"):

@@ -1,4 +1,5 @@
 import socket
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def picture(seed: int, height: int = 96, width: int = 128) -> np.ndarray:
 
 
 def test_building_a_network_needs_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
+    def refuse(*args: object, **kwargs: Any) -> None:
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)

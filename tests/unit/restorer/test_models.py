@@ -15,8 +15,11 @@ from atelier_restorer.__main__ import main
 from atelier_restorer.models import load_models
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from tests.tiny_restorer import build_set, codeformer_state, detector_state
+
+FACE_ROLES = (NetworkRole.FACE_RESTORER, NetworkRole.FACE_DETECTOR)
 
 
 def settings_for(folder: Path, **others: Any) -> RestorerSettings:
@@ -74,7 +77,10 @@ def test_single_files_replace_components_of_the_set(tmp_path: Path, form: str, s
         write = torch.save if suffix == ".pth" else save_file
         write(as_published(state, form), tmp_path / f"{role}_file{suffix}")
     chosen = {role: str(tmp_path / f"{role}_file{suffix}") for role in files}
-    models = load_models(settings_for(build_set(tmp_path / "set"), **chosen), ("detector", "codeformer"))
+    models = load_models(
+        settings_for(build_set(tmp_path / "set"), **chosen),
+        (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER),
+    )
     assert models.detector and models.codeformer and models.upscaler is None
     names = {role: component.name for role, component in models.components.items()}
     assert names == {"detector": "retinaface_mobile0.25", "codeformer": "codeformer_file"}
@@ -115,7 +121,7 @@ def test_only_the_requested_roles_are_loaded(tmp_path: Path) -> None:
     build_set(tmp_path, detector=detector_state(), codeformer=codeformer_state())
     (tmp_path / "detector.safetensors").write_bytes(b"damaged")
     (tmp_path / "upscaler.safetensors").unlink()
-    models = load_models(settings_for(tmp_path), ("codeformer",))
+    models = load_models(settings_for(tmp_path), (NetworkRole.FACE_RESTORER,))
     assert list(models.components) == ["codeformer"]
     assert models.codeformer and models.detector is None and models.upscaler is None and models.parser is None
     with pytest.raises(StartupError, match=r"detector\.safetensors"):
@@ -127,14 +133,14 @@ def test_photo_networks_mixed_with_the_demo_sets_are_warned_of(
 ) -> None:
     torch.save(codeformer_state(), tmp_path / "published.pth")
     mixed = RestorerSettings(device="cpu", cpu_threads=1, codeformer=str(tmp_path / "published.pth"))
-    for roles, warns in ((("codeformer", "detector"), True), (("codeformer",), False)):
+    for roles, warns in ((FACE_ROLES, True), (FACE_ROLES[:1], False)):
         caplog.clear()
         models = load_models(mixed, roles)
         warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert len(warnings) == warns and (not warns or "demo set provides: detector." in warnings[0])
         assert models.name == ("demo + published.pth" if warns else "published.pth")
     caplog.clear()
-    load_models(RestorerSettings(device="cpu", cpu_threads=1), ("codeformer", "detector"))
+    load_models(RestorerSettings(device="cpu", cpu_threads=1), FACE_ROLES)
     assert not [r for r in caplog.records if r.levelno == logging.WARNING]
 
 

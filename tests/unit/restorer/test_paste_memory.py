@@ -9,6 +9,7 @@ import pytest
 
 from atelier_restorer.align import crop_to_picture
 from atelier_restorer.paste import paste_face, restored_parts, soften_parts
+from atelier_runtime.images import PixelArray
 from tests.parity import recipe
 from tests.unit.restorer.pasting import Place, matrix_of
 
@@ -35,7 +36,8 @@ def peak_bytes(picture: np.ndarray, place: Place, parsed: bool) -> int:
 def test_a_face_takes_as_much_memory_in_an_image_of_24_megapixels_as_in_one_of_1(
     place: Place, dtype: type, parsed: bool
 ) -> None:
-    small, large = (np.full((*size, 3), 90, dtype) for size in ((816, 1224), (4000, 6000)))
+    small: PixelArray = np.full((816, 1224, 3), 90, dtype)
+    large: PixelArray = np.full((4000, 6000, 3), 90, dtype)
     least, most = (peak_bytes(picture, place, parsed) for picture in (small, large))
     assert least > 100_000, "OpenCV's allocations are traced"
     assert most <= 1.01 * least

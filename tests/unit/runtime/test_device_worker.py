@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,15 +25,15 @@ async def worker() -> AsyncIterator[DeviceWorker]:
 
 
 class Blocker:
-    """A job that runs until it is let go, checking all the while."""
+    """A job that runs until it is released, and checks in between."""
 
     def __init__(self) -> None:
         self.started = threading.Event()
-        self.let_go = threading.Event()
+        self.release = threading.Event()
 
     def __call__(self, job: Job[str]) -> str:
         self.started.set()
-        while not self.let_go.wait(0.005):
+        while not self.release.wait(0.005):
             job.check()
         return "done"
 
@@ -51,7 +52,7 @@ async def test_events_arrive_in_order_and_then_the_result(worker: DeviceWorker) 
     assert await job.result() == 7
 
 
-async def test_work_runs_off_the_event_loop_one_at_a_time_and_knows_its_request(worker: DeviceWorker) -> None:
+async def test_work_runs_off_the_event_loop_one_at_a_time_with_its_request_id(worker: DeviceWorker) -> None:
     request_id.set("abc")
     seen: list[tuple[str | None, str]] = []
     jobs = [
@@ -63,7 +64,7 @@ async def test_work_runs_off_the_event_loop_one_at_a_time_and_knows_its_request(
     assert seen == [("abc", "device")] * 2
 
 
-async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(worker: DeviceWorker) -> None:
+async def test_a_full_queue_refuses_at_once_and_says_when_to_retry(worker: DeviceWorker) -> None:
     blocker = Blocker()
     running = worker.submit(blocker)
     await blocker.running()
@@ -71,11 +72,11 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(worker: D
     with pytest.raises(errors.QueueFull) as caught:
         worker.submit(lambda job: "third")
     assert caught.value.retry_after_s >= 1
-    blocker.let_go.set()
+    blocker.release.set()
     assert (await running.result(), await waiting.result()) == ("done", "second")
 
 
-async def test_a_waiting_job_that_is_cancelled_gives_its_place_back(worker: DeviceWorker) -> None:
+async def test_a_cancelled_job_in_the_queue_frees_its_slot(worker: DeviceWorker) -> None:
     blocker = Blocker()
     worker.submit(blocker)
     await blocker.running()
@@ -85,11 +86,11 @@ async def test_a_waiting_job_that_is_cancelled_gives_its_place_back(worker: Devi
         await waiting.result()
     assert worker.depth == 0
     next_one = worker.submit(lambda job: "next")
-    blocker.let_go.set()
+    blocker.release.set()
     assert await next_one.result() == "next"
 
 
-async def test_a_running_job_stops_at_its_next_check_and_the_next_is_unharmed(worker: DeviceWorker) -> None:
+async def test_a_running_job_stops_at_its_next_check_and_the_next_one_runs(worker: DeviceWorker) -> None:
     blocker = Blocker()
     job = worker.submit(blocker)
     await blocker.running()
@@ -108,13 +109,13 @@ async def test_a_deadline_stops_the_work(worker: DeviceWorker) -> None:
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(worker: DeviceWorker) -> None:
-    await worker.submit(lambda job: time.sleep(0.2)).result()  # teaches the worker how long a job takes
+    await worker.submit(lambda job: time.sleep(0.2)).result()  # the worker learns how long a job takes
     blocker = Blocker()
     worker.submit(blocker)
     await blocker.running()
     with pytest.raises(errors.DeadlineUnmeetable):
         worker.submit(lambda job: None, deadline=time.monotonic() + 0.05)
-    blocker.let_go.set()
+    blocker.release.set()
 
 
 async def test_out_of_memory_is_translated_and_keeps_no_frames(worker: DeviceWorker) -> None:
@@ -126,7 +127,7 @@ async def test_out_of_memory_is_translated_and_keeps_no_frames(worker: DeviceWor
     assert caught.value.__cause__ is None and caught.value.__context__ is None
 
 
-async def test_a_finished_job_leaves_nothing_for_the_garbage_collector(worker: DeviceWorker) -> None:
+async def test_a_finished_job_leaves_nothing_to_the_garbage_collector(worker: DeviceWorker) -> None:
     class Pixels:
         pass
 
@@ -137,13 +138,13 @@ async def test_a_finished_job_leaves_nothing_for_the_garbage_collector(worker: D
         seen.append(weakref.ref(made))
         return made
 
-    def draw(job: Job[Pixels]) -> Pixels:
+    def generate(job: Job[Pixels]) -> Pixels:
         return pixels()
 
     def run_out(job: Job[None]) -> None:
         held = pixels()
         try:
-            raise torch.OutOfMemoryError(f"no room beside {held}")
+            raise torch.OutOfMemoryError(f"no memory left besides {held}")
         except torch.OutOfMemoryError:
             raise errors.OutOfMemory from None
 
@@ -153,7 +154,7 @@ async def test_a_finished_job_leaves_nothing_for_the_garbage_collector(worker: D
 
     gc.disable()
     try:
-        for work in (draw, run_out):
+        for work in (generate, run_out):
             await call(work)
             async with asyncio.timeout(10):
                 while seen[-1]() is not None:
@@ -162,24 +163,28 @@ async def test_a_finished_job_leaves_nothing_for_the_garbage_collector(worker: D
         gc.enable()
 
 
-async def test_draining_finishes_what_was_accepted_and_takes_nothing_new(worker: DeviceWorker) -> None:
+async def test_draining_finishes_accepted_work_and_accepts_nothing_new(worker: DeviceWorker) -> None:
     blocker = Blocker()
     running = worker.submit(blocker)
     await blocker.running()
     worker.stop_accepting()
     with pytest.raises(errors.ServiceDraining):
         worker.submit(lambda job: None)
-    blocker.let_go.set()
+    blocker.release.set()
     assert await running.result() == "done"
 
 
-async def test_a_place_counts_as_one_request_however_many_jobs_it_brings(worker: DeviceWorker) -> None:
+def _number(number: int, job: Job[int]) -> int:
+    return number
+
+
+async def test_a_slot_counts_as_one_request_however_many_jobs_it_submits(worker: DeviceWorker) -> None:
     with worker.reserve_slot():
         assert (worker.depth, worker.running) == (1, 0)
-        jobs = [worker.submit(lambda job, n=n: n, has_slot=True) for n in range(5)]
+        jobs = [worker.submit(partial(_number, n), has_slot=True) for n in range(5)]
         assert [await job.result() for job in jobs] == list(range(5))
         assert worker.depth == 1
-        with worker.reserve_slot():  # one place beside the one that is worked on
+        with worker.reserve_slot():  # one waits, one is running
             with pytest.raises(errors.QueueFull), worker.reserve_slot():
                 pass
             with pytest.raises(errors.QueueFull):
@@ -189,7 +194,7 @@ async def test_a_place_counts_as_one_request_however_many_jobs_it_brings(worker:
         pass
 
 
-async def test_a_place_keeps_its_right_while_the_worker_drains(worker: DeviceWorker) -> None:
+async def test_a_slot_stays_valid_while_the_worker_drains(worker: DeviceWorker) -> None:
     with worker.reserve_slot():
         worker.stop_accepting()
         assert await worker.submit(lambda job: 1, has_slot=True).result() == 1
@@ -197,14 +202,14 @@ async def test_a_place_keeps_its_right_while_the_worker_drains(worker: DeviceWor
             pass
 
 
-async def test_a_place_is_free_again_after_a_failure(worker: DeviceWorker) -> None:
+async def test_a_slot_is_free_again_after_a_failure(worker: DeviceWorker) -> None:
     for _ in range(5):
         with pytest.raises(ValueError), worker.reserve_slot():
             raise ValueError
     assert worker.depth == 0
 
 
-async def test_places_teach_how_long_a_request_takes(worker: DeviceWorker) -> None:
+async def test_slots_measure_how_long_a_request_takes(worker: DeviceWorker) -> None:
     with worker.reserve_slot():
         await worker.submit(lambda job: time.sleep(0.2), has_slot=True).result()
     with worker.reserve_slot():

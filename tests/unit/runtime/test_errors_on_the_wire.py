@@ -1,4 +1,4 @@
-"""Every exception class over the gRPC wire and back."""
+"""Every exception class over gRPC and back, and the enums of the protos."""
 
 import re
 from enum import StrEnum
@@ -16,7 +16,8 @@ from atelier_runtime.service_status import NetworkRole
 
 
 def subclasses(cls: type) -> set[type]:
-    return {s for c in cls.__subclasses__() for s in {c, *subclasses(c)}}
+    direct: set[type] = set(cls.__subclasses__())
+    return direct.union(*(subclasses(child) for child in direct))
 
 
 def make(reason: ErrorReason) -> errors.AtelierError:
@@ -24,8 +25,8 @@ def make(reason: ErrorReason) -> errors.AtelierError:
     return errors.make_error(reason, "a message", fields=fields, retry_after_s=3.5)
 
 
-class Call(grpc.aio.AioRpcError):
-    """A failed call as a client sees it, made from a status as a server sends it."""
+class Call(grpc.aio.AioRpcError):  # type: ignore[misc]  # grpc publishes no types
+    """A failed call as a client sees it, built from the status that a server sends."""
 
     def __init__(self, sent: object) -> None:
         grpc_status = rpc_status.to_status(sent)
@@ -37,14 +38,14 @@ class Call(grpc.aio.AioRpcError):
         )
 
 
-def test_every_class_has_its_own_reason_and_every_reason_its_class() -> None:
+def test_classes_and_reasons_correspond_one_to_one() -> None:
     ours = {c for c in subclasses(errors.AtelierError) if c.__module__ == errors.__name__}
     assert ours == set(ERROR_CLASSES.values())
     assert set(ERROR_CLASSES) == set(ErrorReason)
 
 
 @pytest.mark.parametrize(
-    ("wire", "ours"),
+    ("proto", "ours"),
     [
         (error_reason_pb2.ErrorReason, ErrorReason),
         (skip_reason_pb2.SkipReason, SkipReason),
@@ -52,13 +53,13 @@ def test_every_class_has_its_own_reason_and_every_reason_its_class() -> None:
         (service_status_pb2.NetworkRole, NetworkRole),
     ],
 )
-def test_enums_are_those_of_the_protos(wire: EnumTypeWrapper, ours: type[StrEnum]) -> None:
-    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", wire.DESCRIPTOR.name).upper() + "_"
-    names = {name.removeprefix(prefix) for name in wire.DESCRIPTOR.values_by_name}
+def test_enums_are_those_of_the_protos(proto: EnumTypeWrapper, ours: type[StrEnum]) -> None:
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", proto.DESCRIPTOR.name).upper() + "_"
+    names = {name.removeprefix(prefix) for name in proto.DESCRIPTOR.values_by_name}
     assert names - {"UNSPECIFIED"} == {member.name for member in ours} - {"UNSPECIFIED"}
 
 
-def test_json_codes_of_services_are_those_that_clients_of_0_1_know() -> None:
+def test_json_codes_of_0_1_are_kept() -> None:
     """A member may be renamed, its code may not."""
     codes = {reason.value for reason in ErrorReason}
     assert {"stage_not_ready", "stage_draining", "stage_unavailable", "bad_picture"} <= codes
@@ -95,7 +96,7 @@ def test_a_status_without_our_details_becomes_the_nearest_error(
     assert type(rpc_errors.from_rpc_error(bare)) is expected
 
 
-def test_violations_beyond_twenty_are_counted_and_texts_are_cut() -> None:
+def test_violations_beyond_20_are_counted_and_texts_are_truncated() -> None:
     error = InvalidRequest([FieldViolation(f"f{i}", "x" * 5000) for i in range(50)])
     sent = rpc_errors.to_status(error)
     assert sent.ByteSize() < 8192

@@ -7,12 +7,12 @@ from PIL import Image
 
 from atelier_runtime import images
 from atelier_runtime.errors import InvalidRequest
-from tests.unit.runtime.picture_files import chunk, header, saved
+from tests.unit.runtime.image_files import chunk, header, saved
 
 LIMIT = 100_000
 
 
-def drawing(height: int = 40, width: int = 60) -> np.ndarray:
+def noise_image(height: int = 40, width: int = 60) -> np.ndarray:
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -22,7 +22,7 @@ def decode(data: bytes) -> images.Picture:
 
 
 @pytest.mark.parametrize("file_format", ["png", "webp", "jpeg"])
-def test_what_is_encoded_is_decoded_again(file_format: images.Format) -> None:
+def test_an_encoded_image_is_decoded_again(file_format: images.Format) -> None:
     y, x = np.mgrid[0:40, 0:60]
     rgb = np.dstack([4 * x, 6 * y, 2 * x + 3 * y]).astype(np.uint8)
     back = decode(images.encode(images.Picture(rgb), file_format, 95))
@@ -40,26 +40,26 @@ def test_alpha_gray_icc_dpi_and_exif_are_kept() -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x010E] = "a wedding"
-    rgba = np.dstack([drawing(), drawing()[:, :, 0]])
+    rgba = np.dstack([noise_image(), noise_image()[:, :, 0]])
     picture = decode(saved(Image.fromarray(rgba), "PNG", icc_profile=icc, exif=exif, dpi=(300, 300)))
-    assert np.array_equal(picture.alpha, rgba[:, :, 3])
+    np.testing.assert_array_equal(picture.alpha, rgba[:, :, 3])
     back = decode(images.encode(picture, "png", 92))
     assert np.array_equal(back.rgb, rgba[:, :, :3])
-    assert np.array_equal(back.alpha, rgba[:, :, 3])
+    np.testing.assert_array_equal(back.alpha, rgba[:, :, 3])
     assert back.icc == icc
     assert back.dpi == pytest.approx((300, 300), abs=0.1)
     with Image.open(io.BytesIO(images.encode(picture, "png", 92))) as file:
         assert file.getexif()[0x010E] == "a wedding"
 
-    gray = decode(saved(Image.fromarray(drawing()[:, :, 0]), "PNG"))
+    gray = decode(saved(Image.fromarray(noise_image()[:, :, 0]), "PNG"))
     assert gray.gray
     with Image.open(io.BytesIO(images.encode(gray, "png", 92))) as file:
         assert file.mode == "L"
 
 
-def test_orientation_is_applied_and_then_written_as_one() -> None:
+def test_the_orientation_is_applied_and_then_written_as_1() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
+    exif[0x0112] = 6  # to be rotated a quarter clockwise for display
     rgb = np.zeros((16, 32, 3), np.uint8)
     rgb[:, :16] = 255
     picture = decode(saved(Image.fromarray(rgb), "JPEG", quality=100, exif=exif))
@@ -69,7 +69,7 @@ def test_orientation_is_applied_and_then_written_as_one() -> None:
         assert file.getexif()[0x0112] == 1
 
 
-def test_of_a_cameras_file_with_several_pictures_the_first_is_taken() -> None:
+def test_of_a_cameras_file_with_several_images_the_first_is_used() -> None:
     y, x = np.mgrid[0:40, 0:60]
     photograph = Image.fromarray(np.dstack([4 * x, 6 * y, 2 * x + 3 * y]).astype(np.uint8))
     preview = Image.new("RGB", (16, 16), "red")
@@ -83,35 +83,38 @@ def png_header(width: int, height: int) -> bytes:
     return header(width, height, 8, 2) + chunk(b"IDAT", zlib.compress(b""))
 
 
-GOOD = saved(Image.fromarray(drawing()), "PNG")
-FRAMES = [Image.fromarray(drawing()), Image.fromarray(255 - drawing())]
+GOOD = saved(Image.fromarray(noise_image()), "PNG")
+FRAMES = [Image.fromarray(noise_image()), Image.fromarray(255 - noise_image())]
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "problem"),
     [
-        (b"", "is empty"),
-        (b"not a picture", "is not a PNG"),
-        (GOOD[:200], "damaged or cut short"),
-        (saved(Image.fromarray(drawing()), "JPEG")[:-200], "damaged or cut short"),
-        (png_header(20_000, 20_000), "the limit is 100000 pixels"),
-        (png_header(2**31 - 1, 2**31 - 1), "the limit is"),
+        (b"", "empty"),
+        (b"not an image", "not a PNG"),
+        (GOOD[:200], "truncated"),
+        (saved(Image.fromarray(noise_image()), "JPEG")[:-200], "truncated"),
+        (png_header(20_000, 20_000), "100000 pixels"),
+        (png_header(2**31 - 1, 2**31 - 1), "100000 pixels"),
         (png_header(0, 10), "not a PNG"),
-        (saved(Image.fromarray(drawing()), "GIF"), "is not a PNG"),
-        (saved(Image.fromarray(drawing()), "TIFF"), "is not a PNG"),
-        (saved(Image.fromarray(drawing()), "BMP"), "is not a PNG"),
-        (saved(Image.fromarray(drawing()).convert("CMYK"), "JPEG"), "is in CMYK"),
-        (saved(Image.fromarray(drawing()[:, :, 0].astype(np.uint16) * 256), "PNG"), "more than 8 bits"),
-        (saved(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "is animated"),
-        (saved(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "is animated"),
+        (saved(Image.fromarray(noise_image()), "GIF"), "not a PNG"),
+        (saved(Image.fromarray(noise_image()), "TIFF"), "not a PNG"),
+        (saved(Image.fromarray(noise_image()), "BMP"), "not a PNG"),
+        (saved(Image.fromarray(noise_image()).convert("CMYK"), "JPEG"), "CMYK"),
+        (
+            saved(Image.fromarray(noise_image()[:, :, 0].astype(np.uint16) * 256), "PNG"),
+            "more than 8 bits",
+        ),
+        (saved(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "animated"),
+        (saved(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "animated"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name(data: bytes, says: str) -> None:
+def test_a_file_that_cannot_be_used_is_refused(data: bytes, problem: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         images.decode(data, max_pixels=LIMIT, field="photo")
     [violation] = caught.value.fields
     assert violation.field == "photo"
-    assert says in violation.message
+    assert problem in violation.message
 
 
 @pytest.mark.parametrize(("width", "height"), [(None, 10), (10, 0), (10, 11), (100_000, 100_000)])
@@ -120,7 +123,53 @@ def test_raw_pixels_need_matching_sizes(width: int | None, height: int | None) -
         images.from_raw(bytes(300), width, height, max_pixels=LIMIT, field="image")
 
 
-def test_raw_pixels_are_wrapped_as_they_are() -> None:
-    rgb = drawing()
+def test_raw_pixels_are_used_unchanged() -> None:
+    rgb = noise_image()
     picture = images.from_raw(rgb.tobytes(), 60, 40, max_pixels=LIMIT, field="image")
     assert np.array_equal(picture.rgb, rgb)
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_a_requests_image_is_decoded_and_its_format_checked(image_format: images.Format) -> None:
+    data = images.encode(images.Picture(noise_image()), image_format, 92)
+    for named in (None, image_format):
+        picture = images.decode_input(images.InputImage(data, named), max_pixels=LIMIT)
+        assert (picture.format, picture.width, picture.height) == (image_format, 60, 40)
+    other: images.Format = "webp" if image_format == "png" else "png"
+    with pytest.raises(InvalidRequest, match=f"{other}.*{image_format}") as caught:
+        images.decode_input(images.InputImage(data, other), max_pixels=LIMIT, field="restore.image")
+    assert [violation.field for violation in caught.value.fields] == ["restore.image.format"]
+
+
+def test_a_requests_raw_pixels_need_their_sizes() -> None:
+    rgb = noise_image()
+    image = images.InputImage(rgb.tobytes(), "raw", 60, 40)
+    assert np.array_equal(images.decode_input(image, max_pixels=LIMIT).rgb, rgb)
+    for width, height in ((None, None), (60, 41)):
+        with pytest.raises(InvalidRequest):
+            images.decode_input(images.InputImage(rgb.tobytes(), "raw", width, height), max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "raw"])
+def test_a_responses_image_has_its_format_and_size(image_format: images.OutputFormat) -> None:
+    rgb = noise_image()
+    encoded = images.encode_output(images.Picture(rgb), image_format, 100)
+    assert (encoded.format, encoded.width, encoded.height) == (image_format, 60, 40)
+    back = images.decode_input(
+        images.InputImage(encoded.data, encoded.format, encoded.width, encoded.height), max_pixels=LIMIT
+    )
+    assert image_format == "jpeg" or np.array_equal(back.rgb, rgb)
+
+
+def test_raw_output_has_8_bits_and_no_alpha() -> None:
+    rgb = noise_image()
+    deep = images.Picture(images.to_depth(rgb, 16), np.full((40, 60), 7, np.uint16))
+    assert images.encode_output(deep, "raw", 92).data == rgb.tobytes()
+
+
+def test_a_mask_is_encoded_as_a_gray_png() -> None:
+    mask = noise_image()[..., 0]
+    encoded = images.encode_mask(mask)
+    assert (encoded.format, encoded.width, encoded.height) == ("png", 60, 40)
+    with Image.open(io.BytesIO(encoded.data)) as file:
+        assert file.mode == "L" and np.array_equal(np.asarray(file), mask)

@@ -1,4 +1,4 @@
-"""Every decoded pixel comes back exactly, whatever its depth, colours and transparency."""
+"""Every decoded pixel comes back exactly, whatever its depth, colors and transparency."""
 
 import io
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from atelier_runtime import images
 from atelier_runtime.errors import InvalidRequest
-from tests.unit.runtime.picture_files import chunk, noise, opened, png_16, png_few_bits, saved, smooth
+from tests.unit.runtime.image_files import chunk, noise, opened, png_16, png_few_bits, saved, smooth
 
 LIMIT = 100_000
 
@@ -24,11 +24,11 @@ def decode(data: bytes) -> images.Picture:
 def pictures(draw: st.DrawFn, bits: tuple[int, ...] = (8, 16)) -> images.Picture:
     dtype = np.uint8 if draw(st.sampled_from(bits)) == 8 else np.uint16
     height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    kind = draw(st.sampled_from(["noise", "ramp", "one colour"]))
+    kind = draw(st.sampled_from(["noise", "ramp", "one color"]))
     rgb = noise(height, width, 3, dtype, draw(st.integers(0, 99)))
     if kind == "ramp":
         rgb = (np.arange(rgb.size).reshape(rgb.shape) * 97).astype(dtype)
-    elif kind == "one colour":
+    elif kind == "one color":
         rgb[:] = rgb[0, 0]
     gray = draw(st.booleans())
     if gray:
@@ -46,18 +46,18 @@ def pictures(draw: st.DrawFn, bits: tuple[int, ...] = (8, 16)) -> images.Picture
 
 @settings(max_examples=120, deadline=None)
 @given(picture=pictures())
-def test_a_png_gives_back_every_sample(picture: images.Picture) -> None:
+def test_a_png_keeps_every_sample(picture: images.Picture) -> None:
     back = decode(images.encode(picture, "png", 92))
     assert (back.bits, back.gray, back.format) == (picture.bits, picture.gray, "png")
     assert np.array_equal(back.rgb, picture.rgb)
     assert (back.alpha is None) == (picture.alpha is None)
-    assert picture.alpha is None or np.array_equal(back.alpha, picture.alpha)
+    np.testing.assert_array_equal(back.alpha, picture.alpha)
     assert not images.losses(picture, "png", 92)
 
 
 @settings(max_examples=60, deadline=None)
 @given(picture=pictures(bits=(8,)))
-def test_a_webp_of_quality_100_gives_back_every_sample(picture: images.Picture) -> None:
+def test_a_webp_of_quality_100_keeps_every_sample(picture: images.Picture) -> None:
     back = decode(images.encode(picture, "webp", 100))
     assert np.array_equal(back.rgb, picture.rgb)
     alpha = np.full(picture.rgb.shape[:2], 255) if back.alpha is None else back.alpha
@@ -67,14 +67,14 @@ def test_a_webp_of_quality_100_gives_back_every_sample(picture: images.Picture) 
 
 @settings(max_examples=40, deadline=None)
 @given(picture=pictures(bits=(8,)), file_format=st.sampled_from(["jpeg", "webp"]), quality=st.integers(1, 99))
-def test_a_lossy_file_has_the_size_the_alpha_and_says_so(
+def test_a_lossy_file_keeps_size_and_alpha_and_is_warned_of(
     picture: images.Picture, file_format: images.Format, quality: int
 ) -> None:
     back = decode(images.encode(picture, file_format, quality))
     assert back.rgb.shape == picture.rgb.shape
     assert images.losses(picture, file_format, quality)[0].code == "lossy_output"
     if file_format == "webp" and picture.alpha is not None and picture.alpha.min() < 255:
-        assert np.array_equal(back.alpha, picture.alpha)
+        np.testing.assert_array_equal(back.alpha, picture.alpha)
     if picture.gray:  # WebP has no gray pixels, and its conversion rounds green by itself
         assert np.ptp(back.rgb, axis=2).max() <= (file_format == "webp")
 
@@ -89,8 +89,8 @@ def test_16_bit_files_of_every_kind_are_read(size: tuple[int, int], channels: in
     samples = noise(*size, channels, np.uint16)
     picture = decode(png_16(samples, interlaced=interlaced))
     assert (picture.bits, picture.gray) == (16, channels < 3)
-    colours = samples[..., :1] if channels < 3 else samples[..., :3]
-    assert np.array_equal(picture.rgb, np.broadcast_to(colours, (*size, 3)))
+    colors = samples[..., :1] if channels < 3 else samples[..., :3]
+    assert np.array_equal(picture.rgb, np.broadcast_to(colors, (*size, 3)))
     assert (picture.alpha is not None) == (channels in (2, 4))
     assert picture.alpha is None or np.array_equal(picture.alpha, samples[..., -1])
 
@@ -98,13 +98,13 @@ def test_16_bit_files_of_every_kind_are_read(size: tuple[int, int], channels: in
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_opencv_reads_and_writes_the_same_16_bits(channels: int) -> None:
     samples = noise(300, 20, channels, np.uint16)
-    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
-    theirs = decode(cv2.imencode(".png", samples[..., order])[1].tobytes())
+    to_bgr = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    theirs = decode(cv2.imencode(".png", samples[..., to_bgr])[1].tobytes())
     ours = cv2.imdecode(np.frombuffer(images.encode(theirs, "png", 92), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(np.atleast_3d(ours)[..., order], samples)
+    assert ours is not None and np.array_equal(np.atleast_3d(ours)[..., to_bgr], samples)
 
 
-def test_a_picture_of_several_bands_is_one_stream_that_others_can_read(
+def test_an_image_of_several_bands_is_one_stream_that_others_can_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rgb = np.concatenate([noise(700, 900, 3), np.zeros((800, 900, 3), np.uint8)])
@@ -142,7 +142,7 @@ def palette(transparent: bool) -> Image.Image:
         (saved(Image.fromarray(smooth()), "WEBP"), "RGB"),
     ],
 )
-def test_what_pillow_shows_is_what_is_written_again(data: bytes, mode: str) -> None:
+def test_every_mode_is_written_as_pillow_shows_it(data: bytes, mode: str) -> None:
     shown = opened(data).convert("RGBA")
     picture = decode(data)
     written = opened(images.encode(picture, "png", 92))
@@ -168,7 +168,7 @@ def test_a_transparent_gray_of_few_bits(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_transparent_colour_of_16_bits(channels: int) -> None:
+def test_a_transparent_color_of_16_bits(channels: int) -> None:
     samples = noise(5, 4, channels, np.uint16)
     samples[2, 1] = samples[0, 0]
     samples[3, 3] = samples[0, 0] ^ 1  # the last bit counts
@@ -178,12 +178,12 @@ def test_a_transparent_colour_of_16_bits(channels: int) -> None:
     assert np.array_equal(picture.rgb[..., :channels], samples)
 
 
-@pytest.mark.parametrize("colour", [(112, 66, 20), (128, 128, 127), (0, 0, 0), (255, 255, 255)])
+@pytest.mark.parametrize("color", [(112, 66, 20), (128, 128, 127), (0, 0, 0), (255, 255, 255)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
-def test_sepia_near_gray_and_one_colour_stay_colours(
-    colour: tuple[int, int, int], size: tuple[int, int]
+def test_sepia_near_gray_and_a_single_color_stay_in_color(
+    color: tuple[int, int, int], size: tuple[int, int]
 ) -> None:
-    rgb = np.full((*size, 3), colour, np.uint8)
+    rgb = np.full((*size, 3), color, np.uint8)
     for bits in (8, 16):
         picture = images.Picture(images.to_depth(rgb, bits))
         back = decode(images.encode(picture, "png", 92))
@@ -191,7 +191,7 @@ def test_sepia_near_gray_and_one_colour_stay_colours(
         assert np.array_equal(back.rgb, picture.rgb)
 
 
-def test_sixteen_bits_become_eight_by_rounding_and_eight_become_sixteen_exactly() -> None:
+def test_16_bits_become_8_by_rounding_and_8_become_16_exactly() -> None:
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     rounded = images.to_eight_bit(every)
     assert np.array_equal(rounded, np.rint(every / 257.0))
@@ -204,25 +204,25 @@ def test_sixteen_bits_become_eight_by_rounding_and_eight_become_sixteen_exactly(
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "webp"])
-def test_sixteen_bits_in_a_format_that_has_eight(file_format: images.Format) -> None:
+def test_16_bits_in_a_format_that_has_8(file_format: images.Format) -> None:
     deep = images.Picture(images.to_depth(smooth(), 16), np.full((40, 60), 30_000, np.uint16))
     back = decode(images.encode(deep, file_format, 95))
     assert back.bits == 8
     assert np.abs(back.rgb.astype(int) - smooth()).mean() < 3
     assert "bit_depth_reduced" in {warning.code for warning in images.losses(deep, file_format, 95)}
     if file_format == "webp":
-        assert np.array_equal(back.alpha, np.full((40, 60), 117))
+        np.testing.assert_array_equal(back.alpha, np.full((40, 60), 117))
         assert np.array_equal(decode(images.encode(deep, "webp", 100)).rgb, smooth())
 
 
-def test_sixteen_bits_are_taken_only_by_who_asks() -> None:
+def test_16_bits_are_read_only_on_request() -> None:
     data = png_16(noise(4, 4, 3, np.uint16))
     with pytest.raises(InvalidRequest, match="more than 8 bits"):
         images.decode(data, max_pixels=LIMIT)
     assert decode(data).eight_bit().dtype == np.uint8
 
 
-def test_alpha_must_have_the_size_and_the_depth_of_the_colours() -> None:
+def test_alpha_must_have_the_size_and_the_depth_of_the_colors() -> None:
     rgb = noise(4, 5, 3)
     for alpha in (noise(5, 4, 1)[..., 0], noise(4, 5, 1, np.uint16)[..., 0]):
         with pytest.raises(ValueError, match="alpha has"):

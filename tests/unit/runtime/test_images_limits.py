@@ -1,4 +1,4 @@
-"""What is too large, damaged or of another kind is refused by name, before its pixels are touched."""
+"""Images that are too large, damaged or of another kind are refused before any pixel is decoded."""
 
 import struct
 import tracemalloc
@@ -12,7 +12,7 @@ from PIL import Image
 
 from atelier_runtime import images
 from atelier_runtime.errors import InvalidRequest
-from tests.unit.runtime.picture_files import chunk, header, noise, png_16, saved, smooth
+from tests.unit.runtime.image_files import chunk, header, noise, png_16, saved, smooth
 
 SIDE = 24
 FILES = {
@@ -36,23 +36,24 @@ def refusal(data: bytes, max_pixels: int = SIDE * SIDE) -> str:
 def test_as_many_pixels_as_allowed_and_one_more(kind: str) -> None:
     picture = images.decode(FILES[kind], max_pixels=SIDE * SIDE, deep=True)
     assert (picture.height, picture.width) == (SIDE, SIDE)
-    assert refusal(FILES[kind], SIDE * SIDE - 1) == "has 24x24 = 576 pixels; the limit is 575 pixels"
+    message = refusal(FILES[kind], SIDE * SIDE - 1)
+    assert "24x24 = 576 pixels" in message and "575 pixels" in message
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_cut_anywhere_is_refused(kind: str) -> None:
     data = FILES[kind]
-    end = len(data) if "png" in kind else len(data) - 2  # a JPEG's lost end mark loses no pixel
+    end = len(data) if "png" in kind else len(data) - 2  # a JPEG without its end marker has all pixels
     for length in {*range(0, end, max(1, end // 60)), end - 8}:
         message = refusal(data[:length])
-        assert "damaged or cut short" in message or "is not a" in message or "is empty" in message
+        assert "truncated" in message or "not a" in message or "empty" in message
 
 
 @settings(max_examples=150, deadline=None)
 @given(
     kind=st.sampled_from(sorted(FILES)), place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255)
 )
-def test_a_changed_byte_gives_a_picture_or_a_refusal(kind: str, place: float, value: int) -> None:
+def test_a_changed_byte_gives_an_image_or_a_refusal(kind: str, place: float, value: int) -> None:
     data = bytearray(FILES[kind])
     data[int(place * len(data))] = value
     try:
@@ -61,7 +62,7 @@ def test_a_changed_byte_gives_a_picture_or_a_refusal(kind: str, place: float, va
         return
     assert picture.width * picture.height <= SIDE * SIDE
     if "png" in kind and picture.format == "png":
-        # The checksums leave only changes outside of the pixels.
+        # The checksums allow only changes outside the pixels.
         whole = images.decode(FILES[kind], max_pixels=SIDE * SIDE, deep=True)
         assert np.array_equal(picture.rgb, whole.rgb)
 
@@ -91,20 +92,20 @@ def jpeg_of_size(side: int) -> bytes:
 )
 def test_a_huge_header_costs_nothing(data: bytes) -> None:
     tracemalloc.start()
-    assert "60000x60000 = 3600000000 pixels; the limit is 50000000" in refusal(data, 50_000_000)
+    assert all(text in refusal(data, 50_000_000) for text in ("60000x60000 = 3600000000 pixels", "50000000"))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * 2**20
 
 
-def test_a_webp_larger_than_allowed_or_than_itself() -> None:
+def test_a_webp_larger_than_allowed_or_than_its_data() -> None:
     large = saved(Image.new("RGB", (3000, 2000)), "WEBP")
     assert "3000x2000 = 6000000 pixels" in refusal(large, 5_999_999)
-    assert "damaged" in refusal(webp_of_size(16_000), 50_000_000)
+    assert "truncated" in refusal(webp_of_size(16_000), 50_000_000)
 
 
 @pytest.mark.parametrize("kind", ["iTXt", "iCCP", "zTXt"])
-def test_a_text_that_swells_is_no_way_in(kind: str) -> None:
+def test_a_compressed_text_does_not_fill_the_memory(kind: str) -> None:
     zeros = zlib.compress(bytes(200 * 2**20), 9)
     before = {
         "iTXt": b"XML:com.adobe.xmp\0\1\0\0\0",
@@ -123,19 +124,19 @@ def test_a_text_that_swells_is_no_way_in(kind: str) -> None:
     assert peak < 40 * 2**20
 
 
-def test_a_16_bit_picture_with_a_side_beyond_the_decoder() -> None:
+def test_a_16_bit_image_with_a_side_beyond_the_decoders_limit() -> None:
     limit = images.png.LARGEST_16_BIT_SIDE_PX
     picture = images.decode(png_16(np.ones((1, limit, 1), np.uint16)), max_pixels=2 * limit, deep=True)
     assert picture.width == limit and picture.rgb.min() == 1
     message = refusal(png_16(np.zeros((1, limit + 1, 1), np.uint16)), 2 * limit)
-    assert "side of 1000001 px; the limit for 16 bits is 1000000 px" in message
+    assert "1000001 px" in message and "1000000 px" in message
 
 
 def test_cmyk_as_printers_and_as_adobe_write_it() -> None:
     data = saved(Image.fromarray(smooth()).convert("CMYK"), "JPEG")
-    assert "is in CMYK; convert it to RGB" in refusal(data, 10**4)
+    assert "CMYK" in refusal(data, 10**4)
     ycck = data.replace(b"Adobe\0\x64\0\0\0\0\0", b"Adobe\0\x64\0\0\0\0\2")
-    assert ycck != data and "is in CMYK" in refusal(ycck, 10**4)
+    assert ycck != data and "CMYK" in refusal(ycck, 10**4)
 
 
 def test_the_message_limit_holds_16_bits_and_stays_within_grpc() -> None:

@@ -33,7 +33,7 @@ def test_a_containers_quota_of_version_2(tmp_path: Path, quota: str, processors:
     assert usable_processors(tmp_path / "cgroup", tmp_path / "own") == processors
 
 
-def test_a_quota_of_a_group_around_ours_counts(tmp_path: Path) -> None:
+def test_the_quota_of_a_parent_group_applies(tmp_path: Path) -> None:
     write(tmp_path / "cgroup/kubepods/pod1/cpu.max", "300000 100000\n")
     write(tmp_path / "cgroup/kubepods/pod1/container/cpu.max", "max 100000\n")
     write(tmp_path / "own", "0::/kubepods/pod1/container\n")
@@ -53,5 +53,5 @@ def test_without_control_groups_affinity_decides(tmp_path: Path, monkeypatch: py
     assert usable_processors(tmp_path / "none", tmp_path / "neither") == 2
 
 
-def test_here_and_now() -> None:
+def test_the_processors_of_this_machine() -> None:
     assert 1 <= usable_processors() <= 16

@@ -37,7 +37,7 @@ class Settings(ServiceSettings):
 
 
 class SmallService(StatusServicer, pb_grpc.RestorerServiceServicer):
-    """Its RestoreFaces holds the device until it may go on; DetectFaces raises the given error."""
+    """RestoreFaces holds the device until `release`; DetectFaces raises the given error."""
 
     name = SERVICE
 
@@ -46,7 +46,7 @@ class SmallService(StatusServicer, pb_grpc.RestorerServiceServicer):
         self.loading = threading.Event()
         self.loading.set()
         self.busy = threading.Event()
-        self.let_go = threading.Event()
+        self.release = threading.Event()
         self.raises: Exception | None = None
         self.load_error: Exception | None = None
 
@@ -66,7 +66,7 @@ class SmallService(StatusServicer, pb_grpc.RestorerServiceServicer):
     async def RestoreFaces(self, request: object, context: grpc.aio.ServicerContext) -> object:
         def work(job: Job[None]) -> None:
             self.busy.set()
-            while not self.let_go.wait(0.005):
+            while not self.release.wait(0.005):
                 job.check()
 
         await self.worker.submit(work).result()
@@ -79,16 +79,16 @@ class SmallService(StatusServicer, pb_grpc.RestorerServiceServicer):
 
 
 class Running:
-    def __init__(self, server: ServiceServer, channel: grpc.aio.Channel) -> None:
+    def __init__(self, server: ServiceServer[SmallService], channel: grpc.aio.Channel) -> None:
         self.server = server
-        self.service: SmallService = server.service
+        self.service = server.service
         self.stub = pb_grpc.RestorerServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)
         self.channel = channel
 
     async def serving(self, name: str) -> bool:
-        answer = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
-        return answer.status == health_pb2.HealthCheckResponse.SERVING
+        response = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
+        return response.status == health_pb2.HealthCheckResponse.SERVING
 
     async def scrape(self) -> str:
         url = f"http://127.0.0.1:{self.server.metrics_port}/metrics"
@@ -105,7 +105,7 @@ async def loading() -> AsyncIterator[Running]:
         running = Running(server, channel)
         yield running
         running.service.loading.set()
-        running.service.let_go.set()
+        running.service.release.set()
         await server.drain()
 
 
@@ -141,9 +141,9 @@ async def test_alive_at_once_ready_only_after_loading(loading: Running) -> None:
 
 async def test_reflection_lists_the_service(ready: Running) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(ready.channel)
-    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    [answer] = [a async for a in stub.ServerReflectionInfo(asked)]
-    assert SERVICE in {s.name for s in answer.list_services_response.service}
+    requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    [response] = [r async for r in stub.ServerReflectionInfo(requests)]
+    assert SERVICE in {s.name for s in response.list_services_response.service}
 
 
 async def test_every_error_class_arrives_as_it_was_raised(ready: Running) -> None:
@@ -155,7 +155,7 @@ async def test_every_error_class_arrives_as_it_was_raised(ready: Running) -> Non
     await ready.stub.DetectFaces(pb.DetectFacesRequest())
 
 
-async def test_an_unexpected_exception_says_the_request_id_and_nothing_else(
+async def test_an_unexpected_exception_reveals_only_the_request_id(
     ready: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     ready.service.raises = KeyError("/secret/path")
@@ -167,7 +167,7 @@ async def test_an_unexpected_exception_says_the_request_id_and_nothing_else(
     assert "/secret/path" in caplog.text
 
 
-async def test_metrics_move_and_the_queue_refuses(ready: Running) -> None:
+async def test_metrics_change_and_a_full_queue_refuses(ready: Running) -> None:
     before = metrics.REFUSALS.labels("queue_full")._value.get()
     first = ready.stub.RestoreFaces(pb.RestoreFacesRequest())
     assert await asyncio.to_thread(ready.service.busy.wait, 10)
@@ -181,11 +181,11 @@ async def test_metrics_move_and_the_queue_refuses(ready: Running) -> None:
     assert isinstance(error, errors.QueueFull) and error.retry_after_s >= 1
     assert metrics.REFUSALS.labels("queue_full")._value.get() == before + 1
     assert (await ready.stub.GetStatus(pb.GetStatusRequest())).status.running == 1
-    ready.service.let_go.set()
+    ready.service.release.set()
     await asyncio.gather(first, second)
 
 
-async def test_a_cancelled_call_and_a_passed_deadline_stop_the_job(ready: Running) -> None:
+async def test_a_cancelled_call_and_an_expired_deadline_stop_the_job(ready: Running) -> None:
     call = ready.stub.RestoreFaces(pb.RestoreFacesRequest())
     assert await asyncio.to_thread(ready.service.busy.wait, 10)
     call.cancel()
@@ -196,7 +196,7 @@ async def test_a_cancelled_call_and_a_passed_deadline_stop_the_job(ready: Runnin
     while ready.server.worker.running:
         await asyncio.sleep(0.005)
     assert ready.server.worker.depth == 0
-    ready.service.let_go.set()
+    ready.service.release.set()
     await ready.stub.RestoreFaces(pb.RestoreFacesRequest())
 
 
@@ -208,40 +208,40 @@ async def test_draining_finishes_accepted_work_and_refuses_new_work(ready: Runni
         await asyncio.sleep(0.005)
     refusal = await refused(ready.stub.DetectFaces(pb.DetectFacesRequest()))
     assert isinstance(refusal, errors.ServiceDraining | errors.ServiceUnavailable)
-    ready.service.let_go.set()
+    ready.service.release.set()
     assert (await accepted).model_set == "small"
     assert await draining
 
 
-async def test_draining_does_not_wait_for_those_who_watch_the_health(ready: Running) -> None:
+async def test_draining_does_not_wait_for_clients_that_watch_the_health(ready: Running) -> None:
     watching = ready.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
     assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
     draining = asyncio.create_task(ready.server.drain())
     assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert await watching.read() is grpc.aio.EOF, "it ended, and was not cut off"
+    assert await watching.read() is grpc.aio.EOF, "it ended without an error"
     assert await draining
 
 
-async def test_draining_tells_that_it_could_not_finish_something() -> None:
+async def test_draining_reports_that_something_was_not_finished() -> None:
     server = ServiceServer("restorer", Settings(drain_seconds=0.05), SmallService)
     await server.start()
     await server.wait_ready()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        held = pb_grpc.RestorerServiceStub(channel).RestoreFaces(pb.RestoreFacesRequest())
+        call = pb_grpc.RestorerServiceStub(channel).RestoreFaces(pb.RestoreFacesRequest())
         assert await asyncio.to_thread(server.service.busy.wait, 10)
         assert not await server.drain()
         with pytest.raises(grpc.aio.AioRpcError):
-            await held
+            await call
 
 
-async def test_with_no_time_to_drain_an_idle_service_has_finished_everything() -> None:
+async def test_an_idle_service_drains_within_0_seconds() -> None:
     server = ServiceServer("restorer", Settings(drain_seconds=0), SmallService)
     await server.start()
     await server.wait_ready()
     assert await server.drain()
 
 
-async def test_what_stops_loading_is_told() -> None:
+async def test_an_error_while_loading_is_raised() -> None:
     server = ServiceServer("restorer", Settings(), SmallService)
     server.service.load_error = StartupError("MODEL_SET=nowhere: there is no file")
     await server.start()
@@ -250,6 +250,6 @@ async def test_what_stops_loading_is_told() -> None:
     await server.drain()
 
 
-async def test_a_taken_port_is_named(ready: Running) -> None:
+async def test_a_port_in_use_is_named(ready: Running) -> None:
     with pytest.raises(StartupError, match=f"PORT={ready.server.port}"):
         await ServiceServer("restorer", Settings(port=ready.server.port), SmallService).start()

@@ -2,6 +2,7 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,88 +27,88 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def edit(folder: Path, **changes: object) -> None:
+def edit(folder: Path, **changes: Any) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
 
 
 def test_a_set_is_opened_and_verified(folder: Path) -> None:
     model_set = ModelSet.open(str(folder))
-    model_set.verify("detector", "refiner")
-    assert model_set.require("detector").name == "retinaface_mobile0.25"
-    assert model_set.component("refiner") is None
+    model_set.verify(NetworkRole.FACE_DETECTOR, NetworkRole.REFINER)
+    assert model_set.require(NetworkRole.FACE_DETECTOR).name == "retinaface_mobile0.25"
+    assert model_set.component(NetworkRole.REFINER) is None
     assert model_set.max_side is model_set.refiner_max_side is None and model_set.size_multiple == 8
-    assert model_set.match_tone is False, "what the published pipeline does not do is not done unasked"
+    assert model_set.match_tone is False, "off by default, as in the published pipeline"
 
 
-def test_the_built_in_set_is_whole() -> None:
+def test_the_built_in_set_is_complete() -> None:
     model_set = ModelSet.open("demo")
     model_set.verify(*NetworkRole)
     listed = {model_set.folder / name for name in model_set.files}
     assert all(path.is_file() for path in listed)
 
 
-def test_a_flipped_byte_is_found(folder: Path) -> None:
+def test_a_flipped_bit_is_detected(folder: Path) -> None:
     path = folder / "detector.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(StartupError, match=r"detector\.safetensors.*SHA-256"):
-        ModelSet.open(str(folder)).verify("detector")
+        ModelSet.open(str(folder)).verify(NetworkRole.FACE_DETECTOR)
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "detector.safetensors").unlink()
     with pytest.raises(StartupError, match=r"detector\.safetensors is missing"):
-        ModelSet.open(str(folder)).verify("detector")
+        ModelSet.open(str(folder)).verify(NetworkRole.FACE_DETECTOR)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "problem"),
     [
-        ({"components": {"painter": {"path": "x", "name": "y"}}}, "components.painter is unknown"),
+        ({"components": {"painter": {"path": "x", "name": "y"}}}, "components.painter"),
         ({"components": {"detector": {"path": "../outside", "name": "y"}}}, "components.detector"),
         ({"components": None}, r"manifest\.json"),
-        ({"max_side": 0}, "max_side must be a side in px.*is 0"),
-        ({"refiner_max_side": "512"}, "refiner_max_side must be .*, is '512'"),
-        ({"max_side": 512, "refiner_max_side": 256}, "refiner_max_side is 256, below max_side, which is 512"),
-        ({"refiner_max_side": 256}, "refiner_max_side is 256, below max_side, which is None"),
-        ({"match_tone": "yes"}, "match_tone must be true or false, is 'yes'"),
+        ({"max_side": 0}, "max_side .* 0"),
+        ({"refiner_max_side": "512"}, "refiner_max_side .*'512'"),
+        ({"max_side": 512, "refiner_max_side": 256}, "refiner_max_side .*256.*max_side.*512"),
+        ({"refiner_max_side": 256}, "refiner_max_side .*256.*max_side.*None"),
+        ({"match_tone": "yes"}, "match_tone .*'yes'"),
     ],
 )
-def test_a_bad_manifest_is_explained(folder: Path, changes: dict, says: str) -> None:
+def test_a_bad_manifest_is_reported_by_field(folder: Path, changes: dict, problem: str) -> None:
     edit(folder, **changes)
-    with pytest.raises(StartupError, match=says) as caught:
+    with pytest.raises(StartupError, match=problem) as caught:
         ModelSet.open(str(folder))
     assert "MODEL_SET" in str(caught.value)
 
 
-def test_no_folder_names_the_setting(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_the_setting(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"MODEL_SET=.*manifest\.json"):
         ModelSet.open(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("wrapper", [None, "params", "params_ema", "state_dict", "model"])
-def test_published_wrappings_are_undone(tmp_path: Path, wrapper: str | None) -> None:
+def test_published_wrappers_are_removed(tmp_path: Path, wrapper: str | None) -> None:
     data: dict = {"module.a.weight": torch.arange(3.0)}
     torch.save({wrapper: data} if wrapper else data, tmp_path / "file.pth")
     loaded = weights.load_state_dict(tmp_path / "file.pth")
     assert list(loaded) == ["a.weight"]
 
 
-def test_the_smoothed_weights_are_taken(tmp_path: Path) -> None:
+def test_the_averaged_weights_take_precedence(tmp_path: Path) -> None:
     torch.save({"params": {"a": torch.zeros(1)}, "params_ema": {"a": torch.ones(1)}}, tmp_path / "file.pth")
     assert weights.load_state_dict(tmp_path / "file.pth") == {"a": torch.ones(1)}
 
 
 class Malicious:
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
         return (print, ("pwned",))
 
 
 @pytest.mark.parametrize("protocol", [2, 4, "torch"])
 def test_a_malicious_pickle_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], protocol: int | str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], protocol: Any
 ) -> None:
     path = tmp_path / "file.pth"
     if protocol == "torch":
@@ -116,7 +117,7 @@ def test_a_malicious_pickle_is_refused(
         path.write_bytes(pickle.dumps({"a": Malicious()}, protocol=protocol))
     with pytest.raises(StartupError, match=r"^MODEL_SET: .*file\.pth .*arbitrary code.*print") as caught:
         weights.load_state_dict(path)
-    assert "weights_only" not in str(caught.value), "torch's advice to switch the protection off"
+    assert "weights_only" not in str(caught.value), "torch's advice to disable the protection"
     assert "pwned" not in "".join(capfd.readouterr())
 
 
@@ -138,14 +139,14 @@ def test_garbage_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -
 
 
 @pytest.mark.parametrize("data", [{}, {"epoch": 3}, {"a": torch.ones(1), "epoch": 3}, [torch.ones(1)]])
-def test_what_is_no_table_of_tensors_is_refused(tmp_path: Path, data: object) -> None:
+def test_a_file_that_is_not_a_dict_of_tensors_is_refused(tmp_path: Path, data: object) -> None:
     torch.save(data, tmp_path / "file.pth")
     with pytest.raises(StartupError, match=r"file\.pth"):
         weights.load_state_dict(tmp_path / "file.pth")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(weights.CheckpointError, match=r"nowhere\.pth: there is no such file"):
+    with pytest.raises(weights.CheckpointError, match=r"nowhere\.pth.* no such file"):
         weights.read_checkpoint(tmp_path / "nowhere.pth")
 
 
@@ -159,7 +160,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["file.pth", "old.pth", "file.safetensors", "wrong_suffix.pth"])
-def test_any_number_format_in_any_container(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+def test_any_dtype_in_any_container(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in TENSORS.items()}
     path = tmp_path / name
     if name in ("file.safetensors", "wrong_suffix.pth"):

@@ -1,6 +1,7 @@
 """Shards of drawings, aligned faces, prompts and what is read off pictures of them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from training.prompts import portrait_prompts, read_expectation, read_prompts, s
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Options:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Options:
     options = parse_options("test", ["--out", str(tmp_path_factory.mktemp("runs") / "data"), "--smoke"])
     draw_all(options)
     return options
 
 
-def test_shards_are_drawn_once_and_the_same_from_the_same_seed(data: Options, tmp_path) -> None:
+def test_shards_are_drawn_once_and_the_same_from_the_same_seed(data: Options, tmp_path: Path) -> None:
     first = data.out / "pictures_0001.npy"
     written = first.stat().st_mtime_ns
     draw_all(data)
@@ -74,7 +75,7 @@ def test_faces_of_a_shard_are_crops_of_512(data: Options) -> None:
     assert faces.shape == (FACES.smoke_pictures, 512, 512, 3) and faces.dtype == np.uint8
 
 
-def test_a_bundle_brings_back_what_is_missing_and_overwrites_nothing(tmp_path) -> None:
+def test_a_bundle_brings_back_what_is_missing_and_overwrites_nothing(tmp_path: Path) -> None:
     runs, parts, other = tmp_path / "runs", tmp_path / "parts", tmp_path / "other"
     for stage in ("autoencoder", "codes"):
         (runs / stage).mkdir(parents=True)
@@ -143,7 +144,7 @@ def test_prompts_of_a_seed_are_the_same_each_time_and_can_all_be_scored() -> Non
     assert all(set(drawing.split_words(p.prompt)) <= known for p in portraits + scenes)
 
 
-def test_prompts_are_read_from_a_file_line_by_line(tmp_path) -> None:
+def test_prompts_are_read_from_a_file_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("# mine\n\na red apple\na man with black hair\n", encoding="utf-8")
     assert [p.prompt for p in read_prompts(path)] == ["a red apple", "a man with black hair"]

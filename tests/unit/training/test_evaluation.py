@@ -1,6 +1,7 @@
 """The arithmetic of the evaluation: figures, matched faces, promises of prompts, answers of the judge."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from training.attributes import (
 from training.data import draw_face
 from training.figures import Figure, table
 from training.loop import write_export
-from training.options import parse_options
+from training.options import Options, parse_options
 from training.package_set import training_record
 from training.prompts import (
     ISSUED_PORTRAITS,
@@ -184,10 +185,10 @@ def test_prompts_are_scored_by_faces_and_by_each_attribute_asked_for() -> None:
 
 def test_a_restored_face_gains_what_it_comes_nearer() -> None:
     clean = draw_face(np.random.default_rng(3))
-    spoiled = np.clip(clean.astype(int) + 40, 0, 255).astype(np.uint8)
+    degraded = np.clip(clean.astype(int) + 40, 0, 255).astype(np.uint8)
     better = np.clip(clean.astype(int) + 4, 0, 255).astype(np.uint8)
-    assert Gain.of(clean, spoiled, better).psnr > 15 and Gain.of(clean, spoiled, better).ssim > 0
-    assert Gain.of(clean, spoiled, spoiled) == Gain(0, 0)
+    assert Gain.of(clean, degraded, better).psnr > 15 and Gain.of(clean, degraded, better).ssim > 0
+    assert Gain.of(clean, degraded, degraded) == Gain(0, 0)
 
 
 class TellsBrightness(Judge):
@@ -210,13 +211,13 @@ def test_attributes_kept_are_counted_by_answer_and_by_face() -> None:
 def test_the_judge_is_asked_only_for_what_a_view_shows() -> None:
     person = drawing.draw(np.random.default_rng(1), 16, "portrait").attributes["people"][0]
     person = {**person, "hair_style": "bald", "hat": None, "cover": "hand", "beard": "beard", "glasses": None}
-    told = dict(zip(ATTRIBUTES, truth(person, "blue", aligned=False), strict=True))
-    assert told["hair_color"] == told["beard"] == UNKNOWN
-    assert ATTRIBUTES["hair_style"][told["hair_style"]] == "bald"
-    assert ATTRIBUTES["glasses"][told["glasses"]] == "none"
+    answers = dict(zip(ATTRIBUTES, truth(person, "blue", aligned=False), strict=True))
+    assert answers["hair_color"] == answers["beard"] == UNKNOWN
+    assert ATTRIBUTES["hair_style"][answers["hair_style"]] == "bald"
+    assert ATTRIBUTES["glasses"][answers["glasses"]] == "none"
     assert truth({**person, "hair_style": "long", "hat": "cap"}, "blue", aligned=False)[0] == UNKNOWN
-    told = dict(zip(ATTRIBUTES, truth({**person, "cover": None}, "blue", aligned=True), strict=True))
-    assert {name for name, number in told.items() if number != UNKNOWN} == {"glasses", "beard"}
+    answers = dict(zip(ATTRIBUTES, truth({**person, "cover": None}, "blue", aligned=True), strict=True))
+    assert {name for name, number in answers.items() if number != UNKNOWN} == {"glasses", "beard"}
 
 
 def test_a_head_view_is_centred_on_the_face_and_goes_on_beyond_the_edge() -> None:
@@ -236,10 +237,12 @@ def test_examples_are_two_views_with_right_answers_and_a_blind_judge_is_found_ou
     assert asked > 60 and right / asked < 0.7
 
 
-def test_the_judge_is_trained_when_it_is_first_asked_for_and_kept(tmp_path, monkeypatch) -> None:
+def test_the_judge_is_trained_when_it_is_first_asked_for_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainings = []
 
-    def smoke(description: str, arguments: list[str]):
+    def smoke(description: str, arguments: list[str]) -> Options:
         trainings.append(description)
         return parse_options(description, [*arguments, "--smoke"])
 
@@ -256,13 +259,13 @@ def test_the_judge_is_trained_when_it_is_first_asked_for_and_kept(tmp_path, monk
 
 def test_the_showcase_has_sixteen_prompts_and_shows_one_face_close() -> None:
     assert len(SHEET) == 16 and {*ISSUED_PORTRAITS, *ISSUED_SCENES} <= {prompt for prompt, _ in SHEET}
-    spoiled, box = ruined_face(5)
-    assert np.array_equal(spoiled, ruined_face(5)[0]) and spoiled.shape == (768, 768, 3)
-    face = close_up(spoiled, box)
+    degraded, box = ruined_face(5)
+    assert np.array_equal(degraded, ruined_face(5)[0]) and degraded.shape == (768, 768, 3)
+    face = close_up(degraded, box)
     assert face.shape == (384, 384, 3) and labelled(face, "w = 0.5").shape == (420, 384, 3)
 
 
-def test_the_judge_is_no_part_of_the_record_of_a_set(tmp_path) -> None:
+def test_the_judge_is_no_part_of_the_record_of_a_set(tmp_path: Path) -> None:
     for stage in ("upscaler", "attributes"):
         (tmp_path / stage).mkdir()
         write_export(tmp_path / stage, {"a": torch.zeros(1)}, step=5, minutes=30.0)

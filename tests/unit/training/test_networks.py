@@ -1,4 +1,7 @@
-"""The pieces that the stages train with: anchors and losses, spoiling, codebook, averaged loop, tokenizer."""
+"""The parts of the training: anchors and losses, degradation, codebook, averaged loop, tokenizer."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +22,10 @@ from training.profile import CPU
 from training.refiner import mix, parts
 from training.tokenizer import build_tokenizer
 
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-def options_for(folder, *more: str) -> Options:
+
+def options_for(folder: Path, *more: str) -> Options:
     return parse_options("test", ["--out", str(folder / "autoencoder"), *more])
 
 
@@ -30,19 +35,19 @@ def test_anchors_are_those_of_the_service(size: tuple[int, int]) -> None:
     torch.testing.assert_close(ours, served.make_anchors(*size), atol=1e-6, rtol=0)
 
 
-def perfect_outputs(box: torch.Tensor, five: torch.Tensor, priors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What a network that knows the one face would answer at every anchor."""
-    centre = ((box[:2] + box[2:]) / 2 - priors[:, :2]) / (boxes.CENTRE_VARIANCE * priors[:, 2:])
+def perfect_outputs(box: torch.Tensor, five: torch.Tensor, priors: torch.Tensor) -> Outputs:
+    """What a network that knows the one face would return at every anchor."""
+    center = ((box[:2] + box[2:]) / 2 - priors[:, :2]) / (boxes.CENTRE_VARIANCE * priors[:, 2:])
     size = torch.log((box[2:] - box[:2]) / priors[:, 2:]) / boxes.SIZE_VARIANCE
     points = (five - priors[:, None, :2]) / (boxes.CENTRE_VARIANCE * priors[:, None, 2:])
     overlaps = boxes.overlap(boxes.corners(priors), box[None])[:, 0]
     is_face = overlaps > boxes.OVERLAP_IS_FACE
     is_face[overlaps.argmax()] = True
     scores = torch.stack((torch.where(is_face, -9.0, 9.0), torch.where(is_face, 9.0, -9.0)), -1)
-    return torch.cat((centre, size), -1)[None], scores[None], points.flatten(1)[None]
+    return torch.cat((center, size), -1)[None], scores[None], points.flatten(1)[None]
 
 
-def test_multibox_loss_is_nothing_for_the_truth_and_counts_each_mistake() -> None:
+def test_multibox_loss_is_zero_for_the_truth_and_counts_each_mistake() -> None:
     priors = boxes.anchors(256, 256, torch.device("cpu"))
     box = torch.tensor([0.3, 0.2, 0.7, 0.75])
     five = torch.tensor([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0.62]])
@@ -55,7 +60,7 @@ def test_multibox_loss_is_nothing_for_the_truth_and_counts_each_mistake() -> Non
     assert float(boxes.multibox_loss((located + 1, scores, points), *truth, priors)[0]) > 1
     assert float(boxes.multibox_loss((located, scores.flip(-1), points), *truth, priors)[1]) > 1
     assert float(boxes.multibox_loss((located, scores, points + 1), *truth, priors)[2]) > 1
-    # The same answer is wrong where the face is absent, and forgiven where it is cut.
+    # The same output is wrong where the face is absent, and ignored where it is cut.
     absent = boxes.multibox_loss(outputs, truth[0], truth[1], -torch.ones(1, 1, dtype=torch.long), priors)
     cut = boxes.multibox_loss(outputs, truth[0], truth[1], torch.zeros(1, 1, dtype=torch.long), priors)
     assert float(absent[1]) > 1 > float(cut[1])
@@ -89,7 +94,7 @@ def test_moved_landmarks_follow_their_pixels_and_eyes_keep_their_sides() -> None
             continue
         eyes = [color_at(scene, scene.landmarks[0, 0, i]) for i in (0, 1)]
         reds = [float(color[0] - color[2]) for color in eyes]
-        # The left eye as seen is the red one, or the blue one of a mirrored picture.
+        # The left eye in the image is the red one, or the blue one of a mirrored image.
         assert abs(reds[0]) > 0.5 and reds[0] == pytest.approx(-reds[1], abs=0.4)
         assert scene.landmarks[0, 0, 0, 0] < scene.landmarks[0, 0, 1, 0]
         checked += 1
@@ -116,30 +121,30 @@ def test_jpeg_loses_little_at_high_quality_and_much_at_low() -> None:
     assert float((fine - picture).abs().mean()) < 0.01 < float((coarse - picture).abs().mean())
 
 
-def test_spoiling_keeps_shape_and_range_and_loses_detail() -> None:
+def test_degradation_keeps_shape_and_range_and_loses_detail() -> None:
     torch.manual_seed(2)
     picture = torch.rand(4, 3, 128, 128)
-    for spoil in (spoil_tones, lambda x: blur(x, 2.0), lambda x: spoil_face(x, None)):
-        spoiled = spoil(picture)
-        assert spoiled.shape == picture.shape
-        assert float(spoiled.min()) >= -1e-4 and float(spoiled.max()) <= 1 + 1e-4
+    for degrade in (spoil_tones, lambda x: blur(x, 2.0), lambda x: spoil_face(x, None)):
+        degraded = degrade(picture)
+        assert degraded.shape == picture.shape
+        assert float(degraded.min()) >= -1e-4 and float(degraded.max()) <= 1 + 1e-4
     assert float(blur(picture, 2.0).var()) < 0.2 * float(picture.var())
     torch.testing.assert_close(blur(torch.full((1, 3, 32, 32), 0.3), 3.0), torch.full((1, 3, 32, 32), 0.3))
 
 
 def test_moving_codebook_finds_clusters_and_revives_unused_codes() -> None:
     torch.manual_seed(3)
-    centres = torch.tensor([[4.0, 0.0], [0.0, 4.0], [-4.0, 0.0], [0.0, -4.0]])
+    centers = torch.tensor([[4.0, 0.0], [0.0, 4.0], [-4.0, 0.0], [0.0, -4.0]])
     rows = torch.full((8, 2), 100.0)
     codebook = MovingCodebook(rows)
-    codebook.fill(centres[torch.randint(4, (2, 4, 4))].permute(0, 3, 1, 2))
-    rows[4:] = 100.0  # four rows that nothing will choose
+    codebook.fill(centers[torch.randint(4, (2, 4, 4))].permute(0, 3, 1, 2))
+    rows[4:] = 100.0  # four rows that are never the nearest
     codebook.sums[4:] = 100.0
     for step in range(300):
-        latent = (centres[torch.randint(4, (2, 4, 4))] + 0.1 * torch.randn(2, 4, 4, 2)).permute(0, 3, 1, 2)
+        latent = (centers[torch.randint(4, (2, 4, 4))] + 0.1 * torch.randn(2, 4, 4, 2)).permute(0, 3, 1, 2)
         codebook.follow(latent, nearest_codes(latent, rows), revive=step % 20 == 0)
     assert float(rows.abs().max()) < 6
-    distances = (centres[:, None] - rows[None]).norm(dim=2).min(1).values
+    distances = (centers[:, None] - rows[None]).norm(dim=2).min(1).values
     assert float(distances.max()) < 0.5
 
 
@@ -150,7 +155,7 @@ def test_nearest_codes_are_the_nearest() -> None:
     assert torch.equal(nearest_codes(latent, rows), expected)
 
 
-def test_folding_makes_latents_unit_and_changes_no_picture() -> None:
+def test_folding_normalizes_latents_and_does_not_change_images() -> None:
     torch.manual_seed(5)
     network = build_autoencoder(CPU).eval()
     pictures = torch.rand(8, 3, 64, 64) * 2 - 1
@@ -175,7 +180,7 @@ def take_steps(loop: Loop, network: torch.nn.Linear) -> None:
         loop.move((network(torch.ones(1, 3)) - 1).square().mean())
 
 
-def test_loop_resumes_where_it_stopped(tmp_path) -> None:
+def test_loop_resumes_where_it_stopped(tmp_path: Path) -> None:
     loop, network = small_loop(options_for(tmp_path, "--smoke"))
     take_steps(loop, network)
     loop.save()
@@ -188,7 +193,7 @@ def test_loop_resumes_where_it_stopped(tmp_path) -> None:
     assert again.step == 8
 
 
-def test_loop_goes_on_from_the_export_alone(tmp_path) -> None:
+def test_loop_continues_from_the_export_alone(tmp_path: Path) -> None:
     options = options_for(tmp_path, "--smoke")
     loop, network = small_loop(options)
     take_steps(loop, network)
@@ -199,7 +204,7 @@ def test_loop_goes_on_from_the_export_alone(tmp_path) -> None:
     torch.testing.assert_close(same.weight, network.weight, atol=2e-3, rtol=0)
 
 
-def test_loop_leaves_out_a_step_that_overflowed(tmp_path) -> None:
+def test_loop_skips_a_step_that_overflowed(tmp_path: Path) -> None:
     loop, network = small_loop(options_for(tmp_path, "--smoke"))
     before = network.weight.clone()
     loop.move(network(torch.full((1, 3), float("inf"))).sum())
@@ -207,7 +212,7 @@ def test_loop_leaves_out_a_step_that_overflowed(tmp_path) -> None:
     assert all(torch.isfinite(value).all() for value in loop.average.values())
 
 
-def test_export_keeps_facts_and_weights_in_half_precision(tmp_path) -> None:
+def test_export_keeps_facts_and_weights_in_half_precision(tmp_path: Path) -> None:
     options = options_for(tmp_path, "--smoke")
     loop, network = small_loop(options)
     loop.export(quality=3.5)
@@ -225,7 +230,7 @@ def test_every_word_of_the_captions_is_one_token() -> None:
     assert tokenizer("A Smiling MAN").input_ids == tokenizer("a smiling man").input_ids
 
 
-def test_unknown_words_become_pieces_and_none_is_lost() -> None:
+def test_unknown_words_are_split_and_none_is_lost() -> None:
     tokenizer = build_tokenizer()
     for text in ("zxqv", "naïve café", "日本", "🙂"):
         ids = tokenizer(text).input_ids
@@ -235,8 +240,8 @@ def test_unknown_words_become_pieces_and_none_is_lost() -> None:
     assert len(padded) == 77 and set(padded[4:]) == {tokenizer.eos_token_id}
 
 
-def test_a_run_that_has_begun_keeps_its_tokenizer_and_a_new_one_learns_the_words_of_today(
-    tmp_path, monkeypatch
+def test_a_resumed_run_keeps_its_tokenizer_and_a_new_one_learns_the_current_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, captions = tmp_path / "tokenizer", ["a man", "a clock"]
     monkeypatch.setattr(drawing, "vocabulary", lambda: ["a", "man"])
@@ -250,21 +255,21 @@ def test_a_run_that_has_begun_keeps_its_tokenizer_and_a_new_one_learns_the_words
     assert len(afresh.tokenizer) > len(resumed.tokenizer) == len(began.tokenizer)
 
 
-def test_what_the_refiner_learns_on_is_what_the_sampler_gives_it() -> None:
-    clean, enlarged, noise = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
-    scheduler = build_scheduler()
+def test_the_refiner_is_trained_on_what_the_sampler_passes_to_it() -> None:
+    clean, upscaled, noise = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
+    scheduler: Any = build_scheduler()
     scheduler.set_timesteps(25)
     times, sigmas = scheduler.timesteps[17:], scheduler.sigmas[17:].float()
     scheduler.set_begin_index(17)
-    latents = scheduler.add_noise(enlarged, noise, times[:1])
+    latents = scheduler.add_noise(upscaled, noise, times[:1])
     for time, sigma in zip(times, sigmas, strict=False):
-        given, v = mix(clean, enlarged, noise, sigma.view(1), sigmas[:1])
+        given, v = mix(clean, upscaled, noise, sigma.view(1), sigmas[:1])
         assert torch.allclose(scheduler.scale_model_input(latents, time), given, atol=1e-4)
         latents = scheduler.step(v, time, latents).prev_sample
     assert torch.allclose(latents, clean, atol=1e-4)
 
 
-def test_parts_of_drawing_and_enlargement_lie_on_the_same_pixels_and_one_is_around_a_face() -> None:
+def test_parts_of_drawing_and_upscaled_image_cover_the_same_pixels_and_one_is_around_a_face() -> None:
     drawn = drawing.draw(np.random.default_rng(4), 256, "portrait")
     cut = parts(drawn, drawn.image, 128, np.random.default_rng(0))
     assert [part.shape for part in cut] == [(2, 128, 128, 3)] * 2
@@ -274,7 +279,7 @@ def test_parts_of_drawing_and_enlargement_lie_on_the_same_pixels_and_one_is_arou
     assert len(parts(drawn, drawn.image, 256, np.random.default_rng(0))) == 1
 
 
-def test_hats_are_taken_most_often() -> None:
+def test_hats_are_sampled_most_often() -> None:
     captions = [
         "a man with a red cap and a beard",
         "a woman with glasses",
@@ -285,7 +290,7 @@ def test_hats_are_taken_most_often() -> None:
     assert often(captions).tolist() == [4, 2, 1, 1, 2]
 
 
-def test_times_lean_to_noise_and_reach_both_ends() -> None:
+def test_times_favor_noise_and_reach_both_ends() -> None:
     torch.manual_seed(0)
     times = torch.cat([spread_times(16, torch.device("cpu")) for _ in range(500)])
     assert (int(times.min()), int(times.max())) == pytest.approx((5, 999), abs=6)

@@ -1,7 +1,8 @@
-"""The whole training in a minute, and the set that comes out of it."""
+"""The whole training in a minute, and the model set that it makes."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer
+from atelier_runtime.outcomes import WarningCode
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 from training.diffusion import TOKENIZER, load_trained
 from training.loop import EXPORT, read_facts
@@ -26,7 +29,7 @@ from training.package_set import LARGEST_BYTES
 from training.profile import PROFILES
 from training.unpackage import unpackage
 
-pytestmark = pytest.mark.slow  # the fixture below takes most of a minute
+pytestmark = pytest.mark.slow  # the fixture takes most of a minute
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_set_is_complete_checked_and_small_enough(trained: Path) -> None:
     model_set = ModelSet.open(str(trained / "set"))
-    model_set.verify("base", "refiner", "upscaler", "detector", "codeformer")
+    model_set.verify(*(role for role in NetworkRole if role is not NetworkRole.FACE_PARSER))
     manifest = json.loads((trained / "set" / "manifest.json").read_text())
     on_disk = {p.relative_to(trained / "set").as_posix() for p in (trained / "set").rglob("*") if p.is_file()}
     assert set(manifest["files"]) | {"manifest.json"} == on_disk
@@ -59,14 +62,18 @@ def test_the_set_is_complete_checked_and_small_enough(trained: Path) -> None:
 
 def test_every_network_of_the_set_loads_with_the_code_that_serves_it(trained: Path) -> None:
     model_set = ModelSet.open(str(trained / "set"))
-    upscaler = ModelLoader().load_from_state_dict(load_state_dict(model_set.require("upscaler").path))
+
+    def state(role: NetworkRole) -> dict[str, torch.Tensor]:
+        return load_state_dict(model_set.require(role).path)
+
+    upscaler = ModelLoader().load_from_state_dict(state(NetworkRole.UPSCALER))
     assert (upscaler.architecture.name, upscaler.scale) == ("RealESRGAN Compact", 4)
-    FaceDetector.from_state_dict(load_state_dict(model_set.require("detector").path), torch.device("cpu"))
-    codeformer = CodeFormer.from_state_dict(load_state_dict(model_set.require("codeformer").path))
+    FaceDetector.from_state_dict(state(NetworkRole.FACE_DETECTOR), torch.device("cpu"))
+    codeformer = CodeFormer.from_state_dict(state(NetworkRole.FACE_RESTORER))
     assert codeformer.config.image_size == 512
 
 
-def test_the_base_is_a_pipeline_that_diffusers_loads_without_being_told_anything(trained: Path) -> None:
+def test_the_base_is_a_pipeline_that_diffusers_loads_without_arguments(trained: Path) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(trained / "set" / "base")
     manifest = json.loads((trained / "set" / "manifest.json").read_text())
     side = pipeline.default_sample_size * pipeline.vae_scale_factor
@@ -78,7 +85,7 @@ def test_the_base_is_a_pipeline_that_diffusers_loads_without_being_told_anything
     assert wide.images[0].shape == (side * 3 // 4, side, 3)
 
 
-def test_base_and_refiner_draw_together_as_the_generator_runs_them(trained: Path) -> None:
+def test_base_and_refiner_generate_together_as_the_generator_runs_them(trained: Path) -> None:
     side = PROFILES[default_profile()].refined
     settings = GeneratorSettings.model_validate({"model_set": str(trained / "set"), "device": "cpu"})
     models = load_models(settings)
@@ -91,19 +98,23 @@ def test_base_and_refiner_draw_together_as_the_generator_runs_them(trained: Path
         guidance_scale=7.5,
         seed=1,
     )
-    drawing = Pipeline(models).draw(request, check=lambda: None, emit=lambda progress: None)
-    assert drawing.refiner_applied and f"second pass at {side}x{side * 3 // 4}" in drawing.warnings[0]
+    generation = Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
+    [warning] = generation.warnings
+    assert generation.refiner_applied and warning.code is WarningCode.SIZE_LIMITED
+    assert f"{side}x{side * 3 // 4}" in warning.message
 
 
-def test_a_second_run_goes_on_from_the_first(trained: Path) -> None:
-    before = read_facts(trained / "upscaler" / EXPORT)["step"]
-    said = run_training(trained, "--jobs", "2", "--to", str(trained / "second"))
-    assert "resumes at step 3" in (trained / "logs" / "upscaler.log").read_text()
-    assert read_facts(trained / "upscaler" / EXPORT)["step"] == before + 3
-    assert "'fusion': 0" in said and (trained / "second" / "manifest.json").exists()
+def test_a_second_run_continues_the_first(trained: Path, tmp_path: Path) -> None:
+    runs = shutil.copytree(trained, tmp_path / "runs")
+    before = read_facts(runs / "upscaler" / EXPORT)["step"]
+    assert isinstance(before, int)
+    output = run_training(runs, "--jobs", "2", "--to", str(tmp_path / "second"))
+    assert "resumes at step 3" in (runs / "logs" / "upscaler.log").read_text()
+    assert read_facts(runs / "upscaler" / EXPORT)["step"] == before + 3
+    assert "'fusion': 0" in output and (tmp_path / "second" / "manifest.json").exists()
 
 
-def test_training_goes_on_from_a_packaged_set(trained: Path, tmp_path: Path) -> None:
+def test_training_continues_from_a_packaged_set(trained: Path, tmp_path: Path) -> None:
     written = unpackage(trained / "set", tmp_path, PROFILES[default_profile()])
     networks = {"autoencoder", "decoder", "diffusion", "refiner", "upscaler", "detector"}
     assert set(written) == {*networks, "codebook", "codes", "fusion"}
@@ -119,7 +130,9 @@ def test_training_goes_on_from_a_packaged_set(trained: Path, tmp_path: Path) -> 
     assert unpackage(trained / "set", tmp_path, PROFILES[default_profile()]) == []
 
 
-def test_a_set_of_other_shapes_is_left_alone(trained: Path, tmp_path: Path, capsys) -> None:
+def test_a_set_of_other_shapes_is_left_alone(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = next(profile for name, profile in PROFILES.items() if name != default_profile())
     assert set(unpackage(trained / "set", tmp_path, other)) == {"upscaler", "detector"}
     assert "model has other shapes" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from atelier_generator.nets.stored import StoredNetwork
 from atelier_runtime.weights import CheckpointError
 
 _TIME_IDS = {"base": 6, "refiner": 5}
-"""The UNet's micro-conditioning: original size, crop corner, target size (refiner: aesthetic score)."""
+"""Numbers of micro-conditioning: original size, crop corner, and target size or the refiner's score."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         help="which faces to restore (default %(default)s)",
     )
     _add_number(faces, "--max-faces", int, "N", f"{_MAX_FACES_HELP}; 0: only upscale")
-    _add_number(faces, "--min-face-px", float, "PX", "skip smaller faces (shorter side of the box)")
+    _add_number(faces, "--min-face-px", float, "PX", "skip smaller faces, by the shorter side of the box")
     _add_number(faces, "--max-face-px", float, "PX", "skip larger faces")
     _add_number(faces, "--min-confidence", float, "C", "skip faces of lower confidence")
     _add_number(faces, "--max-sharpness", float, "S", "skip sharper faces (detect prints the sharpness)")
@@ -105,7 +105,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         help="upscale with Lanczos instead of a network",
     )
     image.add_argument("--format", choices=images.FORMATS, help="file format (default: by OUT's suffix)")
-    _add_number(image, "--quality", int, "Q", "of JPEG and WebP, 1 to 100; 100 makes WebP lossless")
+    _add_number(image, "--quality", int, "Q", "quality of JPEG and WebP, 1 to 100; 100 makes WebP lossless")
     _add_connection_flags(parser)
 
 
@@ -192,11 +192,9 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
     in_process.add_argument(
         "--model-set", metavar="DIR", help="folder with a manifest.json, or demo (default demo)"
     )
-    in_process.add_argument(
-        "--codeformer", metavar="FILE", help="checkpoint in place of the set's CodeFormer"
-    )
-    in_process.add_argument("--detector", metavar="FILE", help="checkpoint in place of the set's RetinaFace")
-    in_process.add_argument("--parser", metavar="FILE", help="checkpoint in place of the set's ParseNet")
+    in_process.add_argument("--codeformer", metavar="FILE", help="checkpoint instead of the set's CodeFormer")
+    in_process.add_argument("--detector", metavar="FILE", help="checkpoint instead of the set's RetinaFace")
+    in_process.add_argument("--parser", metavar="FILE", help="checkpoint instead of the set's ParseNet")
     in_process.add_argument("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     in_process.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of CodeFormer"

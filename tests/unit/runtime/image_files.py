@@ -1,4 +1,4 @@
-"""Files for the tests of pictures, made without the code that they test."""
+"""Image files for tests, written without the code under test."""
 
 import io
 import struct
@@ -54,7 +54,7 @@ def png_few_bits(rows: list[bytes], width: int, depth: int, transparent: int) ->
 
 
 def chunks(data: bytes) -> dict[bytes, bytes]:
-    """Return the chunks of a PNG by type, and see that their checksums are right."""
+    """Return the chunks of a PNG by type; checks their checksums."""
     found, start = {}, len(SIGNATURE)
     while start < len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
@@ -66,7 +66,7 @@ def chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 def smooth(height: int = 40, width: int = 60) -> np.ndarray:
-    """Return a colourful picture (height, width, 3) that lossy formats keep nearly as it is."""
+    """Return a colorful image (height, width, 3) that lossy formats barely change."""
     y, x = np.mgrid[0:height, 0:width]
     return np.dstack([4 * x, 6 * y, 2 * x + 3 * y]).clip(0, 255).astype(np.uint8)
 

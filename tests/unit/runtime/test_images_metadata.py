@@ -1,4 +1,4 @@
-"""What lies beside the pixels: EXIF, XMP, ICC profile, resolution, a PNG's word on its colours."""
+"""Metadata: EXIF, XMP, ICC profile, resolution, and a PNG's description of its colors."""
 
 import struct
 
@@ -7,12 +7,12 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from atelier_runtime import images
-from tests.unit.runtime.picture_files import chunk, chunks, noise, opened, png_16, saved, smooth
+from tests.unit.runtime.image_files import chunk, chunks, noise, opened, png_16, saved, smooth
 
 ORIENTATION, DESCRIPTION, X_RESOLUTION, GPS = 0x0112, 0x010E, 0x011A, 0x8825
 FORMATS: tuple[images.Format, ...] = ("png", "jpeg", "webp")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]  # as far as a file format looks into it
+GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]  # as far as file formats check it
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="%d" dc:creator="Ada"/></x:xmpmeta>'
 
 
@@ -20,12 +20,12 @@ def decode(data: bytes) -> images.Picture:
     return images.decode(data, max_pixels=10**6, deep=True)
 
 
-def exif_block(orientation: int, order: str = "<") -> bytes:
-    """Return a block as cameras write it: maker note with its own offsets, GPS, and a small preview."""
+def exif_block(orientation: int, byte_order: str = "<") -> bytes:
+    """Return a block as cameras write it: a maker note with its own offsets, GPS, and a small preview."""
     preview = saved(Image.new("RGB", (8, 8), "red"), "JPEG")
     maker, gps = (
         b"Maker\0offset 77 from the TIFF header",
-        struct.pack(order + "HHHI4sI", 1, 1, 2, 2, b"N\0", 0),
+        struct.pack(byte_order + "HHHI4sI", 1, 1, 2, 2, b"N\0", 0),
     )
     values = 8 + 2 + 4 * 12 + 4
     maker_at, gps_at = values, values + len(maker)
@@ -33,15 +33,17 @@ def exif_block(orientation: int, order: str = "<") -> bytes:
     preview_at = second_at + 2 + 2 * 12 + 4
 
     def entry(tag: int, kind: int, number: int, value: int) -> bytes:
-        packed = struct.pack(order + ("H2x" if kind == 3 else "I"), value)
-        return struct.pack(order + "HHI", tag, kind, number) + packed
+        packed = struct.pack(byte_order + ("H2x" if kind == 3 else "I"), value)
+        return struct.pack(byte_order + "HHI", tag, kind, number) + packed
 
-    main = struct.pack(order + "H", 4)
+    main = struct.pack(byte_order + "H", 4)
     main += entry(ORIENTATION, 3, 1, orientation) + entry(0x0128, 3, 1, 2)
     main += entry(GPS, 4, 1, gps_at) + entry(0x927C, 7, len(maker), maker_at)
-    second = struct.pack(order + "H", 2) + entry(0x0201, 4, 1, preview_at) + entry(0x0202, 4, 1, len(preview))
-    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
-    link, end = struct.pack(order + "I", second_at), struct.pack(order + "I", 0)
+    second = (
+        struct.pack(byte_order + "H", 2) + entry(0x0201, 4, 1, preview_at) + entry(0x0202, 4, 1, len(preview))
+    )
+    start = (b"II*\0" if byte_order == "<" else b"MM\0*") + struct.pack(byte_order + "I", 8)
+    link, end = struct.pack(byte_order + "I", second_at), struct.pack(byte_order + "I", 0)
     return start + main + link + maker + gps + second + end + preview
 
 
@@ -66,7 +68,7 @@ KINDS = ["JPEG", "gray JPEG", "PNG", "gray PNG", "WEBP", "16-bit PNG", "16-bit P
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_orientations_are_applied_and_written_as_one(kind: str, orientation: int) -> None:
+def test_all_orientations_are_applied_and_written_as_1(kind: str, orientation: int) -> None:
     data = file_with_exif(kind, exif_block(orientation, "<" if orientation % 2 else ">"), smooth(20, 33))
     picture = decode(data)
     shown = ImageOps.exif_transpose(opened(data)).convert("RGB")
@@ -78,7 +80,7 @@ def test_all_orientations_are_applied_and_written_as_one(kind: str, orientation:
         assert written.size == shown.size
 
 
-def test_alpha_turns_with_the_colours() -> None:
+def test_alpha_is_rotated_with_the_colors() -> None:
     rgba = noise(3, 5, 4, np.uint16)
     picture = decode(png_16(rgba, before=chunk(b"eXIf", exif_block(6))))
     assert picture.alpha is not None
@@ -86,15 +88,17 @@ def test_alpha_turns_with_the_colours() -> None:
     assert np.array_equal(picture.alpha, np.rot90(rgba[..., 3], -1))
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_of_exif_only_the_orientation_and_the_preview_change(file_format: images.Format, order: str) -> None:
-    block = exif_block(6, order)
+def test_of_exif_only_the_orientation_and_the_preview_change(
+    file_format: images.Format, byte_order: str
+) -> None:
+    block = exif_block(6, byte_order)
     picture = decode(file_with_exif("JPEG", block, smooth()))
     written = opened(images.encode(picture, file_format, 92))
     kept = written.info["exif"].removeprefix(b"Exif\0\0")
     expected = bytearray(block)
-    expected[18:20] = struct.pack(order + "H", 1)
+    expected[18:20] = struct.pack(byte_order + "H", 1)
     expected[8 + 2 + 48 : 8 + 2 + 48 + 4] = bytes(4)
     assert kept == bytes(expected)
     assert not written.getexif().get_ifd(0x0201) and written.getexif().get_ifd(GPS) == {1: "N"}
@@ -112,9 +116,9 @@ def test_of_exif_only_the_orientation_and_the_preview_change(file_format: images
         exif_block(9),
     ],
 )
-def test_broken_exif_is_neither_lost_nor_fatal(block: bytes) -> None:
+def test_corrupt_exif_is_neither_lost_nor_fatal(block: bytes) -> None:
     picture = decode(saved(Image.fromarray(smooth()), "PNG", exif=b"Exif\0\0" + block))
-    assert picture.rgb.shape[:2] in ((40, 60), (60, 40))  # cut off behind the orientation: it still counts
+    assert picture.rgb.shape[:2] in ((40, 60), (60, 40))  # cut off after the orientation: it still applies
     assert len((picture.exif or b"Exif\0\0").removeprefix(b"Exif\0\0")) == len(block)
     for file_format in FORMATS:
         images.encode(picture, file_format, 92)
@@ -133,7 +137,7 @@ def test_imagemagicks_exif_as_hexadecimal_text() -> None:
 
 @pytest.mark.parametrize("source", FORMATS)
 @pytest.mark.parametrize("target", FORMATS)
-def test_xmp_is_kept_and_its_orientation_becomes_one(source: images.Format, target: images.Format) -> None:
+def test_xmp_is_kept_and_its_orientation_becomes_1(source: images.Format, target: images.Format) -> None:
     options: dict[str, object] = {"xmp": XMP % 8}
     if source == "png":
         text = b"XML:com.adobe.xmp\0\0\0\0\0" + XMP % 8
@@ -141,11 +145,11 @@ def test_xmp_is_kept_and_its_orientation_becomes_one(source: images.Format, targ
     else:
         data = saved(Image.fromarray(smooth()), source, **options)
     picture = decode(data)
-    assert (picture.height, picture.width) == (60, 40)  # nothing in EXIF: XMP is believed
+    assert (picture.height, picture.width) == (60, 40)  # EXIF has none: that of XMP applies
     assert opened(images.encode(picture, target, 92)).info["xmp"] == XMP % 1
 
 
-def test_exif_goes_before_xmp() -> None:
+def test_exif_takes_precedence_over_xmp() -> None:
     data = saved(Image.fromarray(smooth()), "JPEG", exif=b"Exif\0\0" + exif_block(3), xmp=XMP % 6)
     picture = decode(data)
     assert (picture.height, picture.width, picture.xmp) == (40, 60, XMP % 1)
@@ -157,13 +161,13 @@ def test_exif_goes_before_xmp() -> None:
 def test_the_profile_is_kept_byte_by_byte(target: images.Format, icc: bytes, mode: str) -> None:
     picture = decode(saved(Image.fromarray(smooth()).convert(mode), "PNG", icc_profile=icc))
     written = opened(images.encode(picture, target, 92))
-    # Fits or not, as long as the pixels are of the input's kind; WebP makes gray ones RGB.
+    # Whether it fits or not, as long as the pixels keep their mode; WebP converts gray ones to RGB.
     lost = target == "webp" and mode == "L" and icc is GRAY_PROFILE
     assert written.info.get("icc_profile") == (None if lost else icc)
     assert any("ICC" in w.message for w in images.losses(picture, target, 92)) == lost
 
 
-def test_a_large_profile_is_taken_and_kept() -> None:
+def test_a_large_profile_is_kept() -> None:
     icc = SRGB + bytes(3_000_000)
     picture = decode(saved(Image.fromarray(smooth()), "PNG", icc_profile=icc))
     for file_format in FORMATS:
@@ -172,7 +176,7 @@ def test_a_large_profile_is_taken_and_kept() -> None:
 
 @pytest.mark.parametrize("source", ["PNG", "JPEG", "16-bit PNG"])
 @pytest.mark.parametrize("target", ["png", "jpeg"])
-def test_the_resolution_is_kept_and_turns_with_the_picture(source: str, target: images.Format) -> None:
+def test_the_resolution_is_kept_and_rotated_with_the_image(source: str, target: images.Format) -> None:
     exif = b"Exif\0\0" + exif_block(6)
     if source == "16-bit PNG":
         metre = struct.pack(">IIB", round(300 / 0.0254), round(150 / 0.0254), 1)
@@ -190,7 +194,7 @@ def test_the_resolution_is_kept_and_turns_with_the_picture(source: str, target: 
     assert any("150 dpi" in w.message for w in images.losses(picture, "webp", 92))
 
 
-def test_no_resolution_is_made_up() -> None:
+def test_no_resolution_is_invented() -> None:
     picture = decode(saved(Image.fromarray(smooth()), "JPEG", exif=b"Exif\0\0" + exif_block(1)))
     assert picture.dpi is None
     exif = Image.Exif()
@@ -202,20 +206,20 @@ def test_no_resolution_is_made_up() -> None:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_pngs_word_on_its_colours_is_kept(deep: bool) -> None:
-    said = {
+def test_a_pngs_description_of_its_colors_is_kept(deep: bool) -> None:
+    described = {
         b"cICP": bytes([9, 16, 0, 1]),
         b"gAMA": struct.pack(">I", 100_000),
         b"cHRM": struct.pack(">8I", *range(8)),
         b"sRGB": b"\1",
     }
-    extra = b"".join(chunk(kind, content) for kind, content in said.items())
+    extra = b"".join(chunk(kind, content) for kind, content in described.items())
     plain = png_16(images.to_depth(smooth(), 16)) if deep else saved(Image.fromarray(smooth()), "PNG")
     picture = decode(plain[:33] + extra + plain[33:])
     written = chunks(images.encode(picture, "png", 92))
-    assert {kind: written.get(kind) for kind in said} == said
+    assert {kind: written.get(kind) for kind in described} == described
     for file_format in ("jpeg", "webp"):
-        assert any("own description" in w.message for w in images.losses(picture, file_format, 100))
+        assert any("color" in w.message for w in images.losses(picture, file_format, 100))
 
 
 @pytest.mark.parametrize(
@@ -229,14 +233,14 @@ def test_a_pngs_word_on_its_colours_is_kept(deep: bool) -> None:
         (((b"cICP", bytes([1, 13, 0, 1])),), None, False),
     ],
 )
-def test_only_a_word_that_matters_is_missed(
+def test_only_a_description_that_matters_is_warned_of(
     png_color: tuple[tuple[bytes, bytes], ...], icc: bytes | None, lost: bool
 ) -> None:
     picture = images.Picture(smooth(), png_color=png_color, icc=icc)
-    assert any("own description" in w.message for w in images.losses(picture, "jpeg", 92)) == lost
+    assert any("color" in w.message for w in images.losses(picture, "jpeg", 92)) == lost
 
 
-def test_what_does_not_fit_into_a_jpeg_is_left_out_and_told() -> None:
+def test_metadata_that_does_not_fit_into_a_jpeg_is_dropped_with_a_warning() -> None:
     large = images.Picture(
         smooth(),
         noise(40, 60, 1)[..., 0],

@@ -1,0 +1,64 @@
+"""The commands of the README and the docs, as a reader would paste them; only the ports differ."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.docs.conftest import Run
+
+
+@pytest.fixture(scope="module")
+def portrait(run: Run, folder: Path) -> Path:
+    """The image of the README's first command."""
+    run("first curl")
+    return folder / "portrait.png"
+
+
+def test_the_first_curl_leaves_a_portrait_on_disk(portrait: Path) -> None:
+    with Image.open(portrait) as image:
+        assert (image.format, image.size) == ("PNG", (1024, 1024))
+
+
+def test_generate_responds_with_json(run: Run, folder: Path) -> None:
+    run("generate")
+    response = json.loads((folder / "response.json").read_text())
+    assert response["success"] is True and response["final_resolution"] == "1536x1536"
+
+
+def test_a_photo_is_detected_compared_and_restored(run: Run, folder: Path, portrait: Path) -> None:
+    run("photos")
+    assert json.loads((folder / "faces.json").read_text())["faces"]
+    comparison = json.loads((folder / "comparison.json").read_text())
+    assert [result["fidelity"] for result in comparison["results"]] == [0.2, 0.6, 1.0]
+    with Image.open(folder / "restored.png") as image:
+        assert (image.format, image.size) == ("PNG", (1024, 1024))
+
+
+def test_an_image_is_restored_by_a_plan_from_the_command_line(run: Run, folder: Path) -> None:
+    run("plan")
+    assert {path.name for path in (folder / "sweep").iterdir()} == {
+        f"ruined_w{w}.png" for w in ("0", "0.3", "0.6", "1")
+    }
+    for name in ("restored.png", "mask.png"):
+        with Image.open(folder / name) as image:
+            assert image.size == (768, 768), name
+    assert len(list((folder / "crops").iterdir())) == 2
+
+
+def test_a_folder_is_restored_from_the_command_line(run: Run, folder: Path, portrait: Path) -> None:
+    (folder / "photos" / "monday").mkdir(parents=True)
+    shutil.copy(portrait, folder / "photos" / "monday")
+    run("folders")
+    with Image.open(folder / "photos_restored/monday/portrait.png") as image:
+        assert image.size == (1024, 1024)
+    assert len(json.loads((folder / "report.json").read_text())["pictures"]) == 1
+
+
+def test_the_restorer_is_called_by_grpcurl(run: Run) -> None:
+    response = json.loads(run("grpcurl"))
+    assert (response["width_px"], response["height_px"]) == (768, 768) and len(response["faces"]) == 1

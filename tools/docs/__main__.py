@@ -1,0 +1,85 @@
+"""The command `python -m tools.docs`, which `make docs` runs."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from atelier_gateway.settings import GatewaySettings
+from atelier_generator.settings import GeneratorSettings
+from atelier_restorer.settings import RestorerSettings
+from tools.docs import http, kubernetes, metrics, models, protos, settings
+from tools.docs.markdown import fenced
+
+ROOT = Path(__file__).parents[2]
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "proto generator": partial(protos.package, "atelier.generator.v1"),
+    "proto restorer": partial(protos.package, "atelier.restorer.v1"),
+    "proto common": partial(protos.package, "atelier.common.v1"),
+    "settings gateway": partial(settings.variables, GatewaySettings),
+    "settings generator": partial(settings.variables, GeneratorSettings),
+    "settings restorer": partial(settings.variables, RestorerSettings),
+    "settings renamed": partial(settings.renamed, GatewaySettings, GeneratorSettings, RestorerSettings),
+    "metrics": metrics.overview,
+    "http generate": partial(http.fields, "/generate"),
+    "http restore": partial(http.fields, "/restore"),
+    "http compare": partial(http.differing_fields, "/compare", "/restore"),
+    "http detect": partial(http.fields, "/detect"),
+    "http faces": http.face_fields,
+    "http errors": http.errors,
+    "skip reasons": http.skip_reasons,
+    "warning codes": http.warning_codes,
+    "models": models.components,
+    "k8s scaling": kubernetes.scaling,
+    "k8s draining": kubernetes.draining,
+    "k8s alerts": kubernetes.alerts,
+    "example python_grpc": partial(fenced, ROOT / "examples/python_grpc/restore.py", "python"),
+}
+"""What each block contains."""
+
+_BLOCK = re.compile(r"(<!-- generated: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def pages(root: Path = ROOT) -> Iterator[Path]:
+    """Yield the Markdown files that may have generated blocks."""
+    yield root / "README.md"
+    yield from sorted((root / "docs").rglob("*.md"))
+
+
+def filled(text: str) -> str:
+    """Return a page with its blocks rendered from the code. Raises `KeyError` for an unknown one."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]]()}{block[4]}", text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code, 1 if `--check` found a difference."""
+    parser = argparse.ArgumentParser(prog="python -m tools.docs", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page is outdated")
+    check = parser.parse_args(arguments).check
+    outdated = 0
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        current = filled(text)
+        if current == text:
+            continue
+        outdated += 1
+        name = page.relative_to(ROOT).as_posix()
+        if check:
+            lines = difflib.unified_diff(text.splitlines(), current.splitlines(), name, name, lineterm="")
+            print(*lines, sep="\n")
+        else:
+            page.write_text(current, encoding="utf-8")
+            print(f"{name} written")
+    if check and outdated:
+        print("Outdated: run python -m tools.docs", file=sys.stderr)
+    return int(check and outdated > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
