@@ -1,1 +1,1 @@
-"""What is measured, against what, in one run; each script prints JSON. Nothing else should be running."""
+"""Benchmarks; each script compares within one run and prints JSON. Nothing else should be running."""

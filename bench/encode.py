@@ -1,6 +1,6 @@
-"""Compare our picture files with Pillow's and OpenCV's: PNG of 8 and 16 bits, lossless WebP.
+"""Compare our image files with Pillow's and OpenCV's: PNG of 8 and 16 bits, lossless WebP.
 
-The photograph has 1536x1536 px and grain, as a camera's has. In each round all encoders take their turn.
+The photo has 1536x1536 px and grain, as from a camera. In each round all encoders take a turn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.report import machine, print_json, spread
 
 RUNS = 7
 SIDE_PX = 1536
-GRAIN = 2 / 255  # standard deviation, as a share of white
+GRAIN = 2 / 255  # standard deviation, as a fraction of white
 
 _STRATEGIES = {
     "default": cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
@@ -33,8 +33,8 @@ _FILTERS = {"sub": cv2.IMWRITE_PNG_FILTER_SUB, "best of all": cv2.IMWRITE_PNG_AL
 Encoders = Mapping[str, Callable[[], bytes]]
 
 
-def photograph(dtype: type[np.uint8] | type[np.uint16]) -> images.PixelArray:
-    """Return the photograph (SIDE_PX, SIDE_PX, 3) with grain, in 8 or 16 bits."""
+def photo(dtype: type[np.uint8] | type[np.uint16]) -> images.PixelArray:
+    """Return the photo (SIDE_PX, SIDE_PX, 3) with grain, in 8 or 16 bits."""
     white = np.iinfo(dtype).max
     plain = np.asarray(data.astronaut(), np.float32) * (white / 255)
     large = cv2.resize(plain, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_CUBIC)
@@ -56,7 +56,7 @@ def _opencv(bgr: images.PixelArray, *options: int) -> Callable[[], bytes]:
 
 
 def png_encoders(rgb: images.PixelArray) -> Encoders:
-    """Return ours first, then what could be in its place."""
+    """Return ours first, then the alternatives."""
     encoders = {"atelier": lambda: images.encode(images.Picture(rgb), "png", 92)}
     if rgb.dtype == np.uint8:
         encoders["pillow, default"] = _pillow(rgb, "PNG")
@@ -64,22 +64,22 @@ def png_encoders(rgb: images.PixelArray) -> Encoders:
     bgr = np.ascontiguousarray(rgb[..., ::-1])
     encoders["opencv, default"] = _opencv(bgr)
     for level, strategy in ((1, "rle"), (1, "huffman"), (1, "default"), (3, "default")):
-        for name, number in _FILTERS.items():
+        for name, flag in _FILTERS.items():
             encoders[f"opencv, level {level}, {strategy}, filter {name}"] = _opencv(
                 bgr,
                 *(cv2.IMWRITE_PNG_COMPRESSION, level),
                 *(cv2.IMWRITE_PNG_STRATEGY, _STRATEGIES[strategy]),
-                *(cv2.IMWRITE_PNG_FILTER, number),
+                *(cv2.IMWRITE_PNG_FILTER, flag),
             )
     return encoders
 
 
 def webp_encoders(rgb: NDArray[np.uint8]) -> Encoders:
     """Return our two settings first, then other lossless ones."""
-    picture = images.Picture(rgb)
+    image = images.Picture(rgb)
     encoders: dict[str, Callable[[], bytes]] = {
-        "atelier, quality 100": lambda: images.encode(picture, "webp", 100),
-        "atelier, quality 92": lambda: images.encode(picture, "webp", 92),
+        "atelier, quality 100": lambda: images.encode(image, "webp", 100),
+        "atelier, quality 92": lambda: images.encode(image, "webp", 92),
     }
     for method, effort in ((1, 0), (2, 0), (4, 75)):
         encoders[f"lossless, method {method}, effort {effort}"] = _pillow(
@@ -89,7 +89,7 @@ def webp_encoders(rgb: NDArray[np.uint8]) -> Encoders:
 
 
 def compare(encoders: Encoders, pixel_bytes: int) -> dict[str, object]:
-    """Measure encoders in turn; `slower` is by how much each takes longer than the first, round by round."""
+    """Time encoders in turn; `slower` is each one's time relative to the first, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
     sizes: dict[str, int] = {}
     for _ in range(RUNS):
@@ -109,8 +109,8 @@ def compare(encoders: Encoders, pixel_bytes: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Run the bench."""
-    eight, sixteen = photograph(np.uint8), photograph(np.uint16)
+    """Run the benchmark."""
+    eight, sixteen = photo(np.uint8), photo(np.uint16)
     print_json(
         {
             "machine": machine(),

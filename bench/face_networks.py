@@ -1,4 +1,4 @@
-"""The face stage's networks twice over from the same weights: as Atelier and as facexlib run them."""
+"""The restorer's networks twice, from the same weights: as Atelier and as facexlib run them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FaceNetworks:
     plain_parser: ParseNet
 
     def describe(self) -> dict[str, object]:
-        """Return what a reader of the figures must know."""
+        """Return what a reader of the figures needs to know."""
         return {
             "weights": self.weights,
             "device": str(self.device),
@@ -54,17 +54,19 @@ class FaceNetworks:
 
 
 def load_networks(choice: str, device_name: str | None = None) -> FaceNetworks:
-    """Build the networks: of the model `set` that ATELIER_RESTORER_MODEL_SET names, or of `published` sizes.
+    """Build the networks of the model `set` that ATELIER_RESTORER_MODEL_SET names, or of `published` sizes.
 
-    The latter, and a parser that the set lacks, have random weights, which take as long as others. The device
-    is ATELIER_RESTORER_DEVICE unless one is given.
+    The latter, and a parser that the set lacks, have random weights, which take just as long. The device is
+    ATELIER_RESTORER_DEVICE unless one is given.
     """
-    stage = settings.load(RestorerSettings)
-    device = choose_device(device_name or stage.device)
-    dtype = torch.float32 if stage.dtype == "auto" else choose_dtype(stage.dtype, device)
-    torch.backends.cudnn.allow_tf32 = False  # as the stage does when it loads
-    states = _random_states() if choice == "published" else _states_of_set(stage.model_set)
-    weights = "random, of the published sizes" if choice == "published" else f"model set {stage.model_set}"
+    configured = settings.load(RestorerSettings)
+    device = choose_device(device_name or configured.device)
+    dtype = torch.float32 if configured.dtype == "auto" else choose_dtype(configured.dtype, device)
+    torch.backends.cudnn.allow_tf32 = False  # as the restorer does when it loads
+    states = _random_states() if choice == "published" else _states_of_set(configured.model_set)
+    weights = (
+        "random, of the published sizes" if choice == "published" else f"model set {configured.model_set}"
+    )
     if "parser" not in states:
         weights += "; ParseNet of the published size with random weights"
         states["parser"] = _random_parser()
@@ -80,7 +82,7 @@ def load_networks(choice: str, device_name: str | None = None) -> FaceNetworks:
     return FaceNetworks(
         device=device,
         dtype=dtype,
-        max_batch=stage.max_batch or batch_for(device),
+        max_batch=configured.max_batch or batch_for(device),
         weights=weights,
         detector=detector,
         restorer=FaceRestorer(CodeFormer.from_state_dict(states["codeformer"]), device, dtype),
@@ -105,7 +107,7 @@ def _random_states() -> dict[str, Mapping[str, Tensor]]:
     codeformer = CodeFormer()
     torch.nn.init.normal_(codeformer.position_emb)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # facexlib says pretrained=False, torchvision warns
+        warnings.simplefilter("ignore", UserWarning)  # torchvision: facexlib's pretrained=False is deprecated
         detector = RetinaFace(network_name="resnet50", device=torch.device("cpu"))
     return {
         "detector": detector.state_dict(),

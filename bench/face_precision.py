@@ -1,9 +1,9 @@
 """What bfloat16 costs in CodeFormer, by which parts stay in float32: codes that flip, levels that change.
 
-`PYTHONPATH=demo python -m bench.face_precision` takes the demo set's network and ruined drawings that it was
-not trained on; `--published` the published shape with the weights and pictures of the parity tests. Each is
-compared with float32 throughout. Needs a processor that computes in bfloat16 (AVX512), or much patience.
-`--batches` measures another thing: how far an answer depends on what shares its batch, in both formats.
+`PYTHONPATH=demo python -m bench.face_precision` takes the demo set's network and degraded drawings that it
+was not trained on; `--published` the published shape with the weights and images of the parity tests. Each is
+compared with float32 throughout. Needs a CPU that computes in bfloat16 (AVX512), or much patience.
+`--batches` measures something else: how much a result depends on what shares its batch, in both dtypes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ IN_FLOAT32: Mapping[str, tuple[str, ...]] = {
 BATCHES = (2, 3, 4, 8)
 
 
-def lowered(state: Mapping[str, Tensor], in_float32: tuple[str, ...]) -> CodeFormer:
-    """Return the network in bfloat16, its parts of these names in float32."""
+def in_bfloat16(state: Mapping[str, Tensor], in_float32: tuple[str, ...]) -> CodeFormer:
+    """Return the network in bfloat16, with the named parts in float32."""
     tensors = {
         key: tensor.float() if key.split(".")[0] in in_float32 else tensor.to(torch.bfloat16)
         for key, tensor in state.items()
@@ -43,17 +43,17 @@ def lowered(state: Mapping[str, Tensor], in_float32: tuple[str, ...]) -> CodeFor
 
 
 def restore(network: CodeFormer, face: Tensor) -> tuple[Tensor, np.ndarray]:
-    """Return codes (256,) and levels (fidelities, 3, 512, 512); each part is given its own number format."""
+    """Return codes (256,) and levels (fidelities, 3, 512, 512); each part gets its own dtype."""
     features, lq_feature = network.encode(face.to(next(network.encoder.parameters()).dtype))
     logits = network.predict_codes(lq_feature.to(network.feat_emb.weight.dtype))
     codes = logits.argmax(dim=2).unflatten(1, (network.config.latent_size,) * 2)
     quantized = match_statistics(network.lookup(codes), lq_feature)
-    drawn = [network.decode(quantized, features, fidelity)[0].float() for fidelity in FIDELITIES]
-    return codes.flatten(), _levels(torch.stack(drawn))
+    decoded = [network.decode(quantized, features, fidelity)[0].float() for fidelity in FIDELITIES]
+    return codes.flatten(), _levels(torch.stack(decoded))
 
 
 def demo_faces(count: int) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-    """Yield the demo network and a ruined drawing (1, 3, 512, 512) in [-1, 1], `count` times."""
+    """Yield the demo network and a degraded drawing (1, 3, 512, 512) in [-1, 1], `count` times."""
     state = load_state_dict(ModelSet.open("demo").require(NetworkRole.FACE_RESTORER).path)
     rng = np.random.default_rng([7, 4])
     torch.manual_seed(7)
@@ -63,7 +63,7 @@ def demo_faces(count: int) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
 
 
 def published_faces() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-    """Yield weights and picture of both seeds of the goldens."""
+    """Yield weights and image of both seeds of the goldens."""
     for seed in (1, 2):
         pixels = torch.from_numpy(recipe.picture("codeformer", seed)).permute(2, 0, 1)[None]
         yield recipe.state_dict("codeformer", seed), pixels.contiguous().float() / 127.5 - 1
@@ -78,13 +78,13 @@ def measure(faces: Iterator[tuple[Mapping[str, Tensor], Tensor]]) -> dict[str, o
         exact = CodeFormer.from_state_dict({key: tensor.float() for key, tensor in state.items()}).eval()
         codes, expected = restore(exact, face)
         for kept, parts in IN_FLOAT32.items():
-            found, picture = restore(lowered(state, parts), face)
+            found, image = restore(in_bfloat16(state, parts), face)
             flips[kept].append(float((found != codes).float().mean()))
-            levels[kept].append(np.abs(picture - expected).astype(np.uint8))
+            levels[kept].append(np.abs(image - expected).astype(np.uint8))
     return {
         kept: {
             "codes that flip, %": round(100 * float(np.mean(flips[kept])), 2),
-            "most in a face, %": round(100 * max(flips[kept]), 2),
+            "max per face, %": round(100 * max(flips[kept]), 2),
             **{
                 f"levels at w {fidelity:g}": _spread(np.stack([one[i] for one in levels[kept]]))
                 for i, fidelity in enumerate(FIDELITIES)
@@ -98,25 +98,25 @@ def measure(faces: Iterator[tuple[Mapping[str, Tensor], Tensor]]) -> dict[str, o
 def measure_batches(
     state: Mapping[str, Tensor], faces: list[Tensor], sizes: Sequence[int]
 ) -> dict[str, object]:
-    """Return what a face's answer changes by from a batch of its own to larger ones, for both formats.
+    """Return how much a face's result changes from a batch of its own to larger ones, in both dtypes.
 
-    The first face takes the first and the last place of each size, the others fill up; every row is
+    The first face takes the first and the last position of each batch, the others fill it up; every row is
     compared with the same face alone, and with the same face in the other batches of that size.
     """
     found: dict[str, object] = {}
     for dtype in (torch.float32, torch.bfloat16):
         network = CodeFormer.from_state_dict(dict(state)).eval().set_generator_dtype(dtype)
-        alone = [_together(network, [face]) for face in faces]
+        alone = [_run_batch(network, [face]) for face in faces]
         by_size: dict[str, object] = {}
         for size in sizes:
             rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
-            for place in (0, size - 1):
-                numbers = [(row - place) % len(faces) for row in range(size)]
-                codes, image = _together(network, [faces[number] for number in numbers])
+            for position in (0, size - 1):
+                numbers = [(row - position) % len(faces) for row in range(size)]
+                codes, image = _run_batch(network, [faces[number] for number in numbers])
                 for row, number in enumerate(numbers):
                     rows.setdefault(number, []).append((codes[row], image[:, row]))
             pairs = [(alone[number], one) for number, several in rows.items() for one in several]
-            unlike = [
+            differences = [
                 float((several[0][1] - other[1]).abs().max())
                 for several in rows.values()
                 for other in several[1:]
@@ -135,22 +135,24 @@ def measure_batches(
                     )
                     for i, fidelity in enumerate(FIDELITIES)
                 },
-                "most before rounding": round(
+                "max before rounding": round(
                     127.5 * max(float((a[1][:, 0] - b[1]).abs().max()) for a, b in pairs), 5
                 ),
-                "other place and neighbours in the same size, before rounding": round(127.5 * max(unlike), 5),
+                "other position and neighbors in the same size, before rounding": round(
+                    127.5 * max(differences), 5
+                ),
             }
         found[str(dtype).split(".")[-1]] = by_size
     return found
 
 
-def _together(network: CodeFormer, faces: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return codes (N, L, L) and pictures (fidelities, N, 3, 512, 512), about [-1, 1], of one batch."""
+def _run_batch(network: CodeFormer, faces: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return codes (N, L, L) and images (fidelities, N, 3, 512, 512), about [-1, 1], of one batch."""
     features, lq_feature = network.encode(torch.cat(faces))
     codes = network.predict_codes(lq_feature).argmax(dim=2).unflatten(1, (network.config.latent_size,) * 2)
     quantized = match_statistics(network.lookup(codes), lq_feature)
-    drawn = [network.decode(quantized, features, fidelity).float() for fidelity in FIDELITIES]
-    return codes, torch.stack(drawn)
+    decoded = [network.decode(quantized, features, fidelity).float() for fidelity in FIDELITIES]
+    return codes, torch.stack(decoded)
 
 
 def _levels(image: Tensor) -> np.ndarray:
@@ -160,24 +162,24 @@ def _levels(image: Tensor) -> np.ndarray:
 def _spread(difference: np.ndarray) -> dict[str, float]:
     return {
         "mean": round(float(difference.mean()), 3),
-        "99 of 100 below": float(np.percentile(difference, 99)),
-        "most": int(difference.max()),
+        "p99": float(np.percentile(difference, 99)),
+        "max": int(difference.max()),
     }
 
 
 def main() -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=int, default=24, help="drawings for the demo network")
-    parser.add_argument("--published", action="store_true", help="the published shape, made-up weights")
+    parser.add_argument("--published", action="store_true", help="the published shape, synthetic weights")
     parser.add_argument("--batches", action="store_true", help="what sharing a batch changes")
-    parser.add_argument("--sizes", type=int, nargs="+", default=BATCHES, help="of the batches")
+    parser.add_argument("--sizes", type=int, nargs="+", default=BATCHES, help="batch sizes")
     given = parser.parse_args()
     if given.batches:
         pairs = list(published_faces() if given.published else demo_faces(given.faces))
         threads = torch.get_num_threads()
         found = measure_batches(pairs[0][0], [face for _, face in pairs], given.sizes)
-        print_json({"machine": machine(), "threads": threads, "beside the same face alone": found})
+        print_json({"machine": machine(), "threads": threads, "compared with the same face alone": found})
         return
     found = measure(published_faces() if given.published else demo_faces(given.faces))
     print_json({"machine": machine(), "in float32": found})

@@ -1,7 +1,7 @@
-"""Pictures with faces at known places, for timing a restorer without its networks.
+"""Images with faces at known positions, for timing a restorer without its networks.
 
-A face is a square of the picture with five landmarks. What a network would have drawn, and what a parser
-would have seen, are prepared: the time that the rest takes depends on neither.
+A face is a square of the image with five landmarks. What CodeFormer and a parser would return is prepared:
+the time that the rest takes depends on neither.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from atelier_runtime.images import Format, Picture, RgbArray, decode, encode
 Points = list[tuple[float, float]]
 
 LARGEST_SQUARE_PX = 1000
-"""A portrait of 24 megapixels shows a face of about half this, not one that fills its 4000 px."""
-_SHARE_OF_CELL = 0.7  # turned by 20 degrees, a square still fits its cell
+"""A 24-megapixel portrait shows a face of about half this, not one that fills its 4000 px."""
+_SHARE_OF_CELL = 0.7  # rotated by 20 degrees, a square still fits its cell
 _ROLLS_DEGREES = (0.0, 12.0, -7.0, 20.0, -16.0)
 _ASPECT = 1.5
-_PATCHES = 16  # a side
+_PATCHES = 16  # per side
 _GRAIN_LEVELS = 3.0
 # ParseNet's classes
 _BACKGROUND, _SKIN, _EYE, _MOUTH, _HAIR, _NECK = 0, 1, 4, 10, 13, 17
@@ -30,14 +30,14 @@ _BACKGROUND, _SKIN, _EYE, _MOUTH, _HAIR, _NECK = 0, 1, 4, 10, 13, 17
 
 @dataclass(frozen=True)
 class FaceScene:
-    """A picture as a file and as its pixels, its faces, and what the networks are taken to answer.
+    """An image as a file and as pixels, its faces, and what the networks are assumed to return.
 
     `restored`: uint8 RGB (F, 512, 512, 3). `classes`: uint8 (F, 512, 512), ParseNet's.
     """
 
     file: bytes
     file_format: Format
-    picture: RgbArray
+    image: RgbArray
     faces: tuple[Points, ...]
     square_px: int
     restored: RgbArray
@@ -45,23 +45,23 @@ class FaceScene:
 
 
 def make_scene(megapixels: float, faces: int, *, file_format: Format = "png", seed: int = 0) -> FaceScene:
-    """Return a picture of a size with so many faces on a grid, turned by up to 20 degrees."""
-    width, height = picture_size(megapixels)
-    square, places = grid(width, height, faces)
-    return _scene(width, height, square, places, file_format, seed)
+    """Return an image of this size with so many faces on a grid, rotated by up to 20 degrees."""
+    width, height = image_size(megapixels)
+    square, faces_at = grid(width, height, faces)
+    return _scene(width, height, square, faces_at, file_format, seed)
 
 
 def make_scene_with_one_face(
     megapixels: float, square_px: int, *, file_format: Format = "png", seed: int = 0
 ) -> FaceScene:
-    """Return a picture whose face is the same in a picture of any size: as large, and in the top left."""
-    width, height = picture_size(megapixels)
-    place = landmarks(square_px * 0.75, square_px * 0.75, square_px, _ROLLS_DEGREES[1])
-    return _scene(width, height, square_px, [place], file_format, seed)
+    """Return an image whose face is the same at any image size: equally large, at the top left."""
+    width, height = image_size(megapixels)
+    points = landmarks(square_px * 0.75, square_px * 0.75, square_px, _ROLLS_DEGREES[1])
+    return _scene(width, height, square_px, [points], file_format, seed)
 
 
-def picture_size(megapixels: float) -> tuple[int, int]:
-    """Return width and height, px, of a picture three wide and two high."""
+def image_size(megapixels: float) -> tuple[int, int]:
+    """Return width and height, px, of an image with an aspect ratio of 3:2."""
     height = round(math.sqrt(megapixels * 1e6 / _ASPECT))
     return round(height * _ASPECT), height
 
@@ -72,43 +72,43 @@ def grid(width: int, height: int, faces: int) -> tuple[int, list[Points]]:
     rows = math.ceil(faces / columns)
     across, down = width / columns, height / rows
     square = min(LARGEST_SQUARE_PX, int(_SHARE_OF_CELL * min(across, down)))
-    places = []
+    faces_at = []
     for number in range(faces):
         row, column = divmod(number, columns)
         roll = _ROLLS_DEGREES[number % len(_ROLLS_DEGREES)]
-        places.append(landmarks((column + 0.5) * across, (row + 0.5) * down, square, roll))
-    return square, places
+        faces_at.append(landmarks((column + 0.5) * across, (row + 0.5) * down, square, roll))
+    return square, faces_at
 
 
 def landmarks(x: float, y: float, square_px: float, roll_degrees: float) -> Points:
-    """Return the landmarks of a face whose square has this side and has its middle at (x, y)."""
-    turn = math.radians(roll_degrees)
-    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    """Return the landmarks of a face whose square has this side and is centered at (x, y)."""
+    roll = math.radians(roll_degrees)
+    rotation = np.array([[math.cos(roll), -math.sin(roll)], [math.sin(roll), math.cos(roll)]])
     points = (TEMPLATE - CROP_SIZE / 2) * (square_px / CROP_SIZE) @ rotation.T + (x, y)
     return [(float(px), float(py)) for px, py in points]
 
 
 def _scene(
-    width: int, height: int, square: int, places: list[Points], file_format: Format, seed: int
+    width: int, height: int, square: int, faces_at: list[Points], file_format: Format, seed: int
 ) -> FaceScene:
     generator = np.random.default_rng(seed)
     file = encode(Picture(patches(generator, width, height)), file_format, 95)
     return FaceScene(
         file=file,
         file_format=file_format,
-        picture=decode(file, max_pixels=width * height).rgb,
-        faces=tuple(places),
+        image=decode(file, max_pixels=width * height).rgb,
+        faces=tuple(faces_at),
         square_px=square,
-        restored=np.stack([patches(generator, CROP_SIZE, CROP_SIZE) for _ in places]),
-        classes=np.stack([_parsed_face(generator) for _ in places]),
+        restored=np.stack([patches(generator, CROP_SIZE, CROP_SIZE) for _ in faces_at]),
+        classes=np.stack([_parsed_face(generator) for _ in faces_at]),
     )
 
 
 def patches(generator: np.random.Generator, width: int, height: int) -> RgbArray:
-    """Return soft patches of colour with a photograph's grain, uint8 (height, width, 3)."""
-    colours = generator.uniform(20, 235, (_PATCHES, _PATCHES, 3)).astype(np.uint8)
-    smooth = cv2.resize(colours, (width, height), interpolation=cv2.INTER_CUBIC)
-    # One tile of grain for all: a draw for each pixel of 24 megapixels takes longer than what is timed.
+    """Return soft patches of color with a photo's grain, uint8 (height, width, 3)."""
+    colors = generator.uniform(20, 235, (_PATCHES, _PATCHES, 3)).astype(np.uint8)
+    smooth = cv2.resize(colors, (width, height), interpolation=cv2.INTER_CUBIC)
+    # One tile of grain for all: random numbers for each of 24 megapixels take longer than what is timed.
     grain = generator.normal(0, _GRAIN_LEVELS, (CROP_SIZE, CROP_SIZE, 3)).astype(np.int8)
     for top in range(0, height, CROP_SIZE):
         for left in range(0, width, CROP_SIZE):

@@ -1,7 +1,7 @@
-"""Time pictures through /generate, gateway to face restoration, on whatever models the stages run.
+"""Time requests to /generate, from gateway to face restoration, with whatever models the services run.
 
-`python -m bench.generate` starts the three processes on free ports and the demo models;
-`--url` times a running gateway instead. All options are their defaults but those named in CASES.
+`python -m bench.generate` starts the three processes on free ports with the demo models;
+`--url` times a running gateway instead. All options but those named in CASES have their defaults.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def _free_ports(count: int) -> list[int]:
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Start the three processes and give the gateway's URL once both stages are ready."""
-    door, generator, restorer, metrics_1, metrics_2 = _free_ports(5)
+    """Start the three processes and yield the gateway's URL once all are ready."""
+    gateway, generator, restorer, metrics_1, metrics_2 = _free_ports(5)
     settings = {
-        "ATELIER_GATEWAY_PORT": door,
+        "ATELIER_GATEWAY_PORT": gateway,
         "ATELIER_GATEWAY_GENERATOR": f"127.0.0.1:{generator}",
         "ATELIER_GATEWAY_RESTORER": f"127.0.0.1:{restorer}",
         "ATELIER_GENERATOR_PORT": generator,
@@ -71,28 +71,28 @@ def generate(url: str, **fields: object) -> tuple[float, dict[str, Any]]:
 
 
 def time_case(url: str, fields: dict[str, object], runs: int) -> dict[str, object]:
-    """Time one kind of request with seeds 1 to `runs`; report the whole and each phase.
+    """Time one kind of request with seeds 1 to `runs`; report the total and each stage.
 
-    A phase that a request goes through several times (the hires fix decodes twice) counts once, as the sum.
+    A stage that a request goes through several times (the hires fix decodes twice) counts once, as the sum.
     """
-    whole, phases, faces, size = [], defaultdict(list), [], ""
+    totals, stages, faces, size = [], defaultdict(list), [], ""
     for seed in range(1, runs + 1):
         seconds, response = generate(url, prompt=PROMPT, seed=seed, **fields)
-        whole.append(seconds)
+        totals.append(seconds)
         faces.append(sum(face["restored"] for face in response["faces"]))
         size = response["final_resolution"]
-        for name, total in phase_seconds(response["stages"]).items():
-            phases[name].append(total)
+        for name, total in stage_seconds(response["stages"]).items():
+            stages[name].append(total)
     return {
-        "seconds": spread(whole),
-        "phases": {name: spread(samples) for name, samples in phases.items()},
+        "seconds": spread(totals),
+        "stages": {name: spread(samples) for name, samples in stages.items()},
         "faces_restored": faces,
         "final_resolution": size,
     }
 
 
-def phase_seconds(stages: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the seconds of each phase in a response's `stages`, the rounds of one name added up."""
+def stage_seconds(stages: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the seconds of each stage in one response's `stages`, summed over stages of the same name."""
     total: dict[str, float] = defaultdict(float)
     for stage in stages:
         total[stage["stage"]] += stage["seconds"]
@@ -100,26 +100,26 @@ def phase_seconds(stages: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def time_health(url: str, calls: int = 100) -> dict[str, object]:
-    """Time /health while a picture is being drawn."""
-    drawing = threading.Thread(  # if it fails, "still_drawing" is false and its traceback is printed
+    """Time /health while an image is being generated."""
+    generation = threading.Thread(  # if it fails, "still_generating" is false and its traceback is printed
         target=generate, args=(url,), kwargs={"prompt": PROMPT, "num_inference_steps": 150}
     )
-    drawing.start()
+    generation.start()
     time.sleep(1.0)
     samples = []
     for _ in range(calls):
         start = time.perf_counter()
-        with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
-            answer.read()
+        with urllib.request.urlopen(f"{url}/health", timeout=10) as response:
+            response.read()
         samples.append(time.perf_counter() - start)
         time.sleep(0.05)
-    busy = drawing.is_alive()
-    drawing.join()
-    return {"seconds": spread(samples), "p99": round(percentile(samples, 0.99), 4), "still_drawing": busy}
+    busy = generation.is_alive()
+    generation.join()
+    return {"seconds": spread(samples), "p99": round(percentile(samples, 0.99), 4), "still_generating": busy}
 
 
 def main() -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a running gateway; default: start everything")
     parser.add_argument("--runs", type=int, default=5)
@@ -127,10 +127,10 @@ def main() -> None:
     result: dict[str, object] = {"machine": machine()}
 
     def measure(url: str) -> None:
-        generate(url, prompt=PROMPT, num_inference_steps=2, seed=1)  # the first after start, not counted
+        generate(url, prompt=PROMPT, num_inference_steps=2, seed=1)  # the first one is not counted
         for name, fields in CASES.items():
             result[name] = time_case(url, fields, given.runs) | {"budget_seconds": BUDGETS_S[name]}
-        result["/health while drawing"] = time_health(url)
+        result["/health while generating"] = time_health(url)
 
     if given.url:
         measure(given.url)

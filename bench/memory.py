@@ -1,8 +1,8 @@
-"""How much memory a request to the face stage takes, by megapixels and by faces: a real service is asked.
+"""How much memory a request to the restorer takes, by megapixels and by faces, measured on a real service.
 
-`python -m bench.memory` starts `atelier-restorer serve` anew for each line, with a CodeFormer so narrow that
-its own memory does not show, sends it a small picture and then the picture that is measured, its faces given.
-Prints JSON: the most resident memory during that request over what was resident before it, and what a
+`python -m bench.memory` starts a fresh `atelier-restorer serve` for each row, with a CodeFormer so narrow
+that its own memory does not show, sends it a small image and then the image that is measured, with its faces
+given. Prints JSON: the peak resident memory during that request above what was resident before it, and what a
 megapixel of the input and a face add. Needs Linux.
 """
 
@@ -34,7 +34,7 @@ from atelier_restorer.request import Face, FaceEdit, MaskKind, RestoreRequest
 from atelier_runtime.errors import ServiceNotReady, ServiceUnavailable
 from atelier_runtime.images import Format, Picture, encode
 from bench.face_scene import FaceScene, make_scene, make_scene_with_one_face
-from bench.phases import resident_kib, start_high_water_mark
+from bench.phases import reset_high_water_mark, resident_kib
 from bench.report import machine, print_json
 
 _NARROW = CodeFormerConfig(
@@ -48,13 +48,13 @@ _NARROW = CodeFormerConfig(
     mlp_dim=16,
 )
 _FACE_PX = 428
-_START_S, _ANSWER_S = 300, 600
+_START_S, _RESPONSE_S = 300, 600
 _NOTES = {
-    "mib": "VmHWM of the service during the request less its VmRSS before; gRPC's copies are in it",
-    "mib_per_megapixel": "slope over the sizes, of the input's pixels, one face of 428 px",
-    "mib_per_face": "slope over the numbers of faces in one picture; crops of 0.75 MiB before and after",
-    "networks": "left out but for a CodeFormer of 0.1 MiB: those of a model set come on top",
-    "16 bits": "lower bytes are noise, which no file format makes smaller",
+    "mib": "VmHWM of the service during the request minus its VmRSS before; includes gRPC's copies",
+    "mib_per_megapixel": "slope over the input's size in megapixels, one face of 428 px",
+    "mib_per_face": "slope over the number of faces in one image; crops of 0.75 MiB before and after",
+    "networks": "only a CodeFormer of 0.1 MiB: those of a model set come on top",
+    "16 bits": "the low bytes are noise, which no file format can compress",
 }
 
 
@@ -83,7 +83,7 @@ VARIANTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure_sizes(variant: Case, megapixels: Sequence[float], model_set: Path) -> dict[str, object]:
-    """Measure one kind of request in pictures of several sizes."""
+    """Measure one kind of request with images of several sizes."""
     cases = [replace(variant, megapixels=size) for size in megapixels]
     held, peaks = zip(*(measure(case, model_set) for case in cases), strict=True)
     kind = {name: value for name, value in asdict(variant).items() if name not in ("faces", "megapixels")}
@@ -112,7 +112,7 @@ def measure_sizes(variant: Case, megapixels: Sequence[float], model_set: Path) -
 
 
 def measure_faces(faces: Sequence[int], model_set: Path) -> dict[str, object]:
-    """Measure pictures of one size with several numbers of faces."""
+    """Measure images of one size with several numbers of faces."""
     peaks = [measure(Case(faces=number), model_set)[1] for number in faces]
     return {
         "megapixels": Case().megapixels,
@@ -127,19 +127,19 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def measure(case: Case, model_set: Path) -> tuple[float, float]:
-    """Return MiB that a new service held before the request, and the most beyond it during the request."""
+    """Return the MiB that a fresh service held before the request, and its peak above that during it."""
     small = make_scene(0.3, 1)
     scene = _scene(case)
     file = _file(scene, case)
     with _serving(model_set) as (process, address):
-        _ask(address, small.file, _request(small, replace(case, return_mask=False)))
-        start_high_water_mark(process.pid)
+        _restore(address, small.file, _request(small, replace(case, return_mask=False)))
+        reset_high_water_mark(process.pid)
         held = resident_kib("VmRSS", process.pid)
-        _ask(address, file, _request(scene, case))
+        _restore(address, file, _request(scene, case))
         peak = resident_kib("VmHWM", process.pid)
-    more = round((peak - held) / 1024, 1)
-    print(f"{case}: {more} MiB", file=sys.stderr)
-    return round(held / 1024, 1), more
+    added = round((peak - held) / 1024, 1)
+    print(f"{case}: {added} MiB", file=sys.stderr)
+    return round(held / 1024, 1), added
 
 
 def _scene(case: Case) -> FaceScene:
@@ -149,7 +149,7 @@ def _scene(case: Case) -> FaceScene:
 
 
 def _file(scene: FaceScene, case: Case) -> bytes:
-    rgb = scene.picture
+    rgb = scene.image
     if case.bits == 16:
         noise = np.random.default_rng(0).integers(0, 256, rgb.shape, np.uint16)
         return encode(Picture((rgb.astype(np.uint16) << 8) | noise), case.file_format, 95)
@@ -170,20 +170,20 @@ def _request(scene: FaceScene, case: Case) -> RestoreRequest:
     )
 
 
-def _ask(address: str, file: bytes, request: RestoreRequest) -> None:
-    async def ask() -> None:
-        async with connect(address, timeout_s=_ANSWER_S) as client:
+def _restore(address: str, file: bytes, request: RestoreRequest) -> None:
+    async def call() -> None:
+        async with connect(address, timeout_s=_RESPONSE_S) as client:
             restored = await client.restore(file, request)
         faces = restored.report["faces"]
         if len(faces) != len(request.faces) or not all(face["restored"] for face in faces):
             raise RuntimeError(f"faces were not restored: {faces}")
 
-    asyncio.run(ask())
+    asyncio.run(call())
 
 
 @contextmanager
 def _serving(model_set: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Start the service on a free port and give it and its address once it answers."""
+    """Start the service on a free port and yield it and its address once it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {
@@ -210,7 +210,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
     scene, deadline = _smallest(), time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            return _ask(address, scene.file, _request(scene, Case()))
+            return _restore(address, scene.file, _request(scene, Case()))
         except (ServiceUnavailable, ServiceNotReady):
             time.sleep(0.2)
     raise RuntimeError("the service did not start")
@@ -222,7 +222,7 @@ def _smallest() -> FaceScene:
 
 
 def _narrow_set(folder: Path) -> Path:
-    """Write a model set that is a narrow CodeFormer with random weights."""
+    """Write a model set that contains only a narrow CodeFormer with random weights."""
     torch.manual_seed(0)
     network = CodeFormer(_NARROW)
     torch.nn.init.normal_(network.position_emb)

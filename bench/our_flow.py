@@ -1,4 +1,4 @@
-"""Face restoration as the face stage does it, phase by phase: the functions that its pipeline calls."""
+"""Face restoration as the restorer does it, phase by phase: the functions that its pipeline calls."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def run(
     phases: Phases,
     with_mask: bool = False,
 ) -> tuple[RgbArray, RgbArray | None]:
-    """Return the picture with its faces pasted, and the mask of what was changed if it is asked for.
+    """Return the image with its faces pasted in, and the mask of what was changed if requested.
 
-    Without networks the scene's prepared answers stand in for theirs. The detector is timed, but its faces
-    are not used: both flows go on with the scene's.
+    Without networks the scene's prepared results stand in for theirs. The detector is timed, but its faces
+    are not used: both flows continue with the scene's.
     """
     with phases.phase("decode"):
-        picture = images.decode(scene.file, max_pixels=_MAX_PIXELS)
+        image = images.decode(scene.file, max_pixels=_MAX_PIXELS)
     if networks:
         with phases.phase("detect"):
             networks.detector.detect(
-                [picture.rgb], size_px=DetectRequest().detect_size_px, min_confidence=MIN_CONFIDENCE
+                [image.rgb], size_px=DetectRequest().detect_size_px, min_confidence=MIN_CONFIDENCE
             )
     with phases.phase("align"):
         matrices = [face_to_crop(points) for points in scene.faces]
-        crops = [cut_crop(picture.rgb, matrix) for matrix in matrices]
+        crops = [cut_crop(image.rgb, matrix) for matrix in matrices]
     restored, classes = scene.restored, scene.classes
     if networks:
         with phases.phase("restore"):
@@ -51,14 +51,14 @@ def run(
         if parsed:
             with phases.phase("parse"):
                 classes = _parse(networks, restored)
-    rgb = picture.rgb
+    rgb = image.rgb
     if scale > 1:
-        with phases.phase("enlarge"):
+        with phases.phase("upscale"):
             rgb = resample(rgb, Size(rgb.shape[1] * scale, rgb.shape[0] * scale))
     classes_or_none = classes if parsed else None
     mask = paste(rgb, matrices, scale, restored, classes_or_none, phases, with_mask)
     with phases.phase("encode"):
-        images.encode(picture.with_pixels(rgb, None), scene.file_format, QUALITY)
+        images.encode(image.with_pixels(rgb, None), scene.file_format, QUALITY)
     return rgb, mask
 
 
@@ -71,7 +71,7 @@ def paste(
     phases: Phases,
     with_mask: bool = False,
 ) -> RgbArray | None:
-    """Paste all faces into the enlarged picture, in place; return the mask of what was changed if asked."""
+    """Paste all faces into the upscaled image, in place; return the mask of what was changed if requested."""
     with phases.phase("paste"):
         mask = np.zeros(rgb.shape[:2], np.uint8) if with_mask else None
         for number, matrix in enumerate(matrices):
@@ -85,10 +85,10 @@ def _restore(networks: FaceNetworks, crops: list[RgbArray]) -> list[RgbArray]:
     for start in range(0, len(crops), networks.max_batch):
         batch = np.stack(crops[start : start + networks.max_batch])
         decodes = [(n, FIDELITY) for n in range(len(batch))]
-        for answer in networks.restorer.restore(batch, decodes, max_batch=networks.max_batch):
-            if isinstance(answer, SkipReason):
-                raise InternalError(f"a face was not restored: {answer}")
-            restored.append(answer)
+        for face in networks.restorer.restore(batch, decodes, max_batch=networks.max_batch):
+            if isinstance(face, SkipReason):
+                raise InternalError(f"a face was not restored: {face}")
+            restored.append(face)
     return restored
 
 

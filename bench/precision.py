@@ -1,6 +1,6 @@
-"""What 16 bits change in a picture, part by part: the demo models on a CPU against the same in float32.
+"""What 16 bits change in an image, part by part: the demo models on a CPU against the same in float32.
 
-For each part the rest stays in float32. Levels are of 255, over all pixels of all pictures.
+For each part the rest stays in float32. Levels are of 255, over all pixels of all images.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ EMBEDDINGS = (
 )
 
 
-class Drawer:
-    """One base pipeline in one number format, the VAE too."""
+class BasePipeline:
+    """One base pipeline in one dtype, VAE included."""
 
     def __init__(self, path: Path, dtype: torch.dtype, guidance_rescale: float) -> None:
         self.dtype = dtype
@@ -45,17 +45,17 @@ class Drawer:
         self._pipeline.vae.to(dtype)
         self._guidance_rescale = guidance_rescale
 
-    def words(self, prompt: str) -> list[torch.Tensor]:
+    def embeddings(self, prompt: str) -> list[torch.Tensor]:
         """Return the embeddings of a prompt."""
-        words: Sequence[torch.Tensor] = self._pipeline.encode_prompt(
+        embeddings: Sequence[torch.Tensor] = self._pipeline.encode_prompt(
             prompt=prompt, device=CPU, do_classifier_free_guidance=True, negative_prompt="blurry"
         )
-        return list(words)
+        return list(embeddings)
 
     def latents(
-        self, words: Sequence[torch.Tensor], seed: int, rounded: torch.dtype = torch.float32
+        self, embeddings: Sequence[torch.Tensor], seed: int, rounded: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        """Return the finished latents; `rounded`: to what format they are rounded after each step."""
+        """Return the final latents; `rounded`: the dtype that they are rounded to after each step."""
         pipeline = self._pipeline
         side = pipeline.default_sample_size
         shape = (1, pipeline.unet.config.in_channels, side, side)
@@ -64,7 +64,7 @@ class Drawer:
         def after_step(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             return {name: tensor.to(rounded).to(tensor.dtype) for name, tensor in tensors.items()}
 
-        answer = pipeline(
+        output = pipeline(
             latents=noise.to(self.dtype),
             num_inference_steps=defaults.NUM_INFERENCE_STEPS,
             guidance_scale=defaults.GUIDANCE_SCALE,
@@ -73,50 +73,50 @@ class Drawer:
             callback_on_step_end=after_step,
             callback_on_step_end_tensor_inputs=["latents"],
             return_dict=False,
-            **{name: value.to(self.dtype) for name, value in zip(EMBEDDINGS, words, strict=True)},
+            **{name: value.to(self.dtype) for name, value in zip(EMBEDDINGS, embeddings, strict=True)},
         )
-        latents: torch.Tensor = answer[0]
+        latents: torch.Tensor = output[0]
         return latents
 
-    def picture(self, latents: torch.Tensor) -> np.ndarray:
-        """Return the decoded picture as whole numbers that can be subtracted."""
+    def image(self, latents: torch.Tensor) -> np.ndarray:
+        """Return the decoded image as integers that can be subtracted."""
         return Autoencoder(self._pipeline.vae).decode(latents, tiled=False).astype(int)
 
 
-def differences(exact: Drawer, low: Drawer, prompt: str, seed: int) -> dict[str, np.ndarray]:
-    """Return the absolute differences from the float32 picture, with each part in 16 bits, then with all."""
-    words, low_words = exact.words(prompt), low.words(prompt)
-    latents = exact.latents(words, seed)
-    pictures = {
-        "vae": low.picture(latents),
-        "text encoders": exact.picture(exact.latents(low_words, seed)),
-        "unet": exact.picture(low.latents(words, seed).float()),
-        "latents between steps": exact.picture(exact.latents(words, seed, rounded=low.dtype)),
-        "everything": low.picture(low.latents(low_words, seed)),
+def differences(exact: BasePipeline, low: BasePipeline, prompt: str, seed: int) -> dict[str, np.ndarray]:
+    """Return the absolute differences from the float32 image, with each part in 16 bits, then with all."""
+    embeddings, low_embeddings = exact.embeddings(prompt), low.embeddings(prompt)
+    latents = exact.latents(embeddings, seed)
+    images = {
+        "vae": low.image(latents),
+        "text encoders": exact.image(exact.latents(low_embeddings, seed)),
+        "unet": exact.image(low.latents(embeddings, seed).float()),
+        "latents between steps": exact.image(exact.latents(embeddings, seed, rounded=low.dtype)),
+        "everything": low.image(low.latents(low_embeddings, seed)),
     }
-    expected = exact.picture(latents)
-    return {part: np.abs(picture - expected) for part, picture in pictures.items()}
+    expected = exact.image(latents)
+    return {part: np.abs(image - expected) for part, image in images.items()}
 
 
 def main() -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-set", default="demo")
     given = parser.parse_args()
-    diffusers.utils.logging.set_verbosity_error()  # it warns of conversions that are meant
+    diffusers.utils.logging.set_verbosity_error()  # it warns about conversions that are intended
     model_set = ModelSet.open(given.model_set)
     path = model_set.require(NetworkRole.BASE).path
-    exact = Drawer(path, torch.float32, model_set.guidance_rescale)
-    result: dict[str, object] = {"machine": machine(), "model_set": model_set.name, "pictures": len(PROMPTS)}
+    exact = BasePipeline(path, torch.float32, model_set.guidance_rescale)
+    result: dict[str, object] = {"machine": machine(), "model_set": model_set.name, "images": len(PROMPTS)}
     for dtype in (torch.bfloat16, torch.float16):
-        low = Drawer(path, dtype, model_set.guidance_rescale)
+        low = BasePipeline(path, dtype, model_set.guidance_rescale)
         with torch.inference_mode():
             found = [differences(exact, low, prompt, seed) for seed, prompt in enumerate(PROMPTS)]
         result[str(dtype).removeprefix("torch.")] = {
             part: {
                 "mean": round(float(np.mean([f[part] for f in found])), 3),
-                "99 of 100 below": float(np.percentile([f[part] for f in found], 99)),
-                "most": int(np.max([f[part] for f in found])),
+                "p99": float(np.percentile([f[part] for f in found], 99)),
+                "max": int(np.max([f[part] for f in found])),
             }
             for part in found[0]
         }

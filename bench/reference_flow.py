@@ -1,8 +1,9 @@
 """Face restoration as the public tools do it: facexlib's `FaceRestoreHelper`, one face at a time.
 
-The helper's constructor would fetch weights; its two network makers are replaced while it runs, so nothing
-is fetched. The public CodeFormer is not among the project's packages; its network is ours with the same
-weights, called as its script does: one forward a face, its crop through float64, the cache emptied after it.
+The helper's constructor would download weights; its two network factories are replaced while it runs, so
+nothing is downloaded. The public CodeFormer is not among the project's packages; its network is ours with the
+same weights, called as in its script: one forward pass per face, the crop through float64, the cache emptied
+afterwards.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from bench.face_networks import FaceNetworks
 from bench.face_scene import FaceScene
 from bench.phases import Phases
 
-_DETECT_SIZE_PX, _LEAST_EYE_DISTANCE_PX = 640, 5  # as the public script asks
+_DETECT_SIZE_PX, _MIN_EYE_DISTANCE_PX = 640, 5  # as in the public script
 _JPEG_QUALITY = 92
 
 
 class _Classes:
-    """A parser's answer whose classes are known, in the form that the helper reads."""
+    """A parser's output whose classes are known, in the form that the helper reads."""
 
     def __init__(self, classes: Tensor) -> None:
         self._classes = classes
@@ -38,7 +39,7 @@ class _Classes:
 
 
 class _Parser:
-    """What the helper calls for each face: the network, or prepared classes; its own seconds are kept."""
+    """What the helper calls for each face: the network, or prepared classes; records its own seconds."""
 
     def __init__(self, network: Callable[[Tensor], tuple[Tensor, Tensor]] | None) -> None:
         self._network = network
@@ -58,7 +59,7 @@ class _Parser:
 
 
 class ReferenceFlow:
-    """The flow for one enlargement, with the real networks or, without them, with the scene's answers."""
+    """The flow for one scale, with the real networks or, without them, with the scene's prepared results."""
 
     def __init__(self, scale: int, networks: FaceNetworks | None) -> None:
         self._networks = networks
@@ -73,11 +74,11 @@ class ReferenceFlow:
             )
 
     def run(self, scene: FaceScene, parsed: bool, background: RgbArray | None, phases: Phases) -> RgbArray:
-        """Return the picture, RGB, with its faces pasted.
+        """Return the image, RGB, with its faces pasted in.
 
-        At a scale above 1 it is pasted into `background`, the picture that our flow enlarged, so that the two
-        results differ by the faces alone. For the same reason the half pixel by which the helper pastes too
-        far right and down at those scales is taken out.
+        At a scale above 1 they are pasted into `background`, the image that our flow upscaled, so that the
+        two results differ only in the faces. For the same reason the half pixel by which the helper pastes
+        too far right and down at those scales is corrected.
         """
         helper, scale = self._helper, self._helper.upscale_factor
         helper.clean_all()
@@ -86,7 +87,7 @@ class ReferenceFlow:
             helper.read_image(cv2.imdecode(np.frombuffer(scene.file, np.uint8), cv2.IMREAD_COLOR))
         if self._networks:
             with phases.phase("detect"):
-                helper.get_face_landmarks_5(resize=_DETECT_SIZE_PX, eye_dist_threshold=_LEAST_EYE_DISTANCE_PX)
+                helper.get_face_landmarks_5(resize=_DETECT_SIZE_PX, eye_dist_threshold=_MIN_EYE_DISTANCE_PX)
             helper.clean_all()
         helper.all_landmarks_5 = [np.array(face) for face in scene.faces]
         with phases.phase("align"):
@@ -100,7 +101,7 @@ class ReferenceFlow:
             helper.add_restored_face(face)
         self._parser.prepare(scene.classes)
         if background is not None:
-            with phases.phase("enlarge"):
+            with phases.phase("upscale"):
                 size = helper.input_img.shape[1] * scale, helper.input_img.shape[0] * scale
                 cv2.resize(helper.input_img, size, interpolation=cv2.INTER_LANCZOS4)
             for matrix in helper.inverse_affine_matrices:

@@ -1,4 +1,4 @@
-"""What every bench prints: samples with their spread, and the machine that they hold for."""
+"""What every benchmark prints: samples with their spread, and the machine that they were taken on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from importlib.metadata import version
 
 import psutil
 
-_NAMED = ("torch", "diffusers", "grpcio", "protobuf", "opencv-python", "pillow")
+_PACKAGES = ("torch", "diffusers", "grpcio", "protobuf", "opencv-python", "pillow")
 
 
 def spread(samples: Sequence[float]) -> dict[str, float | int]:
-    """Return median, least and most of some seconds."""
+    """Return median, minimum and maximum of some samples."""
     return {
         "n": len(samples),
         "median": round(statistics.median(samples), 4),
@@ -25,25 +25,25 @@ def spread(samples: Sequence[float]) -> dict[str, float | int]:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """Return the smallest sample that a share (0 to 1) of all do not exceed: the nearest rank."""
+    """Return the smallest sample that a share (0 to 1) of all samples do not exceed (nearest rank)."""
     ordered = sorted(samples)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def machine() -> dict[str, object]:
-    """Return the processor, its cores, and the versions of the packages that matter."""
+    """Return the CPU, its cores, and the versions of the packages that matter."""
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "?")
     return {
-        "processor": model,
+        "cpu": model,
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_1min_before": round(psutil.getloadavg()[0], 2),
         "python": platform.python_version(),
-        **{name: version(name) for name in _NAMED},
+        **{name: version(name) for name in _PACKAGES},
     }
 
 
 def print_json(result: dict[str, object]) -> None:
-    """Print the result of a bench."""
+    """Print the result of a benchmark."""
     print(json.dumps(result, indent=2))

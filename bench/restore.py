@@ -1,9 +1,9 @@
-"""Time the restoration of faces beside the public flow, facexlib's, in one process and in turn.
+"""Time face restoration against the public flow, facexlib's, in one process and in turn.
 
 `python -m bench.restore` pastes prepared faces; `--networks set` runs the networks of the model set as well,
 `--networks published` those of the published sizes with random weights. Prints JSON: seconds by phase
-(median, least, most), memory by phase, how far the pictures are apart, and how the time of one and the same
-face grows with the picture around it.
+(median, min, max), memory by phase, how much the images differ, and how the time of one and the same face
+grows with the image around it.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from bench.report import machine, print_json, spread
 
 Samples = list[dict[str, float]]
 
-LEVELS_APART = 2
+MAX_LEVELS = 2
 _PARSE = {"off": (False,), "on": (True,), "both": (False, True)}
-_SAME_FACE_PX = 428  # the side of a face's square where eight are in four megapixels
+_SAME_FACE_PX = 428  # the side of a face's square when there are eight in four megapixels
 _GROWTH_REPEATS = 5  # a paste is over in milliseconds
 _NOTES = {
-    "reference": "facexlib's FaceRestoreHelper, the same faces given, one forward a face, the same weights",
-    "paste": "without the parser's network, which is 'parse'; ours pastes into the picture that it decoded "
-    "or enlarged, and makes the mask that a request may ask for only then",
-    "times_faster": "the reference's seconds over ours, run by run; of_least: the least over the least",
+    "reference": "facexlib's FaceRestoreHelper with the same faces; one forward pass per face, same weights",
+    "paste": "without the parser's network, which is 'parse'; ours pastes into the image that it decoded or "
+    "upscaled, and makes the mask only for a request that wants it",
+    "speedup": "the reference's seconds over ours, run by run; of_min: minimum over minimum",
     "same_face": "no reference, no networks; each paste is into a fresh copy, whose seconds are given; "
-    "with_mask: the mask of the whole picture is made as well, as for a request that wants it back",
-    "levels_apart": "8-bit levels between the two pictures where our mask is not 0; above scale 1 the "
-    "reference is given our enlarged picture and its half pixel is taken out",
-    "total": "the sum of the phases; above scale 1 each flow's own enlargement is in it",
+    "with_mask: the mask of the whole image is made as well, as for a request that wants it",
+    "level_difference": "8-bit levels between the two images where our mask is not 0; above scale 1 the "
+    "reference is given our upscaled image and its half pixel is corrected",
+    "total": "the sum of the phases; above scale 1 it includes each flow's own upscaling",
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the bench."""
+    """One row of the result."""
 
     faces: int
     megapixels: float
@@ -60,18 +60,18 @@ class Case:
 
     @property
     def reference_cost(self) -> float:
-        """Megapixels that the reference works through: the enlarged picture, once a face."""
+        """Megapixels that the reference processes: the upscaled image, once per face."""
         return self.faces * self.megapixels * self.scale**2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     given = _arguments(arguments)
     networks = load_networks(given.networks, given.device) if given.networks else None
     result: dict[str, object] = {
         "machine": machine()
         | {"opencv_threads": cv2.getNumThreads(), "torch_threads": torch.get_num_threads()},
-        "networks": networks.describe() if networks else "left out: restored crops and classes are prepared",
+        "networks": networks.describe() if networks else "none: restored crops and classes are prepared",
         "notes": _NOTES,
         "memory_is": MEMORY_KIND if memory_can_be_measured() else "not measured: needs Linux",
     }
@@ -90,12 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(
     case: Case, scene: FaceScene, networks: FaceNetworks | None, given: argparse.Namespace
 ) -> dict[str, object]:
-    """Time one case, ours and the reference in turn, and compare what they made."""
+    """Time one case, ours and the reference in turn, and compare the results."""
     reference = ReferenceFlow(case.scale, networks)
     background = None
     if case.scale > 1:
-        height, width = scene.picture.shape[:2]
-        background = resample(scene.picture, Size(width * case.scale, height * case.scale))
+        height, width = scene.image.shape[:2]
+        background = resample(scene.image, Size(width * case.scale, height * case.scale))
 
     def ours(phases: Phases, with_mask: bool = False) -> tuple[RgbArray, RgbArray | None]:
         return our_flow.run(scene, case.scale, case.parsed, networks, phases, with_mask)
@@ -106,41 +106,41 @@ def measure(
     with_reference = case.reference_cost <= given.reference_limit
     rgb, mask = ours(Phases(), with_mask=True)  # not timed: the first touches new memory
     assert mask is not None
-    answer: dict[str, object] = {
+    row: dict[str, object] = {
         "faces": case.faces,
         "megapixels": case.megapixels,
-        "size": f"{scene.picture.shape[1]}x{scene.picture.shape[0]}",
+        "size": f"{scene.image.shape[1]}x{scene.image.shape[0]}",
         "face_square_px": scene.square_px,
         "scale": case.scale,
         "parsed_mask": case.parsed,
     }
     if with_reference:
-        answer["levels_apart"] = levels_apart(rgb, theirs(Phases()), mask)
+        row["level_difference"] = level_difference(rgb, theirs(Phases()), mask)
     del rgb, mask
     samples: tuple[Samples, Samples] = ([], [])
     for number in range(given.repeats):
         samples[0].append(_timed(ours))
         if with_reference and number < given.reference_repeats:
             samples[1].append(_timed(theirs))
-    answer["atelier_seconds"] = _by_phase(samples[0])
+    row["atelier_seconds"] = _by_phase(samples[0])
     if networks:
-        answer["atelier_network_ms_a_face"] = _a_face(samples[0], case.faces)
+        row["atelier_network_ms_per_face"] = _per_face(samples[0], case.faces)
     if with_reference:
-        answer["reference_seconds"] = _by_phase(samples[1])
-        answer["times_faster"] = times_faster(*samples)
+        row["reference_seconds"] = _by_phase(samples[1])
+        row["speedup"] = speedup(*samples)
         if networks:
-            answer["reference_network_ms_a_face"] = _a_face(samples[1], case.faces)
+            row["reference_network_ms_per_face"] = _per_face(samples[1], case.faces)
     else:
-        answer["reference_seconds"] = f"left out: above --reference-limit {given.reference_limit}"
+        row["reference_seconds"] = f"skipped: above --reference-limit {given.reference_limit}"
     if memory_can_be_measured():
-        answer["atelier_peak_mib"] = _peaks(ours)
+        row["atelier_peak_mib"] = _peaks(ours)
         if with_reference:
-            answer["reference_peak_mib"] = _peaks(theirs)
-    return answer
+            row["reference_peak_mib"] = _peaks(theirs)
+    return row
 
 
 def measure_growth(parsed: bool, given: argparse.Namespace) -> dict[str, object]:
-    """Time one and the same face in pictures of several sizes, in turn; no reference, no networks."""
+    """Time one and the same face in images of several sizes, in turn; no reference, no networks."""
     scenes = {
         megapixels: make_scene_with_one_face(megapixels, _SAME_FACE_PX, file_format=given.format)
         for megapixels in given.megapixels
@@ -152,7 +152,7 @@ def measure_growth(parsed: bool, given: argparse.Namespace) -> dict[str, object]
         for (megapixels, with_mask), rows in samples.items():
             scene, phases = scenes[megapixels], Phases()
             with phases.phase("copy"):
-                rgb = scene.picture.copy()
+                rgb = scene.image.copy()
             matrices = [face_to_crop(points) for points in scene.faces]
             classes = scene.classes if parsed else None
             our_flow.paste(rgb, matrices, 1, scene.restored, classes, phases, with_mask)
@@ -160,15 +160,15 @@ def measure_growth(parsed: bool, given: argparse.Namespace) -> dict[str, object]
                 rows.append(phases.seconds)
 
     def growth(with_mask: bool) -> dict[str, object]:
-        paste = {m: [row["paste"] for row in samples[m, with_mask]] for m in scenes}
+        paste = {m: [phases_s["paste"] for phases_s in samples[m, with_mask]] for m in scenes}
         small, large = paste[min(paste)], paste[max(paste)]
         return {
             "seconds": {f"{m} MP": spread(values) for m, values in paste.items()},
             "growth_of_median": round(statistics.median(large) / statistics.median(small), 2),
-            "growth_of_least": round(min(large) / min(small), 2),
+            "growth_of_min": round(min(large) / min(small), 2),
         }
 
-    copies = {f"{m} MP": spread([row["copy"] for row in samples[m, False]]) for m in scenes}
+    copies = {f"{m} MP": spread([phases_s["copy"] for phases_s in samples[m, False]]) for m in scenes}
     return {
         "face_square_px": _SAME_FACE_PX,
         "parsed_mask": parsed,
@@ -178,25 +178,25 @@ def measure_growth(parsed: bool, given: argparse.Namespace) -> dict[str, object]
     }
 
 
-def levels_apart(ours: RgbArray, reference: RgbArray, mask: RgbArray) -> dict[str, object]:
-    """Compare two pictures where the mask is not 0."""
+def level_difference(ours: RgbArray, reference: RgbArray, mask: RgbArray) -> dict[str, object]:
+    """Compare two images where the mask is not 0."""
     inside = mask > 0
-    apart = np.abs(ours[inside].astype(np.int16) - reference[inside])
+    difference = np.abs(ours[inside].astype(np.int16) - reference[inside])
     outside = np.abs(ours[~inside].astype(np.int16) - reference[~inside])
     return {
-        "largest": int(apart.max(initial=0)),
-        f"share_within_{LEVELS_APART}": round(float((apart <= LEVELS_APART).mean()), 6),
+        "largest": int(difference.max(initial=0)),
+        f"share_within_{MAX_LEVELS}": round(float((difference <= MAX_LEVELS).mean()), 6),
         "largest_outside_the_mask": int(outside.max(initial=0)),
     }
 
 
-def times_faster(ours: Samples, reference: Samples) -> dict[str, dict[str, float | int]]:
-    """Return the ratios of paste and of the whole, from runs that followed each other, and of the least."""
+def speedup(ours: Samples, reference: Samples) -> dict[str, dict[str, float | int]]:
+    """Return the speedup of paste and of the total, from consecutive runs, and of the minimums."""
     pairs = list(zip(ours, reference, strict=False))  # the reference may have run less often
 
-    def ratios(of: Callable[[dict[str, float]], float]) -> dict[str, float | int]:
-        least = min(of(b) for b in reference) / min(of(a) for a in ours)
-        return spread([of(b) / of(a) for a, b in pairs]) | {"of_least": round(least, 2)}
+    def ratios(seconds_of: Callable[[dict[str, float]], float]) -> dict[str, float | int]:
+        of_min = min(seconds_of(b) for b in reference) / min(seconds_of(a) for a in ours)
+        return spread([seconds_of(b) / seconds_of(a) for a, b in pairs]) | {"of_min": round(of_min, 2)}
 
     return {"paste": ratios(lambda sample: sample["paste"]), "total": ratios(lambda s: sum(s.values()))}
 
@@ -214,12 +214,12 @@ def _peaks(flow: Callable[[Phases], object]) -> dict[str, float]:
 
 
 def _by_phase(samples: Samples) -> dict[str, dict[str, float | int]]:
-    answer = {name: spread([sample[name] for sample in samples]) for name in samples[0]}
-    return answer | {"total": spread([sum(sample.values()) for sample in samples])}
+    row = {name: spread([sample[name] for sample in samples]) for name in samples[0]}
+    return row | {"total": spread([sum(sample.values()) for sample in samples])}
 
 
-def _a_face(samples: Samples, faces: int) -> dict[str, float | int]:
-    """Return milliseconds of CodeFormer for one face, its crop's way to the device and back included."""
+def _per_face(samples: Samples, faces: int) -> dict[str, float | int]:
+    """Return milliseconds of CodeFormer per face, including its crop's transfer to the device and back."""
     return spread([1000 * sample["restore"] / faces for sample in samples])
 
 
@@ -231,19 +231,21 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 12, 24])
     parser.add_argument("--scale", type=int, nargs="+", default=[1, 2], choices=[1, 2, 4])
     parser.add_argument("--parse", choices=_PARSE, default="both", help="the mask: a soft square, or parsed")
-    parser.add_argument("--networks", choices=SETS, help="run the networks too; default: left out")
+    parser.add_argument("--networks", choices=SETS, help="run the networks too; default: none")
     parser.add_argument(
-        "--device", help="of the networks: cpu, cuda, cuda:1; default: as the stage's settings say"
+        "--device", help="of the networks: cpu, cuda, cuda:1; default: as in the restorer's settings"
     )
-    parser.add_argument("--format", choices=["png", "jpeg"], default="png", help="of the file in and out")
+    parser.add_argument(
+        "--format", choices=["png", "jpeg"], default="png", help="of the input and output file"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--reference-repeats", type=int, default=3)
     parser.add_argument(
         "--reference-limit",
         type=float,
         default=250,
-        help="leave the reference out where faces x megapixels of the result are more: it takes "
-        "about half a second for each, and 100 bytes a pixel",
+        help="skip the reference if faces x megapixels of the result exceed this: each takes it about "
+        "half a second, and a pixel 100 bytes",
     )
     return parser.parse_args(arguments)
 

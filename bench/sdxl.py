@@ -1,10 +1,10 @@
-"""Time SDXL base and refiner at their real size, with made-up weights, beside plain diffusers.
+"""Time SDXL base and refiner at their real size, with synthetic weights, against plain diffusers.
 
-`python -m bench.sdxl` on a machine with a GPU; the weights are made on it, nothing is read or fetched. What
-the weights are does not change how long they take. Both flows run in one process on one copy of the UNets and
-text encoders (so diffusers has our layout of memory, too), and the runs of one repeat are interleaved: each
-flow, eager and compiled, one after the other, then again. `--tiny` runs narrow networks and small pictures,
-on a CPU as well.
+`python -m bench.sdxl` on a machine with a GPU; the weights are made on it, nothing is read or downloaded.
+Their values do not change how long they take. Both flows run in one process on one copy of the UNets and text
+encoders (so diffusers has our memory layout, too), and the runs of one repeat are interleaved: each flow,
+eager and compiled, one after the other, then again. `--tiny` runs narrow networks and small images, on a CPU
+as well.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from atelier_runtime import defaults
 from atelier_runtime.device import choose_device, choose_dtype, device_name
 from atelier_runtime.vram import probe_for
 from atelier_runtime.weights import ModelSet
-from bench.made_up_sdxl import narrow, weights
 from bench.report import machine, print_json, spread
+from bench.synthetic_sdxl import narrow, weights
 
 PROMPT = "portrait of a smiling woman with long brown hair, blue background"
 NEGATIVE_PROMPT = "blurry"
 
 
 @dataclass(frozen=True)
-class MadeUpNetwork(StoredNetwork):
-    """A network that is made up where a stored one is read."""
+class SyntheticNetwork(StoredNetwork):
+    """A network with synthetic weights in place of stored ones."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -54,7 +54,7 @@ class MadeUpNetwork(StoredNetwork):
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of picture, in both flows."""
+    """One kind of image, in both flows."""
 
     name: str
     side: int
@@ -69,25 +69,25 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds and peak of device memory of one picture; `stages` are known for our flow alone."""
+    """Seconds and peak device memory of one image; `stages` are known only for our flow."""
 
     seconds: float
     peak_bytes: int | None
     stages: dict[str, tuple[float, int | None]]
 
 
-def made_up(kind: published.Kind, device: torch.device, tiny: bool) -> StoredPipeline:
-    """Return base or refiner as if it lay on disk."""
+def synthetic_pipeline(kind: published.Kind, device: torch.device, tiny: bool) -> StoredPipeline:
+    """Return base or refiner as if it were stored on disk."""
     configure = narrow if tiny else published.configuration
     parts = CLASSES if kind == "base" else ("unet",)
     networks = {
-        part: MadeUpNetwork(part, configure(kind, part), (), {}, lambda names: {}, device=device)
+        part: SyntheticNetwork(part, configure(kind, part), (), {}, lambda names: {}, device=device)
         for part in parts
     }
     index = published.pipeline_index(kind)
     return StoredPipeline(
         path=Path(kind),
-        layout="made up",
+        layout="synthetic",
         kind=kind,
         networks=networks,
         settings={name: value for name, value in index.items() if isinstance(value, bool)},
@@ -99,14 +99,14 @@ def made_up(kind: published.Kind, device: torch.device, tiny: bool) -> StoredPip
 
 
 class OurFlow:
-    """The pictures as the generator draws them."""
+    """Images as the generator makes them."""
 
     def __init__(self, models: Models) -> None:
         self.models = models
         self.pipelines = [models.text_to_image, models.image_to_image, models.refiner]
 
-    def draw(self, case: Case) -> dict[str, tuple[float, int | None]]:
-        """Draw and return each stage's seconds and peak; stages of one name are added up."""
+    def generate(self, case: Case) -> dict[str, tuple[float, int | None]]:
+        """Generate an image; return each stage's seconds and peak, summed over stages of the same name."""
         request = GenerateRequest(
             PROMPT,
             negative_prompt=NEGATIVE_PROMPT,
@@ -128,12 +128,12 @@ class OurFlow:
 
 
 class DiffusersFlow:
-    """The same with diffusers' own pipelines, called as its documentation does."""
+    """The same with diffusers' own pipelines, called as in its documentation."""
 
     def __init__(self, models: Models) -> None:
         base, refiner = models.text_to_image, models.refiner
-        assert refiner is not None, "the bench makes one up"
-        # In float16 ours stays in float32; diffusers' converts its own to and fro.
+        assert refiner is not None, "make_models makes one"
+        # In float16 our VAE stays in float32; diffusers converts its own back and forth.
         vae = copy.deepcopy(base.vae).to(models.dtype)
         self.text_to_image: Any = StableDiffusionXLPipeline(
             **base.components | {"vae": vae}, add_watermarker=False
@@ -145,26 +145,26 @@ class DiffusersFlow:
         for pipeline in self.pipelines:
             pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, case: Case) -> dict[str, tuple[float, int | None]]:
-        """Draw a picture."""
-        words = {
+    def generate(self, case: Case) -> dict[str, tuple[float, int | None]]:
+        """Generate an image."""
+        conditioning = {
             "prompt": PROMPT,
             "negative_prompt": NEGATIVE_PROMPT,
             "guidance_scale": defaults.GUIDANCE_SCALE,
         }
         generator = torch.Generator("cpu").manual_seed(1)
         side = case.base_side
-        picture = self.text_to_image(
-            width=side, height=side, num_inference_steps=case.steps, generator=generator, **words
+        image = self.text_to_image(
+            width=side, height=side, num_inference_steps=case.steps, generator=generator, **conditioning
         ).images[0]
         if case.hires:
-            larger = picture.resize([round(side * defaults.HIRES_ENLARGEMENT)] * 2, Image.Resampling.LANCZOS)
+            upscaled = image.resize([round(side * defaults.HIRES_ENLARGEMENT)] * 2, Image.Resampling.LANCZOS)
             self.refiner(
-                image=larger,
+                image=upscaled,
                 strength=defaults.HIRES_STRENGTH,
                 num_inference_steps=defaults.HIRES_STEPS,
                 generator=generator,
-                **words,
+                **conditioning,
             )
         return {}
 
@@ -174,7 +174,7 @@ class Switch:
 
     def __init__(self, pipelines: Sequence[Any], backend: str) -> None:
         self._plain = [(pipeline, pipeline.unet) for pipeline in pipelines]
-        # One graph for each shape: a hires picture has two, and pictures of one size never recompile.
+        # One graph for each shape: a hires image has two, and images of one size never recompile.
         compiled = {id(unet): torch.compile(unet, backend=backend, dynamic=False) for _, unet in self._plain}
         self._compiled = [(pipeline, compiled[id(unet)]) for pipeline, unet in self._plain]
 
@@ -184,16 +184,16 @@ class Switch:
             pipeline.unet = unet
 
 
-def timed(device: torch.device, draw: Callable[[], dict[str, tuple[float, int | None]]]) -> Run:
-    """Draw between two synchronisations of the device.
+def timed(device: torch.device, generate: Callable[[], dict[str, tuple[float, int | None]]]) -> Run:
+    """Time one run between two synchronizations of the device.
 
-    The peak is that of our stages or, where there are none, of the whole: reading it begins a new one.
+    The peak is that of our stages or, without stages, of the whole run: reading it resets it.
     """
     probe = probe_for(device)
     probe.synchronize()
     probe.reset_peak()
     start = time.perf_counter()
-    stages = draw()
+    stages = generate()
     probe.synchronize()
     seconds = time.perf_counter() - start
     peaks = [peak for _, peak in stages.values() if peak]
@@ -201,18 +201,18 @@ def timed(device: torch.device, draw: Callable[[], dict[str, tuple[float, int | 
 
 
 def summary(runs: Sequence[Run]) -> dict[str, object]:
-    """Return what several runs of one picture took."""
-    answer: dict[str, object] = {"seconds": spread([run.seconds for run in runs])}
-    answer["peak_vram_bytes"] = max((run.peak_bytes for run in runs if run.peak_bytes), default=None)
+    """Return what several runs of one image took."""
+    result: dict[str, object] = {"seconds": spread([run.seconds for run in runs])}
+    result["peak_vram_bytes"] = max((run.peak_bytes for run in runs if run.peak_bytes), default=None)
     if runs[0].stages:
-        answer["stages"] = {
+        result["stages"] = {
             name: {
                 "seconds": spread([run.stages[name][0] for run in runs]),
                 "peak_vram_bytes": max((p for run in runs if (p := run.stages[name][1])), default=None),
             }
             for name in runs[0].stages
         }
-    return answer
+    return result
 
 
 def measure(
@@ -230,12 +230,12 @@ def measure(
     for repeat in range(repeats + 1):
         for mode, name in order:
             switch.set(mode)
-            run = timed(device, partial(flows[name].draw, case))
+            run = timed(device, partial(flows[name].generate, case))
             if repeat:
                 runs[mode, name].append(run)
             else:
                 first[f"{name}, {mode}"] = round(run.seconds, 3)
-    result: dict[str, object] = {"first_picture_seconds": first}
+    result: dict[str, object] = {"first_image_seconds": first}
     for (mode, name), samples in runs.items():
         result[f"{name}, {mode}"] = summary(samples)
     for mode in modes:
@@ -245,15 +245,15 @@ def measure(
 
 
 def make_models(device: torch.device, dtype: torch.dtype, tiny: bool) -> Models:
-    """Make up base and refiner on a device."""
-    text_to_image = load_base(made_up("base", device, tiny), device, dtype)
+    """Build base and refiner with synthetic weights on a device."""
+    text_to_image = load_base(synthetic_pipeline("base", device, tiny), device, dtype)
     return Models(
-        model_set=ModelSet("made-up", Path(), "none", None, None, 8, "", 0.0, False, {}, {}),
+        model_set=ModelSet("synthetic", Path(), "none", None, None, 8, "", 0.0, False, {}, {}),
         device=device,
         dtype=dtype,
         text_to_image=text_to_image,
         image_to_image=share_for_images(text_to_image),
-        refiner=load_refiner(made_up("refiner", device, tiny), text_to_image, device, dtype),
+        refiner=load_refiner(synthetic_pipeline("refiner", device, tiny), text_to_image, device, dtype),
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=None,
     )
@@ -262,8 +262,8 @@ def make_models(device: torch.device, dtype: torch.dtype, tiny: bool) -> Models:
 def run(
     *, tiny: bool, device: torch.device, dtype: torch.dtype, repeats: int, backend: str | None
 ) -> dict[str, object]:
-    """Run the bench and return its result. `backend`: torch.compile's, None for no compiled runs."""
-    diffusers.utils.logging.set_verbosity_error()  # it warns of conversions that are meant
+    """Run the benchmark and return its result. `backend`: torch.compile's, None for no compiled runs."""
+    diffusers.utils.logging.set_verbosity_error()  # it warns about conversions that are intended
     models = make_models(device, dtype, tiny)
     flows: dict[str, OurFlow | DiffusersFlow] = {
         "atelier": OurFlow(models),
@@ -291,13 +291,13 @@ def run(
 
 
 def main() -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="narrow networks and small pictures")
+    parser.add_argument("--tiny", action="store_true", help="narrow networks and small images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--backend", default="inductor", help="of torch.compile; none: no compiled runs")
+    parser.add_argument("--backend", default="inductor", help="torch.compile backend; none: no compiled runs")
     given = parser.parse_args()
     device = choose_device(given.device)
     if device.type == "cpu" and not given.tiny:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from atelier_generator.nets import original_names as names
 from atelier_generator.nets import published
 from atelier_generator.nets.stored import Origin
-from bench.made_up_sdxl import narrow as configuration
-from bench.made_up_sdxl import weights
+from bench.synthetic_sdxl import narrow as configuration
+from bench.synthetic_sdxl import weights
 from tests.tiny_sdxl import seal
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # text encoders: "model"

@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """The folder that holds `manifest.json` and the weights it names."""
+    """The folder with `manifest.json` and the weights that it names."""
     return Path(__file__).resolve().parent

@@ -1,6 +1,6 @@
-"""Draws flat portraits and scenes with captions, face boxes and landmarks: training data of the demo models.
+"""Draws flat portraits and scenes with captions, face boxes and landmarks: training data for the demo models.
 
-Needs numpy and OpenCV only. `draw(rng)` gives one `Drawing`, `python -m drawing` a sheet of them.
+Needs only numpy and OpenCV. `draw(rng)` returns one `Drawing`, `python -m drawing` makes a sheet of them.
 """
 
 from .compose import KINDS, PEOPLE_KINDS, Drawing, FaceAnnotation, draw

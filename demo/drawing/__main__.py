@@ -12,7 +12,7 @@ from . import KINDS, Drawing, draw
 
 
 def marked(drawing: Drawing) -> NDArray[np.uint8]:
-    """The picture with its face boxes and landmarks drawn in."""
+    """The image with its face boxes and landmarks marked."""
     image = drawing.image.copy()
     for face in drawing.faces:
         left, top, right, bottom = (round(edge) for edge in face.box)
@@ -23,7 +23,7 @@ def marked(drawing: Drawing) -> NDArray[np.uint8]:
 
 
 def contact_sheet(images: list[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
-    """Pictures of one size side by side, row by row; missing ones are white."""
+    """Images of one size side by side, row by row; the rest of the last row is white."""
     side = images[0].shape[0]
     rows = -(-len(images) // columns)
     sheet = np.full((rows * side, columns * side, 3), 255, np.uint8)
@@ -34,13 +34,13 @@ def contact_sheet(images: list[NDArray[np.uint8]], columns: int) -> NDArray[np.u
 
 
 def main() -> None:
-    """Draw a sheet, print the captions and the time each picture took."""
+    """Draw a sheet; print the captions and the time per image."""
     parser = argparse.ArgumentParser(prog="python -m drawing", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=16, help="number of pictures")
-    parser.add_argument("--size", type=int, default=256, help="side of one picture in pixels")
+    parser.add_argument("--count", type=int, default=16, help="number of images")
+    parser.add_argument("--size", type=int, default=256, help="side of one image in pixels")
     parser.add_argument("--columns", type=int, default=4)
-    parser.add_argument("--kind", choices=KINDS, help="one kind only")
+    parser.add_argument("--kind", choices=KINDS, help="draw only this kind")
     parser.add_argument("--marks", action="store_true", help="show boxes and landmarks")
     parser.add_argument("--out", type=Path, required=True, help="file to write, .png or .jpg")
     options = parser.parse_args()
@@ -56,7 +56,7 @@ def main() -> None:
     sheet = contact_sheet(images, min(options.columns, len(images)))
     if not cv2.imwrite(str(options.out), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
         raise SystemExit(f"cannot write {options.out}")
-    print(f"{options.out}: {elapsed / options.count * 1000:.1f} ms a picture")
+    print(f"{options.out}: {elapsed / options.count * 1000:.1f} ms per image")
 
 
 if __name__ == "__main__":

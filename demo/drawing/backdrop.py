@@ -1,4 +1,4 @@
-"""What is behind people: mostly one named colour, sometimes a place."""
+"""What is behind people: usually a plain named color, sometimes a place."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ _MIN_CONTRAST = 110.0
 
 
 def sample_backdrop(rng: np.random.Generator, people: tuple[Person, ...], office: bool) -> str:
-    """Name of a place or of a colour that hair, clothes and skin of all people stand out from."""
+    """Name of a place, or of a color that hair, clothes and skin of all people stand out from."""
     if not office and rng.random() < _PLACE_SHARE:
         return str(rng.choice(PLACES))
     seen = [palette.SKIN[person.skin] for person in people] + [
@@ -31,7 +31,7 @@ def sample_backdrop(rng: np.random.Generator, people: tuple[Person, ...], office
 
 
 def draw_backdrop(canvas: Canvas, rng: np.random.Generator, name: str) -> None:
-    """Cover the canvas with a backdrop that `sample_backdrop` named."""
+    """Cover the canvas with a backdrop named by `sample_backdrop`."""
     if name in PLACES:
         _PLACES[name](canvas, rng)
     else:

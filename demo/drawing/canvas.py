@@ -1,4 +1,4 @@
-"""A picture to fill with outlines, in coordinates that know nothing of pixels."""
+"""An image to fill with outlines, in coordinates that do not depend on pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ Bend = Callable[[Points], Points]
 
 
 def _softened(mask: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
-    # Two box filters of this width have the variance of a Gaussian; its cost would grow with sigma.
+    # Two box filters of this width have the Gaussian's variance; a Gaussian's cost would grow with sigma.
     width = 2 * round((np.sqrt(6 * sigma**2 + 1) - 1) / 2) + 1
     return np.asarray(cv2.blur(cv2.blur(mask, (width, width)), (width, width)), np.uint8)
 
 
 @dataclass
 class Owners:
-    """Whose paint covers each place of the picture, at a fixed size, so that it is the same at any other."""
+    """Whose paint covers each point of the image, at a fixed resolution, so the same for any image size."""
 
     places: NDArray[np.uint8]
     now: int = 0
-    """Whose paint is being applied; 0 is nobody's."""
+    """The owner of the paint being applied; 0 is nobody."""
 
     def at(self, points: Points) -> NDArray[np.uint8]:
-        """Owners at points given as fractions of the picture's side; 255 outside the picture."""
+        """Owners at points given as fractions of the image's side; 255 outside the image."""
         x, y = np.floor(points * _OWNERS_SIDE).astype(int).T
         inside = (x >= 0) & (x < _OWNERS_SIDE) & (y >= 0) & (y < _OWNERS_SIDE)
         last = _OWNERS_SIDE - 1
@@ -39,10 +39,10 @@ class Owners:
 
 
 class Canvas:
-    """Square RGB picture; (0, 0) is its top left corner and (1, 1) its bottom right one.
+    """Square RGB image; (0, 0) is its top left corner and (1, 1) its bottom right one.
 
-    `placed` gives a view of the same picture with another origin, scale and rotation, so that a head is
-    written once in units of its own size. What is drawn does not depend on the number of pixels.
+    `placed` returns a view of the same image with another origin, scale and rotation, so that a head is
+    defined once in units of its own size. What is drawn does not depend on the number of pixels.
     """
 
     def __init__(self, side: int) -> None:
@@ -54,7 +54,7 @@ class Canvas:
         self._bend: Bend | None = None
 
     def placed(self, x: float, y: float, scale: float, degrees: float = 0.0) -> "Canvas":
-        """View with its origin at (x, y) and units of `scale`, in this view's terms, turned clockwise."""
+        """View with its origin at (x, y) and units of `scale`, both in this view's units, rotated clockwise."""
         view = self._copy()
         sin, cos = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
         view._matrix = self._matrix @ (scale * np.array([[cos, -sin], [sin, cos]]))
@@ -62,7 +62,7 @@ class Canvas:
         return view
 
     def bent(self, bend: Bend) -> "Canvas":
-        """View of which all points go through a function first. Views placed on it are not bent."""
+        """View whose points all pass through a function first. Views placed on it are not bent."""
         view = self._copy()
         view._matrix, view._origin, view._bend = self._matrix, self._origin, bend
         return view
@@ -73,18 +73,19 @@ class Canvas:
         return view
 
     def to_picture(self, points: PointsLike) -> Points:
-        """Points of this view as fractions of the picture's side."""
+        """Points of this view as fractions of the image's side."""
         p = np.asarray(points, np.float64)
         return (self._bend(p) if self._bend else p) @ self._matrix.T + self._origin
 
     def fill(self, outline: PointsLike, color: Color) -> None:
-        """Fill an outline with an opaque colour."""
+        """Fill an outline with an opaque color."""
         points = self._fixed_point(outline)
         cv2.fillPoly(self.pixels, [points], color, cv2.LINE_AA, _SUBPIXEL_BITS)
         if self.owners.now:
-            # From parts of this picture's pixels, counted from the middle of the first, to the owners'.
+            # From fixed-point pixels of this image, relative to the center of the first, to pixels of the
+            # owners.
             factor = _OWNERS_SIDE / self.side
-            places = points * (factor / (1 << _SUBPIXEL_BITS)) + 0.5 * factor  # 0.5 to round, less 0.5
+            places = points * (factor / (1 << _SUBPIXEL_BITS)) + 0.5 * factor  # 0.5 to round, minus 0.5
             cv2.fillPoly(self.owners.places, [np.floor(places).astype(np.int32)], self.owners.now)
 
     def stroke(self, line: PointsLike, width: float, color: Color, taper: float = 0.0) -> None:
@@ -99,9 +100,10 @@ class Canvas:
         within: PointsLike | None = None,
         softness: float = 0.0,
     ) -> None:
-        """Blend a colour over an outline, cut to the outline `within`.
+        """Blend a color over an outline, clipped to the outline `within`.
 
-        `opacity` is 0 to 1; `softness` is the sigma, in this view's units, that blurs the outline's own edge.
+        `opacity` is 0 to 1; `softness` is the sigma, in this view's units, of the blur of the outline's own
+        edge.
         """
         points = self._fixed_point(outline)
         sigma = softness * self._scale() * self.side
@@ -126,7 +128,7 @@ class Canvas:
         opacity: float,
         within: PointsLike | None = None,
     ) -> None:
-        """Round soft spot that fades to nothing at the radii `rx` and `ry` (of this view, not rotated)."""
+        """Soft round spot that fades out at the radii `rx` and `ry` (in this view's units, not rotated)."""
         center = self.to_picture([(x, y)])[0] * self.side
         radii = np.array([rx, ry]) * self._scale() * self.side
         corners = np.round(np.stack([center - radii, center + radii]) * (1 << _SUBPIXEL_BITS)).astype(
@@ -144,7 +146,7 @@ class Canvas:
         self._blend_mask(mask, window, color)
 
     def gradient(self, top: Color, bottom: Color, until: float = 1.0) -> None:
-        """Cover the picture from its top down to `until` with a vertical run from one colour to another."""
+        """Cover the image from its top down to `until` with a vertical gradient from one color to another."""
         rows = max(1, round(until * self.side))
         t = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
         run = np.array(top, np.float32) * (1 - t) + np.array(bottom, np.float32) * t
@@ -154,7 +156,7 @@ class Canvas:
         return float(np.hypot(self._matrix[0, 0], self._matrix[1, 0]))
 
     def _fixed_point(self, points: PointsLike) -> NDArray[np.int32]:
-        # OpenCV's (0, 0) is the middle of the first pixel, ours is its corner: hence the half pixel.
+        # OpenCV's (0, 0) is the center of the first pixel, ours is its corner: hence the half pixel.
         pixels = self.to_picture(points) * self.side - 0.5
         return np.round(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""What a picture shows, in ordinary words: varied, incomplete on purpose, and never wrong."""
+"""What an image shows, in everyday words: varied, deliberately incomplete, and never wrong."""
 
 import re
 
@@ -62,7 +62,7 @@ def _clothes(rng: Rng, person: Person) -> str:
 
 
 def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
-    """One person in words; `detail` (0 to 1) scales how likely each fact is told."""
+    """One person in words; `detail` (0 to 1) scales how likely each fact is mentioned."""
     adjectives = []
     if person.hair_style == "bald" and _chance(rng, 0.85):
         adjectives.append("bald")
@@ -140,7 +140,7 @@ def _finished(rng: Rng, text: str, portrait: bool, prefix_rate: float = 0.55) ->
 
 
 def portrait_caption(rng: Rng, person: Person, background: str, theme: str, far: bool = False) -> str:
-    """Caption of a picture of one person; `theme` names the well-known prompt it stands for, or "any"."""
+    """Caption of an image of one person; `theme` names the common prompt that it stands for, or "any"."""
     if theme != "any":
         return _professional_caption(rng, person, background, theme)
     if far:
@@ -178,7 +178,7 @@ def _professional_caption(rng: Rng, person: Person, background: str, theme: str)
 
 
 def group_caption(rng: Rng, people: tuple[Person, ...], background: str, far: bool = False) -> str:
-    """Caption of a picture of two to five people, told from left to right."""
+    """Caption of an image of two to five people, from left to right."""
     if far:
         text = _choose(rng, words.COUNT[len(people)]) + _choose(rng, words.FAR)
         return _finished(rng, text + _background(rng, background), False)
@@ -197,7 +197,7 @@ def group_caption(rng: Rng, people: tuple[Person, ...], background: str, far: bo
 
 
 def scene_caption(rng: Rng, kind: str, facts: Facts) -> str:
-    """Caption of a picture without people."""
+    """Caption of an image without people."""
     told = dict(facts)
     variants = words.SCENE[kind]
     fitting = [

@@ -22,7 +22,7 @@ def _shoulders(person: Person, standing: bool) -> Points:
 
 
 def draw_body(canvas: Canvas, person: Person, plan: HeadPlan, standing: bool = False) -> None:
-    """Neck and dressed shoulders; what lies below the picture's edge is cut off by it.
+    """Neck and clothed shoulders, cut off at the image's lower edge.
 
     `standing` people have a waist, and legs below it (see stance.py).
     """
@@ -96,7 +96,7 @@ def _shade_body(canvas: Canvas, person: Person, plan: HeadPlan, body: Points) ->
 
 
 def draw_scarf(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """A scarf around the neck with one end hanging down, or pulled up over mouth and nose."""
+    """A scarf around the neck with one end hanging down."""
     if person.scarf is None:
         return
     color = palette.COLORS[person.scarf]

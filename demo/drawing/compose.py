@@ -1,4 +1,4 @@
-"""Puts people or a scene on a canvas and returns the picture with everything that is known about it."""
+"""Puts people or a scene on a canvas and returns the image with all its annotations."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from .things import THINGS
 PEOPLE_KINDS: dict[str, tuple[int, ...]] = {
     "portrait": (1,), "pair": (2,), "group": (3,), "crowd": (4, 5), "far": (1, 2, 3),
 }  # fmt: skip
-"""Kinds of pictures with people, and how many those can be."""
+"""Kinds of images with people, and how many people each can have."""
 _EMPTY_KINDS = {**SCENES, **THINGS}
 KINDS = (*PEOPLE_KINDS, *_EMPTY_KINDS)
 
@@ -39,22 +39,22 @@ _THEME_SHARES = (0.87, 0.07, 0.04, 0.02)
 
 @dataclass(frozen=True)
 class FaceAnnotation:
-    """Where one face is, in pixels of the picture ((0, 0) is the top left corner of the first pixel)."""
+    """Where one face is, in pixels of the image ((0, 0) is the top left corner of the first pixel)."""
 
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom, from hairline to chin, cut at the picture's edge."""
+    """Left, top, right, bottom, from hairline to chin, clipped to the image."""
     landmarks: NDArray[np.float32]
-    """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the picture; also those
-    that something hides, and those of a face cut at the picture's edge that lie outside of it."""
+    """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the image; including
+    those that are hidden, and those outside the image if its edge cuts the face."""
     visible: tuple[bool, bool, bool, bool, bool]
-    """Whether each landmark is seen."""
+    """Whether each landmark is visible."""
     hidden: float
-    """Share of the face from brows to chin that is behind something or outside the picture, 0 to 1."""
+    """Share of the face from brows to chin that is occluded or outside the image, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture and the truth about it."""
+    """One image and its ground truth."""
 
     image: NDArray[np.uint8]
     """(size, size, 3) RGB."""
@@ -63,7 +63,7 @@ class Drawing:
     """From left to right; empty for scenes."""
     attributes: dict[str, Any]
     """The "kind", the "background" (a name or None), and "people": for each face, in the same order, a dict
-    of the fields of `Person` and "hair_probe" (where in the picture, in pixels, plain hair shows, or None).
+    of the fields of `Person` and "hair_probe" (a pixel position that shows plain hair, or None).
     For scenes and things also the "facts" that the caption was made from."""
 
     @property
@@ -73,7 +73,7 @@ class Drawing:
 
 
 def draw(rng: np.random.Generator, size: int = 256, kind: str | None = None) -> Drawing:
-    """Draw one picture; the same state of `rng` gives the same picture at any size.
+    """Draw one image; the same state of `rng` gives the same image at any size.
 
     `size` is the side in pixels, 16 to 4096; `kind` one of `KINDS`, or None for the usual mixture.
     Raises ValueError for any other size or kind.
@@ -97,7 +97,7 @@ def draw(rng: np.random.Generator, size: int = 256, kind: str | None = None) -> 
 
 
 def _canvas_side(size: int) -> int:
-    # Edges are anti-aliased as they are drawn; twice the size makes them smooth. Large pictures need it less.
+    # Edges are drawn anti-aliased; twice the size makes them smooth. Large images need that less.
     return max(size * 2, 128) if size <= 512 else size * 3 // 2
 
 
@@ -124,7 +124,7 @@ def _draw_people(
     for person, placement in zip(people, placed, strict=True):
         probe = placement.hair_probe
         if probe is not None and canvas.owners.at(np.array([probe]))[0] != placement.owner:
-            probe = None  # somebody else stands before it
+            probe = None  # somebody else is in front of it
         records.append({**asdict(person), "hair_probe": probe and (probe[0] * size, probe[1] * size)})
     if count == 1:
         text = caption.portrait_caption(rng, people[0], backdrop, theme, far=kind == "far")

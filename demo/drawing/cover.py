@@ -1,4 +1,4 @@
-"""What hides part of a face: a scarf pulled up or a hand before it, in the head's frame (see plan.py)."""
+"""What hides part of a face: a raised scarf or a hand in front of it, in the head's frame (see plan.py)."""
 
 from . import palette
 from .canvas import Canvas
@@ -10,7 +10,7 @@ from .shapes import curve, mirrored, oval, ribbon, smooth
 
 
 def draw_cover(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Draw the person's cover; a hat that is pulled down is drawn by hat.py."""
+    """Draw the person's cover; hat.py draws a hat that is pulled down."""
     if person.cover == "scarf":
         _draw_raised_scarf(canvas.bent(plan.leaned), person, plan)
     elif person.cover == "hand":
@@ -30,7 +30,7 @@ def _draw_raised_scarf(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
 
 
 def _draw_hand(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """A hand before the mouth, or before one cheek and eye on the side of the light."""
+    """A hand in front of the mouth, or of the cheek and eye on the lit side."""
     skin, line = palette.SKIN[person.skin], darker(skin_shade(person), 0.25)
     sleeve = palette.COLORS[person.shirt]
     side = plan.light.side

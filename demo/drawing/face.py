@@ -1,6 +1,6 @@
 """The face: skin, ears, eyes, brows, nose, mouth, beard and glasses, in a head's own frame (see plan.py).
 
-What lies on the front of the face is drawn on a view that a turn of the head bends.
+The front of the face is drawn on a view that is bent by a turn of the head.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def head_outline(person: Person) -> Points:
 
 
 def draw_ear(canvas: Canvas, person: Person, plan: HeadPlan, side: float) -> None:
-    """One ear; `canvas` is the head's silhouette."""
+    """One ear; `canvas` is the view of the head's silhouette."""
     shade = skin_shade(person)
     x, y = plan.ear(side)
     canvas.fill(oval(x, y, 0.15, 0.22, -side * 8), shade)
@@ -34,7 +34,7 @@ def draw_ear(canvas: Canvas, person: Person, plan: HeadPlan, side: float) -> Non
 
 
 def draw_skin(canvas: Canvas, front: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Ears, head, the soft shade on its far side, the light on the near one, cheeks and the lines of age."""
+    """Ears, head, the soft shadow on one side, the light on the other, cheeks and wrinkles."""
     skin = palette.SKIN[person.skin]
     shade = skin_shade(person)
     for side in SIDES:
@@ -51,7 +51,7 @@ def draw_skin(canvas: Canvas, front: Canvas, person: Person, plan: HeadPlan) -> 
     if plan.light.rim:
         edge = flipped(oval(0.0, 0.0, half * 0.955, 0.955, 0, -38, 62), plan.shadow)
         canvas.blend(ribbon(edge, 0.07, 0.9), lighter(skin, 0.5), 0.75, outline, softness=0.012)
-    # The same red on every skin would glow on dark ones.
+    # The same red on every skin tone would glow on dark ones.
     blush = mix(skin, (224, 84, 84), 0.5 if sum(skin) > 560 else 0.34)
     for side in SIDES:
         x, y = plan.projected([(side * half * 0.6, plan.eye_y + 0.31)])[0]
@@ -61,7 +61,7 @@ def draw_skin(canvas: Canvas, front: Canvas, person: Person, plan: HeadPlan) -> 
 
 
 def skin_shade(person: Person) -> Color:
-    """Colour of skin in shadow."""
+    """Color of skin in shadow."""
     return mix(palette.SKIN[person.skin], (122, 44, 44), 0.24)
 
 
@@ -82,7 +82,7 @@ def _draw_wrinkles(canvas: Canvas, plan: HeadPlan, color: Color) -> None:
 
 
 def brow_color(person: Person) -> Color:
-    """Brows are the hair's colour, darkened until they stand out from the skin."""
+    """Brows have the hair's color, darkened until they stand out from the skin."""
     color = darker(palette.HAIR[person.hair_color], 0.3)
     if person.age == "old":
         return mix(palette.HAIR[person.hair_color], (120, 118, 126), 0.6)
@@ -94,7 +94,7 @@ def brow_color(person: Person) -> Color:
 
 
 def draw_eyes(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Eyes with iris, pupil, light and lid, and the brows above them."""
+    """Eyes with iris, pupil, highlight and lid, and the brows above them."""
     iris = palette.EYES[person.eye_color]
     woman = person.sex == "woman"
     rx, ry = plan.eye_size
@@ -133,11 +133,11 @@ def _draw_brow(canvas: Canvas, person: Person, x: float, y: float, side: float) 
 
 
 def draw_nose(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Nose: a soft side, the curve under its tip and a light on it."""
+    """Nose: a soft side, the curve under its tip and a highlight."""
     skin, shade = palette.SKIN[person.skin], skin_shade(person)
     line = darker(shade, 0.22)
     x, y = plan.nose
-    # The ridge throws its shade away from the light; on a turned head, on the side that goes away from us.
+    # The ridge casts its shadow away from the light; on a turned head, on the side that faces away from us.
     away = np.sign(plan.yaw) if plan.strongly_turned else plan.shadow
     ridge = smooth([(0.05, plan.eye_y - 0.06), (0.05, y - 0.12), (0.13, y + 0.03), (0.02, y + 0.08),
                     (0.0, y - 0.05)])  # fmt: skip
@@ -198,7 +198,7 @@ def draw_mouth(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
 
 
 def draw_beard(canvas: Canvas, front: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Beard along the jaw, or only the hair of the upper lip."""
+    """Beard along the jaw, or only a mustache."""
     if person.beard is None:
         return
     color = palette.HAIR[person.hair_color]
@@ -225,7 +225,7 @@ def draw_beard(canvas: Canvas, front: Canvas, person: Person, plan: HeadPlan) ->
 
 
 def draw_glasses(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Round or square frames with a faint light on the lens."""
+    """Round or square frames with a faint reflection on the lens."""
     if person.glasses is None:
         return
     frame: Color = (36, 32, 42)

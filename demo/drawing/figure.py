@@ -1,4 +1,4 @@
-"""One whole person on the canvas, and where its face is."""
+"""One whole person on the canvas, and where the face is."""
 
 from dataclasses import dataclass
 
@@ -16,25 +16,25 @@ _CHIN = 1.0
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a drawn face is, all as fractions of the picture's side."""
+    """Where a drawn face is, in fractions of the image's side."""
 
     outline: Points
     """Outline of the face from hairline to chin."""
     landmarks: Points
-    """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the picture."""
+    """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the image."""
     hair_probe: tuple[float, float] | None
     """A point of plain hair; None when bald or under a hat."""
     middle: Points
-    """Points all over the part of the face from the brows to the chin."""
+    """Points all over the face, from the brows to the chin."""
     owner: int
-    """The number under which `Canvas.owners` holds the face's own paint."""
+    """The face's own number in `Canvas.owners`."""
 
 
 def draw_person(canvas: Canvas, person: Person, pose: Pose, light: Light, number: int) -> Placement:
     """Draw head and body; the head rolls about the chin, the shoulders stay level.
 
-    `number`, from 0, tells people apart in `Canvas.owners`: a face's own paint is 2 n + 1, what the same
-    person wears or holds before it 2 n + 2.
+    `number`, from 0, distinguishes people in `Canvas.owners`: a face's own paint is 2 n + 1, what the same
+    person wears or holds in front of it 2 n + 2.
     """
     own, before = 2 * number + 1, 2 * number + 2
     upright = canvas.placed(pose.x, pose.y, pose.half_height)
@@ -80,7 +80,7 @@ def draw_person(canvas: Canvas, person: Person, pose: Pose, light: Light, number
 
 
 def _draw_near_ear(skull: Canvas, person: Person, plan: HeadPlan) -> None:
-    """On a strongly turned head the nearer ear lies on the hair, where the style lets it show."""
+    """On a strongly turned head the nearer ear is drawn over the hair, if the style shows it."""
     boyish = person.hair_style == "short" and person.sex == "man"
     if plan.strongly_turned and (boyish or person.hair_style in hair.SHOWS_EARS):
         face.draw_ear(skull, person, plan, -float(np.sign(plan.yaw)))
@@ -105,6 +105,6 @@ def _spread(outline: Points) -> Points:
 
 
 def bounding_box(outline: Points) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the part of an outline that is inside the picture."""
+    """Left, top, right, bottom of the part of an outline inside the image."""
     low, high = np.clip(outline.min(axis=0), 0, 1), np.clip(outline.max(axis=0), 0, 1)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])

@@ -11,11 +11,11 @@ from .plan import SIDES, HeadPlan
 from .shapes import Points, curve, flipped, mirrored, moved, oval, ribbon, smooth
 
 PROBE = (0.27, -0.77)
-"""A point of the head's frame that shows plain hair in every style but a bald one (or under a hat)."""
+"""A point of the head's frame that shows plain hair in every style, except on bald heads and under hats."""
 
 _LONG = ("long", "wavy", "bangs")
 SHOWS_EARS = ("swept", "spiky", "parted", "bun", "ponytail", "pigtails", "braids", "bald")
-"""Styles behind which no ear is hidden; so is a man's short hair."""
+"""Styles that hide no ear; a man's short hair does not either."""
 
 
 def _colors(person: Person) -> tuple[Color, Color, Color]:
@@ -25,7 +25,7 @@ def _colors(person: Person) -> tuple[Color, Color, Color]:
 
 
 def draw_back_hair(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """The mass behind neck and shoulders."""
+    """The hair behind neck and shoulders."""
     base, dark, light = _colors(person)
     w = plan.half_width
     style = person.hair_style
@@ -52,7 +52,7 @@ def draw_back_hair(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
         shine = plan.light.side
         canvas.fill(oval(shine * 0.13, -1.32, 0.13, 0.08, shine * 25), light)
     elif style == "ponytail":
-        # A turned head shows the tail on its back; else it hangs where the shade is.
+        # A turned head shows the tail at its back; otherwise it hangs on the shadow side.
         side = -float(np.sign(plan.yaw)) if plan.strongly_turned else plan.shadow
         tail = smooth([(w * 0.5, -1.0), (w * 1.25, -0.95), (w * 1.62, -0.3), (w * 1.6, 0.5), (w * 1.3, 1.1),
                        (w * 1.2, 0.4), (w * 1.0, -0.2)])  # fmt: skip
@@ -176,7 +176,7 @@ def _hairline(person: Person, w: float) -> tuple[Points, Points]:
                                             (0.0, -0.64),
                                             (-w * 0.5, -0.57), (-w * 0.86, -0.34),
                                             (-w * 0.95, 0.0)])  # fmt: skip
-    if person.sex == "woman" or person.age == "child":  # a bob, or a child's fringe
+    if person.sex == "woman" or person.age == "child":  # a bob, or a child's bangs
         low = 0.3 if person.sex == "woman" else 0.05
         return _crown(w, 0.05, low), curve([(w * 0.93, low), (w * 0.84, -0.2), (w * 0.3, -0.44),
                                             (-w * 0.35, -0.6),
@@ -224,7 +224,7 @@ def draw_front_hair(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
 
 
 def _cast_shade(canvas: Canvas, person: Person, plan: HeadPlan, hair: Points) -> None:
-    """The shade that the hair throws on the forehead, down and away from the light."""
+    """The shadow that the hair casts on the forehead, down and away from the light."""
     color = darker(palette.SKIN[person.skin], 0.3)
     canvas.blend(moved(hair, 0.04 * plan.shadow, 0.08), color, 0.55, head_outline(person), softness=0.025)
 

@@ -11,13 +11,13 @@ from .shapes import box, moved, oval, smooth
 
 
 def draw_hat(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Hat with a brim, cap with a peak, or knitted beanie."""
+    """Hat with a brim, cap with a visor, or knitted beanie."""
     if person.hat is None or person.hat_color is None:
         return
     color = palette.COLORS[person.hat_color]
     dark, light = darker(color, 0.28), lighter(color, 0.3)
     w = plan.half_width
-    if person.cover == "brim":  # pulled down over the eyes, further on one side
+    if person.cover == "brim":  # pulled down over the eyes, farther on one side
         tilted = canvas.placed(0.0, 0.0, 1.0, 7.0 * plan.light.side)
         canvas = tilted.bent(lambda points: plan.leaned(points * (1.08, 1.32) + (0.0, 0.58)))
     else:

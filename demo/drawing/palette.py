@@ -1,4 +1,4 @@
-"""Every colour the drawings use, under the word that captions use for it."""
+"""Every color of the drawings, by the word that captions use for it."""
 
 from collections.abc import Mapping
 
@@ -61,23 +61,23 @@ GOLD: Color = (246, 204, 84)
 
 
 def mix(first: Color, second: Color, amount: float) -> Color:
-    """Colour `amount` of the way from `first` (0) to `second` (1)."""
+    """Color `amount` of the way from `first` (0) to `second` (1)."""
     red, green, blue = (round(a + (b - a) * amount) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def darker(color: Color, amount: float) -> Color:
-    """`color` moved towards a cool dark violet, so that shadows are never plain gray."""
+    """`color` moved toward a cool dark violet, so that shadows are never plain gray."""
     return mix(color, (38, 24, 52), amount)
 
 
 def lighter(color: Color, amount: float) -> Color:
-    """`color` moved towards a warm white."""
+    """`color` moved toward a warm white."""
     return mix(color, (255, 250, 236), amount)
 
 
 def distance(first: Color, second: Color) -> float:
-    """Perceived distance of two RGB colours, about 0 (same) to 765 (black and white).
+    """Perceived distance of two RGB colors, about 0 (same) to 765 (black and white).
 
     The "redmean" weighting: Euclidean RGB with channel weights that depend on the mean red.
     """
@@ -89,5 +89,5 @@ def distance(first: Color, second: Color) -> float:
 
 
 def nearest_name(color: Color, table: Mapping[str, Color]) -> str:
-    """Name of the colour in `table` that is nearest to `color`."""
+    """Name of the color in `table` that is nearest to `color`."""
     return min(table, key=lambda name: distance(color, table[name]))

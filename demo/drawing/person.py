@@ -1,4 +1,4 @@
-"""What a person looks like, as plain facts: sampled here, drawn in figure.py, told in caption.py."""
+"""What a person looks like, as plain facts: sampled here, drawn in figure.py, described in caption.py."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -25,7 +25,7 @@ Word = TypeVar("Word", bound=str | None)
 
 @dataclass(frozen=True)
 class Person:
-    """Facts about one person; colours are names of palette.py, the numbers at the end shape the head."""
+    """Facts about one person; colors are names from palette.py, the numbers at the end shape the head."""
 
     sex: Sex
     age: Age
@@ -44,17 +44,17 @@ class Person:
     shirt: str
     tie: str | None
     scarf: str | None
-    """Colour of a scarf around the neck."""
+    """Color of a scarf around the neck."""
     cover: Cover | None
-    """What hides part of the face: the hat's brim pulled down, the scarf pulled up, or a hand."""
+    """What hides part of the face: a hat's brim pulled down, a scarf pulled up, or a hand."""
     width: float
     jaw: float
     turn: float
-    """Head turned to the picture's right (positive) or left; at -1 and 1 a three quarter view."""
+    """Head turned to the image's right (positive) or left; at -1 and 1 a three-quarter view."""
 
     @property
     def has_hair_on_top(self) -> bool:
-        """Whether the hair's colour shows above the forehead."""
+        """Whether the hair's color shows above the forehead."""
         return self.hair_style != "bald" and self.hat is None
 
 
@@ -84,7 +84,7 @@ _CLOTHES: dict[Clothes, float] = {
 }  # fmt: skip
 _OFFICE_CLOTHES: dict[Clothes, float] = {"suit": 0.75, "collar": 0.25}
 _MIN_HAIR_CONTRAST = 45.0
-"""By `palette.distance`: nobody's hair melts into the forehead."""
+"""By `palette.distance`, so that hair never blends into the forehead."""
 _NOT_UNDER_HATS = ("bun", "curly", "afro", "spiky", "pigtails")
 _COVERED_SHARE = 0.055
 _STRONGLY_TURNED_SHARE = 0.15
@@ -97,7 +97,7 @@ def _pick(rng: np.random.Generator, weights: dict[Word, float]) -> Word:
 
 
 def sample_person(rng: np.random.Generator, theme: Theme = "any") -> Person:
-    """Draw the facts of one person; the professional themes dress it in office clothes."""
+    """Sample the facts of one person; the professional themes use office clothes."""
     sex, age = _pick(rng, _SEX), _pick(rng, _AGE)
     if theme in ("businessman", "businesswoman"):
         sex = "man" if theme == "businessman" else "woman"

@@ -1,7 +1,7 @@
-"""Where the parts of one head are, seen from the front or turned, and where the light comes from.
+"""Where the parts of one head are, frontal or turned, and where the light comes from.
 
-A head's own frame has its origin in the middle of the head and half the head's height as its unit: the chin
-is at y = 1, the crown of the skull at y = -1. Everything is written as seen from the front. A turned head is
+A head's own frame has its origin at the center of the head and half the head's height as its unit: the chin
+is at y = 1, the crown of the skull at y = -1. Everything is defined as seen from the front. A turned head is
 the same drawing wrapped around a flattened ball (`projected`), landmarks included.
 """
 
@@ -21,7 +21,7 @@ _NOSE_DEPTH = 0.24
 
 @dataclass(frozen=True)
 class Light:
-    """Where light comes from: `side` -1 is the left, 1 the right; `rim` is a gentle light from behind."""
+    """Where light comes from: `side` -1 is the left, 1 the right; `rim` adds a soft light from behind."""
 
     side: float = -1.0
     rim: bool = False
@@ -31,11 +31,11 @@ class HeadPlan:
     """Where the parts of one person's head are."""
 
     def __init__(self, person: Person, light: Light) -> None:
-        """Takes the person and the picture's light."""
+        """Take the person and the image's light."""
         child = person.age == "child"
         self.light = light
         self.shadow = -light.side
-        """The side that lies in shadow."""
+        """The side in shadow."""
         self.half_width = HALF_WIDTH * person.width
         self.yaw = np.radians(_MOST_DEGREES) * person.turn
         self._sin, self._cos = float(np.sin(self.yaw)), float(np.cos(self.yaw))
@@ -50,7 +50,7 @@ class HeadPlan:
             self.mouth_half *= 0.88
 
     def projected(self, points: PointsLike) -> Points:
-        """Points of the face as seen from the front, after the turn of the head."""
+        """Frontal points of the face after the turn of the head."""
         p = np.asarray(points, np.float64)
         x, y = p[:, 0], p[:, 1]
         depth = _DEPTH * np.sqrt(np.maximum(1 - (x / (1.15 * self.half_width)) ** 2, 0))
@@ -61,32 +61,32 @@ class HeadPlan:
         return turned
 
     def leaned(self, points: PointsLike) -> Points:
-        """Points of the head's silhouette after the turn: the chin goes along, the crown lags behind."""
+        """Points of the head's silhouette after the turn: the chin moves along, the crown lags behind."""
         leaned = np.array(points, np.float64)
         leaned[:, 0] += 0.13 * self._sin * np.minimum(np.maximum(leaned[:, 1], -1.2), 1.0)
         return leaned
 
     def seen(self, points: PointsLike) -> Points:
-        """Points of the face from the front, where they are in the turned head's frame."""
+        """Frontal points of the face in the frame of the turned head."""
         return self.leaned(self.projected(points))
 
     def eye(self, side: float) -> tuple[float, float]:
-        """Middle of the pupil from the front; side -1 is the left one in the picture."""
+        """Center of the pupil, frontal; side -1 is the left one in the image."""
         return side * self.eye_gap, self.eye_y
 
     def mouth_corner(self, side: float) -> tuple[float, float]:
-        """Corner of the mouth, from the front."""
+        """Corner of the mouth, frontal."""
         return side * self.mouth_half, self.mouth_y
 
     def ear(self, side: float) -> tuple[float, float]:
-        """Middle of an ear: the nearer one comes forward, the farther one goes behind the head."""
+        """Center of an ear: the nearer one moves forward, the farther one behind the head."""
         x = side * self.half_width * 0.98 * np.cos(self.yaw) - 0.1 * np.sin(self.yaw)
         return float(x), 0.13
 
     def ear_shows(self, side: float) -> bool:
-        """Whether an ear is not behind the turned head."""
+        """Whether an ear is not hidden by the turned head."""
         return not self.strongly_turned or side * self.yaw < 0
 
     def landmarks(self) -> Points:
-        """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the picture."""
+        """(5, 2): left eye, right eye, nose tip, left and right mouth corner as seen in the image."""
         return self.seen([self.eye(-1), self.eye(1), self.nose, self.mouth_corner(-1), self.mouth_corner(1)])

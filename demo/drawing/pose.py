@@ -1,4 +1,4 @@
-"""Where the heads of the people in a picture are: close up, side by side, in two rows, or far away."""
+"""Where the heads of the people in an image are: close up, side by side, in two rows, or far away."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from .person import Person
 
 @dataclass(frozen=True)
 class Pose:
-    """Place of a head: middle and half its height as fractions of the picture, clockwise roll in degrees.
+    """Position of a head: center and half its height in fractions of the image, clockwise roll in degrees.
 
-    `standing` people are drawn down to their shoes. Those with a greater `depth` stand before the others.
+    `standing` people are drawn down to their shoes. Those with a greater `depth` are in front of the others.
     """
 
     x: float
@@ -24,7 +24,7 @@ class Pose:
 
 
 def sample_poses(rng: np.random.Generator, people: tuple[Person, ...], kind: str, cut: bool) -> list[Pose]:
-    """One pose for each person, from left to right; `cut` moves a single face over the picture's edge."""
+    """One pose for each person, from left to right; `cut` moves a single face across the image's edge."""
     if kind == "far":
         return _far(rng, people)
     if len(people) == 1:
@@ -32,7 +32,7 @@ def sample_poses(rng: np.random.Generator, people: tuple[Person, ...], kind: str
     if len(people) > 3:
         return _two_rows(rng, people)
     spacing, half = (0.46, 0.17) if len(people) == 2 else (0.31, 0.118)
-    if rng.random() < 0.2:  # close together: one face may stand half before another
+    if rng.random() < 0.2:  # close together: one face may half hide another
         spacing *= float(rng.uniform(0.58, 0.8))
     poses = []
     for index, person in enumerate(people):
@@ -58,7 +58,7 @@ def _single(rng: np.random.Generator, person: Person, cut: bool) -> Pose:
 
 
 def _two_rows(rng: np.random.Generator, people: tuple[Person, ...]) -> list[Pose]:
-    """Four or five people: every second one stands before the others and lower."""
+    """Four or five people: every other one is lower and in front."""
     count = len(people)
     spacing = 0.86 / count
     half = 0.108 if count == 4 else 0.092
@@ -73,7 +73,7 @@ def _two_rows(rng: np.random.Generator, people: tuple[Person, ...]) -> list[Pose
 
 
 def _far(rng: np.random.Generator, people: tuple[Person, ...]) -> list[Pose]:
-    """People who stand on the ground, some way off."""
+    """People standing on the ground at some distance."""
     poses = []
     spacing = float(rng.uniform(0.24, 0.3))
     for index, person in enumerate(people):

@@ -1,6 +1,6 @@
-"""Pictures without people. Each draws itself and returns the facts that a caption may tell.
+"""Images without people. Each function draws one and returns the facts that its caption may mention.
 
-Nothing here may look like a face: no two round spots side by side above a line, no centred door between
+Nothing here may look like a face: no two round spots side by side above a line, no centered door between
 two windows.
 """
 
@@ -75,7 +75,7 @@ def draw_sunset(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_sea(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """The sea by day, with a sailing boat more often than not."""
+    """The sea by day, usually with a sailboat."""
     draw_day_sky(canvas, rng)
     canvas.fill(box(0, 0.6, 1, 1), (40, 120, 186))
     canvas.fill(wavy_ground(0.74, 0.012, rng.uniform(0, 1), waves=3), (32, 104, 170))
@@ -118,7 +118,7 @@ def draw_night(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_house(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """A house with its door at one side, on grass."""
+    """A house with its door to one side, on grass."""
     draw_day_sky(canvas, rng, sun=False)
     canvas.fill(wavy_ground(0.72, 0.02, rng.uniform(0, 1)), lighter(palette.GRASS, 0.1))
     wall_name = _choose(rng, ("white", "red", "yellow", "blue", "pink"))
@@ -146,7 +146,7 @@ def draw_house(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_car(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """A car from its side on a road: a flat sports car or a round small one."""
+    """A car from the side on a road: a low sports car or a small round one."""
     draw_day_sky(canvas, rng)
     canvas.fill(wavy_ground(0.58, 0.04, rng.uniform(0, 1)), palette.GRASS)
     canvas.fill(box(0, 0.7, 1, 1), (98, 102, 114))
@@ -190,7 +190,7 @@ def draw_car(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_apple(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """One apple, on a table or before a plain background."""
+    """One apple, on a table or against a plain background."""
     background = _choose(rng, _PLAIN)
     draw_plain(canvas, rng, background)
     name = _choose(rng, tuple(name for name in ("red", "green", "yellow") if name != background))
@@ -221,7 +221,7 @@ def draw_apple(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_flower(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """One flower with five petals before a plain background."""
+    """One flower with five petals against a plain background."""
     background = _choose(rng, ("white", "blue", "teal", "yellow", "gray", "pink"))
     draw_plain(canvas, rng, background)
     name = _choose(rng, tuple(name for name in _FLOWERS if name != background))
@@ -253,7 +253,7 @@ def draw_flower(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_tree(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """One big tree on a meadow, green or in autumn colours."""
+    """One big tree on a meadow, green or in fall colors."""
     draw_day_sky(canvas, rng)
     canvas.fill(wavy_ground(0.76, 0.03, rng.uniform(0, 1)), palette.GRASS)
     name = _choose(rng, ("green", "green", "orange", "red", "pink"))
@@ -277,7 +277,7 @@ SCENES: dict[str, Callable[[Canvas, np.random.Generator], Facts]] = {
 
 
 def draw_plain(canvas: Canvas, rng: np.random.Generator, name: str) -> None:
-    """A background of one named colour: flat, lighter at the top, or with a light spot in its middle."""
+    """A background of one named color: flat, lighter at the top, or with a light spot in the center."""
     color = COLORS[name]
     manner = int(rng.choice(3, p=(0.6, 0.2, 0.2)))
     canvas.gradient(
@@ -288,7 +288,7 @@ def draw_plain(canvas: Canvas, rng: np.random.Generator, name: str) -> None:
 
 
 def draw_day_sky(canvas: Canvas, rng: np.random.Generator, sun: bool = True) -> None:
-    """Blue sky with up to three clouds and, if wanted, the sun in an upper corner."""
+    """Blue sky with up to two clouds and, with `sun`, the sun in an upper corner."""
     canvas.gradient(palette.SKY_TOP, palette.SKY_LOW)
     side = float(rng.choice([-1.0, 1.0]))
     x, y = 0.5 + side * float(rng.uniform(0.24, 0.34)), float(rng.uniform(0.15, 0.22))
@@ -314,7 +314,7 @@ def wavy_ground(height: float, swing: float, phase: float, waves: int = 1) -> Po
 def _draw_range(
     canvas: Canvas, rng: np.random.Generator, foot: float, height: float, color: Color, snow: bool
 ) -> None:
-    """A row of three or four mountains whose feet are at `foot`; light comes from the left."""
+    """A row of mountains with their base at `foot`; light comes from the left."""
     middles = np.array([0.08, 0.4, 0.72, 1.02]) + rng.uniform(-0.06, 0.06, 4)
     heights = height * rng.uniform(0.65, 1.0, 4)
     for index in (0, 3, 1, 2):

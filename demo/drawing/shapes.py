@@ -1,4 +1,4 @@
-"""Outlines as (N, 2) float arrays of points, in the units of the canvas view they are drawn on."""
+"""Outlines as (N, 2) float arrays of points, in the units of the canvas view that they are drawn on."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _STEPS_PER_SPAN = 8
 
 
 def _spline_weights(steps: int) -> Points:
-    """(steps, 4) weights of the uniform Catmull-Rom spline at equally spaced positions in a span."""
+    """(steps, 4) weights of the uniform Catmull-Rom spline at equally spaced positions of a span."""
     t = np.arange(steps)[:, None] / steps
     return 0.5 * np.hstack(
         [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
@@ -25,16 +25,16 @@ _WEIGHTS = _spline_weights(_STEPS_PER_SPAN)
 def smooth(points: PointsLike) -> Points:
     """Closed smooth outline through `points`."""
     p = np.asarray(points, np.float64)
-    neighbours = np.stack([np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0)], axis=1)
-    return (_WEIGHTS @ neighbours).reshape(-1, 2)
+    neighbors = np.stack([np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0)], axis=1)
+    return (_WEIGHTS @ neighbors).reshape(-1, 2)
 
 
 def curve(points: PointsLike) -> Points:
     """Open smooth line through `points`, ends included."""
     p = np.asarray(points, np.float64)
     padded = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    neighbours = np.stack([padded[:-3], padded[1:-2], padded[2:-1], padded[3:]], axis=1)
-    return np.concatenate([(_WEIGHTS @ neighbours).reshape(-1, 2), p[-1:]])
+    neighbors = np.stack([padded[:-3], padded[1:-2], padded[2:-1], padded[3:]], axis=1)
+    return np.concatenate([(_WEIGHTS @ neighbors).reshape(-1, 2), p[-1:]])
 
 
 def oval(
@@ -61,13 +61,13 @@ def box(left: float, top: float, right: float, bottom: float) -> Points:
 
 
 def mirrored(points: PointsLike) -> Points:
-    """Outline through `points` (one side, from top to bottom), then back up through their mirror at x = 0."""
+    """Outline through `points` (one side, from top to bottom), then back up through their mirror image."""
     p = np.asarray(points, np.float64)
     return np.concatenate([p, p[p[:, 0] != 0][::-1] * (-1, 1)])
 
 
 def flipped(points: PointsLike, side: float) -> Points:
-    """`points` as they are for side 1, mirrored at x = 0 for side -1."""
+    """`points` unchanged for side 1, mirrored at x = 0 for side -1."""
     return np.asarray(points, np.float64) * (side, 1)
 
 

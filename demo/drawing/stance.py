@@ -1,4 +1,4 @@
-"""Legs and arms of people who are seen whole, in the upright frame of their head (see plan.py)."""
+"""Legs and arms of people shown full length, in the upright frame of their head (see plan.py)."""
 
 from . import palette
 from .canvas import Canvas
@@ -20,12 +20,12 @@ _TROUSERS = {
 
 
 def feet(person: Person) -> float:
-    """How far below the middle of the head the soles are."""
+    """How far the soles are below the center of the head."""
     return _FEET[person.age]
 
 
 def draw_legs(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Two legs in trousers, shoes and the shade on the ground."""
+    """Two legs in trousers, shoes and the shadow on the ground."""
     name = _TROUSERS[person.clothes] or person.shirt
     color = palette.COLORS[name if name != person.shirt or person.clothes == "suit" else "brown"]
     ground = feet(person)
@@ -40,7 +40,7 @@ def draw_legs(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
 
 
 def draw_arms(canvas: Canvas, person: Person, plan: HeadPlan) -> None:
-    """Arms that hang down beside the body."""
+    """Arms hanging at the sides."""
     color, skin = palette.COLORS[person.shirt], palette.SKIN[person.skin]
     reach = {"man": 1.62, "woman": 1.36}[person.sex] * (0.84 if person.age == "child" else 1.0)
     low = HIP - (0.5 if person.age == "child" else 0.0)

@@ -1,7 +1,7 @@
-"""More pictures without people: round things and animals, some near to what a face detector looks for.
+"""More images without people: round things and animals, some close to what a face detector looks for.
 
-Each draws itself and returns the facts that a caption may tell, as in scene.py. None has two eyes above a
-mouth.
+Each function draws one and returns the facts that its caption may mention, as in scene.py. None has two eyes
+above a mouth.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def _spokes(canvas: Canvas, count: int, reach: float, width: float, color: Color
 
 
 def _ring(radius: float, width: float) -> Points:
-    """Outline of a ring, its hole run backwards."""
+    """Outline of a ring, with its hole in reverse direction."""
     outer, inner = (
         oval(0, 0, radius, radius, end=359.9),
         oval(0, 0, radius - width, radius - width, end=359.9),
@@ -43,7 +43,7 @@ def _ring(radius: float, width: float) -> Points:
 
 
 def _spin(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
-    """Place and radius of a round thing in the middle of the picture."""
+    """Center and radius of a round thing near the center of the image."""
     return float(rng.uniform(0.43, 0.57)), float(rng.uniform(0.44, 0.54)), float(rng.uniform(low, high))
 
 
@@ -69,7 +69,7 @@ def draw_clock(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_wheel(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """One wheel with spokes, of wood or of rubber and metal."""
+    """One wheel with spokes, made of wood or of rubber and metal."""
     wall = _choose(rng, _PLAIN)
     draw_plain(canvas, rng, wall)
     x, y, radius = _spin(rng, 0.26, 0.36)
@@ -165,7 +165,7 @@ def draw_apples(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_bicycle(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """A bicycle from its side, on a path or before a wall."""
+    """A bicycle from the side, on a path."""
     color = _choose(rng, ("red", "blue", "green", "yellow", "black", "orange"))
     draw_day_sky(canvas, rng)
     canvas.fill(wavy_ground(0.6, 0.03, rng.uniform(0, 1)), palette.GRASS)
@@ -191,7 +191,7 @@ def draw_bicycle(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_ball(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """A striped beach ball or a plain one, on grass or before a wall."""
+    """A striped beach ball or a plain one, on grass or against a wall."""
     color, wall = _color_and_wall(rng, ("red", "blue", "green", "orange", "purple"))
     facts = {"color": color}
     if rng.random() < 0.5:
@@ -219,7 +219,7 @@ def draw_ball(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_sign(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """A round road sign on a pole: a bar, an arrow or nothing on it."""
+    """A round road sign on a pole, with a bar, an arrow or nothing on it."""
     draw_day_sky(canvas, rng, sun=False)
     canvas.fill(wavy_ground(0.8, 0.03, rng.uniform(0, 1)), palette.GRASS)
     x, y, radius = _spin(rng, 0.18, 0.25)
@@ -245,7 +245,7 @@ def _fur(rng: np.random.Generator) -> str:
 
 
 def draw_cat(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """A cat that sits with its back to us and looks out."""
+    """A cat sitting with its back to us."""
     name = _fur(rng)
     wall = _choose(rng, tuple(w for w in _PLAIN if w != name))
     draw_plain(canvas, rng, wall)
@@ -272,7 +272,7 @@ def draw_cat(canvas: Canvas, rng: np.random.Generator) -> Facts:
 
 
 def draw_dog(canvas: Canvas, rng: np.random.Generator) -> Facts:
-    """A dog from its side on a meadow."""
+    """A dog from the side on a meadow."""
     name = _fur(rng)
     draw_day_sky(canvas, rng)
     canvas.fill(wavy_ground(0.66, 0.03, rng.uniform(0, 1)), palette.GRASS)

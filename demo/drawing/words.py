@@ -1,4 +1,4 @@
-"""The words of the captions, as tables, and the list of all of them."""
+"""The words of the captions, as tables, and the vocabulary that they make up."""
 
 import re
 
@@ -107,7 +107,7 @@ COUNT = {
     4: ("four people", "four friends", "a group of people", "a family of four", "a group of four people"),
     5: ("five people", "five friends", "a group of people", "a crowd of five", "a group of five people"),
 }
-# (facts that must hold, text): an empty value means "any value of this fact".
+# (facts that must hold, text); an empty value means any value of this fact.
 SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
     "hills": (
         ((), "green hills"), ((), "green hills and the sun"), ((), "green hills under a blue sky"),
@@ -221,7 +221,7 @@ SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
 
 _STRUCTURE = """a an and with wearing in of to next beside person young hair eyes skin bald natural glasses
 round square earrings gold suit tie scarf pearl necklace apples oranges"""
-# Words people type (in negative prompts too) that no caption needs to hold for a tokenizer to know them.
+# Words that people type, in negative prompts too: the tokenizer knows them although no caption has them.
 _ALSO_TYPED = """the on at no not without people human face faces head smile looking front men women kid baby
 teenager dark light pale warm cold big small large tall colors background foreground blurry blur low bad worst
 ugly deformed distorted watermark text logo noise extra fingers hands mouth nose ears hairstyle photograph
@@ -252,10 +252,10 @@ def _texts() -> list[str]:
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words and numbers of a text, as a whole-word tokenizer sees them."""
+    """Lowercase words and numbers of a text, as a whole-word tokenizer sees them."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can hold and common others that users type, sorted and without doubles."""
+    """Every word that a caption can contain and others that users often type, sorted, without duplicates."""
     return sorted({word for text in _texts() for word in split_words(re.sub(r"\{\w*\}", " ", text))})

@@ -3,15 +3,15 @@ import pytest
 
 from atelier_restorer.align import CROP_SIZE, crop_to_picture, face_to_crop
 from atelier_restorer.paste import paste_face
-from bench.face_scene import LARGEST_SQUARE_PX, grid, make_scene, make_scene_with_one_face, picture_size
+from bench.face_scene import LARGEST_SQUARE_PX, grid, image_size, make_scene, make_scene_with_one_face
 from bench.phases import Phases
-from bench.restore import levels_apart, times_faster
+from bench.restore import level_difference, speedup
 
 
 @pytest.mark.parametrize("megapixels", [1, 4, 12, 24])
 @pytest.mark.parametrize("faces", [1, 4, 8, 30])
 def test_faces_lie_in_the_image_and_do_not_overlap(megapixels: float, faces: int) -> None:
-    width, height = picture_size(megapixels)
+    width, height = image_size(megapixels)
     assert width * height == pytest.approx(megapixels * 1e6, rel=0.01)
     square, places = grid(width, height, faces)
     assert len(places) == faces
@@ -28,7 +28,7 @@ def test_faces_lie_in_the_image_and_do_not_overlap(megapixels: float, faces: int
 
 
 def test_thirty_faces_in_24_megapixels_are_of_a_group_photo() -> None:
-    square, _ = grid(*picture_size(24), 30)
+    square, _ = grid(*image_size(24), 30)
     assert 200 <= square * 0.6 <= 400, "the box of a face is about 0.6 of its square"
 
 
@@ -39,30 +39,30 @@ def test_the_same_face_is_the_same_in_a_picture_of_any_size() -> None:
 
 def test_a_scene_is_made_from_its_seed() -> None:
     one, again, other = make_scene(0.1, 2), make_scene(0.1, 2), make_scene(0.1, 2, seed=1)
-    np.testing.assert_array_equal(one.picture, again.picture)
+    np.testing.assert_array_equal(one.image, again.image)
     np.testing.assert_array_equal(one.restored, again.restored)
-    assert (one.picture != other.picture).any()
+    assert (one.image != other.image).any()
     assert one.classes.shape == (2, CROP_SIZE, CROP_SIZE)
 
 
 def test_pictures_are_compared_inside_and_outside_of_the_mask() -> None:
     scene = make_scene(0.1, 1)
-    picture, mask = scene.picture.copy(), np.zeros(scene.picture.shape[:2], np.uint8)
-    paste_face(picture, mask, scene.restored[0], crop_to_picture(face_to_crop(scene.faces[0]), 1), 1)
-    assert levels_apart(picture, picture, mask)["share_within_2"] == 1.0
-    apart = levels_apart(scene.picture, picture, mask)
-    assert apart["largest"] == np.abs(picture.astype(int) - scene.picture)[mask > 0].max() > 2
+    image, mask = scene.image.copy(), np.zeros(scene.image.shape[:2], np.uint8)
+    paste_face(image, mask, scene.restored[0], crop_to_picture(face_to_crop(scene.faces[0]), 1), 1)
+    assert level_difference(image, image, mask)["share_within_2"] == 1.0
+    apart = level_difference(scene.image, image, mask)
+    assert apart["largest"] == np.abs(image.astype(int) - scene.image)[mask > 0].max() > 2
     assert apart["largest_outside_the_mask"] == 0
-    half_wrong = picture.copy()
+    half_wrong = image.copy()
     half_wrong[:, :, 0] += np.uint8(3)
-    assert levels_apart(half_wrong, picture, mask)["share_within_2"] == pytest.approx(2 / 3)
+    assert level_difference(half_wrong, image, mask)["share_within_2"] == pytest.approx(2 / 3)
 
 
 def test_ratios_are_of_consecutive_runs_and_of_the_fastest() -> None:
     ours = [{"paste": 1.0, "encode": 1.0}, {"paste": 0.5, "encode": 1.0}]
-    ratios = times_faster(ours, [{"paste": 8.0, "encode": 2.0}])
+    ratios = speedup(ours, [{"paste": 8.0, "encode": 2.0}])
     assert ratios["paste"]["median"] == 8.0
-    assert ratios["paste"]["of_least"] == 16.0
+    assert ratios["paste"]["of_min"] == 16.0
     assert ratios["total"]["median"] == 5.0
     assert ratios["paste"]["n"] == 1, "the reference ran once"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.generate import phase_seconds
+from bench.generate import stage_seconds
 from bench.report import percentile, spread
 
 
@@ -19,4 +19,4 @@ def test_the_median_is_reported_with_its_spread() -> None:
 def test_rounds_of_one_phase_are_added_up() -> None:
     stages = [("base", 2.0), ("decode", 0.5), ("hires", 1.0), ("decode", 1.5)]
     answer = [{"stage": name, "seconds": seconds} for name, seconds in stages]
-    assert phase_seconds(answer) == {"base": 2.0, "decode": 2.0, "hires": 1.0}
+    assert stage_seconds(answer) == {"base": 2.0, "decode": 2.0, "hires": 1.0}

@@ -20,7 +20,7 @@ def test_narrow_networks_run_through_both_flows() -> None:
         (plain, ["text", "base", "decode"]),
         (hires, ["text", "base", "decode", "upscale", "encode_latents", "hires"]),
     ):
-        assert len(case["first_picture_seconds"]) == 2 * len(modes)
+        assert len(case["first_image_seconds"]) == 2 * len(modes)
         for mode in modes:
             assert list(case[f"atelier, {mode}"]["stages"]) == stages
             assert case[f"diffusers, {mode}"]["seconds"]["n"] == 1

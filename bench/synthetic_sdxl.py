@@ -1,4 +1,4 @@
-"""SDXL with made-up weights: at its real size, or narrow, when it has 0.1 GB and runs on a CPU.
+"""SDXL with synthetic weights: at its real size, or narrow, which takes 0.1 GB and runs on a CPU.
 
 Narrow means small widths and depths; every other value of a configuration is the published one.
 """
@@ -54,9 +54,9 @@ def weights(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Any:
-    """Return a network whose weights are made up on a device, the same for the same seed.
+    """Return a network with random weights, sampled on a device, the same for the same seed.
 
-    Each layer keeps the size of its input, so numbers grow and shrink no more than in a trained network.
+    Each layer preserves the scale of its input, so values grow and shrink no more than in a trained network.
     """
     network = empty_network(part, config)
     generator = torch.Generator(device).manual_seed(seed)
@@ -65,10 +65,10 @@ def weights(
         if tensor.ndim == 1:  # norms: one; biases: zero
             state[name] = torch.full(tensor.shape, float(name.endswith("weight")), dtype=dtype, device=device)
             continue
-        words = name.endswith("_embedding.weight")
-        scale = 0.02 if words else 1 / math.sqrt(tensor[0].numel())
-        drawn = torch.randn(tensor.shape, generator=generator, dtype=dtype, device=device)
-        state[name] = drawn.mul_(scale)
+        is_embedding = name.endswith("_embedding.weight")
+        scale = 0.02 if is_embedding else 1 / math.sqrt(tensor[0].numel())
+        values = torch.randn(tensor.shape, generator=generator, dtype=dtype, device=device)
+        state[name] = values.mul_(scale)
     network.load_state_dict(state, assign=True)
     for name, buffer in network.named_buffers():
         owner, _, last = name.rpartition(".")
