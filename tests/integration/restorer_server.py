@@ -1,11 +1,11 @@
-"""The restorer in this process, behind a real socket, and what its tests ask of it."""
+"""The restorer as a server in this process, on a real socket, and what its tests need."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
 
-from atelier.common.v1 import image_pb2
+from atelier.common.v1 import image_pb2, warning_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_restorer.servicer import RestorerService
@@ -26,7 +26,7 @@ from atelier_runtime.server import ServiceServer
 
 
 class Client:
-    """A stub and the server that it talks to."""
+    """A stub and the server that it calls."""
 
     def __init__(self, server: ServiceServer[RestorerService], channel: grpc.aio.Channel) -> None:
         self.server = server
@@ -35,7 +35,7 @@ class Client:
 
     @property
     def codeformer(self) -> torch.nn.Module:
-        """The network that the server runs, for what weights alone cannot bring about."""
+        """The network that the server runs, for faults that weights alone cannot cause."""
         codeformer = self.server.service.models.codeformer
         assert codeformer is not None
         return codeformer.network
@@ -48,8 +48,28 @@ class Client:
         return (await self.stub.GetStatus(pb.GetStatusRequest())).status.running
 
 
+@contextmanager
+def forward_hook(network: torch.nn.Module, hook: Callable[..., None]) -> Iterator[None]:
+    """Call `hook` after each forward pass of a network."""
+    handle = network.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+async def idle(client: Client) -> None:
+    """Wait until the device has nothing to do."""
+
+    async def is_idle() -> bool:
+        return await client.running() == 0
+
+    await until(is_idle)
+
+
 @asynccontextmanager
 async def serve(model_set: Path, **settings: Any) -> AsyncIterator[Client]:
+    """Start a server of a model set and yield a client for it."""
     chosen = RestorerSettings(
         host="127.0.0.1",
         port=0,
@@ -72,17 +92,20 @@ async def serve(model_set: Path, **settings: Any) -> AsyncIterator[Client]:
 
 
 def photo(width: int = 640, height: int = 640) -> np.ndarray:
+    """Return an image (height, width, 3) in which every position has its own color."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 255 // width, y * 255 // height, (x + y) % 200], axis=2).astype(np.uint8)
 
 
 def png(rgb: np.ndarray, file_format: str = "PNG", **options: Any) -> bytes:
+    """Return the file of an image, a PNG unless another format is given."""
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
 def pixels(image: image_pb2.Image) -> np.ndarray:
+    """Return the pixels of an image of a response."""
     with Image.open(io.BytesIO(image.data)) as opened:
         return np.array(opened)
 
@@ -108,7 +131,18 @@ async def failure(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, list[str]
     return caught.value.code(), reason, fields, retry
 
 
+def stage_names(response: pb.RestoreFacesResponse) -> list[str]:
+    """Return the names of the stages of a response, in order."""
+    return [stage.stage for stage in response.stages]
+
+
+def warning_codes(response: pb.RestoreFacesResponse) -> list[warning_pb2.WarningCode]:
+    """Return the codes of the warnings of a response."""
+    return [warning.code for warning in response.warnings]
+
+
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until a condition holds, at most 30 s."""
     async with asyncio.timeout(30):
         while not await condition():
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The generator as a real grpc.aio server on a real port, with tiny networks of the real classes."""
+"""The generator as a server on a real socket, with tiny networks of the real classes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -51,7 +51,7 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, ready: bool = True, **options: Any) -> AsyncIterator[Running]:
+async def serving(folder: Path, *, ready: bool = True, **options: object) -> AsyncIterator[Running]:
     settings = GeneratorSettings(
         host="127.0.0.1",
         port=0,
@@ -75,8 +75,8 @@ async def serving(folder: Path, *, ready: bool = True, **options: Any) -> AsyncI
         await server.drain()
 
 
-def request(**options: Any) -> pb.GenerateImageRequest:
-    given = {
+def request(**options: object) -> pb.GenerateImageRequest:
+    defaults = {
         "prompt": "a cat",
         "width_px": 256,
         "height_px": 256,
@@ -84,7 +84,7 @@ def request(**options: Any) -> pb.GenerateImageRequest:
         "seed": 1,
         "output": RAW,
     }
-    return pb.GenerateImageRequest(**{**given, **options})
+    return pb.GenerateImageRequest(**{**defaults, **options})
 
 
 async def result_of(call: AsyncIterator[pb.GenerateImageResponse]) -> pb.GenerateImageResult:
@@ -100,6 +100,13 @@ async def failure_of(call: AsyncIterator[pb.GenerateImageResponse]) -> grpc.aio.
     return caught.value
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(set_folder: Path) -> AsyncIterator[Running]:
+    """A server that tests share."""
+    async with serving(set_folder) as running:
+        yield running
+
+
 async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
@@ -113,18 +120,18 @@ def cancelled_steps() -> float:
 # --- becoming ready ---
 
 
-async def test_ready_only_after_warm_up(set_folder, monkeypatch):
+async def test_ready_only_after_warm_up(set_folder: Path) -> None:
     gate = threading.Event()
     async with serving(set_folder, ready=False, queue_capacity=1) as running:
-        # Loading goes through the device thread as well; what it waits for is not over yet.
+        # Loading runs on the device thread, so that it has not finished yet.
         assert await running.health("") == health_pb2.HealthCheckResponse.SERVING
-        loaded = running.server.service.warm_up
+        warm_up = running.server.service.warm_up
 
         def gated_warm_up() -> None:
             gate.wait(30)
-            loaded()
+            warm_up()
 
-        monkeypatch.setattr(running.server.service, "warm_up", gated_warm_up)
+        running.server.service.warm_up = gated_warm_up  # type: ignore[method-assign]
         await until(lambda: running.server.status().networks != ())
         assert await running.health(SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING
         status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
@@ -138,9 +145,9 @@ async def test_ready_only_after_warm_up(set_folder, monkeypatch):
         await result_of(running.generator.GenerateImage(request()))
 
 
-async def test_status_says_what_is_loaded(set_folder):
+async def test_the_status_reports_what_is_loaded(set_folder: Path) -> None:
     async with serving(set_folder, queue_capacity=3) as running:
-        await until(lambda: running.server.worker.running == 0)  # the warm-up's last moment
+        await until(lambda: running.server.worker.running == 0)  # the warm-up may just be ending
         status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
     assert status.ready and status.model_set == "tiny"
     assert {(network.role, network.name) for network in status.networks} == {
@@ -154,24 +161,22 @@ async def test_status_says_what_is_loaded(set_folder):
     assert (status.queue_depth, status.queue_capacity, status.running) == (0, 3, 0)
 
 
-async def test_reflection_names_the_service(set_folder):
-    async with serving(set_folder) as running:
-        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
-        ask = reflection_pb2.ServerReflectionRequest(list_services="")
-        answers = [answer async for answer in stub.ServerReflectionInfo(iter([ask]))]
-    assert SERVICE in {service.name for service in answers[0].list_services_response.service}
+async def test_reflection_names_the_service(running: Running) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+    requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    [response] = [response async for response in stub.ServerReflectionInfo(requests)]
+    assert SERVICE in {service.name for service in response.list_services_response.service}
 
 
 # --- generating ---
 
 
-async def test_progress_comes_in_order_and_the_result_last(set_folder):
-    async with serving(set_folder) as running:
-        call = running.generator.GenerateImage(request(num_inference_steps=5, hires_fix=True))
-        events = [event async for event in call]
+async def test_progress_arrives_in_order_and_the_result_last(running: Running) -> None:
+    call = running.generator.GenerateImage(request(num_inference_steps=5, hires_fix=True))
+    events = [event async for event in call]
     assert [event.WhichOneof("event") for event in events] == ["progress"] * 13 + ["result"]
-    seen = [(e.progress.stage, e.progress.step, e.progress.total_steps) for e in events[:-1]]
-    assert seen == [("base", i, 5) for i in range(1, 6)] + [("hires", i, 8) for i in range(1, 9)]
+    progress = [(e.progress.stage, e.progress.step, e.progress.total_steps) for e in events[:-1]]
+    assert progress == [("base", i, 5) for i in range(1, 6)] + [("hires", i, 8) for i in range(1, 9)]
     result = events[-1].result
     assert (result.image.width_px, result.image.height_px) == (384, 384)
     assert result.hires_fix_applied and result.refiner_applied
@@ -179,34 +184,45 @@ async def test_progress_comes_in_order_and_the_result_last(set_folder):
     assert result.stages[0].stage == "text" and result.stages[-1].stage == "encode"
 
 
-async def test_an_unset_option_is_its_default_and_the_returned_seed_gives_the_same_image(set_folder):
-    small: dict[str, Any] = {"prompt": "a cat", "width_px": 256, "height_px": 256, "output": RAW}
-    small["num_inference_steps"] = 2
-    defaults: dict[str, Any] = {"negative_prompt": "blurry", "guidance_scale": 7.5}
-    defaults |= {"use_refiner": True, "use_upscaler": True}
-    async with serving(set_folder) as running:
-        first = await result_of(running.generator.GenerateImage(pb.GenerateImageRequest(**small)))
-        spelled_out = pb.GenerateImageRequest(**small, **defaults, seed=first.seed)
-        again = await result_of(running.generator.GenerateImage(spelled_out))
-        other = await result_of(running.generator.GenerateImage(pb.GenerateImageRequest(**small)))
-    assert (again.image.data, again.seed) == (first.image.data, first.seed)
-    assert other.seed != first.seed and other.image.data != first.image.data
+async def test_the_seed_of_the_response_generates_the_same_image_again(running: Running) -> None:
+    options = {"prompt": "a cat", "width_px": 256, "height_px": 256, "num_inference_steps": 2, "output": RAW}
+    generate = running.generator.GenerateImage
+    first, other = [await result_of(generate(pb.GenerateImageRequest(**options))) for _ in range(2)]
+    again = await result_of(generate(pb.GenerateImageRequest(**options, seed=first.seed)))
+    assert 0 <= first.seed < 2**53 and first.seed != other.seed
+    assert again.seed == first.seed
+    assert again.image.data == first.image.data != other.image.data
 
 
-async def test_every_output_format_holds_the_picture(set_folder):
-    async with serving(set_folder) as running:
-        raw = await result_of(running.generator.GenerateImage(request()))
-        pixels = np.frombuffer(raw.image.data, np.uint8).reshape(256, 256, 3)
-        for number, name in images_by_number().items():
-            output = image_pb2.OutputOptions(format=number, quality=60)
-            result = await result_of(running.generator.GenerateImage(request(output=output)))
-            assert result.image.format == number
-            assert result.image.data == images.encode(images.Picture(rgb=pixels), name, 60)
-            picture = images.decode(result.image.data, max_pixels=10**6)
-            assert (picture.format, picture.width, picture.height) == (name, 256, 256)
+@pytest.mark.parametrize("seed", [0, 2**53 - 1])
+async def test_a_requested_seed_is_returned(running: Running, seed: int) -> None:
+    assert (await result_of(running.generator.GenerateImage(request(seed=seed)))).seed == seed
 
 
-def images_by_number() -> dict[image_pb2.ImageFormat, images.Format]:
+async def test_unset_options_have_the_documented_defaults(running: Running) -> None:
+    """The negative prompt is the set's own."""
+    explicit = {"negative_prompt": "blurry", "guidance_scale": 7.5, "use_refiner": True, "hires_fix": False}
+    by_default = await result_of(running.generator.GenerateImage(request()))
+    same = await result_of(running.generator.GenerateImage(request(**explicit, use_upscaler=True)))
+    assert same.image.data == by_default.image.data
+    for option, value in (("negative_prompt", ""), ("guidance_scale", 7.0), ("use_refiner", False)):
+        changed = await result_of(running.generator.GenerateImage(request(**{option: value})))
+        assert changed.image.data != by_default.image.data, option
+
+
+async def test_every_output_format_contains_the_image(running: Running) -> None:
+    raw = await result_of(running.generator.GenerateImage(request()))
+    pixels = np.frombuffer(raw.image.data, np.uint8).reshape(256, 256, 3)
+    for number, name in images_by_number().items():
+        output = image_pb2.OutputOptions(format=number, quality=60)
+        result = await result_of(running.generator.GenerateImage(request(output=output)))
+        assert result.image.format == number
+        assert result.image.data == images.encode(images.Picture(rgb=pixels), name, 60)
+        picture = images.decode(result.image.data, max_pixels=10**6)
+        assert (picture.format, picture.width, picture.height) == (name, 256, 256)
+
+
+def images_by_number() -> dict[int, str]:
     return {
         image_pb2.IMAGE_FORMAT_PNG: "png",
         image_pb2.IMAGE_FORMAT_JPEG: "jpeg",
@@ -214,29 +230,27 @@ def images_by_number() -> dict[image_pb2.ImageFormat, images.Format]:
     }
 
 
-async def test_pictures_above_grpcs_default_limit_arrive(set_folder):
-    async with serving(set_folder) as running:
-        big = request(lanczos_scale=4.0, width_px=512, height_px=512, num_inference_steps=1)
-        result = await result_of(running.generator.GenerateImage(big))
+async def test_images_above_grpcs_default_limit_arrive(running: Running) -> None:
+    big = request(lanczos_scale=4.0, width_px=512, height_px=512, num_inference_steps=1)
+    result = await result_of(running.generator.GenerateImage(big))
     assert len(result.image.data) == 2048 * 2048 * 3 > 4 * 2**20
 
 
-async def test_health_and_status_answer_while_an_image_is_generated(set_folder):
-    async with serving(set_folder) as running:
-        call = running.generator.GenerateImage(request(num_inference_steps=60, use_refiner=False))
-        answered = 0
-        async for event in call:
-            if event.WhichOneof("event") == "progress" and event.progress.step % 20 == 10:
-                status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
-                assert await running.health("") == health_pb2.HealthCheckResponse.SERVING
-                answered += status.running
-        assert answered >= 1
+async def test_health_and_status_respond_while_an_image_is_generated(running: Running) -> None:
+    call = running.generator.GenerateImage(request(num_inference_steps=60, use_refiner=False))
+    answered = 0
+    async for event in call:
+        if event.WhichOneof("event") == "progress" and event.progress.step % 20 == 10:
+            status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
+            assert await running.health("") == health_pb2.HealthCheckResponse.SERVING
+            answered += status.running
+    assert answered >= 1
 
 
 # --- refusing ---
 
 
-async def test_every_bad_field_is_named(set_folder):
+async def test_every_bad_field_is_named(set_folder: Path) -> None:
     async with serving(set_folder, max_pixels=2_000_000) as running:
         bad = request(prompt="", width_px=100, num_inference_steps=0, seed=2**60, guidance_scale=float("nan"))
         error = await failure_of(running.generator.GenerateImage(bad))
@@ -250,7 +264,7 @@ async def test_every_bad_field_is_named(set_folder):
         await result_of(running.generator.GenerateImage(request()))
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back(set_folder):
+async def test_a_full_queue_refuses_and_says_when_to_retry(set_folder: Path) -> None:
     async with serving(set_folder, queue_capacity=0) as running:
         gate = threading.Event()
         blocker = running.server.worker.submit(lambda job: gate.wait(30))
@@ -264,54 +278,53 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(set_folder):
         await result_of(running.generator.GenerateImage(request()))
 
 
-async def test_a_broken_picture_is_an_error_never_an_answer(set_folder):
-    async with serving(set_folder) as running:
-        vae = running.server.service.pipeline._models.text_to_image.vae
-        weight = vae.decoder.conv_out.weight
-        good = weight.detach().clone()
+async def test_an_image_of_nan_is_an_error(running: Running) -> None:
+    vae = running.server.service.pipeline._models.text_to_image.vae
+    weight = vae.decoder.conv_out.weight
+    original = weight.detach().clone()
+    try:
         with torch.no_grad():
             weight.fill_(float("nan"))
         error = await failure_of(running.generator.GenerateImage(request()))
-        assert error.code() == grpc.StatusCode.INTERNAL
-        assert from_rpc_error(error).reason is ErrorReason.BAD_IMAGE
+    finally:
         with torch.no_grad():
-            weight.copy_(good)
-        await result_of(running.generator.GenerateImage(request()))
+            weight.copy_(original)
+    assert error.code() == grpc.StatusCode.INTERNAL
+    assert from_rpc_error(error).reason is ErrorReason.BAD_IMAGE
+    await result_of(running.generator.GenerateImage(request()))
 
 
 # --- stopping ---
 
 
-async def test_a_client_that_hangs_up_stops_the_work_and_the_next_is_unharmed(set_folder):
-    async with serving(set_folder) as running:
-        undisturbed = await result_of(running.generator.GenerateImage(request(hires_fix=True)))
-        before = cancelled_steps()
-        call = running.generator.GenerateImage(request(num_inference_steps=150, hires_fix=True))
-        async for event in call:
-            if event.progress.step == 3:
-                break
-        call.cancel()
-        await until(lambda: running.server.worker.running == 0)
-        saved = cancelled_steps() - before
-        # On the way of the message a step or two may pass on a network as small as this one.
-        assert 158 - 30 <= saved <= 158 - 3
-        again = await result_of(running.generator.GenerateImage(request(hires_fix=True)))
-        assert again.image.data == undisturbed.image.data
-        assert metrics.REQUESTS_IN_PROGRESS._value.get() == 0
+async def test_a_client_that_disconnects_stops_the_work_and_the_next_is_unaffected(running: Running) -> None:
+    undisturbed = await result_of(running.generator.GenerateImage(request(hires_fix=True)))
+    before = cancelled_steps()
+    call = running.generator.GenerateImage(request(num_inference_steps=150, hires_fix=True))
+    async for event in call:
+        if event.progress.step == 3:
+            break
+    call.cancel()
+    await until(lambda: running.server.worker.running == 0)
+    saved = cancelled_steps() - before
+    # A few steps of a network this small may run before the message arrives.
+    assert 158 - 30 <= saved <= 158 - 3
+    again = await result_of(running.generator.GenerateImage(request(hires_fix=True)))
+    assert again.image.data == undisturbed.image.data
+    await until(lambda: metrics.REQUESTS_IN_PROGRESS._value.get() == 0)
 
 
-async def test_a_client_that_disconnects_in_the_queue_is_never_served(set_folder):
-    async with serving(set_folder) as running:
-        gate = threading.Event()
-        blocker = running.server.worker.submit(lambda job: gate.wait(30))
-        call = running.generator.GenerateImage(request())
-        reading = asyncio.create_task(failure_of_cancelled(call))
-        await until(lambda: running.server.worker.depth == 1)
-        call.cancel()
-        await reading
-        await until(lambda: running.server.worker.depth == 0)
-        gate.set()
-        await blocker.result()
+async def test_nothing_is_generated_for_a_client_that_disconnects_in_the_queue(running: Running) -> None:
+    gate = threading.Event()
+    blocker = running.server.worker.submit(lambda job: gate.wait(30))
+    call = running.generator.GenerateImage(request())
+    reading = asyncio.create_task(failure_of_cancelled(call))
+    await until(lambda: running.server.worker.depth == 1)
+    call.cancel()
+    await reading
+    await until(lambda: running.server.worker.depth == 0)
+    gate.set()
+    await blocker.result()
 
 
 async def failure_of_cancelled(call: AsyncIterator[pb.GenerateImageResponse]) -> None:
@@ -320,31 +333,29 @@ async def failure_of_cancelled(call: AsyncIterator[pb.GenerateImageResponse]) ->
             pass
 
 
-async def test_a_passed_deadline_stops_the_work(set_folder):
-    async with serving(set_folder) as running:
-        before = cancelled_steps()
-        slow = request(num_inference_steps=150, width_px=512, height_px=512)
-        error = await failure_of(running.generator.GenerateImage(slow, timeout=0.5))
-        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert isinstance(from_rpc_error(error), DeadlineExceeded)
-        await until(lambda: running.server.worker.running == 0)
-        assert cancelled_steps() - before > 50
-        await result_of(running.generator.GenerateImage(request(), timeout=60))
+async def test_an_expired_deadline_stops_the_work(running: Running) -> None:
+    before = cancelled_steps()
+    slow = request(num_inference_steps=150, width_px=512, height_px=512)
+    error = await failure_of(running.generator.GenerateImage(slow, timeout=0.5))
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert isinstance(from_rpc_error(error), DeadlineExceeded)
+    await until(lambda: running.server.worker.running == 0)
+    assert cancelled_steps() - before > 50
+    await result_of(running.generator.GenerateImage(request(), timeout=60))
 
 
 # --- metrics ---
 
 
-async def test_metrics_move_with_a_picture(set_folder):
-    async with serving(set_folder) as running:
-        before = await scrape(running)
-        result = await result_of(running.generator.GenerateImage(request()))
-        after = await scrape(running)
-    moved = {name for name, value in after.items() if value != before.get(name)}
+async def test_an_image_changes_the_metrics(running: Running) -> None:
+    before = await scrape(running)
+    result = await result_of(running.generator.GenerateImage(request()))
+    after = await scrape(running)
+    changed = {name for name, value in after.items() if value != before.get(name)}
     for stage in ("text", "base", "refiner", "decode", "encode"):
-        assert f'atelier_stage_duration_seconds_count{{stage="{stage}"}}' in moved
-    assert 'atelier_request_duration_seconds_count{code="OK",method="GenerateImage"}' in moved
-    assert "atelier_queue_wait_seconds_count" in moved
+        assert f'atelier_stage_duration_seconds_count{{stage="{stage}"}}' in changed
+    assert 'atelier_request_duration_seconds_count{code="OK",method="GenerateImage"}' in changed
+    assert "atelier_queue_wait_seconds_count" in changed
     assert after[f'atelier_build_info{{dtype="float32",model_set="tiny",version="{__version__}"}}'] == 1
     name = 'atelier_stage_duration_seconds_sum{stage="base"}'
     reported = {stage.stage: stage.duration.ToNanoseconds() / 1e9 for stage in result.stages}

@@ -28,22 +28,28 @@ def command(**environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_bad_settings_stop_the_start_and_name_the_variable(set_folder, tmp_path):
+def error_output(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    return process.stderr.read()
+
+
+def test_bad_settings_stop_the_start_and_name_the_variable(tmp_path: Path) -> None:
     with command(PORT="many") as process:
         assert process.wait(60) == 2
-        assert "ATELIER_GENERATOR_PORT=many" in process.stderr.read()
+        assert "ATELIER_GENERATOR_PORT=many" in error_output(process)
     with command(MODEL_SET=str(tmp_path / "nowhere"), PORT="0", METRICS_PORT="0") as process:
         assert process.wait(60) == 1
-        assert "ATELIER_GENERATOR_MODEL_SET=" in process.stderr.read()
+        assert "ATELIER_GENERATOR_MODEL_SET=" in error_output(process)
 
 
-def test_sigterm_ends_the_process_cleanly(set_folder):
+def test_sigterm_ends_the_process_cleanly(set_folder: Path) -> None:
     settings = {"MODEL_SET": str(set_folder), "PORT": "0", "METRICS_PORT": "0", "HOST": "127.0.0.1"}
     with command(**settings) as process:
-        seen = []
+        lines = []
+        assert process.stderr is not None
         for line in process.stderr:
-            seen.append(line)
+            lines.append(line)
             if '"ready"' in line:
                 process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, "".join(seen)
-    assert any('"stopped"' in line for line in seen)
+        assert process.wait(60) == 0, "".join(lines)
+    assert any('"stopped"' in line for line in lines)

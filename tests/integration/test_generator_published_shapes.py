@@ -1,7 +1,7 @@
-"""The published networks at their real size, with made-up weights, through the code that loads them.
+"""Networks of the published sizes, with random weights, through the code that loads them.
 
-The files are in the published layout, fp16 as they are fetched. Those of the UNets are full of zeros and take
-no room on disk; they are mapped, not run: in float32 the base's alone would need 10 GB.
+The files are in the published layout, in fp16 like the downloads. Those of the UNets are sparse files of
+zeros; they are mapped, not run: in float32 the base's alone would need 10 GB.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from tests import narrow_sdxl
 
 pytestmark = pytest.mark.slow
 
-DRAWN = ("vae", "text_encoder", "text_encoder_2")
-MEMORY_GB = 6  # of a test here, at most; the machine may have others at work
+RANDOM = ("vae", "text_encoder", "text_encoder_2")
+MEMORY_GB = 6  # the most that a test here may use, since others may run on the machine
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Base and refiner, VAE and text encoders with weights."""
     root = tmp_path_factory.mktemp("published")
-    for kind, parts in (("base", ("unet", *DRAWN)), ("refiner", ("unet",))):
+    for kind, parts in (("base", ("unet", *RANDOM)), ("refiner", ("unet",))):
         for part in parts:
             folder = root / kind / part
             folder.mkdir(parents=True)
@@ -53,8 +53,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path.unlink()  # two gigabytes
 
 
-def test_the_whole_pipelines_are_built(folders: Path) -> None:
-    """In float16, as the files are: nothing is copied, whatever the size."""
+def test_the_complete_pipelines_are_built(folders: Path) -> None:
+    """In float16, like the files: nothing is copied, whatever the size."""
     before = psutil.Process().memory_info().rss
     base, refiner = read_pipeline(folders / "base"), read_pipeline(folders / "refiner")
     base.check()
@@ -82,16 +82,16 @@ def test_the_real_vae_decodes_and_encodes(folders: Path) -> None:
     autoencoder = Autoencoder(read_pipeline(folders / "base").networks["vae"].load(torch.float32))
     latents = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        picture = autoencoder.decode(latents, tiled=False)
-        assert picture.shape == (256, 256, 3) and picture.dtype == np.uint8
-        assert picture.std() > 1
-        assert np.array_equal(picture, autoencoder.decode(latents, tiled=False))
-        encoded = autoencoder.encode(picture, tiled=False)
+        image = autoencoder.decode(latents, tiled=False)
+        assert image.shape == (256, 256, 3) and image.dtype == np.uint8
+        assert image.std() > 1
+        assert np.array_equal(image, autoencoder.decode(latents, tiled=False))
+        encoded = autoencoder.encode(image, tiled=False)
     assert encoded.shape == (1, 4, 32, 32) and torch.isfinite(encoded).all()
 
 
 @pytest.mark.parametrize(("part", "width"), [("text_encoder", 768), ("text_encoder_2", 1280)])
-def test_the_real_text_encoders_read_a_prompt(folders: Path, part: str, width: int) -> None:
+def test_the_real_text_encoders_encode_a_prompt(folders: Path, part: str, width: int) -> None:
     stored = read_pipeline(folders / "base")
     encoder = stored.networks[part].load(torch.float32)
     tokenizer = stored.tokenizer(part.replace("text_encoder", "tokenizer"))
@@ -99,15 +99,15 @@ def test_the_real_text_encoders_read_a_prompt(folders: Path, part: str, width: i
         ["a photo of a cat", "a photo of a dog"], padding="max_length", return_tensors="pt"
     ).input_ids
     with torch.inference_mode():
-        answer = encoder(tokens, output_hidden_states=True)
-    words = answer.hidden_states[-2]  # what SDXL reads
+        output = encoder(tokens, output_hidden_states=True)
+    words = output.hidden_states[-2]  # what SDXL reads
     assert words.shape == (2, 77, width) and torch.isfinite(words).all()
-    # A word is seen by itself and by what follows, never by what came before.
+    # Attention is causal: a word affects itself and what follows.
     torch.testing.assert_close(words[0, :5], words[1, :5])
     assert (words[0, 5:] != words[1, 5:]).any()
     if part == "text_encoder_2":
-        # Pooled at the end mark (the largest token number), whatever pads the rest.
-        assert answer.text_embeds.shape == (2, 1280)
+        # Pooled at the end token (the largest number), whatever pads the rest.
+        assert output.text_embeds.shape == (2, 1280)
         with torch.inference_mode():
             alone = encoder(tokens[:1, :7]).text_embeds
-        torch.testing.assert_close(answer.text_embeds[:1], alone, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(output.text_embeds[:1], alone, rtol=1e-3, atol=1e-4)

@@ -1,17 +1,16 @@
-"""What the face stage refuses: every field by name, and nothing is harmed."""
+"""What the restorer refuses: every field by name; later requests are unaffected."""
 
 from __future__ import annotations
 
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import grpc
 
 from atelier.common.v1 import image_pb2, skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from tests.integration.restorer_server import failure, photo, png, serve
+from tests.integration.restorer_server import Client, failure, photo, png
 
 
 def giant_png() -> bytes:
@@ -33,8 +32,8 @@ def face_edit(at: float = 20.0, **options: Any) -> dict[str, Any]:
 
 SMALL = png(photo(64, 64))
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "no picture": ({}, ["image"]),
-    "no picture file": ({"image": {"data": b"hello"}}, ["image"]),
+    "no image": ({}, ["image"]),
+    "not an image file": ({"image": {"data": b"hello"}}, ["image"]),
     "truncated": ({"image": {"data": png(photo())[:5000]}}, ["image"]),
     "giant header": ({"image": {"data": giant_png()}}, ["image"]),
     "wrong format": ({"image": {"data": SMALL, "format": image_pb2.IMAGE_FORMAT_JPEG}}, ["image.format"]),
@@ -50,7 +49,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"fidelity": 2.0, "visibility": -1, "min_confidence": 1.5, "max_faces": 999, "upscale": 3},
         ["fidelity", "max_faces", "min_confidence", "visibility", "upscale"],
     ),
-    "endless size": (
+    "infinite size": (
         {"min_face_px": float("inf"), "max_face_px": float("nan")},
         ["min_face_px", "max_face_px"],
     ),
@@ -62,11 +61,11 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"aligned": True, "rule": pb.FACE_RULE_CENTER, "min_face_px": 10},
         ["rule", "min_face_px"],
     ),
-    "too large enlarged": (
+    "too large when upscaled": (
         {"image": {"data": png(photo(1000, 800))}, "upscale": 4},
         ["upscale"],
     ),
-    "longer than webp can hold": (
+    "longer than WebP allows": (
         {
             "image": {"data": png(photo(4096, 16))},
             "upscale": 4,
@@ -74,12 +73,12 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         ["output.format"],
     ),
-    "orders beside what chooses": (
+    "face edits with selecting options": (
         {"faces": [face_edit()], "max_sharpness": 5.0, "rule": pb.FACE_RULE_LARGEST, "min_confidence": 0.3},
         ["rule", "min_confidence", "max_sharpness"],
     ),
-    "orders for an aligned face": ({"faces": [face_edit()], "aligned": True}, ["faces"]),
-    "orders that make no sense": (
+    "face edits for an aligned face": ({"faces": [face_edit()], "aligned": True}, ["faces"]),
+    "invalid face edits": (
         {
             "faces": [
                 face_edit(fidelity=1.5),
@@ -95,62 +94,60 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
             "faces[3].face.landmarks",
         ],
     ),
-    "a face outside of the picture": (
+    "a face outside the image": (
         {"faces": [face_edit(), face_edit(at=500.0)]},
         ["faces[1].face.landmarks"],
     ),
     "too many edits": ({"faces": [face_edit()] * 1001}, ["faces"]),
     "sharpness": ({"max_sharpness": -1.0}, ["max_sharpness"]),
     "unknown mask": ({"mask": 9}, ["mask"]),
-    "a mask that needs a network the set lacks": ({"mask": pb.MASK_KIND_PARSE}, ["mask"]),
+    "a mask that needs a network that is not loaded": ({"mask": pb.MASK_KIND_PARSE}, ["mask"]),
 }
 
 
-async def test_bad_requests_are_refused_by_field_and_harm_nothing(blind: Path) -> None:
-    async with serve(blind) as client:
-        for name, (fields, expected) in BAD_REQUESTS.items():
-            fields = (
-                fields if "image" in fields or name == "no picture" else {"image": {"data": SMALL}, **fields}
-            )
-            request = pb.RestoreFacesRequest(**fields)
-            code, reason, named, _ = await failure(client.stub.RestoreFaces(request))
-            assert (code, reason, named) == (
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "INVALID_REQUEST",
-                expected,
-            ), name
-        for detect_fields, expected in (
-            ({"min_confidence": float("nan"), "detect_size_px": 9}, ["min_confidence", "detect_size_px"]),
-            ({"image": {"data": b"x"}}, ["image"]),
-            ({"image": {"data": png(photo(900_000, 1))}, "detect_size_px": 0}, ["detect_size_px"]),
-        ):
-            call = client.stub.DetectFaces(pb.DetectFacesRequest(**detect_fields))
-            assert (await failure(call))[2] == expected
-        assert (await client.restore(SMALL)).reason == skip_reason_pb2.SKIP_REASON_NO_FACE
+async def test_bad_requests_are_refused_by_field_and_later_ones_are_unaffected(
+    blind_restorer: Client,
+) -> None:
+    for name, (fields, expected) in BAD_REQUESTS.items():
+        fields = fields if "image" in fields or name == "no image" else {"image": {"data": SMALL}, **fields}
+        request = pb.RestoreFacesRequest(**fields)
+        code, reason, named, _ = await failure(blind_restorer.stub.RestoreFaces(request))
+        assert (code, reason, named) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+            expected,
+        ), name
+    for detect_fields, expected in (
+        ({"min_confidence": float("nan"), "detect_size_px": 9}, ["min_confidence", "detect_size_px"]),
+        ({"image": {"data": b"x"}}, ["image"]),
+        ({"image": {"data": png(photo(900_000, 1))}, "detect_size_px": 0}, ["detect_size_px"]),
+    ):
+        call = blind_restorer.stub.DetectFaces(pb.DetectFacesRequest(**detect_fields))
+        assert (await failure(call))[2] == expected
+    assert (await blind_restorer.restore(SMALL)).reason == skip_reason_pb2.SKIP_REASON_NO_FACE
 
 
-async def test_bad_comparisons_are_refused_by_field(blind: Path) -> None:
-    refused: dict[str, tuple[dict[str, Any], list[str]]] = {
+async def test_bad_comparisons_are_refused_by_field(blind_restorer: Client) -> None:
+    refused = {
         "no fidelity": ({"restore": {"image": {"data": SMALL}}}, ["fidelities"]),
         "nine": ({"restore": {"image": {"data": SMALL}}, "fidelities": [0.5] * 9}, ["fidelities"]),
         "out of range": (
             {"restore": {"image": {"data": SMALL}}, "fidelities": [0.5, 1.5, float("nan")]},
             ["fidelities[1]", "fidelities[2]"],
         ),
-        "another fidelity beside": (
+        "a fidelity of its own": (
             {
                 "restore": {"image": {"data": SMALL}, "fidelity": 0.5, "faces": [face_edit(fidelity=0.1)]},
                 "fidelities": [0.5],
             },
             ["restore.fidelity", "restore.faces[0].fidelity"],
         ),
-        "the picture's own fields": (
+        "fields of the restoration": (
             {"restore": {"image": {"data": SMALL}, "upscale": 3}, "fidelities": [0.5]},
             ["restore.upscale"],
         ),
     }
-    async with serve(blind) as client:
-        for name, (fields, expected) in refused.items():
-            call = client.stub.CompareFidelities(pb.CompareFidelitiesRequest(**fields))
-            code, _, named, _ = await failure(call.read())
-            assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, expected), name
+    for name, (fields, expected) in refused.items():
+        call = blind_restorer.stub.CompareFidelities(pb.CompareFidelitiesRequest(**fields))
+        code, _, named, _ = await failure(call.read())
+        assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, expected), name

@@ -1,4 +1,4 @@
-"""The commands with checkpoint files as they are published, against the reference's answers."""
+"""The commands with checkpoint files as they are published, against the reference's results."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_detect_prints_the_faces_of_the_reference(tmp_path: Path, network: str, seed: int) -> None:
     state = recipe.state_dict(network, seed)
     torch.save({f"module.{key}": tensor for key, tensor in state.items()}, tmp_path / "detector.pth")
-    Image.fromarray(recipe.image("retinaface", seed, 256, 320)).save(tmp_path / "picture.png")
+    Image.fromarray(recipe.image("retinaface", seed, 256, 320)).save(tmp_path / "image.png")
     ran = command(
-        *("detect", tmp_path / "picture.png", "--detect-size", "0", "--detector", tmp_path / "detector.pth")
+        *("detect", tmp_path / "image.png", "--detect-size", "0", "--detector", tmp_path / "detector.pth")
     )
     (tmp_path / "detector.pth").unlink()  # a hundred megabytes
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
@@ -59,9 +59,9 @@ def test_detect_prints_the_faces_of_the_reference(tmp_path: Path, network: str, 
     )
     golden = recipe.golden(f"{network}_s{seed}")
     assert len(found) == golden["n_detections"]
-    wanted = golden["detections"]  # the first two hundred
+    expected = golden["detections"]  # the first two hundred
     left = list(range(len(found)))
-    for row in wanted:  # scores tie in places, so the order is nobody's to compare
+    for row in expected:  # some scores are equal, so the order may differ
         distance = np.abs(found[left] - row)
         near = (np.delete(distance, 4, axis=1).max(axis=1) <= PX_TOLERANCE) & (
             distance[:, 4] <= SCORE_TOLERANCE
@@ -72,7 +72,7 @@ def test_detect_prints_the_faces_of_the_reference(tmp_path: Path, network: str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fidelity", ["0", "0.6"])
-def test_restore_writes_the_picture_of_the_reference(tmp_path: Path, fidelity: str) -> None:
+def test_restore_writes_the_image_of_the_reference(tmp_path: Path, fidelity: str) -> None:
     torch.save({"params_ema": recipe.state_dict("codeformer", 1)}, tmp_path / "codeformer.pth")
     Image.fromarray(recipe.image("codeformer", 1, 512, 512)).save(tmp_path / "crop.png")
     ran = command(
@@ -86,13 +86,13 @@ def test_restore_writes_the_picture_of_the_reference(tmp_path: Path, fidelity: s
     assert "demo set" not in ran.stderr, "only one network was used"
     golden = recipe.golden("codeformer_s1")[f"w{fidelity}"].transpose(1, 2, 0)
     expected = np.rint((golden.clip(-1, 1) + 1) * 127.5)
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.size == (512, 512)
-        assert np.abs(np.array(picture)[::8, ::8].astype(int) - expected).max() <= 1
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (512, 512)
+        assert np.abs(np.array(image)[::8, ::8].astype(int) - expected).max() <= 1
 
 
-def seen_by_facexlib(pixels: np.ndarray, seed: int) -> np.ndarray:
-    """Return what the public package's own detector finds (F, 15), the surest first."""
+def detected_by_facexlib(pixels: np.ndarray, seed: int) -> np.ndarray:
+    """Return what the public package's own detector finds (F, 15), highest confidence first."""
     network = RetinaFace(network_name="resnet50", device=CPU)
     network.load_state_dict(recipe.state_dict("retinaface_resnet50", seed))
     height, width = pixels.shape[:2]
@@ -108,13 +108,13 @@ def seen_by_facexlib(pixels: np.ndarray, seed: int) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")  # of an argument that facexlib gives
-def test_the_whole_of_the_reference_flow_from_single_files(
+def test_the_complete_reference_flow_from_single_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every published file at once, none from the demo set: detect, restore, parse, enlarge, paste.
+    """All published files together, none from the demo set: detect, restore, parse, upscale, paste.
 
-    Beside it the reference's flow in the reference's steps: facexlib finds the face, OpenCV cuts it, the
-    networks, each shown to be the reference's, draw and parse it, and it is pasted over the whole picture.
+    Compared with the reference's flow in its own steps: facexlib detects the face, OpenCV cuts the crop, the
+    networks, each tested against the reference, restore and parse it, and it is pasted over the full image.
     """
     files = {
         "codeformer": "codeformer",
@@ -142,13 +142,15 @@ def test_the_whole_of_the_reference_flow_from_single_files(
     assert report["model_set"] == "detector.pth + codeformer.pth + upscaler.pth + parser.pth"
 
     [restored] = [face for face in report["faces"] if face["restored"]]
-    found = seen_by_facexlib(pixels, 1)
+    found = detected_by_facexlib(pixels, 1)
     large_enough = found[np.hypot(*(found[:, 5:7] - found[:, 7:9]).T) >= 5]
-    # places are told in px of the enlarged picture
+    # boxes are in px of the upscaled image
     distance = np.abs(large_enough[:, :4] - np.array(restored["box"]) / 2).max(axis=1)
     nearest = large_enough[distance.argmin()]
     assert distance.min() <= PX_TOLERANCE
-    assert nearest[4] >= large_enough[0, 4] - SCORE_TOLERANCE, "the surest of those that are large enough"
+    assert nearest[4] >= large_enough[0, 4] - SCORE_TOLERANCE, (
+        "the one of highest confidence among those large enough"
+    )
 
     landmarks = nearest[5:].reshape(5, 2)
     matrix, _ = cv2.estimateAffinePartial2D(landmarks, TEMPLATE, method=cv2.LMEDS)
@@ -158,13 +160,13 @@ def test_the_whole_of_the_reference_flow_from_single_files(
     assert isinstance(face, np.ndarray)
     background = upscaler.upscale(pixels, lambda: None)
     monkeypatch.setitem(reference_paste.SETS, "found", {"landmarks": landmarks.tolist()})
-    monkeypatch.setattr(reference_paste, "enlarged", lambda picture, factor: background)
+    monkeypatch.setattr(reference_paste, "enlarged", lambda image, factor: background)
     expected = reference_paste.paste(
         pixels, [(face, "found")], 2, [parser(1).classify(face[None])[0]], reference_paste.Faults()
     )
-    with Image.open(tmp_path / "out.png") as picture, Image.open(tmp_path / "mask.png") as mask:
-        result, inside = np.array(picture).astype(int), np.array(mask) > 0
+    with Image.open(tmp_path / "out.png") as image, Image.open(tmp_path / "mask.png") as mask:
+        result, inside = np.array(image).astype(int), np.array(mask) > 0
     assert result.shape == (240, 320, 3) and inside.sum() > 100
     np.testing.assert_array_equal(result[~inside], background[~inside])
-    assert np.abs(result - background)[inside].mean() > 5, "the face can be seen"
+    assert np.abs(result - background)[inside].mean() > 5, "the face is visible"
     assert (np.abs(result - expected).max(axis=2)[inside] <= 2).mean() >= 0.999

@@ -1,4 +1,4 @@
-"""What befalls single faces and single calls of the face stage, and spares the others."""
+"""Faults of single faces and single calls of the restorer, which do not affect the others."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from atelier.common.v1 import skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.nets.codeformer import CodeFormerOutput
 from atelier_runtime import metrics
-from tests.integration.restorer_server import Client, failure, photo, pixels, png, serve, until
+from tests.integration.restorer_server import (
+    Client,
+    failure,
+    forward_hook,
+    idle,
+    photo,
+    pixels,
+    png,
+    serve,
+    until,
+)
 
 
 def bright(crops: torch.Tensor) -> torch.Tensor:
     return crops.amax(dim=(1, 2, 3)) > 0.9
 
 
-def spoil(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: CodeFormerOutput) -> None:
+def return_nan(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: CodeFormerOutput) -> None:
     output.image[bright(inputs[0])] = float("nan")
 
 
-def break_down(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: CodeFormerOutput) -> None:
+def raise_error(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: CodeFormerOutput) -> None:
     if bright(inputs[0]).any():
         raise RuntimeError("a bright face")
 
@@ -39,39 +49,36 @@ def run_out(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (spoil, skip_reason_pb2.SKIP_REASON_NOT_FINITE),
-        (break_down, skip_reason_pb2.SKIP_REASON_FAILED),
+        (return_nan, skip_reason_pb2.SKIP_REASON_NOT_FINITE),
+        (raise_error, skip_reason_pb2.SKIP_REASON_FAILED),
         (run_out, skip_reason_pb2.SKIP_REASON_OUT_OF_MEMORY),
     ],
 )
 async def test_one_face_of_several_fails_and_the_others_are_restored(
-    seeing: Path, fault: Callable[..., None], reason: int
+    restorer: Client, fault: Callable[..., None], reason: int
 ) -> None:
     source = np.full((640, 1000, 3), 90, np.uint8)
     source[:, :300] = 250
-    async with serve(seeing) as client:
-        client.codeformer.register_forward_hook(fault)
-        answer = await client.restore(png(source), return_mask=True)
-        failed = [face for face in answer.faces if face.reason == reason]
-        restored = [face for face in answer.faces if face.restored]
-        assert failed and restored
-        assert answer.face_restoration_applied
-        assert max(face.face.box.x1_px for face in failed) < 300
-        mask, result = pixels(answer.mask), pixels(answer.image)
-        np.testing.assert_array_equal(result[mask == 0], source[mask == 0])
-        assert (mask[:, :300] == 0).mean() > 0.5, "where a face failed, nothing was changed"
+    with forward_hook(restorer.codeformer, fault):
+        response = await restorer.restore(png(source), return_mask=True)
+    failed = [face for face in response.faces if face.reason == reason]
+    restored = [face for face in response.faces if face.restored]
+    assert failed and restored
+    assert response.face_restoration_applied
+    assert max(face.face.box.x1_px for face in failed) < 300
+    mask, result = pixels(response.mask), pixels(response.image)
+    np.testing.assert_array_equal(result[mask == 0], source[mask == 0])
+    assert (mask[:, :300] == 0).mean() > 0.5, "nothing changed where a face failed"
 
 
-async def test_all_faces_failing_is_reported_and_the_next_call_is_unharmed(seeing: Path) -> None:
-    async with serve(seeing) as client:
-        source = np.full((300, 300, 3), 250, np.uint8)
-        hook = client.codeformer.register_forward_hook(break_down)
-        answer = await client.restore(png(source))
-        assert not answer.face_restoration_applied
-        assert answer.reason == skip_reason_pb2.SKIP_REASON_FAILED
-        np.testing.assert_array_equal(pixels(answer.image), source)
-        hook.remove()
-        assert (await client.restore(png(source))).face_restoration_applied
+async def test_all_faces_failing_is_reported_and_the_next_call_is_unaffected(restorer: Client) -> None:
+    source = np.full((300, 300, 3), 250, np.uint8)
+    with forward_hook(restorer.codeformer, raise_error):
+        response = await restorer.restore(png(source))
+    assert not response.face_restoration_applied
+    assert response.reason == skip_reason_pb2.SKIP_REASON_FAILED
+    np.testing.assert_array_equal(pixels(response.image), source)
+    assert (await restorer.restore(png(source))).face_restoration_applied
 
 
 def batches() -> float:
@@ -79,7 +86,7 @@ def batches() -> float:
 
 
 async def long_request(client: Client, **options: Any) -> grpc.aio.UnaryUnaryCall:
-    """Start a request that restores many faces one by one, and wait until the device works on it."""
+    """Start a request that restores many faces one by one, and wait until it is running."""
     request = pb.RestoreFacesRequest(image={"data": png(photo(1600, 640))})
     call = client.stub.RestoreFaces(request, **options)
 
@@ -90,14 +97,7 @@ async def long_request(client: Client, **options: Any) -> grpc.aio.UnaryUnaryCal
     return call
 
 
-async def idle(client: Client) -> None:
-    async def is_idle() -> bool:
-        return await client.running() == 0
-
-    await until(is_idle)
-
-
-async def test_a_cancelled_call_stops_between_batches_and_the_next_is_unharmed(seeing: Path) -> None:
+async def test_a_cancelled_call_stops_between_batches_and_the_next_is_unaffected(seeing: Path) -> None:
     async with serve(seeing, max_batch=1) as client:
         before = batches()
         call = await long_request(client)
@@ -109,12 +109,12 @@ async def test_a_cancelled_call_stops_between_batches_and_the_next_is_unharmed(s
         call.cancel()
         await idle(client)
         done = batches() - before
-        answer = await client.restore(png(photo(1600, 640)))
-        assert answer.face_restoration_applied
-        assert done < sum(face.restored for face in answer.faces)
+        response = await client.restore(png(photo(1600, 640)))
+        assert response.face_restoration_applied
+        assert done < sum(face.restored for face in response.faces)
 
 
-async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(seeing: Path) -> None:
+async def test_a_full_queue_refuses_at_once_and_says_when_to_retry(seeing: Path) -> None:
     async with serve(seeing, max_batch=1, queue_capacity=0) as client:
         call = await long_request(client)
         code, reason, _, retry = await failure(client.restore(png(photo(64, 64))))
@@ -123,12 +123,12 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(seeing: P
         assert (await call).face_restoration_applied
 
 
-async def test_a_passed_deadline_stops_the_work(seeing: Path) -> None:
+async def test_an_expired_deadline_stops_the_work(seeing: Path) -> None:
     async with serve(seeing, max_batch=1) as client:
         before = batches()
         call = await long_request(client, timeout=0.5)
         assert (await failure(call))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
         await idle(client)
         done = batches() - before
-        answer = await client.restore(png(photo(1600, 640)))
-        assert done < sum(face.restored for face in answer.faces)
+        response = await client.restore(png(photo(1600, 640)))
+        assert done < sum(face.restored for face in response.faces)

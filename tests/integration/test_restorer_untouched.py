@@ -1,10 +1,9 @@
-"""The promise to a photo studio: outside of the mask every pixel is the input's, whatever the file."""
+"""The promise to a photo team: outside the mask every pixel is the input's, whatever the file."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import grpc
@@ -15,14 +14,14 @@ from PIL import Image, ImageCms, ImageOps
 from atelier.common.v1 import image_pb2, skip_reason_pb2, warning_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_runtime import metrics
-from tests.integration.restorer_server import failure, photo, pixels, png, serve
+from tests.integration.restorer_server import Client, failure, forward_hook, photo, pixels, png, warning_codes
 
 LOSSY = warning_pb2.WARNING_CODE_LOSSY_OUTPUT
 SIDE = 400
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def picture(mode: str = "RGB") -> Image.Image:
+def image_of(mode: str = "RGB") -> Image.Image:
     image = Image.fromarray(photo(SIDE, SIDE))
     if mode in ("LA", "RGBA"):
         alpha = Image.fromarray((np.indices((SIDE, SIDE)).sum(axis=0) % 256).astype(np.uint8))
@@ -49,27 +48,27 @@ def nearly_gray() -> Image.Image:
     return Image.fromarray(gray)
 
 
-def turned() -> bytes:
+def rotated() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return saved(picture().resize((SIDE, 300)), "JPEG", exif=exif, quality=95)
+    return saved(image_of().resize((SIDE, 300)), "JPEG", exif=exif, quality=95)
 
 
 EIGHT_BITS: dict[str, Callable[[], bytes]] = {
-    "colour": lambda: saved(picture(), "PNG"),
-    "transparent": lambda: saved(picture("RGBA"), "PNG"),
-    "gray": lambda: saved(picture("L"), "PNG"),
-    "gray and transparent": lambda: saved(picture("LA"), "PNG"),
-    "palette": lambda: saved(picture().quantize(40), "PNG"),
-    "palette and transparent": lambda: saved(picture().quantize(40), "PNG", transparency=3),
-    "two levels": lambda: saved(picture("1"), "PNG"),
+    "color": lambda: saved(image_of(), "PNG"),
+    "transparent": lambda: saved(image_of("RGBA"), "PNG"),
+    "gray": lambda: saved(image_of("L"), "PNG"),
+    "gray and transparent": lambda: saved(image_of("LA"), "PNG"),
+    "palette": lambda: saved(image_of().quantize(40), "PNG"),
+    "palette and transparent": lambda: saved(image_of().quantize(40), "PNG", transparency=3),
+    "two levels": lambda: saved(image_of("1"), "PNG"),
     "sepia": lambda: saved(sepia(), "PNG"),
     "nearly gray": lambda: saved(nearly_gray(), "PNG"),
-    "one colour": lambda: saved(Image.new("RGB", (SIDE, SIDE), (200, 30, 90)), "PNG"),
-    "JPEG": lambda: saved(picture(), "JPEG", quality=80),
-    "gray JPEG": lambda: saved(picture("L"), "JPEG"),
-    "turned JPEG": turned,
-    "WebP": lambda: saved(picture("RGBA"), "WEBP", lossless=True, exact=True),
+    "one color": lambda: saved(Image.new("RGB", (SIDE, SIDE), (200, 30, 90)), "PNG"),
+    "JPEG": lambda: saved(image_of(), "JPEG", quality=80),
+    "gray JPEG": lambda: saved(image_of("L"), "JPEG"),
+    "rotated JPEG": rotated,
+    "WebP": lambda: saved(image_of("RGBA"), "WEBP", lossless=True, exact=True),
     "1 px wide": lambda: png(photo(1, 300)),
     "1 px high": lambda: png(photo(300, 1)),
     "one pixel": lambda: png(photo(1, 1)),
@@ -77,78 +76,73 @@ EIGHT_BITS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", EIGHT_BITS)
-async def test_pixels_outside_of_the_mask_equal_the_inputs(seeing: Path, kind: str) -> None:
+async def test_pixels_outside_the_mask_equal_the_inputs(restorer: Client, kind: str) -> None:
     data = EIGHT_BITS[kind]()
     with Image.open(io.BytesIO(data)) as opened:
         upright = ImageOps.exif_transpose(opened)
         was_gray = upright.mode in ("1", "L", "LA")
         expected = np.array(upright.convert("RGBA"))
-    async with serve(seeing) as client:
-        answer = await client.restore(
-            data, return_mask=True, max_faces=1, output={"format": image_pb2.IMAGE_FORMAT_PNG}
-        )
-    with Image.open(io.BytesIO(answer.image.data)) as opened:
+    response = await restorer.restore(
+        data, return_mask=True, max_faces=1, output={"format": image_pb2.IMAGE_FORMAT_PNG}
+    )
+    with Image.open(io.BytesIO(response.image.data)) as opened:
         assert (opened.mode in ("L", "LA")) == was_gray
         result = np.array(opened.convert("RGBA"))
-    mask = pixels(answer.mask)
+    mask = pixels(response.mask)
     assert result.shape[:2] == expected.shape[:2] == mask.shape
     np.testing.assert_array_equal(result[mask == 0], expected[mask == 0])
-    np.testing.assert_array_equal(result[..., 3], expected[..., 3], "transparency is nobody's face")
-    assert LOSSY not in {warning.code for warning in answer.warnings}
+    np.testing.assert_array_equal(result[..., 3], expected[..., 3], "alpha is unchanged")
+    assert LOSSY not in warning_codes(response)
     if min(expected.shape[:2]) > 1:
-        assert answer.face_restoration_applied and (mask == 0).any()
-    assert answer.face_restoration_applied == bool(mask.any())
+        assert response.face_restoration_applied and (mask == 0).any()
+    assert response.face_restoration_applied == bool(mask.any())
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-async def test_sixteen_bits_outside_of_the_mask_equal_the_inputs(seeing: Path, channels: int) -> None:
+async def test_16_bits_outside_the_mask_equal_the_inputs(restorer: Client, channels: int) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (SIDE, SIDE, channels), np.uint16)
     data = cv2.imencode(".png", deep)[1].tobytes()
-    async with serve(seeing) as client:
-        answer = await client.restore(data, return_mask=True, max_faces=1)
-    result = cv2.imdecode(np.frombuffer(answer.image.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    mask = pixels(answer.mask)
-    assert result.dtype == np.uint16 and answer.face_restoration_applied
+    response = await restorer.restore(data, return_mask=True, max_faces=1)
+    result = cv2.imdecode(np.frombuffer(response.image.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    mask = pixels(response.mask)
+    assert result.dtype == np.uint16 and response.face_restoration_applied
     result = result.reshape(deep.shape)
     np.testing.assert_array_equal(result[mask == 0], deep[mask == 0])
     assert (result[mask == 255] != deep[mask == 255]).any()
 
 
-async def test_what_belongs_to_a_photograph_goes_along(seeing: Path) -> None:
+async def test_metadata_of_a_photo_is_kept(restorer: Client) -> None:
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "Camera & Sons", 8
-    data = saved(picture(), "JPEG", exif=exif, icc_profile=PROFILE, dpi=(240, 240), quality=95)
+    data = saved(image_of(), "JPEG", exif=exif, icc_profile=PROFILE, dpi=(240, 240), quality=95)
     for number, name in ((image_pb2.IMAGE_FORMAT_PNG, "PNG"), (image_pb2.IMAGE_FORMAT_JPEG, "JPEG")):
-        async with serve(seeing) as client:
-            answer = await client.restore(data, max_faces=1, output={"format": number})
-        with Image.open(io.BytesIO(answer.image.data)) as opened:
+        response = await restorer.restore(data, max_faces=1, output={"format": number})
+        with Image.open(io.BytesIO(response.image.data)) as opened:
             assert opened.format == name
             assert opened.info["icc_profile"] == PROFILE
             assert opened.info["dpi"] == pytest.approx((240, 240), abs=0.1)
             assert (opened.getexif()[0x010F], opened.getexif()[0x0112]) == ("Camera & Sons", 1)
-        lossy = LOSSY in {warning.code for warning in answer.warnings}
+        lossy = LOSSY in warning_codes(response)
         assert lossy == (name == "JPEG")
 
 
-async def test_the_limit_of_pixels_is_exact_and_named(blind: Path) -> None:
-    async with serve(blind) as client:
-        largest = photo(2000, 1000)
-        np.testing.assert_array_equal(pixels((await client.restore(png(largest))).image), largest)
-        request = pb.RestoreFacesRequest(image={"data": png(photo(2000, 1001))})
-        code, _, fields, _ = await failure(client.stub.RestoreFaces(request))
-        assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["image"])
-        with pytest.raises(grpc.aio.AioRpcError, match="2000000"):
-            await client.stub.RestoreFaces(request)
+async def test_the_pixel_limit_is_exact_and_named(blind_restorer: Client) -> None:
+    largest = photo(2000, 1000)
+    np.testing.assert_array_equal(pixels((await blind_restorer.restore(png(largest))).image), largest)
+    request = pb.RestoreFacesRequest(image={"data": png(photo(2000, 1001))})
+    code, _, fields, _ = await failure(blind_restorer.stub.RestoreFaces(request))
+    assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["image"])
+    with pytest.raises(grpc.aio.AioRpcError, match="2000000"):
+        await blind_restorer.stub.RestoreFaces(request)
 
 
-async def test_inks_are_refused_in_plain_words(blind: Path) -> None:
-    async with serve(blind) as client:
-        with pytest.raises(grpc.aio.AioRpcError, match="CMYK; convert it to RGB"):
-            await client.restore(saved(picture("CMYK"), "JPEG"))
+async def test_cmyk_is_refused_by_name(blind_restorer: Client) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="CMYK"):
+        await blind_restorer.restore(saved(image_of("CMYK"), "JPEG"))
 
 
-async def test_a_failed_face_is_told_by_answer_metrics_and_log(
-    seeing: Path, caplog: pytest.LogCaptureFixture
+async def test_a_failed_face_is_reported_in_response_metrics_and_log(
+    restorer: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Five faces, the network raises on one: four are restored."""
     source = np.full((640, 1500, 3), 90, np.uint8)
@@ -159,17 +153,16 @@ async def test_a_failed_face_is_told_by_answer_metrics_and_log(
         if (crops.max(axis=(1, 2, 3)) > 0.9).any():
             raise RuntimeError("a bright face")
 
-    async with serve(seeing) as client:
-        found = (await client.stub.DetectFaces(pb.DetectFacesRequest(image={"data": png(source)}))).faces
-        bright = [face for face in found if face.box.x1_px < 150]
-        plain = [face for face in found if face.box.x1_px > 450]
-        orders = [pb.FaceEdit(face=face) for face in [bright[0], *plain[:2], *plain[:2]]]
-        client.codeformer.register_forward_hook(raises)
-        before = [outcomes("failed"), outcomes("restored")]
-        answer = await client.restore(png(source), faces=orders)
+    found = (await restorer.stub.DetectFaces(pb.DetectFacesRequest(image={"data": png(source)}))).faces
+    bright = [face for face in found if face.box.x1_px < 150]
+    plain = [face for face in found if face.box.x1_px > 450]
+    edits = [pb.FaceEdit(face=face) for face in [bright[0], *plain[:2], *plain[:2]]]
+    before = [outcomes("failed"), outcomes("restored")]
+    with forward_hook(restorer.codeformer, raises):
+        response = await restorer.restore(png(source), faces=edits)
     failed = skip_reason_pb2.SKIP_REASON_FAILED
-    assert [face.restored for face in answer.faces] == [False, True, True, True, True]
-    assert answer.faces[0].reason == failed and answer.face_restoration_applied
+    assert [face.restored for face in response.faces] == [False, True, True, True, True]
+    assert response.faces[0].reason == failed and response.face_restoration_applied
     assert [outcomes("failed"), outcomes("restored")] == [before[0] + 1, before[1] + 4]
     assert "a face could not be restored" in caplog.messages
 
