@@ -34,7 +34,7 @@ RunHere = Callable[..., CommandResult]
 """The fixture `run_here`: runs a command in this process."""
 
 
-async def run_at_service(client: Client, *arguments: object) -> CommandResult:
+async def run_at_service(client: Client, *arguments: Any) -> CommandResult:
     """Run the command as a process that calls the test's service."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "atelier_restorer", *map(str, arguments)),

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -51,7 +52,7 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, ready: bool = True, **options: object) -> AsyncIterator[Running]:
+async def serving(folder: Path, *, ready: bool = True, **options: Any) -> AsyncIterator[Running]:
     settings = GeneratorSettings(
         host="127.0.0.1",
         port=0,
@@ -75,7 +76,7 @@ async def serving(folder: Path, *, ready: bool = True, **options: object) -> Asy
         await server.drain()
 
 
-def request(**options: object) -> pb.GenerateImageRequest:
+def request(**options: Any) -> pb.GenerateImageRequest:
     defaults = {
         "prompt": "a cat",
         "width_px": 256,
@@ -185,7 +186,8 @@ async def test_progress_arrives_in_order_and_the_result_last(running: Running) -
 
 
 async def test_the_seed_of_the_response_generates_the_same_image_again(running: Running) -> None:
-    options = {"prompt": "a cat", "width_px": 256, "height_px": 256, "num_inference_steps": 2, "output": RAW}
+    options: dict[str, Any] = {"prompt": "a cat", "width_px": 256, "height_px": 256, "output": RAW}
+    options["num_inference_steps"] = 2
     generate = running.generator.GenerateImage
     first, other = [await result_of(generate(pb.GenerateImageRequest(**options))) for _ in range(2)]
     again = await result_of(generate(pb.GenerateImageRequest(**options, seed=first.seed)))
@@ -222,7 +224,7 @@ async def test_every_output_format_contains_the_image(running: Running) -> None:
         assert (picture.format, picture.width, picture.height) == (name, 256, 256)
 
 
-def images_by_number() -> dict[int, str]:
+def images_by_number() -> dict[image_pb2.ImageFormat, images.Format]:
     return {
         image_pb2.IMAGE_FORMAT_PNG: "png",
         image_pb2.IMAGE_FORMAT_JPEG: "jpeg",

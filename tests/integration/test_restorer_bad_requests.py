@@ -128,7 +128,7 @@ async def test_bad_requests_are_refused_by_field_and_later_ones_are_unaffected(
 
 
 async def test_bad_comparisons_are_refused_by_field(blind_restorer: Client) -> None:
-    refused = {
+    refused: dict[str, tuple[dict[str, Any], list[str]]] = {
         "no fidelity": ({"restore": {"image": {"data": SMALL}}}, ["fidelities"]),
         "nine": ({"restore": {"image": {"data": SMALL}}, "fidelities": [0.5] * 9}, ["fidelities"]),
         "out of range": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_restorer import pipeline
+from atelier_restorer import pipeline, restoration
 from atelier_restorer.request import RestoreResult
 from atelier_runtime import metrics
 from atelier_runtime.images import message_limit_bytes
@@ -22,7 +23,7 @@ FIDELITIES = [0.0, 0.3, 0.6, 1.0]
 LONGEST_WAIT_S = 60
 
 
-def compare_request(data: bytes, fidelities: list[float], **fields: object) -> pb.CompareFidelitiesRequest:
+def compare_request(data: bytes, fidelities: list[float], **fields: Any) -> pb.CompareFidelitiesRequest:
     restore = pb.RestoreFacesRequest(image=image_pb2.Image(data=data), **fields)
     return pb.CompareFidelitiesRequest(restore=restore, fidelities=fidelities)
 
@@ -33,12 +34,12 @@ class GatedPaste:
     def __init__(self) -> None:
         self.started = 0
         self._slots = threading.Semaphore(0)
-        self._original = pipeline.paste
+        self._original = restoration.paste
 
     def allow(self, images: int = 1) -> None:
         self._slots.release(images)
 
-    def __call__(self, *arguments: object, **options: object) -> RestoreResult:
+    def __call__(self, *arguments: Any, **options: Any) -> RestoreResult:
         self.started += 1
         assert self._slots.acquire(timeout=LONGEST_WAIT_S)
         return self._original(*arguments, **options)

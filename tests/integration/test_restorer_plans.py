@@ -87,8 +87,8 @@ async def test_visibility_of_one_face(restorer: Client) -> None:
     source = photo(1200, 640)
     face = (await detect(restorer, source))[0]
     masks = []
-    for options in ({}, {"visibility": 0.5}):
-        edit = pb.FaceEdit(face=face, **options)
+    for visibility in (None, 0.5):
+        edit = pb.FaceEdit(face=face, visibility=visibility)
         masks.append(pixels((await restorer.restore(png(source), faces=[edit], return_mask=True)).mask))
     assert masks[0].max() == 255 and masks[1].max() in (127, 128)
     np.testing.assert_allclose(masks[1].astype(int) * 2, masks[0], atol=2)

@@ -144,7 +144,7 @@ async def test_gray_16_bits_and_parsed_faces(
         parsed = await client.restore(png(deep), mask=pb.MASK_KIND_PARSE, **fields)
     for response in (whole, parsed):
         result, mask = pixels(response.image), pixels(response.mask)
-        assert response.tone_matched and (result.dtype, result.ndim) == (np.uint16, 2)
+        assert response.tone_matched and result.dtype == np.uint16 and result.ndim == 2
         assert (result != pixels(plain.image)).any()
         if scale == 1:
             np.testing.assert_array_equal(result[mask == 0], deep[mask == 0])
@@ -190,7 +190,7 @@ def drawn_portrait() -> tuple[np.ndarray, pb.FaceEdit]:
 def on_flat_color(image: np.ndarray, edit: pb.FaceEdit) -> np.ndarray:
     """Return an image of the center of the face alone, on a single color."""
     matrix = face_to_crop([(point.x_px, point.y_px) for point in edit.face.landmarks])
-    keep = np.zeros((512, 512), np.float32)
+    keep: Any = np.zeros((512, 512), np.float32)
     cv2.ellipse(keep, (256, 270), (165, 200), 0, 0, 360, 1.0, cv2.FILLED)
     keep = cv2.warpAffine(keep, crop_to_picture(matrix, 1), (512, 512))[..., None]
     return np.rint(image * keep + np.array((90, 120, 60)) * (1 - keep)).astype(np.uint8)
@@ -208,7 +208,8 @@ async def test_the_demo_networks_leave_no_box_around_a_drawn_face(demo_restorer:
     for image in (drawing, on_flat_color(drawing, edit)):
         size = Size(image.shape[1] * scale, image.shape[0] * scale)
         before = resample(image, size).astype(np.float64)
-        fields = {"faces": [edit], "return_mask": True, "upscale": scale, "use_upscaler": False}
+        fields: dict[str, Any] = {"faces": [edit], "return_mask": True, "upscale": scale}
+        fields["use_upscaler"] = False
         plain = await demo_restorer.restore(png(image), match_tone=False, **fields)
         matched = await demo_restorer.restore(png(image), **fields)
         assert matched.tone_matched and not plain.tone_matched, "the demo set turns it on"

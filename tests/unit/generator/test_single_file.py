@@ -107,7 +107,7 @@ def lose_a_block(state):
         (lambda s: s.update(v_pred=torch.zeros(1)), r"1 tensors do not belong to an SDXL base: v_pred"),
         (
             lambda s: s.update({"first_stage_model.quant_conv.bias": torch.zeros(7)}),
-            r"quant_conv\.bias has shape \(7,\) where \(8,\) belongs",
+            r"quant_conv\.bias has shape \(7,\), not \(8,\)",
         ),
     ],
     ids=["inpainting", "lost", "configuration", "extra", "shape"],
@@ -134,7 +134,7 @@ def test_what_is_not_a_whole_base_is_named(single_files, tmp_path, spoil, told):
         (["down_blocks.0.resnets.0.conv1.weight"], "a UNet alone"),
         (["model.diffusion_model.out.2.weight"], "a UNet alone, without text encoders and VAE"),
         (["double_blocks.0.img_mod.lin.weight"], "a Flux network"),
-        (["conv_first.weight"], "no SDXL checkpoint; its 1 tensors begin with conv_first.weight"),
+        (["conv_first.weight"], "not an SDXL checkpoint; its 1 tensors begin with conv_first.weight"),
     ],
 )
 def test_other_checkpoints_are_called_by_their_name(tmp_path, keys, what):
