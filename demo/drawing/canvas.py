@@ -54,7 +54,7 @@ class Canvas:
         self._bend: Bend | None = None
 
     def placed(self, x: float, y: float, scale: float, degrees: float = 0.0) -> "Canvas":
-        """View with origin (x, y) and units of `scale`, in this view's units, turned clockwise by the angle."""
+        """View with origin (x, y) and units of `scale`, in this view's units, turned clockwise."""
         view = self._copy()
         sin, cos = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
         view._matrix = self._matrix @ (scale * np.array([[cos, -sin], [sin, cos]]))
