@@ -1,5 +1,5 @@
 # The gateway. No torch, no models.
-# From the repository root: docker build -f docker/gateway.Dockerfile -t REGISTRY/atelier/gateway:0.1.0 .
+# From the repository root: docker build -f docker/gateway.Dockerfile -t REGISTRY/atelier/gateway:0.2.0 .
 
 FROM python:3.11-slim-bookworm AS stubs
 ARG PIP_INDEX_URL

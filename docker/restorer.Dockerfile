@@ -1,5 +1,5 @@
 # The restorer with the demo models; other models come on a volume.
-# From the repository root: docker build -f docker/restorer.Dockerfile -t REGISTRY/atelier/restorer:0.1.0 .
+# From the repository root: docker build -f docker/restorer.Dockerfile -t REGISTRY/atelier/restorer:0.2.0 .
 
 FROM python:3.11-slim-bookworm AS stubs
 ARG PIP_INDEX_URL

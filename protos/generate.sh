@@ -9,3 +9,4 @@ rm -rf gen
 mkdir gen
 "$python" -m grpc_tools.protoc --proto_path=. --python_out=gen --pyi_out=gen --grpc_python_out=gen \
   $(find atelier -name '*.proto' | sort)
+find gen -type d -name 'v*' -exec touch {}/py.typed ';'

@@ -130,7 +130,7 @@ async def test_bad_requests_are_refused_by_field_and_harm_nothing(blind: Path) -
 
 
 async def test_bad_comparisons_are_refused_by_field(blind: Path) -> None:
-    refused = {
+    refused: dict[str, tuple[dict[str, Any], list[str]]] = {
         "no fidelity": ({"restore": {"image": {"data": SMALL}}}, ["fidelities"]),
         "nine": ({"restore": {"image": {"data": SMALL}}, "fidelities": [0.5] * 9}, ["fidelities"]),
         "out of range": (

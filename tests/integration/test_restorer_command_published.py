@@ -154,7 +154,7 @@ def test_the_whole_of_the_reference_flow_from_single_files(
     matrix, _ = cv2.estimateAffinePartial2D(landmarks, TEMPLATE, method=cv2.LMEDS)
     crop = cv2.warpAffine(pixels, matrix, (512, 512), borderValue=(132, 133, 135))
     codeformer = CodeFormer.from_state_dict(recipe.state_dict("codeformer", 1))
-    [face] = FaceRestorer(codeformer, CPU, torch.float32).restore(crop[None], [(0, 0.6)])
+    [face] = FaceRestorer(codeformer, CPU, torch.float32).restore(crop[None].astype(np.uint8), [(0, 0.6)])
     assert isinstance(face, np.ndarray)
     background = upscaler.upscale(pixels, lambda: None)
     monkeypatch.setitem(reference_paste.SETS, "found", {"landmarks": landmarks.tolist()})

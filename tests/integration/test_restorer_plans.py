@@ -89,9 +89,9 @@ async def test_visibility_of_one_face(seeing: Path) -> None:
     async with serve(seeing) as client:
         face = (await detect(client, source))[0]
         masks = []
-        for options in ({}, {"visibility": 0.5}):
-            order = pb.FaceEdit(face=face, **options)
-            masks.append(pixels((await client.restore(png(source), faces=[order], return_mask=True)).mask))
+        for visibility in (None, 0.5):
+            edit = pb.FaceEdit(face=face, visibility=visibility)
+            masks.append(pixels((await client.restore(png(source), faces=[edit], return_mask=True)).mask))
         assert masks[0].max() == 255 and masks[1].max() in (127, 128)
         np.testing.assert_allclose(masks[1].astype(int) * 2, masks[0], atol=2)
 

@@ -137,7 +137,7 @@ async def test_gray_16_bits_and_parsed_faces(
         parsed = await client.restore(png(deep), mask=pb.MASK_KIND_PARSE, **fields)
     for answer in (whole, parsed):
         result, mask = pixels(answer.image), pixels(answer.mask)
-        assert answer.tone_matched and (result.dtype, result.ndim) == (np.uint16, 2)
+        assert answer.tone_matched and result.dtype == np.uint16 and result.ndim == 2
         assert (result != pixels(plain.image)).any()
         if scale == 1:
             np.testing.assert_array_equal(result[mask == 0], deep[mask == 0])
@@ -189,10 +189,10 @@ def drawn_portrait() -> tuple[np.ndarray, pb.FaceEdit]:
     return cv2.resize(small, (512, 512), interpolation=cv2.INTER_CUBIC), pb.FaceEdit(face=face)
 
 
-def on_flat_colour(picture: np.ndarray, order: pb.FaceEdit) -> np.ndarray:
-    """Return a picture of nothing but the face's middle on one colour."""
-    matrix = face_to_crop([(point.x_px, point.y_px) for point in order.face.landmarks])
-    keep = np.zeros((512, 512), np.float32)
+def on_flat_color(picture: np.ndarray, edit: pb.FaceEdit) -> np.ndarray:
+    """Return a picture of nothing but the face's middle on one color."""
+    matrix = face_to_crop([(point.x_px, point.y_px) for point in edit.face.landmarks])
+    keep: Any = np.zeros((512, 512), np.float32)
     cv2.ellipse(keep, (256, 270), (165, 200), 0, 0, 360, 1.0, cv2.FILLED)
     keep = cv2.warpAffine(keep, crop_to_picture(matrix, 1), (512, 512))[..., None]
     return np.rint(picture * keep + np.array((90, 120, 60)) * (1 - keep)).astype(np.uint8)
@@ -200,12 +200,13 @@ def on_flat_colour(picture: np.ndarray, order: pb.FaceEdit) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [1, 2])
 async def test_the_demo_networks_leave_no_box_around_a_drawn_face(scale: int) -> None:
-    drawing, order = drawn_portrait()
+    drawing, edit = drawn_portrait()
     async with serve(Path("demo")) as client:
-        for picture in (drawing, on_flat_colour(drawing, order)):
+        for picture in (drawing, on_flat_color(drawing, edit)):
             size = Size(picture.shape[1] * scale, picture.shape[0] * scale)
             before = resample(picture, size).astype(np.float64)
-            fields = {"faces": [order], "return_mask": True, "upscale": scale, "use_upscaler": False}
+            fields: dict[str, Any] = {"faces": [edit], "return_mask": True, "upscale": scale}
+            fields["use_upscaler"] = False
             plain = await client.restore(png(picture), match_tone=False, **fields)
             answer = await client.restore(png(picture), **fields)
             assert answer.tone_matched and not plain.tone_matched, "the demo set asks for it"
