@@ -216,12 +216,12 @@ def test_a_full_disk_is_known_before_the_first_byte(
 def test_a_strange_file_in_a_components_folder_is_told_before_the_download(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stranger = tmp_path / "set/base/unet/other.safetensors"
-    stranger.parent.mkdir(parents=True)
-    stranger.write_bytes(b"mine")
+    unexpected = tmp_path / "set/base/unet/other.safetensors"
+    unexpected.parent.mkdir(parents=True)
+    unexpected.write_bytes(b"mine")
     assert run() == 1
-    assert f"{stranger} does not belong to this set" in capsys.readouterr().err
-    assert server.received == [] and stranger.read_bytes() == b"mine"
+    assert f"{unexpected} does not belong to this set" in capsys.readouterr().err
+    assert server.received == [] and unexpected.read_bytes() == b"mine"
 
 
 def test_a_set_whose_manifest_is_missing_is_none(run: Run, tmp_path: Path) -> None:
