@@ -32,6 +32,7 @@ from atelier_gateway.core.values import (
 )
 from atelier_runtime import wire
 from atelier_runtime.errors import DeadlineExceeded, InternalError, InvalidRequest
+from atelier_runtime.images import message_limit_bytes
 from atelier_runtime.log import REQUEST_ID_HEADER, request_id
 from atelier_runtime.service_status import ServiceStatus
 
@@ -59,6 +60,7 @@ class _Client(Backend):
             self._name, address, self._service.full_name, max_pixels=max_pixels, wait_s=wait_s
         )
         self._status_timeout_s = status_timeout_s
+        self._max_bytes = message_limit_bytes(max_pixels)
 
     async def __aenter__(self) -> Self:
         """Open the channels; nothing is connected before the first call."""
@@ -140,16 +142,25 @@ class RestorerClient(_Client, RestorerBackend):
         return await self._call(once, deadline)
 
     async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
-        """Restore the faces of an image once for each fidelity. Returns when the stream is complete."""
+        """Restore the faces of an image once for each fidelity. Returns when the stream is complete.
+
+        All images together may be as large as one message: they are held until the response is written.
+        """
         request = convert.compare_spec_to_proto(spec)
 
         async def once(stub: Any) -> tuple[Restoration, ...]:
             responses = stub.CompareFidelities(request, **_options(deadline))
+            results, size = [], 0
             try:
-                results = [
-                    convert.restoration_from_proto(response.result, spec.restore)
-                    async for response in responses
-                ]
+                async for response in responses:
+                    size += response.ByteSize()
+                    if size > self._max_bytes:
+                        raise InvalidRequest.of(
+                            "fidelities",
+                            f"make more than {self._max_bytes} bytes of images, the limit of one response; "
+                            "request fewer",
+                        )
+                    results.append(convert.restoration_from_proto(response.result, spec.restore))
             finally:
                 responses.cancel()
             return tuple(results)

@@ -97,7 +97,10 @@ class Client:
         async def call(seconds: float) -> list[pb.CompareFidelitiesResponse]:
             return [response async for response in self._compare_fidelities(message, seconds)]
 
-        return [_restored(response.result) for response in await self._with_retries(call)]
+        responses = await self._with_retries(call)
+        if len(responses) != len(fidelities):
+            raise InternalError(f"The restorer sent {len(responses)} of {len(fidelities)} images.")
+        return [_restored(response.result) for response in responses]
 
     async def detect(self, data: bytes, request: DetectRequest) -> list[dict[str, Any]]:
         """Return the faces of an image file. Raises `AtelierError`."""

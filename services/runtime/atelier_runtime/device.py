@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import math
 import threading
 import time
@@ -66,6 +67,7 @@ def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[setting]
 
 
+@functools.cache  # asked for by every status call, on the event loop
 def device_name(device: torch.device) -> str:
     """Return the name of the GPU or CPU."""
     if device.type == "cuda":

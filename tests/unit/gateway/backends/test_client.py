@@ -183,13 +183,17 @@ async def test_a_comparison_that_is_lost_midway_starts_again(
     assert servicer.calls == 3
 
 
-async def test_the_receive_limit_is_one_image_however_many_are_compared(
+async def test_the_images_of_a_comparison_may_be_as_large_together_as_one_message(
     restorer: tuple[Restorer, RestorerClient],
 ) -> None:
     servicer, client = restorer
-    servicer.image_bytes = 4 * 2**20
+    servicer.image_bytes = 2**19
     results = await client.compare(CompareSpec(RestoreSpec(IMAGE), (0.5,) * 8), deadline=in_time())
     assert len(results) == 8
+    servicer.image_bytes = 4 * 2**20
+    with pytest.raises(InvalidRequest) as caught:
+        await client.compare(CompareSpec(RestoreSpec(IMAGE), (0.5,) * 8), deadline=in_time())
+    assert [violation.field for violation in caught.value.fields] == ["fidelities"]
     servicer.image_bytes = 5 * 2**20
     with pytest.raises(InternalError):
         await client.compare(CompareSpec(RestoreSpec(IMAGE), (0.5,)), deadline=in_time())
