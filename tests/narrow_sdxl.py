@@ -2,7 +2,7 @@
 
 Only widths and depths are smaller, so that a set with base and refiner takes 0.2 GB. The text encoders have
 the published vocabulary, which the published tokenizer needs. `original_layout` converts a pipeline to the
-tensors of a single file; `write_sparse` writes files of the real size without disk space, for reading headers.
+tensors of a single file; `write_sparse` writes files of the real size without disk space, to read headers.
 """
 
 from __future__ import annotations

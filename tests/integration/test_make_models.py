@@ -78,7 +78,7 @@ def test_nothing_but_the_set_is_left_in_the_folder(run: Run, tmp_path: Path) -> 
     }
 
 
-def test_tensors_keep_names_values_and_number_formats(run: Run, tmp_path: Path) -> None:
+def test_tensors_keep_names_values_and_dtypes(run: Run, tmp_path: Path) -> None:
     assert run() == 0
     state = load_file(tmp_path / "set/codeformer.safetensors")
     expected = {key: value.half() for key, value in codeformer_state().items()}
@@ -216,12 +216,12 @@ def test_a_full_disk_is_known_before_the_first_byte(
 def test_a_strange_file_in_a_components_folder_is_told_before_the_download(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stranger = tmp_path / "set/base/unet/other.safetensors"
-    stranger.parent.mkdir(parents=True)
-    stranger.write_bytes(b"mine")
+    unexpected = tmp_path / "set/base/unet/other.safetensors"
+    unexpected.parent.mkdir(parents=True)
+    unexpected.write_bytes(b"mine")
     assert run() == 1
-    assert f"{stranger} does not belong to this set" in capsys.readouterr().err
-    assert server.received == [] and stranger.read_bytes() == b"mine"
+    assert f"{unexpected} does not belong to this set" in capsys.readouterr().err
+    assert server.received == [] and unexpected.read_bytes() == b"mine"
 
 
 def test_a_set_whose_manifest_is_missing_is_none(run: Run, tmp_path: Path) -> None:
