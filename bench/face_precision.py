@@ -21,7 +21,7 @@ from atelier_runtime.weights import ModelSet, load_state_dict
 from bench.report import machine, print_json
 from tests.parity import recipe
 from training.data import draw_face
-from training.degrade import spoil_photograph
+from training.degrade import degrade_photo
 
 FIDELITIES = (0.0, 0.5, 1.0)
 TRANSFORMER = ("position_emb", "feat_emb", "ft_layers", "idx_pred_layer")
@@ -59,7 +59,7 @@ def demo_faces(count: int) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
     torch.manual_seed(7)
     for _ in range(count):
         clean = torch.from_numpy(draw_face(rng)).permute(2, 0, 1)[None].float() / 255
-        yield state, (spoil_photograph(clean) * 255).round() / 127.5 - 1
+        yield state, (degrade_photo(clean) * 255).round() / 127.5 - 1
 
 
 def published_faces() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:

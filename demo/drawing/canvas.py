@@ -54,7 +54,7 @@ class Canvas:
         self._bend: Bend | None = None
 
     def placed(self, x: float, y: float, scale: float, degrees: float = 0.0) -> "Canvas":
-        """View with origin (x, y) and units of `scale`, in this view's units, turned clockwise."""
+        """View with origin (x, y) and units of `scale`, in this view's units, rotated clockwise."""
         view = self._copy()
         sin, cos = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
         view._matrix = self._matrix @ (scale * np.array([[cos, -sin], [sin, cos]]))
@@ -82,8 +82,7 @@ class Canvas:
         points = self._fixed_point(outline)
         cv2.fillPoly(self.pixels, [points], color, cv2.LINE_AA, _SUBPIXEL_BITS)
         if self.owners.now:
-            # From fixed-point pixels of this image, relative to the center of the first, to pixels of the
-            # owners.
+            # From fixed-point pixels of this image, relative to the first one's center, to owners' pixels.
             factor = _OWNERS_SIDE / self.side
             places = points * (factor / (1 << _SUBPIXEL_BITS)) + 0.5 * factor  # 0.5 to round, minus 0.5
             cv2.fillPoly(self.owners.places, [np.floor(places).astype(np.int32)], self.owners.now)
@@ -102,8 +101,7 @@ class Canvas:
     ) -> None:
         """Blend a color over an outline, clipped to the outline `within`.
 
-        `opacity` is 0 to 1; `softness` is the sigma, in this view's units, of the blur of the outline's own
-        edge.
+        `opacity` is 0 to 1; `softness` is the sigma, in this view's units, that blurs the outline's own edge.
         """
         points = self._fixed_point(outline)
         sigma = softness * self._scale() * self.side

@@ -1,11 +1,11 @@
-"""Trains the judge: a small network that reads hair, glasses, beard, hat and background off a drawn face.
+"""Trains the judge: a small network that classifies hair, glasses, beard, hat and background of a face.
 
 `python -m training.attributes --out .runs/attributes`
 
-It is no part of the set: `training.evaluate` asks it whether a picture shows what its prompt asked for, and
-whether a restored face kept what it had. It learns from fresh drawings, in two views: the head with what is
-around it, and the aligned face as the restorer sees it. Some are blurred or have few pixels, since what a
-small generator draws is.
+It is not part of the set: `training.evaluate` uses it to check whether an image shows what its prompt
+requested, and whether a restored face kept its attributes. It learns from fresh drawings, in two views: the
+head with its surroundings, and the aligned face as the restorer sees it. Some are blurred or downsampled,
+like the output of a small generator.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ JUDGE = "attributes"
 SIDE = 112
 DRAWN_SIDE = 224
 NONE = "none"
-UNKNOWN = -100  # torch's cross entropy leaves these out
+IGNORED = -100  # torch's cross entropy ignores this label
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "hair_color": tuple(palette.HAIR),
     "hair_style": tuple(get_args(HairStyle)),
@@ -43,83 +43,92 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "hat": (NONE, *get_args(Hat)),
     "background": (*palette.BACKGROUNDS, *PLACES),
 }
-"""What the judge tells, and the answers it chooses from."""
-ALIKE = {"wavy": "long", "swept": "short", "parted": "short"}
-"""Hair styles that the words of a prompt ("long hair", "short hair") do not tell apart are one answer."""
-OF_A_FACE = ("hair_color", "glasses", "beard")
-"""What an aligned face shows; hair styles, hats and backgrounds are cut off there."""
+"""What the judge predicts, and the classes of each."""
+MERGED = {"wavy": "long", "swept": "short", "parted": "short"}
+"""Hair styles that a prompt ("long hair", "short hair") does not distinguish are one class."""
+FACE_ATTRIBUTES = ("hair_color", "glasses", "beard")
+"""What an aligned face shows; hair styles, hats and backgrounds are cropped out."""
 HEAD_SHARE = 2.5
-_NOTE = "answers.txt"  # beside the export: what the judge was trained to tell
-_LEAST, _MOST = 3000, 9000  # drawings kept to learn from; the oldest make room for fresh ones
-_FRESH = 6  # drawings a step
-_SEEN_ENOUGH = 0.25  # of a face; what a cover hides is not asked for
+_CLASSES_FILE = "answers.txt"  # next to the export: the classes that the judge was trained on
+_MIN_EXAMPLES, _MAX_EXAMPLES = 3000, 9000  # drawings in the training buffer; fresh ones replace the oldest
+_FRESH = 6  # drawings per step
+_MAX_HIDDEN = 0.25  # of a face; what a cover hides has no label
 
 Picture = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
 
 class Judge(nn.Module):
-    """Views (N, 3, 112, 112), RGB in 0 to 1, to one row of scores for each of `ATTRIBUTES`."""
+    """Views (N, 3, 112, 112), RGB in 0 to 1, to one row of logits for each of `ATTRIBUTES`."""
 
     def __init__(self, width: int = 24) -> None:
-        """Takes the channels of the first layer."""
+        """Take the channels of the first layer."""
         super().__init__()
         widths = (width, 2 * width, 4 * width, 6 * width)
         layers: list[nn.Module] = []
-        before = 3
-        for number, after in enumerate(widths):
+        in_channels = 3
+        for number, out_channels in enumerate(widths):
             stride = 2
-            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(),
+            ]
             if number:
-                layers += [nn.Conv2d(after, after, 3, 1, 1, groups=after, bias=False), nn.BatchNorm2d(after)]
-                layers += [nn.Conv2d(after, after, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            before = after
+                layers += [
+                    nn.Conv2d(out_channels, out_channels, 3, 1, 1, groups=out_channels, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                ]
+                layers += [
+                    nn.Conv2d(out_channels, out_channels, 1, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                    nn.ReLU(),
+                ]
+            in_channels = out_channels
         self.body = nn.Sequential(*layers)
-        # Where in the view something is matters: a beard is hair too. So the last map is not averaged away.
-        self.narrow = nn.Sequential(nn.Conv2d(before, 48, 1), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1))
+        # Positions in the view matter: a beard is hair, too. So there is no global pooling.
+        self.narrow = nn.Sequential(nn.Conv2d(in_channels, 48, 1), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1))
         self.heads = nn.ModuleDict({k: nn.Linear(48 * 49, len(v)) for k, v in ATTRIBUTES.items()})
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """Scores before softmax, (N, answers) by attribute."""
+        """Logits, (N, classes) by attribute."""
         features = self.narrow(self.body(views * 2 - 1))
         return {name: head(features) for name, head in self.heads.items()}
 
 
-def head_view(picture: Picture, box: Box | None, share: float = HEAD_SHARE) -> Picture:
-    """The head and what is around it (112, 112, 3): a square of `share` heights of the face's box.
+def head_view(image: Picture, box: Box | None, share: float = HEAD_SHARE) -> Picture:
+    """The head and its surroundings (112, 112, 3): a square of `share` times the height of the face's box.
 
-    Without a box it is the whole picture. Beyond the picture's edge its last pixels are repeated.
+    Without a box it is the whole image. Pixels at the image's edge are replicated beyond it.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if box is None:
         side = float(min(height, width))
         x, y = width / 2, height / 2
     else:
         side = share * (box[3] - box[1])
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    if side > 2 * SIDE:  # shrink by averages first, so that no edge gets jagged
+    if side > 2 * SIDE:  # downsample by area first, to avoid aliasing
         factor = SIDE * 1.5 / side
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         x, y, side = x * size[0] / width, y * size[1] / height, side * factor
     scale = SIDE / side
     matrix = np.array([[scale, 0, SIDE / 2 - scale * x], [0, scale, SIDE / 2 - scale * y]])
     return np.asarray(
-        cv2.warpAffine(
-            picture, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        ),
+        cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE),
         np.uint8,
     )
 
 
 def face_view(aligned: Picture) -> Picture:
-    """An aligned face of the restorer (512, 512, 3) as a view (112, 112, 3)."""
+    """An aligned face (512, 512, 3) as a view (112, 112, 3)."""
     return np.asarray(cv2.resize(aligned, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def truth(person: dict[str, Any], background: str, aligned: bool) -> list[int]:
-    """The number of the right answer for each attribute; `UNKNOWN` where the view does not show it."""
-    told = {
+def labels_of(person: dict[str, Any], background: str, aligned: bool) -> list[int]:
+    """The class index of each attribute; `IGNORED` if the view does not show it."""
+    shown = {
         "hair_color": None if person["hair_style"] == "bald" or person["hat"] else person["hair_color"],
         "hair_style": None if person["hat"] else person["hair_style"],
         "glasses": None if person["cover"] == "brim" else person["glasses"] or NONE,
@@ -128,29 +137,29 @@ def truth(person: dict[str, Any], background: str, aligned: bool) -> list[int]:
         "background": background,
     }
     if aligned:
-        told = {name: value if name in OF_A_FACE else None for name, value in told.items()}
+        shown = {name: value if name in FACE_ATTRIBUTES else None for name, value in shown.items()}
     return [
-        UNKNOWN if told[name] is None else answers.index(told[name]) for name, answers in ATTRIBUTES.items()
+        IGNORED if shown[name] is None else classes.index(shown[name]) for name, classes in ATTRIBUTES.items()
     ]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One view and its right answers."""
+    """One view and its labels."""
 
     view: Picture
-    answers: list[int]
+    labels: list[int]
 
 
 def draw_examples(rng: np.random.Generator, jitter: bool = True) -> list[Example]:
-    """The two views of a fresh portrait; none of a face that is cut at the picture's edge.
+    """The two views of a fresh portrait; none if the face is cut by the image's edge.
 
-    Without `jitter` the views are those of faces found exactly.
+    Without `jitter` the crops are exact.
     """
     drawn = drawing.draw(rng, DRAWN_SIDE, "portrait")
     face, person = drawn.faces[0], drawn.attributes["people"][0]
     background = str(drawn.attributes["background"])
-    if face.hidden > _SEEN_ENOUGH and not person["cover"]:
+    if face.hidden > _MAX_HIDDEN and not person["cover"]:
         return []
     share, landmarks, box = HEAD_SHARE, face.landmarks, np.array(face.box)
     if jitter:
@@ -162,37 +171,37 @@ def draw_examples(rng: np.random.Generator, jitter: bool = True) -> list[Example
     head = head_view(drawn.image, (left, top, right, bottom), share)
     aligned = align(drawn.image, landmarks, SIDE)
     return [
-        Example(head, truth(person, background, False)),
-        Example(aligned, truth(person, background, True)),
+        Example(head, labels_of(person, background, False)),
+        Example(aligned, labels_of(person, background, True)),
     ]
 
 
 class Examples:
-    """Drawings to learn from, more of them with every step."""
+    """A buffer of training drawings that every step refreshes."""
 
     def __init__(self, options: Options) -> None:
-        """Draws the first ones."""
+        """Draw the first ones."""
         self.rng = np.random.default_rng([options.seed, 11])
-        self.most = options.scaled(2 * _MOST, 40)
-        self.held: list[Example] = []
-        while len(self.held) < options.scaled(_LEAST, 8):
+        self.capacity = options.scaled(2 * _MAX_EXAMPLES, 40)
+        self.examples: list[Example] = []
+        while len(self.examples) < options.scaled(_MIN_EXAMPLES, 8):
             self.refill()
-        self.place = len(self.held)
+        self.next_slot = len(self.examples)
 
     def refill(self) -> None:
-        """One more portrait; when there are enough, in place of the oldest."""
+        """Add a portrait; when the buffer is full, in place of the oldest."""
         for example in draw_examples(self.rng):
-            if len(self.held) < self.most:
-                self.held.append(example)
+            if len(self.examples) < self.capacity:
+                self.examples.append(example)
             else:
-                self.held[self.place % self.most] = example
-                self.place += 1
+                self.examples[self.next_slot % self.capacity] = example
+                self.next_slot += 1
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Views (N, 3, 112, 112) in 0 to 1, mirrored or not, and right answers (N, attributes)."""
-        picks = self.rng.integers(len(self.held), size=count)
-        views = [self.held[i].view[:, ::-1] if self.rng.random() < 0.5 else self.held[i].view for i in picks]
-        return to_tensor(views), torch.tensor([self.held[i].answers for i in picks])
+        """Views (N, 3, 112, 112) in 0 to 1, randomly mirrored, and labels (N, attributes)."""
+        picks = [self.examples[i] for i in self.rng.integers(len(self.examples), size=count)]
+        views = [pick.view[:, ::-1] if self.rng.random() < 0.5 else pick.view for pick in picks]
+        return to_tensor(views), torch.tensor([pick.labels for pick in picks])
 
 
 def to_tensor(views: Sequence[Picture]) -> Tensor:
@@ -200,8 +209,8 @@ def to_tensor(views: Sequence[Picture]) -> Tensor:
     return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255
 
 
-def spoil(views: Tensor) -> Tensor:
-    """Fewer pixels, blur or noise for some of the batches."""
+def degrade(views: Tensor) -> Tensor:
+    """Downsampling, blur or noise for some of the batches."""
     if torch.rand(()) < 0.3:
         small = round(uniform(40, SIDE))
         views = resize(resize(views, small, small), SIDE, SIDE)
@@ -211,7 +220,7 @@ def spoil(views: Tensor) -> Tensor:
 
 
 def train(options: Options) -> None:
-    """Runs the stage."""
+    """Run the stage."""
     prepare_torch(options)
     examples = Examples(options)
     network = Judge().to(options.device).to(memory_format=torch.channels_last)
@@ -219,74 +228,76 @@ def train(options: Options) -> None:
     for _ in loop.steps():
         for _ in range(options.scaled(_FRESH, 1)):
             examples.refill()
-        views, answers = examples.batch(options.batch)
-        views = spoil(views).to(options.device).contiguous(memory_format=torch.channels_last)
+        views, labels = examples.batch(options.batch)
+        views = degrade(views).to(options.device).contiguous(memory_format=torch.channels_last)
         with precision(options.device):
-            scores = network(views)
-        losses, right, asked = [], 0.0, 0
+            logits = network(views)
+        losses, correct, total = [], 0.0, 0
         for column, name in enumerate(ATTRIBUTES):
-            wanted = answers[:, column].to(options.device)
-            known = wanted != UNKNOWN
+            targets = labels[:, column].to(options.device)
+            known = targets != IGNORED
             if known.any():
-                losses.append(F.cross_entropy(scores[name].float()[known], wanted[known]))
-                right += float((scores[name].argmax(1) == wanted)[known].sum())
-                asked += int(known.sum())
-        loop.move(torch.stack(losses).sum(), right=right / max(1, asked))
+                losses.append(F.cross_entropy(logits[name].float()[known], targets[known]))
+                correct += float((logits[name].argmax(1) == targets)[known].sum())
+                total += int(known.sum())
+        loop.update(torch.stack(losses).sum(), accuracy=correct / max(1, total))
     loop.finish()
-    found = measure(network, options.scaled(600, 2), options.seed)
-    facts: dict[str, Fact] = {name: round(right / max(1, asked), 4) for name, (right, asked) in found.items()}
+    counts = measure(network, options.scaled(600, 2), options.seed)
+    facts: dict[str, Fact] = {
+        name: round(correct / max(1, total), 4) for name, (correct, total) in counts.items()
+    }
     loop.export(None, **facts)
-    (options.out / _NOTE).write_text(_answers())
-    print(f"attributes: {found}", flush=True)
+    (options.out / _CLASSES_FILE).write_text(_classes())
+    print(f"attributes: {counts}", flush=True)
 
 
-def _answers() -> str:
-    return repr({name: list(answers) for name, answers in ATTRIBUTES.items()})
+def _classes() -> str:
+    return repr({name: list(classes) for name, classes in ATTRIBUTES.items()})
 
 
 @torch.no_grad()
 def measure(network: Judge, count: int, seed: int) -> dict[str, tuple[int, int]]:
-    """Right answers and questions by attribute, on both views of `count` held-out portraits."""
+    """Correct predictions and labels by attribute, on both views of `count` held-out portraits."""
     rng = np.random.default_rng([seed, 12])
     examples = [example for _ in range(count) for example in draw_examples(rng, jitter=False)]
-    found = dict.fromkeys(ATTRIBUTES, (0, 0))
+    counts = dict.fromkeys(ATTRIBUTES, (0, 0))
     for start in range(0, len(examples), 100):
         part = examples[start : start + 100]
-        told = judge(network, [example.view for example in part])
-        for example, answer in zip(part, told, strict=True):
-            for (name, answers), wanted in zip(ATTRIBUTES.items(), example.answers, strict=True):
-                if wanted != UNKNOWN:
-                    right, asked = found[name]
-                    found[name] = (right + (answer[name] == named(answers[wanted])), asked + 1)
-    return found
+        predictions = classify(network, [example.view for example in part])
+        for example, prediction in zip(part, predictions, strict=True):
+            for (name, classes), label in zip(ATTRIBUTES.items(), example.labels, strict=True):
+                if label != IGNORED:
+                    correct, total = counts[name]
+                    counts[name] = (correct + (prediction[name] == merged(classes[label])), total + 1)
+    return counts
 
 
 @torch.no_grad()
-def judge(network: Judge, views: Sequence[Picture]) -> list[dict[str, str]]:
-    """The answer for each attribute, for each of the views."""
+def classify(network: Judge, views: Sequence[Picture]) -> list[dict[str, str]]:
+    """The class of each attribute, for each of the views."""
     if not views:
         return []
     device = next(network.parameters()).device
-    scores = network(to_tensor(views).to(device))
-    picks = {name: row.argmax(1).tolist() for name, row in scores.items()}
+    logits = network(to_tensor(views).to(device))
+    best = {name: row.argmax(1).tolist() for name, row in logits.items()}
     return [
-        {name: named(answers[picks[name][row]]) for name, answers in ATTRIBUTES.items()}
+        {name: merged(classes[best[name][row]]) for name, classes in ATTRIBUTES.items()}
         for row in range(len(views))
     ]
 
 
-def named(answer: str) -> str:
-    """The name that an answer is told by; see `ALIKE`."""
-    return ALIKE.get(answer, answer)
+def merged(name: str) -> str:
+    """The class after merging; see `MERGED`."""
+    return MERGED.get(name, name)
 
 
 def open_judge(folder: Path, threads: int = 1) -> Judge:
-    """The trained judge from its folder; trains it first where there is none, which takes minutes.
+    """The trained judge from its folder; trains it first if there is none, which takes minutes.
 
-    A judge that was trained for other answers than today's drawings have is trained anew.
+    A judge that was trained on other classes than the current drawings have is trained again.
     """
-    note = folder / _NOTE
-    if not (folder / EXPORT).exists() or not note.exists() or note.read_text() != _answers():
+    trained = folder / _CLASSES_FILE
+    if not (folder / EXPORT).exists() or not trained.exists() or trained.read_text() != _classes():
         print(f"training the judge in {folder}", flush=True)
         train(parse_options(JUDGE, ["--out", str(folder), "--threads", str(threads)]))
     network = Judge()

@@ -1,14 +1,14 @@
-"""Trains the autoencoder between pictures and latents of a quarter (`cpu`) or an eighth of their side.
+"""Trains the autoencoder between images and latents of a quarter (`cpu`) or an eighth of their side.
 
 `python -m training.autoencoder --out .runs/autoencoder`
 
-The class is diffusers' `AutoencoderKL`. Errors on faces count more than elsewhere and most at eyes and
-mouth, which are a handful of latent cells each. After the last step the statistics of the latents are
-folded into the two 1x1 convolutions beside them, so that latents have mean 0 and deviation 1 in each
-channel and the configuration's `scaling_factor` is truly 1.
+The class is diffusers' `AutoencoderKL`. Errors on faces are weighted more, most of all at eyes and mouth,
+which are a handful of latent pixels each. After the last step the statistics of the latents are folded into
+the two 1x1 convolutions around them, so that latents have mean 0 and standard deviation 1 in each channel and
+a `scaling_factor` of 1 is correct.
 
-Every third batch the decoder gets the latents at half their size and must draw the picture at half its size
-(EQ-VAE, Kouzelis et al. 2025, arXiv:2502.09509): latents become smooth, which diffusion learns sooner.
+In every third batch the decoder gets the latents at half their size and must decode the image at half its
+size (EQ-VAE, Kouzelis et al. 2025, arXiv:2502.09509): latents become smooth, which diffusion learns faster.
 """
 
 from pathlib import Path
@@ -33,13 +33,13 @@ Autoencoder = Any
 
 
 def factor(profile: Profile) -> int:
-    """How many px of the picture's side become one of the latents'."""
+    """The downsampling factor: pixels of the image's side per latent pixel."""
     pixels: int = 2 ** (len(profile.autoencoder_widths) - 1)
     return pixels
 
 
 def build_autoencoder(profile: Profile) -> Autoencoder:
-    """The untrained network: each residual block begins as the identity, latents with little noise."""
+    """The untrained network: residual blocks start as the identity, latents with little noise."""
     network: Autoencoder = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -48,7 +48,7 @@ def build_autoencoder(profile: Profile) -> Autoencoder:
         layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * len(profile.autoencoder_widths),
         up_block_types=("UpDecoderBlock2D",) * len(profile.autoencoder_widths),
-        norm_num_groups=profile.autoencoder_widths[0] // 8,  # fewer than 8 channels a group learn badly
+        norm_num_groups=profile.autoencoder_widths[0] // 8,  # fewer than 8 channels per group train badly
         mid_block_add_attention=False,
         sample_size=profile.native,
         scaling_factor=1.0,
@@ -71,18 +71,18 @@ def load_autoencoder(folder: Path, profile: Profile, device: torch.device) -> Au
 
 
 def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences of neighbours: (N, C, H, W-1) and (N, C, H-1, W)."""
+    """Differences of neighboring pixels: (N, C, H, W-1) and (N, C, H-1, W)."""
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def picture_loss(drawn: Tensor, wanted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted distance of pictures in [-1, 1] and the plain mean squared error, for the log.
+def reconstruction_loss(decoded: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted reconstruction loss of images in [-1, 1], and the plain mean squared error for the log.
 
-    Absolute and squared error, squared error of 8x8 means (flat colours must be right), and the absolute
+    Absolute and squared error, squared error of 8x8 means (flat colors must be right), and the absolute
     error of gradients (edges must be sharp). Weights are (N, 1, H, W).
     """
     weights = weights / weights.mean()
-    error = drawn - wanted
+    error = decoded - target
     absolute = (error.abs() * weights).mean()
     squared = (error.square() * weights).mean()
     coarse = F.avg_pool2d(error, 8).square().mean()
@@ -97,9 +97,9 @@ def psnr(error: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fold_statistics(network: Autoencoder, pictures: Tensor) -> None:
-    """Moves mean and deviation of the latents of `pictures` (N, 3, H, W) into the 1x1 convolutions."""
-    latents = torch.cat([network.encode(part).latent_dist.mean.float() for part in pictures.split(32)])
+def fold_statistics(network: Autoencoder, images: Tensor) -> None:
+    """Fold the latents' mean and deviation over `images` (N, 3, H, W) into the 1x1 convolutions."""
+    latents = torch.cat([network.encode(part).latent_dist.mean.float() for part in images.split(32)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     into, out, channels = network.quant_conv, network.post_quant_conv, len(mean)
     into.weight[:channels] /= deviation.view(-1, 1, 1, 1)
@@ -111,17 +111,17 @@ def fold_statistics(network: Autoencoder, pictures: Tensor) -> None:
 
 
 @torch.no_grad()
-def measure(network: Autoencoder, pictures: Tensor) -> float:
+def measure(network: Autoencoder, images: Tensor) -> float:
     """Mean PSNR in dB of the reconstructions of (N, 3, H, W) in [-1, 1]."""
     errors = []
-    for part in pictures.split(32):
-        drawn = network.decode(network.encode(part).latent_dist.mean).sample.clamp(-1, 1)
-        errors.append((drawn.float() - part).square().mean((1, 2, 3)))
+    for part in images.split(32):
+        decoded = network.decode(network.encode(part).latent_dist.mean).sample.clamp(-1, 1)
+        errors.append((decoded.float() - part).square().mean((1, 2, 3)))
     return float(psnr(torch.cat(errors)).mean())
 
 
 def train(options: Options) -> None:
-    """Runs the stage."""
+    """Run the stage."""
     prepare_torch(options)
     store = PictureStore(options, least=options.scaled(3000, 8), most=options.scaled(40_000, 16))
     network = build_autoencoder(options.profile).to(options.device).to(memory_format=torch.channels_last)
@@ -131,25 +131,25 @@ def train(options: Options) -> None:
     for progress in loop.steps():
         if loop.step % 400 == 0:
             store.refresh()
-        wanted, weights = store.batch(batch, loop.step)
+        target, weights = store.batch(batch, loop.step)
         with precision(options.device):
-            posterior = DiagonalGaussianDistribution(network.quant_conv(encoder(wanted)).float())
+            posterior = DiagonalGaussianDistribution(network.quant_conv(encoder(target)).float())
             latents = posterior.sample()
-            if progress > 0.4:  # the decoder learns to forgive a diffusion network's small errors
+            if progress > 0.4:  # the decoder learns to tolerate a diffusion network's small errors
                 spread = latents.detach().float().std((0, 2, 3), keepdim=True) * 0.06
                 amount = torch.rand(len(latents), 1, 1, 1, device=latents.device)
                 latents = latents + spread * amount * torch.randn_like(latents)
             if loop.step % 3 == 2:
-                latents, wanted, weights = (F.avg_pool2d(x, 2) for x in (latents, wanted, weights))
-            drawn = decoder(network.post_quant_conv(latents))
-        loss, error = picture_loss(drawn.float(), wanted, weights)
-        loop.move(loss + 1e-6 * posterior.kl().mean(), psnr=psnr(error))
+                latents, target, weights = (F.avg_pool2d(x, 2) for x in (latents, target, weights))
+            decoded = decoder(network.post_quant_conv(latents))
+        loss, error = reconstruction_loss(decoded.float(), target, weights)
+        loop.update(loss + 1e-6 * posterior.kl().mean(), psnr=psnr(error))
     loop.finish()
     unseen = store.unseen(options.scaled(256, 2))
     fold_statistics(network, store.batch(options.scaled(512, 2), 0)[0])
     quality = measure(network, unseen)
     loop.export(psnr_unseen=round(quality, 2))
-    print(f"autoencoder: {quality:.2f} dB on {len(unseen)} unseen pictures", flush=True)
+    print(f"autoencoder: {quality:.2f} dB on {len(unseen)} unseen images", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Carries the results of training from one machine to another: exports, tokenizer and logs, not the pictures.
+"""Moves training results from one machine to another: exports, tokenizer and logs, but no images.
 
-The archive is written in parts, for transfers that limit the size of a file.
+The archive is split into parts, for transfers that limit the file size.
 """
 
 import tarfile
@@ -13,7 +13,7 @@ _KEPT = (f"*/{EXPORT}", "*/tokenizer/*", "logs/*.log")
 
 
 def pack(runs: Path, folder: Path) -> list[Path]:
-    """Writes `bundle.part0`, `bundle.part1` ... into `folder`."""
+    """Write `bundle.part0`, `bundle.part1` ... to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     archive = runs / "bundle.tar.gz"
     with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
@@ -29,7 +29,7 @@ def pack(runs: Path, folder: Path) -> list[Path]:
 
 
 def unpack(folder: Path, runs: Path) -> list[str]:
-    """Takes from the parts in `folder` what `runs` does not have; returns the names of those files."""
+    """Extract the files that `runs` does not have from the parts in `folder`; return their names."""
     parts = sorted(folder.glob("bundle.part*"), key=lambda path: int(path.suffix.removeprefix(".part")))
     if not parts:
         raise FileNotFoundError(f"no bundle.part0 in {folder}")

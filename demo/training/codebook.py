@@ -1,10 +1,10 @@
-"""CodeFormer, stage I: an autoencoder whose latent is a grid of codes from a learnt codebook.
+"""CodeFormer, stage I: an autoencoder whose latent is a grid of codes from a learned codebook.
 
 `python -m training.codebook --out .runs/codebook`
 
-The first steps run without the codebook; it is then filled with latents of real faces and follows them by
-moving averages (van den Oord et al. 2017, arXiv:1711.00937, appendix A.1). Codes that nothing has used for
-a while are put onto latents of the current batch.
+The first steps run without the codebook; it is then initialized with latents of real faces and follows them
+by an exponential moving average (van den Oord et al. 2017, arXiv:1711.00937, appendix A.1). Codes that have
+not been used for a while are reset to latents of the current batch.
 """
 
 import torch
@@ -12,30 +12,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atelier_restorer.nets.codeformer import CodeFormer
-from training.autoencoder import picture_loss, psnr
+from training.autoencoder import psnr, reconstruction_loss
 from training.faces import FaceStore, build_codeformer, nearest_codes
 from training.loop import Loop, Recipe, compiled, precision
 from training.options import Options, parse_options, prepare_torch
 
 RECIPE = Recipe(learning_rate=5e-4, warm_up=150, flat=0.3)
-FREE_STEPS = 300
-FOLLOW = 0.98
-UNUSED_AFTER = 0.03  # average uses in a batch under which a code counts as unused
+STEPS_WITHOUT_CODEBOOK = 300
+DECAY = 0.98
+UNUSED_BELOW = 0.03  # average uses per batch below which a code counts as unused
 REVIVE_EVERY = 50
 
 
-class MovingCodebook:
-    """Keeps the rows of a codebook at the means of the latents that chose them."""
+class EmaCodebook:
+    """Keeps the rows of a codebook at the moving averages of the latents assigned to them."""
 
     def __init__(self, rows: Tensor) -> None:
-        """Takes the codebook (K, D); it is changed in place."""
+        """Take the codebook (K, D); it is updated in place."""
         self.rows = rows
         self.uses = torch.ones(len(rows), device=rows.device)
         self.sums = rows.clone()
 
     @torch.no_grad()
-    def fill(self, latent: Tensor) -> None:
-        """Puts the rows onto random positions of (N, D, L, L)."""
+    def initialize(self, latent: Tensor) -> None:
+        """Set the rows to random positions of (N, D, L, L)."""
         flat = latent.float().permute(0, 2, 3, 1).reshape(-1, latent.shape[1])
         picks = torch.randint(len(flat), (len(self.rows),), device=flat.device)
         self.rows.copy_(flat[picks] + 0.01 * torch.randn_like(self.rows))
@@ -43,16 +43,16 @@ class MovingCodebook:
         self.sums.copy_(self.rows)
 
     @torch.no_grad()
-    def follow(self, latent: Tensor, codes: Tensor, revive: bool) -> None:
-        """Moves each row towards the latents that chose it."""
-        flat, chosen = latent.float().permute(0, 2, 3, 1).reshape(-1, latent.shape[1]), codes.flatten()
+    def update(self, latent: Tensor, codes: Tensor, revive: bool) -> None:
+        """Move each row toward the latents assigned to it."""
+        flat, assigned = latent.float().permute(0, 2, 3, 1).reshape(-1, latent.shape[1]), codes.flatten()
         counts = torch.zeros_like(self.uses).index_add_(
-            0, chosen, torch.ones_like(chosen, dtype=torch.float32)
+            0, assigned, torch.ones_like(assigned, dtype=torch.float32)
         )
-        self.uses.lerp_(counts, 1 - FOLLOW)
-        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, chosen, flat), 1 - FOLLOW)
+        self.uses.lerp_(counts, 1 - DECAY)
+        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, assigned, flat), 1 - DECAY)
         if revive:
-            unused = self.uses < UNUSED_AFTER
+            unused = self.uses < UNUSED_BELOW
             picks = flat[torch.randint(len(flat), (len(self.rows),), device=flat.device)]
             self.uses[unused] = 1.0
             self.sums[unused] = picks[unused]
@@ -60,43 +60,43 @@ class MovingCodebook:
 
 
 def train(options: Options) -> None:
-    """Runs the stage."""
+    """Run the stage."""
     prepare_torch(options)
     faces = FaceStore(options)
     network = build_codeformer(options)
     codebook = network.quantize.embedding.weight.requires_grad_(False)
     trained = [*network.encoder.parameters(), *network.generator.parameters()]
     loop = Loop(options, RECIPE, {"codeformer": network}, trained)
-    moving, filled = MovingCodebook(codebook), loop.step > 0
-    encode, draw = compiled(network.encoder, options), compiled(network.generator, options)
-    free = options.scaled(FREE_STEPS, 1)
+    ema, initialized = EmaCodebook(codebook), loop.step > 0
+    encode, decode = compiled(network.encoder, options), compiled(network.generator, options)
+    first_step = options.scaled(STEPS_WITHOUT_CODEBOOK, 1)
     for progress in loop.steps():
         if loop.step % 200 == 0:
             faces.refresh()
-        wanted = faces.clean(options.batch)
+        target = faces.clean(options.batch)
         with precision(options.device):
-            latent = encode(wanted)[1].float()
+            latent = encode(target)[1].float()
             quantized, commitment = latent, latent.new_zeros(())
-            if loop.step >= free and not filled:
-                moving.fill(latent)
-                filled = True
-            if filled:
+            if loop.step >= first_step and not initialized:
+                ema.initialize(latent)
+                initialized = True
+            if initialized:
                 codes = nearest_codes(latent, codebook)
-                moving.follow(latent.detach(), codes, revive=loop.step % REVIVE_EVERY == 0 and progress < 0.8)
+                ema.update(latent.detach(), codes, revive=loop.step % REVIVE_EVERY == 0 and progress < 0.8)
                 quantized = network.lookup(codes)
                 commitment = F.mse_loss(latent, quantized)
                 quantized = latent + (quantized - latent).detach()
-            drawn = draw(quantized)
-        loss, error = picture_loss(drawn.float(), wanted, faces.weights)
-        loop.move(
+            decoded = decode(quantized)
+        loss, error = reconstruction_loss(decoded.float(), target, faces.weights)
+        loop.update(
             loss + 0.25 * commitment,
             psnr=psnr(error),
-            apart=commitment,
-            used=(moving.uses > 0.1).float().sum(),
+            commitment=commitment,
+            used=(ema.uses > 0.1).float().sum(),
         )
     loop.finish()
-    if not filled:
-        moving.fill(encode(wanted)[1])
+    if not initialized:
+        ema.initialize(encode(target)[1])
     quality, used = measure(network, faces.unseen(options.scaled(100, 2)))
     loop.export(psnr_unseen=round(quality, 2), codes_used=used)
     print(f"codebook: {quality:.2f} dB on unseen faces, {used} codes in use", flush=True)
@@ -104,13 +104,13 @@ def train(options: Options) -> None:
 
 @torch.no_grad()
 def measure(network: CodeFormer, faces: Tensor) -> tuple[float, int]:
-    """Mean PSNR in dB through the codes, and how many different codes the faces use."""
+    """Mean PSNR in dB of reconstructions from codes, and the number of distinct codes used."""
     errors, used = [], set()
     for part in faces.split(4):
         codes = nearest_codes(network.encoder(part)[1], network.quantize.embedding.weight)
         used |= set(codes.flatten().tolist())
-        drawn = network.generator(network.lookup(codes)).clamp(-1, 1)
-        errors.append((drawn - part).square().mean((1, 2, 3)))
+        decoded = network.generator(network.lookup(codes)).clamp(-1, 1)
+        errors.append((decoded - part).square().mean((1, 2, 3)))
     return float(psnr(torch.cat(errors)).mean()), len(used)
 
 

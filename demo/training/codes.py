@@ -1,10 +1,10 @@
-"""CodeFormer, stage II: reads the codes of a clean face from a spoiled one.
+"""CodeFormer, stage II: predicts the codes of a clean face from a degraded one.
 
 `python -m training.codes --out .runs/codes`
 
-Generator and codebook stay as stage I left them. A fresh copy of its encoder and the transformer learn the
-codes that the frozen encoder gives for the clean face (cross entropy), and the encoder to stay near the
-codebook (squared distance).
+Generator and codebook stay as stage I left them. A copy of its encoder and the transformer learn the codes
+that the frozen encoder assigns to the clean face (cross entropy), and the encoder to stay near the codebook
+(squared distance).
 """
 
 import copy
@@ -22,42 +22,44 @@ RECIPE = Recipe(learning_rate=5e-4, warm_up=150, flat=0.3)
 
 
 def code_losses(latent: Tensor, logits: Tensor, network: CodeFormer, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the predicted codes, and distance of the latent from the right ones."""
-    crossed = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=0.02)
-    return crossed, F.mse_loss(latent.float(), network.lookup(codes))
+    """Cross entropy of the predicted codes, and squared distance of the latent from the correct ones."""
+    cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=0.02)
+    return cross_entropy, F.mse_loss(latent.float(), network.lookup(codes))
 
 
-def reader_parameters(network: CodeFormer) -> list[nn.Parameter]:
+def predictor_parameters(network: CodeFormer) -> list[nn.Parameter]:
     """The parameters of encoder and transformer."""
     parts = (network.encoder, network.feat_emb, network.ft_layers, network.idx_pred_layer)
     return [network.position_emb, *(p for part in parts for p in part.parameters())]
 
 
 def train(options: Options) -> None:
-    """Runs the stage."""
+    """Run the stage."""
     prepare_torch(options, fixed_shapes=False)
     faces = FaceStore(options)
     network = build_codeformer(options)
     load_export(options.runs / "codebook" / EXPORT, "codeformer", network)
     teacher = copy.deepcopy(network.encoder).requires_grad_(False).eval()
     network.requires_grad_(False)
-    trained = reader_parameters(network)
+    trained = predictor_parameters(network)
     for parameter in trained:
         parameter.requires_grad_(True)
     loop = Loop(options, RECIPE, {"codeformer": network}, trained)
-    encode, teach = compiled(network.encoder, options), compiled(teacher, options)
+    encode, encode_clean = compiled(network.encoder, options), compiled(teacher, options)
     for _ in loop.steps():
         clean = faces.clean(options.batch)
         with torch.no_grad():
-            given = faces.spoiled(clean)
+            degraded = faces.degraded(clean)
         with precision(options.device):
             with torch.no_grad():
-                codes = nearest_codes(teach(clean)[1], network.quantize.embedding.weight)
-            latent = encode(given)[1]
+                codes = nearest_codes(encode_clean(clean)[1], network.quantize.embedding.weight)
+            latent = encode(degraded)[1]
             logits = network.predict_codes(latent)
-            crossed, apart = code_losses(latent, logits, network, codes)
-        right = (logits.argmax(2) == codes.flatten(1)).float().mean()
-        loop.move(crossed + apart, crossed=crossed, apart=apart, right=right)
+            cross_entropy, distance = code_losses(latent, logits, network, codes)
+        accuracy = (logits.argmax(2) == codes.flatten(1)).float().mean()
+        loop.update(
+            cross_entropy + distance, cross_entropy=cross_entropy, distance=distance, accuracy=accuracy
+        )
     loop.finish()
     loop.export()
 

@@ -1,11 +1,11 @@
-"""Draws the training pictures into shards, and hands them to the stages as tensors on the device.
+"""Draws the training images into shards, and loads them for the stages as tensors on the device.
 
 `python -m training.data --out .runs/data --workers 15`
 
-Three sets, each a row of shards `NAME_0000.npy` (uint8 pictures) with `NAME_0000.json` (captions, face
+Three sets, each a series of shards `NAME_0000.npy` (uint8 images) with `NAME_0000.json` (captions, face
 boxes and landmarks in pixels): `pictures` at the native size, `large` ones, and `faces`, aligned to the
-512 px template that CodeFormer works on. A shard appears whole or not at all, so a stage may begin while
-the rest is still being drawn. Shard 0 of each set is never trained on.
+512 px template that CodeFormer works on. Shards are written atomically, so a stage may start while the rest
+is still being drawn. Shard 0 of each set is held out from training.
 """
 
 import json
@@ -29,7 +29,7 @@ from training.options import Options, parse_options
 
 FACE = 512
 FACES_AT_MOST = 5
-# Where eyes, nose tip and mouth corners lie in an aligned face of 512 px (the FFHQ template).
+# Eyes, nose tip and mouth corners in an aligned face of 512 px (the FFHQ template).
 TEMPLATE = np.array(
     [
         (192.98138, 239.94708),
@@ -45,7 +45,7 @@ BORDER_BGR = (135, 133, 132)
 
 @dataclass(frozen=True)
 class Set:
-    """One row of shards: how many pictures in each; how many shards is the profile's."""
+    """One series of shards: how many images each has; the profile says how many shards."""
 
     name: str
     pictures: int
@@ -62,12 +62,12 @@ PAIRS = Set("pairs", 200, 2, 4)
 
 
 def shard_path(folder: Path, name: str, number: int) -> Path:
-    """The pictures of one shard; its annotations lie beside it as .json."""
+    """The images of one shard; its annotations are next to it as .json."""
     return folder / f"{name}_{number:04d}.npy"
 
 
 def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int = FACE) -> NDArray[np.uint8]:
-    """The face (size, size, 3), moved so that its five landmarks lie on the template."""
+    """The face (size, size, 3), warped so that its five landmarks match the template."""
     template = TEMPLATE * (size / FACE)
     matrix, _ = cv2.estimateAffinePartial2D(landmarks, template, method=cv2.LMEDS)
     if matrix is None:
@@ -80,14 +80,14 @@ def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int = 
 
 
 def draw_face(rng: np.random.Generator, kind: str = "portrait") -> NDArray[np.uint8]:
-    """One aligned face (512, 512, 3) of a fresh drawing."""
+    """One aligned face (512, 512, 3) from a fresh drawing."""
     drawn = drawing.draw(rng, 768, kind)
     face = drawn.faces[int(rng.integers(len(drawn.faces)))]
     return align(drawn.image, face.landmarks)
 
 
 def annotation(drawn: drawing.Drawing) -> dict[str, Any]:
-    """What a shard's notes say of one drawing."""
+    """The annotation of one drawing in a shard."""
     faces = [
         {"box": [float(v) for v in f.box], "landmarks": f.landmarks.tolist(), "hidden": round(f.hidden, 3)}
         for f in drawn.faces
@@ -99,7 +99,7 @@ Task = tuple[Path, str, int, int, int, int]
 
 
 def draw_shard(task: Task) -> str:
-    """Draws shard `number` of a set, unless it is there."""
+    """Draw shard `number` of a set unless it exists."""
     folder, name, number, count, side, seed = task
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -122,7 +122,7 @@ def draw_shard(task: Task) -> str:
 
 
 def save(path: Path, pictures: NDArray[np.uint8]) -> None:
-    """Writes an array under exactly this name."""
+    """Write an array under exactly this name."""
     with path.open("wb") as file:
         np.save(file, pictures)
 
@@ -153,12 +153,12 @@ def shards(options: Options, what: Set) -> int:
 
 
 def draw_all(options: Options) -> None:
-    """Draws what is missing, in as many processes as the options say."""
+    """Draw the missing shards, in as many processes as the options say."""
     began, tasks = time.monotonic(), list(plan(options))
     if options.workers == 1:
         results: Any = map(draw_shard, tasks)
     else:
-        # Niced: the stages that train meanwhile need the processor less, but at once.
+        # Niced: stages that train meanwhile need less CPU time, but without delay.
         pool = multiprocessing.get_context("spawn").Pool(options.workers, os.nice, (10,))
         results = pool.imap_unordered(draw_shard, tasks)
     for done, name in enumerate(results, 1):
@@ -167,10 +167,10 @@ def draw_all(options: Options) -> None:
 
 
 class ShardReader:
-    """Reads the shards of one set as they appear; `wanted` is how many the whole set has."""
+    """Reads the shards of one set as they appear; `wanted` is how many to read."""
 
     def __init__(self, options: Options, what: Set, most: int) -> None:
-        """Takes shards until `most` pictures are read, shard 0 not counted."""
+        """Take shards until `most` images are read, not counting shard 0."""
         self.folder = options.runs / "data"
         self.name = what.name
         size = options.scaled(what.pictures, what.smoke_pictures)
@@ -192,7 +192,7 @@ class ShardReader:
             yield np.load(path), json.loads(path.with_suffix(".json").read_text())
 
     def wait(self) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-        """The next shard, waiting for it up to an hour."""
+        """The next shard; waits for it for up to an hour."""
         deadline = time.monotonic() + 3600
         while time.monotonic() < deadline:
             for shard in self.new():
@@ -204,7 +204,7 @@ class ShardReader:
 
 
 class PictureStore:
-    """Pictures of one set on the device, with their faces; grows as shards appear."""
+    """Images of one set on the device, with their faces; grows as shards appear."""
 
     def __init__(
         self,
@@ -214,9 +214,9 @@ class PictureStore:
         most: int = 1_000_000,
         side: int | None = None,
     ) -> None:
-        """Waits until `least` training pictures are there; never holds more than `most` and a shard.
+        """Wait for `least` training images; never hold more than `most` plus one shard.
 
-        `side`: shrink the pictures to this many pixels.
+        `side`: downsample the images to this many pixels.
         """
         self._side = side
         self.device = options.device
@@ -230,16 +230,16 @@ class PictureStore:
         self.generator = torch.Generator().manual_seed(options.seed)
 
     def __len__(self) -> int:
-        """Training pictures held."""
+        """Number of training images held."""
         return sum(len(pictures) for pictures, _, _ in self.shards)
 
     def refresh(self) -> None:
-        """Takes in the shards drawn since."""
+        """Load the shards that have been drawn since."""
         for shard in self._reader.new():
             self._append(*shard)
 
     def unseen(self, count: int) -> Tensor:
-        """Pictures (count, 3, S, S) in [-1, 1] that are never trained on."""
+        """Held-out images (count, 3, S, S) in [-1, 1]."""
         return self.as_float(self._unseen[0][:count])
 
     def as_float(self, pictures: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ class PictureStore:
         )
 
     def sample(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Random uint8 pictures (N, S, S, 3), boxes (N, F, 4), landmarks (N, F, 5, 2); no face is NaN."""
+        """Random uint8 images (N, S, S, 3), boxes (N, F, 4), landmarks (N, F, 5, 2); NaN: no face."""
         chosen = torch.randint(len(self.shards), (min(count, 8),), generator=self.generator).tolist()
         parts = []
         for position, number in enumerate(chosen):
@@ -261,7 +261,7 @@ class PictureStore:
         return pictures, boxes, landmarks
 
     def batch(self, count: int, step: int) -> tuple[Tensor, Tensor]:
-        """Pictures (N, 3, S, S) in [-1, 1] and weights (N, 1, S, S): 1, faces 2.5, eyes and mouth 7."""
+        """Images (N, 3, S, S) in [-1, 1] and weights (N, 1, S, S): 1, faces 2.5, eyes and mouth 7."""
         raw, boxes, landmarks = self.sample(count)
         pictures, weights = self.as_float(raw), face_weights(boxes, landmarks, raw.shape[1])
         return (pictures.flip(3), weights.flip(3)) if step % 2 else (pictures, weights)
@@ -289,7 +289,7 @@ class PictureStore:
 
 
 def face_weights(boxes: Tensor, landmarks: Tensor, size: int) -> Tensor:
-    """How much each pixel counts, (N, 1, size, size): 1, in a face 2.5, around eyes and mouth 7."""
+    """Loss weight per pixel, (N, 1, size, size): 1, in a face 2.5, around eyes and mouth 7."""
     axis = torch.arange(size, device=boxes.device) + 0.5
     x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
     left, top, right, bottom = (boxes[:, :, i, None, None] for i in range(4))
@@ -309,4 +309,4 @@ def face_weights(boxes: Tensor, landmarks: Tensor, size: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    draw_all(parse_options("Draws the training pictures."))
+    draw_all(parse_options("Draws the training images."))

@@ -1,7 +1,7 @@
-"""Spoils pictures on the device, as bad cameras, bad files and small generators do.
+"""Degrades images on the device, as bad cameras, bad files and small generators do.
 
-All functions take and give float pictures (N, 3, H, W), RGB in 0 to 1, and draw their strengths from
-torch's generator. Blur and scale are drawn once per batch, noise and JPEG quality once per picture.
+All functions take and return float images (N, 3, H, W), RGB in 0 to 1, and sample their strength from torch's
+generator. Blur and scale are sampled per batch, noise and JPEG quality per image.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 Smear = Callable[[Tensor], Tensor]
 
-# Quantisation tables of the JPEG standard (ITU-T T.81, annex K.1), luminance and chrominance.
+# Quantization tables of the JPEG standard (ITU-T T.81, annex K.1), luminance and chrominance.
 _LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"""
 _CHROMA = (
@@ -22,7 +22,7 @@ _CHROMA = (
 
 
 def uniform(low: float, high: float) -> float:
-    """One number from torch's generator."""
+    """A uniform random number from torch's generator."""
     return low + (high - low) * float(torch.rand(()))
 
 
@@ -40,7 +40,7 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 
 
 def resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Area average when shrinking, bicubic when enlarging."""
+    """Area averaging to downsample, bicubic to upsample."""
     if (height, width) == tuple(x.shape[-2:]):
         return x
     if height <= x.shape[-2] and width <= x.shape[-1]:
@@ -49,7 +49,7 @@ def resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def add_noise(x: Tensor, strongest: float) -> Tensor:
-    """White noise of a strength (standard deviation) up to `strongest`, drawn per picture."""
+    """White noise with a standard deviation up to `strongest`, sampled per image."""
     strength = torch.rand(len(x), 1, 1, 1, device=x.device) * strongest
     return (x + strength * torch.randn_like(x)).clamp(0, 1)
 
@@ -62,9 +62,9 @@ def _cosines(device: torch.device) -> Tensor:
 
 
 def jpeg(x: Tensor, low: float, high: float) -> Tensor:
-    """Quantises 8x8 cosine blocks at a JPEG quality (1 to 100) drawn per picture from [low, high].
+    """Quantize 8x8 DCT blocks at a JPEG quality (1 to 100) sampled per image from [low, high].
 
-    Colour is not subsampled, which a JPEG of good quality does not do either.
+    Chroma is not subsampled, as in JPEGs of good quality.
     """
     count, _, height, width = x.shape
     padded = F.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate") * 255
@@ -93,8 +93,8 @@ def jpeg(x: Tensor, low: float, high: float) -> Tensor:
     return (torch.stack((red, green, blue), 1)[:, :, :height, :width] / 255).clamp(0, 1)
 
 
-def spoil_photograph(x: Tensor) -> Tensor:
-    """Blur, fewer pixels (x2 to x10), noise and JPEG, then back to the size it had."""
+def degrade_photo(x: Tensor) -> Tensor:
+    """Blur, downsampling (x2 to x10), noise and JPEG, then resizing to the original size."""
     height, width = x.shape[-2:]
     factor = uniform(2, 10)
     x = blur(x, uniform(0, 4))
@@ -103,8 +103,8 @@ def spoil_photograph(x: Tensor) -> Tensor:
     return resize(x, height, width)
 
 
-def spoil_drawing(x: Tensor, smear: Smear) -> Tensor:
-    """What a small latent generator makes of a face: fewer pixels, through `smear`, and back to size."""
+def degrade_generated(x: Tensor, smear: Smear) -> Tensor:
+    """What a small latent generator makes of a face: downsampled, through `smear`, and resized back."""
     height, width = x.shape[-2:]
     side = uniform(0.22, 0.42)
     small = resize(x, max(16, round(height * side / 8) * 8), max(16, round(width * side / 8) * 8))
@@ -112,19 +112,19 @@ def spoil_drawing(x: Tensor, smear: Smear) -> Tensor:
     return resize(small, height, width)
 
 
-def spoil_face(x: Tensor, smear: Smear | None) -> Tensor:
-    """What a face restorer meets: half of the batches as photographs, half as generated pictures."""
+def degrade_face(x: Tensor, smear: Smear | None) -> Tensor:
+    """What a face restorer gets: half of the batches like photos, half like generated images."""
     if smear is None or torch.rand(()) < 0.5:
-        return spoil_photograph(x)
-    return spoil_drawing(x, smear)
+        return degrade_photo(x)
+    return degrade_generated(x, smear)
 
 
-def spoil_tones(x: Tensor) -> Tensor:
-    """Other light: contrast, brightness, gamma and colour cast, drawn per picture."""
+def jitter_colors(x: Tensor) -> Tensor:
+    """Color jitter: contrast, brightness, gamma and color cast, sampled per image."""
 
-    def per_picture(channels: int, low: float, high: float) -> Tensor:
+    def per_image(channels: int, low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(x), channels, 1, 1, device=x.device)
 
-    x = (x - 0.5) * per_picture(1, 0.6, 1.2) + 0.5 + per_picture(1, -0.15, 0.15)
-    x = x.clamp(1e-4, 1) ** per_picture(1, 0.7, 1.4)
-    return (x * per_picture(3, 0.8, 1.15)).clamp(0, 1)
+    x = (x - 0.5) * per_image(1, 0.6, 1.2) + 0.5 + per_image(1, -0.15, 0.15)
+    x = x.clamp(1e-4, 1) ** per_image(1, 0.7, 1.4)
+    return (x * per_image(3, 0.8, 1.15)).clamp(0, 1)

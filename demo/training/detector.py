@@ -2,9 +2,9 @@
 
 `python -m training.detector --out .runs/detector`
 
-Pictures are moved, turned, scaled, spoiled and set side by side on the device. Part of them is blurred or
-passed through the autoencoder, since the faces of a small generator are smeared; part was redrawn by the
-trained generator (see redrawn.py), if it is there; part has only scenes.
+Images are augmented on the device: random affine, mosaic and degradation. Some are blurred or passed through
+the autoencoder, since the faces of a small generator are smeared; some were redrawn by the trained generator
+(see redrawn.py), if there are any; some have no faces.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from training.autoencoder import Autoencoder, load_autoencoder
-from training.boxes import anchors, decode, multibox_loss, overlap
+from training.boxes import anchors, decode, iou, multibox_loss
 from training.data import LARGES, REDRAWN, PictureStore, is_there
-from training.degrade import Smear, add_noise, blur, jpeg, resize, spoil_tones, uniform
+from training.degrade import Smear, add_noise, blur, jitter_colors, jpeg, resize, uniform
 from training.loop import EXPORT, Fact, Loop, Recipe, load_export, precision
 from training.options import Options, parse_options, prepare_torch
 
@@ -27,11 +27,11 @@ RECIPE = Recipe(learning_rate=2e-3, weight_decay=5e-4, warm_up=200, clip=10.0, f
 BGR_MEAN = (104.0, 117.0, 123.0)
 FALSE_SHARE = 0.003
 REDRAWN_SHARE = 0.35
-PREVIEW = 16  # pictures through the autoencoder at a time
+PREVIEW = 16  # images through the autoencoder at a time
 
 
 def build_detector() -> RetinaFace:
-    """The untrained network; in its phase `train` it gives class scores before softmax."""
+    """The untrained network; in its phase `train` it returns class logits."""
     return RetinaFace(network_name="mobile0.25", half=False, phase="train", device="cpu")
 
 
@@ -41,42 +41,43 @@ def load_detector(folder: Path, device: torch.device) -> RetinaFace:
     return network.to(device).eval().requires_grad_(False)
 
 
-def to_input(pictures: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W), RGB in 0 to 1, as the network takes them: BGR, 0 to 255, minus a mean."""
-    return pictures.flip(1) * 255 - torch.tensor(BGR_MEAN, device=pictures.device).view(1, 3, 1, 1)
+def to_input(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W), RGB in 0 to 1, as the network takes them: BGR, 0 to 255, minus a mean."""
+    return images.flip(1) * 255 - torch.tensor(BGR_MEAN, device=images.device).view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch: pictures (N, 3, S, S) in 0 to 1, and the faces in shares of S; `counted` as in boxes.py."""
+    """A batch: images (N, 3, S, S) in 0 to 1, and the faces in fractions of S; `counted` as in boxes.py."""
 
-    pictures: Tensor
+    images: Tensor
     boxes: Tensor
     landmarks: Tensor
     counted: Tensor
 
 
-def move(pictures: Tensor, boxes: Tensor, landmarks: Tensor, side: int, shrink: bool) -> Scene:
-    """Scales, turns, mirrors and shifts each picture onto a square of `side` pixels.
+def random_affine(images: Tensor, boxes: Tensor, landmarks: Tensor, side: int, shrink: bool) -> Scene:
+    """Scale, rotate, mirror and shift each image onto a square of `side` pixels.
 
-    Boxes and landmarks come in pixels of the given pictures. With `shrink` faces get small, else they get
-    anything from half the size to a close-up.
+    Boxes and landmarks are in pixels of the input images. With `shrink` faces get small, otherwise anything
+    from half the size to a close-up.
     """
-    count, size, device = len(pictures), pictures.shape[-1], pictures.device
-    if size >= 2 * side:  # shrink by averages first: sampling points alone would leave jagged edges
+    count, size, device = len(images), images.shape[-1], images.device
+    if size >= 2 * side:  # downsample by area first: point sampling alone would alias
         factor = size // side
-        pictures, boxes, landmarks = F.avg_pool2d(pictures, factor), boxes / factor, landmarks / factor
-        size = pictures.shape[-1]
+        images, boxes, landmarks = F.avg_pool2d(images, factor), boxes / factor, landmarks / factor
+        size = images.shape[-1]
 
-    def draw(low: float, high: float) -> Tensor:
+    def sample(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, device=device)
 
-    zoom = torch.exp(draw(-1.1, 0.1) if shrink else draw(-0.6, 0.65))
-    turn = draw(-0.26, 0.26)
+    zoom = torch.exp(sample(-1.1, 0.1) if shrink else sample(-0.6, 0.65))
+    turn = sample(-0.26, 0.26)
     mirror = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0)
-    # The picture's centre lands here, in -1 to 1; large pictures may hang over, small ones move about.
+    # Where the image's center goes, in -1 to 1; large images may extend beyond the edge, small ones move
+    # inside.
     reach = (zoom - 1).abs().clamp(min=0.12) * 0.9
-    to_x, to_y = draw(-1, 1) * reach, draw(-1, 1) * reach
+    to_x, to_y = sample(-1, 1) * reach, sample(-1, 1) * reach
     cos, sin = torch.cos(turn), torch.sin(turn)
     # Forward: out = zoom * R @ mirror @ in + to, with coordinates -1 to 1.
     forward = zoom.view(-1, 1, 1) * torch.stack(
@@ -86,24 +87,24 @@ def move(pictures: Tensor, boxes: Tensor, landmarks: Tensor, side: int, shrink: 
     to = torch.stack((to_x, to_y), -1)
     theta = torch.cat((inverse, -(inverse @ to[:, :, None])), 2)
     grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
-    moved = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    warped = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    def place(points: Tensor) -> Tensor:  # (N, F, P, 2) pixels -> shares
+    def transform(points: Tensor) -> Tensor:  # (N, F, P, 2) pixels -> fractions
         unit = points / size * 2 - 1
         return (torch.einsum("nij,nfpj->nfpi", forward, unit) + to[:, None, None] + 1) / 2
 
-    five = place(landmarks)
+    five = transform(landmarks)
     # Mirroring swaps left and right.
     swapped = five[:, :, [1, 0, 2, 4, 3]]
     five = torch.where((mirror < 0).view(-1, 1, 1, 1), swapped, five)
-    centre = place(((boxes[..., :2] + boxes[..., 2:]) / 2)[:, :, None])[:, :, 0]
+    center = transform(((boxes[..., :2] + boxes[..., 2:]) / 2)[:, :, None])[:, :, 0]
     half = (boxes[..., 2:] - boxes[..., :2]) / size * zoom.view(-1, 1, 1) / 2
-    placed = torch.cat((centre - half, centre + half), -1)
-    return Scene(moved, placed, five, visibility(placed, side))
+    moved_boxes = torch.cat((center - half, center + half), -1)
+    return Scene(warped, moved_boxes, five, visibility(moved_boxes, side))
 
 
 def visibility(boxes: Tensor, side: int) -> Tensor:
-    """1 for faces to find, 0 for faces cut or tiny (either answer is right), -1 for none: (N, F)."""
+    """1 for faces to find, 0 for cut or tiny ones (either way is fine), -1 for none: (N, F)."""
     inner = (boxes.clamp(0, 1)[..., 2:] - boxes.clamp(0, 1)[..., :2]).prod(-1)
     whole = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
     share = inner / whole
@@ -112,86 +113,87 @@ def visibility(boxes: Tensor, side: int) -> Tensor:
     return torch.where((share > 0.1) & ~boxes[..., 0].isnan(), counted, -1)
 
 
-def tile(scene: Scene) -> Scene:
-    """Each four pictures of the batch as one, two by two; (4N, S) -> (N, 2S)."""
-    count, side = len(scene.pictures) // 4, scene.pictures.shape[-1]
-    pictures = scene.pictures.view(count, 2, 2, 3, side, side).permute(0, 3, 1, 4, 2, 5)
-    offset = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], device=pictures.device)
+def mosaic(scene: Scene) -> Scene:
+    """Each four images of the batch as one, two by two; (4N, S) -> (N, 2S)."""
+    count, side = len(scene.images) // 4, scene.images.shape[-1]
+    images = scene.images.view(count, 2, 2, 3, side, side).permute(0, 3, 1, 4, 2, 5)
+    offset = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], device=images.device)
     boxes = (scene.boxes.view(count, 4, -1, 4) + offset.repeat(1, 2)[None, :, None]) / 2
     landmarks = (scene.landmarks.view(count, 4, -1, 5, 2) + offset[None, :, None, None]) / 2
     return Scene(
-        pictures.reshape(count, 3, 2 * side, 2 * side),
+        images.reshape(count, 3, 2 * side, 2 * side),
         boxes.flatten(1, 2),
         landmarks.flatten(1, 2),
         scene.counted.view(count, -1),
     )
 
 
-def spoil(pictures: Tensor) -> Tensor:
-    """Tones, blur, fewer pixels, noise and JPEG, each for some of the batches."""
-    side = pictures.shape[-1]
+def degrade(images: Tensor) -> Tensor:
+    """Color jitter, blur, downsampling, noise and JPEG, each for some of the batches."""
+    side = images.shape[-1]
     if torch.rand(()) < 0.6:
-        pictures = spoil_tones(pictures)
+        images = jitter_colors(images)
     if torch.rand(()) < 0.35:
-        pictures = blur(pictures, uniform(0.4, side / 110))
+        images = blur(images, uniform(0.4, side / 110))
     if torch.rand(()) < 0.3:
         small = round(side / uniform(1.5, 4))
-        pictures = resize(resize(pictures, small, small), side, side)
+        images = resize(resize(images, small, small), side, side)
     if torch.rand(()) < 0.4:
-        pictures = add_noise(pictures, 0.08)
+        images = add_noise(images, 0.08)
     if torch.rand(()) < 0.3:
-        pictures = jpeg(pictures, 30, 95)
-    return pictures
+        images = jpeg(images, 30, 95)
+    return images
 
 
 class Scenes:
-    """Draws training batches from the small and the large pictures."""
+    """Samples training batches from the small and the large images."""
 
     def __init__(self, options: Options) -> None:
-        """Waits for the first shards."""
+        """Wait for the first shards."""
         self.options = options
         self.small = PictureStore(options, least=options.scaled(2000, 8), most=options.scaled(14_000, 16))
         self.large = PictureStore(
             options, LARGES, least=options.scaled(100, 3), most=options.scaled(1400, 3), side=640
         )
-        # What a diffusion network draws is further from the drawings than what an autoencoder gives back.
+        # What a diffusion network generates is farther from the drawings than what an autoencoder
+        # reconstructs.
         self.redrawn = PictureStore(options, REDRAWN) if is_there(options, REDRAWN) else None
         self.latest = LatestAutoencoder(options, strongest=1.0)
         self.smear = self.latest.smear()
 
     def refresh(self) -> None:
-        """Takes in new shards, and the autoencoder once it is trained."""
+        """Load new shards, and the autoencoder once it is trained."""
         self.small.refresh()
         self.large.refresh()
         self.smear = self.latest.smear()
 
     def batch(self, count: int) -> Scene:
-        """One batch of `count` pictures, or of a quarter as many tiled ones."""
+        """One batch of `count` images, or of a quarter as many mosaics."""
         sides = self.options.profile.detector_sides
         side = sides[int(torch.randint(len(sides), ()))] if not self.options.smoke else 256
-        tiled = bool(torch.rand(()) < 0.25)
+        as_mosaic = bool(torch.rand(()) < 0.25)
         store = self.large if torch.rand(()) < 0.3 else self.small
         if self.redrawn is not None and torch.rand(()) < REDRAWN_SHARE:
             store = self.redrawn
         count = count if side <= 384 else count // 2
         raw, boxes, landmarks = store.sample(count)
-        pictures = raw.permute(0, 3, 1, 2).float() / 255
+        images = raw.permute(0, 3, 1, 2).float() / 255
         if store is self.small and self.smear is not None and torch.rand(()) < 0.6:
-            pictures = torch.cat([self.smear(part) for part in pictures.split(PREVIEW)])
-        scene = move(
-            pictures, boxes, landmarks, side // 2 if tiled else side, shrink=bool(torch.rand(()) < 0.4)
+            images = torch.cat([self.smear(part) for part in images.split(PREVIEW)])
+        scene = random_affine(
+            images, boxes, landmarks, side // 2 if as_mosaic else side, shrink=bool(torch.rand(()) < 0.4)
         )
-        scene = tile(scene) if tiled else scene
-        return Scene(spoil(scene.pictures), scene.boxes, scene.landmarks, scene.counted)
+        scene = mosaic(scene) if as_mosaic else scene
+        return Scene(degrade(scene.images), scene.boxes, scene.landmarks, scene.counted)
 
 
 def autoencoder_smear(autoencoder: Autoencoder, strongest: float = 0.35) -> Smear:
-    """Pictures in 0 to 1 through latents with a random error of up to `strongest` deviations and back."""
+    """A function that passes images in 0 to 1 through latents with noise of up to `strongest` deviations."""
 
     @torch.no_grad()
-    def smear(pictures: Tensor) -> Tensor:
-        with precision(pictures.device):
-            latents = autoencoder.encode(pictures * 2 - 1).latent_dist.mean
+    def smear(images: Tensor) -> Tensor:
+        with precision(images.device):
+            latents = autoencoder.encode(images * 2 - 1).latent_dist.mean
             spread = latents.float().std((0, 2, 3), keepdim=True)
             latents = latents + spread * torch.randn_like(latents) * uniform(0, strongest)
             decoded: Tensor = autoencoder.decode(latents).sample
@@ -201,10 +203,10 @@ def autoencoder_smear(autoencoder: Autoencoder, strongest: float = 0.35) -> Smea
 
 
 class LatestAutoencoder:
-    """The smear of the autoencoder as it is now, while it may still be in training beside this stage."""
+    """The smear of the latest autoencoder, which may still be training in parallel with this stage."""
 
     def __init__(self, options: Options, strongest: float = 0.35) -> None:
-        """Looks for the autoencoder beside the stage's own folder; `strongest` as in `autoencoder_smear`."""
+        """Look for the autoencoder next to the stage's own folder; `strongest` as in `autoencoder_smear`."""
         self.strongest = strongest
         self.folder, self.device, self.profile = options.runs / "autoencoder", options.device, options.profile
         self._written = 0.0
@@ -221,23 +223,23 @@ class LatestAutoencoder:
 
 
 @torch.no_grad()
-def detect(network: RetinaFace, pictures: Tensor, threshold: float) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Boxes (F, 4), landmarks (F, 5, 2), both in pixels, and scores (F,) per picture of (N, 3, H, W)."""
-    height, width = pictures.shape[-2:]
-    located, scores, points = network(to_input(pictures))
-    chances = scores.softmax(-1)[..., 1] if network.phase == "train" else scores[..., 1]
-    boxes, landmarks = decode(located, points, anchors(height, width, pictures.device))
-    scale = torch.tensor([width, height], device=pictures.device)
+def detect(network: RetinaFace, images: Tensor, threshold: float) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Boxes (F, 4), landmarks (F, 5, 2), both in pixels, and scores (F,) per image of (N, 3, H, W)."""
+    height, width = images.shape[-2:]
+    offsets, scores, points = network(to_input(images))
+    probabilities = scores.softmax(-1)[..., 1] if network.phase == "train" else scores[..., 1]
+    boxes, landmarks = decode(offsets, points, anchors(height, width, images.device))
+    scale = torch.tensor([width, height], device=images.device)
     found = []
-    for box, five, chance in zip(boxes * scale.repeat(2), landmarks * scale, chances, strict=True):
-        sure = chance > threshold
-        kept = nms(box[sure], chance[sure], 0.4)
-        found.append((box[sure][kept], five[sure][kept], chance[sure][kept]))
+    for box, five, probability in zip(boxes * scale.repeat(2), landmarks * scale, probabilities, strict=True):
+        confident = probability > threshold
+        kept = nms(box[confident], probability[confident], 0.4)
+        found.append((box[confident][kept], five[confident][kept], probability[confident][kept]))
     return found
 
 
 def train(options: Options) -> None:
-    """Runs the stage."""
+    """Run the stage."""
     prepare_torch(options, fixed_shapes=False)
     scenes = Scenes(options)
     network = build_detector().to(options.device).train()
@@ -247,53 +249,53 @@ def train(options: Options) -> None:
             scenes.refresh()
         with torch.no_grad():
             scene = scenes.batch(max(4, options.batch))
-        outputs = network(to_input(scene.pictures))
-        priors = anchors(scene.pictures.shape[-2], scene.pictures.shape[-1], options.device)
+        outputs = network(to_input(scene.images))
+        priors = anchors(scene.images.shape[-2], scene.images.shape[-1], options.device)
         box, kind, points = multibox_loss(outputs, scene.boxes, scene.landmarks, scene.counted, priors)
-        loop.move(2 * box + kind + points, box=box, kind=kind, points=points)
+        loop.update(2 * box + kind + points, box=box, kind=kind, points=points)
     loop.finish()
     count = options.scaled(300, 8)
-    looked = look(network, scenes.small, count)
-    shift = calibration(looked)
+    detections_by_image = detect_unseen(network, scenes.small, count)
+    shift = calibration(detections_by_image)
     with torch.no_grad():
-        for head in network.ClassHead:  # channels: background and face in turn
+        for head in network.ClassHead:  # channels alternate between background and face
             head.conv1x1.bias[1::2] += shift
-    found = measure(look(network, scenes.small, count))
+    found = measure(detect_unseen(network, scenes.small, count))
     loop.export(None, score_shift=round(shift, 3), **found)
     print(f"detector: {found}, scores shifted by {shift:.2f}", flush=True)
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What was found on one unseen picture: scores (D,), whether each lies on a face, and the faces there."""
+class Detections:
+    """Detections on one held-out image: scores (D,), whether each is a face, and the number of faces."""
 
     scores: Tensor
-    right: Tensor
+    correct: Tensor
     faces: int
 
 
-def look(network: RetinaFace, store: PictureStore, count: int) -> list[Looked]:
-    """Detections with a score above 0.3 on unseen pictures, enlarged to 640 px as the restorer does."""
-    pictures, boxes = store._unseen[0][:count], store._unseen[1][:count]
+def detect_unseen(network: RetinaFace, store: PictureStore, count: int) -> list[Detections]:
+    """Detections with a score above 0.3 on held-out images, resized to 640 px as in the restorer."""
+    images, boxes = store._unseen[0][:count], store._unseen[1][:count]
     result = []
-    for picture, wanted in zip(pictures, boxes, strict=True):
-        x = picture.to(store.device).permute(2, 0, 1)[None].float() / 255
+    for image, expected in zip(images, boxes, strict=True):
+        x = image.to(store.device).permute(2, 0, 1)[None].float() / 255
         x = F.interpolate(x, (640, 640), mode="bilinear", align_corners=False)
         found, _, scores = detect(network, x, 0.3)[0]
-        wanted = wanted[~wanted[:, 0].isnan()] * (640 / picture.shape[0])
-        right = torch.zeros_like(scores, dtype=torch.bool)
-        if len(wanted) and len(found):
-            right = overlap(found, wanted).max(1).values > 0.5
-        result.append(Looked(scores, right, len(wanted)))
+        expected = expected[~expected[:, 0].isnan()] * (640 / image.shape[0])
+        correct = torch.zeros_like(scores, dtype=torch.bool)
+        if len(expected) and len(found):
+            correct = iou(found, expected).max(1).values > 0.5
+        result.append(Detections(scores, correct, len(expected)))
     return result
 
 
-def calibration(looked: list[Looked]) -> float:
-    """What to add to the face logits, so that at score 0.8 few detections are false (`FALSE_SHARE`)."""
-    scores = torch.cat([one.scores for one in looked])
-    right = torch.cat([one.right for one in looked])
+def calibration(detections_by_image: list[Detections]) -> float:
+    """The shift of the face logits at which few detections with score 0.8 are false (`FALSE_SHARE`)."""
+    scores = torch.cat([one.scores for one in detections_by_image])
+    correct = torch.cat([one.correct for one in detections_by_image])
     order = scores.argsort(descending=True)
-    share = (~right[order]).cumsum(0) / torch.arange(1, len(order) + 1, device=order.device)
+    share = (~correct[order]).cumsum(0) / torch.arange(1, len(order) + 1, device=order.device)
     allowed = (share <= FALSE_SHARE).nonzero()
     if not len(allowed):
         return 0.0
@@ -301,15 +303,15 @@ def calibration(looked: list[Looked]) -> float:
     return float(torch.logit(torch.tensor(0.8)) - torch.logit(lowest).cpu())
 
 
-def measure(looked: list[Looked]) -> dict[str, Fact]:
-    """Recall at an overlap of 0.5, share of false detections and of empty pictures with one, at score 0.8."""
-    sure = [one.scores > 0.8 for one in looked]
-    detections = sum(int(s.sum()) for s in sure)
-    right = sum(int((s & one.right).sum()) for s, one in zip(sure, looked, strict=True))
-    empty = [bool(s.any()) for s, one in zip(sure, looked, strict=True) if one.faces == 0]
+def measure(detections_by_image: list[Detections]) -> dict[str, Fact]:
+    """At score 0.8: recall at IoU 0.5, share of false detections, share of empty images with a detection."""
+    confident = [one.scores > 0.8 for one in detections_by_image]
+    detections = sum(int(s.sum()) for s in confident)
+    correct = sum(int((s & one.correct).sum()) for s, one in zip(confident, detections_by_image, strict=True))
+    empty = [bool(s.any()) for s, one in zip(confident, detections_by_image, strict=True) if one.faces == 0]
     return {
-        "recall": round(right / max(1, sum(one.faces for one in looked)), 4),
-        "false": round((detections - right) / max(1, detections), 4),
+        "recall": round(correct / max(1, sum(one.faces for one in detections_by_image)), 4),
+        "false": round((detections - correct) / max(1, detections), 4),
         "empty_with_face": round(sum(empty) / max(1, len(empty)), 4),
     }
 

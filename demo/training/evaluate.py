@@ -1,11 +1,11 @@
-"""Scores a packaged set on drawings and prompts that were never trained on, and prints one table.
+"""Scores a packaged set on held-out drawings and prompts, and prints one table.
 
 `python -m training.evaluate --seed 7 [--quick] [--set demo] [--prompts FILE]`
 
-Pictures are drawn and looked at by the services' own code. What a picture shows is judged by a small network
-(`training.attributes`) that is trained on drawings when it is first needed, and whose own share of right
-answers on held-out drawings is in the table too. `--quick` takes a fifth of the numbers: minutes on two cores
-instead of most of an hour. With a file of prompts (one a line) only those are drawn and scored.
+Images are generated and analyzed by the services' own code. What an image shows is judged by a small network
+(`training.attributes`) that is trained on drawings when it is first needed; its own accuracy on held-out
+drawings is in the table, too. `--quick` uses a fifth of the samples: minutes on two cores instead of most of
+an hour. With a file of prompts (one per line) only those are generated and scored.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from training.attributes import Judge, measure, open_judge
 from training.figures import Figure, table
 from training.prompts import portrait_prompts, read_prompts, scene_prompts
 from training.score_detector import score_detector
-from training.score_prompts import NAMES, describe, draw_prompts, score_prompts
+from training.score_prompts import NAMES, describe, generate_images, score_prompts
 from training.score_refiner import score_refiner
 from training.score_restorer import score_restorer
 from training.showcase import write_sheet
@@ -33,41 +33,43 @@ PARTS = ("judge", "detector", "restorer", "refiner", "prompts", "times")
 
 
 def score_judge(network: Judge, seed: int, count: int) -> list[Figure]:
-    """The judge's right answers on `count` held-out portraits."""
-    # Not the drawings that it was measured on after its training, whatever the seed.
-    found = measure(network, count, seed + 1_000_000)
-    right, asked = (sum(column) for column in zip(*found.values(), strict=True))
-    figures = [Figure.share("judge: right on held-out drawings", right, asked, least=0.97)]
-    figures += [Figure.share(f"judge: {NAMES[name]}", *counts, least=0.97) for name, counts in found.items()]
+    """The judge's accuracy on `count` held-out portraits."""
+    # Other drawings than those that it was measured on after training, whatever the seed.
+    by_attribute = measure(network, count, seed + 1_000_000)
+    correct, total = (sum(column) for column in zip(*by_attribute.values(), strict=True))
+    figures = [Figure.share("judge: correct on held-out drawings", correct, total, at_least=0.97)]
+    figures += [
+        Figure.share(f"judge: {NAMES[name]}", *counts, at_least=0.97) for name, counts in by_attribute.items()
+    ]
     return figures
 
 
 def score_times(studio: Studio, seed: int, runs: int) -> list[Figure]:
-    """Wall-clock times of a picture, and of one with a second pass and its faces restored."""
+    """Wall-clock time of an image, and of one with a second pass and its faces restored."""
     figures = []
-    for hires, most in SECONDS.items():
+    for hires, at_most in SECONDS.items():
         seconds, restored = studio.seconds(TIMED_PROMPT, seed, hires, runs)
         name = f"{studio.side}x{studio.side}, {studio.steps} steps"
         if hires:
-            name += ", hires with faces restored" if restored else ", hires; no face was found to restore"
-        figures.append(Figure.number(name, seconds, " s", most=most))
+            name += ", hires with faces restored" if restored else ", hires; no face to restore was found"
+        figures.append(Figure.number(name, seconds, " s", at_most=at_most))
     return figures
 
 
 def evaluate(studio: Studio, network: Judge, seed: int, scale: float, parts: tuple[str, ...]) -> list[Figure]:
-    """The parts asked for; `scale` shrinks the numbers of pictures."""
+    """The selected parts; `scale` scales the number of samples."""
 
     def some(count: int) -> int:
         return max(2, round(count * scale))
 
     def prompts() -> list[Figure]:
-        wanted = portrait_prompts(seed, some(PROMPTS)) + scene_prompts(seed, some(PROMPTS))
-        drawn = draw_prompts(studio, network, wanted, seed)
-        for one in drawn:
-            print(describe(one), file=sys.stderr)
-        return score_prompts(drawn)
+        expectations = portrait_prompts(seed, some(PROMPTS)) + scene_prompts(seed, some(PROMPTS))
+        generated = generate_images(studio, network, expectations, seed)
+        for item in generated:
+            print(describe(item), file=sys.stderr)
+        return score_prompts(generated)
 
-    ways: dict[str, Callable[[], list[Figure]]] = {
+    scorers: dict[str, Callable[[], list[Figure]]] = {
         "judge": lambda: score_judge(network, seed, some(HELD_OUT)),
         "detector": lambda: score_detector(studio, seed, some(DRAWINGS)),
         "restorer": lambda: score_restorer(studio, network, seed, some(FACES)),
@@ -79,41 +81,41 @@ def evaluate(studio: Studio, network: Judge, seed: int, scale: float, parts: tup
     for part in PARTS:
         if part in parts:
             print(f"scoring: {part}", file=sys.stderr, flush=True)
-            figures += ways[part]()
+            figures += scorers[part]()
     return figures
 
 
 def evaluate_prompts(
     studio: Studio, network: Judge, path: Path, seed: int, sheet: Path | None
 ) -> list[Figure]:
-    """A line for each prompt of a file, a sheet of the first pictures, and the figures."""
-    drawn = draw_prompts(studio, network, read_prompts(path), seed)
-    for one in drawn:
-        print(describe(one))
+    """Print a line for each prompt of a file, write a sheet of the first images, and return the figures."""
+    generated = generate_images(studio, network, read_prompts(path), seed)
+    for item in generated:
+        print(describe(item))
     if sheet:
-        write_sheet([one.picture for one in drawn[:64]], sheet)
-    return [figure for figure in score_prompts(drawn) if figure.reached is not None]
+        write_sheet([item.image for item in generated[:64]], sheet)
+    return [figure for figure in score_prompts(generated) if figure.reached is not None]
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Scores the demo model set.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--prompts", type=Path, help="file with one prompt a line; default: prompts from the seed"
+        "--prompts", type=Path, help="file with one prompt per line; default: prompts from the seed"
     )
     parser.add_argument("--set", default="demo", help="'demo' or the folder of a model set")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=7.5)
-    parser.add_argument("--side", type=int, default=1024, help="side in px of the pictures asked for")
+    parser.add_argument("--side", type=int, default=1024, help="side in px of the requested images")
     parser.add_argument("--quick", action="store_true", help=f"the same as --scale {QUICK}")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the pictures that are drawn")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the samples to use")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts of the table")
     parser.add_argument(
         "--judge",
         type=Path,
         default=Path(".runs/attributes"),
-        help="folder of the judge; trained if not there",
+        help="folder of the judge; trained if missing",
     )
     parser.add_argument("--sheet", type=Path, help="with --prompts: where to put a contact sheet (PNG)")
     parser.add_argument("--json", type=Path, help="where to put the figures as JSON")
@@ -121,7 +123,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """The command; returns 1 if a figure was missed."""
+    """Run the command; return 1 if a target was missed."""
     given = parse()
     network = open_judge(given.judge)
     studio = Studio(given.set, given.steps, given.guidance, given.side)

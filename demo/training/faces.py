@@ -1,8 +1,8 @@
-"""What the three stages of the small CodeFormer share: sizes, aligned faces, how they are spoiled.
+"""What the three stages of the small CodeFormer share: sizes, aligned faces and their degradation.
 
 The stages are those of the paper (Zhou et al. 2022, arXiv:2206.11253, section 3): `codebook.py` learns the
-vocabulary of face parts, `codes.py` learns to read it from spoiled faces, `fusion.py` learns to mix in what
-the input still shows.
+codebook of face parts, `codes.py` learns to predict it from degraded faces, `fusion.py` learns to blend in
+what the input still shows.
 """
 
 import torch
@@ -19,19 +19,19 @@ from training.data import (
     face_weights,
     is_there,
 )
-from training.degrade import spoil_face
+from training.degrade import degrade_face
 from training.detector import LatestAutoencoder
 from training.options import Options
 
-PAIRS_SHARE = 0.35  # of the batches, where there are any
-_BOX = (120.0, 110.0, 392.0, 470.0)  # about where the face is in an aligned picture
+PAIRS_SHARE = 0.35  # of the batches, if there are any
+_BOX = (120.0, 110.0, 392.0, 470.0)  # roughly where the face is in an aligned image
 
 
 class FaceStore:
-    """Aligned clean faces on the device, and the same ones spoiled."""
+    """Aligned clean faces on the device, and degraded versions of them."""
 
     def __init__(self, options: Options) -> None:
-        """Waits for the first shards of faces."""
+        """Wait for the first shards of faces."""
         self.options = options
         self.store = PictureStore(options, FACES, least=options.scaled(400, 4), most=options.scaled(5000, 4))
         boxes = torch.tensor(_BOX, device=options.device).view(1, 1, 4)
@@ -41,13 +41,13 @@ class FaceStore:
         self.smear = self.latest.smear()
         self.pairs: Tensor | None = None
         if is_there(options, PAIRS):
-            _unseen, *seen = (
+            _held_out, *shards = (
                 torch.from_numpy(pairs) for pairs, _ in ShardReader(options, PAIRS, 10_000).new()
             )
-            self.pairs = torch.cat(seen)
+            self.pairs = torch.cat(shards)
 
     def refresh(self) -> None:
-        """Takes in new shards, and the autoencoder once it is trained."""
+        """Load new shards, and the autoencoder once it is trained."""
         self.store.refresh()
         self.smear = self.latest.smear()
 
@@ -56,29 +56,30 @@ class FaceStore:
         faces = self.store.as_float(self.store.sample(count)[0])
         return faces.flip(3) if torch.rand(()) < 0.5 else faces
 
-    def drawn(self, count: int) -> tuple[Tensor, Tensor]:
-        """Faces to restore and the same ones clean, both (N, 3, 512, 512) in [-1, 1].
+    def training_pairs(self, count: int) -> tuple[Tensor, Tensor]:
+        """Inputs to restore and their clean targets, both (N, 3, 512, 512) in [-1, 1].
 
-        Spoiled drawings, and in part of the batches what the generator made of drawings (see redrawn.py).
+        The inputs are degraded drawings and, in some batches, drawings redrawn by the generator (see
+        redrawn.py).
         """
         if self.pairs is None or not len(self.pairs) or torch.rand(()) > PAIRS_SHARE:
             clean = self.clean(count)
-            return self.spoiled(clean), clean
+            return self.degraded(clean), clean
         chosen = self.pairs[torch.randint(len(self.pairs), (count,))]
-        given, clean = (self.store.as_float(chosen[:, side]) for side in (0, 1))
-        return (given.flip(3), clean.flip(3)) if torch.rand(()) < 0.5 else (given, clean)
+        inputs, clean = (self.store.as_float(chosen[:, side]) for side in (0, 1))
+        return (inputs.flip(3), clean.flip(3)) if torch.rand(()) < 0.5 else (inputs, clean)
 
-    def spoiled(self, clean: Tensor) -> Tensor:
-        """The same faces spoiled, a few of them not, in [-1, 1]."""
+    def degraded(self, clean: Tensor) -> Tensor:
+        """The same faces degraded, except for a few, in [-1, 1]."""
         groups = [
-            spoil_face(part / 2 + 0.5, self.smear) * 2 - 1 for part in clean.split(max(1, len(clean) // 4))
+            degrade_face(part / 2 + 0.5, self.smear) * 2 - 1 for part in clean.split(max(1, len(clean) // 4))
         ]
-        spoiled = torch.cat(groups)
+        degraded = torch.cat(groups)
         kept = torch.rand(len(clean), 1, 1, 1, device=clean.device) < 0.04
-        return torch.where(kept, clean, spoiled).contiguous(memory_format=torch.channels_last)
+        return torch.where(kept, clean, degraded).contiguous(memory_format=torch.channels_last)
 
     def unseen(self, count: int) -> Tensor:
-        """Faces never trained on, in [-1, 1]."""
+        """Held-out faces in [-1, 1]."""
         return self.store.unseen(count)
 
 
@@ -92,6 +93,6 @@ def build_codeformer(options: Options) -> CodeFormer:
 def nearest_codes(latent: Tensor, codebook: Tensor) -> Tensor:
     """Index (N, L, L) of the nearest row of (K, D) for each position of (N, D, L, L)."""
     flat = latent.float().permute(0, 2, 3, 1).reshape(-1, latent.shape[1])
-    with torch.autocast(latent.device.type, enabled=False):  # neighbours are closer than bfloat16 can tell
+    with torch.autocast(latent.device.type, enabled=False):  # neighbors are closer than bfloat16 can resolve
         distance = codebook.square().sum(1) - 2 * flat @ codebook.T
     return distance.argmin(1).view(latent.shape[0], *latent.shape[2:])

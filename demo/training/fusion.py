@@ -1,12 +1,12 @@
-"""CodeFormer, stage III: mixes what the spoiled face still shows into the drawn one.
+"""CodeFormer, stage III: blends what the degraded face still shows into the decoded one.
 
 `python -m training.fusion --out .runs/fusion`
 
-The fusion blocks learn to make the result like the clean face at weights w between 0.3 and 1, most often at
-the default 0.6. Unlike the paper's stage III, everything but the codebook learns on: a narrow network that
-was trained for minutes has more to gain from that than it has to lose. The encoder must let the colours
-through, the generator draws some faces at w = 0, from the predicted codes alone, and the codes stay those
-that the network, as it was before this stage, reads from the clean face (cross entropy).
+The fusion blocks learn to bring the result close to the clean face at weights w between 0.3 and 1, most often
+at the default of 0.6. Unlike in the paper's stage III, everything but the codebook is trained further: a
+narrow network that was trained for minutes has more to gain than to lose. The encoder must let the colors
+through, the generator decodes some faces at w = 0, from the predicted codes alone, and the codes stay those
+that the network, as it was before this stage, predicts from the clean face (cross entropy).
 """
 
 import copy
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
-from training.autoencoder import picture_loss, psnr
+from training.autoencoder import psnr, reconstruction_loss
 from training.codes import code_losses
 from training.faces import FaceStore, build_codeformer
 from training.loop import EXPORT, Loop, Recipe, load_export, precision
@@ -23,19 +23,19 @@ from training.options import Options, parse_options, prepare_torch
 
 RECIPE = Recipe(learning_rate=7e-4, warm_up=150, flat=0.2)
 FIDELITY = 0.6
-DEFAULT_SHARE = 0.4  # of the faces are mixed at the default weight
-NATURAL_SHARE = 0.25  # of the faces are drawn at w = 0
-CODES_SHARE = 0.1  # of the loss of stage II
+DEFAULT_SHARE = 0.4  # of the faces use the default weight
+CODES_ONLY_SHARE = 0.25  # of the faces are decoded at w = 0
+CODES_WEIGHT = 0.1  # weight of the loss of stage II
 
 
 def train(options: Options) -> None:
-    """Runs the stage."""
+    """Run the stage."""
     prepare_torch(options, fixed_shapes=False)
     faces = FaceStore(options)
     network = build_codeformer(options)
     load_export(options.runs / "codes" / EXPORT, "codeformer", network)
     teacher = copy.deepcopy(network).requires_grad_(False).eval()
-    with torch.no_grad():  # at first the fusion changes nothing
+    with torch.no_grad():  # initially the fusion changes nothing
         for name, parameter in network.fuse_convs_dict.named_parameters():
             if ".scale.2." in name or ".shift.2." in name:
                 parameter.zero_()
@@ -46,25 +46,29 @@ def train(options: Options) -> None:
         if loop.step % 200 == 0:
             faces.refresh()
         with torch.no_grad():
-            given, clean = faces.drawn(options.batch)
+            degraded, clean = faces.training_pairs(options.batch)
         fidelity = 0.3 + 0.7 * torch.rand(len(clean))
         kind = torch.rand(len(clean))
         fidelity[kind < DEFAULT_SHARE] = FIDELITY
-        fidelity[kind > 1 - NATURAL_SHARE] = 0.0
+        fidelity[kind > 1 - CODES_ONLY_SHARE] = 0.0
         with precision(options.device):
             with torch.no_grad():
-                right = teacher.predict_codes(teacher.encoder(clean)[1]).argmax(2).unflatten(1, (side, side))
-            features, latent = network.encoder(given)
+                expected = (
+                    teacher.predict_codes(teacher.encoder(clean)[1]).argmax(2).unflatten(1, (side, side))
+                )
+            features, latent = network.encoder(degraded)
             logits = network.predict_codes(latent)
-            crossed, apart = code_losses(latent, logits, network, right)
+            cross_entropy, distance = code_losses(latent, logits, network, expected)
             codes = logits.argmax(2).unflatten(1, (side, side))
-            looked_up = match_statistics(network.lookup(codes), latent)
-            drawn = network.decode(looked_up, features, fidelity).float()
-        # Milder weights than the other stages': the whole square is pasted, its background too.
-        loss, error = picture_loss(drawn, clean, faces.weights.sqrt())
-        gain = psnr(error) - psnr((given - clean).square().mean())
-        found = (codes == right).float().mean()
-        loop.move(loss + CODES_SHARE * (crossed + apart), psnr=psnr(error), gain=gain, right=found)
+            quantized = match_statistics(network.lookup(codes), latent)
+            decoded = network.decode(quantized, features, fidelity).float()
+        # Milder weights than in the other stages: the whole square is pasted, including its background.
+        loss, error = reconstruction_loss(decoded, clean, faces.weights.sqrt())
+        gain = psnr(error) - psnr((degraded - clean).square().mean())
+        accuracy = (codes == expected).float().mean()
+        loop.update(
+            loss + CODES_WEIGHT * (cross_entropy + distance), psnr=psnr(error), gain=gain, accuracy=accuracy
+        )
     loop.finish()
     torch.manual_seed(1)
     found = measure(network, faces, options.scaled(100, 2))
@@ -74,13 +78,17 @@ def train(options: Options) -> None:
 
 @torch.no_grad()
 def measure(network: CodeFormer, faces: FaceStore, count: int) -> dict[str, float]:
-    """Mean PSNR in dB on spoiled unseen faces: of the input, at w = 0, 0.6 and 1."""
+    """Mean PSNR in dB on degraded held-out faces: of the input, and at w = 0, 0.6 and 1."""
     clean = faces.unseen(count)
     rows: dict[str, list[Tensor]] = {"spoiled": [], "w0": [], "w0.6": [], "w1": []}
     for part in clean.split(4):
-        given = faces.spoiled(part)
-        results = {"spoiled": given, "w0": network(given, 0.0).image, "w0.6": network(given, FIDELITY).image}
-        results["w1"] = network(given, 1.0).image
+        degraded = faces.degraded(part)
+        results = {
+            "spoiled": degraded,
+            "w0": network(degraded, 0.0).image,
+            "w0.6": network(degraded, FIDELITY).image,
+        }
+        results["w1"] = network(degraded, 1.0).image
         for name, image in results.items():
             rows[name].append((image.clamp(-1, 1) - part).square().mean((1, 2, 3)))
     return {f"psnr_{name}": round(float(psnr(torch.cat(errors)).mean()), 2) for name, errors in rows.items()}

@@ -1,10 +1,10 @@
-"""The training loop of every stage: time budget, averaged weights, log lines, checkpoints.
+"""The training loop of every stage: time budget, EMA of the weights, log lines, checkpoints.
 
-A stage builds its networks, asks the loop for steps until the time is up, and hands each step's loss
-back. The loop owns the optimizer, the learning rate (warm-up, then flat, then cosine over the time
-budget), the exponential moving average of the weights, and two files in the stage's folder:
-`checkpoint.pt` (everything, to go on exactly) and `export.safetensors` (averaged weights in half
-precision, with the numbers of the run as metadata: what later stages and the packager read).
+A stage builds its networks, iterates over the loop's steps until the time is up, and passes each step's loss
+back. The loop owns the optimizer, the learning rate schedule (warm-up, constant, then cosine over the time
+budget), the exponential moving average of the weights, and two files in the stage's folder: `checkpoint.pt`
+(everything, to resume exactly) and `export.safetensors` (averaged weights in half precision, with the figures
+of the run as metadata: what later stages and the packager read).
 """
 
 import json
@@ -30,37 +30,37 @@ Fact = float | str | list[float] | dict[str, float]
 
 CHECKPOINT = "checkpoint.pt"
 EXPORT = "export.safetensors"
-WARM_SHARE = 0.03  # of the budget: a short run does not spend most of its steps warming up
+WARM_SHARE = 0.03  # of the budget: a short run must not spend most of its steps warming up
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a stage's weights are moved."""
+    """A stage's optimizer settings."""
 
     learning_rate: float
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     warm_up: int = 100
     clip: float = 1.0
-    flat: float = 0.0  # share of the budget before the cosine begins
+    flat: float = 0.0  # share of the budget before the cosine decay starts
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:
-    """Bfloat16 arithmetic where the device has it: on CUDA, and on processors with AVX-512 BF16."""
+    """Bfloat16 autocast where the device supports it: on CUDA, and on CPUs with AVX-512 BF16."""
     if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
 def training_clock(device: torch.device) -> float:
-    """Seconds of training: on a CPU those that it worked, so that a busy or stopped machine costs nothing."""
+    """Seconds of training; on a CPU, CPU time, so that a busy or suspended machine costs nothing."""
     return time.monotonic() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
 
 
 def compiled(network: nn.Module, options: Options, on_cpu: bool = False) -> Callable[..., Any]:
-    """The network compiled for CUDA, or as it is where that does not pay or does not work.
+    """The network compiled for CUDA, or unchanged where that does not pay off or does not work.
 
-    `on_cpu`: compiled there too, if there is a compiler. That takes minutes, so it pays only in long stages.
+    `on_cpu`: compile on a CPU too, if there is a compiler; takes minutes, so it only pays in long stages.
     """
     if options.smoke or (options.device.type != "cuda" and not (on_cpu and shutil.which("g++"))):
         return network
@@ -69,7 +69,7 @@ def compiled(network: nn.Module, options: Options, on_cpu: bool = False) -> Call
 
 
 class Loop:
-    """Runs one stage's steps; see the module's text."""
+    """Runs the steps of one stage; see the module's docstring."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Loop:
         trained: list[nn.Parameter] | None = None,
         smoke_steps: int = 3,
     ) -> None:
-        """Takes the networks by the names their export uses; `trained` limits what the optimizer moves."""
+        """Take the networks by their names in the export; `trained` limits what the optimizer updates."""
         self.options = options
         self.recipe = recipe
         self.networks = networks
@@ -101,37 +101,37 @@ class Loop:
         self.average = {k: v.detach().clone().float() for k, v in self._floats().items()}
         if options.resume and (options.out / CHECKPOINT).exists():
             self._resume_average()
-        self._began = training_clock(options.device)
-        self._logged = self._saved = time.monotonic()
+        self._start = training_clock(options.device)
+        self._last_log = self._last_save = time.monotonic()
         self._first_step = self.step
 
     @property
     def minutes(self) -> float:
-        """Minutes trained so far, earlier calls included."""
-        return self.minutes_before + (training_clock(self.options.device) - self._began) / 60
+        """Minutes trained so far, including earlier calls."""
+        return self.minutes_before + (training_clock(self.options.device) - self._start) / 60
 
     @property
     def progress(self) -> float:
-        """How much of the whole budget is used, 0 to 1."""
+        """Fraction of the whole budget that is used up, 0 to 1."""
         if self.options.smoke:
             return min(1.0, (self.step - self._first_step) / self.smoke_steps)
         return min(1.0, self.minutes / self.options.minutes)
 
     def steps(self) -> Iterator[float]:
-        """Yields the progress, 0 to 1, before each step until the time of this call is up."""
-        while not self._over():
+        """Yield the progress, 0 to 1, before each step until the time of this call is up."""
+        while not self._is_over():
             rate = self._learning_rate()
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             yield self.progress
 
-    def move(self, loss: Tensor, **figures: Tensor | float) -> None:
-        """One optimizer step down `loss`; the figures are averaged into the next log line."""
+    def update(self, loss: Tensor, **figures: Tensor | float) -> None:
+        """Take one optimizer step on `loss`; the figures are averaged into the next log line."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
-        # A step that overflowed would poison weights and average alike: it is left out instead. The fused
-        # optimizer reads `found_inf` on the device (as for GradScaler), so that nothing waits here.
+        # A step that overflowed would corrupt both weights and EMA, so it is skipped. The fused optimizer
+        # reads `found_inf` on the device (as for GradScaler), so that nothing has to synchronize here.
         overflowed = (~torch.isfinite(norm)).float()
         if overflowed.is_cuda:
             vars(self.optimizer)["found_inf"] = overflowed
@@ -139,20 +139,20 @@ class Loop:
         elif not overflowed:
             self.optimizer.step()
         self.step += 1
-        self._follow()
+        self._update_average()
         for name, value in {"loss": loss, "skipped": overflowed, **figures}.items():
             value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
             self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value
         self._counted += 1
         now = time.monotonic()
-        if now - self._logged > 10 or self._over():
+        if now - self._last_log > 10 or self._is_over():
             self._log(now)
-        if now - self._saved > 120:
+        if now - self._last_save > 120:
             self.save()
 
     def save(self) -> None:
-        """Writes the checkpoint, and the export with the averaged weights."""
-        self._saved = time.monotonic()
+        """Write the checkpoint, and the export with the averaged weights."""
+        self._last_save = time.monotonic()
         state = {
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "average": self.average,
@@ -165,15 +165,15 @@ class Loop:
         self.export(self.averaged())
 
     def finish(self) -> None:
-        """Saves, then puts the averaged weights into the networks, for what follows the last step."""
-        self.minutes_before, self._began = self.minutes, training_clock(self.options.device)
+        """Save, then load the averaged weights into the networks, for what follows the last step."""
+        self.minutes_before, self._start = self.minutes, training_clock(self.options.device)
         self.save()
         for name, state in self.averaged().items():
             self.networks[name].load_state_dict(state)
             self.networks[name].eval()
 
     def export(self, states: dict[str, dict[str, Tensor]] | None = None, **facts: Fact) -> None:
-        """Writes the export: these state dicts, or the networks as they are, and facts as metadata."""
+        """Write the export: these state dicts, or the networks as they are, and facts as metadata."""
         states = states or {name: network.state_dict() for name, network in self.networks.items()}
         weights = {k: v for name, state in states.items() for k, v in prefixed(name, state).items()}
         facts = {"profile": self.options.profile.name, **facts}
@@ -192,14 +192,14 @@ class Loop:
         return {f"{n}.{k}": v for n, s in states.items() for k, v in s.items() if v.is_floating_point()}
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_average(self) -> None:
         weight = 1 - min(
-            self.options.profile.averages[self.options.stage], (1 + self.step) / (10 + self.step)
+            self.options.profile.ema_decays[self.options.stage], (1 + self.step) / (10 + self.step)
         )
         current = self._floats()
         torch._foreach_lerp_(list(self.average.values()), [current[k].float() for k in self.average], weight)
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         if self.options.smoke:
             return self.step - self._first_step >= self.smoke_steps
         return time.time() >= self.options.until or self.minutes >= self.options.minutes
@@ -211,17 +211,17 @@ class Loop:
 
     def _log(self, now: float) -> None:
         means = " ".join(f"{k} {float(v) / max(1, self._counted):.4f}" for k, v in self._sums.items())
-        speed = self._counted / max(1e-6, now - self._logged)
+        speed = self._counted / max(1e-6, now - self._last_log)
         print(
             f"{self.options.out.name} step {self.step} {self.minutes:.2f} min {speed:.2f}/s {means}",
             flush=True,
         )
-        self._sums, self._counted, self._logged = {}, 0, now
+        self._sums, self._counted, self._last_log = {}, 0, now
 
     def _resume(self) -> None:
-        whole, exported = self.options.out / CHECKPOINT, self.options.out / EXPORT
-        if whole.exists():
-            state = torch.load(whole, map_location=self.options.device, weights_only=True)
+        checkpoint, exported = self.options.out / CHECKPOINT, self.options.out / EXPORT
+        if checkpoint.exists():
+            state = torch.load(checkpoint, map_location=self.options.device, weights_only=True)
             for name, network in self.networks.items():
                 network.load_state_dict(state["networks"][name])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -242,26 +242,26 @@ class Loop:
 
 
 def prefixed(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with `name.` before each key."""
+    """The state dict with `name.` prepended to each key."""
     return {f"{name}.{key}": value for key, value in state.items()}
 
 
 def write_export(out: Path, weights: dict[str, Tensor], **facts: Fact) -> None:
-    """Writes `export.safetensors`: halves of all floats, facts as JSON metadata."""
+    """Write `export.safetensors`: floats in half precision, facts as JSON metadata."""
     halves = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in weights.items()}
     metadata = {"facts": json.dumps(facts)}
     replace(out / EXPORT, lambda path: save_file(halves, path, metadata=metadata))
 
 
 def read_facts(path: Path) -> dict[str, Fact]:
-    """The facts that `write_export` put into the file."""
+    """The facts that `write_export` stored in the file."""
     with safe_open(path, "pt") as file:
         facts: dict[str, Fact] = json.loads((file.metadata() or {}).get("facts", "{}"))
         return facts
 
 
 def read_export(path: Path, name: str) -> dict[str, Tensor]:
-    """One network's state dict out of an export, floats in single precision."""
+    """One network's state dict from an export, floats in single precision."""
     with safe_open(path, "pt") as file:
         keys = list(file.keys())
         tensors = {k.removeprefix(f"{name}."): file.get_tensor(k) for k in keys if k.startswith(f"{name}.")}
@@ -269,17 +269,18 @@ def read_export(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def load_export(path: Path, name: str, network: nn.Module) -> nn.Module:
-    """Loads one network's exported weights, strictly.
+    """Load one network's exported weights, strictly.
 
-    Releases of transformers differ in whether a text encoder's keys hold `text_model.`; either is taken.
+    Versions of transformers differ in whether a text encoder's keys contain `text_model.`; either is
+    accepted.
     """
-    given = {key.replace("text_model.", ""): value for key, value in read_export(path, name).items()}
-    network.load_state_dict({key: given[key.replace("text_model.", "")] for key in network.state_dict()})
+    stored = {key.replace("text_model.", ""): value for key, value in read_export(path, name).items()}
+    network.load_state_dict({key: stored[key.replace("text_model.", "")] for key in network.state_dict()})
     return network
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside `path` and renames, so that a reader or a kill never meets half a file."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    write(aside)
-    os.replace(aside, path)
+    """Write next to `path` and rename, so that no reader ever sees a partial file."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    write(part)
+    os.replace(part, path)

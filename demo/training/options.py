@@ -1,4 +1,4 @@
-"""The command line and the paths that every training stage shares."""
+"""The command line and the paths that all training stages share."""
 
 import argparse
 import math
@@ -12,10 +12,10 @@ from training.profile import PROFILES, Profile
 
 @dataclass(frozen=True)
 class Options:
-    """What one call of one stage may do.
+    """The options of one call of one stage.
 
-    `minutes` is the stage's whole budget of training time, over which the learning rate falls. A call stops
-    when that is used up, or at the time `until` (seconds as of `time.time()`), to be resumed later.
+    `minutes` is the stage's whole budget of training time, over which the learning rate decays. A call stops
+    when that is used up, or at the time `until` (as of `time.time()`), to be resumed later.
     """
 
     out: Path
@@ -30,12 +30,12 @@ class Options:
 
     @property
     def runs(self) -> Path:
-        """The folder beside which the other stages keep their results."""
+        """The folder with the results of all stages."""
         return self.out.parent
 
     @property
     def device(self) -> torch.device:
-        """CUDA where there is one."""
+        """CUDA if available."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
@@ -45,22 +45,22 @@ class Options:
 
     @property
     def batch(self) -> int:
-        """Pictures in a batch of this stage."""
+        """Batch size of this stage."""
         in_pairs = self.stage in ("autoencoder", "decoder", "diffusion")
         return self.scaled(self.profile.batches[self.stage], 2 if in_pairs else 1)
 
     def scaled(self, full: int, smoke: int) -> int:
-        """A size of the full run, or of the minute-long smoke run."""
+        """The value for the full run, or for the minute-long smoke run."""
         return smoke if self.smoke else full
 
 
 def default_profile() -> str:
-    """`cuda` where there is a CUDA device, else `cpu`."""
+    """`cuda` if there is a CUDA device, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def parse_options(description: str, arguments: list[str] | None = None) -> Options:
-    """Reads a stage's options; the stage's name is the last part of `--out`."""
+    """Parse a stage's options; the stage's name is the last component of `--out`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of this stage's checkpoint and export"
@@ -70,9 +70,11 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
     )
     parser.add_argument("--until", type=float, default=math.inf, help="stop at this time, seconds since 1970")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, or from the export")
+    parser.add_argument(
+        "--resume", action="store_true", help="resume from the checkpoint, or from the export"
+    )
     parser.add_argument("--smoke", action="store_true", help="a few tiny steps, to show that the stage runs")
-    parser.add_argument("--profile", choices=sorted(PROFILES), help="default: cuda where there is a GPU")
+    parser.add_argument("--profile", choices=sorted(PROFILES), help="default: cuda if there is a GPU")
     parser.add_argument("--threads", type=int, default=2, help="threads of one operator, on a CPU")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     given = parser.parse_args(arguments)
@@ -93,7 +95,7 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
 
 
 def prepare_torch(options: Options, fixed_shapes: bool = True) -> None:
-    """Seeds torch and chooses a CUDA device's fast kernels, by trying them out if shapes stay the same."""
+    """Seed torch and enable a CUDA device's fast kernels, benchmarking them if shapes stay the same."""
     torch.manual_seed(options.seed)
     if options.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -1,8 +1,8 @@
-"""Puts the trained networks together into a model set: a folder with `manifest.json`.
+"""Packages the trained networks as a model set: a folder with `manifest.json`.
 
 `python -m training.package_set --runs .runs --to demo/atelier_demo_models`
 
-All floats are stored in half precision. What has no export yet stays out of the set.
+All floats are stored in half precision. Networks without an export are left out.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from training.profile import PROFILES, Profile
 from training.refiner import build_refiner
 
 MANIFEST = "manifest.json"
-LARGEST_BYTES = 40_000_000
+MAX_BYTES = 40_000_000
 COMPONENTS = {
     "upscaler": ("upscaler", "upscaler", "upscaler_x4.safetensors", "atelier-demo-compact-x4"),
     "detector": ("detector", "detector", "detector.safetensors", "retinaface_mobile0.25"),
@@ -58,7 +58,10 @@ def write_base(runs: Path, folder: Path, profile: Profile) -> None:
         add_watermarker=False,
     )
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    for encoder in ("text_encoder", "text_encoder_2"):  # else these two alone would load in half precision
+    for encoder in (
+        "text_encoder",
+        "text_encoder_2",
+    ):  # otherwise only these two would load in half precision
         path = folder / encoder / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
 
@@ -99,15 +102,15 @@ def checksums(folder: Path) -> dict[str, dict[str, str | int]]:
 
 
 def _commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def training_record(runs: Path, seed: int, device: str, commit: str | None) -> dict[str, object]:
     """How the set was made: commit, command, seed, steps, device, hours and the figures of each stage."""
     steps, figures, minutes = {}, {}, 0.0
     for export in sorted(runs.glob(f"*/{EXPORT}")):
-        if export.parent.name == JUDGE:  # it scores the set and is no part of it
+        if export.parent.name == JUDGE:  # it scores the set and is not part of it
             continue
         facts = read_facts(export)
         steps[export.parent.name] = facts.pop("step", 0)
@@ -126,7 +129,7 @@ def training_record(runs: Path, seed: int, device: str, commit: str | None) -> d
 
 
 def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: str | None = None) -> Path:
-    """Writes the set into `folder`, replacing an earlier one there; returns the manifest's path."""
+    """Write the set to `folder`, replacing an earlier one; return the path of its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("base", "refiner"):
         shutil.rmtree(folder / part, ignore_errors=True)
@@ -145,18 +148,18 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
             components[component] = {"path": file, "name": name}
     files = checksums(folder)
     total = sum(int(entry["bytes"]) for entry in files.values())
-    if total > LARGEST_BYTES:
-        raise ValueError(f"the set has {total} bytes, more than {LARGEST_BYTES}")
+    if total > MAX_BYTES:
+        raise ValueError(f"the set has {total} bytes, more than {MAX_BYTES}")
     manifest = {
         "name": "demo",
         "license": "Apache-2.0",
         "description": DESCRIPTION,
         "max_side": profile.native,
-        "refiner_max_side": profile.refined if refined else None,
+        "refiner_max_side": profile.refiner_side if refined else None,
         "size_multiple": profile.size_multiple,
         "default_negative_prompt": "",
         "guidance_rescale": GUIDANCE_RESCALE,
-        "match_tone": True,  # the small CodeFormer draws other surroundings than were there
+        "match_tone": True,  # the small CodeFormer changes the tone of the surroundings
         "components": components,
         "files": files,
         "training": training_record(runs, seed, device or _device_name(), commit),
@@ -174,7 +177,7 @@ def _device_name() -> str:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="Packages trained networks as a model set.")
     parser.add_argument("--runs", type=Path, default=Path(".runs"))
     parser.add_argument("--to", type=Path, default=Path("demo/atelier_demo_models"))

@@ -7,38 +7,38 @@ from atelier_restorer.nets.codeformer_config import CodeFormerConfig
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes of pictures and networks, batches, and minutes of training by stage."""
+    """Sizes of images and networks, batch sizes, and minutes of training by stage."""
 
     name: str
     native: int
-    """Side in px at which the set draws; `size_multiple` is what other sides must be multiples of."""
+    """Side in px at which the set generates; other sides must be multiples of `size_multiple`."""
     size_multiple: int
     shards: dict[str, int]
-    """Shards drawn of each set of training pictures."""
+    """Number of shards of each set of training images."""
     encoded: int
-    """Drawings whose latents diffusion learns from, some of them mirrored or cropped besides."""
+    """Drawings whose latents diffusion learns from; some are also mirrored or cropped."""
     large: int
     """Side in px of the large drawings that the upscaler learns from."""
     latent_channels: int
     autoencoder_widths: tuple[int, ...]
     unet_widths: tuple[int, int, int]
-    refined: int
+    refiner_side: int
     """Side in px at which the refiner works."""
     refiner_widths: tuple[int, ...]
-    refiner_parts: int
-    """Parts of drawings, each half as wide as `refined`, that the refiner learns from."""
+    refiner_crops: int
+    """Crops of drawings, each half as wide as `refiner_side`, that the refiner learns from."""
     detector_sides: tuple[int, ...]
-    """Picture sides in px that the detector is trained on."""
+    """Image sides in px that the detector is trained on."""
     upscaler_patch: int
     codeformer: CodeFormerConfig
     batches: dict[str, int]
     minutes: dict[str, float]
-    averages: dict[str, float]
-    """Decay of the averaged weights by stage: the fewer steps, the shorter the memory."""
+    ema_decays: dict[str, float]
+    """EMA decay of the weights by stage: the fewer steps, the lower."""
 
     @property
     def shapes(self) -> dict[tuple[int, int], float]:
-        """Shapes of pictures, (height, width), that diffusion is trained on, and each one's share."""
+        """Image shapes, (height, width), that diffusion is trained on, and each one's share."""
         long, short = self.native, self.native * 3 // 4
         return {(long, long): 0.9, (long, short): 0.05, (short, long): 0.05}
 
@@ -53,9 +53,9 @@ CPU = Profile(
     latent_channels=4,
     autoencoder_widths=(16, 32, 64),
     unet_widths=(48, 96, 160),
-    refined=512,
+    refiner_side=512,
     refiner_widths=(32, 48, 64, 96),
-    refiner_parts=3600,
+    refiner_crops=3600,
     detector_sides=(256, 256, 320, 384, 640),
     upscaler_patch=48,
     codeformer=CodeFormerConfig(
@@ -80,7 +80,7 @@ CPU = Profile(
         "refiner": 8,
         "attributes": 48,
     },
-    minutes={  # those that made the set
+    minutes={  # those with which the set was trained
         "autoencoder": 14.5,
         "decoder": 4.0,
         "detector": 58.5,
@@ -92,7 +92,7 @@ CPU = Profile(
         "refiner": 50.0,
         "attributes": 7.0,
     },
-    averages={
+    ema_decays={
         "autoencoder": 0.997,
         "decoder": 0.997,
         "detector": 0.99,
@@ -116,9 +116,9 @@ CUDA = Profile(
     latent_channels=4,
     autoencoder_widths=(32, 64, 96, 96),
     unet_widths=(96, 128, 160),
-    refined=1024,
+    refiner_side=1024,
     refiner_widths=(48, 64, 96),
-    refiner_parts=24_000,
+    refiner_crops=24_000,
     detector_sides=(256, 320, 384, 512, 640),
     upscaler_patch=96,
     codeformer=CodeFormerConfig(
@@ -153,7 +153,7 @@ CUDA = Profile(
         "refiner": 3.0,
         "attributes": 3.0,
     },
-    averages={
+    ema_decays={
         "autoencoder": 0.998,
         "decoder": 0.998,
         "detector": 0.998,

@@ -1,4 +1,4 @@
-"""Prompts to score a set with, and what a picture of each must show, read from its words."""
+"""Prompts to score a set with, and what an image of each must show, parsed from its words."""
 
 import re
 from dataclasses import dataclass, field
@@ -34,113 +34,115 @@ _STYLES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"\bshort\b[^,]*\bhair\b", ("short", "spiky")),
 )
 _HATS = ("hat", "cap", "beanie")
-_ALONE = frozenset({"people", "couple", "friends", "beside", "family"})
+_GROUP_WORDS = frozenset({"people", "couple", "friends", "beside", "family"})
 
-ISSUED_PORTRAITS = (
+STANDARD_PORTRAITS = (
     "portrait of an old man with a white beard and round glasses, blue background",
     "professional headshot, sharp eyes, natural skin",
 )
-ISSUED_SCENES = ("a red sports car", "sunset over mountains")
-"""The prompts that everybody tries first: they are among those of every seed."""
+STANDARD_SCENES = ("a red sports car", "sunset over mountains")
+"""The prompts that everybody tries first; they are included for every seed."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """A prompt and what it promises; None where it says nothing that can be checked."""
+    """A prompt and what it requests; None where it says nothing that can be checked."""
 
     prompt: str
     person: bool
     hair: str | None
-    """A name of `palette.HAIR`; None also where a hat or a bald head leaves nothing to see."""
+    """A name of `palette.HAIR`; also None if a hat or a bald head leaves nothing to see."""
     background: str | None
     """A name of `palette.BACKGROUNDS`."""
-    asked: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each attribute that the judge can tell and the words promise, the answers that keep the promise.
+    expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each attribute that the judge predicts and the prompt requests, the classes that satisfy it.
 
-    Glasses, beards and hats that are not named are promised to be absent, if the prompt describes one person
-    by anything at all.
+    Glasses, beards and hats that are not mentioned are expected to be absent, if the prompt describes one
+    person in any way.
     """
 
 
 def read_expectation(prompt: str) -> Expectation:
-    """What the words promise. Hair and the like are read for one person or none, not for groups."""
+    """What a prompt requests. Hair and the like are only parsed for single people, not for groups."""
     text = prompt.lower()
     words = set(re.findall(r"[a-z]+", text))
     person = bool(_PEOPLE.search(text)) and not any(phrase in text for phrase in _NOBODY)
-    alone = not _ALONE & words and " next to " not in text
-    covered = {*_HATS, "bald"} & words
+    is_single = not _GROUP_WORDS & words and " next to " not in text
+    hides_hair = {*_HATS, "bald"} & words
     hair = re.search(rf"\b({_HAIR})\s+{_STYLED}\b", text)
     wall = re.search(rf"\b({_BACKGROUND})\s+(?:background|backdrop|wall)\b", text)
-    color = _named(hair) if person and alone and not covered else None
-    background = _named(wall)
-    asked: dict[str, tuple[str, ...]] = {}
-    if person and alone:
-        asked = _promised(text, words, described=hair is not None or bool(covered) or "beard" in words)
+    color = _color_name(hair) if person and is_single and not hides_hair else None
+    background = _color_name(wall)
+    expected: dict[str, tuple[str, ...]] = {}
+    if person and is_single:
+        expected = _expected_attributes(
+            text, words, described=hair is not None or bool(hides_hair) or "beard" in words
+        )
         if color:
-            asked["hair_color"] = (color,)
+            expected["hair_color"] = (color,)
         if background:
-            asked["background"] = (background,)
-    return Expectation(prompt, person, color, background, asked)
+            expected["background"] = (background,)
+    return Expectation(prompt, person, color, background, expected)
 
 
-def _promised(text: str, words: set[str], described: bool) -> dict[str, tuple[str, ...]]:
-    asked: dict[str, tuple[str, ...]] = {}
+def _expected_attributes(text: str, words: set[str], described: bool) -> dict[str, tuple[str, ...]]:
+    expected: dict[str, tuple[str, ...]] = {}
     hat = next((name for name in _HATS if name in words), None)
     if hat is None:
         for pattern, styles in _STYLES:
             if re.search(pattern, text):
-                asked["hair_style"] = styles
+                expected["hair_style"] = styles
                 break
     if "glasses" in words:
         shape = next((shape for shape in ("round", "square") if f"{shape} glasses" in text), None)
-        asked["glasses"] = (shape,) if shape else ("round", "square")
+        expected["glasses"] = (shape,) if shape else ("round", "square")
     elif described:
-        asked["glasses"] = ("none",)
+        expected["glasses"] = ("none",)
     if {"moustache", "mustache"} & words:
-        asked["beard"] = ("moustache",)
+        expected["beard"] = ("moustache",)
     elif "beard" in words:
-        asked["beard"] = ("beard",)
+        expected["beard"] = ("beard",)
     elif described:
-        asked["beard"] = ("none",)
+        expected["beard"] = ("none",)
     if hat:
-        asked["hat"] = ("hat", "cap", "beanie") if hat == "hat" else (hat,)
+        expected["hat"] = ("hat", "cap", "beanie") if hat == "hat" else (hat,)
     elif described:
-        asked["hat"] = ("none",)
-    return asked
+        expected["hat"] = ("none",)
+    return expected
 
 
-def _named(found: re.Match[str] | None) -> str | None:
+def _color_name(found: re.Match[str] | None) -> str | None:
     return _SPELLINGS.get(found.group(1), found.group(1)) if found else None
 
 
 def read_prompts(path: Path) -> list[Expectation]:
-    """One prompt a line; empty lines and lines that begin with # are passed over.
+    """One prompt per line; blank lines and lines that begin with # are skipped.
 
     Raises ValueError if there is none.
     """
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     prompts = [read_expectation(line) for line in lines if line and not line.startswith("#")]
     if not prompts:
-        raise ValueError(f"{path} has no prompts")
+        raise ValueError(f"{path} does not contain prompts")
     return prompts
 
 
 def portrait_prompts(seed: int, count: int) -> list[Expectation]:
-    """The issued portraits, then portraits of one person on a plain background, every fact from the seed."""
+    """The standard portraits, then random portraits of one person on a plain background."""
     rng = np.random.default_rng([seed, 1])
 
     def one(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]
 
-    prompts = list(ISSUED_PORTRAITS[:count])
+    prompts = list(STANDARD_PORTRAITS[:count])
     while len(prompts) < count:
         sex, hair, wall = one(("man", "woman")), one(tuple(palette.HAIR)), one(palette.BACKGROUNDS)
         if palette.distance(palette.HAIR[hair], palette.COLORS[wall]) < 150:
-            continue  # nothing could tell the two apart
+            continue  # the two could not be told apart
         hat = f"{one(('red', 'blue', 'green', 'black'))} {one(_HATS)}" if rng.random() < 0.22 else ""
         if hat.startswith(wall):
             continue
-        styles = ("short ", "long ") if hat else ("short ", "long ", "curly ")  # curls stay bare-headed
+        styles = ("short ", "long ") if hat else ("short ", "long ", "curly ")  # no hats on curls
         style = one(styles if sex == "man" or hat else (*styles, "wavy "))
         features = [f"{style}{hair} hair"]
         if sex == "man" and rng.random() < 0.4:
@@ -152,15 +154,15 @@ def portrait_prompts(seed: int, count: int) -> list[Expectation]:
             worn = f"{one(palette.CLOTHES)} {one(('shirt', 'sweater', 'hoodie'))}"
         age = "old " if hair in ("gray", "white") else one(("smiling ", "serious ", "happy ", ""))
         person = re.sub(r"\ba (?=[aeiou])", "an ", f"a {age}{sex}")
-        told = ", ".join(features[:-1]) + (" and " if features[1:] else "") + features[-1]
+        described_features = ", ".join(features[:-1]) + (" and " if features[1:] else "") + features[-1]
         dressed = re.sub(r"\ba (?=[aeiou])", "an ", f", wearing a {worn}") if worn else ""
         prefix = one(("a portrait of", "portrait of", "a picture of", "a drawing of", "a photo of"))
-        prompts.append(f"{prefix} {person} with {told}{dressed}, {wall} background")
+        prompts.append(f"{prefix} {person} with {described_features}{dressed}, {wall} background")
     return [read_expectation(prompt) for prompt in prompts]
 
 
 def scene_prompts(seed: int, count: int) -> list[Expectation]:
-    """The issued scenes, then other pictures without people."""
+    """The standard scenes, then other images without people."""
     rng = np.random.default_rng([seed, 2])
     colors = ("red", "green", "yellow", "blue", "white", "orange", "purple", "pink")
     templates = (
@@ -171,7 +173,7 @@ def scene_prompts(seed: int, count: int) -> list[Expectation]:
         *("a picture of a {} car", "a drawing of a {} house", "windows of a {} house", "a {} ball"),
         *("a round {} clock", "a wooden wheel", "the sun with rays", "a {} bicycle", "apples on a table"),
     )
-    prompts = [read_expectation(prompt) for prompt in ISSUED_SCENES[:count]]
+    prompts = [read_expectation(prompt) for prompt in STANDARD_SCENES[:count]]
     for number in range(count - len(prompts)):
         template = templates[number % len(templates)]
         chosen = [colors[int(rng.integers(len(colors)))] for _ in range(template.count("{}"))]

@@ -1,4 +1,4 @@
-"""Draws prompts with the generator's own code and asks the judge whether the pictures show what was asked."""
+"""Generates images with the generator's own code; the judge says whether they show what was requested."""
 
 import sys
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.attributes import Judge, head_view, judge
+from training.attributes import Judge, classify, head_view
 from training.figures import Figure
 from training.probes import background_name, hair_name
 from training.prompts import Expectation
 from training.studio import Studio
 
 NAMES = {
-    "hair_color": "hair colour",
+    "hair_color": "hair color",
     "hair_style": "hair style",
     "glasses": "glasses",
     "beard": "beard",
@@ -24,69 +24,80 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A prompt's picture and what was found on it."""
+class Generated:
+    """A prompt's image and what was found in it."""
 
     expectation: Expectation
     seed: int
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     faces: int
-    answers: dict[str, str]
-    """What the judge sees, by attribute: around the surest face, or in the whole picture."""
+    predictions: dict[str, str]
+    """The judge's predictions by attribute, for the most confident face or the whole image."""
     probed: dict[str, str | None]
-    """Hair and background colour as read off single places, by attribute."""
+    """Hair and background color, sampled at single spots, by attribute."""
 
 
-def draw_prompts(studio: Studio, network: Judge, expectations: list[Expectation], seed: int) -> list[Drawn]:
-    """Draws and looks at each prompt with a seed of its own."""
-    drawn = []
+def generate_images(
+    studio: Studio, network: Judge, expectations: list[Expectation], seed: int
+) -> list[Generated]:
+    """Generate and analyze an image for each prompt, with a seed of its own."""
+    generated = []
     for number, expectation in enumerate(expectations):
         own_seed = 1_000_000 * (seed + 1) + number
-        picture = studio.draw(expectation.prompt, own_seed)
-        faces = studio.faces(picture)
-        small = np.asarray(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA), np.uint8)
-        answers = judge(network, [head_view(picture, faces[0].box if faces else None)])[0]
+        image = studio.generate(expectation.prompt, own_seed)
+        faces = studio.faces(image)
+        small = np.asarray(cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA), np.uint8)
+        predictions = classify(network, [head_view(image, faces[0].box if faces else None)])[0]
         probed = {"hair_color": hair_name(small), "background": background_name(small)}
-        drawn.append(Drawn(expectation, own_seed, picture, len(faces), answers, probed))
+        generated.append(Generated(expectation, own_seed, image, len(faces), predictions, probed))
         if (number + 1) % 10 == 0:
-            print(f"drawn {number + 1} of {len(expectations)}", file=sys.stderr, flush=True)
-    return drawn
+            print(f"generated {number + 1} of {len(expectations)}", file=sys.stderr, flush=True)
+    return generated
 
 
-def score_prompts(drawn: list[Drawn]) -> list[Figure]:
-    """Faces where people were asked for and elsewhere, and each attribute that was asked for."""
-    people = [d for d in drawn if d.expectation.person]
-    others = [d for d in drawn if not d.expectation.person]
+def score_prompts(generated: list[Generated]) -> list[Figure]:
+    """Faces where people were requested and elsewhere, and each attribute that was requested."""
+    people = [item for item in generated if item.expectation.person]
+    others = [item for item in generated if not item.expectation.person]
     figures = [
-        Figure.share("portrait prompts with a face", sum(d.faces > 0 for d in people), len(people), 0.95),
         Figure.share(
-            "prompts without people with a face", sum(d.faces > 0 for d in others), len(others), most=0.03
+            "portrait prompts with a face", sum(item.faces > 0 for item in people), len(people), 0.95
+        ),
+        Figure.share(
+            "prompts without people with a face",
+            sum(item.faces > 0 for item in others),
+            len(others),
+            at_most=0.03,
         ),
     ]
     for attribute, name in NAMES.items():
-        asked = [d for d in people if attribute in d.expectation.asked]
-        obeyed = [d.answers[attribute] in d.expectation.asked[attribute] for d in asked]
-        figures.append(Figure.share(f"{name} as asked", sum(obeyed), len(asked), least=0.85))
+        requested = [item for item in people if attribute in item.expectation.expected]
+        satisfied = [
+            item.predictions[attribute] in item.expectation.expected[attribute] for item in requested
+        ]
+        figures.append(Figure.share(f"{name} as requested", sum(satisfied), len(requested), at_least=0.85))
         if attribute in ("glasses", "beard", "hat"):
-            # Absence is easy: those that were asked to be there are told apart.
-            there = [
+            # Absence is easy, so those that should be present are counted separately.
+            present = [
                 ok
-                for d, ok in zip(asked, obeyed, strict=True)
-                if "none" not in d.expectation.asked[attribute]
+                for item, ok in zip(requested, satisfied, strict=True)
+                if "none" not in item.expectation.expected[attribute]
             ]
-            figures.append(Figure.share(f"{name} as asked, where it should be there", sum(there), len(there)))
-    for attribute in ("hair_color", "background"):  # a second opinion, of no network
-        asked = [d for d in people if attribute in d.expectation.asked]
-        right = sum(d.probed[attribute] in d.expectation.asked[attribute] for d in asked)
-        figures.append(Figure.share(f"{NAMES[attribute]} as asked, read off one place", right, len(asked)))
+            figures.append(Figure.share(f"{name} as requested, if present", sum(present), len(present)))
+    for attribute in ("hair_color", "background"):  # a second opinion that needs no network
+        requested = [item for item in people if attribute in item.expectation.expected]
+        correct = sum(item.probed[attribute] in item.expectation.expected[attribute] for item in requested)
+        figures.append(
+            Figure.share(f"{NAMES[attribute]} as requested, sampled at one spot", correct, len(requested))
+        )
     return figures
 
 
-def describe(drawn: Drawn) -> str:
-    """One line about a prompt's picture: faces, and what was asked and seen of each attribute."""
-    seen = [
-        f"{NAMES[name]} {drawn.answers[name]}"
-        + ("" if drawn.answers[name] in wanted else f" (asked: {wanted[0]})")
-        for name, wanted in drawn.expectation.asked.items()
+def describe(generated: Generated) -> str:
+    """One line about a prompt's image: faces, and each attribute as requested and as found."""
+    parts = [
+        f"{NAMES[name]} {generated.predictions[name]}"
+        + ("" if generated.predictions[name] in expected else f" (expected: {expected[0]})")
+        for name, expected in generated.expectation.expected.items()
     ]
-    return f"{drawn.expectation.prompt}: faces {drawn.faces}" + "".join(f", {part}" for part in seen)
+    return f"{generated.expectation.prompt}: faces {generated.faces}" + "".join(f", {part}" for part in parts)

@@ -1,4 +1,4 @@
-"""Scores the refiner on unseen drawings: what it gives back of the detail that a small picture has lost."""
+"""Scores the refiner on held-out drawings: how much of the detail lost in a small image it restores."""
 
 import cv2
 import numpy as np
@@ -14,14 +14,14 @@ from training.figures import Figure
 from training.score_restorer import Gain
 from training.studio import Studio
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
 @torch.inference_mode()
 def score_refiner(studio: Studio, seed: int, count: int) -> list[Figure]:
-    """`count` drawings, shrunk to the base's size, through the autoencoder, enlarged, and then refined.
+    """Score `count` drawings: downsampled to the base's size, through the autoencoder, upscaled, and refined.
 
-    Sharpness is the mean of the picture's gradient, as a share of that of the drawing itself.
+    Sharpness is the mean gradient of the image, relative to that of the drawing itself.
     """
     models = studio.models
     if models.refiner is None:
@@ -34,10 +34,10 @@ def score_refiner(studio: Studio, seed: int, count: int) -> list[Figure]:
         drawn = drawing.draw(rng, side, "portrait")
         small = np.asarray(cv2.resize(drawn.image, (native, native), interpolation=cv2.INTER_AREA), np.uint8)
         small = models.autoencoder.decode(models.autoencoder.encode(small, tiled=False), tiled=False)
-        enlarged = upscale_to(small, Size(side, side), models.upscaler, lambda: None)
+        upscaled = upscale_to(small, Size(side, side), models.upscaler, lambda: None)
         latents = models.refiner(
             prompt=drawn.caption,
-            image=models.autoencoder.encode(enlarged, tiled=False),
+            image=models.autoencoder.encode(upscaled, tiled=False),
             strength=defaults.REFINER_STRENGTH,
             num_inference_steps=refiner_schedule_steps(studio.steps),
             guidance_scale=studio.guidance,
@@ -47,18 +47,18 @@ def score_refiner(studio: Studio, seed: int, count: int) -> list[Figure]:
             return_dict=False,
         )[0]
         refined = models.autoencoder.decode(latents, tiled=False)
-        gain = Gain.of(drawn.image, enlarged, refined)
-        sharp = [_gradient(picture) / _gradient(drawn.image) for picture in (enlarged, refined)]
+        gain = Gain.of(drawn.image, upscaled, refined)
+        sharp = [_gradient(image) / _gradient(drawn.image) for image in (upscaled, refined)]
         rows.append([gain.psnr, gain.ssim, *sharp])
     psnr, ssim, before, after = np.mean(rows, 0)
     return [
-        Figure.number("refiner: PSNR gained on enlarged drawings", psnr, " dB", total=count),
-        Figure.number("refiner: SSIM gained on enlarged drawings", ssim, "", total=count),
-        Figure.number("refiner: sharpness before, of the drawing's", 100 * before, "%", total=count),
-        Figure.number("refiner: sharpness after, of the drawing's", 100 * after, "%", total=count),
+        Figure.number("refiner: PSNR gained on upscaled drawings", psnr, " dB", total=count),
+        Figure.number("refiner: SSIM gained on upscaled drawings", ssim, "", total=count),
+        Figure.number("refiner: sharpness before, relative to the drawing", 100 * before, "%", total=count),
+        Figure.number("refiner: sharpness after, relative to the drawing", 100 * after, "%", total=count),
     ]
 
 
-def _gradient(picture: Picture) -> float:
-    down, across = np.gradient(picture.astype(np.float32), axis=(0, 1))
+def _gradient(image: Image) -> float:
+    down, across = np.gradient(image.astype(np.float32), axis=(0, 1))
     return float(np.hypot(down, across).mean())

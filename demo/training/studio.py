@@ -1,4 +1,4 @@
-"""A packaged set's networks behind the code that the services run."""
+"""A packaged set's networks, run by the services' own code."""
 
 import asyncio
 import time
@@ -28,10 +28,10 @@ _FACES = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
 
 
 class Studio:
-    """The set's networks on the CPU, and how pictures are asked for."""
+    """The set's networks on the CPU, and the parameters of image requests."""
 
     def __init__(self, model_set: str, steps: int, guidance: float, side: int) -> None:
-        """Opens the set (`demo`, or a folder)."""
+        """Open the set (`demo`, or a folder)."""
         self.model_set, self.steps, self.guidance, self.side = model_set, steps, guidance, side
         settings = GeneratorSettings.model_validate({"model_set": model_set, "device": "cpu"})
         self.models: Models = load_generator(settings)
@@ -52,8 +52,8 @@ class Studio:
             return None
         return FaceRestorer(self.codeformer, torch.device("cpu"), torch.float32)
 
-    def draw(self, prompt: str, seed: int, hires_fix: bool = False) -> NDArray[np.uint8]:
-        """The picture (H, W, 3) as the generator would answer it."""
+    def generate(self, prompt: str, seed: int, hires_fix: bool = False) -> NDArray[np.uint8]:
+        """The image (H, W, 3) that the generator would return."""
         request = GenerateRequest(
             prompt=prompt,
             negative_prompt="",
@@ -66,56 +66,56 @@ class Studio:
         )
         return self.pipeline.generate(request, check=lambda: None, emit=lambda progress: None).pixels
 
-    def faces(self, picture: NDArray[np.uint8]) -> list[Face]:
-        """Faces that the detector is sure of by the service's own default, the surest first."""
-        found = self.detector.detect([picture], size_px=DETECT_SIZE, min_confidence=defaults.MIN_CONFIDENCE)
+    def faces(self, image: NDArray[np.uint8]) -> list[Face]:
+        """Faces above the service's default confidence, highest confidence first."""
+        found = self.detector.detect([image], size_px=DETECT_SIZE, min_confidence=defaults.MIN_CONFIDENCE)
         return found[0]
 
     def seconds(self, prompt: str, seed: int, hires: bool, runs: int) -> tuple[float, bool]:
-        """Median of the wall-clock seconds of a picture, hires with its faces restored; whether any was."""
+        """Median seconds of an image, including restoration with `hires`; whether a face was restored."""
         return asyncio.run(self._seconds(prompt, seed, hires, runs))
 
     async def _seconds(self, prompt: str, seed: int, hires: bool, runs: int) -> tuple[float, bool]:
         settings = RestorerSettings.model_validate({"model_set": self.model_set, "device": "cpu"})
-        taken, restored = [], False
+        seconds, restored = [], False
         async with open_in_process(
             settings, (*_FACES, NetworkRole.UPSCALER), (NetworkRole.FACE_DETECTOR,)
         ) as restorer:
             for number in range(runs + 1):
-                began = time.perf_counter()
-                picture = self.draw(prompt, seed, hires_fix=hires)
+                start = time.perf_counter()
+                image = self.generate(prompt, seed, hires_fix=hires)
                 if hires:
-                    file = images.encode(images.Picture(picture), "png", defaults.QUALITY)
-                    answer = await restorer.restore(file, RestoreRequest())
-                    restored = bool(answer.report["face_restoration_applied"])
-                if number or runs == 1:  # the first one warms up
-                    taken.append(time.perf_counter() - began)
+                    file = images.encode(images.Picture(image), "png", defaults.QUALITY)
+                    result = await restorer.restore(file, RestoreRequest())
+                    restored = bool(result.report["face_restoration_applied"])
+                if number or runs == 1:  # the first one is the warm-up
+                    seconds.append(time.perf_counter() - start)
                 if runs == 1:
                     break
-        return float(np.median(taken)), restored
+        return float(np.median(seconds)), restored
 
 
 async def restore(
-    settings: RestorerSettings, spoiled: RgbArray, fidelities: tuple[float, ...]
+    settings: RestorerSettings, degraded: RgbArray, fidelities: tuple[float, ...]
 ) -> list[RgbArray]:
-    """The picture (H, W, 3) with its faces restored, once for each w. Raises ValueError if none was."""
-    file = images.encode(images.Picture(spoiled), "png", defaults.QUALITY)
+    """The image (H, W, 3) with its faces restored, once per w. Raises ValueError if no face was restored."""
+    file = images.encode(images.Picture(degraded), "png", defaults.QUALITY)
     restored = []
     async with open_in_process(settings, _FACES, _FACES) as restorer:
         for fidelity in fidelities:
-            answer = await restorer.restore(file, RestoreRequest(fidelity=fidelity))
-            if not answer.report["face_restoration_applied"]:
-                raise ValueError(f"no face was restored: {answer.report['face_restoration_reason']}")
-            restored.append(images.decode(answer.picture, max_pixels=spoiled.size).rgb)
+            result = await restorer.restore(file, RestoreRequest(fidelity=fidelity))
+            if not result.report["face_restoration_applied"]:
+                raise ValueError(f"no face was restored: {result.report['face_restoration_reason']}")
+            restored.append(images.decode(result.picture, max_pixels=degraded.size).rgb)
     return restored
 
 
-async def finish(settings: RestorerSettings, pictures: list[RgbArray]) -> list[RgbArray]:
-    """Pictures (H, W, 3) as the chain answers them by default: faces that are found are restored."""
+async def finish(settings: RestorerSettings, generated: list[RgbArray]) -> list[RgbArray]:
+    """Images (H, W, 3) as the chain returns them by default: with the faces that are found restored."""
     finished = []
     async with open_in_process(settings, _FACES, _FACES) as restorer:
-        for picture in pictures:
-            file = images.encode(images.Picture(picture), "png", defaults.QUALITY)
-            answer = await restorer.restore(file, RestoreRequest())
-            finished.append(images.decode(answer.picture, max_pixels=picture.size).rgb)
+        for image in generated:
+            file = images.encode(images.Picture(image), "png", defaults.QUALITY)
+            result = await restorer.restore(file, RestoreRequest())
+            finished.append(images.decode(result.picture, max_pixels=image.size).rgb)
     return finished

@@ -1,7 +1,7 @@
-"""The tokenizer of the demo set: CLIP's format, one token for each word that the captions know.
+"""The tokenizer of the demo set: in CLIP's format, with one token for each word of the captions.
 
-Words outside the vocabulary fall apart into smaller known pieces, in the end into bytes, so that every
-text has tokens and none is silently dropped.
+Words outside the vocabulary are split into smaller known pieces, ultimately bytes, so that every text has
+tokens and nothing is silently dropped.
 """
 
 import json
@@ -21,8 +21,8 @@ _WORD_END = "</w>"
 def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
     """Byte-pair merges (Sennrich et al. 2016) that make each of the words one token.
 
-    Merging goes on until no pair is left, and encoding repeats the merges in the same order, so every word
-    that was trained on comes out whole.
+    Merging continues until no pair is left, and encoding repeats the merges in the same order, so every
+    trained word becomes a single token.
     """
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -2,10 +2,9 @@
 
 `python -m training.upscaler --out .runs/upscaler`
 
-A stack of 3x3 convolutions with PReLU at the small size, whose last layer holds 4 x 4 pixels for each pixel,
-added to the enlarged input. Keys are those of the published files, so spandrel loads the weights. Half of
-the small pictures are clean or lightly spoiled drawings, half went through the autoencoder, as what the set
-draws does.
+A stack of 3x3 convolutions with PReLU at the small size, whose last layer has 4 x 4 pixels for each pixel,
+added to the upsampled input. Keys are those of the published files, so spandrel loads the weights. Half of
+the small images are clean or lightly degraded drawings, half went through the autoencoder, as in generation.
 """
 
 import torch
@@ -27,7 +26,7 @@ class CompactUpscaler(nn.Module):
     """(N, 3, H, W) to (N, 3, 4H, 4W), RGB in 0 to 1, not clamped."""
 
     def __init__(self, width: int = 24, convolutions: int = 8) -> None:
-        """Takes the channels and the number of inner convolutions."""
+        """Take the number of channels and of inner convolutions."""
         super().__init__()
         body: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.PReLU(width)]
         for _ in range(convolutions):
@@ -36,15 +35,15 @@ class CompactUpscaler(nn.Module):
         self.body = nn.ModuleList(body)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Enlarges a batch."""
+        """Upscale a batch."""
         y = x
         for layer in self.body:
             y = layer(y)
         return F.pixel_shuffle(y, SCALE) + F.interpolate(x, scale_factor=SCALE, mode="nearest")
 
 
-def spoil_lightly(small: Tensor) -> Tensor:
-    """What a file or a decoder does to a small picture."""
+def degrade_lightly(small: Tensor) -> Tensor:
+    """What a file format or a decoder does to a small image."""
     if torch.rand(()) < 0.4:
         small = blur(small, uniform(0.3, 0.9))
     if torch.rand(()) < 0.3:
@@ -55,7 +54,7 @@ def spoil_lightly(small: Tensor) -> Tensor:
 
 
 def train(options: Options) -> None:
-    """Runs the stage."""
+    """Run the stage."""
     prepare_torch(options)
     store = PictureStore(options, LARGES, least=options.scaled(200, 3), most=options.scaled(1500, 3))
     smear = LatestAutoencoder(options).smear()
@@ -65,26 +64,26 @@ def train(options: Options) -> None:
     for _ in loop.steps():
         with torch.no_grad():
             large = store.sample(count)[0].permute(0, 3, 1, 2).float() / 255
-            # The set's upscaler is applied once or twice: to what was drawn, and to what it enlarged itself.
-            drawn_side = options.profile.native if torch.rand(()) < 0.6 else large.shape[-1] // SCALE
-            large = resize(large, SCALE * drawn_side, SCALE * drawn_side)
-            small = resize(large, drawn_side, drawn_side)
-            as_drawn = drawn_side == options.profile.native and torch.rand(()) < 0.5
-            small = smear(small) if smear and as_drawn else spoil_lightly(small)
+            # The upscaler is applied once or twice: to generated images and to its own output.
+            small_side = options.profile.native if torch.rand(()) < 0.6 else large.shape[-1] // SCALE
+            large = resize(large, SCALE * small_side, SCALE * small_side)
+            small = resize(large, small_side, small_side)
+            is_native = small_side == options.profile.native and torch.rand(()) < 0.5
+            small = smear(small) if smear and is_native else degrade_lightly(small)
             pairs = []
             for _ in range(4):
-                top, left = torch.randint(drawn_side - patch + 1, (2,)).tolist()
-                wanted = large[
+                top, left = torch.randint(small_side - patch + 1, (2,)).tolist()
+                target = large[
                     :, :, SCALE * top : SCALE * (top + patch), SCALE * left : SCALE * (left + patch)
                 ]
-                pairs.append((small[:, :, top : top + patch, left : left + patch], wanted))
-            given, wanted = (torch.cat(side) for side in zip(*pairs, strict=True))
+                pairs.append((small[:, :, top : top + patch, left : left + patch], target))
+            inputs, target = (torch.cat(side) for side in zip(*pairs, strict=True))
         with precision(options.device):
-            drawn = network(given.contiguous(memory_format=torch.channels_last))
-        drawn = drawn.float()
-        edges = sum((a - b).abs().mean() for a, b in zip(gradients(drawn), gradients(wanted), strict=True))
-        loop.move(
-            (drawn - wanted).abs().mean() + 0.5 * edges, psnr=psnr(4 * (drawn - wanted).square().mean())
+            output = network(inputs.contiguous(memory_format=torch.channels_last))
+        output = output.float()
+        edges = sum((a - b).abs().mean() for a, b in zip(gradients(output), gradients(target), strict=True))
+        loop.update(
+            (output - target).abs().mean() + 0.5 * edges, psnr=psnr(4 * (output - target).square().mean())
         )
     loop.finish()
     ours, cubic = measure(network, (store.unseen(options.scaled(40, 1)) + 1) / 2, options.profile.native)
@@ -94,13 +93,15 @@ def train(options: Options) -> None:
 
 @torch.no_grad()
 def measure(network: CompactUpscaler, large: Tensor, side: int) -> tuple[float, float]:
-    """PSNR in dB of the network and of bicubic on clean drawings (N, 3, H, H), enlarged from `side` px."""
+    """PSNR in dB of the network and of bicubic on clean drawings (N, 3, H, H), upscaled from `side` px."""
     errors = []
-    for picture in large.split(1):
-        wanted = resize(picture, SCALE * side, SCALE * side)
-        small = resize(wanted, side, side)
-        cubic = F.interpolate(small, wanted.shape[-2:], mode="bicubic", align_corners=False)
-        errors.append([(way.clamp(0, 1) - wanted).square().mean() * 4 for way in (network(small), cubic)])
+    for image in large.split(1):
+        target = resize(image, SCALE * side, SCALE * side)
+        small = resize(target, side, side)
+        cubic = F.interpolate(small, target.shape[-2:], mode="bicubic", align_corners=False)
+        errors.append(
+            [(upscaled.clamp(0, 1) - target).square().mean() * 4 for upscaled in (network(small), cubic)]
+        )
     ours, cubics = zip(*errors, strict=True)
     return float(psnr(torch.stack(ours)).mean()), float(psnr(torch.stack(cubics)).mean())
 

@@ -160,7 +160,7 @@ def test_the_complete_reference_flow_from_single_files(
     assert isinstance(face, np.ndarray)
     background = upscaler.upscale(pixels, lambda: None)
     monkeypatch.setitem(reference_paste.SETS, "found", {"landmarks": landmarks.tolist()})
-    monkeypatch.setattr(reference_paste, "enlarged", lambda image, factor: background)
+    monkeypatch.setattr(reference_paste, "upscaled", lambda image, factor: background)
     expected = reference_paste.paste(
         pixels, [(face, "found")], 2, [parser(1).classify(face[None])[0]], reference_paste.Faults()
     )

@@ -18,7 +18,7 @@ from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 from tests.tiny_restorer import codeformer_state
 from training.data import draw_face
-from training.degrade import spoil_photograph
+from training.degrade import degrade_photo
 
 CPU = torch.device("cpu")
 FACES = 2
@@ -35,7 +35,7 @@ def crops() -> np.ndarray:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         faces = [torch.from_numpy(draw_face(rng)).permute(2, 0, 1)[None] / 255 for _ in range(FACES)]
-        degraded = torch.cat([spoil_photograph(face) for face in faces])
+        degraded = torch.cat([degrade_photo(face) for face in faces])
     return np.asarray((degraded * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
 
 

@@ -35,11 +35,14 @@ def write_programs(folder: Path, stubborn: str = "") -> None:
     for name in run.NAMES:
         package = folder / f"atelier_{name}"
         package.mkdir()
+        (package / "__init__.py").touch()  # or the installed package would win over a mere folder
         (package / "__main__.py").write_text(PROGRAM.format(name=name, stubborn=stubborn))
 
 
 def wait_until_up(folder: Path) -> None:
+    deadline = time.monotonic() + 60
     while not all((folder / f"{name}.up").exists() for name in run.NAMES):
+        assert time.monotonic() < deadline, "the programs did not start"
         time.sleep(0.01)
 
 

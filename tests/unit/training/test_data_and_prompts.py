@@ -138,7 +138,7 @@ def test_prompts_of_a_seed_are_the_same_each_time_and_can_all_be_scored() -> Non
     portraits, scenes = portrait_prompts(5, 40), scene_prompts(5, 40)
     assert portraits == portrait_prompts(5, 40) != portrait_prompts(6, 40)
     assert all(p.person and p.background for p in portraits[2:])
-    assert all(p.asked["hat"] and (p.hair or p.asked["hat"] != ("none",)) for p in portraits[2:])
+    assert all(p.expected["hat"] and (p.hair or p.expected["hat"] != ("none",)) for p in portraits[2:])
     assert not any(p.person for p in scenes) and len(scenes) == 40
     known = set(drawing.vocabulary())
     assert all(set(drawing.split_words(p.prompt)) <= known for p in portraits + scenes)
@@ -149,5 +149,5 @@ def test_prompts_are_read_from_a_file_line_by_line(tmp_path: Path) -> None:
     path.write_text("# mine\n\na red apple\na man with black hair\n", encoding="utf-8")
     assert [p.prompt for p in read_prompts(path)] == ["a red apple", "a man with black hair"]
     path.write_text("# nothing\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="no prompts"):
+    with pytest.raises(ValueError, match="does not contain prompts"):
         read_prompts(path)

@@ -12,17 +12,17 @@ from atelier_restorer.request import Face
 from drawing.palette import COLORS
 from training.attributes import (
     ATTRIBUTES,
-    OF_A_FACE,
+    FACE_ATTRIBUTES,
+    IGNORED,
     SIDE,
-    UNKNOWN,
     Judge,
+    classify,
     draw_examples,
     head_view,
-    judge,
+    labels_of,
     measure,
-    named,
+    merged,
     open_judge,
-    truth,
 )
 from training.data import draw_face
 from training.figures import Figure, table
@@ -30,16 +30,16 @@ from training.loop import write_export
 from training.options import Options, parse_options
 from training.package_set import training_record
 from training.prompts import (
-    ISSUED_PORTRAITS,
-    ISSUED_SCENES,
+    STANDARD_PORTRAITS,
+    STANDARD_SCENES,
     portrait_prompts,
     read_expectation,
     scene_prompts,
 )
-from training.score_detector import Tally, landmark_error, of_kinds, overlap, partly_hidden, turned
-from training.score_prompts import Drawn, describe, score_prompts
-from training.score_restorer import Gain, kept
-from training.showcase import SHEET, close_up, labelled, ruined_face
+from training.score_detector import Tally, iou, landmark_error, of_kinds, partly_hidden, turned
+from training.score_prompts import Generated, describe, score_prompts
+from training.score_restorer import Gain, count_kept
+from training.showcase import SHEET, close_up, degraded_face, labeled
 
 
 def found(true: drawing.FaceAnnotation, dx: float = 0.0) -> Face:
@@ -49,27 +49,27 @@ def found(true: drawing.FaceAnnotation, dx: float = 0.0) -> Face:
 
 
 @pytest.mark.parametrize(
-    ("figure", "measured", "aim", "reached"),
+    ("figure", "measured", "target", "reached"),
     [
-        (Figure.share("a", 98, 100, least=0.98), "98 of 100 (98.0%)", ">= 98%", True),
-        (Figure.share("a", 97, 100, least=0.98), "97 of 100 (97.0%)", ">= 98%", False),
-        (Figure.share("a", 1, 300, most=0.005), "1 of 300 (0.3%)", "<= 0.5%", True),
-        (Figure.share("a", 2, 300, most=0.005), "2 of 300 (0.7%)", "<= 0.5%", False),
-        (Figure.share("a", 0, 0, least=0.5), "nothing to count", ">= 50%", None),
+        (Figure.share("a", 98, 100, at_least=0.98), "98 of 100 (98.0%)", ">= 98%", True),
+        (Figure.share("a", 97, 100, at_least=0.98), "97 of 100 (97.0%)", ">= 98%", False),
+        (Figure.share("a", 1, 300, at_most=0.005), "1 of 300 (0.3%)", "<= 0.5%", True),
+        (Figure.share("a", 2, 300, at_most=0.005), "2 of 300 (0.7%)", "<= 0.5%", False),
+        (Figure.share("a", 0, 0, at_least=0.5), "nothing to count", ">= 50%", None),
         (Figure.share("a", 3, 4), "3 of 4 (75.0%)", "", None),
-        (Figure.number("a", 3.21, " dB", least=3.0, total=300), "3.21 dB on 300", ">= 3 dB", True),
-        (Figure.number("a", 10.2, " s", most=10), "10.2 s", "<= 10 s", False),
+        (Figure.number("a", 3.21, " dB", at_least=3.0, total=300), "3.21 dB on 300", ">= 3 dB", True),
+        (Figure.number("a", 10.2, " s", at_most=10), "10.2 s", "<= 10 s", False),
     ],
 )
 def test_a_figure_tells_what_was_counted_and_whether_it_is_enough(
-    figure: Figure, measured: str, aim: str, reached: bool | None
+    figure: Figure, measured: str, target: str, reached: bool | None
 ) -> None:
-    assert (figure.measured, figure.aim, figure.reached) == (measured, aim, reached)
+    assert (figure.measured, figure.target, figure.reached) == (measured, target, reached)
 
 
 def test_the_table_has_a_line_for_every_figure_and_says_what_was_missed() -> None:
     lines = table(
-        [Figure.share("first", 1, 2, least=0.4), Figure.share("second", 0, 2, least=0.4)]
+        [Figure.share("first", 1, 2, at_least=0.4), Figure.share("second", 0, 2, at_least=0.4)]
     ).splitlines()
     assert len(lines) == 4
     assert lines[2].startswith("first") and lines[2].endswith("reached")
@@ -77,8 +77,8 @@ def test_the_table_has_a_line_for_every_figure_and_says_what_was_missed() -> Non
 
 
 def test_overlap_is_the_share_of_the_union() -> None:
-    assert overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
-    assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+    assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
 
 
 def test_faces_are_matched_with_detections_and_errors_are_shares_of_the_eye_distance() -> None:
@@ -122,10 +122,10 @@ def test_the_hard_drawings_are_what_they_are_called() -> None:
     ("prompt", "asked"),
     [
         (
-            ISSUED_PORTRAITS[0],
+            STANDARD_PORTRAITS[0],
             {"glasses": ("round",), "beard": ("beard",), "hat": ("none",), "background": ("blue",)},
         ),
-        (ISSUED_PORTRAITS[1], {}),
+        (STANDARD_PORTRAITS[1], {}),
         (
             "a man with curly red hair, wearing a green cap",
             {"glasses": ("none",), "beard": ("none",), "hat": ("cap",)},
@@ -142,24 +142,24 @@ def test_the_hard_drawings_are_what_they_are_called() -> None:
 def test_prompts_promise_what_they_name_and_that_the_rest_is_absent(
     prompt: str, asked: dict[str, tuple[str, ...]]
 ) -> None:
-    assert read_expectation(prompt).asked == asked
+    assert read_expectation(prompt).expected == asked
 
 
 def test_every_promise_is_an_answer_that_the_judge_can_give_and_the_issued_prompts_are_there() -> None:
     portraits, scenes = portrait_prompts(5, 100), scene_prompts(5, 100)
-    assert [p.prompt for p in portraits[:2]] == list(ISSUED_PORTRAITS)
-    assert [p.prompt for p in scenes[:2]] == list(ISSUED_SCENES)
+    assert [p.prompt for p in portraits[:2]] == list(STANDARD_PORTRAITS)
+    assert [p.prompt for p in scenes[:2]] == list(STANDARD_SCENES)
     assert len(portraits) == len(scenes) == 100
-    for name, promised in itertools.chain(*(p.asked.items() for p in portraits)):
-        assert set(promised) <= {named(answer) for answer in ATTRIBUTES[name]}
-    asked = [name for p in portraits for name, promised in p.asked.items() if promised != ("none",)]
+    for name, promised in itertools.chain(*(p.expected.items() for p in portraits)):
+        assert set(promised) <= {merged(answer) for answer in ATTRIBUTES[name]}
+    asked = [name for p in portraits for name, promised in p.expected.items() if promised != ("none",)]
     assert all(asked.count(name) >= 10 for name in ATTRIBUTES)
-    assert not any(p.person or p.asked for p in scenes)
+    assert not any(p.person or p.expected for p in scenes)
 
 
-def seen(prompt: str, faces: int, **answers: str) -> Drawn:
+def seen(prompt: str, faces: int, **answers: str) -> Generated:
     picture = np.zeros((8, 8, 3), np.uint8)
-    return Drawn(
+    return Generated(
         read_expectation(prompt), 1, picture, faces, answers, {"hair_color": None, "background": None}
     )
 
@@ -175,12 +175,12 @@ def test_prompts_are_scored_by_faces_and_by_each_attribute_asked_for() -> None:
     figures = {figure.name: (figure.value, figure.reached) for figure in score_prompts(drawn)}
     assert figures["portrait prompts with a face"] == (0.5, False)
     assert figures["prompts without people with a face"] == (0.5, False)
-    assert figures["hair colour as asked"] == figures["hair style as asked"] == (0.5, False)
-    assert figures["glasses as asked"] == (0.5, False)
-    assert figures["glasses as asked, where it should be there"] == (1.0, None)
-    assert figures["beard as asked"] == (1.0, True)
-    assert figures["background as asked"] == (0.0, None)
-    assert "hair colour red (asked: black)" in describe(drawn[1])
+    assert figures["hair color as requested"] == figures["hair style as requested"] == (0.5, False)
+    assert figures["glasses as requested"] == (0.5, False)
+    assert figures["glasses as requested, if present"] == (1.0, None)
+    assert figures["beard as requested"] == (1.0, True)
+    assert figures["background as requested"] == (0.0, None)
+    assert "hair color red (expected: black)" in describe(drawn[1])
 
 
 def test_a_restored_face_gains_what_it_comes_nearer() -> None:
@@ -203,21 +203,27 @@ class TellsBrightness(Judge):
 def test_attributes_kept_are_counted_by_answer_and_by_face() -> None:
     dark, bright = np.zeros((SIDE, SIDE, 3), np.uint8), np.full((SIDE, SIDE, 3), 255, np.uint8)
     network = TellsBrightness()
-    assert judge(network, [dark])[0]["beard"] == "none" and judge(network, [bright])[0]["beard"] == "beard"
-    questions = len(OF_A_FACE)
-    assert kept(network, [dark, dark, bright], [dark, bright, bright]) == (2 * questions, 3 * questions, 2)
+    assert (
+        classify(network, [dark])[0]["beard"] == "none" and classify(network, [bright])[0]["beard"] == "beard"
+    )
+    questions = len(FACE_ATTRIBUTES)
+    assert count_kept(network, [dark, dark, bright], [dark, bright, bright]) == (
+        2 * questions,
+        3 * questions,
+        2,
+    )
 
 
 def test_the_judge_is_asked_only_for_what_a_view_shows() -> None:
     person = drawing.draw(np.random.default_rng(1), 16, "portrait").attributes["people"][0]
     person = {**person, "hair_style": "bald", "hat": None, "cover": "hand", "beard": "beard", "glasses": None}
-    answers = dict(zip(ATTRIBUTES, truth(person, "blue", aligned=False), strict=True))
-    assert answers["hair_color"] == answers["beard"] == UNKNOWN
+    answers = dict(zip(ATTRIBUTES, labels_of(person, "blue", aligned=False), strict=True))
+    assert answers["hair_color"] == answers["beard"] == IGNORED
     assert ATTRIBUTES["hair_style"][answers["hair_style"]] == "bald"
     assert ATTRIBUTES["glasses"][answers["glasses"]] == "none"
-    assert truth({**person, "hair_style": "long", "hat": "cap"}, "blue", aligned=False)[0] == UNKNOWN
-    answers = dict(zip(ATTRIBUTES, truth({**person, "cover": None}, "blue", aligned=True), strict=True))
-    assert {name for name, number in answers.items() if number != UNKNOWN} == {"glasses", "beard"}
+    assert labels_of({**person, "hair_style": "long", "hat": "cap"}, "blue", aligned=False)[0] == IGNORED
+    answers = dict(zip(ATTRIBUTES, labels_of({**person, "cover": None}, "blue", aligned=True), strict=True))
+    assert {name for name, number in answers.items() if number != IGNORED} == {"glasses", "beard"}
 
 
 def test_a_head_view_is_centred_on_the_face_and_goes_on_beyond_the_edge() -> None:
@@ -251,18 +257,18 @@ def test_the_judge_is_trained_when_it_is_first_asked_for_and_kept(
     again = open_judge(tmp_path / "attributes")
     assert trainings == ["attributes"]
     view = draw_examples(np.random.default_rng(4))[0].view
-    assert judge(network, [view]) == judge(again, [view])
+    assert classify(network, [view]) == classify(again, [view])
     (tmp_path / "attributes" / "answers.txt").write_text("other drawings")
     open_judge(tmp_path / "attributes")
     assert len(trainings) == 2
 
 
 def test_the_showcase_has_sixteen_prompts_and_shows_one_face_close() -> None:
-    assert len(SHEET) == 16 and {*ISSUED_PORTRAITS, *ISSUED_SCENES} <= {prompt for prompt, _ in SHEET}
-    degraded, box = ruined_face(5)
-    assert np.array_equal(degraded, ruined_face(5)[0]) and degraded.shape == (768, 768, 3)
+    assert len(SHEET) == 16 and {*STANDARD_PORTRAITS, *STANDARD_SCENES} <= {prompt for prompt, _ in SHEET}
+    degraded, box = degraded_face(5)
+    assert np.array_equal(degraded, degraded_face(5)[0]) and degraded.shape == (768, 768, 3)
     face = close_up(degraded, box)
-    assert face.shape == (384, 384, 3) and labelled(face, "w = 0.5").shape == (420, 384, 3)
+    assert face.shape == (384, 384, 3) and labeled(face, "w = 0.5").shape == (420, 384, 3)
 
 
 def test_the_judge_is_no_part_of_the_record_of_a_set(tmp_path: Path) -> None:

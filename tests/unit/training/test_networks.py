@@ -11,15 +11,15 @@ import drawing
 from atelier_restorer import detect as served
 from training import boxes
 from training.autoencoder import build_autoencoder, fold_statistics
-from training.codebook import MovingCodebook
-from training.degrade import blur, jpeg, spoil_face, spoil_tones
-from training.detector import Scene, move, tile
-from training.diffusion import CaptionTokens, build_scheduler, often, spread_times
+from training.codebook import EmaCodebook
+from training.degrade import blur, degrade_face, jitter_colors, jpeg
+from training.detector import Scene, mosaic, random_affine
+from training.diffusion import CaptionTokens, build_scheduler, repetitions, stratified_times
 from training.faces import nearest_codes
 from training.loop import EXPORT, Loop, Recipe, load_export, read_facts
 from training.options import Options, parse_options
 from training.profile import CPU
-from training.refiner import mix, parts
+from training.refiner import crop_pairs, mix
 from training.tokenizer import build_tokenizer
 
 Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -37,11 +37,11 @@ def test_anchors_are_those_of_the_service(size: tuple[int, int]) -> None:
 
 def perfect_outputs(box: torch.Tensor, five: torch.Tensor, priors: torch.Tensor) -> Outputs:
     """What a network that knows the one face would return at every anchor."""
-    center = ((box[:2] + box[2:]) / 2 - priors[:, :2]) / (boxes.CENTRE_VARIANCE * priors[:, 2:])
+    center = ((box[:2] + box[2:]) / 2 - priors[:, :2]) / (boxes.CENTER_VARIANCE * priors[:, 2:])
     size = torch.log((box[2:] - box[:2]) / priors[:, 2:]) / boxes.SIZE_VARIANCE
-    points = (five - priors[:, None, :2]) / (boxes.CENTRE_VARIANCE * priors[:, None, 2:])
-    overlaps = boxes.overlap(boxes.corners(priors), box[None])[:, 0]
-    is_face = overlaps > boxes.OVERLAP_IS_FACE
+    points = (five - priors[:, None, :2]) / (boxes.CENTER_VARIANCE * priors[:, None, 2:])
+    overlaps = boxes.iou(boxes.corners(priors), box[None])[:, 0]
+    is_face = overlaps > boxes.MIN_FACE_IOU
     is_face[overlaps.argmax()] = True
     scores = torch.stack((torch.where(is_face, -9.0, 9.0), torch.where(is_face, 9.0, -9.0)), -1)
     return torch.cat((center, size), -1)[None], scores[None], points.flatten(1)[None]
@@ -80,16 +80,16 @@ def marked_picture() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def color_at(scene: Scene, point: torch.Tensor) -> torch.Tensor:
-    side = scene.pictures.shape[-1]
+    side = scene.images.shape[-1]
     x, y = (point * side).floor().long().tolist()
-    return scene.pictures[0, :, y, x]
+    return scene.images[0, :, y, x]
 
 
 def test_moved_landmarks_follow_their_pixels_and_eyes_keep_their_sides() -> None:
     checked = 0
     for seed in range(60):
         torch.manual_seed(seed)
-        scene = move(*marked_picture(), side=256, shrink=False)
+        scene = random_affine(*marked_picture(), side=256, shrink=False)
         if scene.counted[0, 0] != 1:
             continue
         eyes = [color_at(scene, scene.landmarks[0, 0, i]) for i in (0, 1)]
@@ -105,8 +105,8 @@ def test_tiles_keep_faces_on_their_pixels() -> None:
     picture, box, five = marked_picture()
     four = Scene(picture.repeat(4, 1, 1, 1), box.repeat(4, 1, 1) / 256, five.repeat(4, 1, 1, 1) / 256,
                  torch.ones(4, 1, dtype=torch.long))  # fmt: skip
-    scene = tile(four)
-    assert scene.pictures.shape == (1, 3, 512, 512) and scene.counted.shape == (1, 4)
+    scene = mosaic(four)
+    assert scene.images.shape == (1, 3, 512, 512) and scene.counted.shape == (1, 4)
     for face in range(4):
         torch.testing.assert_close(
             color_at(scene, scene.landmarks[0, face, 0]), torch.tensor([1.0, 0.0, 0.0])
@@ -124,7 +124,7 @@ def test_jpeg_loses_little_at_high_quality_and_much_at_low() -> None:
 def test_degradation_keeps_shape_and_range_and_loses_detail() -> None:
     torch.manual_seed(2)
     picture = torch.rand(4, 3, 128, 128)
-    for degrade in (spoil_tones, lambda x: blur(x, 2.0), lambda x: spoil_face(x, None)):
+    for degrade in (jitter_colors, lambda x: blur(x, 2.0), lambda x: degrade_face(x, None)):
         degraded = degrade(picture)
         assert degraded.shape == picture.shape
         assert float(degraded.min()) >= -1e-4 and float(degraded.max()) <= 1 + 1e-4
@@ -136,13 +136,13 @@ def test_moving_codebook_finds_clusters_and_revives_unused_codes() -> None:
     torch.manual_seed(3)
     centers = torch.tensor([[4.0, 0.0], [0.0, 4.0], [-4.0, 0.0], [0.0, -4.0]])
     rows = torch.full((8, 2), 100.0)
-    codebook = MovingCodebook(rows)
-    codebook.fill(centers[torch.randint(4, (2, 4, 4))].permute(0, 3, 1, 2))
+    codebook = EmaCodebook(rows)
+    codebook.initialize(centers[torch.randint(4, (2, 4, 4))].permute(0, 3, 1, 2))
     rows[4:] = 100.0  # four rows that are never the nearest
     codebook.sums[4:] = 100.0
     for step in range(300):
         latent = (centers[torch.randint(4, (2, 4, 4))] + 0.1 * torch.randn(2, 4, 4, 2)).permute(0, 3, 1, 2)
-        codebook.follow(latent, nearest_codes(latent, rows), revive=step % 20 == 0)
+        codebook.update(latent, nearest_codes(latent, rows), revive=step % 20 == 0)
     assert float(rows.abs().max()) < 6
     distances = (centers[:, None] - rows[None]).norm(dim=2).min(1).values
     assert float(distances.max()) < 0.5
@@ -177,7 +177,7 @@ def small_loop(options: Options) -> tuple[Loop, torch.nn.Linear]:
 
 def take_steps(loop: Loop, network: torch.nn.Linear) -> None:
     for _ in loop.steps():
-        loop.move((network(torch.ones(1, 3)) - 1).square().mean())
+        loop.update((network(torch.ones(1, 3)) - 1).square().mean())
 
 
 def test_loop_resumes_where_it_stopped(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_loop_continues_from_the_export_alone(tmp_path: Path) -> None:
 def test_loop_skips_a_step_that_overflowed(tmp_path: Path) -> None:
     loop, network = small_loop(options_for(tmp_path, "--smoke"))
     before = network.weight.clone()
-    loop.move(network(torch.full((1, 3), float("inf"))).sum())
+    loop.update(network(torch.full((1, 3), float("inf"))).sum())
     assert torch.equal(network.weight, before)
     assert all(torch.isfinite(value).all() for value in loop.average.values())
 
@@ -271,12 +271,12 @@ def test_the_refiner_is_trained_on_what_the_sampler_passes_to_it() -> None:
 
 def test_parts_of_drawing_and_upscaled_image_cover_the_same_pixels_and_one_is_around_a_face() -> None:
     drawn = drawing.draw(np.random.default_rng(4), 256, "portrait")
-    cut = parts(drawn, drawn.image, 128, np.random.default_rng(0))
+    cut = crop_pairs(drawn, drawn.image, 128, np.random.default_rng(0))
     assert [part.shape for part in cut] == [(2, 128, 128, 3)] * 2
     assert all(np.array_equal(*part) for part in cut)
-    assert len(parts(drawing.draw(np.random.default_rng(4), 256, "sunset"), drawn.image, 128,
+    assert len(crop_pairs(drawing.draw(np.random.default_rng(4), 256, "sunset"), drawn.image, 128,
                      np.random.default_rng(0))) == 1  # fmt: skip
-    assert len(parts(drawn, drawn.image, 256, np.random.default_rng(0))) == 1
+    assert len(crop_pairs(drawn, drawn.image, 256, np.random.default_rng(0))) == 1
 
 
 def test_hats_are_sampled_most_often() -> None:
@@ -287,11 +287,11 @@ def test_hats_are_sampled_most_often() -> None:
         "a capybara, hatless",
         "a mustache",
     ]
-    assert often(captions).tolist() == [4, 2, 1, 1, 2]
+    assert repetitions(captions).tolist() == [4, 2, 1, 1, 2]
 
 
 def test_times_favor_noise_and_reach_both_ends() -> None:
     torch.manual_seed(0)
-    times = torch.cat([spread_times(16, torch.device("cpu")) for _ in range(500)])
+    times = torch.cat([stratified_times(16, torch.device("cpu")) for _ in range(500)])
     assert (int(times.min()), int(times.max())) == pytest.approx((5, 999), abs=6)
     assert float((times > 500).float().mean()) == pytest.approx(1 - 0.5**1.5, abs=0.01)

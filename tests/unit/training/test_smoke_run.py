@@ -25,9 +25,9 @@ from atelier_runtime.weights import ModelSet, load_state_dict
 from training.diffusion import TOKENIZER, load_trained
 from training.loop import EXPORT, read_facts
 from training.options import default_profile
-from training.package_set import LARGEST_BYTES
+from training.package_set import MAX_BYTES
 from training.profile import PROFILES
-from training.unpackage import unpackage
+from training.unpack_set import unpack_set
 
 pytestmark = pytest.mark.slow  # the fixture takes most of a minute
 
@@ -55,7 +55,7 @@ def test_the_set_is_complete_checked_and_small_enough(trained: Path) -> None:
     manifest = json.loads((trained / "set" / "manifest.json").read_text())
     on_disk = {p.relative_to(trained / "set").as_posix() for p in (trained / "set").rglob("*") if p.is_file()}
     assert set(manifest["files"]) | {"manifest.json"} == on_disk
-    assert sum(entry["bytes"] for entry in manifest["files"].values()) < LARGEST_BYTES
+    assert sum(entry["bytes"] for entry in manifest["files"].values()) < MAX_BYTES
     assert set(manifest["training"]) >= {"commit", "command", "seed", "steps", "device", "hours", "figures"}
     assert manifest["training"]["steps"]["diffusion"] == 3
 
@@ -86,7 +86,7 @@ def test_the_base_is_a_pipeline_that_diffusers_loads_without_arguments(trained: 
 
 
 def test_base_and_refiner_generate_together_as_the_generator_runs_them(trained: Path) -> None:
-    side = PROFILES[default_profile()].refined
+    side = PROFILES[default_profile()].refiner_side
     settings = GeneratorSettings.model_validate({"model_set": str(trained / "set"), "device": "cpu"})
     models = load_models(settings)
     request = GenerateRequest(
@@ -115,7 +115,7 @@ def test_a_second_run_continues_the_first(trained: Path, tmp_path: Path) -> None
 
 
 def test_training_continues_from_a_packaged_set(trained: Path, tmp_path: Path) -> None:
-    written = unpackage(trained / "set", tmp_path, PROFILES[default_profile()])
+    written = unpack_set(trained / "set", tmp_path, PROFILES[default_profile()])
     networks = {"autoencoder", "decoder", "diffusion", "refiner", "upscaler", "detector"}
     assert set(written) == {*networks, "codebook", "codes", "fusion"}
     for stage in written:
@@ -127,12 +127,12 @@ def test_training_continues_from_a_packaged_set(trained: Path, tmp_path: Path) -
         for runs in (trained, tmp_path)
     )  # fmt: skip
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
-    assert unpackage(trained / "set", tmp_path, PROFILES[default_profile()]) == []
+    assert unpack_set(trained / "set", tmp_path, PROFILES[default_profile()]) == []
 
 
 def test_a_set_of_other_shapes_is_left_alone(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = next(profile for name, profile in PROFILES.items() if name != default_profile())
-    assert set(unpackage(trained / "set", tmp_path, other)) == {"upscaler", "detector"}
-    assert "model has other shapes" in capsys.readouterr().out
+    assert set(unpack_set(trained / "set", tmp_path, other)) == {"upscaler", "detector"}
+    assert "model does not have the shapes" in capsys.readouterr().out

@@ -1,9 +1,9 @@
-"""Takes a packaged set apart into the stages' exports, so that training goes on from it.
+"""Unpacks a packaged set into the stages' exports, to continue training from it.
 
-`python -m training.unpackage --set demo/atelier_demo_models --out .runs`
+`python -m training.unpack_set --set demo/atelier_demo_models --out .runs`
 
-Networks whose shapes are no longer the profile's are left out; their stages begin anew. The packaged
-CodeFormer stands for its three stages: `fusion` goes on with it, and takes its codes for those of `codes`.
+Networks whose shapes no longer match the profile are left out; their stages start from scratch. The packaged
+CodeFormer stands for all of its three stages: `fusion` continues it, and uses its codes as those of `codes`.
 """
 
 import argparse
@@ -43,17 +43,17 @@ class Part:
 
     @property
     def fits(self) -> bool:
-        """Whether the weights are the network's, by names and shapes."""
+        """Whether names and shapes of the weights match the network."""
         return _shapes(self.state) == _shapes(self.network.state_dict())
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    # Releases of transformers differ in whether a text encoder's keys hold `text_model.`.
+    # Versions of transformers differ in whether a text encoder's keys contain `text_model.`.
     return {key.replace("text_model.", ""): tuple(tensor.shape) for key, tensor in state.items()}
 
 
 def parts(packaged: Path, profile: Profile) -> Iterator[Part]:
-    """What the set holds, beside untrained networks of the profile."""
+    """What the set contains, with untrained networks of the profile."""
     components = json.loads((packaged / MANIFEST).read_text())["components"]
     base = packaged / components["base"]["path"]
     vae = load_file(base / "vae" / "diffusion_pytorch_model.safetensors")
@@ -79,13 +79,13 @@ def parts(packaged: Path, profile: Profile) -> Iterator[Part]:
             yield Part(stages, name, network, load_file(packaged / components[component]["path"]))
 
 
-def unpackage(packaged: Path, runs: Path, profile: Profile) -> list[str]:
-    """Writes the exports that `runs` does not have yet; returns the names of those stages."""
+def unpack_set(packaged: Path, runs: Path, profile: Profile) -> list[str]:
+    """Write the exports that `runs` does not have yet; return the names of those stages."""
     manifest: dict[str, Any] = json.loads((packaged / MANIFEST).read_text())
     record, written = manifest["training"], []
     for part in parts(packaged, profile):
         if not part.fits:
-            print(f"{part.name} has other shapes than in the profile {profile.name}", flush=True)
+            print(f"{part.name} does not have the shapes of the profile {profile.name}", flush=True)
             continue
         for stage in part.stages:
             if (runs / stage / EXPORT).exists() or stage not in record["steps"]:
@@ -97,18 +97,18 @@ def unpackage(packaged: Path, runs: Path, profile: Profile) -> list[str]:
     if "diffusion" in written:
         tokenizer = packaged / manifest["components"]["base"]["path"] / "tokenizer"
         shutil.copytree(tokenizer, runs / "diffusion" / TOKENIZER, dirs_exist_ok=True)
-    print(f"taken from {packaged}: {', '.join(written) or 'nothing'}", flush=True)
+    print(f"unpacked from {packaged}: {', '.join(written) or 'nothing'}", flush=True)
     return written
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", type=Path, default=Path("demo/atelier_demo_models"))
     parser.add_argument("--out", type=Path, default=Path(".runs"))
     parser.add_argument("--profile", choices=sorted(PROFILES), default=default_profile())
     given = parser.parse_args()
-    unpackage(given.set, given.out, PROFILES[given.profile])
+    unpack_set(given.set, given.out, PROFILES[given.profile])
 
 
 if __name__ == "__main__":
