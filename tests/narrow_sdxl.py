@@ -1,8 +1,8 @@
-"""SDXL as it is published, only narrow: configuration values, file names and tensor names are the real ones.
+"""SDXL as it is published, but narrow: configurations, file names and tensor names are the real ones.
 
 Only widths and depths are smaller, so that a set with base and refiner takes 0.2 GB. The text encoders have
-the published vocabulary, so the published tokenizer fits. `original_layout` turns a pipeline into the tensors
-of a single file; `write_sparse` writes files of the real size without disk space, to test reading headers.
+the published vocabulary, which the published tokenizer needs. `original_layout` converts a pipeline to the
+tensors of a single file; `write_sparse` writes files of the real size without disk space, to read headers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SAFETENSORS_FORMATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.floa
 
 
 def networks(kind: published.Kind) -> dict[str, nn.Module]:
-    """Return the narrow networks of a whole pipeline. A refiner has the base's VAE and second encoder."""
+    """Return the narrow networks of a pipeline. A refiner has the base's VAE and second text encoder."""
     parts = ["unet", "vae", "text_encoder_2", *(["text_encoder"] if kind == "base" else [])]
     return {part: weights(part, configuration(kind, part), seed=len(part)) for part in parts}
 
@@ -43,7 +43,7 @@ def save_folder(
     variant: str = "fp16",
     dtype: torch.dtype = torch.float16,
 ) -> Path:
-    """Write a pipeline in the published layout and file names; the refiner's UNet and scheduler alone."""
+    """Write a pipeline in the published layout; of a refiner, its UNet and scheduler only."""
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     shutil.copy(published.PUBLISHED / kind / "model_index.json", folder)
     shutil.copy(published.PUBLISHED / kind / "scheduler/scheduler_config.json", folder / "scheduler")
@@ -97,7 +97,7 @@ def original_layout(kind: published.Kind, parts: Mapping[str, nn.Module]) -> dic
 
 
 def origins(kind: published.Kind, part: str, state: Mapping[str, Any], config: Any) -> dict[str, Origin]:
-    """Return where the tensors of a part lie in a single file."""
+    """Return where the tensors of a part are in a single file."""
     find: dict[str, Callable[[Iterable[str]], dict[str, Origin]]] = {
         "unet": partial(names.unet_origins, config=config),
         "vae": partial(names.vae_origins, config=config),
@@ -108,7 +108,7 @@ def origins(kind: published.Kind, part: str, state: Mapping[str, Any], config: A
 
 
 def write_set(folder: Path, components: Mapping[str, str], **options: Any) -> Path:
-    """Write the manifest of a set whose components lie in its folder."""
+    """Write the manifest of a set whose components are in its folder."""
     manifest = {
         "name": "narrow",
         "license": "Apache-2.0",
@@ -125,7 +125,7 @@ def write_set(folder: Path, components: Mapping[str, str], **options: Any) -> Pa
 def write_sparse(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> int:
     """Write a safetensors file of zeros that takes no disk space; return its size in bytes.
 
-    `tensors` may be on the meta device. Names are in the order in which safetensors writes them.
+    `tensors` may be on the meta device. Names are in the order of safetensors.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

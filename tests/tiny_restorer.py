@@ -1,7 +1,7 @@
 """A model set of the restorer with synthetic weights, small enough to run in a fraction of a second.
 
-The classes are the real ones. The detector's heads are set by hand: it sees a face of a fixed size in every
-cell of the image, whatever it shows, and the suppression of duplicates leaves a regular grid of them.
+The classes are the real ones. The detector's heads are set by hand: it detects a face of a fixed size in
+every cell of the image, whatever it shows, and the suppression of duplicates leaves a regular grid of them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ CONFIG = CodeFormerConfig(
     mlp_dim=16,
 )
 
-# (level, anchor): side of its faces in px of the resized picture
+# (level, anchor): side of its faces in px of the resized image
 FACES_OF_512_PX = (2, 1)
 FACES_OF_256_PX = (2, 0)
 
 
 def codeformer_state(seed: int = 0) -> dict[str, Tensor]:
-    """Return the weights of a narrow CodeFormer that changes what it is given."""
+    """Return the weights of a narrow CodeFormer that changes its input."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = CodeFormer(CONFIG)
@@ -48,10 +48,10 @@ def codeformer_state(seed: int = 0) -> dict[str, Tensor]:
         return {key: value.clone() for key, value in network.state_dict().items()}
 
 
-def detector_state(sees: dict[tuple[int, int], float] | None = None) -> dict[str, Tensor]:
-    """Return the weights of a RetinaFace mobile0.25 that sees faces in every cell.
+def detector_state(faces: dict[tuple[int, int], float] | None = None) -> dict[str, Tensor]:
+    """Return the weights of a RetinaFace mobile0.25 that detects faces in every cell.
 
-    `sees` maps (level 0 to 2, anchor 0 to 1) to the confidence of the faces there; all others have none.
+    `faces` maps (level 0 to 2, anchor 0 to 1) to the confidence of the faces there; all others have none.
     """
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -61,12 +61,12 @@ def detector_state(sees: dict[tuple[int, int], float] | None = None) -> dict[str
     for key in state:
         if "Head." in key:
             state[key].zero_()
-    # Landmarks as shares of the anchor's side from its middle, over the decoder's variance of 0.1.
+    # Landmarks relative to the anchor's center and side, divided by the decoder's variance of 0.1.
     points = torch.from_numpy((TEMPLATE - CROP_SIZE / 2) / CROP_SIZE / 0.1).float().flatten()
     for level in range(3):
         state[f"LandmarkHead.{level}.conv1x1.bias"][:] = points.repeat(2)
         for anchor in range(2):
-            confidence = (sees or {}).get((level, anchor), 0.01)
+            confidence = (faces or {}).get((level, anchor), 0.01)
             logit = math.log(confidence / (1 - confidence))
             state[f"ClassHead.{level}.conv1x1.bias"][2 * anchor + 1] = logit
     return state
@@ -76,22 +76,22 @@ NarrowParseNet = functools.partial(ParseNet, base_ch=2, ch_range=(2, 4), res_dep
 """The parser's class at a width that takes a fraction of a second, for `atelier_restorer.parse.ParseNet`."""
 
 
-def parser_state(sees_a_face: bool = True) -> dict[str, Tensor]:
-    """Return the weights of a `NarrowParseNet` that takes some places for skin and others for background.
+def parser_state(finds_a_face: bool = True) -> dict[str, Tensor]:
+    """Return the weights of a `NarrowParseNet` that finds skin at some positions, background at others.
 
-    Which ones depends on the picture. If it sees no face, all is background.
+    Which ones depends on the image. If it finds no face, all is background.
     """
     with torch.random.fork_rng():
         torch.manual_seed(1)
         network = NarrowParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=19).eval()
-        picture = torch.rand(1, 3, 16, 16)
+        image = torch.rand(1, 3, 16, 16)
     head = network.out_mask_conv.conv2d
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.constant_(head.bias, -1e6)
     head.bias.data[0] = 0.0  # background
-    if sees_a_face:
+    if finds_a_face:
         head.weight.data[1, 0, 1, 1] = 1.0  # skin, where the first feature is above its median
-        smooth = torch.nn.functional.interpolate(picture, (CROP_SIZE, CROP_SIZE), mode="bilinear")
+        smooth = torch.nn.functional.interpolate(image, (CROP_SIZE, CROP_SIZE), mode="bilinear")
         head.bias.data[1] = 0.0
         with torch.inference_mode():
             feature = network(smooth * 2 - 1)[0][0, 1]
@@ -108,7 +108,7 @@ def build_set(
     upscaler: bool = True,
     match_tone: bool | None = None,
 ) -> Path:
-    """Write a model set into `folder` and return it; what is given as None is not in it."""
+    """Write a model set into `folder` and return it; parts that are None are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     components: dict[str, dict[str, str]] = {}
     if detector is not None:

@@ -117,7 +117,7 @@ def _base_pipeline(latent_channels: int) -> Any:
 
 
 def _save_refiner(base: Any, folder: Path) -> None:
-    # Like the published refiner: the second text encoder alone, and an aesthetic score in place of one size.
+    # Like the published refiner: only the second text encoder, and an aesthetic score instead of one size.
     pipeline: Any = StableDiffusionXLImg2ImgPipeline(
         vae=base.vae,
         text_encoder=None,
@@ -132,7 +132,7 @@ def _save_refiner(base: Any, folder: Path) -> None:
     )
     pipeline.unet.save_pretrained(folder / "unet")
     pipeline.scheduler.save_pretrained(folder / "scheduler")
-    pipeline.save_config(folder)  # model_index.json: what is shared is not stored twice
+    pipeline.save_config(folder)  # model_index.json: shared parts are not stored twice
 
 
 def _unet(channels: int, words_width: int, time_ids: int) -> UNet2DConditionModel:
@@ -182,7 +182,7 @@ def _tokenizer() -> CLIPTokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """Return the letters by which byte-level BPE writes the 256 bytes, in the order of the bytes."""
+    """Return the letters that stand for the 256 bytes in byte-level BPE, in the order of the bytes."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

@@ -62,13 +62,13 @@ def test_memory_is_flat_over_requests(set_folder):
     assert abs(torch.cuda.memory_allocated() - before) < 2**20
 
 
-def test_real_exhaustion_is_an_error_and_the_next_request_is_served(set_folder):
+def test_real_exhaustion_is_an_error_and_the_next_request_succeeds(set_folder):
     from atelier_runtime.errors import OutOfMemory
 
     models = load(set_folder)
     expected = generate(models).pixels
     total = torch.cuda.get_device_properties(models.device).total_memory
-    # Room for the networks but not for a large picture.
+    # Memory for the networks but not for a large image.
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 24 * 2**20) / total)
     try:

@@ -1,6 +1,6 @@
-"""SDXL base and refiner at their real size on a CUDA device, with made-up weights; run by `make test-gpu`.
+"""SDXL base and refiner at their real size on a CUDA device, with random weights; run by `make test-gpu`.
 
-The weights take 12 GB. The most is needed where a picture of 1536 px is decoded in float32, in one piece.
+The weights take 12 GB. The peak is reached when an image of 1536 px is decoded in float32, in one piece.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def test_nothing_but_the_set_is_left_in_the_folder(run: Run, tmp_path: Path) -> 
     }
 
 
-def test_tensors_keep_names_values_and_number_formats(run: Run, tmp_path: Path) -> None:
+def test_tensors_keep_names_values_and_dtypes(run: Run, tmp_path: Path) -> None:
     assert run() == 0
     state = load_file(tmp_path / "set/codeformer.safetensors")
     expected = {key: value.half() for key, value in codeformer_state().items()}

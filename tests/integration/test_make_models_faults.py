@@ -105,7 +105,7 @@ def test_a_server_that_cannot_continue_sends_all_of_it(
     assert_complete(folder)
 
 
-def test_without_a_name_of_the_version_it_starts_anew(run: Run, server: FileServer, folder: Path) -> None:
+def test_without_a_name_of_the_version_it_starts_again(run: Run, server: FileServer, folder: Path) -> None:
     server.faults[PLACE] = [Fault(cut_after=HALF, etag=False)]
     assert run() == 0
     assert server.ranges_of(PLACE) == [None, None]
@@ -125,7 +125,7 @@ def test_a_file_that_changed_between_attempts_is_not_pieced_together(
     assert_complete(folder)
 
 
-def test_a_part_that_was_damaged_on_disk_is_fetched_anew(run: Run, server: FileServer, folder: Path) -> None:
+def test_a_part_that_was_damaged_on_disk_is_fetched_again(run: Run, server: FileServer, folder: Path) -> None:
     server.faults[PLACE] = [Fault(cut_after=HALF), *[Fault(status=503)] * ATTEMPTS]
     assert run() == 1
     (folder / "detector.pth.part").write_bytes(bytes(HALF))

@@ -203,7 +203,7 @@ async def test_a_face_in_which_the_parser_finds_nothing_is_not_restored(tmp_path
         tmp_path,
         detector=detector_state({FACES_OF_512_PX: 0.99}),
         codeformer=codeformer_state(),
-        parser=parser_state(sees_a_face=False),
+        parser=parser_state(finds_a_face=False),
     )
     source = photo()
     async with serve(model_set) as client:

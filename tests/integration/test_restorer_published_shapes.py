@@ -69,10 +69,10 @@ async def test_an_aligned_crop_is_replaced_where_the_parser_finds_a_face(publish
 
 async def test_a_photo_with_at_most_two_faces(published_restorer: Client) -> None:
     """Random weights find faces anywhere: all of them are reported, and at most two are restored."""
-    photograph = astronaut()
-    least = await _confidence_of_third_face(published_restorer, photograph)
+    photo = astronaut()
+    least = await _confidence_of_third_face(published_restorer, photo)
     response = await published_restorer.restore(
-        png(photograph), timeout=300, max_faces=2, min_confidence=least, return_mask=True
+        png(photo), timeout=300, max_faces=2, min_confidence=least, return_mask=True
     )
     restored = [face for face in response.faces if face.restored]
     reasons = [face.reason for face in response.faces if not face.restored]
@@ -85,16 +85,16 @@ async def test_a_photo_with_at_most_two_faces(published_restorer: Client) -> Non
         skip_reason_pb2.SKIP_REASON_LOW_CONFIDENCE,
     }
     mask, result = pixels(response.mask), pixels(response.image)
-    assert result.shape == photograph.shape
-    np.testing.assert_array_equal(result[mask == 0], photograph[mask == 0])
-    assert (result[mask == 255] != photograph[mask == 255]).any()
+    assert result.shape == photo.shape
+    np.testing.assert_array_equal(result[mask == 0], photo[mask == 0])
+    assert (result[mask == 255] != photo[mask == 255]).any()
     confidences = [face.face.confidence for face in response.faces]
     assert confidences == sorted(confidences, reverse=True)
 
 
-async def _confidence_of_third_face(client: Client, photograph: np.ndarray) -> float:
+async def _confidence_of_third_face(client: Client, photo: np.ndarray) -> float:
     """Return a threshold above which at least three faces with eyes far enough apart are detected."""
-    request = pb.DetectFacesRequest(image=image_pb2.Image(data=png(photograph)), min_confidence=0.0)
+    request = pb.DetectFacesRequest(image=image_pb2.Image(data=png(photo)), min_confidence=0.0)
     faces = (await client.stub.DetectFaces(request, timeout=300)).faces
     assert len(faces) >= 3
     large = [face for face in faces if _eye_distance(face) >= 5]

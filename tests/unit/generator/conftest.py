@@ -18,14 +18,14 @@ SIDE = 256
 
 def load(folder: Path) -> Models:
     return load_models(
-        # One thread: on networks this small a second one costs more than it does.
+        # One thread: with networks this small a second one costs more than it gains.
         GeneratorSettings(device="cpu", model_set=str(folder), cpu_threads=1)
     )
 
 
 @pytest.fixture(scope="session")
 def plain_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """Base and upscaler, no refiner, no limit of the side."""
+    """Base and upscaler, no refiner, no limit of the sides."""
     return load(build_set(tmp_path_factory.mktemp("plain")))
 
 
@@ -37,13 +37,13 @@ def full_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """Base and upscaler of a network that draws well up to 128 px only."""
+    """Base and upscaler of a set that generates well up to 128 px only."""
     return load(build_set(tmp_path_factory.mktemp("small"), max_side=128, size_multiple=64))
 
 
 @pytest.fixture(scope="session")
 def bare_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """The base alone."""
+    """Only the base."""
     return load(build_set(tmp_path_factory.mktemp("bare"), upscaler=False, max_side=128))
 
 
@@ -54,7 +54,7 @@ def narrow_networks():
 
 @pytest.fixture(scope="session")
 def narrow_set(narrow_networks, tmp_path_factory):
-    """Base and refiner with fp16 files alone, as they are fetched."""
+    """Base and refiner with fp16 files only, like the downloads."""
     folder = tmp_path_factory.mktemp("narrow")
     for kind, networks in narrow_networks.items():
         narrow_sdxl.save_folder(folder / kind, kind, networks)
@@ -62,7 +62,7 @@ def narrow_set(narrow_networks, tmp_path_factory):
 
 
 def request_for(**options: Any) -> GenerateRequest:
-    given = {
+    defaults = {
         "prompt": "a cat",
         "width_px": SIDE,
         "height_px": SIDE,
@@ -70,7 +70,7 @@ def request_for(**options: Any) -> GenerateRequest:
         "seed": 1,
         "guidance_scale": 5.0,
     }
-    return GenerateRequest(**{**given, **options}).completed("")
+    return GenerateRequest(**{**defaults, **options}).completed("")
 
 
 def generate(
@@ -85,7 +85,7 @@ def generate(
 
 
 class UnetCalls:
-    """Counts the forward passes of a UNet while it is entered; `batches`, `sizes`: its latents'."""
+    """Records the forward passes of a UNet while it is entered: `batches` and `sizes` of its latents."""
 
     def __init__(self, pipeline: Any) -> None:
         self._unet = pipeline.unet
@@ -93,11 +93,11 @@ class UnetCalls:
         self.sizes: list[tuple[int, int]] = []
 
     def __enter__(self) -> UnetCalls:
-        def note(module: object, inputs: tuple) -> None:
+        def record(module: object, inputs: tuple) -> None:
             self.batches.append(inputs[0].shape[0])
             self.sizes.append(tuple(inputs[0].shape[2:]))
 
-        self._hook = self._unet.register_forward_pre_hook(note)
+        self._hook = self._unet.register_forward_pre_hook(record)
         return self
 
     def __exit__(self, *exception: object) -> None:

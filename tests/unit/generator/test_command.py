@@ -13,7 +13,7 @@ def environment(plain_models, monkeypatch):
     monkeypatch.setenv("ATELIER_GENERATOR_CPU_THREADS", "1")
 
 
-def test_draw_writes_the_picture_of_its_seed(environment, tmp_path, capsys):
+def test_draw_writes_the_image_of_its_seed(environment, tmp_path, capsys):
     small = ["--width", "256", "--height", "264", "--steps", "2", "--seed", "7"]
     for name in ("one.png", "two.png", "three.webp"):
         assert main(["draw", "a cat", "-o", str(tmp_path / name), *small]) == 0
@@ -27,11 +27,11 @@ def test_draw_writes_the_picture_of_its_seed(environment, tmp_path, capsys):
 
 
 def test_draw_names_what_is_wrong(environment, tmp_path, capsys, monkeypatch):
-    output = str(tmp_path / "picture.png")
+    output = str(tmp_path / "image.png")
     assert main(["draw", "a cat", "-o", output, "--width", "100", "--steps", "0"]) == 1
-    told = capsys.readouterr().err
-    assert "width_px" in told and "num_inference_steps" in told
-    assert main(["draw", "a cat", "-o", str(tmp_path / "picture.gif")]) == 2
+    error = capsys.readouterr().err
+    assert "width_px" in error and "num_inference_steps" in error
+    assert main(["draw", "a cat", "-o", str(tmp_path / "image.gif")]) == 2
     assert "--output" in capsys.readouterr().err
     monkeypatch.setenv("ATELIER_GENERATOR_MODEL_SET", str(tmp_path))
     assert main(["draw", "a cat", "-o", output]) == 1
@@ -43,15 +43,15 @@ def test_help_names_every_setting(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    told = capsys.readouterr().out
+    out = capsys.readouterr().out
     for name in ("PORT", "MODEL_SET", "DEVICE", "DTYPE", "QUEUE_CAPACITY", "MAX_PIXELS"):
-        assert f"ATELIER_GENERATOR_{name} " in told
+        assert f"ATELIER_GENERATOR_{name} " in out
 
 
-@pytest.mark.parametrize(("given", "kept"), [(None, "passive"), ("active", "active")])
-def test_waiting_threads_leave_the_cores_to_others(monkeypatch, given, kept):
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
-    if given is None:
+@pytest.mark.parametrize(("value", "expected"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_leave_the_cpus_to_others(monkeypatch, value, expected):
+    monkeypatch.setenv("OMP_WAIT_POLICY", value or "")
+    if value is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert main(["draw", "a cat", "-o", "picture.gif"]) == 2  # refused before torch is imported
-    assert os.environ["OMP_WAIT_POLICY"] == kept
+    assert main(["draw", "a cat", "-o", "image.gif"]) == 2  # refused before torch is imported
+    assert os.environ["OMP_WAIT_POLICY"] == expected

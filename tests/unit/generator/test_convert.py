@@ -41,7 +41,9 @@ def test_every_option_is_read(upscaling):
     output = image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=55)
     message = pb.GenerateImageRequest(prompt="a cat", output=output, **options)
     unset = {"prompt", "output", "hires_fix", "lanczos_scale", *options}
-    assert unset == set(pb.GenerateImageRequest.DESCRIPTOR.fields_by_name), "a field that this test forgets"
+    assert unset == set(pb.GenerateImageRequest.DESCRIPTOR.fields_by_name), (
+        "a field that this test does not cover"
+    )
     expected = GenerateRequest("a cat", output_format="webp", quality=55, **options)
     wire = message.SerializeToString()
     assert convert.request_from_proto(pb.GenerateImageRequest.FromString(wire)) == expected
@@ -71,7 +73,7 @@ def test_an_unknown_format_is_refused_together_with_the_other_fields():
 
 
 @pytest.mark.parametrize("reason", [None, *SkipReason])
-def test_a_result_reports_what_was_done(reason):
+def test_a_result_reports_how_the_image_was_made(reason):
     generation = Generation(
         pixels=np.zeros((24, 16, 3), np.uint8),
         seed=2**53 - 1,

@@ -1,4 +1,4 @@
-"""The command `inspect`: what lies there, or why it cannot be used."""
+"""The command `inspect`: what a path contains, or why it cannot be used."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ from tests.tiny_sdxl import UPSCALER_NAME
 
 def inspect(path, capsys):
     code = main(["inspect", str(path)])
-    told = capsys.readouterr()
-    return (json.loads(told.out), told.err) if code == 0 else (code, told.err)
+    captured = capsys.readouterr()
+    return (json.loads(captured.out), captured.err) if code == 0 else (code, captured.err)
 
 
 def test_a_set_is_described_file_by_file(full_models, capsys):
@@ -71,32 +71,32 @@ def test_a_base_by_itself_is_described(narrow_set, narrow_networks, tmp_path, ca
         assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_published_network_is_recognised(narrow_set, tmp_path, capsys):
-    """The real VAE, its file without room on disk; the published configuration writes some values as null."""
+def test_a_published_network_is_recognized(narrow_set, tmp_path, capsys):
+    """The real VAE in a sparse file; the published configuration has null for some values."""
     folder = shutil.copytree(narrow_set / "base", tmp_path / "base")
     config = dict(published.configuration("base", "vae")) | {"latents_mean": None}
     (folder / "vae/config.json").write_text(json.dumps(config))
     state = empty_network("vae", config).state_dict()
     narrow_sdxl.write_sparse(folder / "vae/diffusion_pytorch_model.fp16.safetensors", state)
     found, _ = inspect(folder, capsys)
-    recognised = {part for part, found in found["components"].items() if found["as_published"]}
-    assert recognised == {"vae"}
+    recognized = {part for part, found in found["components"].items() if found["as_published"]}
+    assert recognized == {"vae"}
     assert found["components"]["vae"]["parameters"] == 83_653_863
 
 
-def test_what_cannot_be_used_is_told_with_exit_code_1(narrow_set, tmp_path, capsys):
+def test_a_path_that_cannot_be_used_is_reported_with_exit_code_1(narrow_set, tmp_path, capsys):
     folder = shutil.copytree(narrow_set, tmp_path / "set")
     weights = folder / "base/unet/diffusion_pytorch_model.fp16.safetensors"
     change(weights, lambda state: state.update({"conv_in.bias": torch.ones(64).half()}))
-    code, told = inspect(folder, capsys)
-    assert code == 1 and f"{weights} has SHA-256" in told
+    code, error = inspect(folder, capsys)
+    assert code == 1 and f"{weights} has SHA-256" in error
     change(weights, lambda state: state.pop("conv_in.bias"))
     for path in (folder, folder / "base"):
-        code, told = inspect(path, capsys)
-        assert code == 1 and "conv_in.bias is missing" in told
-    for path, words in (
+        code, error = inspect(path, capsys)
+        assert code == 1 and "conv_in.bias is missing" in error
+    for path, problem in (
         (tmp_path, "neither a manifest.json"),
         (tmp_path / "nowhere", "no such file or folder"),
     ):
-        code, told = inspect(path, capsys)
-        assert code == 1 and words in told
+        code, error = inspect(path, capsys)
+        assert code == 1 and problem in error

@@ -15,7 +15,7 @@ from tests.unit.generator.conftest import load
 
 @pytest.fixture
 def set_folder(full_models, tmp_path):
-    """A copy of the full set that a test may spoil."""
+    """A copy of the full set that a test may corrupt."""
     return shutil.copytree(full_models.model_set.folder, tmp_path / "set")
 
 
@@ -46,7 +46,7 @@ def test_half_precision_files_run_in_float32_on_a_cpu(set_folder):
     assert {network.dtype for network in (*networks, models.refiner.unet)} == {torch.float32}
 
 
-def test_native_side_is_held_by_max_side(plain_models, small_models):
+def test_the_native_side_is_limited_by_max_side(plain_models, small_models):
     assert plain_models.native_side == 256
     assert small_models.native_side == 128
 
@@ -89,14 +89,14 @@ def test_folders_with_fp16_variants_load(tmp_path):
     assert load(folder).text_to_image.unet.dtype == torch.float32
 
 
-def test_a_picture_survives_the_way_to_latents_and_back(full_models):
+def test_an_image_survives_encoding_and_decoding(full_models):
     """The scaling of `encode` is undone by `decode`, also with per-channel statistics."""
     autoencoder = full_models.autoencoder
-    picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     with torch.inference_mode():
         vae = full_models.text_to_image.vae
-        batch = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
-        latents = autoencoder.encode(picture, tiled=False)
+        batch = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+        latents = autoencoder.encode(image, tiled=False)
         assert latents.shape == (1, 4, 8, 12)
         mean = vae.encode(batch).latent_dist.mode()
         torch.testing.assert_close(latents, mean * vae.config.scaling_factor)
@@ -106,7 +106,7 @@ def test_a_picture_survives_the_way_to_latents_and_back(full_models):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_non_finite_pixels_and_latents_are_no_picture(full_models, value):
+def test_non_finite_pixels_and_latents_are_an_error(full_models, value):
     pixels = torch.rand(1, 3, 16, 16)
     pixels[0, 1, 3, 3] = value
     with pytest.raises(BadImage, match="non-finite"):
@@ -117,7 +117,7 @@ def test_non_finite_pixels_and_latents_are_no_picture(full_models, value):
         full_models.autoencoder.decode(latents, tiled=False)
 
 
-def test_one_colour_is_no_picture():
+def test_a_single_color_is_an_error():
     pixels = torch.tensor([0.9, -0.5, 0.1]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     with pytest.raises(BadImage, match="single color"):
         checked_picture(pixels + torch.rand(1, 3, 32, 32) * 0.002)  # a quarter of a level
@@ -128,12 +128,12 @@ def test_one_colour_is_no_picture():
 
 def test_pixels_are_rounded_and_clipped():
     pixels = torch.linspace(-1.5, 1.5, 48).view(1, 3, 4, 4)
-    picture = checked_picture(pixels)
+    image = checked_picture(pixels)
     expected = np.clip(np.rint((pixels[0].permute(1, 2, 0).numpy() + 1) * 127.5), 0, 255)
-    assert np.array_equal(picture, expected)
+    assert np.array_equal(image, expected)
 
 
-def test_a_vae_in_half_precision_decodes_in_float32_and_goes_back(set_folder):
+def test_a_vae_in_half_precision_decodes_in_float32_and_is_restored(set_folder):
     models = load(set_folder)
     models.text_to_image.vae.to(torch.bfloat16)
     autoencoder = Autoencoder(models.text_to_image.vae)

@@ -1,4 +1,4 @@
-"""The whole generation on tiny networks of the real classes."""
+"""The complete generation with tiny networks of the real classes."""
 
 import re
 from dataclasses import replace
@@ -34,20 +34,20 @@ def size_limits(generation: Generation) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (264, 256), (256, 312)])
-def test_the_picture_has_exactly_the_asked_size(plain_models, width, height):
+def test_the_image_has_exactly_the_requested_size(plain_models, width, height):
     generation = generate(plain_models, width_px=width, height_px=height)
     assert generation.pixels.shape == (height, width, 3)
     assert generation.pixels.dtype == np.uint8
     assert (generation.upscaler, generation.warnings) == ("", ())
 
 
-def test_a_crop_is_the_middle_of_the_next_larger_drawing(plain_models):
+def test_a_crop_is_the_center_of_the_next_larger_pass(plain_models):
     cut = generate(plain_models, width_px=264, height_px=256).pixels
     whole = generate(plain_models, width_px=272, height_px=256).pixels
     assert np.array_equal(cut, whole[:, 4:268])
 
 
-def test_max_side_is_kept_and_told(small_models):
+def test_max_side_is_respected_and_warned_of(small_models):
     generation = generate(small_models, width_px=512, height_px=256)
     assert generation.pixels.shape == (256, 512, 3)
     assert generation.upscaler == UPSCALER_NAME
@@ -56,18 +56,18 @@ def test_max_side_is_kept_and_told(small_models):
 
 def test_a_sets_guidance_rescale_is_used_where_there_is_guidance(plain_models):
     rescaled = replace(plain_models, model_set=replace(plain_models.model_set, guidance_rescale=1.0))
-    pictures = {
+    images = {
         (models is rescaled, guidance): generate(models, guidance_scale=guidance).pixels
         for models in (plain_models, rescaled)
         for guidance in (1.0, 20.0)
     }
-    assert np.array_equal(pictures[False, 1.0], pictures[True, 1.0])
-    assert not np.array_equal(pictures[False, 20.0], pictures[True, 20.0])
+    assert np.array_equal(images[False, 1.0], images[True, 1.0])
+    assert not np.array_equal(images[False, 20.0], images[True, 20.0])
 
 
 @pytest.mark.parametrize("fixture", ["small_models", "bare_models"])
 @pytest.mark.parametrize("network", [True, False])
-def test_what_enlarged_the_picture_is_named(request, fixture, network):
+def test_what_upscaled_the_image_is_named(request, fixture, network):
     generation = generate(request.getfixturevalue(fixture), use_upscaler=network)
     by_network = network and fixture == "small_models"
     assert generation.upscaler == (UPSCALER_NAME if by_network else "lanczos")
@@ -77,19 +77,19 @@ def test_what_enlarged_the_picture_is_named(request, fixture, network):
 # --- seeds ---
 
 
-def test_one_seed_is_one_picture(plain_models):
+def test_one_seed_is_one_image(plain_models):
     first = generate(plain_models, seed=5).pixels
     generate(plain_models, seed=6)
     assert np.array_equal(first, generate(plain_models, seed=5).pixels)
     assert not np.array_equal(first, generate(plain_models, seed=6).pixels)
 
 
-def test_the_largest_seed_draws(full_models):
+def test_the_largest_seed_works(full_models):
     largest = generate(full_models, seed=2**53 - 1, hires_fix=True)
     assert np.array_equal(largest.pixels, generate(full_models, seed=2**53 - 1, hires_fix=True).pixels)
 
 
-def test_words_matter(plain_models):
+def test_both_prompts_matter(plain_models):
     one, other = (generate(plain_models, prompt=words).pixels for words in ("a cat", "a dog"))
     assert not np.array_equal(one, other)
     without = generate(plain_models, negative_prompt="").pixels
@@ -99,7 +99,7 @@ def test_words_matter(plain_models):
 # --- refiner ---
 
 
-def test_refiner_runs_a_third_of_the_steps_when_asked(full_models):
+def test_the_refiner_runs_a_third_of_the_steps_on_request(full_models):
     events: list[Progress] = []
     with UnetCalls(full_models.text_to_image) as base, UnetCalls(full_models.refiner) as refiner:
         generation = generate(full_models, num_inference_steps=10, progress=events)
@@ -111,18 +111,18 @@ def test_refiner_runs_a_third_of_the_steps_when_asked(full_models):
     assert not np.array_equal(plain.pixels, generation.pixels)
 
 
-def test_refiner_takes_at_least_one_step_and_keeps_the_picture(full_models):
+def test_the_refiner_runs_at_least_one_step_and_keeps_the_image(full_models):
     with UnetCalls(full_models.refiner) as refiner:
         refined = generate(full_models, num_inference_steps=1)
     assert len(refiner) == 1 and refined.refiner_applied
-    # At strength 0.3, not 1: the refined picture still is the base picture.
+    # At strength 0.3, not 1: the refined image still resembles the base image.
     base = generate(full_models, num_inference_steps=1, use_refiner=False).pixels.astype(float)
     other = generate(full_models, num_inference_steps=1, use_refiner=False, seed=99).pixels.astype(float)
-    distance = [np.corrcoef(picture.ravel(), refined.pixels.ravel())[0, 1] for picture in (base, other)]
-    assert distance[0] > distance[1]
+    similarity = [np.corrcoef(image.ravel(), refined.pixels.ravel())[0, 1] for image in (base, other)]
+    assert similarity[0] > similarity[1]
 
 
-def test_a_refiner_may_draw_larger_than_its_base(tmp_path):
+def test_a_refiner_may_work_at_a_larger_size_than_its_base(tmp_path):
     models = load(build_set(tmp_path, refiner=True, max_side=64, refiner_max_side=128))
     with UnetCalls(models.text_to_image) as base, UnetCalls(models.refiner) as refiner:
         generation = generate(models, num_inference_steps=10)
@@ -131,13 +131,13 @@ def test_a_refiner_may_draw_larger_than_its_base(tmp_path):
     assert size_limits(generation) == ["64x64", "128x128", "256x256", UPSCALER_NAME]
     names = [stage.stage for stage in generation.stages]
     assert names == ["text", "base", "decode", "upscale", "encode_latents", "refiner", "decode", "upscale"]
-    reached = generate(replace(models, model_set=replace(models.model_set, refiner_max_side=256)))
-    assert size_limits(reached) == ["64x64", "256x256"]
+    unlimited = generate(replace(models, model_set=replace(models.model_set, refiner_max_side=256)))
+    assert size_limits(unlimited) == ["64x64", "256x256"]
     plain = generate(models, num_inference_steps=10, use_refiner=False)
     assert [stage.stage for stage in plain.stages] == ["text", "base", "decode", "upscale"]
 
 
-def test_a_refiner_that_is_not_loaded_is_told(plain_models):
+def test_a_refiner_that_is_not_loaded_is_reported(plain_models):
     generation = generate(plain_models)
     assert (generation.refiner_applied, generation.refiner_reason) == (False, SkipReason.NOT_LOADED)
     assert generate(plain_models, use_refiner=False).refiner_reason is None
@@ -176,31 +176,31 @@ def test_hires_without_a_refiner_runs_the_base_network_again(plain_models):
     ]
 
 
-def test_hires_without_the_network_enlarges_by_lanczos(plain_models):
+def test_hires_without_the_upscaler_network_uses_lanczos(plain_models):
     assert generate(plain_models, hires_fix=True, use_upscaler=False).upscaler == "lanczos"
 
 
-def test_hires_of_a_small_set_enlarges_once_at_the_end(small_models):
+def test_hires_of_a_small_set_upscales_once_at_the_end(small_models):
     generation = generate(small_models, hires_fix=True)
     assert generation.pixels.shape == (384, 384, 3)
     assert [stage.stage for stage in generation.stages] == ["text", "base", "hires", "decode", "upscale"]
     assert size_limits(generation) == ["128x128", "128x128", "384x384", UPSCALER_NAME]
 
 
-def test_the_second_pass_starts_from_the_enlarged_base_picture(plain_models, monkeypatch):
+def test_the_second_pass_starts_from_the_upscaled_base_image(plain_models, monkeypatch):
     base = generate(plain_models, width_px=256, height_px=256).pixels
-    seen = []
+    encoded = []
     encode = Autoencoder.encode
     monkeypatch.setattr(
         Autoencoder,
         "encode",
-        lambda self, picture, tiled: seen.append(picture) or encode(self, picture, tiled=tiled),
+        lambda self, image, tiled: encoded.append(image) or encode(self, image, tiled=tiled),
     )
     hires = generate(plain_models, width_px=336, height_px=336, hires_fix=True).pixels
     assert hires.shape == (504, 504, 3)
     # 0.75 * 336 = 252 and 504, both up to the set's multiple of 16
     expected = upscale_to(base, Size(512, 512), plain_models.upscaler, lambda: None)
-    assert len(seen) == 1 and np.array_equal(seen[0], expected)
+    assert len(encoded) == 1 and np.array_equal(encoded[0], expected)
 
 
 @pytest.mark.parametrize("refiner", [True, False])
@@ -212,7 +212,7 @@ def test_latents_may_have_any_number_of_channels(tmp_path, refiner):
     assert generate(models).refiner_applied is refiner
 
 
-def test_simple_hires_is_lanczos_alone(plain_models):
+def test_lanczos_scale_is_lanczos_only(plain_models):
     from PIL import Image
 
     base = generate(plain_models).pixels
@@ -234,7 +234,7 @@ def test_every_number_of_steps_works(full_models, steps):
 
 
 @pytest.mark.slow
-def test_a_hundred_and_fifty_steps_work(full_models):
+def test_150_steps_work(full_models):
     events: list[Progress] = []
     generate(full_models, num_inference_steps=150, progress=events)
     assert len(events) == 150 + 45
@@ -247,13 +247,13 @@ def test_guidance_of_one_or_less_halves_the_work(full_models, guidance, batch):
     assert set(base.batches) == set(refiner.batches) == {batch}
 
 
-def test_a_negative_prompt_without_guidance_is_told(plain_models):
+def test_a_negative_prompt_without_guidance_is_warned_of(plain_models):
     warnings = generate(plain_models, guidance_scale=1.0, negative_prompt="blurry").warnings
     assert [warning.code for warning in warnings] == ["option_has_no_effect"]
     assert generate(plain_models, guidance_scale=1.0).warnings == ()
 
 
-def test_schedulers_of_second_order_count_right(plain_models):
+def test_steps_of_second_order_schedulers_are_counted_correctly(plain_models):
     models = load(plain_models.model_set.folder)
     heun = HeunDiscreteScheduler.from_config(models.text_to_image.scheduler.config)
     models.text_to_image.scheduler = models.image_to_image.scheduler = heun
@@ -264,7 +264,7 @@ def test_schedulers_of_second_order_count_right(plain_models):
         assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]
 
 
-def test_words_beyond_the_limit_are_named_for_both_prompts(plain_models):
+def test_truncated_words_are_named_for_both_prompts(plain_models):
     generation = generate(plain_models, prompt="x" * 75 + " red apple", negative_prompt="y" * 75 + " blurry")
     assert [warning.message.split(":")[0] for warning in generation.warnings] == ["prompt", "negative_prompt"]
     assert '"red apple"' in generation.warnings[0].message
@@ -276,7 +276,7 @@ def test_words_beyond_the_limit_are_named_for_both_prompts(plain_models):
 
 @pytest.mark.parametrize("stop", [Cancelled, DeadlineExceeded])
 @pytest.mark.parametrize(("at", "hires"), [(3, False), (9, False), (12, True), (20, True)])
-def test_work_stops_within_one_step_and_what_was_saved_is_counted(full_models, stop, at, hires):
+def test_work_stops_within_one_step_and_saved_steps_are_counted(full_models, stop, at, hires):
     events: list[Progress] = []
 
     def check() -> None:
@@ -291,7 +291,7 @@ def test_work_stops_within_one_step_and_what_was_saved_is_counted(full_models, s
     assert cancelled_steps() - before == total - at
 
 
-def test_a_stopped_request_leaves_no_trace(full_models):
+def test_a_stopped_request_does_not_affect_later_ones(full_models):
     options: dict[str, Any] = {"num_inference_steps": 4, "hires_fix": True, "seed": 3}
     undisturbed = generate(load(full_models.model_set.folder), **options).pixels
     for at in (2, 6, 9):
@@ -336,6 +336,6 @@ def test_stages_account_for_the_time(full_models):
     assert all(stage.peak_vram_bytes is None for stage in generation.stages)
 
 
-def test_the_plan_is_what_is_drawn(small_models):
+def test_the_plan_is_what_is_run(small_models):
     plan = Pipeline(small_models).plan(request_for(width_px=512, height_px=384))
     assert (plan.base, plan.full) == ((128, 128), (512, 384))

@@ -1,4 +1,4 @@
-"""Pictures that must never be an answer, and memory that does not suffice."""
+"""Images that must never be returned, and devices that run out of memory."""
 
 import shutil
 
@@ -22,55 +22,55 @@ def cancelled_steps() -> float:
 
 @pytest.fixture
 def corrupted_models(full_models, tmp_path):
-    """Networks that a test may spoil."""
+    """Networks that a test may corrupt."""
     return load(shutil.copytree(full_models.model_set.folder, tmp_path / "set"))
 
 
-def poison(module: torch.nn.Module, value: float) -> None:
+def fill(module: torch.nn.Module, value: float) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.fill_(value)
 
 
-def test_a_picture_with_nans_is_an_error(corrupted_models):
-    poison(corrupted_models.text_to_image.vae.decoder.conv_out, float("nan"))
+def test_an_image_with_nans_is_an_error(corrupted_models):
+    fill(corrupted_models.text_to_image.vae.decoder.conv_out, float("nan"))
     with pytest.raises(BadImage, match="non-finite"):
         generate(corrupted_models)
 
 
-def test_a_picture_of_one_colour_is_an_error(corrupted_models):
-    poison(corrupted_models.text_to_image.vae.decoder.conv_out, 0.0)
+def test_an_image_of_one_color_is_an_error(corrupted_models):
+    fill(corrupted_models.text_to_image.vae.decoder.conv_out, 0.0)
     with pytest.raises(BadImage, match="single color"):
         generate(corrupted_models)
 
 
 def test_latents_with_nans_are_an_error(corrupted_models):
-    poison(corrupted_models.text_to_image.unet.conv_out, float("nan"))
+    fill(corrupted_models.text_to_image.unet.conv_out, float("nan"))
     with pytest.raises(BadImage, match="diffusion network"):
         generate(corrupted_models, use_refiner=False)
 
 
-def test_warm_up_refuses_networks_that_draw_nothing(corrupted_models):
+def test_warm_up_refuses_networks_that_generate_nothing(corrupted_models):
     Pipeline(corrupted_models).warm_up()
-    poison(corrupted_models.text_to_image.vae.decoder.conv_out, 0.0)
+    fill(corrupted_models.text_to_image.vae.decoder.conv_out, 0.0)
     with pytest.raises(StartupError, match=r"MODEL_SET.*warm-up"):
         Pipeline(corrupted_models).warm_up()
 
 
 def fail_below_float32(vae: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the VAE overflow in 16 bits as SDXL's own does."""
+    """Make the VAE overflow in 16 bits, like that of SDXL."""
     original = vae.decode
 
     def decode(latents, *args, **kwargs):
-        answer = original(latents, *args, **kwargs)
+        output = original(latents, *args, **kwargs)
         if vae.dtype != torch.float32:
-            answer.sample.fill_(float("nan"))
-        return answer
+            output.sample.fill_(float("nan"))
+        return output
 
     monkeypatch.setattr(vae, "decode", decode)
 
 
-def test_a_vae_that_overflows_is_run_again_in_32_bits_and_this_is_told(corrupted_models, monkeypatch):
+def test_a_vae_that_overflows_is_run_again_in_32_bits_with_a_warning(corrupted_models, monkeypatch):
     vae = corrupted_models.text_to_image.vae
     vae.to(torch.bfloat16)
     fail_below_float32(vae, monkeypatch)
@@ -85,7 +85,7 @@ def test_a_vae_that_overflows_is_run_again_in_32_bits_and_this_is_told(corrupted
 
 
 def run_out_of_memory(module: torch.nn.Module, times: int) -> list[bool]:
-    """Let the next `times` forward passes of a module fail as CUDA does; the list says when they did."""
+    """Make the next `times` forward passes of a module fail like CUDA; the list tells which failed."""
     failures: list[bool] = []
 
     def fail(module: object, inputs: object) -> None:
@@ -98,7 +98,7 @@ def run_out_of_memory(module: torch.nn.Module, times: int) -> list[bool]:
 
 
 @pytest.mark.parametrize("where", ["unet", "decoder", "upscaler"])
-def test_short_memory_is_retried_once_and_told(corrupted_models, where):
+def test_a_lack_of_memory_is_retried_once_with_a_warning(corrupted_models, where):
     expected = generate(corrupted_models, hires_fix=True).pixels
     modules = {
         "unet": corrupted_models.text_to_image.unet,
@@ -114,7 +114,7 @@ def test_short_memory_is_retried_once_and_told(corrupted_models, where):
     assert np.corrcoef(generation.pixels.ravel(), expected.ravel())[0, 1] > 0.9
 
 
-def test_memory_that_stays_short_is_an_error_and_the_next_request_is_served(corrupted_models):
+def test_a_lasting_lack_of_memory_is_an_error_and_the_next_request_succeeds(corrupted_models):
     failures = run_out_of_memory(corrupted_models.text_to_image.vae.decoder, 2)
     with pytest.raises(OutOfMemory):
         generate(corrupted_models)
@@ -122,7 +122,7 @@ def test_memory_that_stays_short_is_an_error_and_the_next_request_is_served(corr
     assert generate(corrupted_models).warnings == ()
 
 
-def test_steps_taken_twice_for_memory_are_counted_once(corrupted_models):
+def test_steps_repeated_for_memory_are_counted_once(corrupted_models):
     run_out_of_memory(corrupted_models.text_to_image.unet, 1)
     events: list[Progress] = []
 

@@ -1,6 +1,6 @@
 from atelier_generator.prompt_words import truncated_text, truncation_warning
 
-# The tiny tokenizer makes a token of every letter; 75 of them fit between the two end marks.
+# The tiny tokenizer makes a token of every letter; 75 of them fit between the start and end tokens.
 
 
 def test_a_prompt_that_fits_gives_no_warning(plain_models):
@@ -9,19 +9,19 @@ def test_a_prompt_that_fits_gives_no_warning(plain_models):
     assert truncation_warning("prompt", "x " * 75, [tokenizer, tokenizer]) is None
 
 
-def test_cut_words_are_named(plain_models):
+def test_truncated_words_are_named(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
     warning = truncation_warning("negative_prompt", "x" * 75 + " red  Apple", [tokenizer, tokenizer])
     assert warning.startswith("negative_prompt: 2 words beyond the text encoders' 77 tokens")
     assert '"red  Apple"' in warning
 
 
-def test_a_word_cut_in_the_middle_is_named_whole(plain_models):
+def test_a_partly_truncated_word_is_named_in_full(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
     assert truncated_text(tokenizer, "x" * 73 + " apple pie") == "apple pie"
 
 
-def test_the_encoders_see_just_what_is_not_named(plain_models):
+def test_the_encoders_receive_exactly_what_is_not_named(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
     kept, cut = "x" * 75, "red apple"
     ids = tokenizer(f"{kept} {cut}", truncation=True, max_length=77).input_ids
@@ -36,7 +36,7 @@ def test_a_long_rest_is_shortened_but_counted(plain_models):
     assert warning is not None and len(warning) < 350
 
 
-def test_slow_tokenizers_name_the_rest_too():
+def test_slow_tokenizers_name_truncated_words_too():
     class SlowTokenizer:
         model_max_length = 4
         is_fast = False

@@ -1,4 +1,4 @@
-"""The real networks of SDXL 1.0, without memory: shapes, names, files, tokenizer, scheduler."""
+"""The real networks of SDXL 1.0, without their memory: shapes, names, files, tokenizer, scheduler."""
 
 import hashlib
 import tomllib
@@ -48,8 +48,8 @@ def test_parameters_are_as_many_as_published(kind, part):
 
 
 @pytest.mark.parametrize(("kind", "part"), PARAMETERS)
-def test_a_file_of_our_names_and_shapes_has_the_published_size_to_the_byte(kind, part, tmp_path):
-    """The header of a safetensors file holds every name and shape, so its length tells if one is off."""
+def test_a_file_of_our_names_and_shapes_has_exactly_the_published_size(kind, part, tmp_path):
+    """The header of a safetensors file holds every name and shape, so its length shows if one is wrong."""
     name = f"{part}/{narrow_sdxl.weight_name(part, 'fp16')}"
     with CATALOGUE.open("rb") as file:
         (entry,) = (f for f in tomllib.load(file)["components"][kind]["files"] if f.get("path") == name)
@@ -80,7 +80,7 @@ def test_the_real_configurations_are_read_from_the_shapes_of_a_single_file(kind)
         assert config == published.configuration(kind, part), part
 
 
-def test_single_files_of_the_real_size_are_judged_by_their_headers(tmp_path):
+def test_single_files_of_the_real_size_are_identified_by_their_headers(tmp_path):
     """Files of the real size, sparse: nothing but the headers is read."""
     for kind in ("base", "refiner"):
         parts = [part for part in CLASSES if kind == "base" or part != "text_encoder"]
@@ -100,17 +100,17 @@ def test_the_tokenizer_is_the_published_one():
         assert (len(tokenizer), tokenizer.model_max_length) == (49408, 77)
         cat = tokenizer("A photo of a  Cat", padding="max_length").input_ids
         assert cat == [start, 320, 1125, 539, 320, 2368, end, *[padding] * 70]
-        # Unknown to the merges: the bytes themselves.
+        # Without merges: the bytes themselves.
         assert (
             tokenizer.decode(tokenizer("naïve 漢字 😀").input_ids, skip_special_tokens=True)
             == "naïve 漢字 😀"
         )
-    # The published tokenizer_2 pads with "!", so it takes that for a token of its own.
+    # The published tokenizer_2 pads with "!", so that it is a token of its own.
     assert first("!").input_ids == [start, 256, end]
     assert second("!").input_ids == [start, 0, end]
 
 
-def test_the_scheduler_takes_the_published_timesteps(tmp_path):
+def test_the_scheduler_uses_the_published_timesteps(tmp_path):
     tensors = original_tensors("refiner", "unet", "vae", "text_encoder_2")
     narrow_sdxl.write_sparse(tmp_path / "refiner.safetensors", tensors)
     scheduler = read_pipeline(tmp_path / "refiner.safetensors").scheduler()

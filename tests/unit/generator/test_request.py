@@ -15,7 +15,7 @@ def violations(max_pixels: int = MAX_PIXELS, **options: Any) -> dict[str, str]:
     return {violation.field: violation.message for violation in caught.value.fields}
 
 
-def test_defaults_are_those_of_the_contract():
+def test_defaults_are_the_documented_ones():
     request = GenerateRequest("a cat")
     assert (request.width_px, request.height_px) == (1024, 1024)
     assert (request.num_inference_steps, request.guidance_scale) == (30, 7.5)
@@ -57,7 +57,7 @@ def test_every_bad_field_is_named_at_once():
     assert set(found) == {"prompt", "width_px", "height_px", "num_inference_steps", "seed", "output.quality"}
 
 
-def test_both_kinds_of_hires_exclude_each_other():
+def test_hires_fix_and_lanczos_scale_exclude_each_other():
     assert set(violations(hires_fix=True, lanczos_scale=1.5)) == {"hires_fix", "lanczos_scale"}
 
 
@@ -68,7 +68,7 @@ def test_too_many_pixels_name_both_sides_before_any_work():
     assert "50000000" in found["height_px"]
 
 
-def test_the_limit_is_for_the_finished_picture():
+def test_the_limit_applies_to_the_finished_image():
     GenerateRequest("a cat", hires_fix=True).check_size(1536 * 1536)
     assert set(violations(1536 * 1536 - 1, hires_fix=True)) == {"width_px", "height_px"}
 
@@ -83,7 +83,7 @@ def test_limits_themselves_are_allowed():
         GenerateRequest(**{"prompt": "a", **options}).check_size(MAX_PIXELS)
 
 
-def test_completion_picks_a_seed_and_takes_the_sets_negative_prompt():
+def test_completion_adds_a_seed_and_the_sets_negative_prompt():
     request = GenerateRequest("a cat")
     seeds = {request.completed("blurry").seed for _ in range(20)}
     assert len(seeds) == 20

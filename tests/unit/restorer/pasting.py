@@ -65,7 +65,7 @@ def matrix_of(place: Place) -> np.ndarray:
 
 
 def paste_back(
-    picture: np.ndarray,
+    image: np.ndarray,
     place: Place,
     scale: int,
     change: Callable[[np.ndarray], np.ndarray] = lambda crop: crop,
@@ -76,10 +76,10 @@ def paste_back(
 ) -> Pasted:
     """Cut the face, change the crop, paste it; `offset_px` is an error to be detected."""
     matrix = matrix_of(place)
-    crop = change(cut_crop(picture, matrix))
+    crop = change(cut_crop(image, matrix))
     back = crop_to_picture(matrix, scale)
     back[:, 2] += offset_px
-    before = resample(picture, Size(picture.shape[1] * scale, picture.shape[0] * scale))
+    before = resample(image, Size(image.shape[1] * scale, image.shape[0] * scale))
     after, mask = before.copy(), np.zeros(before.shape[:2], np.uint8)
     paste_face(after, mask, crop, back, scale, visibility, parts)
     return Pasted(before, after, mask)
@@ -90,7 +90,7 @@ def flat(color: tuple[int, int, int]) -> np.ndarray:
 
 
 def portrait() -> np.ndarray:
-    """Return a photograph: a woman's head and shoulders, 240 px; her face of 90 px is around (120, 110)."""
+    """Return a photo: a woman's head and shoulders, 240 px; her face of 90 px is around (120, 110)."""
     return np.ascontiguousarray(data.astronaut()[10:250, 102:342])
 
 

@@ -23,9 +23,9 @@ def landmarks_at(x: float, y: float, size: float, degrees: float = 0.0) -> list[
 
 
 def paste(
-    picture: np.ndarray, landmarks: list[tuple[float, float]], scale: int = 1, visibility: float = 1.0
+    image: np.ndarray, landmarks: list[tuple[float, float]], scale: int = 1, visibility: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    result, mask = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
+    result, mask = image.copy(), np.zeros(image.shape[:2], np.uint8)
     crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
     paste_face(result, mask, crop, crop_to_picture(face_to_crop(landmarks), scale), scale, visibility)
     return result, mask
@@ -60,11 +60,11 @@ def test_outside_the_image_a_crop_has_the_border_color() -> None:
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_pasting_what_was_cut_moves_nothing(scale: int) -> None:
     y, x = np.mgrid[0:50, 0:50]
-    picture = np.stack([5 * x, 5 * y, 245 - 5 * x], axis=2).astype(np.uint8)
+    image = np.stack([5 * x, 5 * y, 245 - 5 * x], axis=2).astype(np.uint8)
     matrix = face_to_crop(landmarks_at(25, 25, 36))
-    large = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale), np.uint8)  # linear
+    large = np.asarray(cv2.resize(image, None, fx=scale, fy=scale), np.uint8)  # linear
     result, mask = large.copy(), np.zeros(large.shape[:2], np.uint8)
-    paste_face(result, mask, cut_crop(picture, matrix), crop_to_picture(matrix, scale), scale)
+    paste_face(result, mask, cut_crop(image, matrix), crop_to_picture(matrix, scale), scale)
     # The ramp rises by 5 / scale levels a px, so half a px of the upscaled image would show.
     shift_px = (result.astype(float) - large)[mask == 255].mean(axis=0) * scale / 5
     assert np.abs(shift_px).max() < 0.2
@@ -76,17 +76,17 @@ def test_pasting_what_was_cut_moves_nothing(scale: int) -> None:
 )
 @pytest.mark.parametrize("degrees", [0, 33])
 def test_nothing_changes_outside_the_mask(x: float, y: float, size: float, degrees: float) -> None:
-    picture = recipe.image("scene", 1, 120, 160)
-    result, mask = paste(picture, landmarks_at(x, y, size, degrees))
-    np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
+    image = recipe.image("scene", 1, 120, 160)
+    result, mask = paste(image, landmarks_at(x, y, size, degrees))
+    np.testing.assert_array_equal(result[mask == 0], image[mask == 0])
     assert mask.any()
 
 
 def test_a_face_outside_the_image_changes_nothing() -> None:
-    picture = recipe.image("scene", 1, 120, 160)
-    result, mask = paste(picture, landmarks_at(-500, 60, 100))
+    image = recipe.image("scene", 1, 120, 160)
+    result, mask = paste(image, landmarks_at(-500, 60, 100))
     assert not mask.any()
-    np.testing.assert_array_equal(result, picture)
+    np.testing.assert_array_equal(result, image)
 
 
 def test_a_face_that_covers_the_image_is_pasted_entirely() -> None:
@@ -95,33 +95,33 @@ def test_a_face_that_covers_the_image_is_pasted_entirely() -> None:
 
 
 def test_visibility_scales_the_blend_and_its_mask() -> None:
-    picture = recipe.image("scene", 1, 120, 160)
-    whole, mask = paste(picture, landmarks_at(80, 60, 90))
-    half, half_mask = paste(picture, landmarks_at(80, 60, 90), visibility=0.5)
+    image = recipe.image("scene", 1, 120, 160)
+    whole, mask = paste(image, landmarks_at(80, 60, 90))
+    half, half_mask = paste(image, landmarks_at(80, 60, 90), visibility=0.5)
     np.testing.assert_allclose(half_mask, mask / 2, atol=0.6)
-    np.testing.assert_allclose(half, (picture.astype(float) + whole) / 2, atol=1.6)
-    none, no_mask = paste(picture, landmarks_at(80, 60, 90), visibility=0.0)
+    np.testing.assert_allclose(half, (image.astype(float) + whole) / 2, atol=1.6)
+    none, no_mask = paste(image, landmarks_at(80, 60, 90), visibility=0.0)
     assert not no_mask.any()
-    np.testing.assert_array_equal(none, picture)
+    np.testing.assert_array_equal(none, image)
 
 
 def test_masks_of_overlapping_faces_are_combined() -> None:
-    picture = recipe.image("scene", 1, 120, 160)
-    _, first = paste(picture, landmarks_at(60, 60, 80))
-    _, second = paste(picture, landmarks_at(100, 60, 80))
-    result, both = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
+    image = recipe.image("scene", 1, 120, 160)
+    _, first = paste(image, landmarks_at(60, 60, 80))
+    _, second = paste(image, landmarks_at(100, 60, 80))
+    result, both = image.copy(), np.zeros(image.shape[:2], np.uint8)
     crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
     for x in (60, 100):
         matrix = crop_to_picture(face_to_crop(landmarks_at(x, 60, 80)), 1)
         paste_face(result, both, crop, matrix, 1)
     np.testing.assert_array_equal(both == 0, (first == 0) & (second == 0))
     assert (both >= np.maximum(first, second)).all()
-    np.testing.assert_array_equal(result[both == 0], picture[both == 0])
+    np.testing.assert_array_equal(result[both == 0], image[both == 0])
 
 
 def test_the_blend_rounds_to_the_nearest_level() -> None:
-    picture = np.full((120, 160, 3), 100, np.uint8)
-    result, mask = picture.copy(), np.zeros((120, 160), np.uint8)
+    image = np.full((120, 160, 3), 100, np.uint8)
+    result, mask = image.copy(), np.zeros((120, 160), np.uint8)
     crop = np.full((CROP_SIZE, CROP_SIZE, 3), 201, np.uint8)
     paste_face(result, mask, crop, crop_to_picture(face_to_crop(landmarks_at(80, 60, 90)), 1), 1)
     expected = np.rint(100 + mask.astype(np.float64)[..., None] / 255 * 101)
@@ -171,14 +171,14 @@ def test_a_parts_mask_is_soft_and_0_along_the_border() -> None:
 
 @pytest.mark.parametrize("scale", [1, 2])
 def test_a_parsed_face_changes_only_its_parts(scale: int) -> None:
-    picture = recipe.image("scene", 1, 120 * scale, 160 * scale)
+    image = recipe.image("scene", 1, 120 * scale, 160 * scale)
     crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
     matrix = crop_to_picture(face_to_crop(landmarks_at(80, 60, 90, 20)), scale)
     masks = []
     for parts in (None, soften_parts(restored_parts(face_classes()))):
-        result, mask = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
+        result, mask = image.copy(), np.zeros(image.shape[:2], np.uint8)
         paste_face(result, mask, crop, matrix, scale, parts=parts)
-        np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
+        np.testing.assert_array_equal(result[mask == 0], image[mask == 0])
         masks.append(mask)
     square, parsed = masks
     assert (parsed <= square).all()
@@ -187,34 +187,34 @@ def test_a_parsed_face_changes_only_its_parts(scale: int) -> None:
 
 def test_16_bits_keep_every_level_outside_and_blend_finer_inside() -> None:
     generator = np.random.default_rng(1)
-    picture = generator.integers(0, 65536, (120, 160, 3), dtype=np.uint16)
-    result, mask = paste(picture, landmarks_at(80, 60, 90))
+    image = generator.integers(0, 65536, (120, 160, 3), dtype=np.uint16)
+    result, mask = paste(image, landmarks_at(80, 60, 90))
     assert result.dtype == np.uint16
-    np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
-    eight, same_mask = paste((picture // 257).astype(np.uint8), landmarks_at(80, 60, 90))
+    np.testing.assert_array_equal(result[mask == 0], image[mask == 0])
+    eight, same_mask = paste((image // 257).astype(np.uint8), landmarks_at(80, 60, 90))
     np.testing.assert_array_equal(mask, same_mask)
     np.testing.assert_allclose(result / 257, eight, atol=1.6)
 
 
 def test_an_aligned_face_is_blended_everywhere_or_in_its_parts() -> None:
-    picture = recipe.image("scene", 1, CROP_SIZE, CROP_SIZE)
+    image = recipe.image("scene", 1, CROP_SIZE, CROP_SIZE)
     crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
-    whole, mask = blend_aligned(picture, crop)
+    whole, mask = blend_aligned(image, crop)
     np.testing.assert_array_equal(whole, crop)
     assert (mask == 255).all()
     parts = soften_parts(restored_parts(face_classes()))
-    part, mask = blend_aligned(picture, crop, 0.5, parts)
-    np.testing.assert_array_equal(part[mask == 0], picture[mask == 0])
+    part, mask = blend_aligned(image, crop, 0.5, parts)
+    np.testing.assert_array_equal(part[mask == 0], image[mask == 0])
     np.testing.assert_array_equal(mask, np.rint(parts / 2))  # to even, as OpenCV rounds
     assert not (part == crop).all(axis=2).all()
 
 
 def test_a_face_of_a_few_px_has_a_mask_without_a_feather() -> None:
-    picture = recipe.image("scene", 1, 120, 160)
-    result, mask = paste(picture, landmarks_at(80, 60, 12))
+    image = recipe.image("scene", 1, 120, 160)
+    result, mask = paste(image, landmarks_at(80, 60, 12))
     assert set(np.unique(mask)) >= {0, 255}
     assert (mask > 0).sum() < 12**2
-    np.testing.assert_array_equal(result[mask == 0], picture[mask == 0])
+    np.testing.assert_array_equal(result[mask == 0], image[mask == 0])
 
 
 def test_sharpness_is_higher_for_a_sharp_crop_than_for_a_blurred_one() -> None:

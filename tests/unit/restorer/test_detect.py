@@ -32,7 +32,7 @@ def detector_of(faces: dict[tuple[int, int], float]) -> FaceDetector:
     return FaceDetector.from_state_dict(detector_state(faces), CPU)
 
 
-def picture(seed: int, height: int = 96, width: int = 128) -> np.ndarray:
+def image_of(seed: int, height: int = 96, width: int = 128) -> np.ndarray:
     return recipe.image("retinaface", seed, height, width)
 
 
@@ -56,15 +56,15 @@ def test_weights_of_something_else_are_refused() -> None:
 
 def test_half_precision_weights_run_in_float32() -> None:
     state = {k: v.half() if v.is_floating_point() else v for k, v in detector_state().items()}
-    offsets, scores, _ = FaceDetector.from_state_dict(state, CPU).raw(picture(1)[None])
+    offsets, scores, _ = FaceDetector.from_state_dict(state, CPU).raw(image_of(1)[None])
     assert offsets.dtype == scores.dtype == torch.float32
 
 
 def test_a_batch_of_images_of_several_shapes_equals_each_alone(random: FaceDetector) -> None:
-    pictures = [picture(1), picture(2, 64, 64), picture(3), picture(4, 64, 64)]
-    together = random.detect(pictures, size_px=0, min_confidence=0.8)
+    images = [image_of(1), image_of(2, 64, 64), image_of(3), image_of(4, 64, 64)]
+    together = random.detect(images, size_px=0, min_confidence=0.8)
     assert any(together)
-    for one, faces in zip(pictures, together, strict=True):
+    for one, faces in zip(images, together, strict=True):
         alone = random.detect([one], size_px=0, min_confidence=0.8)[0]
         assert len(alone) == len(faces)
         for a, b in zip(alone, faces, strict=True):
@@ -75,7 +75,7 @@ def test_a_batch_of_images_of_several_shapes_equals_each_alone(random: FaceDetec
 def test_faces_are_in_px_of_the_image_whatever_the_detectors_input_size() -> None:
     detector = detector_of({FACES_OF_512_PX: 0.9})
     for height, width in ((320, 320), (640, 800), (1280, 1280), (200, 300)):
-        faces = detector.detect([picture(1, height, width)], size_px=640, min_confidence=0.5)[0]
+        faces = detector.detect([image_of(1, height, width)], size_px=640, min_confidence=0.5)[0]
         scale = 640 / min(height, width)
         for face in faces:
             assert face.size_px == pytest.approx(512 / scale, rel=0.01)
@@ -86,13 +86,13 @@ def test_faces_are_in_px_of_the_image_whatever_the_detectors_input_size() -> Non
 
 def test_the_threshold_is_strict_and_the_highest_confidence_comes_first() -> None:
     detector = detector_of({FACES_OF_512_PX: 0.9, FACES_OF_256_PX: 0.7})
-    faces = detector.detect([picture(1)], size_px=640, min_confidence=0.5)[0]
+    faces = detector.detect([image_of(1)], size_px=640, min_confidence=0.5)[0]
     confidences = [face.confidence for face in faces]
     assert confidences == sorted(confidences, reverse=True)
     assert {round(c, 3) for c in confidences} == {0.9, 0.7}
     assert [face.index for face in faces] == list(range(len(faces)))
     exact = confidences[0]
-    assert detector.detect([picture(1)], size_px=640, min_confidence=exact)[0] == []
+    assert detector.detect([image_of(1)], size_px=640, min_confidence=exact)[0] == []
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def test_extreme_shapes(
     height: int, width: int, resized: tuple[int, int], shapes: list[tuple[int, ...]]
 ) -> None:
     detector = detector_of({FACES_OF_256_PX: 0.9})
-    resized_faces = detector.detect([picture(1, height, width)], size_px=640, min_confidence=0.5)[0]
-    as_is = detector.detect([picture(1, height, width)], size_px=0, min_confidence=0.5)[0]
+    resized_faces = detector.detect([image_of(1, height, width)], size_px=640, min_confidence=0.5)[0]
+    as_is = detector.detect([image_of(1, height, width)], size_px=0, min_confidence=0.5)[0]
     assert shapes == [(1, *resized, 3), (1, height, width, 3)]
     assert resized_faces and as_is
     for face in (*resized_faces, *as_is):
@@ -134,12 +134,12 @@ def test_extreme_shapes(
 
 def test_a_panorama_is_limited_to_the_longest_side(shapes: Shapes) -> None:
     detector = detector_of({FACES_OF_256_PX: 0.9})
-    detector.detect([picture(1, 64, 6400), picture(1, 480, 640)], size_px=64, min_confidence=0.5)
+    detector.detect([image_of(1, 64, 6400), image_of(1, 480, 640)], size_px=64, min_confidence=0.5)
     assert shapes == [(1, 25, MAX_SIDE_PX, 3), (1, 64, 85, 3)]
 
 
 def test_full_resolution_is_not_resized(shapes: Shapes) -> None:
-    detector_of({FACES_OF_256_PX: 0.9}).detect([picture(1, 32, 4000)], size_px=0, min_confidence=0.5)
+    detector_of({FACES_OF_256_PX: 0.9}).detect([image_of(1, 32, 4000)], size_px=0, min_confidence=0.5)
     assert shapes == [(1, 32, 4000, 3)]
 
 
@@ -155,7 +155,9 @@ def test_an_image_too_large_for_full_resolution_is_refused(
 
 
 def test_a_box_may_extend_beyond_the_image() -> None:
-    faces = detector_of({FACES_OF_512_PX: 0.9}).detect([picture(1, 64, 64)], size_px=0, min_confidence=0.5)[0]
+    faces = detector_of({FACES_OF_512_PX: 0.9}).detect([image_of(1, 64, 64)], size_px=0, min_confidence=0.5)[
+        0
+    ]
     assert min(faces[0].box) < 0 and max(faces[0].box) > 64
 
 
@@ -163,7 +165,7 @@ def test_an_output_of_nan_is_an_error_rather_than_no_face() -> None:
     state = detector_state()
     state["ClassHead.0.conv1x1.bias"][0] = float("nan")
     with pytest.raises(BadImage):
-        FaceDetector.from_state_dict(state, CPU).detect([picture(1)], size_px=0, min_confidence=0.5)
+        FaceDetector.from_state_dict(state, CPU).detect([image_of(1)], size_px=0, min_confidence=0.5)
 
 
 def test_anchors_are_ordered_by_level_row_column_size() -> None:

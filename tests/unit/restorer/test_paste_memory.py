@@ -16,7 +16,7 @@ from tests.unit.restorer.pasting import Place, matrix_of
 CROP = recipe.image("face", 1, 512, 512)
 
 
-def peak_bytes(picture: np.ndarray, place: Place, parsed: bool) -> int:
+def peak_bytes(image: np.ndarray, place: Place, parsed: bool) -> int:
     """Return the peak of the memory that pasting one face allocates."""
     matrix = crop_to_picture(matrix_of(place), 1)
     classes = np.zeros((512, 512), np.uint8)
@@ -24,7 +24,7 @@ def peak_bytes(picture: np.ndarray, place: Place, parsed: bool) -> int:
     tracemalloc.start()
     try:
         parts = soften_parts(restored_parts(classes)) if parsed else None
-        paste_face(picture, None, CROP, matrix, 1, parts=parts)
+        paste_face(image, None, CROP, matrix, 1, parts=parts)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -38,7 +38,7 @@ def test_a_face_takes_as_much_memory_in_an_image_of_24_megapixels_as_in_one_of_1
 ) -> None:
     small: PixelArray = np.full((816, 1224, 3), 90, dtype)
     large: PixelArray = np.full((4000, 6000, 3), 90, dtype)
-    least, most = (peak_bytes(picture, place, parsed) for picture in (small, large))
+    least, most = (peak_bytes(image, place, parsed) for image in (small, large))
     assert least > 100_000, "OpenCV's allocations are traced"
     assert most <= 1.01 * least
     assert most < large.nbytes / 4

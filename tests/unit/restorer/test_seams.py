@@ -32,7 +32,7 @@ TONE_LEVELS = 24
 
 
 @pytest.fixture(scope="module")
-def photograph() -> np.ndarray:
+def photo() -> np.ndarray:
     return portrait()
 
 
@@ -56,18 +56,18 @@ def shift_px(pasted: Pasted) -> np.ndarray:
     return -shift[::-1]
 
 
-def mean_shift_px(picture: np.ndarray, place: Place, scale: int, offset_px: float = 0.0) -> np.ndarray:
+def mean_shift_px(image: np.ndarray, place: Place, scale: int, offset_px: float = 0.0) -> np.ndarray:
     """Return the mean shift over the image and its mirror images.
 
-    A crop is a little blurred, and a blurred picture registers nearer to its heavy side. Mirrored, that pulls
+    A crop is a little blurred, and a blurred image registers nearer to its heavy side. Mirrored, that pulls
     the other way, while a shift stays one.
     """
-    last = picture.shape[0] - 1
+    last = image.shape[0] - 1
     mirrored = [
-        (picture, place),
-        (picture[:, ::-1], place._replace(x=last - place.x, roll=-place.roll)),
-        (picture[::-1], place._replace(y=last - place.y, roll=-place.roll)),
-        (picture[::-1, ::-1], place._replace(x=last - place.x, y=last - place.y)),
+        (image, place),
+        (image[:, ::-1], place._replace(x=last - place.x, roll=-place.roll)),
+        (image[::-1], place._replace(y=last - place.y, roll=-place.roll)),
+        (image[::-1, ::-1], place._replace(x=last - place.x, y=last - place.y)),
     ]
     pasted = (paste_back(np.ascontiguousarray(p), at, scale, offset_px=offset_px) for p, at in mirrored)
     return np.mean([shift_px(one) for one in pasted], axis=0)
@@ -75,20 +75,20 @@ def mean_shift_px(picture: np.ndarray, place: Place, scale: int, offset_px: floa
 
 @pytest.mark.parametrize("place", INSIDE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_nothing_is_shifted(photograph: np.ndarray, scale: int, place: Place) -> None:
-    assert np.abs(mean_shift_px(photograph, place, scale)).max() < 0.05
+def test_nothing_is_shifted(photo: np.ndarray, scale: int, place: Place) -> None:
+    assert np.abs(mean_shift_px(photo, place, scale)).max() < 0.05
 
 
-@pytest.mark.parametrize("side", [400, 800])  # in the picture with all of its square; larger than the crop
+@pytest.mark.parametrize("side", [400, 800])  # in the image with all of its square; larger than the crop
 @pytest.mark.parametrize("scale", [1, 2])
 def test_a_large_face_is_not_shifted(scale: int, side: int) -> None:
     assert np.abs(mean_shift_px(data.astronaut(), Place(256, 256, side, 12), scale)).max() < 0.05
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_the_registration_sees_a_tenth_of_a_pixel(photograph: np.ndarray, scale: int) -> None:
+def test_the_registration_sees_a_tenth_of_a_pixel(photo: np.ndarray, scale: int) -> None:
     for place in INSIDE:
-        found = mean_shift_px(photograph, place, scale, offset_px=0.1)
+        found = mean_shift_px(photo, place, scale, offset_px=0.1)
         assert found.min() > 0.05 and found.max() < 0.15
 
 
@@ -127,12 +127,10 @@ def another_tone(crop: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("place", INSIDE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_the_ring_around_the_face_keeps_its_mean_color(
-    photograph: np.ndarray, scale: int, place: Place
-) -> None:
-    for picture in [photograph, *map(flat, FLAT_COLORS)]:
+def test_the_ring_around_the_face_keeps_its_mean_color(photo: np.ndarray, scale: int, place: Place) -> None:
+    for image in [photo, *map(flat, FLAT_COLORS)]:
         for change in (np.copy, another_middle):
-            pasted = paste_back(picture, place, scale, change)
+            pasted = paste_back(image, place, scale, change)
             around = ring(pasted.mask, scale)
             assert np.abs(pasted.change[around].mean(axis=0)).max() < 1
         assert np.abs(pasted.change[pasted.mask == 255]).max() > 30, "the middle is another one"
@@ -153,16 +151,14 @@ def test_another_tone_leaves_no_rectangle(scale: int, place: Place) -> None:
 
 def strands() -> np.ndarray:
     """Return thin dark strands of hair on skin, from the center outwards, so that all cross the border."""
-    picture = flat((205, 170, 150))
+    image = flat((205, 170, 150))
     generator = np.random.default_rng(0)
     along = np.linspace(0, 170, 30)
     for _ in range(70):
         angle = generator.uniform(0, 2 * np.pi) + generator.uniform(-0.004, 0.004) * along
         points = np.stack([120 + along * np.cos(angle), 115 + along * np.sin(angle)], axis=1)
-        cv2.polylines(
-            picture, [np.rint(points * 16).astype(np.int32)], False, (40, 25, 20), 1, cv2.LINE_AA, 4
-        )
-    return picture
+        cv2.polylines(image, [np.rint(points * 16).astype(np.int32)], False, (40, 25, 20), 1, cv2.LINE_AA, 4)
+    return image
 
 
 @pytest.mark.parametrize("place", INSIDE)
@@ -178,24 +174,24 @@ def test_hair_continues_across_the_border(scale: int, place: Place) -> None:
 
 @pytest.mark.parametrize("place", INSIDE + ACROSS_THE_EDGE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_pixel_outside_the_mask_is_unchanged(photograph: np.ndarray, scale: int, place: Place) -> None:
-    pasted = paste_back(photograph, place, scale, another_tone)
+def test_every_pixel_outside_the_mask_is_unchanged(photo: np.ndarray, scale: int, place: Place) -> None:
+    pasted = paste_back(photo, place, scale, another_tone)
     np.testing.assert_array_equal(pasted.after[pasted.mask == 0], pasted.before[pasted.mask == 0])
     assert np.abs(pasted.change).max() > 0
 
 
 @pytest.mark.parametrize("place", [INSIDE[1], INSIDE[3], ACROSS_THE_EDGE[2]])
 @pytest.mark.parametrize("scale", SCALES)
-def test_half_visibility_is_half_way(photograph: np.ndarray, scale: int, place: Place) -> None:
-    whole = paste_back(photograph, place, scale, another_tone)
-    half = paste_back(photograph, place, scale, another_tone, visibility=0.5)
+def test_half_visibility_is_half_way(photo: np.ndarray, scale: int, place: Place) -> None:
+    whole = paste_back(photo, place, scale, another_tone)
+    half = paste_back(photo, place, scale, another_tone, visibility=0.5)
     np.testing.assert_allclose(half.change, whole.change / 2, atol=1)
     np.testing.assert_allclose(half.mask, whole.mask / 2, atol=1)
 
 
 def test_the_later_of_two_faces_that_overlap_has_no_seam_in_the_first() -> None:
-    picture = flat((90, 120, 60))
-    first = paste_back(picture, Place(90, 120, 100), 1, another_tone).after
+    image = flat((90, 120, 60))
+    first = paste_back(image, Place(90, 120, 100), 1, another_tone).after
     second = paste_back(first, Place(140, 130, 100, 25), 1)
     assert np.abs(second.change).max() <= 4  # the feather of the first, interpolated twice
 
@@ -217,10 +213,10 @@ def parsed_face(hair_beyond_the_crop: bool) -> np.ndarray:
 def test_a_parsed_mask_is_the_lower_of_its_square_and_its_parts(
     place: Place, hair_beyond_the_crop: bool
 ) -> None:
-    picture, parts = data.astronaut(), parsed_face(hair_beyond_the_crop)
-    square = paste_back(picture, place, 1).mask
+    image, parts = data.astronaut(), parsed_face(hair_beyond_the_crop)
+    square = paste_back(image, place, 1).mask
     drawn = cv2.warpAffine(parts, crop_to_picture(matrix_of(place), 1), (512, 512))
-    pasted = paste_back(picture, place, 1, another_tone, parts=parts)
+    pasted = paste_back(image, place, 1, another_tone, parts=parts)
     np.testing.assert_allclose(pasted.mask, np.minimum(square, drawn).astype(int), atol=1)
     if hair_beyond_the_crop:
         assert (square < drawn - 100).any(), "here the square ends first"
@@ -229,13 +225,13 @@ def test_a_parsed_mask_is_the_lower_of_its_square_and_its_parts(
 @pytest.mark.parametrize("place", INSIDE[2:] + ACROSS_THE_EDGE)
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_parsed_face_has_no_outline(scale: int, place: Place) -> None:
-    picture = flat((90, 120, 60))
+    image = flat((90, 120, 60))
     for hair in (False, True):
         parts = parsed_face(hair)
-        unchanged = paste_back(picture, place, scale, parts=parts)
+        unchanged = paste_back(image, place, scale, parts=parts)
         assert np.abs(unchanged.change).max() <= 1
-        lighter = paste_back(picture, place, scale, another_tone, parts=parts)
-        square = paste_back(picture, place, scale, another_tone)
+        lighter = paste_back(image, place, scale, another_tone, parts=parts)
+        square = paste_back(image, place, scale, another_tone)
         # But for a level of rounding: of a parsed crop only the part that shows is drawn.
         assert (lighter.mask <= square.mask.astype(int) + 1).all(), "it stays within the square"
         assert (lighter.after[lighter.mask == 0] == lighter.before[lighter.mask == 0]).all()
@@ -246,11 +242,11 @@ def test_a_parsed_face_has_no_outline(scale: int, place: Place) -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_parsed_face_leaves_the_ring_and_continues_in_its_hair(photograph: np.ndarray, scale: int) -> None:
+def test_a_parsed_face_leaves_the_ring_and_continues_in_its_hair(photo: np.ndarray, scale: int) -> None:
     place = Place(120, 115, 150, -33)
     parts = parsed_face(hair_beyond_the_crop=True)
-    pasted = paste_back(photograph, place, scale, another_middle, parts=parts)
-    square = paste_back(photograph, place, scale).mask
+    pasted = paste_back(photo, place, scale, another_middle, parts=parts)
+    square = paste_back(photo, place, scale).mask
     assert np.abs(pasted.change[ring(square, scale)].mean(axis=0)).max() < 1
     assert np.abs(pasted.change[pasted.mask == 255]).max() > 30
     hairy = paste_back(strands(), place, scale, another_middle, parts=parts)

@@ -26,7 +26,7 @@ from tests.unit.restorer.pasting import (
 )
 
 LEVELS = 24
-PICTURES = [portrait(), *map(flat, FLAT_COLORS[1:3])]
+IMAGES = [portrait(), *map(flat, FLAT_COLORS[1:3])]
 ALL_PLACES = INSIDE + ACROSS_THE_EDGE
 Y, X = np.mgrid[0:CROP_SIZE, 0:CROP_SIZE]
 FACE = np.hypot((X - 256) / 125, (Y - 280) / 150) < 0.9
@@ -66,8 +66,8 @@ def shift_of_ring(pasted: Pasted, scale: int) -> float:
 
 @pytest.mark.parametrize("place", ALL_PLACES)
 def test_a_network_that_keeps_the_border_is_not_corrected(place: Place) -> None:
-    for picture in PICTURES:
-        crop = cut_crop(picture, matrix_of(place))
+    for image in IMAGES:
+        crop = cut_crop(image, matrix_of(place))
         for change in (np.copy, another_face):
             np.testing.assert_array_equal(matched(place, change)(crop), change(crop))
 
@@ -78,17 +78,17 @@ def test_a_network_that_keeps_the_border_is_not_corrected(place: Place) -> None:
 def test_the_ring_keeps_its_mean_color_whatever_tone_was_added(
     change: Callable[[np.ndarray], np.ndarray], scale: int, place: Place
 ) -> None:
-    for picture in PICTURES:
-        assert shift_of_ring(paste_back(picture, place, scale, matched(place, change)), scale) < 1
-    plain = paste_back(PICTURES[0], place, scale, change)
+    for image in IMAGES:
+        assert shift_of_ring(paste_back(image, place, scale, matched(place, change)), scale) < 1
+    plain = paste_back(IMAGES[0], place, scale, change)
     assert shift_of_ring(plain, scale) > 1.5, "what was added would have shown"
 
 
 @pytest.mark.parametrize("change", [lighter, tinted])
 def test_the_face_keeps_every_pixel_of_the_network(change: Callable[[np.ndarray], np.ndarray]) -> None:
     place = INSIDE[2]
-    for picture in PICTURES:
-        crop = cut_crop(picture, matrix_of(place))
+    for image in IMAGES:
+        crop = cut_crop(image, matrix_of(place))
         np.testing.assert_array_equal(matched(place, change)(crop)[FACE], change(crop)[FACE])
 
 
@@ -106,8 +106,8 @@ def test_no_box_is_left_in_a_flat_image() -> None:
 @pytest.mark.parametrize("place", ACROSS_THE_EDGE[:-1])
 @pytest.mark.parametrize("scale", [1, 2])
 def test_a_face_across_the_edge_matches_the_part_inside_the_image(scale: int, place: Place) -> None:
-    for picture in PICTURES:
-        pasted = paste_back(picture, place, scale, matched(place, lighter))
+    for image in IMAGES:
+        pasted = paste_back(image, place, scale, matched(place, lighter))
         # of a face of 20 px at a corner the ring is a handful of pixels
         assert shift_of_ring(pasted, scale) < (1 if place.side > 20 else 2)
 
@@ -142,7 +142,7 @@ def test_white_stays_white() -> None:
     crop = np.full((CROP_SIZE, CROP_SIZE, 3), 255, np.uint8)
     restored = crop.copy()
     restored[::2] = 155
-    whole = np.array([[1, 0, 0], [0, 1, 0]], np.float64)  # the crop is the picture
+    whole = np.array([[1, 0, 0], [0, 1, 0]], np.float64)  # the crop is the image
     rim = match_tone(restored, crop, whole, CROP_SIZE, CROP_SIZE)[:40]
     assert (rim[1::2] == 255).all(), "half of the difference more than white is white"
     assert (rim[::2] == 205).all()

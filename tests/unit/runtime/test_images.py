@@ -71,12 +71,12 @@ def test_the_orientation_is_applied_and_then_written_as_1() -> None:
 
 def test_of_a_cameras_file_with_several_images_the_first_is_used() -> None:
     y, x = np.mgrid[0:40, 0:60]
-    photograph = Image.fromarray(np.dstack([4 * x, 6 * y, 2 * x + 3 * y]).astype(np.uint8))
+    photo = Image.fromarray(np.dstack([4 * x, 6 * y, 2 * x + 3 * y]).astype(np.uint8))
     preview = Image.new("RGB", (16, 16), "red")
-    data = saved(photograph, "MPO", save_all=True, append_images=[preview], quality=95)
+    data = saved(photo, "MPO", save_all=True, append_images=[preview], quality=95)
     picture = decode(data)
     assert (picture.format, picture.width, picture.height) == ("jpeg", 60, 40)
-    assert np.abs(picture.rgb.astype(int) - np.asarray(photograph)).mean() < 3
+    assert np.abs(picture.rgb.astype(int) - np.asarray(photo)).mean() < 3
 
 
 def png_header(width: int, height: int) -> bytes:

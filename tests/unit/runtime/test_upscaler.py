@@ -54,8 +54,17 @@ def upscaler(component: Component) -> Upscaler:
     return Upscaler.load(component, CPU)
 
 
-def test_a_crop_is_taken_from_the_center() -> None:
+def test_a_crop_is_centered_and_exact() -> None:
     assert center_crop(Size(100, 60), Size(40, 60)) == (30, 0, 70, 60)
+    assert center_crop(Size(1024, 1024), Size(1000, 1016)) == (12, 4, 1012, 1020)
+
+
+def test_a_covering_box_is_centered_and_has_the_aspect_ratio_of_the_target() -> None:
+    assert covering_box(Size(256, 64), Size(2048, 256)) == (0, 16, 256, 48)
+    left, top, right, bottom = covering_box(Size(256, 256), Size(1024, 1000))
+    assert (left, right) == (0, 256)
+    assert (bottom - top) / (right - left) == pytest.approx(1000 / 1024)
+    assert top == pytest.approx(256 - bottom)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""CPU-bound work runs off the event loop, a limited number of functions at a time."""
+
+import asyncio
+import threading
+
+import pytest
+
+from atelier_restorer.cpu_pool import CpuPool
+
+
+class Work:
+    """A function that runs until `release`, and counts how many run at the same time."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.running = 0
+        self.most = 0
+        self.threads: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> str:
+        with self._lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            self.threads.add(threading.get_ident())
+        assert self.release.wait(30)
+        with self._lock:
+            self.running -= 1
+        return "done"
+
+
+async def until_running(work: Work, count: int) -> None:
+    async with asyncio.timeout(30):
+        while work.running < count:
+            await asyncio.sleep(0.005)
+
+
+async def test_functions_run_in_threads_at_most_size_at_a_time() -> None:
+    pool, work = CpuPool(2), Work()
+    calls = [asyncio.create_task(pool.run(work)) for _ in range(5)]
+    await until_running(work, 2)
+    await asyncio.sleep(0.05)
+    assert work.running == 2
+    work.release.set()
+    assert await asyncio.gather(*calls) == ["done"] * 5
+    assert work.most == 2 and threading.get_ident() not in work.threads
+
+
+async def test_a_waiting_caller_that_is_cancelled_does_not_start_its_function() -> None:
+    pool, first, second = CpuPool(1), Work(), Work()
+    call = asyncio.create_task(pool.run(first))
+    await until_running(first, 1)
+    waiting = asyncio.create_task(pool.run(second))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    first.release.set()
+    assert await call == "done"
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert second.most == 0
+
+
+async def test_an_error_is_raised_and_frees_the_thread() -> None:
+    pool = CpuPool(1)
+
+    def fail() -> None:
+        raise ValueError("a corrupt image")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="corrupt"):
+            await pool.run(fail)
+    assert await pool.run(lambda: 7) == 7
