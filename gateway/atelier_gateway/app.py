@@ -11,13 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from atelier_gateway import __version__
 from atelier_gateway.api import native
-from atelier_gateway.api.native.errors import error_response, handle_unmatched
+from atelier_gateway.api.native.errors import NativeRoute
 from atelier_gateway.api.native.openapi import DESCRIPTION
 from atelier_gateway.api.native.report import REPORT_HEADER
 from atelier_gateway.backends.client import GeneratorClient, RestorerClient
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import Health
+from atelier_gateway.http.errors import ErrorRenderer
 from atelier_gateway.http.meta import add_docs, add_metrics
 from atelier_gateway.http.middleware import RequestContextMiddleware
 from atelier_gateway.settings import GatewaySettings
@@ -52,8 +53,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     add_docs(app)
     add_metrics(app, metrics.build_registry("gateway"))
-    app.add_exception_handler(HTTPException, handle_unmatched)
-    _add_middleware(app, settings)
+    errors = ErrorRenderer({"": NativeRoute})
+    app.add_exception_handler(HTTPException, errors.handle_unmatched)
+    app.add_middleware(RequestContextMiddleware, render_error=errors.render)
+    _add_cors(app, settings)
     return app
 
 
@@ -71,8 +74,7 @@ def _clients(settings: GatewaySettings) -> tuple[GeneratorClient, RestorerClient
     )
 
 
-def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
-    app.add_middleware(RequestContextMiddleware, render_error=error_response)
+def _add_cors(app: FastAPI, settings: GatewaySettings) -> None:
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -19,6 +19,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Literal, Self, TypeVar
 
 import grpc
@@ -26,6 +27,7 @@ import grpc
 from atelier_runtime import metrics
 from atelier_runtime.channel import channel_options
 from atelier_runtime.errors import (
+    DEFAULT_RETRY_AFTER_S,
     AtelierError,
     BodyTooLarge,
     Cancelled,
@@ -41,7 +43,6 @@ from atelier_runtime.errors import (
 from atelier_runtime.images import message_limit_bytes
 from atelier_runtime.rpc_errors import from_rpc_error
 
-_UNREACHABLE_RETRY_AFTER_S = 5.0
 _RESOLVE_AGAIN_MS = 2_000
 
 _MAX_ATTEMPTS = 3
@@ -89,6 +90,7 @@ class BackendChannel:
         self._channel: grpc.aio.Channel
         self.status_channel: grpc.aio.Channel
         """Reaches replicas that are not ready too: one that is loading or draining can still report so."""
+        self._replaced_at = -math.inf
         self._closing: set[asyncio.Task[None]] = set()
         self._retry_budget = _MAX_RETRY_BUDGET
         metrics.BACKEND_PENDING.labels(backend)
@@ -126,6 +128,8 @@ class BackendChannel:
                     result = await once(self._channel)
                 except grpc.aio.AioRpcError as rpc_error:
                     error = to_atelier_error(self._backend, rpc_error)
+                except InternalError as unusable:  # the replica responded, with what it must not send
+                    error = unusable
                 else:
                     self._retry_budget = min(self._retry_budget + _RETRIES_PER_SUCCESS, _MAX_RETRY_BUDGET)
                     return result
@@ -153,25 +157,27 @@ class BackendChannel:
         """Wait until a replica is ready. Returns False if none is in time; the call then fails by itself."""
         started = time.monotonic()
         end = min(started + self._wait_s, deadline)
-        while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+        while True:
+            channel = self._channel
+            state = channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY:
+                return True
             now = time.monotonic()
             if now >= end:
                 return False
-            if now >= started + _FRESH_CHANNEL_AFTER_S:
-                # gRPC resolves a name that does not resolve ever more rarely, up to every two minutes; a new
-                # channel does so at once. A name has no addresses while its service has no replicas.
-                self._replace(self._channel)
-                started = now
+            # gRPC resolves a name that does not resolve ever more rarely, up to every two minutes; a new
+            # channel does so at once. A name has no addresses while its service has no replicas.
+            fresh_at = max(started, self._replaced_at) + _FRESH_CHANNEL_AFTER_S
+            if now >= fresh_at:
+                self._replace(channel)
                 continue
-            change = self._channel.wait_for_state_change(state)
-            try:
-                await asyncio.wait_for(change, min(end, started + _FRESH_CHANNEL_AFTER_S) - now)
-            except TimeoutError:
-                continue
-        return True
+            change = channel.wait_for_state_change(state)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(change, min(end, fresh_at) - now)
 
     def _replace(self, old: grpc.aio.Channel) -> None:
         self._channel = self._open(health_of=self._service)
+        self._replaced_at = time.monotonic()
         closing = asyncio.create_task(old.close(_REMAINING_CALLS_S))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -196,7 +202,7 @@ class BackendChannel:
 
 def unreachable(backend: BackendName) -> ServiceUnavailable:
     """Return the error of a backend that does not respond."""
-    return ServiceUnavailable(f"The {backend} cannot be reached.", retry_after_s=_UNREACHABLE_RETRY_AFTER_S)
+    return ServiceUnavailable(f"The {backend} cannot be reached.", retry_after_s=DEFAULT_RETRY_AFTER_S)
 
 
 def to_atelier_error(backend: BackendName, rpc_error: grpc.aio.AioRpcError) -> AtelierError:

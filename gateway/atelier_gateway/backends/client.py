@@ -150,7 +150,7 @@ class RestorerClient(_Client, RestorerBackend):
 
         async def once(stub: Any) -> tuple[Restoration, ...]:
             responses = stub.CompareFidelities(request, **_options(deadline))
-            results, size = [], 0
+            results, received, size = [], [], 0
             try:
                 async for response in responses:
                     size += response.ByteSize()
@@ -160,9 +160,11 @@ class RestorerClient(_Client, RestorerBackend):
                             f"make more than {self._max_bytes} bytes of images, the limit of one response; "
                             "request fewer",
                         )
+                    received.append(response.fidelity)
                     results.append(convert.restoration_from_proto(response.result, spec.restore))
             finally:
                 responses.cancel()
+            wire.check_fidelities(received, request.fidelities)
             return tuple(results)
 
         return await self._call(once, deadline)

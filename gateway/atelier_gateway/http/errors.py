@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -13,7 +14,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atelier_runtime import metrics
-from atelier_runtime.errors import REFUSALS, RETRYABLE, AtelierError, ErrorReason, InternalError
+from atelier_runtime.errors import (
+    DEFAULT_RETRY_AFTER_S,
+    REFUSALS,
+    RETRYABLE,
+    AtelierError,
+    ErrorReason,
+    InternalError,
+    MalformedBody,
+    NotFound,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +45,16 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.INTERNAL: 500,
 }
 
-_RETRY_AFTER_S = 5.0
 
-
-class ErrorRenderingRoute(APIRoute):
+class ErrorRenderingRoute(APIRoute, ABC):
     """A route that renders its errors as its dialect does. Each dialect has a subclass as its route class."""
 
     @staticmethod
-    def render_error(error: AtelierError) -> Response:
-        """Return the response to an error."""
-        raise NotImplementedError
+    @abstractmethod
+    def render_error(
+        error: AtelierError, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Return the response to an error; `status` overrides the table, for HTTP's own errors such as 405."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, with errors rendered."""
@@ -58,17 +68,55 @@ class ErrorRenderingRoute(APIRoute):
                 return self.render_error(error)
             except HTTPException:  # the framework's own; the application handles it
                 raise
-            except Exception:
+            except Exception:  # whatever a handler raises, the client gets a response that says so
                 return self.render_error(unforeseen_error())
 
         return handle_with_errors
+
+
+class ErrorRenderer:
+    """Renders errors outside the routes as the dialect would below whose path they happened."""
+
+    def __init__(self, dialects: Mapping[str, type[ErrorRenderingRoute]]) -> None:
+        """`dialects`: the route class for each path prefix. The longest prefix of a path decides; "" has to be one."""
+        self._dialects = sorted(dialects.items(), key=lambda item: len(item[0]), reverse=True)
+
+    def render(
+        self,
+        path: str,
+        error: AtelierError,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Return the response to an error at a path."""
+        route_class = next(
+            route_class
+            for prefix, route_class in self._dialects
+            if path == prefix or path.startswith(f"{prefix}/") or not prefix
+        )
+        return route_class.render_error(error, status=status, headers=headers)
+
+    async def handle_unmatched(self, request: Request, error: Exception) -> Response:
+        """Respond where no route took the request: 404, 405 and the framework's other errors."""
+        assert isinstance(error, HTTPException), "registered for this class"
+        ours: AtelierError
+        if error.status_code == 404:
+            ours = NotFound()
+        elif error.status_code == 405:
+            ours = NotFound(f"{request.method[:20]} is not a method of this path.")
+        else:
+            ours = MalformedBody("The request cannot be read.")
+        log_and_count(ours)
+        headers = error.headers if error.status_code == 405 else None  # Allow
+        return self.render(request.url.path, ours, status=error.status_code, headers=headers)
 
 
 def retry_after(error: AtelierError) -> dict[str, str]:
     """Return the Retry-After header of an error that is worth retrying, otherwise none."""
     if error.reason not in RETRYABLE:
         return {}
-    delay = _RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+    delay = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
     return {"Retry-After": str(max(1, math.ceil(delay)))}
 
 

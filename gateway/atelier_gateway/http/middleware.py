@@ -24,8 +24,8 @@ _CLIENT_CLOSED_REQUEST = 499
 class RequestContextMiddleware:
     """The innermost middleware: it must see the scope in which the router leaves the matched route."""
 
-    def __init__(self, app: ASGIApp, *, render_error: Callable[[AtelierError], Response]) -> None:
-        """`render_error` is for errors outside the routes; each route renders its own as its dialect does."""
+    def __init__(self, app: ASGIApp, *, render_error: Callable[[str, AtelierError], Response]) -> None:
+        """`render_error` takes a path and an error outside the routes; each route renders its own."""
         self._app = app
         self._render_error = render_error
 
@@ -49,11 +49,11 @@ class RequestContextMiddleware:
         metrics.REQUESTS_IN_PROGRESS.inc()
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:
+        except Exception:  # even what a middleware raises must get a response and a line in the log
             error = unforeseen_error()
             if status:  # the response has begun: it can only be cut off
                 raise
-            await self._render_error(error)(scope, receive, send_with_id)
+            await self._render_error(scope["path"], error)(scope, receive, send_with_id)
         finally:
             metrics.REQUESTS_IN_PROGRESS.dec()
             _record(scope, status or _CLIENT_CLOSED_REQUEST, time.perf_counter() - started)

@@ -29,10 +29,11 @@ from atelier_runtime.errors import (
     AtelierError,
     BodyTooLarge,
     DeadlineExceeded,
+    ErrorReason,
     InternalError,
     ServiceUnavailable,
 )
-from atelier_runtime.rpc_errors import from_rpc_error
+from atelier_runtime.rpc_errors import from_rpc_error, is_from_grpc
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ _MASK_NUMBERS = {mask: number for number, mask in MASKS.items()}
 _make_stub: Callable[[grpc.aio.Channel], Any] = (
     pb_grpc.RestorerServiceStub
 )  # protoc's output is not annotated
+
+_BUSY = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE}
+"""An address at which nothing listens, or a set without the network, will be no different in a few seconds."""
 
 UnaryCall = Callable[[Any, float], Awaitable[Any]]
 """Takes a message and the seconds left."""
@@ -98,8 +102,7 @@ class Client:
             return [response async for response in self._compare_fidelities(message, seconds)]
 
         responses = await self._with_retries(call)
-        if len(responses) != len(fidelities):
-            raise InternalError(f"The restorer sent {len(responses)} of {len(fidelities)} images.")
+        wire.check_fidelities([response.fidelity for response in responses], message.fidelities)
         return [_restored(response.result) for response in responses]
 
     async def detect(self, data: bytes, request: DetectRequest) -> list[dict[str, Any]]:
@@ -120,7 +123,7 @@ class Client:
                 return await call(max(0.0, deadline - time.monotonic()))
             except AtelierError as error:
                 pause = error.retry_after_s
-                if error.reason not in RETRYABLE or pause is None or time.monotonic() + pause >= deadline:
+                if error.reason not in _BUSY or pause is None or time.monotonic() + pause >= deadline:
                     raise
                 log.warning("the restorer is busy; retrying", extra={"in_seconds": pause})
                 await asyncio.sleep(pause)
@@ -157,7 +160,7 @@ def _readable(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> At
     """Rebuild the service's error; rephrase what gRPC itself reports."""
     ours = from_rpc_error(error)
     match ours:
-        case ServiceUnavailable():
+        case ServiceUnavailable() if is_from_grpc(error):
             return ServiceUnavailable(f"The restorer at {address} cannot be reached: {error.details()}")
         case DeadlineExceeded():
             return DeadlineExceeded(f"The restorer at {address} did not respond within {timeout_s:g} s.")

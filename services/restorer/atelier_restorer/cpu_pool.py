@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from atelier_runtime.processors import usable_processors
 
@@ -22,6 +22,16 @@ class CpuPool:
         self._semaphore = asyncio.Semaphore(size or usable_processors())
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run a function when a thread is free; a cancelled caller does not start it."""
-        async with self._semaphore:
-            return await asyncio.to_thread(function)
+        """Run a function when a thread is free; a cancelled caller does not start it.
+
+        A function that runs cannot be interrupted: if its caller is cancelled, it keeps its thread until it ends.
+        """
+        await self._semaphore.acquire()
+        running = asyncio.ensure_future(asyncio.to_thread(function))
+        running.add_done_callback(self._free_thread)
+        return await asyncio.shield(running)
+
+    def _free_thread(self, ended: asyncio.Future[Any]) -> None:
+        self._semaphore.release()
+        if not ended.cancelled():
+            ended.exception()  # retrieved, or asyncio would log it if the caller is gone

@@ -7,7 +7,7 @@ overlaps and the event loop stays free. `restoration.paste` is the last step.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -77,7 +77,8 @@ class Call:
 class RestorerPipeline:
     """Restores faces with the networks of a model set; keeps no state of a request between calls.
 
-    A call holds a slot in the worker's queue from before its image is decoded until its last network has run.
+    A call holds a slot in the worker's queue from before its image is decoded until its last network has run,
+    a comparison until its last image is taken.
     """
 
     def __init__(
@@ -150,7 +151,8 @@ class RestorerPipeline:
 
         Raises `InvalidRequest` if a parsed mask is requested and there is no face parser.
         """
-        picture, [restoration] = await self._run_networks(image, request, None, deadline)
+        with self._worker.reserve_slot(deadline):
+            picture, [restoration] = await self._run_networks(image, request, None, deadline)
         return await self._cpu_pool.run(lambda: paste(picture, request, restoration, in_place=True))
 
     async def compare(
@@ -159,14 +161,18 @@ class RestorerPipeline:
         request: RestoreRequest,
         fidelities: Sequence[float],
         deadline: float | None = None,
-    ) -> AsyncIterator[tuple[float, RestoreResult]]:
+    ) -> AsyncGenerator[tuple[float, RestoreResult], None]:
         """Restore an image at each of the fidelities, with a single detection and encoding.
 
-        Yields each fidelity with its result, in their order. Raises like `restore`.
+        Yields each fidelity with its result, in their order. Raises like `restore`. The slot in the queue is
+        held until the last result is taken: what a slow reader has not taken yet stays in memory.
         """
-        picture, restorations = await self._run_networks(image, request, fidelities, deadline)
-        for fidelity, restoration in zip(fidelities, restorations, strict=True):
-            yield fidelity, await self._cpu_pool.run(partial(paste, picture, request, restoration))
+        with self._worker.reserve_slot(deadline) as work_is_done:
+            picture, restorations = await self._run_networks(image, request, fidelities, deadline)
+            work_is_done()
+            for fidelity in fidelities:
+                restoration = restorations.pop(0)
+                yield fidelity, await self._cpu_pool.run(partial(paste, picture, request, restoration))
 
     async def _run_networks(
         self,
@@ -177,15 +183,14 @@ class RestorerPipeline:
     ) -> tuple[Picture, list[Restoration]]:
         """Decode the image and run the networks; one restoration, or one for each fidelity of `sweep`."""
         call = self._call(deadline)
-        with self._worker.reserve_slot(deadline):
 
-            def decode() -> Picture:
-                picture = self._decode(image, call)
-                check_picture(picture, request, self._settings.max_pixels)
-                return picture
+        def decode() -> Picture:
+            picture = self._decode(image, call)
+            check_picture(picture, request, self._settings.max_pixels)
+            return picture
 
-            picture = await self._cpu_pool.run(decode)
-            return picture, await self._restorations(picture, request, call, sweep)
+        picture = await self._cpu_pool.run(decode)
+        return picture, await self._restorations(picture, request, call, sweep)
 
     def _call(self, deadline: float | None) -> Call:
         cpu = StageTimer()

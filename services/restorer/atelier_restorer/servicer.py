@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import aclosing
 
 import grpc
 
@@ -98,9 +99,10 @@ class RestorerServicer(StatusServicer, pb_grpc.RestorerServiceServicer):
         request, fidelities = convert.compare_request_from_proto(message)
         image = wire.input_image_from_proto(message.restore.image)
         results = self._service.pipeline.compare(image, request, fidelities, deadline_of(context))
-        async for fidelity, result in results:
-            response = await self._response(result, request)
-            yield pb.CompareFidelitiesResponse(fidelity=fidelity, result=response)
+        async with aclosing(results):
+            async for fidelity, result in results:
+                response = await self._response(result, request)
+                yield pb.CompareFidelitiesResponse(fidelity=fidelity, result=response)
 
     async def DetectFaces(
         self, message: pb.DetectFacesRequest, context: grpc.aio.ServicerContext

@@ -229,20 +229,29 @@ class DeviceWorker:
                 )
 
     @contextlib.contextmanager
-    def reserve_slot(self, deadline: float | None = None) -> Iterator[None]:
+    def reserve_slot(self, deadline: float | None = None) -> Iterator[Callable[[], None]]:
         """Hold a slot in the queue for a request of several jobs, from before its decoding to its last job.
 
-        Inside, submit with `has_slot=True`. Raises `ServiceDraining`, `QueueFull` or `DeadlineUnmeetable` at
-        once.
+        Inside, submit with `has_slot=True`. Yields a function to call when the work is done, if the slot is
+        held longer, so that the mean time of a request does not include the rest. Raises `ServiceDraining`,
+        `QueueFull` or `DeadlineUnmeetable` at once.
         """
         with self._state:
             self.check_slot(deadline)
             ahead = self._requests
             self._count(+1)
         start = time.monotonic()
+        is_measured = False
+
+        def measure() -> None:
+            nonlocal is_measured
+            if not is_measured:
+                is_measured = True
+                self._update_mean((time.monotonic() - start) / (ahead + 1))
+
         try:
-            yield
-            self._update_mean((time.monotonic() - start) / (ahead + 1))
+            yield measure
+            measure()
         finally:
             with self._state:
                 self._count(-1)

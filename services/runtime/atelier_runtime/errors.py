@@ -242,6 +242,9 @@ RETRYABLE = frozenset(
 )
 """Worth retrying later. Out of memory is not: the same request would fail again."""
 
+DEFAULT_RETRY_AFTER_S = 5.0
+"""When to retry if nobody can estimate it: a service that is loading or cannot be reached."""
+
 REFUSALS = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE} | {
     ErrorReason.INVALID_REQUEST,
     ErrorReason.MALFORMED_BODY,

@@ -11,12 +11,10 @@ import asyncio
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from atelier_runtime.errors import ServiceDraining, ServiceNotReady
+from atelier_runtime.errors import DEFAULT_RETRY_AFTER_S, ServiceDraining, ServiceNotReady
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-LOADING_RETRY_AFTER_S = 5.0
 
 _LAST_UPDATE_S = 0.5  # for watchers to learn that draining has begun
 
@@ -77,4 +75,4 @@ class Readiness:
         if self._draining:
             raise ServiceDraining(retry_after_s=1.0)
         if not self._ready:
-            raise ServiceNotReady(retry_after_s=LOADING_RETRY_AFTER_S)
+            raise ServiceNotReady(retry_after_s=DEFAULT_RETRY_AFTER_S)

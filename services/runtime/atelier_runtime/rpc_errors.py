@@ -76,15 +76,17 @@ def to_status(error: AtelierError, request_id: str | None = None) -> status_pb2.
     return status
 
 
+def is_from_grpc(error: grpc.aio.AioRpcError) -> bool:
+    """Tell whether gRPC itself reports an error, such as an address that cannot be reached; else a service did."""
+    return _details(error) is None
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> AtelierError:
     """Rebuild the exception that a service raised; a status without our details becomes the nearest one."""
     reason = _REASON_OF_BARE_CODE.get(error.code(), ErrorReason.INTERNAL)
     fields: list[FieldViolation] = []
     retry_after_s: float | None = None
-    try:
-        status = rpc_status.from_call(error)
-    except ValueError:  # details that contradict the code are not ours
-        status = None
+    status = _details(error)
     for detail in status.details if status else ():
         info, bad, retry = (
             error_details_pb2.ErrorInfo(),
@@ -99,6 +101,14 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> AtelierError:
         elif detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
     return make_error(reason, error.details() or "", fields=fields, retry_after_s=retry_after_s)
+
+
+def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    try:
+        status: status_pb2.Status | None = rpc_status.from_call(error)
+    except ValueError:  # details that contradict the code are not ours
+        return None
+    return status
 
 
 def _add(status: status_pb2.Status, detail: Message) -> None:

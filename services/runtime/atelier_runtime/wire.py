@@ -53,6 +53,15 @@ def optional(message: Any, name: str) -> Any:
     return getattr(message, name) if message.HasField(name) else None
 
 
+def check_fidelities(received: Iterable[float], requested: Iterable[float]) -> None:
+    """Raise `InternalError` unless a comparison's images are those requested, in their order.
+
+    Both as the messages hold them, in 32 bits.
+    """
+    if (got := list(received)) != (wanted := list(requested)):
+        raise InternalError(f"The restorer returned images for the fidelities {got} instead of {wanted}.")
+
+
 def set_fields(message: Any, names: Iterable[str]) -> dict[str, Any]:
     """Return those of the named optional fields that are set, by name."""
     return {name: getattr(message, name) for name in names if message.HasField(name)}

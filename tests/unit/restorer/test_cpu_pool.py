@@ -1,6 +1,7 @@
 """CPU-bound work runs off the event loop, a limited number of functions at a time."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -58,6 +59,42 @@ async def test_a_waiting_caller_that_is_cancelled_does_not_start_its_function() 
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert second.most == 0
+
+
+async def test_a_cancelled_caller_keeps_its_thread_until_the_function_ends() -> None:
+    pool, work = CpuPool(1), Work()
+    calls = []
+    for _ in range(4):
+        calls.append(asyncio.create_task(pool.run(work)))
+        await until_running(work, 1)
+        calls[-1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calls[-1]
+    honest = asyncio.create_task(pool.run(lambda: 7))
+    await asyncio.sleep(0.05)
+    assert work.running == 1 and not honest.done()
+    work.release.set()
+    assert await honest == 7
+    assert work.most == 1
+
+
+async def test_an_error_after_the_caller_was_cancelled_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    pool, started, release = CpuPool(1), threading.Event(), threading.Event()
+
+    def fail() -> None:
+        started.set()
+        release.wait(30)
+        raise ValueError("a corrupt image")
+
+    call = asyncio.create_task(pool.run(fail))
+    await asyncio.to_thread(started.wait, 30)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    release.set()
+    assert await pool.run(lambda: 7) == 7
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_an_error_is_raised_and_frees_the_thread() -> None:

@@ -7,12 +7,10 @@ from typing import Literal
 
 import orjson
 from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
-from atelier_gateway.http.errors import HTTP_STATUS, ErrorRenderingRoute, log_and_count, retry_after
-from atelier_runtime.errors import AtelierError, InternalError, MalformedBody, NotFound
+from atelier_gateway.http.errors import HTTP_STATUS, ErrorRenderingRoute, retry_after
+from atelier_runtime.errors import AtelierError, InternalError
 from atelier_runtime.log import request_id
 
 
@@ -44,40 +42,20 @@ class NativeRoute(ErrorRenderingRoute):
     """A route of the native contract."""
 
     @staticmethod
-    def render_error(error: AtelierError) -> Response:
-        """Return the response to an error."""
-        return error_response(error)
+    def render_error(
+        error: AtelierError, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Return the response to an error.
 
-
-def error_response(
-    error: AtelierError, *, status: int | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return the response to an error; `status` overrides the table for HTTP's own 405.
-
-    The connection stays open even where a body was refused unread: the server discards the rest as it comes.
-    Closing it would reset the connection while the client is still sending, and lose the response.
-    """
-    return Response(
-        orjson.dumps(_problem(error, request_id.get() or "").model_dump(mode="json")),
-        status_code=HTTP_STATUS[error.reason] if status is None else status,
-        headers={**(headers or {}), **retry_after(error)},
-        media_type="application/json",
-    )
-
-
-async def handle_unmatched(request: Request, error: Exception) -> Response:
-    """Respond where no route took the request: 404, 405 and the framework's other errors."""
-    assert isinstance(error, HTTPException), "registered for this class"
-    ours: AtelierError
-    if error.status_code == 404:
-        ours = NotFound()
-    elif error.status_code == 405:
-        ours = NotFound(f"{request.method[:20]} is not a method of this path.")
-    else:
-        ours = MalformedBody("The request cannot be read.")
-    log_and_count(ours)
-    headers = error.headers if error.status_code == 405 else None  # Allow
-    return error_response(ours, status=error.status_code, headers=headers)
+        The connection stays open even where a body was refused unread: the server discards the rest as it
+        comes. Closing it would reset the connection while the client is still sending, and lose the response.
+        """
+        return Response(
+            orjson.dumps(_problem(error, request_id.get() or "").model_dump(mode="json")),
+            status_code=HTTP_STATUS[error.reason] if status is None else status,
+            headers={**(headers or {}), **retry_after(error)},
+            media_type="application/json",
+        )
 
 
 def _problem(error: AtelierError, current: str) -> Problem:

@@ -10,12 +10,18 @@ from collections.abc import Awaitable, Callable
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from prometheus_client import Counter, Gauge
 
 from atelier_gateway.backends.channel import BackendChannel
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.rpc_errors import to_status
 
 SERVICE = "atelier.restorer.v1.RestorerService"
+
+
+def value(metric: Counter | Gauge) -> float:
+    [family] = metric.collect()
+    return float(family.samples[0].value)
 
 
 class Replica:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from grpc_health.v1 import health_pb2
-from prometheus_client import Counter, Gauge
 
+from atelier_gateway.backends import channel as channel_module
 from atelier_runtime import metrics
 from atelier_runtime.errors import (
     AtelierError,
@@ -19,7 +19,7 @@ from atelier_runtime.errors import (
     ServiceDraining,
     ServiceUnavailable,
 )
-from tests.unit.gateway.backends.replicas import ReplicaSet, free_port, in_time, name, until
+from tests.unit.gateway.backends.replicas import ReplicaSet, free_port, in_time, name, until, value
 
 
 @pytest.fixture
@@ -27,11 +27,6 @@ async def replica_set() -> AsyncIterator[ReplicaSet]:
     replica_set = ReplicaSet()
     yield replica_set
     await replica_set.close()
-
-
-def value(metric: Counter | Gauge) -> float:
-    [family] = metric.collect()
-    return float(family.samples[0].value)
 
 
 async def test_calls_go_to_each_replica_in_turn(replica_set: ReplicaSet) -> None:
@@ -144,6 +139,30 @@ async def test_a_call_waits_for_a_replica_and_counts_as_pending_meanwhile(replic
     await replica_set.replica("late", port=port)
     assert await call == "late"
     assert value(pending) == before
+
+
+async def test_calls_that_wait_together_replace_the_channel_only_once(
+    replica_set: ReplicaSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_FRESH_CHANNEL_AFTER_S", 1.0)
+    port = free_port()
+    channel = await replica_set.channel(port, wait_s=30)
+    opened: list[object] = []
+    open_channel = channel._open
+
+    def open_and_count(**options: str | None) -> object:
+        opened.append(options)
+        return open_channel(**options)
+
+    monkeypatch.setattr(channel, "_open", open_and_count)
+    calls = []
+    for _ in range(4):
+        calls.append(asyncio.create_task(channel.call(name, in_time())))
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1.3)
+    await replica_set.replica("late", port=port)
+    assert await asyncio.gather(*calls) == ["late"] * 4
+    assert 1 <= len(opened) <= 2, "once a second, not once for each waiting call"
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.3])

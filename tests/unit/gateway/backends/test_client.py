@@ -23,6 +23,7 @@ from atelier_gateway.core.values import (
     RestoreSpec,
     ignore_progress,
 )
+from atelier_runtime import metrics
 from atelier_runtime.errors import (
     AtelierError,
     FieldViolation,
@@ -34,7 +35,7 @@ from atelier_runtime.errors import (
 from atelier_runtime.images import InputImage
 from atelier_runtime.log import request_id
 from atelier_runtime.rpc_errors import to_status
-from tests.unit.gateway.backends.replicas import in_time
+from tests.unit.gateway.backends.replicas import in_time, value
 
 _add_generator: Any = generator_grpc.add_GeneratorServiceServicer_to_server  # protoc writes no types
 _add_restorer: Any = restorer_grpc.add_RestorerServiceServicer_to_server
@@ -77,6 +78,7 @@ class Restorer(restorer_grpc.RestorerServiceServicer):
     def __init__(self) -> None:
         self.image_bytes = 10
         self.failures = 0
+        self.reverse = False
         self.error: AtelierError = ServiceDraining()
         self.calls = 0
 
@@ -84,7 +86,7 @@ class Restorer(restorer_grpc.RestorerServiceServicer):
         self, request: restorer_pb.CompareFidelitiesRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[restorer_pb.CompareFidelitiesResponse]:
         self.calls += 1
-        for fidelity in request.fidelities:
+        for fidelity in reversed(request.fidelities) if self.reverse else request.fidelities:
             image = image_pb2.Image(data=b"x" * self.image_bytes, format=image_pb2.IMAGE_FORMAT_PNG)
             result = restorer_pb.RestoreFacesResponse(image=image, model_set=str(fidelity))
             yield restorer_pb.CompareFidelitiesResponse(fidelity=fidelity, result=result)
@@ -181,6 +183,18 @@ async def test_a_comparison_that_is_lost_midway_starts_again(
     results = await client.compare(spec, deadline=in_time())
     assert [result.model_set for result in results] == ["0.25", "0.5"], "nothing twice"
     assert servicer.calls == 3
+
+
+async def test_a_comparison_of_other_fidelities_is_an_internal_error_and_counts_as_a_failure(
+    restorer: tuple[Restorer, RestorerClient],
+) -> None:
+    servicer, client = restorer
+    servicer.reverse = True
+    failures = metrics.BACKEND_FAILURES.labels("restorer", "internal")
+    before = value(failures)
+    with pytest.raises(InternalError, match="0.5.*0.25"):
+        await client.compare(CompareSpec(RestoreSpec(IMAGE), (0.25, 0.5)), deadline=in_time())
+    assert (value(failures), servicer.calls) == (before + 1, 1)
 
 
 async def test_the_images_of_a_comparison_may_be_as_large_together_as_one_message(

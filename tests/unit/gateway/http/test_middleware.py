@@ -14,7 +14,7 @@ from atelier_runtime.errors import AtelierError
 
 
 def app() -> FastAPI:
-    def render(error: AtelierError) -> Response:
+    def render(path: str, error: AtelierError) -> Response:
         return Response(error.reason, status_code=HTTP_STATUS[error.reason])
 
     app = FastAPI(openapi_url=None)
