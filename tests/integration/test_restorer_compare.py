@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,8 +18,9 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer import pipeline, restoration
 from atelier_restorer.request import RestoreResult
 from atelier_runtime import metrics
+from atelier_runtime.errors import QueueFull
 from atelier_runtime.images import message_limit_bytes
-from tests.integration.restorer_server import Client, photo, pixels, png, stage_names, until
+from tests.integration.restorer_server import Client, failure, idle, photo, pixels, png, serve, stage_names, until
 
 FIDELITIES = [0.0, 0.3, 0.6, 1.0]
 LONGEST_WAIT_S = 60
@@ -99,6 +102,38 @@ async def test_a_client_that_cancels_gets_no_further_images_pasted(
     gate.allow(len(FIDELITIES))
     assert (await restorer.restore(png(photo()), max_faces=1)).face_restoration_applied
     assert gate.started <= 2 + 1, "one had begun, and one is that of the later request"
+
+
+async def test_a_slow_reader_keeps_its_slot_in_the_queue(seeing: Path) -> None:
+    """What it has not read stays in memory; the queue's capacity bounds how much that can be."""
+    output = {"format": image_pb2.IMAGE_FORMAT_RAW_RGB8}  # 3 MB each: more than gRPC sends unread
+    request = compare_request(png(photo(1000, 1000)), FIDELITIES * 2, max_faces=1, output=output)
+    small = png(photo(300, 300))
+    async with serve(seeing, queue_capacity=1) as client:
+        readers = [client.stub.CompareFidelities(request) for _ in range(2)]
+        for reader in readers:
+            assert (await asyncio.wait_for(reader.read(), LONGEST_WAIT_S)).fidelity == 0.0
+        await idle(client)
+        _, reason, _, _ = await failure(client.restore(small, max_faces=1))
+        assert reason == "QUEUE_FULL"
+        for reader in readers:
+            rest = [(await reader.read()).fidelity for _ in request.fidelities[1:]]
+            assert rest == list(request.fidelities)[1:] and await reader.read() is grpc.aio.EOF
+        assert (await client.restore(small, max_faces=1)).face_restoration_applied
+        abandoned = client.stub.CompareFidelities(request)
+        await abandoned.read()
+        abandoned.cancel()
+        await until(lambda: _has_free_slots(client, 2))
+
+
+async def _has_free_slots(client: Client, slots: int) -> bool:
+    with contextlib.ExitStack() as held:
+        try:
+            for _ in range(slots):
+                held.enter_context(client.server.worker.reserve_slot())
+        except QueueFull:
+            return False
+    return True
 
 
 async def test_the_message_limit_is_that_of_a_single_image(restorer: Client) -> None:

@@ -209,6 +209,16 @@ async def test_a_slot_is_free_again_after_a_failure(worker: DeviceWorker) -> Non
     assert worker.depth == 0
 
 
+async def test_a_slot_that_is_held_after_the_work_is_measured_without_that_time(worker: DeviceWorker) -> None:
+    with worker.reserve_slot() as work_is_done:
+        await worker.submit(lambda job: time.sleep(0.2), has_slot=True).result()
+        work_is_done()
+        estimated = worker.estimated_wait_s()
+        await asyncio.sleep(0.5)
+    with worker.reserve_slot():
+        assert worker.estimated_wait_s() == estimated
+
+
 async def test_slots_measure_how_long_a_request_takes(worker: DeviceWorker) -> None:
     with worker.reserve_slot():
         await worker.submit(lambda job: time.sleep(0.2), has_slot=True).result()
