@@ -93,6 +93,9 @@ class Scripted:
             "queue_depth": None,
             "queue_capacity": None,
             "running": None,
+            "image_workers": None,
+            "image_workers_busy": None,
+            "image_queue_depth": None,
         }
         return wire.status_to_proto(ServiceStatus(**{**values, **script.status}))
 
