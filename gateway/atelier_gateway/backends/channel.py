@@ -7,9 +7,9 @@ gRPC resolves the name again when a connection ends, and the services end each c
 
 Added here is what gRPC does not do. A call waits a bounded time for a replica while there is none. A call
 that was lost with its replica, or refused because the replica is shutting down, is retried on another. So is
-a call for which a replica has no slot in its queue or not enough time, but only within a retry budget: every
-success earns the retries of one call, so a backend that is full everywhere gets hardly more calls than
-clients make.
+a call that is refused because a replica's queue is full or it cannot meet the deadline, but only within a
+retry budget: every success earns the retries of one call, so a backend that is full everywhere gets hardly
+more calls than clients make.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Generate:
     async def run(
         self, spec: GenerateSpec, on_progress: OnProgress = ignore_progress, *, deadline: float
     ) -> Generation:
-        """Carry out a spec; `deadline` is the `time.monotonic()` at which to give up.
+        """Carry out a spec; `deadline` is an absolute deadline on the `time.monotonic()` clock.
 
         Raises:
             AtelierError: there is no image. Cancelling the task stops the services' work.

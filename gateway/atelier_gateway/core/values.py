@@ -1,4 +1,4 @@
-"""What can be requested and what comes of it: frozen values that know neither HTTP nor gRPC.
+"""What can be requested and what is returned: frozen values, independent of HTTP and gRPC.
 
 In a spec, None means that the service decides.
 """

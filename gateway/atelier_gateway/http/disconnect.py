@@ -1,4 +1,4 @@
-"""Work ends when nobody waits for it: at its deadline, or when the client disconnects."""
+"""Stops work when nobody is waiting for it any longer: at its deadline, or when the client disconnects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RequestClock:
-    """When a request came in, and when to give it up, as `time.monotonic()`."""
+    """When a request came in and its deadline, both on the `time.monotonic()` clock."""
 
     started: float
     deadline: float

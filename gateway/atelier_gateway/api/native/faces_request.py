@@ -66,7 +66,7 @@ class FaceEdit(RequestModel):
     landmarks: Annotated[list[_Point], Field(min_length=5, max_length=5)] = Field(
         description="x, y of left eye, right eye, nose tip, left and right corner of the mouth."
     )
-    confidence: _Fraction | None = Field(None, description="The detector's. Default: 1, you vouch for it.")
+    confidence: _Fraction | None = Field(None, description="The detector's. Default: 1 (trusted).")
     size_px: _Pixels | None = Field(None, description="As returned by /detect; not used.")
     sharpness: _Pixels | None = Field(None, description="As returned by /detect.")
     roll_degrees: float | None = Field(None, description="As returned by /detect; not used.")
@@ -127,7 +127,7 @@ class RestoreOptions(PhotoRequest):
     max_sharpness: _Pixels | None = Field(
         None,
         description="Faces sharper than this are left alone. Applied last, to the faces that rule and "
-        "max_faces have selected: no other face takes the place of a sharp one. Default: no limit.",
+        "max_faces have selected: a skipped face is not replaced by another. Default: no limit.",
     )
     min_confidence: _Fraction = Field(
         defaults.MIN_CONFIDENCE, description="Faces below this confidence are not restored."
@@ -149,7 +149,8 @@ class RestoreOptions(PhotoRequest):
     match_tone: bool | None = Field(
         None,
         description="Subtract the difference of tone along a face's square from what is pasted, so that no "
-        "lighter or darker box shows. Default: the model set's. True not together with aligned.",
+        "visible box remains around the face. Default: set by the model set. True cannot be used together with "
+        "aligned.",
     )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         None, description="The image's format. Default: what Accept prefers, otherwise the input's."

@@ -58,7 +58,7 @@ class GenerateRequest(RequestModel):
         max_length=defaults.PROMPT_CHARS[1],
     )
     negative_prompt: Annotated[str, Field(max_length=defaults.NEGATIVE_PROMPT_CHARS[1])] | None = Field(
-        None, description="What to avoid. Default: the model set's."
+        None, description="What to avoid. Default: set by the model set."
     )
     width: _Side = Field(defaults.SIDE_PX, description="Requested width in px.")
     height: _Side = Field(defaults.SIDE_PX, description="Requested height in px.")
@@ -103,8 +103,8 @@ class GenerateRequest(RequestModel):
     )
     match_tone: bool | None = Field(
         None,
-        description="Match restored faces to the tone of their surroundings, so that no lighter or darker "
-        "box shows. Default: the restorer's model set's.",
+        description="Match restored faces to the tone of their surroundings, so that no visible box "
+        "remains around the face. Default: set by the restorer's model set.",
     )
     upscale: Annotated[Literal[1, 2, 4], INTEGER] = Field(
         default=defaults.UPSCALE, description="Final upscaling factor of the whole image, faces or not."

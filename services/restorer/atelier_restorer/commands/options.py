@@ -170,8 +170,8 @@ def _add_match_tone(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--match-tone",
         action=argparse.BooleanOptionalAction,
-        help="match the tone of a restored face to its surroundings, so that no lighter or darker box shows "
-        "(default: the model set's; on for the built-in set)",
+        help="match the tone of a restored face to its surroundings, so that no visible box remains "
+        "around the face (default: set by the model set; on for the built-in set)",
     )
 
 
