@@ -104,7 +104,7 @@ class BackendChannel:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Close the channels; calls in flight are cancelled."""
+        """Close the channels; calls in flight are canceled."""
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)

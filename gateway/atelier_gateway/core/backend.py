@@ -18,7 +18,7 @@ from atelier_runtime.service_status import ServiceStatus
 
 
 class Backend(ABC):
-    """A service. Cancelling the task that awaits a call stops the service's work.
+    """A service. Canceling the task that awaits a call stops the service's work.
 
     A `deadline` is an absolute deadline on the `time.monotonic()` clock. Every call raises the service's own
     `AtelierError`, in which fields are named as in the spec; `ServiceUnavailable` if the service cannot be

@@ -90,7 +90,7 @@ class Generate:
         """Carry out a spec; `deadline` is an absolute deadline on the `time.monotonic()` clock.
 
         Raises:
-            AtelierError: there is no image. Cancelling the task stops the services' work.
+            AtelierError: there is no image. Canceling the task stops the services' work.
         """
         if violations := self.violations(spec):
             raise InvalidRequest(violations)

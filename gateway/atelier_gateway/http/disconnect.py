@@ -36,7 +36,7 @@ def work_route(handler: WorkHandler, *, deadline_s: float) -> Callable[[Request]
     """Wrap the handler of a route that does work.
 
     The deadline runs from the first byte of the request, its body included. If the client disconnects, the
-    handler is cancelled, and with it the services' work.
+    handler is canceled, and with it the services' work.
     """
 
     async def handle(request: Request) -> Response:

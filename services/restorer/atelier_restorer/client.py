@@ -45,7 +45,7 @@ _make_stub: Callable[[grpc.aio.Channel], Any] = (
 )  # protoc's output is not annotated
 
 _BUSY = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE}
-"""An address at which nothing listens, or a set without the network, will be no different in a few seconds."""
+"""Not `SERVICE_UNAVAILABLE`: an unreachable address or a missing network stays so for a while."""
 
 UnaryCall = Callable[[Any, float], Awaitable[Any]]
 """Takes a message and the seconds left."""

@@ -149,8 +149,8 @@ class RestoreOptions(PhotoRequest):
     match_tone: bool | None = Field(
         None,
         description="Subtract the difference of tone along a face's square from what is pasted, so that no "
-        "visible box remains around the face. Default: set by the model set. True cannot be used together with "
-        "aligned.",
+        "visible box remains around the face. Default: set by the model set. True cannot be used "
+        "together with aligned.",
     )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         None, description="The image's format. Default: what Accept prefers, otherwise the input's."
