@@ -48,7 +48,7 @@ RESTORE_STAGE = "restore"
 _RESTORER_FAULTS = frozenset(
     {SkipReason.FAILED, SkipReason.NOT_FINITE, SkipReason.OUT_OF_MEMORY, SkipReason.NOT_LOADED}
 )
-"""Reasons why no face was restored that lie with the restorer, not with the image."""
+"""Skip reasons that are due to the restorer, not to the image."""
 
 _SKIP_REASONS = {
     ErrorReason.OUT_OF_MEMORY: SkipReason.OUT_OF_MEMORY,

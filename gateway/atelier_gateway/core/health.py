@@ -1,4 +1,4 @@
-"""What works now, from what the two services report of themselves."""
+"""What is working, according to the status of the two services."""
 
 from __future__ import annotations
 
@@ -90,5 +90,5 @@ def _has(status: ServiceStatus | None, role: NetworkRole) -> bool:
 async def _status_or_none(backend: Backend) -> ServiceStatus | None:
     try:
         return await backend.status()
-    except AtelierError:  # for a health report, a service that fails to report is away
+    except AtelierError:  # in a health report, a service that fails to report counts as unavailable
         return None

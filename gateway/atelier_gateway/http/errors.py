@@ -1,4 +1,4 @@
-"""Errors over HTTP: the total table from reasons to statuses, and what every dialect does with an error."""
+"""Errors over HTTP: the status of every reason, and what every dialect does with an error."""
 
 from __future__ import annotations
 

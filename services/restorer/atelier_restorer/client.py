@@ -116,7 +116,7 @@ class Client:
         return [_face_report(face) for face in response.faces]
 
     async def _with_retries(self, call: Callable[[float], Awaitable[Any]]) -> Any:
-        """Call, and call again when a busy restorer says when to retry."""
+        """Make a call; if the restorer is busy and says when to retry, do so."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:

@@ -93,7 +93,7 @@ class InvalidRequest(AtelierError):
         return cls([FieldViolation(field, message)])
 
     def rename_fields(self, new_name: Callable[[str], str]) -> InvalidRequest:
-        """Return the same error with other names of fields: another wire's, or a client's own."""
+        """Return the same error with other names of fields: those of another protocol or of a client."""
         return InvalidRequest([FieldViolation(new_name(v.field), v.message) for v in self.fields])
 
 

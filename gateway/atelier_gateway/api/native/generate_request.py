@@ -72,7 +72,7 @@ class GenerateRequest(RequestModel):
         le=defaults.GUIDANCE_SCALE_RANGE[1],
     )
     seed: Annotated[int, _SEED_RANGE, INTEGER] | None = Field(
-        None, description="Seed of the noise; null, absent or -1: a random one. It is in the response."
+        None, description="Seed of the noise; random if null, absent or -1. The response contains it."
     )
     use_refiner: bool = Field(defaults.USE_REFINER, description="Refiner network at strength 0.3, if loaded.")
     hires_fix: bool = Field(
@@ -125,7 +125,7 @@ class GenerateRequest(RequestModel):
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         None, description="The image's format. Default: what Accept prefers, otherwise png."
     )
-    quality: Quality = Field(defaults.QUALITY, description="Of jpeg and webp; 100 makes webp lossless.")
+    quality: Quality = Field(defaults.QUALITY, description="For jpeg and webp; 100 makes webp lossless.")
 
     def to_spec(self) -> GenerateSpec:
         """Return what is requested; None where the client left it open."""

@@ -1,4 +1,4 @@
-"""`GET /health`, `/livez`, `/readyz` and `/`: what works now."""
+"""`GET /health`, `/livez`, `/readyz` and `/`: what is working."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GIB = 2**30
 
 
 class HealthAnswer(BaseModel):
-    """What the two services report of themselves now."""
+    """What the two services report now."""
 
     status: Literal["healthy", "degraded", "unhealthy"] = Field(
         description="degraded: images are generated, but the restorer or one of its networks is missing."
@@ -37,7 +37,7 @@ class HealthAnswer(BaseModel):
 
 
 class RootAnswer(BaseModel):
-    """Name and version; model and device are null while the generator is loading or away."""
+    """Name and version; model and device are null while the generator is loading or unreachable."""
 
     name: str
     version: str

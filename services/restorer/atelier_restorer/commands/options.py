@@ -84,8 +84,8 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         "--mask",
         choices=[kind.value for kind in MaskKind],
         default=RestoreRequest.mask.value,
-        help="replace the face's square with feathered edges, or only what a parsing network finds of the "
-        "face (default %(default)s)",
+        help="replace the face's square with feathered edges, or only the parts of the face that a parsing "
+        "network finds (default %(default)s)",
     )
     _add_match_tone(faces)
     image = parser.add_argument_group("image")
