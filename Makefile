@@ -61,7 +61,7 @@ test-parity: $(STAMP) ## install the reference's packages, one of them for non-c
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group parity
 	$(BIN)/python -m pytest -m oracle tests/parity
 
-lint: $(STAMP) ## ruff, mypy, buf, and whether the generated parts of the docs are up to date
+lint: $(STAMP) ## ruff, mypy, buf, and whether the generated sections of the docs are up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

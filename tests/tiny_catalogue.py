@@ -1,4 +1,4 @@
-"""A catalogue of tiny but real files, in the formats in which the large ones are published."""
+"""A catalog of tiny but real files, in the formats in which the large ones are published."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tests.file_server import FileServer
 from tests.tiny_restorer import FACES_OF_512_PX, codeformer_state, detector_state
 
-LICENCE_TEXTS = {"open": b"Do what you like.\n", "s-lab": b"Non-commercial use only.\n"}
+LICENSE_TEXTS = {"open": b"Do what you like.\n", "s-lab": b"Non-commercial use only.\n"}
 BASE_FILES = {
     "model_index.json": b"{}\n",
     "unet/config.json": b'{"sample_size": 8}\n',
@@ -35,35 +35,35 @@ def published_files() -> dict[str, bytes]:
         "/faces/detector.pth": saved(detector),
         "/faces/codeformer.pth": saved({"params_ema": half, "iter": 7}),
     }
-    files |= {f"/licences/{key}": text for key, text in LICENCE_TEXTS.items()}
+    files |= {f"/licenses/{key}": text for key, text in LICENSE_TEXTS.items()}
     return files | {f"/sdxl/{path}": content for path, content in BASE_FILES.items()}
 
 
-def write_catalogue(
+def write_catalog(
     path: Path, server: FileServer, *, sizes: dict[str, int] | None = None, unknown: tuple[str, ...] = ()
 ) -> Path:
-    """Write the catalogue of a server's files; `sizes` and `unknown` (no checksum) differ from them."""
+    """Write the catalog of a server's files; `sizes` and `unknown` (no checksum) differ from them."""
 
     def facts(place: str) -> str:
         content = server.files[place]
         checksum = "" if place in unknown else hashlib.sha256(content).hexdigest()
         return f'bytes = {(sizes or {}).get(place, len(content))}, sha256 = "{checksum}"'
 
-    lines = ['name = "sdxl"', 'description = "tiny"', "size_multiple = 8", "[licences]"]
-    for key in LICENCE_TEXTS:
+    lines = ['name = "sdxl"', 'description = "tiny"', "size_multiple = 8", "[licenses]"]
+    for key in LICENSE_TEXTS:
         demand = "must_be_accepted = true, " if key == "s-lab" else ""
-        place = f"/licences/{key}"
+        place = f"/licenses/{key}"
         lines.append(
-            f'{key} = {{ name = "Licence {key}", {demand}file = "{key}.txt", '
+            f'{key} = {{ name = "License {key}", {demand}file = "{key}.txt", '
             f'url = "{server.url}{place}", {facts(place)} }}'
         )
-    lines += ["[components.base]", 'name = "tiny-sdxl"', 'path = "base"', 'licence = "open"']
+    lines += ["[components.base]", 'name = "tiny-sdxl"', 'path = "base"', 'license = "open"']
     lines += [f'from = "{server.url}/sdxl/"', "files = ["]
     lines += [f'  {{ path = "{file}", {facts(f"/sdxl/{file}")} }},' for file in BASE_FILES]
     lines += ["]"]
-    for role, licence in (("detector", "open"), ("codeformer", "s-lab")):
+    for role, license in (("detector", "open"), ("codeformer", "s-lab")):
         place = f"/faces/{role}.pth"
         lines += [f"[components.{role}]", f'name = "tiny-{role}"', f'path = "{role}.safetensors"']
-        lines += [f'licence = "{licence}"', f'files = [{{ url = "{server.url}{place}", {facts(place)} }}]']
+        lines += [f'license = "{license}"', f'files = [{{ url = "{server.url}{place}", {facts(place)} }}]']
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -28,7 +28,7 @@ class Script:
 
     error: AtelierError | None = None
     hold: bool = False
-    """Work until the call is cancelled or `hold` is set to False."""
+    """Work until the call is canceled or `hold` is set to False."""
     silent: bool = False
     """Do not respond to GetStatus."""
     status: dict[str, Any] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import ModelSet
 from tests.file_server import FileServer, file_server
-from tests.tiny_catalogue import BASE_FILES, LICENCE_TEXTS, published_files, write_catalogue
+from tests.tiny_catalogue import BASE_FILES, LICENSE_TEXTS, published_files, write_catalog
 from tests.tiny_restorer import codeformer_state
 from tools.models.__main__ import main
 
@@ -35,10 +35,10 @@ def server() -> Iterator[FileServer]:
 
 @pytest.fixture
 def run(server: FileServer, tmp_path: Path) -> Run:
-    """Run the command on the whole catalogue, CodeFormer's licence accepted, into tmp_path/set."""
+    """Run the command on the whole catalog, CodeFormer's license accepted, into tmp_path/set."""
 
-    def run(*more: str, accept: str = "s-lab", catalogue: Path | None = None) -> int:
-        path = catalogue or write_catalogue(tmp_path / "catalogue.toml", server)
+    def run(*more: str, accept: str = "s-lab", catalog: Path | None = None) -> int:
+        path = catalog or write_catalog(tmp_path / "catalogue.toml", server)
         accepted = ["--accept", accept] if accept else []
         return main(
             ["--to", str(tmp_path / "set"), "--catalogue", str(path), "--retry-pause", "0", *accepted, *more]
@@ -55,7 +55,7 @@ def test_the_set_opens_verifies_and_the_restorer_loads_it(
     model_set = ModelSet.open(str(folder))
     model_set.verify(NetworkRole.BASE, NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
     assert (model_set.name, model_set.max_side, model_set.size_multiple) == ("sdxl", None, 8)
-    assert model_set.license == "Licence open; Licence s-lab"
+    assert model_set.license == "License open; License s-lab"
     models = load_models(RestorerSettings(model_set=str(folder), device="cpu"))
     assert models.detector is not None and models.codeformer is not None
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -73,7 +73,7 @@ def test_nothing_but_the_set_is_left_in_the_folder(run: Run, tmp_path: Path) -> 
     left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert left == {
         *(f"base/{file}" for file in BASE_FILES),
-        *(f"licences/{key}.txt" for key in LICENCE_TEXTS),
+        *(f"licences/{key}.txt" for key in LICENSE_TEXTS),
         *("codeformer.safetensors", "detector.safetensors", "manifest.json", ".lock"),
     }
 
@@ -118,7 +118,7 @@ def test_a_file_damaged_later_is_fetched_again(
     assert path.read_bytes() == whole
 
 
-def test_listing_names_file_size_source_licence_and_state_and_fetches_nothing(
+def test_listing_names_file_size_source_license_and_state_and_fetches_nothing(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--only", "detector") == 0
@@ -127,7 +127,7 @@ def test_listing_names_file_size_source_licence_and_state_and_fetches_nothing(
     assert run("--list", accept="") == 0
     out = capsys.readouterr().out
     assert server.received == []
-    assert "codeformer: tiny-codeformer, Licence s-lab" in out and f"{server.url}/sdxl\n" in out
+    assert "codeformer: tiny-codeformer, License s-lab" in out and f"{server.url}/sdxl\n" in out
     assert f"from {server.url}/faces/codeformer.pth" in out
     assert "must be accepted: --accept s-lab" in out
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("  ")}
@@ -135,16 +135,16 @@ def test_listing_names_file_size_source_licence_and_state_and_fetches_nothing(
     assert lines["base/unet/weights"] == ["10.00", "kB", "to", "fetch"]
 
 
-def test_a_licence_that_nobody_accepted_stops_the_run_with_the_flag_to_give(
+def test_a_license_that_nobody_accepted_stops_the_run_with_the_flag_to_give(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(accept="") == 2
     err = capsys.readouterr().err
-    assert "--accept s-lab" in err and "--without codeformer" in err and "Licence s-lab" in err
+    assert "--accept s-lab" in err and "--without codeformer" in err and "License s-lab" in err
     assert server.received == [] and not (tmp_path / "set/manifest.json").exists()
 
 
-def test_a_mistyped_licence_accepts_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_license_accepts_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(accept="slab") == 2
     assert "there is no such license, only open, s-lab" in capsys.readouterr().err
 
@@ -182,10 +182,10 @@ def test_own_files_are_taken_by_their_checksum_under_any_name(
 
 
 def test_a_mirror_keeps_host_and_path(run: Run, server: FileServer, tmp_path: Path) -> None:
-    catalogue = write_catalogue(tmp_path / "catalogue.toml", server)
-    catalogue.write_text(catalogue.read_text().replace(server.url, "https://models.invalid"))
+    catalog = write_catalog(tmp_path / "catalogue.toml", server)
+    catalog.write_text(catalog.read_text().replace(server.url, "https://models.invalid"))
     server.files = {f"/mirror/models.invalid{path}": content for path, content in FILES.items()}
-    assert run("--mirror", f"{server.url}/mirror/", catalogue=catalogue) == 0
+    assert run("--mirror", f"{server.url}/mirror/", catalog=catalog) == 0
     ModelSet.open(str(tmp_path / "set")).verify(
         NetworkRole.BASE, NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER
     )
@@ -194,11 +194,11 @@ def test_a_mirror_keeps_host_and_path(run: Run, server: FileServer, tmp_path: Pa
 def test_a_file_without_a_known_checksum_is_refused_unless_trusted_by_name(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    catalogue = write_catalogue(tmp_path / "c.toml", server, unknown=("/sdxl/unet/weights",))
-    assert run(catalogue=catalogue) == 2
+    catalog = write_catalog(tmp_path / "c.toml", server, unknown=("/sdxl/unet/weights",))
+    assert run(catalog=catalog) == 2
     assert "--trust-unverified base/unet/weights" in capsys.readouterr().err
     assert server.received == []
-    assert run("--trust-unverified", "base/unet/weights", catalogue=catalogue) == 0
+    assert run("--trust-unverified", "base/unet/weights", catalog=catalog) == 0
     actual = hashlib.sha256(BASE_FILES["unet/weights"]).hexdigest()
     assert f"taken unverified; its SHA-256 is {actual}" in capsys.readouterr().err
     record = json.loads((tmp_path / "set/manifest.json").read_text())["files"]["base/unet/weights"]
@@ -208,8 +208,8 @@ def test_a_file_without_a_known_checksum_is_refused_unless_trusted_by_name(
 def test_a_full_disk_is_known_before_the_first_byte(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    catalogue = write_catalogue(tmp_path / "c.toml", server, sizes={"/sdxl/unet/weights": 10**18})
-    assert run(catalogue=catalogue) == 1
+    catalog = write_catalog(tmp_path / "c.toml", server, sizes={"/sdxl/unet/weights": 10**18})
+    assert run(catalog=catalog) == 1
     assert "bytes are needed" in capsys.readouterr().err and server.received == []
 
 

@@ -14,7 +14,7 @@ from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import ModelSet
 from tests.file_server import Fault, FileServer, file_server
-from tests.tiny_catalogue import published_files, write_catalogue
+from tests.tiny_catalogue import published_files, write_catalog
 from tools.models.__main__ import main
 from tools.models.download import ATTEMPTS
 
@@ -40,8 +40,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(server: FileServer, folder: Path) -> Run:
     """Fetch the detector."""
-    catalogue = write_catalogue(folder.parent / "catalogue.toml", server)
-    command = ["--to", str(folder), "--catalogue", str(catalogue), "--only", "detector", "--retry-pause", "0"]
+    catalog = write_catalog(folder.parent / "catalogue.toml", server)
+    command = ["--to", str(folder), "--catalogue", str(catalog), "--only", "detector", "--retry-pause", "0"]
     return lambda: main(command)
 
 
@@ -158,7 +158,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_fetched(
 ) -> None:
     server.files[PLACE] = bytes(SIZE + change)
     assert run() == 1
-    assert f"offers {SIZE + change} bytes, the catalogue says {SIZE}" in capsys.readouterr().err
+    assert f"offers {SIZE + change} bytes, the catalog says {SIZE}" in capsys.readouterr().err
     assert_no_model(folder)
     assert not (folder / "detector.pth.part").exists()
 
@@ -199,8 +199,8 @@ def test_a_malicious_pickle_is_not_run_and_is_reported(
     canary = folder.parent / "canary"
     content = pickle.dumps({"params_ema": Malicious(canary)}, protocol=protocol)
     server.files[PLACE] = content
-    catalogue = write_catalogue(folder.parent / "evil.toml", server)  # the checksum is its own: it fits
-    assert main(["--to", str(folder), "--catalogue", str(catalogue), "--only", "detector"]) == 1
+    catalog = write_catalog(folder.parent / "evil.toml", server)  # the checksum is its own: it fits
+    assert main(["--to", str(folder), "--catalogue", str(catalog), "--only", "detector"]) == 1
     assert not canary.exists()
     err = capsys.readouterr().err
     assert "arbitrary code" in err and "mkdir" in err and f"{server.url}{PLACE}" in err

@@ -1,4 +1,4 @@
-"""The files that the shipped catalogue names are those that the generator needs: shown with tiny ones."""
+"""The files that the shipped catalog names are those that the generator needs: shown with tiny ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atelier_generator.settings import GeneratorSettings
 from tests.file_server import FileServer, file_server
 from tests.tiny_sdxl import build_set
 from tools.models.__main__ import main
-from tools.models.catalogue import read_catalogue
+from tools.models.catalogue import read_catalog
 
 WORD_A = [2 * 256, 256 + ord("a"), 2 * 256 + 1]  # start, the letter at the end of a word, end
 
@@ -22,8 +22,8 @@ def test_the_generator_loads_a_base_and_a_refiner_of_exactly_the_published_files
     published = build_set(tmp_path / "published", refiner=True, upscaler=False)
     rename_as_published(published)
     with file_server() as server:
-        catalogue = catalogue_of(published, server, tmp_path / "catalogue.toml")
-        assert main(["--to", str(tmp_path / "set"), "--catalogue", str(catalogue), "--retry-pause", "0"]) == 0
+        catalog = catalog_of(published, server, tmp_path / "catalogue.toml")
+        assert main(["--to", str(tmp_path / "set"), "--catalogue", str(catalog), "--retry-pause", "0"]) == 0
     models = load_models(GeneratorSettings(device="cpu", model_set=str(tmp_path / "set")))
     assert models.refiner is not None and models.refiner.unet.dtype == torch.float32
     assert models.refiner.text_encoder_2 is models.text_to_image.text_encoder_2
@@ -44,16 +44,16 @@ def rename_as_published(folder: Path) -> None:
         path.unlink()
 
 
-def catalogue_of(published: Path, server: FileServer, path: Path) -> Path:
-    """The shipped catalogue's base and refiner, with the sizes and checksums of the tiny files."""
-    server.files["/licence"] = b"free\n"
+def catalog_of(published: Path, server: FileServer, path: Path) -> Path:
+    """The shipped catalog's base and refiner, with the tiny files' sizes and checksums, spelled as in 0.1."""
+    server.files["/license"] = b"free\n"
     lines = ['name = "sdxl"', "[licences.openrail]", 'name = "free"', 'file = "free.txt"']
     lines += [
-        f'url = "{server.url}/licence"',
+        f'url = "{server.url}/license"',
         "bytes = 5",
-        'sha256 = "' + checksum(server.files["/licence"]) + '"',
+        'sha256 = "' + checksum(server.files["/license"]) + '"',
     ]
-    for entry in read_catalogue().only(["base", "refiner"]).entries:
+    for entry in read_catalog().only(["base", "refiner"]).entries:
         lines += [f"[components.{entry.role}]", f'name = "{entry.name}"', f'path = "{entry.path}"']
         lines += ['licence = "openrail"', f'from = "{server.url}/{entry.role}/"', "files = ["]
         for source in entry.files:

@@ -15,7 +15,7 @@ import pytest
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet
 from tests.file_server import Fault, FileServer, file_server
-from tests.tiny_catalogue import published_files, write_catalogue
+from tests.tiny_catalogue import published_files, write_catalog
 from tools.models.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +31,8 @@ def server() -> Iterator[FileServer]:
 
 @pytest.fixture
 def command(server: FileServer, tmp_path: Path) -> list[str]:
-    catalogue = write_catalogue(tmp_path / "catalogue.toml", server)
-    return ["--to", str(tmp_path / "set"), "--catalogue", str(catalogue), "--retry-pause", "0"]
+    catalog = write_catalog(tmp_path / "catalogue.toml", server)
+    return ["--to", str(tmp_path / "set"), "--catalogue", str(catalog), "--retry-pause", "0"]
 
 
 def wait_for_part(path: Path, size: int) -> None:
@@ -92,7 +92,7 @@ def test_on_a_terminal_it_asks(
         monkeypatch.setattr(sys, "stdin", terminal)
         assert main(command) == code
     err = capsys.readouterr().err
-    assert "codeformer: Licence s-lab" in err and "Do you accept it? [yes/no]" in err and "Fetch " in err
+    assert "codeformer: License s-lab" in err and "Do you accept it? [yes/no]" in err and "Fetch " in err
     if components is None:
         assert not (tmp_path / "set/manifest.json").exists()
     else:

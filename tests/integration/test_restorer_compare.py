@@ -20,7 +20,17 @@ from atelier_restorer.request import RestoreResult
 from atelier_runtime import metrics
 from atelier_runtime.errors import QueueFull
 from atelier_runtime.images import message_limit_bytes
-from tests.integration.restorer_server import Client, failure, idle, photo, pixels, png, serve, stage_names, until
+from tests.integration.restorer_server import (
+    Client,
+    failure,
+    idle,
+    photo,
+    pixels,
+    png,
+    serve,
+    stage_names,
+    until,
+)
 
 FIDELITIES = [0.0, 0.3, 0.6, 1.0]
 LONGEST_WAIT_S = 60

@@ -229,7 +229,9 @@ async def test_1000_mixed_requests_get_their_own_faces_and_the_memory_stays_flat
         for _ in range(10):
             await asyncio.gather(*(check(*key) for key in different))
             gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)  # or freed memory that the allocator keeps, up to 200 MiB, would count
+            ctypes.CDLL(None).malloc_trim(
+                0
+            )  # or freed memory that the allocator keeps, up to 200 MiB, would count
             sizes.append(process.memory_info().rss)
         growth = max(sizes[6:]) - max(sizes[2:6])
         assert mixed_up == []

@@ -155,7 +155,7 @@ def test_a_draining_replica_gets_nothing_after_a_second_and_finishes_what_it_has
         unfinished = [call for call in accepted if not call.done()]
         assert len(unfinished) > 3 and leaving.child.poll() is None, "the test needs it alive to the end"
         assert leaving.calls("DetectFaces") == before and staying.calls("DetectFaces") == others + 20
-        # The test does not wait for all of them; those that nobody waits for are cancelled.
+        # The test does not wait for all of them; those that nobody waits for are canceled.
         for call in unfinished[3:]:
             call.cancel()
         assert all(call.result().faces for call in unfinished[:3]), "accepted calls are finished"

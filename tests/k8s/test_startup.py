@@ -20,8 +20,8 @@ DEPLOYMENTS = pytest.mark.parametrize("workload", [w for w in workloads() if w.n
 
 
 def published_bytes(service: str) -> int:
-    catalogue = tomllib.loads((ROOT / "tools/models/catalogue.toml").read_text(encoding="utf-8"))
-    components = catalogue["components"]
+    catalog = tomllib.loads((ROOT / "tools/models/catalogue.toml").read_text(encoding="utf-8"))
+    components = catalog["components"]
     return sum(file["bytes"] for role in ROLES[service] for file in components[role]["files"])
 
 

@@ -67,7 +67,7 @@ def warning_codes() -> str:
 
 @cache
 def _body_schema(path: str) -> dict[str, Any]:
-    # built without reading the environment: whoever generates the page may have settings of their own
+    # built without reading the environment: the machine that generates the page may have settings
     document = create_app(GatewaySettings.model_construct()).openapi()
     content = document["paths"][path]["post"]["requestBody"]["content"]
     schema: dict[str, Any] = content["application/json"]["schema"]

@@ -29,7 +29,7 @@ def variables(settings: type[ProcessSettings]) -> str:
 
 
 def renamed(*classes: type[ProcessSettings]) -> str:
-    """Return a table of the variables that stop the start because they have been renamed."""
+    """Return a table of the variables that prevent startup because they have been renamed."""
     return table(
         ("former name", "name"),
         (

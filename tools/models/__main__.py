@@ -25,7 +25,7 @@ from tools.models.assemble import (
     take_stock,
     write_manifest,
 )
-from tools.models.catalogue import BUILT_IN, Catalogue, CatalogueError, Entry, License, read_catalogue
+from tools.models.catalogue import BUILT_IN, Catalog, CatalogError, Entry, License, read_catalog
 from tools.models.download import DownloadError, new_client
 
 _REPORT_EVERY_S = 10.0  # in a log file; on a terminal the line is overwritten
@@ -58,7 +58,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         dest="local",
         type=Path,
     )
-    add_list("--trust-unverified", "PATH", "accept files for which the catalogue has no checksum")
+    add_list("--trust-unverified", "PATH", "accept files for which the catalog has no checksum")
     parser.add_argument("--mirror", metavar="URL", help="fetch https://HOST/PATH from URL/HOST/PATH")
     parser.add_argument(
         "--catalogue",
@@ -84,14 +84,14 @@ def main(given: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = arguments(given)
     try:
-        catalogue = read_catalogue(options.catalogue)
+        catalog = read_catalog(options.catalogue)
         if options.mirror:
-            catalogue = catalogue.mirrored(options.mirror)
+            catalog = catalog.mirrored(options.mirror)
         if options.to is None:
-            print_plan(select(catalogue, options), [], options)
+            print_plan(select(catalog, options), [], options)
             return 0
-        make(catalogue, options)
-    except (CatalogueError, Refused) as error:
+        make(catalog, options)
+    except (CatalogError, Refused) as error:
         say(str(error))
         return 2
     except (SetError, DownloadError) as error:
@@ -106,11 +106,11 @@ def main(given: list[str] | None = None) -> int:
     return 0
 
 
-def make(catalogue: Catalogue, options: argparse.Namespace) -> None:
+def make(catalog: Catalog, options: argparse.Namespace) -> None:
     """List, ask, fetch, convert, write the manifest."""
     folder: Path = options.to
     trusted = frozenset(options.trust_unverified)
-    selection = select(catalogue, options)
+    selection = select(catalog, options)
     if options.list:
         say("Checking existing files ...")
         print_plan(selection, take_stock(selection, folder, local_files(options.local), trusted), options)
@@ -119,7 +119,7 @@ def make(catalogue: Catalogue, options: argparse.Namespace) -> None:
         say("Checking existing files ...")
         items = take_stock(selection, folder, local_files(options.local), trusted)
         print_plan(selection, items, options)
-        check_accepted(catalogue, options.accept)
+        check_accepted(catalog, options.accept)
         selection = accept_licenses(selection, items, options)
         items = [item for item in items if item.source.path in paths_of(selection)]
         check_unverified(items, trusted)
@@ -135,39 +135,37 @@ def make(catalogue: Catalogue, options: argparse.Namespace) -> None:
             raise Refused("Nothing was fetched.")
         with new_client(options.timeout) as client:
             fill(items, folder, FetchContext(client, say, progress, options.retry_pause), trusted)
-        manifest = write_manifest(complete_set(catalogue, selection, folder, options), folder)
-    print(f"The set '{catalogue.name}' is complete: {manifest}")
+        manifest = write_manifest(complete_set(catalog, selection, folder, options), folder)
+    print(f"The set '{catalog.name}' is complete: {manifest}")
     print(f"  ATELIER_GENERATOR_MODEL_SET={folder} ATELIER_RESTORER_MODEL_SET={folder} make run")
 
 
-def select(catalogue: Catalogue, options: argparse.Namespace) -> Catalogue:
-    """Return the part of the catalogue that the command line selects."""
-    return (catalogue.only(options.only) if options.only else catalogue).without(options.without)
+def select(catalog: Catalog, options: argparse.Namespace) -> Catalog:
+    """Return the part of the catalog that the command line selects."""
+    return (catalog.only(options.only) if options.only else catalog).without(options.without)
 
 
-def complete_set(
-    catalogue: Catalogue, selection: Catalogue, folder: Path, options: argparse.Namespace
-) -> Catalogue:
+def complete_set(catalog: Catalog, selection: Catalog, folder: Path, options: argparse.Namespace) -> Catalog:
     """Return the selection and the components that earlier runs completed in the folder."""
     trusted = frozenset(options.trust_unverified)
     roles = {entry.role for entry in selection.entries}
-    for entry in catalogue.entries:
+    for entry in catalog.entries:
         if entry.role not in roles and options.only and entry.role not in options.without:
-            single = catalogue.only([entry.role])
+            single = catalog.only([entry.role])
             if all(item.here for item in take_stock(single, folder, {}, trusted)):
                 check_unexpected_files(single, folder)
                 roles.add(entry.role)
-    return catalogue.only(roles)
+    return catalog.only(roles)
 
 
-def check_accepted(catalogue: Catalogue, accepted: list[str]) -> None:
+def check_accepted(catalog: Catalog, accepted: list[str]) -> None:
     """Raise `Refused` for an unknown license: a mistyped name accepts nothing."""
-    known = [license.key for license in catalogue.licenses]
+    known = [license.key for license in catalog.licenses]
     if unknown := [key for key in accepted if key not in known]:
         raise Refused(f"--accept {' '.join(unknown)}: there is no such license, only {', '.join(known)}")
 
 
-def accept_licenses(selection: Catalogue, items: list[Item], options: argparse.Namespace) -> Catalogue:
+def accept_licenses(selection: Catalog, items: list[Item], options: argparse.Namespace) -> Catalog:
     """Return what may be fetched with the licenses that the user accepts. Raises `Refused`."""
     missing = {item.source.role for item in items if not item.here}
     for license in selection.licenses:
@@ -199,32 +197,32 @@ def check_unverified(items: list[Item], trusted: frozenset[str]) -> None:
     paths = [item.source.path for item in items if not item.here and not item.source.sha256]
     if unknown := [path for path in paths if path not in trusted]:
         raise Refused(
-            f"The catalogue has no checksum for {', '.join(unknown)}. To accept what the server sends, add: "
+            f"The catalog has no checksum for {', '.join(unknown)}. To accept what the server sends, add: "
             f"--trust-unverified {' '.join(unknown)}"
         )
 
 
-def paths_of(catalogue: Catalogue) -> set[str]:
-    """The paths of all files of a catalogue."""
-    texts = {license.text.path for license in catalogue.licenses}
-    return texts | {source.path for entry in catalogue.entries for source in entry.files}
+def paths_of(catalog: Catalog) -> set[str]:
+    """The paths of all files of a catalog."""
+    texts = {license.text.path for license in catalog.licenses}
+    return texts | {source.path for entry in catalog.entries for source in entry.files}
 
 
-def print_plan(catalogue: Catalogue, items: list[Item], options: argparse.Namespace) -> None:
+def print_plan(catalog: Catalog, items: list[Item], options: argparse.Namespace) -> None:
     """Print what the set consists of: file, size, source, license, and what is there already."""
     states = {item.source.path: state(item) for item in items}
-    print(f"The set '{catalogue.name}'{f' in {options.to}' if options.to else ''}\n")
-    for entry in catalogue.entries:
+    print(f"The set '{catalog.name}'{f' in {options.to}' if options.to else ''}\n")
+    for entry in catalog.entries:
         print(f"{entry.role}: {entry.name}, {entry.license.name}\n  from {origin(entry)}")
         for source in entry.files:
             print(
                 f"  {source.path:<54} {format_size(source.bytes):>9}  {states.get(source.path, '')}".rstrip()
             )
     print("\nLicenses, whose texts are stored with the weights:")
-    for license in catalogue.licenses:
+    for license in catalog.licenses:
         demand = f"; must be accepted: --accept {license.key}" if license.must_be_accepted else ""
         print(f"  {license.name}{demand}  {license.text.url}")
-    total = sum(source.bytes for entry in catalogue.entries for source in entry.files)
+    total = sum(source.bytes for entry in catalog.entries for source in entry.files)
     if items:
         print(
             f"\nTo fetch: {format_size(sum(item.to_fetch for item in items))} of {format_size(total)}",

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from atelier_runtime.weights import CheckpointError, ModelSet, sha256
-from tools.models.catalogue import Catalogue, Source
+from tools.models.catalogue import Catalog, Source
 from tools.models.convert import convert, is_conversion_of, source_of
 from tools.models.download import discard_part, download, part_of, size_of
 
@@ -75,18 +75,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def sources_of(catalogue: Catalogue) -> list[Source]:
+def sources_of(catalog: Catalog) -> list[Source]:
     """Every file of the set: the license texts first, then the weights."""
-    texts = [license.text for license in catalogue.licenses]
-    return [*texts, *(source for entry in catalogue.entries for source in entry.files)]
+    texts = [license.text for license in catalog.licenses]
+    return [*texts, *(source for entry in catalog.entries for source in entry.files)]
 
 
 def take_stock(
-    catalogue: Catalogue, folder: Path, local: Mapping[int, list[Path]], trusted: frozenset[str]
+    catalog: Catalog, folder: Path, local: Mapping[int, list[Path]], trusted: frozenset[str]
 ) -> list[Item]:
     """Check what is there. `local`: the user's files by size; `trusted`: paths taken without a checksum."""
     items = []
-    for source in sources_of(catalogue):
+    for source in sources_of(catalog):
         if _is_here(source, folder, trusted):
             items.append(Item(source, here=True, to_fetch=0))
             continue
@@ -125,14 +125,14 @@ def check_space(items: list[Item], folder: Path) -> None:
         raise SetError(f"{folder}: {needed} bytes are needed, {free} are free")
 
 
-def check_unexpected_files(catalogue: Catalogue, folder: Path) -> None:
+def check_unexpected_files(catalog: Catalog, folder: Path) -> None:
     """Raise `SetError` if a component's folder has a file that does not belong to the set.
 
     The services refuse such a set, which is better found out before the download than after it.
     """
-    known = {path for s in sources_of(catalogue) for path in (s.path, s.published)}
+    known = {path for s in sources_of(catalog) for path in (s.path, s.published)}
     known |= {f"{path}{end}" for path in known for end in (".part", ".part.version")}
-    for entry in catalogue.entries:
+    for entry in catalog.entries:
         for path in sorted((folder / entry.path).rglob("*")):
             relative = path.relative_to(folder).as_posix()
             if not path.is_dir() and relative not in known:
@@ -150,7 +150,7 @@ def fill(items: list[Item], folder: Path, context: FetchContext, trusted: frozen
             _obtain(item, folder, context, trusted)
 
 
-def write_manifest(catalogue: Catalogue, folder: Path) -> Path:
+def write_manifest(catalog: Catalog, folder: Path) -> Path:
     """Write the manifest of a complete folder, and open the set as a service would."""
     components = {
         entry.role: {
@@ -159,19 +159,19 @@ def write_manifest(catalogue: Catalogue, folder: Path) -> Path:
             "license": entry.license.name,
             "license_text": entry.license.text.path,
         }
-        for entry in catalogue.entries
+        for entry in catalog.entries
     }
     manifest = {
-        "name": catalogue.name,
-        "license": "; ".join(license.name for license in catalogue.licenses),
-        "licenses_accepted": [lic.key for lic in catalogue.licenses if lic.must_be_accepted],
-        "description": catalogue.description,
-        "max_side": catalogue.max_side,
-        "refiner_max_side": catalogue.refiner_max_side,
-        "size_multiple": catalogue.size_multiple,
-        "default_negative_prompt": catalogue.default_negative_prompt,
+        "name": catalog.name,
+        "license": "; ".join(license.name for license in catalog.licenses),
+        "licenses_accepted": [lic.key for lic in catalog.licenses if lic.must_be_accepted],
+        "description": catalog.description,
+        "max_side": catalog.max_side,
+        "refiner_max_side": catalog.refiner_max_side,
+        "size_multiple": catalog.size_multiple,
+        "default_negative_prompt": catalog.default_negative_prompt,
         "components": components,
-        "files": {source.path: _record(source, folder) for source in sources_of(catalogue)},
+        "files": {source.path: _record(source, folder) for source in sources_of(catalog)},
         "made_by": "python -m tools.models",
     }
     path, part = folder / MANIFEST, part_of(folder / MANIFEST)

@@ -1,4 +1,4 @@
-"""The catalogue: which files make up the set, where they come from and what they must be."""
+"""The catalog: which files make up the set, where they come from and what they must be."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PICKLES = (".pth", ".pt", ".ckpt")
 LICENSE_ROLE = "license"
 
 
-class CatalogueError(ValueError):
-    """The catalogue cannot be used; the message names the entry."""
+class CatalogError(ValueError):
+    """The catalog cannot be used; the message names the entry."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """Everything that the set may contain, and what its manifest says about it as a whole."""
 
     name: str
@@ -88,13 +88,13 @@ class Catalogue:
         """The licenses of the entries, each once."""
         return tuple({entry.license.key: entry.license for entry in self.entries}.values())
 
-    def only(self, roles: Collection[str]) -> Catalogue:
-        """Return the catalogue with only these entries; raise `CatalogueError` for one that is not in it."""
+    def only(self, roles: Collection[str]) -> Catalog:
+        """Return the catalog with only these entries; raise `CatalogError` for one that is not in it."""
         self._check(roles)
         return replace(self, entries=tuple(entry for entry in self.entries if entry.role in roles))
 
-    def without(self, roles: Collection[str]) -> Catalogue:
-        """Return the catalogue without these entries; raise `CatalogueError` for one that is not in it."""
+    def without(self, roles: Collection[str]) -> Catalog:
+        """Return the catalog without these entries; raise `CatalogError` for one that is not in it."""
         self._check(roles)
         return replace(self, entries=tuple(entry for entry in self.entries if entry.role not in roles))
 
@@ -102,10 +102,10 @@ class Catalogue:
         known = [entry.role for entry in self.entries]
         for role in roles:
             if role not in known:
-                raise CatalogueError(f"there is no '{role}' in the catalogue, only {', '.join(known)}")
+                raise CatalogError(f"there is no '{role}' in the catalog, only {', '.join(known)}")
 
-    def mirrored(self, mirror: str) -> Catalogue:
-        """Return the catalogue with every `https://host/path` fetched from `mirror/host/path`."""
+    def mirrored(self, mirror: str) -> Catalog:
+        """Return the catalog with every `https://host/path` fetched from `mirror/host/path`."""
 
         def on_mirror(source: Source) -> Source:
             address = urlsplit(source.url)
@@ -124,17 +124,17 @@ class Catalogue:
         return replace(self, entries=tuple(entries))
 
 
-def read_catalogue(path: Path = BUILT_IN) -> Catalogue:
-    """Read a catalogue file.
+def read_catalog(path: Path = BUILT_IN) -> Catalog:
+    """Read a catalog file.
 
-    Raises `CatalogueError` naming the file, the entry and what is wrong with it.
+    Raises `CatalogError` naming the file, the entry and what is wrong with it.
     """
     try:
         with path.open("rb") as file:
             data = tomllib.load(file)
         licenses = {key: _license(key, table) for key, table in data[_spelling(data, "licenses")].items()}
         entries = tuple(_entry(role, table, licenses) for role, table in data["components"].items())
-        catalogue = Catalogue(
+        catalog = Catalog(
             name=str(data["name"]),
             description=str(data.get("description", "")),
             max_side=data.get("max_side"),
@@ -143,18 +143,18 @@ def read_catalogue(path: Path = BUILT_IN) -> Catalogue:
             default_negative_prompt=str(data.get("default_negative_prompt", "")),
             entries=entries,
         )
-        _check_paths(catalogue)
+        _check_paths(catalog)
     except OSError as error:
-        raise CatalogueError(f"{path}: {error.strerror or error}") from error
+        raise CatalogError(f"{path}: {error.strerror or error}") from error
     except KeyError as error:
-        raise CatalogueError(f"{path}: {error.args[0]} is missing") from error
+        raise CatalogError(f"{path}: {error.args[0]} is missing") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise CatalogueError(f"{path}: {error}") from error
-    return catalogue
+        raise CatalogError(f"{path}: {error}") from error
+    return catalog
 
 
 def _spelling(table: Mapping[str, Any], key: str) -> str:
-    """Return a table's spelling of a key: catalogues written for 0.1 have `licences` and `licence`."""
+    """Return a table's spelling of a key: catalogs written for 0.1 have `licences` and `licence`."""
     british = key.replace("license", "licence")
     return british if british in table else key
 
@@ -168,57 +168,57 @@ def _license(key: str, table: Mapping[str, Any]) -> License:
 def _entry(role: str, table: Mapping[str, Any], licenses: Mapping[str, License]) -> Entry:
     where = f"components.{role}"
     if role not in set(NetworkRole):
-        raise CatalogueError(f"{where} is unknown; known are {', '.join(NetworkRole)}")
+        raise CatalogError(f"{where} is unknown; known are {', '.join(NetworkRole)}")
     path = _text(where, table, "path")
     key = _text(where, table, _spelling(table, "license"))
     if key not in licenses:
-        raise CatalogueError(f"{where}: the license '{key}' is not in the catalogue")
+        raise CatalogError(f"{where}: the license '{key}' is not in the catalog")
     base = table.get("from")
     files = []
     for number, file in enumerate(table["files"]):
         inner = f"{path}/{file['path']}" if "path" in file else path
         files.append(_source(f"{where}.files[{number}]", role, file, inner, base))
     if not files:
-        raise CatalogueError(f"{where} has no files")
+        raise CatalogError(f"{where} has no files")
     return Entry(role, _text(where, table, "name"), path, licenses[key], tuple(files))
 
 
 def _source(where: str, role: str, table: Mapping[str, Any], path: str, base: str | None) -> Source:
     url = table.get("url") or (urljoin(base, table["path"]) if base else None)
     if not isinstance(url, str):
-        raise CatalogueError(f"{where}: url is missing")
+        raise CatalogError(f"{where}: url is missing")
     _check_url(where, url)
     size = table.get("bytes")
     if not isinstance(size, int) or size < 1:
-        raise CatalogueError(f"{where}: bytes must be the file's size, not {size!r}")
+        raise CatalogError(f"{where}: bytes must be the file's size, not {size!r}")
     checksum = _text(where, table, "sha256")
     if not re.fullmatch(r"[0-9a-f]{64}|", checksum):
-        raise CatalogueError(f"{where}: sha256 must be 64 lowercase hexadecimal digits (or empty: unknown)")
+        raise CatalogError(f"{where}: sha256 must be 64 lowercase hexadecimal digits (or empty: unknown)")
     return Source(role, path, url, size, checksum)
 
 
 def _text(where: str, table: Mapping[str, Any], key: str) -> str:
     value = table.get(key)
     if not isinstance(value, str):
-        raise CatalogueError(f"{where}: {key} must be a string, not {value!r}")
+        raise CatalogError(f"{where}: {key} must be a string, not {value!r}")
     return value
 
 
 def _check_url(where: str, url: str) -> None:
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.netloc:
-        raise CatalogueError(f"{where}: {url} is not an http(s) URL")
+        raise CatalogError(f"{where}: {url} is not an http(s) URL")
 
 
-def _check_paths(catalogue: Catalogue) -> None:
+def _check_paths(catalog: Catalog) -> None:
     """No file may be outside the set, and no two may have the same path."""
     taken: set[str] = set()
-    sources = [source for entry in catalogue.entries for source in entry.files]
-    for source in (*sources, *(license.text for license in catalogue.licenses)):
+    sources = [source for entry in catalog.entries for source in entry.files]
+    for source in (*sources, *(license.text for license in catalog.licenses)):
         path = PurePosixPath(source.path)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in source.path:
-            raise CatalogueError(f"{source.role}: {source.path} leads out of the set")
+            raise CatalogError(f"{source.role}: {source.path} leads out of the set")
         for name in {source.path, source.published}:
             if name in taken or name == "manifest.json":
-                raise CatalogueError(f"{source.role}: {name} is taken")
+                raise CatalogError(f"{source.role}: {name} is taken")
             taken.add(name)

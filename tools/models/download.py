@@ -138,7 +138,7 @@ def _start(response: httpx.Response, part: Path, have: int, size: int) -> int:
         raise DownloadError(f"{url}: the server returned {status} {response.reason_phrase}")
     offered = response.headers.get("Content-Length", str(size))
     if offered != str(size):
-        raise DownloadError(f"{url}: the server offers {offered} bytes, the catalogue says {size}")
+        raise DownloadError(f"{url}: the server offers {offered} bytes, the catalog says {size}")
     return 0
 
 
@@ -151,7 +151,7 @@ def _receive(response: httpx.Response, part: Path, start: int, size: int, progre
                 if done > size:
                     raise DownloadError(
                         f"{response.request.url}: the server sends more than the {size} bytes "
-                        "that the catalogue says"
+                        "that the catalog says"
                     )
                 file.write(chunk)
                 progress(done)

@@ -1,1 +1,1 @@
-"""The two services over gRPC. Past this package, nothing knows gRPC or protobuf."""
+"""The two services over gRPC. Nothing outside this package depends on gRPC or protobuf."""

@@ -1,4 +1,4 @@
-"""The channel to one backend: all its ready replicas behind one name, and what happens when one goes away.
+"""The channel to one backend: all its ready replicas behind one name, and what happens when one disappears.
 
 gRPC does the load balancing. The name is resolved to the address of every replica, calls go to each in turn
 (round_robin), and a replica that reports over grpc.health.v1 that it is not ready, or draining, gets none.
@@ -7,9 +7,9 @@ gRPC resolves the name again when a connection ends, and the services end each c
 
 Added here is what gRPC does not do. A call waits a bounded time for a replica while there is none. A call
 that was lost with its replica, or refused because the replica is shutting down, is retried on another. So is
-a call for which a replica has no slot in its queue or not enough time, but only within a retry budget: every
-success earns the retries of one call, so a backend that is full everywhere gets hardly more calls than
-clients make.
+a call that is refused because a replica's queue is full or it cannot meet the deadline, but only within a
+retry budget: every success earns the retries of one call, so a backend that is full everywhere gets hardly
+more calls than clients make.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from atelier_runtime.rpc_errors import from_rpc_error
 _RESOLVE_AGAIN_MS = 2_000
 
 _MAX_ATTEMPTS = 3
-_PAUSE_S = 0.1  # time for the news that a replica is draining to arrive
+_PAUSE_S = 0.1  # time for gRPC to learn that a replica is draining
 
 _GONE = (ServiceUnavailable, ServiceDraining, ServiceNotReady)
 _FULL = (QueueFull, DeadlineUnmeetable)
@@ -104,7 +104,7 @@ class BackendChannel:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Close the channels; calls in flight are cancelled."""
+        """Close the channels; calls in flight are canceled."""
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
@@ -112,7 +112,7 @@ class BackendChannel:
         await self.status_channel.close()
 
     async def call(self, once: Callable[[grpc.aio.Channel], Awaitable[T]], deadline: float) -> T:
-        """Make a call that any replica can serve; retry it elsewhere if its replica goes away or is full.
+        """Make a call that any replica can serve; retry it elsewhere if its replica disappears or is full.
 
         `once` makes the call on a channel. A retry starts from the beginning, so `once` must not have handed
         out any part of the result. Raises the service's error as ours; of several replicas that are full, the
@@ -147,7 +147,7 @@ class BackendChannel:
             pending.dec()
 
     def _is_worth_a_retry(self, error: AtelierError, is_connected: bool) -> bool:
-        """Tell whether another replica may succeed; takes from the retry budget if this one was full."""
+        """Return whether another replica may succeed; takes from the retry budget if this one was full."""
         if isinstance(error, _FULL) and self._retry_budget >= 1:
             self._retry_budget -= 1
             return True
@@ -165,8 +165,8 @@ class BackendChannel:
             now = time.monotonic()
             if now >= end:
                 return False
-            # gRPC resolves a name that does not resolve ever more rarely, up to every two minutes; a new
-            # channel does so at once. A name has no addresses while its service has no replicas.
+            # gRPC retries a name that does not resolve less and less often, down to every two minutes; a
+            # new channel resolves it at once. A name has no addresses while its service has no replicas.
             fresh_at = max(started, self._replaced_at) + _FRESH_CHANNEL_AFTER_S
             if now >= fresh_at:
                 self._replace(channel)

@@ -1,6 +1,6 @@
 """The two services as the backends that `core` needs.
 
-Every call carries the request ID and the time that is left; cancelling the task that awaits a call cancels
+Every call carries the request ID and the time that is left; canceling the task that awaits a call cancels
 the call in the service. Calls are balanced over all ready replicas of a service and retried, see `channel`.
 """
 
@@ -68,7 +68,7 @@ class _Client(Backend):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Close the channels; calls in flight are cancelled."""
+        """Close the channels; calls in flight are canceled."""
         await self._channel.__aexit__(*exc_info)
 
     async def status(self) -> ServiceStatus:

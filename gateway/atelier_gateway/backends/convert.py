@@ -193,7 +193,7 @@ def restoration_from_proto(message: restorer_pb.RestoreFacesResponse, spec: Rest
 
 
 def face_outcome_from_proto(message: restorer_pb.FaceResult) -> FaceOutcome:
-    """Read what became of one face."""
+    """Read the outcome for one face."""
     return FaceOutcome(
         face=face_from_proto(message.face),
         restored=message.restored,

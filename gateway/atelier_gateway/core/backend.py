@@ -18,9 +18,9 @@ from atelier_runtime.service_status import ServiceStatus
 
 
 class Backend(ABC):
-    """A service. Cancelling the task that awaits a call stops the service's work.
+    """A service. Canceling the task that awaits a call stops the service's work.
 
-    A `deadline` is the `time.monotonic()` at which to give up. Every call raises the service's own
+    A `deadline` is an absolute deadline on the `time.monotonic()` clock. Every call raises the service's own
     `AtelierError`, in which fields are named as in the spec; `ServiceUnavailable` if the service cannot be
     reached.
     """
@@ -37,7 +37,7 @@ class GeneratorBackend(Backend):
     async def generate(
         self, spec: GenerateSpec, on_progress: OnProgress, *, deadline: float
     ) -> GeneratedImage:
-        """Generate an image, in the spec's output format. What the spec says of faces is ignored."""
+        """Generate an image, in the spec's output format. What the spec says about faces is ignored."""
 
 
 class RestorerBackend(Backend):

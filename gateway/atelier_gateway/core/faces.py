@@ -1,6 +1,6 @@
 """Faces of photos: restore them, find them, compare fidelities.
 
-Nothing can stand in for a restorer that is unavailable, so its failure is the request's.
+There is no fallback for an unavailable restorer: if it fails, the request fails.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from atelier_runtime.errors import InternalError
 
 
 class Faces:
-    """Works on the faces of photos. A `deadline` is the `time.monotonic()` at which to give up."""
+    """Works on the faces of photos. A `deadline` is absolute, on the `time.monotonic()` clock."""
 
     def __init__(self, restorer: RestorerBackend) -> None:
         self._restorer = restorer

@@ -48,7 +48,7 @@ RESTORE_STAGE = "restore"
 _RESTORER_FAULTS = frozenset(
     {SkipReason.FAILED, SkipReason.NOT_FINITE, SkipReason.OUT_OF_MEMORY, SkipReason.NOT_LOADED}
 )
-"""Reasons why no face was restored that lie with the restorer, not with the image."""
+"""Skip reasons that are due to the restorer, not to the image."""
 
 _SKIP_REASONS = {
     ErrorReason.OUT_OF_MEMORY: SkipReason.OUT_OF_MEMORY,
@@ -87,10 +87,10 @@ class Generate:
     async def run(
         self, spec: GenerateSpec, on_progress: OnProgress = ignore_progress, *, deadline: float
     ) -> Generation:
-        """Carry out a spec; `deadline` is the `time.monotonic()` at which to give up.
+        """Carry out a spec; `deadline` is an absolute deadline on the `time.monotonic()` clock.
 
         Raises:
-            AtelierError: there is no image. Cancelling the task stops the services' work.
+            AtelierError: there is no image. Canceling the task stops the services' work.
         """
         if violations := self.violations(spec):
             raise InvalidRequest(violations)

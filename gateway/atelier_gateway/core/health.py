@@ -1,4 +1,4 @@
-"""What works now, from what the two services report of themselves."""
+"""What is working, according to the status of the two services."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class SystemStatus:
         return any(status is not None and on_cuda(status) for status in (self.generator, self.restorer))
 
     def generator_has(self, role: NetworkRole) -> bool:
-        """Tell whether the generator is ready and has a network of this role."""
+        """Return whether the generator is ready and has a network of this role."""
         return _has(self.generator, role)
 
     def restorer_has(self, role: NetworkRole) -> bool:
-        """Tell whether the restorer is ready and has a network of this role."""
+        """Return whether the restorer is ready and has a network of this role."""
         return _has(self.restorer, role)
 
 
@@ -79,7 +79,7 @@ def require_ready(generator: ServiceStatus) -> None:
 
 
 def on_cuda(status: ServiceStatus) -> bool:
-    """Tell whether a service runs on a CUDA device."""
+    """Return whether a service runs on a CUDA device."""
     return status.device.startswith("cuda")
 
 
@@ -90,5 +90,5 @@ def _has(status: ServiceStatus | None, role: NetworkRole) -> bool:
 async def _status_or_none(backend: Backend) -> ServiceStatus | None:
     try:
         return await backend.status()
-    except AtelierError:  # for a health report, a service that fails to report is away
+    except AtelierError:  # in a health report, a service that fails to report counts as unavailable
         return None

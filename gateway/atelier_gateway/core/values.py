@@ -1,4 +1,4 @@
-"""What can be requested and what comes of it: frozen values that know neither HTTP nor gRPC.
+"""What can be requested and what is returned: frozen values, independent of HTTP and gRPC.
 
 In a spec, None means that the service decides.
 """
@@ -22,7 +22,7 @@ OnRestoreFailure = Literal["return_base", "fail"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request has come: `step` of `total` steps of a stage."""
+    """The progress of a request: `step` of `total` steps of a stage are done."""
 
     stage: str
     step: int
@@ -37,7 +37,7 @@ def ignore_progress(progress: Progress) -> None:
     """Do nothing."""
 
 
-# --- POST /generate and its like ---
+# --- POST /generate and its aliases ---
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class DetectSpec:
 
 @dataclass(frozen=True)
 class FaceOutcome:
-    """What became of one face, in px of the returned image. Crops are there if they were requested."""
+    """The outcome for one face, in px of the returned image. Crops are present if requested."""
 
     face: Face
     restored: bool
@@ -209,7 +209,7 @@ class FaceOutcome:
 
 @dataclass(frozen=True)
 class Restoration:
-    """What the restorer returned. `mask` is there if it was requested."""
+    """What the restorer returned. `mask` is present if requested."""
 
     image: EncodedImage
     mask: EncodedImage | None

@@ -1,4 +1,4 @@
-"""Work ends when nobody waits for it: at its deadline, or when the client disconnects."""
+"""Stops work when nobody is waiting for it any longer: at its deadline, or when the client disconnects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RequestClock:
-    """When a request came in, and when to give it up, as `time.monotonic()`."""
+    """When a request came in and its deadline, both on the `time.monotonic()` clock."""
 
     started: float
     deadline: float
@@ -36,7 +36,7 @@ def work_route(handler: WorkHandler, *, deadline_s: float) -> Callable[[Request]
     """Wrap the handler of a route that does work.
 
     The deadline runs from the first byte of the request, its body included. If the client disconnects, the
-    handler is cancelled, and with it the services' work.
+    handler is canceled, and with it the services' work.
     """
 
     async def handle(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Errors over HTTP: the total table from reasons to statuses, and what every dialect does with an error."""
+"""Errors over HTTP: the status of every reason, and what every dialect does with an error."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ErrorRenderingRoute(APIRoute, ABC):
     def render_error(
         error: AtelierError, *, status: int | None = None, headers: Mapping[str, str] | None = None
     ) -> Response:
-        """Return the response to an error; `status` overrides the table, for HTTP's own errors such as 405."""
+        """Return the response to an error; `status` overrides the table, as for HTTP's 405."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, with errors rendered."""
@@ -75,10 +75,10 @@ class ErrorRenderingRoute(APIRoute, ABC):
 
 
 class ErrorRenderer:
-    """Renders errors outside the routes as the dialect would below whose path they happened."""
+    """Renders errors outside the routes in the form of the dialect that their path belongs to."""
 
     def __init__(self, dialects: Mapping[str, type[ErrorRenderingRoute]]) -> None:
-        """`dialects`: the route class for each path prefix. The longest prefix of a path decides; "" has to be one."""
+        """`dialects`: path prefix -> route class. The longest match wins; "" is required."""
         self._dialects = sorted(dialects.items(), key=lambda item: len(item[0]), reverse=True)
 
     def render(

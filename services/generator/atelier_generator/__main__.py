@@ -113,7 +113,7 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("picture.png"), help="PNG, JPEG or WebP file"
     )
-    parser.add_argument("--negative-prompt", help="what to avoid (default: the model set's)")
+    parser.add_argument("--negative-prompt", help="what to avoid (default: set by the model set)")
     parser.add_argument("--seed", type=int, help="seed of the noise (default: random, and printed)")
     flags: dict[str, tuple[str, type]] = {
         "width_px": ("--width", int),

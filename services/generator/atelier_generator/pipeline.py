@@ -5,7 +5,7 @@
 
 Before a refiner that works at a larger size than its base, the image is upscaled as for hires fix.
 
-Everything here runs on the device thread. A request is cancelled when its `check` raises: within one
+Everything here runs on the device thread. A request is canceled when its `check` raises: within one
 denoising step, before each decode, and before each tile of an upscaling. No state of a request outlives it:
 noise comes from a new generator, and each pass resets its scheduler.
 """

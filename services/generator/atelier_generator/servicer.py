@@ -75,7 +75,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
     async def GenerateImage(
         self, message: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateImageResponse]:
-        """Stream progress, then the image. A cancelled call stops within one denoising step."""
+        """Stream progress, then the image. A canceled call stops within one denoising step."""
         pipeline = self._service.pipeline
         request = convert.request_from_proto(message)
         request.check_size(self._service.settings.max_pixels)

@@ -1,7 +1,7 @@
 """The command `atelier-restorer`.
 
 torch takes seconds to import, so each command imports it late: help, invalid flags and settings do not wait,
-and a command that calls a running service does without.
+and a command that calls a running service never imports it.
 """
 
 from __future__ import annotations

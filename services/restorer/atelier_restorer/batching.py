@@ -1,7 +1,7 @@
 """One queue of aligned faces for all requests: those that are waiting go through CodeFormer together.
 
 Nothing waits for a batch to fill. Faces accumulate while the device is busy; when it is free, the next batch
-takes those that are there. A face that fails, is cancelled or expires never affects the others.
+takes those that are there. A face that fails, is canceled or expires never affects the others.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class FaceBatcher:
     ) -> list[RestoredFace]:
         """Restore aligned faces (512, 512, 3), each at one or several fidelities.
 
-        The caller has a slot (`DeviceWorker.reserve_slot`). If it is cancelled, its faces leave the queue.
+        The caller has a slot (`DeviceWorker.reserve_slot`). If it is canceled, its faces leave the queue.
         Raises `DeadlineExceeded` (`deadline` is on the clock of `time.monotonic`) or `Cancelled`.
         """
         loop = asyncio.get_running_loop()

@@ -45,7 +45,7 @@ _make_stub: Callable[[grpc.aio.Channel], Any] = (
 )  # protoc's output is not annotated
 
 _BUSY = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE}
-"""An address at which nothing listens, or a set without the network, will be no different in a few seconds."""
+"""Not `SERVICE_UNAVAILABLE`: an unreachable address or a missing network stays so for a while."""
 
 UnaryCall = Callable[[Any, float], Awaitable[Any]]
 """Takes a message and the seconds left."""
@@ -116,7 +116,7 @@ class Client:
         return [_face_report(face) for face in response.faces]
 
     async def _with_retries(self, call: Callable[[float], Awaitable[Any]]) -> Any:
-        """Call, and call again when a busy restorer says when to retry."""
+        """Make a call; if the restorer is busy and says when to retry, do so."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:

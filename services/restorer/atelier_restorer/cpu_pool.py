@@ -22,9 +22,9 @@ class CpuPool:
         self._semaphore = asyncio.Semaphore(size or usable_processors())
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run a function when a thread is free; a cancelled caller does not start it.
+        """Run a function when a thread is free; a canceled caller does not start it.
 
-        A function that runs cannot be interrupted: if its caller is cancelled, it keeps its thread until it ends.
+        A running function cannot be interrupted; if its caller is canceled, it keeps its thread to the end.
         """
         await self._semaphore.acquire()
         running = asyncio.ensure_future(asyncio.to_thread(function))

@@ -47,7 +47,7 @@ class Candidate:
 
 
 def aligned_candidate(rgb: RgbArray, request: RestoreRequest) -> Candidate:
-    """Return the only face of an aligned image: nothing is detected, the caller vouches for it."""
+    """Return the only face of an aligned image, which is trusted: nothing is detected."""
     side = float(CROP_SIZE)
     landmarks = tuple((float(x), float(y)) for x, y in TEMPLATE)
     face = Face(index=0, box=(0.0, 0.0, side, side), landmarks=landmarks, confidence=1.0)

@@ -21,7 +21,9 @@ from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, sizes
 from atelier_restorer.nets.rrdbnet_layout import rrdbnet_shapes
 
 _MAX_LISTED = 10
-_CORRUPT_OVERLAP = 0.5  # a file that shares this fraction of a network's tensor names is a corrupt one of it
+_CORRUPT_OVERLAP = (
+    0.5  # a file with this fraction of a network's tensor names counts as a corrupt file of that network
+)
 _BACKBONES = ("resnet50", "mobile0.25")
 _PARSER_CLASSES = 19  # of the published ParseNet
 

@@ -153,7 +153,7 @@ class RestorerPipeline:
     ) -> RestoreResult:
         """Restore the faces of an image, each at its own fidelity, and upscale it.
 
-        A face that fails is reported and left as it was; the others continue. A cancelled or late call stops
+        A face that fails is reported and left as it was; the others continue. A canceled or late call stops
         between batches of faces and between tiles. `deadline` is on the clock of `time.monotonic`.
 
         Raises `InvalidRequest` if a parsed mask is requested and there is no face parser.

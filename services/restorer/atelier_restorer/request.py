@@ -192,7 +192,7 @@ class DetectRequest:
 
 @dataclass(frozen=True)
 class FaceOutcome:
-    """What became of one face, in px of the returned image. `reason` is None where it was restored.
+    """The outcome for one face, in px of the returned image. `reason` is None where it was restored.
 
     `before` and `after` are its aligned crops (512, 512, 3), where they were requested and exist.
     """

@@ -113,7 +113,7 @@ def patches_of(candidates: Sequence[Candidate], scale: int) -> tuple[Patch, ...]
 
 
 def outcome_of(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
-    """Return what became of a face."""
+    """Return the outcome for a face."""
     restored = candidate.reason is None
     return FaceOutcome(
         face=candidate.face.scaled(request.upscale),

@@ -1,7 +1,8 @@
 """Matches the tone of a restored face to its surroundings, so that no box shows in the image.
 
-A network rarely reproduces the exact tone around a face. Pasted back, that is a square lighter or darker than
-its surroundings, however soft its edge. Along the border, the original crop tells what the tone should be.
+A network rarely reproduces the exact tone around a face. Pasted back, the crop shows as a square lighter or
+darker than its surroundings, however soft its edge. Along the border, the original crop shows what the tone
+should be.
 """
 
 from __future__ import annotations

@@ -120,10 +120,10 @@ class Job(Generic[T]):
             yield event
 
     async def result(self) -> T:
-        """Wait for the function's result or exception. If the waiting task is cancelled, so is the job."""
+        """Wait for the function's result or exception. If the waiting task is canceled, so is the job."""
         future = asyncio.wrap_future(self._future)
         try:
-            # Shielded: cancelling the wait must not mark the future as done while the thread still works.
+            # Shielded: canceling the wait must not mark the future as done while the thread still works.
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             self.cancel()

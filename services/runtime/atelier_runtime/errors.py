@@ -13,7 +13,7 @@
     ├── ServiceUnavailable      cannot be reached
     ├── OutOfMemory             the device ran out of memory, after one retry
     ├── BadImage                non-finite values, or a single color
-    ├── Cancelled               the client cancelled or disconnected
+    ├── Cancelled               the client canceled or disconnected
     ├── NotFound                no such path or method (HTTP)
     └── InternalError           a bug or an unforeseen failure
 
@@ -93,7 +93,7 @@ class InvalidRequest(AtelierError):
         return cls([FieldViolation(field, message)])
 
     def rename_fields(self, new_name: Callable[[str], str]) -> InvalidRequest:
-        """Return the same error with other names of fields: another wire's, or a client's own."""
+        """Return the same error with other names of fields: those of another protocol or of a client."""
         return InvalidRequest([FieldViolation(new_name(v.field), v.message) for v in self.fields])
 
 
@@ -175,10 +175,10 @@ class BadImage(AtelierError):
 
 
 class Cancelled(AtelierError):
-    """The client cancelled or disconnected."""
+    """The client canceled or disconnected."""
 
     reason = ErrorReason.CANCELLED
-    default_message = "The call was cancelled."
+    default_message = "The call was canceled."
 
 
 class NotFound(AtelierError):

@@ -84,7 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-
         async def call(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             try:
                 with self._observed(method, client_id, context):
-                    # Closed at once: a cancelled call must not go on until garbage collection.
+                    # Closed at once: a canceled call must not go on until garbage collection.
                     async with aclosing(handle(message, context)) as events:
                         async for event in events:
                             yield event

@@ -79,7 +79,7 @@ FACES = Counter(
 )
 CANCELLED_STEPS = Counter(
     "atelier_cancelled_steps_total",
-    "Denoising steps that were not run because the call was cancelled or its deadline expired.",
+    "Denoising steps that were not run because the call was canceled or its deadline expired.",
     registry=None,
 )
 BACKEND_PENDING = Gauge(

@@ -77,7 +77,7 @@ def to_status(error: AtelierError, request_id: str | None = None) -> status_pb2.
 
 
 def is_from_grpc(error: grpc.aio.AioRpcError) -> bool:
-    """Tell whether gRPC itself reports an error, such as an address that cannot be reached; else a service did."""
+    """Return whether gRPC itself, not a service, raised an error, such as an unreachable address."""
     return _details(error) is None
 
 

@@ -19,7 +19,7 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Former name -> new name. A variable that is set by its former name stops the start."""
+    """Former name -> new name. A variable set under its former name prevents startup."""
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Log level.")
@@ -109,7 +109,7 @@ def _explain_and_exit(settings_class: type[BaseSettings], error: ValidationError
 
 
 def _refuse_renamed(settings_class: type[BaseSettings]) -> None:
-    """Exit with a line for each variable that is set by its former name; ignoring it would go unnoticed."""
+    """Exit with a line for each variable set under its former name; ignoring it would go unnoticed."""
     prefix = settings_class.model_config.get("env_prefix", "")
     renamed: Mapping[str, str] = getattr(settings_class, "renamed", {})
     given = {name.upper() for name in os.environ}

@@ -30,7 +30,7 @@ class Size(NamedTuple):
 def result_size(requested: Size, *, hires_fix: bool, lanczos_scale: float | None) -> Size:
     """Return the size of the generator's finished image: the requested one, upscaled.
 
-    Hires fix makes it 1.5 times as large, `lanczos_scale` that many times. Sides are rounded down to a
+    Hires fix makes each side 1.5 times as long, `lanczos_scale` that many times. Sides are rounded down to a
     multiple of 8.
     """
     scale = 1.0
@@ -39,6 +39,6 @@ def result_size(requested: Size, *, hires_fix: bool, lanczos_scale: float | None
     elif lanczos_scale is not None:
         scale = lanczos_scale
     multiple = defaults.SIDE_PX_MULTIPLE
-    # The small addend keeps e.g. 1000 * 1.1 = 1100.0000000000002 and 1099.9999999999998 alike.
+    # Without the small addend 360 * 1.4 == 503.99999999999994 would be rounded down to 496, not 504.
     width, height = (math.floor(side * scale / multiple + 1e-9) * multiple for side in requested)
     return Size(width, height)

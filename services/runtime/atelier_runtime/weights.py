@@ -55,7 +55,7 @@ class Component:
 
     @property
     def single_file(self) -> bool:
-        """True if a setting of its own selects it instead of the set's component."""
+        """True if it replaces the set's component because a separate setting selects it."""
         return self.setting != "MODEL_SET"
 
 

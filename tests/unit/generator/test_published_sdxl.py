@@ -13,7 +13,7 @@ from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import CLASSES, empty_network
 from tests import narrow_sdxl
 
-CATALOGUE = Path(__file__).parents[3] / "tools/models/catalogue.toml"
+CATALOG = Path(__file__).parents[3] / "tools/models/catalogue.toml"
 PARAMETERS = {
     ("base", "unet"): 2_567_463_684,
     ("refiner", "unet"): 2_259_526_660,
@@ -51,7 +51,7 @@ def test_parameters_are_as_many_as_published(kind, part):
 def test_a_file_of_our_names_and_shapes_has_exactly_the_published_size(kind, part, tmp_path):
     """The header of a safetensors file holds every name and shape, so its length shows if one is wrong."""
     name = f"{part}/{narrow_sdxl.weight_name(part, 'fp16')}"
-    with CATALOGUE.open("rb") as file:
+    with CATALOG.open("rb") as file:
         (entry,) = (f for f in tomllib.load(file)["components"][kind]["files"] if f.get("path") == name)
     prefix = "text_model." if part == "text_encoder" else ""
     tensors = {prefix + key: tensor for key, tensor in real(kind, part).state_dict().items()}

@@ -78,7 +78,9 @@ async def test_a_cancelled_caller_keeps_its_thread_until_the_function_ends() -> 
     assert work.most == 1
 
 
-async def test_an_error_after_the_caller_was_cancelled_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_after_the_caller_was_cancelled_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     pool, started, release = CpuPool(1), threading.Event(), threading.Event()
 
     def fail() -> None:

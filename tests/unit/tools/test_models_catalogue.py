@@ -1,4 +1,4 @@
-"""The catalogue of the published weights, and the errors of an invalid one."""
+"""The catalog of the published weights, and the errors of an invalid one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from atelier_runtime.service_status import NetworkRole
-from tools.models.catalogue import BUILT_IN, CatalogueError, read_catalogue
+from tools.models.catalogue import BUILT_IN, CatalogError, read_catalog
 
 LICENSE = """
 [licenses.free]
@@ -28,11 +28,11 @@ files = [{ url = "https://example.org/p.pth", bytes = 5, sha256 = "" }]
 """
 
 
-def test_the_shipped_catalogue_has_every_role_and_every_checksum() -> None:
-    catalogue = read_catalogue()
-    assert {entry.role for entry in catalogue.entries} == set(NetworkRole)
-    sources = [source for entry in catalogue.entries for source in entry.files]
-    texts = [license.text for license in catalogue.licenses]
+def test_the_shipped_catalog_has_every_role_and_every_checksum() -> None:
+    catalog = read_catalog()
+    assert {entry.role for entry in catalog.entries} == set(NetworkRole)
+    sources = [source for entry in catalog.entries for source in entry.files]
+    texts = [license.text for license in catalog.licenses]
     assert all(source.sha256 and source.url.startswith("https://") for source in (*sources, *texts))
     assert not any(
         "/resolve/main/" in source.url or "/master/" in source.url for source in (*sources, *texts)
@@ -40,12 +40,12 @@ def test_the_shipped_catalogue_has_every_role_and_every_checksum() -> None:
     assert {source.path for source in sources if source.is_converted} == {
         f"{role}.safetensors" for role in ("upscaler", "detector", "codeformer", "parser")
     }
-    assert [license.key for license in catalogue.licenses if license.must_be_accepted] == ["s-lab"]
-    assert (catalogue.name, catalogue.max_side, catalogue.size_multiple) == ("sdxl", None, 8)
+    assert [license.key for license in catalog.licenses if license.must_be_accepted] == ["s-lab"]
+    assert (catalog.name, catalog.max_side, catalog.size_multiple) == ("sdxl", None, 8)
 
 
 def test_the_shipped_base_and_refiner_have_what_the_generator_loads() -> None:
-    entries = {entry.role: {source.path for source in entry.files} for entry in read_catalogue().entries}
+    entries = {entry.role: {source.path for source in entry.files} for entry in read_catalog().entries}
     networks = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
     networks |= {"text_encoder": "model", "text_encoder_2": "model"}
     for folder, name in networks.items():
@@ -57,7 +57,7 @@ def test_the_shipped_base_and_refiner_have_what_the_generator_loads() -> None:
     assert "refiner/unet/diffusion_pytorch_model.fp16.safetensors" in entries["refiner"]
 
 
-def test_no_checksum_of_the_shipped_catalogue_has_two_sizes() -> None:
+def test_no_checksum_of_the_shipped_catalog_has_two_sizes() -> None:
     def files(table: Any) -> list[tuple[str, int]]:
         if isinstance(table, dict) and "sha256" in table:
             return [(table["sha256"], table["bytes"])]
@@ -69,7 +69,7 @@ def test_no_checksum_of_the_shipped_catalogue_has_two_sizes() -> None:
 
 
 def test_a_mirror_takes_the_place_of_the_scheme() -> None:
-    urls = [s.url for e in read_catalogue().mirrored("http://mirror:8080/m/").entries for s in e.files]
+    urls = [s.url for e in read_catalog().mirrored("http://mirror:8080/m/").entries for s in e.files]
     assert "http://mirror:8080/m/github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth" in urls
     assert all(url.startswith("http://mirror:8080/m/") for url in urls)
 
@@ -95,13 +95,13 @@ def test_a_mirror_takes_the_place_of_the_scheme() -> None:
         (LICENSE + COMPONENT.replace('"parser.safetensors"', '"manifest.json"'), "is taken"),
     ],
 )
-def test_an_invalid_catalogue_is_refused_with_the_entry(tmp_path: Path, text: str, complaint: str) -> None:
+def test_an_invalid_catalog_is_refused_with_the_entry(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "catalogue.toml"
     path.write_text(f'name = "x"\n{text}')
-    with pytest.raises(CatalogueError, match=complaint):
-        read_catalogue(path)
+    with pytest.raises(CatalogError, match=complaint):
+        read_catalog(path)
 
 
 def test_an_unknown_role_is_named() -> None:
-    with pytest.raises(CatalogueError, match=r"painter.*base.*refiner"):
-        read_catalogue().only(["painter"])
+    with pytest.raises(CatalogError, match=r"painter.*base.*refiner"):
+        read_catalog().only(["painter"])

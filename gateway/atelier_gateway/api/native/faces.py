@@ -1,7 +1,7 @@
 """`POST /restore`, `/detect` and `/compare`, for photos that a client sends.
 
-The image file goes to the restorer as it came, and the restorer's file to the client: nothing is decoded
-here.
+The client's file is forwarded to the restorer, and the restorer's file to the client, unchanged: nothing is
+decoded here.
 """
 
 from __future__ import annotations

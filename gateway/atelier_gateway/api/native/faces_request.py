@@ -18,7 +18,7 @@ from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import Format, InputImage
 
 ALIASES = {"face_restoration_weight": "fidelity"}
-"""What `POST /generate` calls it -> what it is called here."""
+"""The name in `POST /generate` -> the name here."""
 
 _CONTRACT_NAMES = {"use_upscaler": "use_realesrgan"}
 """The spec's name of a field -> the contract's, where they differ."""
@@ -66,7 +66,7 @@ class FaceEdit(RequestModel):
     landmarks: Annotated[list[_Point], Field(min_length=5, max_length=5)] = Field(
         description="x, y of left eye, right eye, nose tip, left and right corner of the mouth."
     )
-    confidence: _Fraction | None = Field(None, description="The detector's. Default: 1, you vouch for it.")
+    confidence: _Fraction | None = Field(None, description="The detector's. Default: 1 (trusted).")
     size_px: _Pixels | None = Field(None, description="As returned by /detect; not used.")
     sharpness: _Pixels | None = Field(None, description="As returned by /detect.")
     roll_degrees: float | None = Field(None, description="As returned by /detect; not used.")
@@ -104,13 +104,15 @@ class RestoreOptions(PhotoRequest):
 
     faces: Annotated[list[FaceEdit], Field(max_length=defaults.MAX_FACE_EDITS)] = Field(
         [],
-        description="Edits of single faces: what /detect returned, each with a fidelity, with skip, or with "
-        "neither. Nothing is detected then. Empty: all detected faces, selected by the rule.",
+        description="Edits of single faces: what /detect returned, each optionally with a fidelity or "
+        "with skip. No detection runs then. Empty: all detected faces, selected by the rule.",
     )
     rule: Literal["all", "largest", "center"] = Field(
         "all", description="Which faces to restore if no edits are given."
     )
-    only_center_face: bool = Field(False, description="The same as the rule center; not together with rule.")
+    only_center_face: bool = Field(
+        False, description="Same as the rule center; cannot be used together with rule."
+    )
     max_faces: Annotated[
         int, Field(ge=defaults.MAX_FACES_RANGE[0], le=defaults.MAX_FACES_RANGE[1]), INTEGER
     ] = Field(
@@ -127,7 +129,7 @@ class RestoreOptions(PhotoRequest):
     max_sharpness: _Pixels | None = Field(
         None,
         description="Faces sharper than this are left alone. Applied last, to the faces that rule and "
-        "max_faces have selected: no other face takes the place of a sharp one. Default: no limit.",
+        "max_faces have selected: a skipped face is not replaced by another. Default: no limit.",
     )
     min_confidence: _Fraction = Field(
         defaults.MIN_CONFIDENCE, description="Faces below this confidence are not restored."
@@ -149,12 +151,13 @@ class RestoreOptions(PhotoRequest):
     match_tone: bool | None = Field(
         None,
         description="Subtract the difference of tone along a face's square from what is pasted, so that no "
-        "lighter or darker box shows. Default: the model set's. True not together with aligned.",
+        "visible box remains around the face. Default: set by the model set. True cannot be used "
+        "together with aligned.",
     )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         None, description="The image's format. Default: what Accept prefers, otherwise the input's."
     )
-    quality: Quality = Field(defaults.QUALITY, description="Of jpeg and webp; 100 makes webp lossless.")
+    quality: Quality = Field(defaults.QUALITY, description="For jpeg and webp; 100 makes webp lossless.")
     return_mask: bool = Field(False, description="Return the mask: 8-bit gray, 0 where nothing was changed.")
     return_crops: bool = Field(False, description="Return each face's aligned crop before and after.")
 

@@ -58,7 +58,7 @@ class DetectAnswer(BaseModel):
 
 
 class FaceReport(FoundFace):
-    """What became of one face."""
+    """The outcome for one face."""
 
     restored: bool
     reason: SkipReason | None = Field(None, description="Why it was not restored.")
@@ -66,7 +66,7 @@ class FaceReport(FoundFace):
 
 
 class RestoredFace(FaceReport):
-    """What became of one face, with its crops."""
+    """The outcome for one face, with its crops."""
 
     crop_before: str | None = Field(None, description="The aligned crop as a data URI, if requested.")
     crop_after: str | None = Field(
@@ -75,7 +75,7 @@ class RestoredFace(FaceReport):
 
 
 class Outcome(BaseModel):
-    """What became of an image: everything but its faces, and the image itself."""
+    """The outcome for an image, without its faces and the image itself."""
 
     final_resolution: str = Field(description="Width x height of the returned image.", examples=["1536x1536"])
     face_restoration_applied: bool = Field(description="At least one face was restored.")
@@ -101,7 +101,7 @@ class RestoreReport(Outcome):
 
 
 class RestoredImage(Outcome):
-    """A restored image and what became of its faces."""
+    """A restored image and the outcome for its faces."""
 
     image: str = Field(description="The image as a data URI.", examples=_DATA_URI)
     mask: str | None = Field(

@@ -58,7 +58,7 @@ class GenerateRequest(RequestModel):
         max_length=defaults.PROMPT_CHARS[1],
     )
     negative_prompt: Annotated[str, Field(max_length=defaults.NEGATIVE_PROMPT_CHARS[1])] | None = Field(
-        None, description="What to avoid. Default: the model set's."
+        None, description="What to avoid. Default: set by the model set."
     )
     width: _Side = Field(defaults.SIDE_PX, description="Requested width in px.")
     height: _Side = Field(defaults.SIDE_PX, description="Requested height in px.")
@@ -72,7 +72,7 @@ class GenerateRequest(RequestModel):
         le=defaults.GUIDANCE_SCALE_RANGE[1],
     )
     seed: Annotated[int, _SEED_RANGE, INTEGER] | None = Field(
-        None, description="Seed of the noise; null, absent or -1: a random one. It is in the response."
+        None, description="Seed of the noise; random if null, absent or -1. The response contains it."
     )
     use_refiner: bool = Field(defaults.USE_REFINER, description="Refiner network at strength 0.3, if loaded.")
     hires_fix: bool = Field(
@@ -103,8 +103,8 @@ class GenerateRequest(RequestModel):
     )
     match_tone: bool | None = Field(
         None,
-        description="Match restored faces to the tone of their surroundings, so that no lighter or darker "
-        "box shows. Default: the restorer's model set's.",
+        description="Match restored faces to the tone of their surroundings, so that no visible box "
+        "remains around the face. Default: set by the restorer's model set.",
     )
     upscale: Annotated[Literal[1, 2, 4], INTEGER] = Field(
         default=defaults.UPSCALE, description="Final upscaling factor of the whole image, faces or not."
@@ -125,7 +125,7 @@ class GenerateRequest(RequestModel):
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         None, description="The image's format. Default: what Accept prefers, otherwise png."
     )
-    quality: Quality = Field(defaults.QUALITY, description="Of jpeg and webp; 100 makes webp lossless.")
+    quality: Quality = Field(defaults.QUALITY, description="For jpeg and webp; 100 makes webp lossless.")
 
     def to_spec(self) -> GenerateSpec:
         """Return what is requested; None where the client left it open."""

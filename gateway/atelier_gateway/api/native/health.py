@@ -1,4 +1,4 @@
-"""`GET /health`, `/livez`, `/readyz` and `/`: what works now."""
+"""`GET /health`, `/livez`, `/readyz` and `/`: what is working."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Load(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """What the two services report of themselves now."""
+    """What the two services report now."""
 
     status: Literal["healthy", "degraded", "unhealthy"] = Field(
         description="degraded: images are generated, but the restorer or one of its networks is missing."
@@ -50,7 +50,7 @@ class HealthAnswer(BaseModel):
 
 
 class RootAnswer(BaseModel):
-    """Name and version; model and device are null while the generator is loading or away."""
+    """Name and version; model and device are null while the generator is loading or unreachable."""
 
     name: str
     version: str
@@ -84,29 +84,29 @@ def add_routes(router: APIRouter, health: Health) -> None:
     router.get(
         "/health",
         name="health",
-        description="Tell what works now: 200 if images can be generated, otherwise 503.",
+        description="Report what is working: 200 if images can be generated, otherwise 503.",
         responses=answers,
         **common,
     )(get_health)
-    router.get("/livez", name="livez", description="Tell that this process is alive.", **common)(get_livez)
+    router.get("/livez", name="livez", description="Report that this process is alive.", **common)(get_livez)
     router.get(
         "/readyz",
         name="readyz",
-        description="Tell whether the generator is ready: 200, otherwise 503.",
+        description="Report whether the generator is ready: 200 if it is, otherwise 503.",
         responses=not_ready,
         **common,
     )(get_readyz)
     router.get(
         "/",
         name="root",
-        description="Tell name and version.",
+        description="Return name and version.",
         responses={200: {"model": RootAnswer}},
         **common,
     )(get_root)
 
 
 def health_answer(system: SystemStatus) -> HealthAnswer:
-    """Return the health in the contract's terms."""
+    """Return the health in the terms of the contract."""
     generator = system.generator
     has_base = system.generator_has(NetworkRole.BASE)
     return HealthAnswer(

@@ -1,4 +1,4 @@
-"""What the contract's responses share: stages, warnings, images, and the report beside an image file."""
+"""What the contract's responses share: stages, warnings, images, and the report next to an image file."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         "--mask",
         choices=[kind.value for kind in MaskKind],
         default=RestoreRequest.mask.value,
-        help="replace the face's square with feathered edges, or only what a parsing network finds of the "
-        "face (default %(default)s)",
+        help="replace the face's square with feathered edges, or only the parts of the face that a parsing "
+        "network finds (default %(default)s)",
     )
     _add_match_tone(faces)
     image = parser.add_argument_group("image")
@@ -170,8 +170,8 @@ def _add_match_tone(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--match-tone",
         action=argparse.BooleanOptionalAction,
-        help="match the tone of a restored face to its surroundings, so that no lighter or darker box shows "
-        "(default: the model set's; on for the built-in set)",
+        help="match the tone of a restored face to its surroundings, so that no visible box remains "
+        "around the face (default: set by the model set; on for the built-in set)",
     )
 
 

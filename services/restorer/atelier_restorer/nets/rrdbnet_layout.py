@@ -1,7 +1,7 @@
 """Names and shapes of the tensors of Real-ESRGAN's RRDBNet in its published files.
 
 spandrel runs the network, but renames the tensors on the way and reports missing ones by its own names, or
-not at all; whoever looks into a file finds these.
+not at all; these are the names that a file contains.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ async def test_a_comparison_of_other_fidelities_is_an_internal_error_and_counts_
     servicer.reverse = True
     failures = metrics.BACKEND_FAILURES.labels("restorer", "internal")
     before = value(failures)
-    with pytest.raises(InternalError, match="0.5.*0.25"):
+    with pytest.raises(InternalError, match=r"0\.5.*0\.25"):
         await client.compare(CompareSpec(RestoreSpec(IMAGE), (0.25, 0.5)), deadline=in_time())
     assert (value(failures), servicer.calls) == (before + 1, 1)
 

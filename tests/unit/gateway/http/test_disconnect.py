@@ -34,7 +34,7 @@ def request(*messages: Message) -> Request:
 
 
 class Work:
-    """A handler that reads the body and then works until it is cancelled, or not at all."""
+    """A handler that reads the body and then works until it is canceled, or not at all."""
 
     def __init__(self, *, endless: bool) -> None:
         self.endless = endless
