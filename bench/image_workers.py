@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from skimage import data
 
-from atelier_runtime.images import InputImage, Picture, decode_input, encode, encode_output
+from atelier_runtime.images import EncodedImage, InputImage, Picture, decode_input, encode, encode_output
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from bench.report import machine, print_json, spread
@@ -39,6 +39,16 @@ async def timed(call: Callable[[], Awaitable[object]]) -> float:
     return time.perf_counter() - start
 
 
+async def decode(workers: ImageWorkers, image: InputImage) -> Picture:
+    """Decode in a worker."""
+    return await workers.decode(image, StageTimer().stage("decode"))
+
+
+async def encode_there(workers: ImageWorkers, function: Callable[[], EncodedImage]) -> EncodedImage:
+    """Encode in a worker."""
+    return await workers.encode(function, StageTimer().stage("encode"))
+
+
 async def measure() -> dict[str, object]:
     """Return, for each size and direction, the times of both ways and the ratio of their medians."""
     workers = ImageWorkers(1, decode_seconds=60, max_pixels=MAX_PIXELS)
@@ -49,10 +59,10 @@ async def measure() -> dict[str, object]:
         decode_here = partial(decode_input, image, max_pixels=MAX_PIXELS, deep=True)
         encode_here = partial(encode_output, picture, "png", 92)
         ways: dict[str, Callable[[], Awaitable[object]]] = {
-            "decode in a thread": lambda work=decode_here: asyncio.to_thread(work),
-            "decode in a worker": lambda file=image: workers.decode(file, StageTimer().stage("decode")),
-            "encode in a thread": lambda work=encode_here: asyncio.to_thread(work),
-            "encode in a worker": lambda work=encode_here: workers.encode(work, StageTimer().stage("encode")),
+            "decode in a thread": partial(asyncio.to_thread, decode_here),
+            "decode in a worker": partial(decode, workers, image),
+            "encode in a thread": partial(asyncio.to_thread, encode_here),
+            "encode in a worker": partial(encode_there, workers, encode_here),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(ROUNDS + 1):  # the first warms up
@@ -61,7 +71,11 @@ async def measure() -> dict[str, object]:
         times = {name: spread(values[1:]) for name, values in seconds.items()}
         ratios = {
             what: round(
-                float(np.median(seconds[f"{what} in a worker"][1:]) / np.median(seconds[f"{what} in a thread"][1:])), 3
+                float(
+                    np.median(seconds[f"{what} in a worker"][1:])
+                    / np.median(seconds[f"{what} in a thread"][1:])
+                ),
+                3,
             )
             for what in ("decode", "encode")
         }

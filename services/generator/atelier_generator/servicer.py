@@ -92,7 +92,9 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         finally:
             job.cancel()
         timer = StageTimer()
-        encode = partial(encode_output, Picture(rgb=generation.pixels), request.output_format, request.quality)
+        encode = partial(
+            encode_output, Picture(rgb=generation.pixels), request.output_format, request.quality
+        )
         image = await self._service.image_workers.encode(encode, timer.stage("encode"))
         stages = [*generation.stages, *timer.reports]
         yield convert.result_to_proto(generation, image, stages, pipeline.model_set.name)

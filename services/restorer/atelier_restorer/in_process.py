@@ -57,7 +57,9 @@ async def open_in_process(
                 raise StartupError(
                     f"MODEL_SET: the set '{name}' does not have a {role}; --{role} FILE names a checkpoint"
                 )
-        servicer = RestorerServicer(service, partial(service_status, loaded, worker, image_workers, ready=True))
+        servicer = RestorerServicer(
+            service, partial(service_status, loaded, worker, image_workers, ready=True)
+        )
         yield Client(
             _unary(servicer.RestoreFaces),
             _unary(servicer.DetectFaces),

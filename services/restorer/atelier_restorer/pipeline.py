@@ -1,7 +1,7 @@
 """Restoring faces: decode, detect, align, restore and parse in batches, match tones, upscale, paste.
 
-Networks run as jobs on the device thread, decoding in the image workers, the rest in the CPU pool, so that the
-work of several requests overlaps and the event loop stays free. `restoration.paste` is the last step.
+Networks run as jobs on the device thread, decoding in the image workers, the rest in the CPU pool, so that
+the work of several requests overlaps and the event loop stays free. `restoration.paste` is the last step.
 """
 
 from __future__ import annotations

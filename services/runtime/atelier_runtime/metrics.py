@@ -61,7 +61,7 @@ IMAGE_WORKERS = Gauge("atelier_image_workers", "Processes that decode and encode
 IMAGE_WORKERS_BUSY = Gauge("atelier_image_workers_busy", "Those that are at work.", registry=None)
 IMAGE_WORKERS_LOST = Counter(
     "atelier_image_workers_lost_total",
-    "Image workers that were killed because the call was cancelled or took too long, or that crashed, by cause.",
+    "Image workers that were killed because the call was canceled or took too long, or crashed, by cause.",
     ["cause"],
     registry=None,
 )

@@ -148,7 +148,9 @@ class ServiceServer(Generic[ServiceT]):
 
 
 def run_service(
-    process: metrics.Process, settings: ServiceSettings, make_service: Callable[[DeviceWorker, ImageWorkers], Service]
+    process: metrics.Process,
+    settings: ServiceSettings,
+    make_service: Callable[[DeviceWorker, ImageWorkers], Service],
 ) -> int:
     """Run a service until SIGTERM or SIGINT; return the exit code: 0 after a full drain, else 1."""
     log.configure_logging(settings.log_level)

@@ -51,8 +51,7 @@ class ServiceSettings(ProcessSettings):
         0,
         ge=0,
         le=64,
-        description="Processes that decode and encode images; 0: one for each CPU that the process may use, at "
-        "most 8.",
+        description="Processes that decode and encode images; 0: one for each usable CPU, at most 8.",
     )
     decode_seconds: float = Field(
         30.0, gt=0, le=3600, description="Longest time that decoding one image may take."

@@ -15,7 +15,7 @@ EXIT_GRACE_SECONDS = 10.0
 def exit_after(seconds: float) -> None:
     """End this process with code 1 in so many seconds, unless it has ended by then.
 
-    A thread that is stuck in C code keeps an interpreter alive for ever: at its exit Python waits for threads.
+    A thread that is stuck in C code keeps a process alive forever: at its exit Python waits for threads.
     """
 
     def end() -> None:

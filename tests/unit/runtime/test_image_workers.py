@@ -1,4 +1,4 @@
-"""Images are decoded and encoded in processes that can be killed, and nothing of an image is lost on the way."""
+"""Images are decoded and encoded in processes that can be killed; nothing of an image is lost on the way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from PIL import Image
 
 from atelier_runtime import metrics
 from atelier_runtime.errors import InternalError, InvalidRequest, OutOfMemory
-from atelier_runtime.images import EncodedImage, InputImage, Picture, decode_input, encode, encode_output
+from atelier_runtime.images import (
+    EncodedImage,
+    InputImage,
+    OutputFormat,
+    Picture,
+    decode_input,
+    encode,
+    encode_output,
+)
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 
@@ -77,7 +85,9 @@ async def test_a_decoded_image_is_the_same_as_in_this_process(workers: ImageWork
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "raw"])
-async def test_an_encoded_image_is_the_same_as_in_this_process(workers: ImageWorkers, image_format: str) -> None:
+async def test_an_encoded_image_is_the_same_as_in_this_process(
+    workers: ImageWorkers, image_format: OutputFormat
+) -> None:
     picture = Picture(rgb=photo(np.uint8).rgb[:, ::-1])  # not contiguous
     encode_it: partial[EncodedImage] = partial(encode_output, picture, image_format, 90)
     assert await workers.encode(encode_it, stage()) == encode_it()

@@ -62,7 +62,11 @@ LIMITS: dict[str, tuple[Callable[[int], bytes], int, str]] = {
     "texts": (lambda n: png_with(before=chunk(b"tEXt", b"a\0b") * n), structure.MAX_CHUNKS - 2, "chunks"),
     "XMP before": (lambda n: png_with(before=xmp(zlib.compress(b"x")) * n), 50, "compressed"),
     "XMP after": (lambda n: png_with(after=xmp(zlib.compress(b"x")) * n), 50, "compressed"),
-    "packed texts": (lambda n: png_with(after=chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x")) * n), 50, "comp"),
+    "packed texts": (
+        lambda n: png_with(after=chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x")) * n),
+        50,
+        "comp",
+    ),
     "profiles": (lambda n: png_with(before=chunk(b"iCCP", b"a\0\0" + zlib.compress(b"x")) * n), 50, "comp"),
     "pixel chunks": (lambda n: png_with(empty_pixel_chunks=n - 1), structure.MAX_PIXEL_CHUNKS, "pixels"),
 }

@@ -266,6 +266,8 @@ threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"", b"", 2**31 - 1
 exit_after(0.5)
 print("waiting", flush=True)
 """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (ran.returncode, ran.stdout.strip()) == (1, "waiting")
     assert "did not end by itself" in ran.stderr

@@ -23,7 +23,7 @@ from atelier_runtime.errors import ErrorReason, FieldViolation
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a function failed: an `AtelierError` by its parts, too little memory, or a bug with its traceback."""
+    """Why a function failed: an `AtelierError` by its parts, or a bug with its traceback."""
 
     reason: ErrorReason
     message: str = ""
@@ -55,7 +55,10 @@ def send(connection: socket.socket, value: object) -> None:
 
 
 def receive(connection: socket.socket) -> Any:
-    """Return the next value; its arrays are writable. Raises `EOFError` or `OSError` if the other side is gone."""
+    """Return the next value; its arrays are writable.
+
+    Raises `EOFError` or `OSError` if the other side is gone.
+    """
     start, files, _, _ = socket.recv_fds(connection, _HEADER.size, 1)
     header = start + _exactly(connection, _HEADER.size - len(start))
     payload_bytes, count = _HEADER.unpack(header)

@@ -1,7 +1,7 @@
 """Counts the parts of a file before anything decodes it: a few bytes each can cost a decoder milliseconds.
 
-A scan of a progressive JPEG is 75 bytes and takes 50 ms at 49 megapixels; a compressed text of 9 kB unpacks to
-8 MiB; Pillow reads segments, chunks and fill bytes in Python. The limits are several times what cameras,
+A scan of a progressive JPEG is 75 bytes and takes 50 ms at 49 megapixels; a compressed text of 9 kB unpacks
+to 8 MiB; Pillow reads segments, chunks and fill bytes in Python. The limits are several times what cameras,
 editors and optimizers write.
 """
 
@@ -31,7 +31,7 @@ _COMPRESSED = frozenset({b"iCCP", b"zTXt", b"iTXt"})
 
 
 def problem_of(data: bytes) -> str | None:
-    """Return what a JPEG or PNG file has too much of, as "has too many scans; the limit is N"; None if nothing.
+    """Return what a JPEG or PNG file has too many of, and the limit; None if of nothing.
 
     Files of other formats, and those that are cut off or corrupt, pass: their decoder tells.
     """

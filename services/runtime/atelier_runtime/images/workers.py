@@ -189,7 +189,9 @@ class _Worker:
         self._connection: socket.socket
         self._lock = threading.Lock()
 
-    def call(self, function: Callable[[], object], seconds: float, stage: AbstractContextManager[None]) -> Any:
+    def call(
+        self, function: Callable[[], object], seconds: float, stage: AbstractContextManager[None]
+    ) -> Any:
         """Return what the function returns in the child, or its `Failure`. Raises `_WorkerLost`."""
         with stage:
             process = self._start()
@@ -226,4 +228,3 @@ class _Worker:
             if self.killed:
                 self._process.kill()
             return self._process
-
