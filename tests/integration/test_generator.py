@@ -121,7 +121,7 @@ def cancelled_steps() -> float:
 # --- becoming ready ---
 
 
-async def test_ready_only_after_warm_up(set_folder: Path) -> None:
+async def test_ready_only_after_warm_up(set_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     async with serving(set_folder, ready=False, queue_capacity=1) as running:
         # Loading runs on the device thread, so that it has not finished yet.
@@ -132,7 +132,7 @@ async def test_ready_only_after_warm_up(set_folder: Path) -> None:
             gate.wait(30)
             warm_up()
 
-        running.server.service.warm_up = gated_warm_up  # type: ignore[method-assign]
+        monkeypatch.setattr(running.server.service, "warm_up", gated_warm_up)
         await until(lambda: running.server.status().networks != ())
         assert await running.health(SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING
         status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
