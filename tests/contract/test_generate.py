@@ -229,7 +229,9 @@ def test_warnings_of_both_services_are_kept_in_order_with_their_codes(stack: Sta
 
 
 def test_a_warning_code_of_a_newer_service_is_unspecified(stack: Stack) -> None:
-    stack.generator.result = {"warnings": [warning_pb2.Warning(code=999, message="something new")]}  # type: ignore[arg-type]
+    warning = warning_pb2.Warning.FromString(b"\x08\xe7\x07")  # code 999, on the wire
+    warning.message = "something new"
+    stack.generator.result = {"warnings": [warning]}
     answer = stack.generate().json()
     assert (answer["warnings"], answer["warning_codes"]) == (["something new"], ["unspecified"])
 

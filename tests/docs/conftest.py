@@ -1,4 +1,4 @@
-"""The processes of the end-to-end tests, and a reader's folder in which the documented commands run."""
+"""A reader's folder in which the documented commands run, against three real processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT, run_block
-from tests.e2e.conftest import atelier
 from tests.processes import Atelier, program
-
-__all__ = ["atelier"]
 
 Run = Callable[[str], str]
 

@@ -23,7 +23,7 @@ def test_base_hires_and_refiner_generate(dtype, vae):
     if torch.cuda.mem_get_info(device)[0] < NEEDED_BYTES:
         pytest.skip("too little device memory is free")
     models = make_models(device, getattr(torch, dtype), tiny=False)
-    assert models.text_to_image.vae.dtype == getattr(torch, vae)
+    assert models.refiner is not None and models.text_to_image.vae.dtype == getattr(torch, vae)
     parameters = [models.text_to_image.unet.num_parameters(), models.refiner.unet.num_parameters()]
     assert parameters == [2_567_463_684, 2_259_526_660]
     for hires, side in ((False, 1024), (True, 1536)):

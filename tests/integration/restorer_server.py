@@ -43,10 +43,12 @@ class Client:
 
     async def restore(self, image: bytes, timeout: float = 60, **fields: Any) -> pb.RestoreFacesResponse:
         request = pb.RestoreFacesRequest(image=image_pb2.Image(data=image), **fields)
-        return await self.stub.RestoreFaces(request, timeout=timeout)
+        response: pb.RestoreFacesResponse = await self.stub.RestoreFaces(request, timeout=timeout)
+        return response
 
     async def running(self) -> int:
-        return (await self.stub.GetStatus(pb.GetStatusRequest())).status.running
+        response: pb.GetStatusResponse = await self.stub.GetStatus(pb.GetStatusRequest())
+        return response.status.running
 
 
 @contextmanager

@@ -23,7 +23,8 @@ def nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     restore.main([*arguments, "--repeats", "2", "--reference-repeats", "1"])
-    return json.loads(capsys.readouterr().out)
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return printed
 
 
 @pytest.mark.parametrize(("file_format", "faces"), [("png", ["1", "5"]), ("jpeg", ["2"])])

@@ -48,7 +48,7 @@ class Running:
 
     async def health(self, service: str) -> int:
         stub = health_pb2_grpc.HealthStub(self.channel)
-        return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+        return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
 
 
 @asynccontextmanager
@@ -115,13 +115,13 @@ async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def cancelled_steps() -> float:
-    return metrics.CANCELLED_STEPS._value.get()
+    return float(metrics.CANCELLED_STEPS._value.get())
 
 
 # --- becoming ready ---
 
 
-async def test_ready_only_after_warm_up(set_folder: Path) -> None:
+async def test_ready_only_after_warm_up(set_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     async with serving(set_folder, ready=False, queue_capacity=1) as running:
         # Loading runs on the device thread, so that it has not finished yet.
@@ -132,7 +132,7 @@ async def test_ready_only_after_warm_up(set_folder: Path) -> None:
             gate.wait(30)
             warm_up()
 
-        running.server.service.warm_up = gated_warm_up  # type: ignore[method-assign]
+        monkeypatch.setattr(running.server.service, "warm_up", gated_warm_up)
         await until(lambda: running.server.status().networks != ())
         assert await running.health(SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING
         status = (await running.generator.GetStatus(pb.GetStatusRequest())).status
@@ -275,7 +275,7 @@ async def test_a_full_queue_refuses_and_says_when_to_retry(set_folder: Path) -> 
         await blocker.result()
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         problem = from_rpc_error(error)
-        assert problem.reason is ErrorReason.QUEUE_FULL and problem.retry_after_s >= 1
+        assert problem.reason is ErrorReason.QUEUE_FULL and (problem.retry_after_s or 0) >= 1
         await until(lambda: running.server.worker.running == 0)
         await result_of(running.generator.GenerateImage(request()))
 

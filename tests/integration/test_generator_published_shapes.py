@@ -20,6 +20,7 @@ from atelier_generator.models import Autoencoder, load_base, load_refiner
 from atelier_generator.nets import published
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import empty_network
+from bench.synthetic_sdxl import weights
 from tests import narrow_sdxl
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             if part == "unet":
                 narrow_sdxl.write_sparse(path, empty_network(part, config).state_dict())
             else:
-                save_file(narrow_sdxl.weights(part, config, dtype=torch.float16).state_dict(), path)
+                save_file(weights(part, config, dtype=torch.float16).state_dict(), path)
         for name in ("model_index.json", "scheduler/scheduler_config.json"):
             (root / kind / name).parent.mkdir(exist_ok=True)
             (root / kind / name).write_text((published.PUBLISHED / kind / name).read_text())

@@ -208,7 +208,7 @@ async def test_status_health_and_reflection(restorer: Client) -> None:
 
 async def test_faces_and_stages_are_counted(restorer: Client) -> None:
     def count(outcome: str) -> float:
-        return metrics.FACES.labels(outcome)._value.get()
+        return float(metrics.FACES.labels(outcome)._value.get())
 
     before = {outcome: count(outcome) for outcome in ("restored", "over_limit")}
     response = await restorer.restore(png(photo()), max_faces=2)

@@ -106,7 +106,7 @@ async def test_a_client_that_cancels_gets_no_further_images_pasted(
     call.cancel()
 
     async def ended() -> bool:
-        return metrics.REQUESTS_IN_PROGRESS._value.get() == 0
+        return bool(metrics.REQUESTS_IN_PROGRESS._value.get() == 0)
 
     await until(ended)
     gate.allow(len(FIDELITIES))

@@ -66,7 +66,8 @@ async def parsing_restorer(parsing: Path, narrow: None) -> AsyncIterator[Client]
 def network_of(client: Client) -> torch.nn.Module:
     parser = client.server.service.models.parser
     assert parser is not None
-    return parser()._network
+    network: torch.nn.Module = parser()._network
+    return network
 
 
 async def test_only_the_faces_parts_are_replaced(parsing_restorer: Client) -> None:
@@ -101,7 +102,7 @@ async def test_the_parser_is_loaded_on_its_first_use_and_runs_in_batches(
     networks: list[weakref.ref[torch.nn.Module]] = []
 
     def build(**options: Any) -> torch.nn.Module:
-        network = NarrowParseNet(**options)
+        network: torch.nn.Module = NarrowParseNet(**options)
         networks.append(weakref.ref(network))
         return network
 

@@ -125,12 +125,14 @@ async def test_crops_before_and_after_are_those_that_were_cut_and_pasted(restore
 
 async def test_a_comparison_equals_single_calls_and_encodes_once(restorer: Client) -> None:
     source, fidelities = photo(), [0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 1.0]
-    encoded, decoded = [], []
+    encoded: list[int] = []
+    decoded: list[int] = []
+    network = restorer.codeformer
     hooks = [
-        restorer.codeformer.encoder.register_forward_hook(
+        network.get_submodule("encoder").register_forward_hook(
             lambda network, inputs, output: encoded.append(len(inputs[0]))
         ),
-        restorer.codeformer.generator.blocks[0].register_forward_hook(
+        network.get_submodule("generator.blocks.0").register_forward_hook(
             lambda network, inputs, output: decoded.append(len(inputs[0]))
         ),
     ]
@@ -159,9 +161,9 @@ async def test_16_bits_are_kept_outside_the_mask(restorer: Client) -> None:
     deep = photo().astype(np.uint16) * 257 + 100
     data = cv2.imencode(".png", deep[..., ::-1])[1].tobytes()
     response = await restorer.restore(data, return_mask=True, max_faces=2)
-    result = cv2.imdecode(np.frombuffer(response.image.data, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]
-    mask = pixels(response.mask)
-    assert result.dtype == np.uint16
+    bgr = cv2.imdecode(np.frombuffer(response.image.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert bgr is not None and bgr.dtype == np.uint16
+    result, mask = bgr[..., ::-1], pixels(response.mask)
     np.testing.assert_array_equal(result[mask == 0], deep[mask == 0])
     assert (result[mask == 255] != deep[mask == 255]).any()
 
@@ -196,7 +198,8 @@ async def test_1000_mixed_requests_get_their_own_faces_and_the_memory_stays_flat
 
     def colored(number: int) -> np.ndarray:
         color = np.array([number * 37 % 256, number * 91 % 256, number * 53 % 256])
-        return np.clip(photo(256, 256) // 8 + color * 7 // 8, 0, 255).astype(np.uint8)
+        image: np.ndarray = np.clip(photo(256, 256) // 8 + color * 7 // 8, 0, 255).astype(np.uint8)
+        return image
 
     different = [(number, kind) for number in range(25) for kind in range(4)]
     async with serve(seeing, max_batch=8, queue_capacity=1000) as client:

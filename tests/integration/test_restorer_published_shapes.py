@@ -95,7 +95,8 @@ async def test_a_photo_with_at_most_two_faces(published_restorer: Client) -> Non
 async def _confidence_of_third_face(client: Client, photo: np.ndarray) -> float:
     """Return a threshold above which at least three faces with eyes far enough apart are detected."""
     request = pb.DetectFacesRequest(image=image_pb2.Image(data=png(photo)), min_confidence=0.0)
-    faces = (await client.stub.DetectFaces(request, timeout=300)).faces
+    response: pb.DetectFacesResponse = await client.stub.DetectFaces(request, timeout=300)
+    faces = response.faces
     assert len(faces) >= 3
     large = [face for face in faces if _eye_distance(face) >= 5]
     return large[2].confidence - 1e-6

@@ -194,7 +194,8 @@ def on_flat_color(image: np.ndarray, edit: pb.FaceEdit) -> np.ndarray:
     keep: Any = np.zeros((512, 512), np.float32)
     cv2.ellipse(keep, (256, 270), (165, 200), 0, 0, 360, 1.0, cv2.FILLED)
     keep = cv2.warpAffine(keep, crop_to_picture(matrix, 1), (512, 512))[..., None]
-    return np.rint(image * keep + np.array((90, 120, 60)) * (1 - keep)).astype(np.uint8)
+    flat: np.ndarray = np.rint(image * keep + np.array((90, 120, 60)) * (1 - keep)).astype(np.uint8)
+    return flat
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

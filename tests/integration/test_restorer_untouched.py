@@ -105,7 +105,7 @@ async def test_16_bits_outside_the_mask_equal_the_inputs(restorer: Client, chann
     response = await restorer.restore(data, return_mask=True, max_faces=1)
     result = cv2.imdecode(np.frombuffer(response.image.data, np.uint8), cv2.IMREAD_UNCHANGED)
     mask = pixels(response.mask)
-    assert result.dtype == np.uint16 and response.face_restoration_applied
+    assert result is not None and result.dtype == np.uint16 and response.face_restoration_applied
     result = result.reshape(deep.shape)
     np.testing.assert_array_equal(result[mask == 0], deep[mask == 0])
     assert (result[mask == 255] != deep[mask == 255]).any()

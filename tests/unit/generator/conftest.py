@@ -93,7 +93,7 @@ class UnetCalls:
         self.sizes: list[tuple[int, int]] = []
 
     def __enter__(self) -> UnetCalls:
-        def record(module: object, inputs: tuple) -> None:
+        def record(module: object, inputs: tuple[Any, ...]) -> None:
             self.batches.append(inputs[0].shape[0])
             self.sizes.append(tuple(inputs[0].shape[2:]))
 

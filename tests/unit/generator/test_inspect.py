@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from tests.narrow_sdxl import change
 from tests.tiny_sdxl import UPSCALER_NAME
 
 
-def inspect(path, capsys):
+def inspect(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
     code = main(["inspect", str(path)])
     captured = capsys.readouterr()
     return (json.loads(captured.out), captured.err) if code == 0 else (code, captured.err)

@@ -42,6 +42,7 @@ def test_half_precision_files_run_in_float32_on_a_cpu(set_folder):
         save_file({name: value.half() for name, value in load_file(path).items()}, path)
     seal(set_folder)
     models = load(set_folder)
+    assert models.refiner is not None
     networks = (models.text_to_image.unet, models.text_to_image.vae, models.text_to_image.text_encoder)
     assert {network.dtype for network in (*networks, models.refiner.unet)} == {torch.float32}
 

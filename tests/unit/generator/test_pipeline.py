@@ -20,7 +20,7 @@ from tests.unit.generator.conftest import UnetCalls, generate, load, request_for
 
 
 def cancelled_steps() -> float:
-    return metrics.CANCELLED_STEPS._value.get()
+    return float(metrics.CANCELLED_STEPS._value.get())
 
 
 def size_limits(generation: Generation) -> list[str]:
@@ -191,11 +191,12 @@ def test_the_second_pass_starts_from_the_upscaled_base_image(plain_models, monke
     base = generate(plain_models, width_px=256, height_px=256).pixels
     encoded = []
     encode = Autoencoder.encode
-    monkeypatch.setattr(
-        Autoencoder,
-        "encode",
-        lambda self, image, tiled: encoded.append(image) or encode(self, image, tiled=tiled),
-    )
+
+    def recorded(self, image, tiled):
+        encoded.append(image)
+        return encode(self, image, tiled=tiled)
+
+    monkeypatch.setattr(Autoencoder, "encode", recorded)
     hires = generate(plain_models, width_px=336, height_px=336, hires_fix=True).pixels
     assert hires.shape == (504, 504, 3)
     # 0.75 * 336 = 252 and 504, both up to the set's multiple of 16
@@ -310,7 +311,12 @@ def test_nothing_is_decoded_after_the_last_step_of_a_stopped_request(plain_model
     decoded = []
     vae = plain_models.text_to_image.vae
     original = vae.decode
-    monkeypatch.setattr(vae, "decode", lambda *args, **kwargs: decoded.append(1) or original(*args, **kwargs))
+
+    def recorded(*args, **kwargs):
+        decoded.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", recorded)
     events: list[Progress] = []
 
     def check() -> None:

@@ -1,6 +1,7 @@
 """Images that must never be returned, and devices that run out of memory."""
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.unit.generator.conftest import generate, load
 
 
 def cancelled_steps() -> float:
-    return metrics.CANCELLED_STEPS._value.get()
+    return float(metrics.CANCELLED_STEPS._value.get())
 
 
 # --- guards ---
@@ -57,7 +58,7 @@ def test_warm_up_refuses_networks_that_generate_nothing(corrupted_models):
         Pipeline(corrupted_models).warm_up()
 
 
-def fail_below_float32(vae: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_below_float32(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the VAE overflow in 16 bits, like that of SDXL."""
     original = vae.decode
 

@@ -1,6 +1,8 @@
+from typing import Any
+
 import pytest
 
-from atelier_generator.plan import count_steps, make_plan, pass_size, refiner_schedule_steps, steps_run
+from atelier_generator.plan import Plan, count_steps, make_plan, pass_size, refiner_schedule_steps, steps_run
 from atelier_runtime.sizes import Size
 
 
@@ -39,8 +41,16 @@ def test_pass_sizes_are_multiples_within_the_limit(multiple, max_side):
 
 
 def plan(
-    width, height, *, hires=False, refine=False, scale=None, multiple=8, max_side=None, refiner_max_side=None
-):
+    width: int,
+    height: int,
+    *,
+    hires: bool = False,
+    refine: bool = False,
+    scale: float | None = None,
+    multiple: int = 8,
+    max_side: int | None = None,
+    refiner_max_side: int | None = None,
+) -> Plan:
     return make_plan(
         Size(width, height),
         hires_fix=hires,
@@ -67,7 +77,7 @@ def test_passes_of_hires_stay_within_max_side():
 
 
 def test_a_refiner_with_a_larger_limit_than_the_base_uses_it():
-    limits = {"multiple": 32, "max_side": 128, "refiner_max_side": 512}
+    limits: dict[str, Any] = {"multiple": 32, "max_side": 128, "refiner_max_side": 512}
     result = plan(1024, 512, refine=True, **limits)
     assert (result.base, result.second, result.result) == ((128, 64), (512, 256), (1024, 512))
     assert result.limited
@@ -78,7 +88,7 @@ def test_a_refiner_with_a_larger_limit_than_the_base_uses_it():
 
 
 def test_the_refiners_limit_does_not_apply_to_the_base():
-    limits = {"multiple": 32, "max_side": 128, "refiner_max_side": 512}
+    limits: dict[str, Any] = {"multiple": 32, "max_side": 128, "refiner_max_side": 512}
     assert plan(1024, 1024, **limits).second is None
     hires = plan(1024, 1024, hires=True, **limits)
     assert (hires.base, hires.second) == ((128, 128), (128, 128))

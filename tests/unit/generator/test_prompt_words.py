@@ -12,7 +12,9 @@ def test_a_prompt_that_fits_gives_no_warning(plain_models):
 def test_truncated_words_are_named(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
     warning = truncation_warning("negative_prompt", "x" * 75 + " red  Apple", [tokenizer, tokenizer])
-    assert warning.startswith("negative_prompt: 2 words beyond the text encoders' 77 tokens")
+    assert warning is not None and warning.startswith(
+        "negative_prompt: 2 words beyond the text encoders' 77 tokens"
+    )
     assert '"red  Apple"' in warning
 
 
@@ -32,8 +34,8 @@ def test_the_encoders_receive_exactly_what_is_not_named(plain_models):
 def test_a_long_rest_is_shortened_but_counted(plain_models):
     tokenizer = plain_models.text_to_image.tokenizer
     warning = truncation_warning("prompt", "x" * 75 + " word" * 300, [tokenizer])
-    assert "300 words" in warning
-    assert warning is not None and len(warning) < 350
+    assert warning is not None and "300 words" in warning
+    assert len(warning) < 350
 
 
 def test_slow_tokenizers_name_truncated_words_too():

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from atelier_generator.models import load_base, load_models, vae_dtype
 from atelier_generator.nets.reading import read_pipeline
@@ -25,12 +28,13 @@ def base(narrow_set, tmp_path):
     return shutil.copytree(narrow_set / "base", tmp_path / "base")
 
 
-def unet(folder):
+def unet(folder: Path) -> Path:
     return folder / "unet/diffusion_pytorch_model.fp16.safetensors"
 
 
 def test_the_set_generates_with_base_hires_and_refiner(narrow_set):
     models = load(narrow_set)
+    assert models.refiner is not None
     assert models.text_to_image.unet.dtype == models.refiner.unet.dtype == torch.float32
     assert models.refiner.config.requires_aesthetics_score
     assert not models.refiner.config.force_zeros_for_empty_prompt
@@ -118,12 +122,12 @@ def test_tensor_names_of_older_libraries_are_accepted(base):
     read_pipeline(base).check()
 
 
-def corrupted_unets():
-    def lose(state):
+def corrupted_unets() -> Iterator[tuple[str, Callable[[dict[str, Tensor]], object], str]]:
+    def lose(state: dict[str, Tensor]) -> None:
         for key in [key for key in state if key.startswith("mid_block.resnets.")]:
             del state[key]
 
-    def widen(state):
+    def widen(state: dict[str, Tensor]) -> None:
         state["conv_in.weight"] = torch.zeros(64, 4, 5, 5).half()
 
     yield "lost", lose, r"mid_block\.resnets\.0\.norm1\.weight is missing;.*; and 10 more$"

@@ -33,7 +33,8 @@ ORIGINAL = {
 
 
 def real(kind: published.Kind, part: str) -> torch.nn.Module:
-    return empty_network(part, published.configuration(kind, part))
+    network: torch.nn.Module = empty_network(part, published.configuration(kind, part))
+    return network
 
 
 def original_tensors(kind: published.Kind, *parts: str) -> dict[str, torch.Tensor]:

@@ -87,7 +87,7 @@ def test_completion_adds_a_seed_and_the_sets_negative_prompt():
     request = GenerateRequest("a cat")
     seeds = {request.completed("blurry").seed for _ in range(20)}
     assert len(seeds) == 20
-    assert all(0 <= seed < 2**53 for seed in seeds)
+    assert all(seed is not None and 0 <= seed < 2**53 for seed in seeds)
     assert request.completed("blurry").negative_prompt == "blurry"
     kept = GenerateRequest("a cat", negative_prompt="", seed=7).completed("blurry")
     assert (kept.negative_prompt, kept.seed) == ("", 7)

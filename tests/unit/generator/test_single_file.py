@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from atelier_generator.nets import original_names
 from atelier_generator.nets.reading import read_pipeline
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import CheckpointError
@@ -26,7 +27,7 @@ def single_files(narrow_networks, tmp_path_factory):
         # Tensors that training leaves in such files.
         tensors |= {
             "alphas_cumprod": torch.ones(1000),
-            f"{narrow_sdxl.names.BIG_G[kind]}logit_scale": torch.ones(()),
+            f"{original_names.BIG_G[kind]}logit_scale": torch.ones(()),
         }
         save_file({key: tensor.half() for key, tensor in tensors.items()}, folder / f"{kind}.safetensors")
     return folder
@@ -53,6 +54,7 @@ def test_a_set_of_single_files_generates_the_images_of_the_folders(
         single.text_to_image.tokenizer_2("hi!").input_ids
         == folders.text_to_image.tokenizer_2("hi!").input_ids
     )
+    assert single.refiner is not None and folders.refiner is not None
     assert dict(single.refiner.scheduler.config) == dict(folders.refiner.scheduler.config)
     generation = generate(single, prompt="a cat, naïve!")
     assert generation.refiner_applied

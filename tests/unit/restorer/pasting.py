@@ -37,7 +37,8 @@ class Pasted(NamedTuple):
     @property
     def change(self) -> np.ndarray:
         """Levels that were added, (H, W, 3)."""
-        return self.after.astype(np.float64) - self.before
+        change: np.ndarray = self.after.astype(np.float64) - self.before
+        return change
 
 
 INSIDE = [

@@ -48,8 +48,10 @@ def shift_px(pasted: Pasted) -> np.ndarray:
 
     def prepared(pixels: np.ndarray) -> np.ndarray:
         gray = cv2.cvtColor(pixels[part], cv2.COLOR_RGB2GRAY).astype(np.float64)
-        return (gray - gray.mean()) * window
+        windowed: np.ndarray = (gray - gray.mean()) * window
+        return windowed
 
+    shift: np.ndarray
     shift, _, _ = phase_cross_correlation(
         prepared(pasted.before), prepared(pasted.after), upsample_factor=100, normalization=None
     )
@@ -70,7 +72,8 @@ def mean_shift_px(image: np.ndarray, place: Place, scale: int, offset_px: float 
         (image[::-1, ::-1], place._replace(x=last - place.x, y=last - place.y)),
     ]
     pasted = (paste_back(np.ascontiguousarray(p), at, scale, offset_px=offset_px) for p, at in mirrored)
-    return np.mean([shift_px(one) for one in pasted], axis=0)
+    mean: np.ndarray = np.mean([shift_px(one) for one in pasted], axis=0)
+    return mean
 
 
 @pytest.mark.parametrize("place", INSIDE)

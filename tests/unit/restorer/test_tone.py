@@ -51,7 +51,8 @@ def another_face(crop: np.ndarray) -> np.ndarray:
 
 
 def added(crop: np.ndarray, tone: np.ndarray) -> np.ndarray:
-    return np.rint(crop + tone).clip(0, 255).astype(np.uint8)
+    toned: np.ndarray = np.rint(crop + tone).clip(0, 255).astype(np.uint8)
+    return toned
 
 
 def matched(place: Place, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:

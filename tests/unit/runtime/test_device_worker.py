@@ -71,7 +71,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_retry(worker: Devic
     waiting = worker.submit(lambda job: "second")
     with pytest.raises(errors.QueueFull) as caught:
         worker.submit(lambda job: "third")
-    assert caught.value.retry_after_s >= 1
+    assert (caught.value.retry_after_s or 0) >= 1
     blocker.release.set()
     assert (await running.result(), await waiting.result()) == ("done", "second")
 

@@ -19,7 +19,7 @@ def test_auto_is_bfloat16_only_on_a_card_that_computes_in_it(
     def supported(including_emulation: bool = True) -> bool:
         return native or including_emulation  # like torch: every card can emulate it
 
-    def enter(device: torch.device) -> nullcontext:
+    def enter(device: torch.device) -> nullcontext[None]:
         devices.append(device)
         return nullcontext()
 

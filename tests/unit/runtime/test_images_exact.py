@@ -111,7 +111,8 @@ def test_an_image_of_several_bands_is_one_stream_that_others_can_read(
     data = images.encode(images.Picture(rgb), "png", 92)
     assert data.count(b"IDAT") > 2
     assert np.array_equal(np.asarray(opened(data)), rgb)  # the checksum over all bands, by Pillow
-    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1], rgb)
+    theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert theirs is not None and np.array_equal(theirs[..., ::-1], rgb)
     for processors in (1, 16, None):
         monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
         assert images.encode(images.Picture(rgb), "png", 92) == data

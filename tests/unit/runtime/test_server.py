@@ -91,7 +91,7 @@ class Running:
 
     async def serving(self, name: str) -> bool:
         response = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
-        return response.status == health_pb2.HealthCheckResponse.SERVING
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def scrape(self) -> str:
         url = f"http://127.0.0.1:{self.server.metrics_port}/metrics"
@@ -181,7 +181,7 @@ async def test_metrics_change_and_a_full_queue_refuses(ready: Running) -> None:
     assert "atelier_queue_depth 1.0" in text and "atelier_vram_bytes" not in text
     assert "process_resident_memory_bytes" in text
     error = await refused(ready.stub.RestoreFaces(pb.RestoreFacesRequest()))
-    assert isinstance(error, errors.QueueFull) and error.retry_after_s >= 1
+    assert isinstance(error, errors.QueueFull) and (error.retry_after_s or 0) >= 1
     assert metrics.REFUSALS.labels("queue_full")._value.get() == before + 1
     assert (await ready.stub.GetStatus(pb.GetStatusRequest())).status.running == 1
     ready.service.release.set()

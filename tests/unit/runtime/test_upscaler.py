@@ -163,7 +163,8 @@ def test_a_non_finite_output_is_an_error(component: Component, tmp_path: Path) -
 
 
 def without_bias() -> dict[str, Tensor]:
-    state = Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2).state_dict()
+    network = Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2)
+    state: dict[str, Tensor] = network.state_dict()
     del state["body.0.bias"]
     return state
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from atelier_runtime import weights
 from atelier_runtime.service_status import NetworkRole
@@ -76,7 +77,7 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         ({"match_tone": "yes"}, "match_tone .*'yes'"),
     ],
 )
-def test_a_bad_manifest_is_reported_by_field(folder: Path, changes: dict, problem: str) -> None:
+def test_a_bad_manifest_is_reported_by_field(folder: Path, changes: dict[str, Any], problem: str) -> None:
     edit(folder, **changes)
     with pytest.raises(StartupError, match=problem) as caught:
         ModelSet.open(str(folder))
@@ -90,7 +91,7 @@ def test_a_missing_folder_is_reported_with_the_setting(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrapper", [None, "params", "params_ema", "state_dict", "model"])
 def test_published_wrappers_are_removed(tmp_path: Path, wrapper: str | None) -> None:
-    data: dict = {"module.a.weight": torch.arange(3.0)}
+    data: dict[str, Tensor] = {"module.a.weight": torch.arange(3.0)}
     torch.save({wrapper: data} if wrapper else data, tmp_path / "file.pth")
     loaded = weights.load_state_dict(tmp_path / "file.pth")
     assert list(loaded) == ["a.weight"]

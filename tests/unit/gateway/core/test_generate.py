@@ -24,7 +24,7 @@ from atelier_runtime.errors import (
     ServiceUnavailable,
 )
 from atelier_runtime.outcomes import SkipReason, WarningCode
-from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.service_status import NetworkRole, ServiceStatus
 from tests.unit.gateway.core.fakes import STEPS, FakeGenerator, FakeRestorer, status
 
 
@@ -188,8 +188,10 @@ async def test_no_model_set_can_be_checked_while_the_generator_is_loading(chain:
 
 
 @pytest.mark.parametrize("reported", [ServiceUnavailable(), status(ready=False)], ids=["away", "loading"])
-async def test_a_detector_that_cannot_be_checked_is_a_warning(chain: Chain, reported: object) -> None:
-    chain.restorer.reported = reported  # type: ignore[assignment]
+async def test_a_detector_that_cannot_be_checked_is_a_warning(
+    chain: Chain, reported: ServiceStatus | ServiceUnavailable
+) -> None:
+    chain.restorer.reported = reported
     generation = await chain.run(GenerateSpec("x", face_detector="retinaface"))
     assert generation.warnings[0].code is WarningCode.NOT_CHECKED
 
