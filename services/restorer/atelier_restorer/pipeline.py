@@ -191,7 +191,7 @@ class RestorerPipeline:
         """Decode the image and run the networks; one restoration, or one for each fidelity of `sweep`."""
         call = self._call(deadline)
         picture = await self._image_workers.decode(image, call.cpu.stage("decode"))
-        check_picture(picture, request, self._settings.max_pixels)
+        await self._cpu_pool.run(lambda: check_picture(picture, request, self._settings.max_pixels))
         return picture, await self._restorations(picture, request, call, sweep)
 
     def _call(self, deadline: float | None) -> Call:
