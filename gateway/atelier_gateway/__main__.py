@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -16,6 +17,7 @@ from atelier_gateway.app import create_app
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.log import configure_logging
 from atelier_runtime.settings import help_text, load
+from atelier_runtime.shutdown import EXIT_GRACE_SECONDS, exit_after
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def serve(settings: GatewaySettings) -> int:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.drain_seconds),
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, hard_end_s=int(settings.drain_seconds) + EXIT_GRACE_SECONDS)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn drains at these, then raises them again for the handlers that were set before its own
         signal.signal(number, lambda *_: None)
@@ -71,6 +73,19 @@ def serve(settings: GatewaySettings) -> int:
     server.run(sockets=[listener])
     logger.info("stopped")
     return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """A server whose process ends, whatever holds it up."""
+
+    def __init__(self, config: uvicorn.Config, *, hard_end_s: float) -> None:
+        super().__init__(config)
+        self._hard_end_s = hard_end_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain."""
+        exit_after(self._hard_end_s)
+        super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:

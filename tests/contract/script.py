@@ -90,9 +90,12 @@ class Scripted:
             "vram_free_bytes": None,
             "vram_total_bytes": None,
             "process_memory_bytes": None,
-            "queue_depth": None,
-            "queue_capacity": None,
-            "running": None,
+            "queue_depth": 0,
+            "queue_capacity": 8,
+            "running": 0,
+            "image_workers": 2,
+            "image_workers_busy": 0,
+            "image_queue_depth": 0,
         }
         return wire.status_to_proto(ServiceStatus(**{**values, **script.status}))
 

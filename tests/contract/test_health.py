@@ -11,6 +11,14 @@ import pytest
 from atelier_runtime.service_status import NetworkRole
 from tests.contract.stack import Stack, eventually
 
+IDLE = {
+    "running": 0,
+    "queue_depth": 0,
+    "queue_capacity": 8,
+    "image_workers": 2,
+    "image_workers_busy": 0,
+    "image_queue_depth": 0,
+}
 HEALTHY_ON_A_CPU = {
     "status": "healthy",
     "model_loaded": True,
@@ -22,6 +30,8 @@ HEALTHY_ON_A_CPU = {
     "vram_available": None,
     "device": "cpu",
     "gpu_info": None,
+    "generator_load": IDLE,
+    "restorer_load": IDLE,
 }
 
 
@@ -46,6 +56,14 @@ def test_health_on_cuda(stack: Stack) -> None:
         "device": "cuda:0",
         "gpu_info": "RTX 3090 Ti",
     }
+
+
+def test_health_tells_how_busy_the_services_are(stack: Stack) -> None:
+    stack.restorer.status = {"running": 1, "queue_depth": 7, "image_workers_busy": 2, "image_queue_depth": 5}
+    stack.generator.status = {"queue_depth": None, "image_workers": None}  # an older service
+    body = stack.client.get("/health").json()
+    assert body["restorer_load"] == {**IDLE, **stack.restorer.status}
+    assert body["generator_load"] == {**IDLE, **stack.generator.status}
 
 
 def test_health_follows_what_is_loaded(stack: Stack) -> None:
@@ -117,6 +135,8 @@ def test_health_without_services(impatient_stack: Stack) -> None:
         "vram_available": None,
         "device": None,
         "gpu_info": None,
+        "generator_load": None,
+        "restorer_load": None,
     }
     ready = stack.client.get("/readyz")
     assert (ready.status_code, ready.json()["error"]["code"]) == (503, "stage_unavailable")

@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ async def serve(model_set: Path, **settings: Any) -> AsyncIterator[Client]:
         drain_seconds=5,
         **{"max_pixels": 2_000_000, **settings},
     )
-    server = ServiceServer("restorer", chosen, lambda worker: RestorerService(chosen, worker))
+    server = ServiceServer("restorer", chosen, partial(RestorerService, chosen))
     limit = [("grpc.max_receive_message_length", 64 * 2**20)]
     try:
         await server.start()

@@ -17,13 +17,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_restorer import codec, convert, pipeline, servicer
-from atelier_runtime.images import Picture
+from atelier_restorer import convert, pipeline, servicer
+from atelier_runtime.images import Picture, shared
 from tests.integration.restorer_server import Client, photo, png, serve
 
 LONGEST_WAIT_S = 60
 STEPS: list[tuple[Any, str]] = [
-    (pipeline, "decode_input"),
+    (shared, "send"),  # decoding and encoding, in the image workers
+    (shared, "receive"),
     (pipeline, "check_picture"),
     (Picture, "eight_bit"),
     (pipeline, "is_gray"),
@@ -32,8 +33,6 @@ STEPS: list[tuple[Any, str]] = [
     (pipeline, "recolor"),
     (pipeline, "match_tones"),
     (pipeline, "paste"),
-    (codec, "encode_output"),
-    (codec, "encode_mask"),
     (convert, "restore_response_to_proto"),
     (servicer, "check_response"),
 ]

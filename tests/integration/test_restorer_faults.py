@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from atelier.common.v1 import skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.nets.codeformer import CodeFormerOutput
 from atelier_runtime import metrics
+from atelier_runtime.images.structure import MAX_SCANS
 from tests.integration.restorer_server import (
     Client,
     failure,
@@ -132,3 +134,36 @@ async def test_an_expired_deadline_stops_the_work(seeing: Path) -> None:
         done = batches() - before
         response = await client.restore(png(photo(1600, 640)))
         assert done < sum(face.restored for face in response.faces)
+
+
+async def test_an_image_whose_client_disconnects_occupies_no_worker(seeing: Path) -> None:
+    """Six files that take seconds to decode; each client goes away. Honest requests then have all workers."""
+    slow = progressive_jpeg(side=6000, scans=MAX_SCANS)
+    async with serve(seeing, max_pixels=36_000_000) as client:
+        lost = metrics.IMAGE_WORKERS_LOST.labels("cancelled")._value.get()
+        calls = [asyncio.ensure_future(client.restore(slow, timeout=300)) for _ in range(6)]
+        await until(lambda: _is_busy(client))
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await until(lambda: _is_idle(client))
+        assert metrics.IMAGE_WORKERS_LOST.labels("cancelled")._value.get() > lost
+        assert (await client.restore(png(photo(300, 300)), max_faces=1)).face_restoration_applied
+
+
+async def _is_busy(client: Client) -> bool:
+    status = (await client.stub.GetStatus(pb.GetStatusRequest())).status
+    assert status.image_workers >= 1
+    return status.image_workers_busy > 0
+
+
+async def _is_idle(client: Client) -> bool:
+    status = (await client.stub.GetStatus(pb.GetStatusRequest())).status
+    return status.image_workers_busy == status.image_queue_depth == status.queue_depth == 0
+
+
+def progressive_jpeg(*, side: int, scans: int) -> bytes:
+    """Return a gray JPEG of side x side px with this many scans; decoding each takes as long as the first."""
+    data = png(np.zeros((side, side), np.uint8), "JPEG", progressive=True)
+    last = data[data.rfind(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import grpc
 
@@ -15,6 +15,7 @@ from atelier_generator.pipeline import Generation, Pipeline
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.images import Picture, encode_output
+from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.service import LoadedModels, StatusServicer, deadline_of
 from atelier_runtime.service_status import LoadedNetwork, ServiceStatus
@@ -25,9 +26,12 @@ class GeneratorService:
 
     name = pb.DESCRIPTOR.services_by_name["GeneratorService"].full_name
 
-    def __init__(self, settings: GeneratorSettings, worker: DeviceWorker) -> None:
+    def __init__(
+        self, settings: GeneratorSettings, worker: DeviceWorker, image_workers: ImageWorkers
+    ) -> None:
         self.settings = settings
         self.worker = worker
+        self.image_workers = image_workers
         self._pipeline: Pipeline | None = None
 
     @property
@@ -88,8 +92,9 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         finally:
             job.cancel()
         timer = StageTimer()
-        with timer.stage("encode"):
-            picture = Picture(rgb=generation.pixels)
-            image = await asyncio.to_thread(encode_output, picture, request.output_format, request.quality)
+        encode = partial(
+            encode_output, Picture(rgb=generation.pixels), request.output_format, request.quality
+        )
+        image = await self._service.image_workers.encode(encode, timer.stage("encode"))
         stages = [*generation.stages, *timer.reports]
         yield convert.result_to_proto(generation, image, stages, pipeline.model_set.name)

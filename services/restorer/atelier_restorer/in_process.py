@@ -15,6 +15,7 @@ from atelier_restorer.servicer import RestorerService, RestorerServicer
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device import DeviceWorker
 from atelier_runtime.errors import AtelierError, InternalError
+from atelier_runtime.images.workers import image_workers_of
 from atelier_runtime.service import service_status
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
@@ -45,7 +46,8 @@ async def open_in_process(
     Raises `StartupError` if a network of `required` is neither in the model set nor given as a file.
     """
     worker = DeviceWorker(_QUEUE_CAPACITY)
-    service = RestorerService(settings, worker, roles)
+    image_workers = image_workers_of(settings)
+    service = RestorerService(settings, worker, image_workers, roles)
     try:
         loaded = await worker.submit(lambda job: service.load()).result()
         worker.forget_job_times()
@@ -55,7 +57,9 @@ async def open_in_process(
                 raise StartupError(
                     f"MODEL_SET: the set '{name}' does not have a {role}; --{role} FILE names a checkpoint"
                 )
-        servicer = RestorerServicer(service, partial(service_status, loaded, worker, ready=True))
+        servicer = RestorerServicer(
+            service, partial(service_status, loaded, worker, image_workers, ready=True)
+        )
         yield Client(
             _unary(servicer.RestoreFaces),
             _unary(servicer.DetectFaces),
@@ -63,6 +67,7 @@ async def open_in_process(
             timeout_s=_NO_TIMEOUT_S,
         )
     finally:
+        image_workers.close()
         await asyncio.to_thread(worker.close)
 
 

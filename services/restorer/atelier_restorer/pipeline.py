@@ -1,7 +1,7 @@
 """Restoring faces: decode, detect, align, restore and parse in batches, match tones, upscale, paste.
 
-Networks run as jobs on the device thread, the rest in the CPU pool, so that the work of several requests
-overlaps and the event loop stays free. `restoration.paste` is the last step.
+Networks run as jobs on the device thread, decoding in the image workers, the rest in the CPU pool, so that
+the work of several requests overlaps and the event loop stays free. `restoration.paste` is the last step.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import metrics
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.errors import BadImage, InvalidRequest, ServiceUnavailable
-from atelier_runtime.images import InputImage, Picture, RgbArray, decode_input, to_depth
+from atelier_runtime.images import InputImage, Picture, RgbArray, to_depth
+from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from atelier_runtime.settings import StartupError
@@ -82,11 +83,17 @@ class RestorerPipeline:
     """
 
     def __init__(
-        self, models: Models, settings: RestorerSettings, worker: DeviceWorker, cpu_pool: CpuPool
+        self,
+        models: Models,
+        settings: RestorerSettings,
+        worker: DeviceWorker,
+        image_workers: ImageWorkers,
+        cpu_pool: CpuPool,
     ) -> None:
         self._models = models
         self._settings = settings
         self._worker = worker
+        self._image_workers = image_workers
         self._cpu_pool = cpu_pool
         max_batch = settings.max_batch or batch_for(models.device)
         self._faces: FaceNetworks | None = None
@@ -128,7 +135,7 @@ class RestorerPipeline:
         """
         call = self._call(deadline)
         with self._worker.reserve_slot(deadline):
-            picture = await self._cpu_pool.run(lambda: self._decode(image, call))
+            picture = await self._image_workers.decode(image, call.cpu.stage("decode"))
             if self._models.detector is None:
                 raise ServiceUnavailable("The model set does not have a face detector.")
             rgb = await self._cpu_pool.run(picture.eight_bit)
@@ -183,22 +190,13 @@ class RestorerPipeline:
     ) -> tuple[Picture, list[Restoration]]:
         """Decode the image and run the networks; one restoration, or one for each fidelity of `sweep`."""
         call = self._call(deadline)
-
-        def decode() -> Picture:
-            picture = self._decode(image, call)
-            check_picture(picture, request, self._settings.max_pixels)
-            return picture
-
-        picture = await self._cpu_pool.run(decode)
+        picture = await self._image_workers.decode(image, call.cpu.stage("decode"))
+        await self._cpu_pool.run(lambda: check_picture(picture, request, self._settings.max_pixels))
         return picture, await self._restorations(picture, request, call, sweep)
 
     def _call(self, deadline: float | None) -> Call:
         cpu = StageTimer()
         return Call(deadline, cpu, StageTimer(probe_for(self._models.device), cpu.reports))
-
-    def _decode(self, image: InputImage, call: Call) -> Picture:
-        with call.cpu.stage("decode"):
-            return decode_input(image, max_pixels=self._settings.max_pixels, deep=True)
 
     async def _restorations(
         self, picture: Picture, request: RestoreRequest, call: Call, sweep: Sequence[float] | None

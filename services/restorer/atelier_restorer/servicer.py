@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
+from functools import partial
 
 import grpc
 
@@ -19,6 +20,7 @@ from atelier_restorer.request import RestoreRequest, RestoreResult
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import wire
 from atelier_runtime.device import DeviceWorker
+from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.service import LoadedModels, StatusServicer, deadline_of
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
@@ -30,11 +32,16 @@ class RestorerService:
     name: str = pb.DESCRIPTOR.services_by_name["RestorerService"].full_name
 
     def __init__(
-        self, settings: RestorerSettings, worker: DeviceWorker, roles: Collection[NetworkRole] = ROLES
+        self,
+        settings: RestorerSettings,
+        worker: DeviceWorker,
+        image_workers: ImageWorkers,
+        roles: Collection[NetworkRole] = ROLES,
     ) -> None:
         """`roles`: the networks to load, where the model set has them."""
         self.settings = settings
         self.worker = worker
+        self.image_workers = image_workers
         self.cpu_pool = CpuPool()
         self._roles = roles
         self._models: Models | None = None
@@ -55,7 +62,9 @@ class RestorerService:
     def load(self) -> LoadedModels:
         """Read the networks into memory. Raises `StartupError`."""
         self._models = models = load_models(self.settings, self._roles)
-        self._pipeline = RestorerPipeline(models, self.settings, self.worker, self.cpu_pool)
+        self._pipeline = RestorerPipeline(
+            models, self.settings, self.worker, self.image_workers, self.cpu_pool
+        )
         return LoadedModels(
             model_set=models.name,
             networks=tuple(LoadedNetwork(c.role, c.name) for c in models.components.values()),
@@ -115,14 +124,14 @@ class RestorerServicer(StatusServicer, pb_grpc.RestorerServiceServicer):
 
     async def _response(self, result: RestoreResult, request: RestoreRequest) -> pb.RestoreFacesResponse:
         service = self._service
+        timer = StageTimer()
+        encode = partial(encode_result, result, request)
+        encoded = await service.image_workers.encode(encode, timer.stage("encode"))
 
-        def encode() -> pb.RestoreFacesResponse:
-            timer = StageTimer()
-            with timer.stage("encode"):
-                encoded = encode_result(result, request)
+        def convert_to_proto() -> pb.RestoreFacesResponse:
             stages = [*result.stages, *timer.reports]
             response = convert.restore_response_to_proto(result, encoded, stages, service.models.name)
             check_response(response.ByteSize(), request, service.settings.max_pixels)
             return response
 
-        return await service.cpu_pool.run(encode)
+        return await service.cpu_pool.run(convert_to_proto)

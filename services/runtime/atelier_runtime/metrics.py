@@ -57,6 +57,17 @@ QUEUE_WAIT = Histogram(
     registry=None,
 )
 QUEUE_DEPTH = Gauge("atelier_queue_depth", "Requests waiting for the device.", registry=None)
+IMAGE_WORKERS = Gauge("atelier_image_workers", "Processes that decode and encode images.", registry=None)
+IMAGE_WORKERS_BUSY = Gauge("atelier_image_workers_busy", "Those that are at work.", registry=None)
+IMAGE_WORKERS_LOST = Counter(
+    "atelier_image_workers_lost_total",
+    "Image workers that were killed because the call was canceled or took too long, or crashed, by cause.",
+    ["cause"],
+    registry=None,
+)
+IMAGE_QUEUE_DEPTH = Gauge(
+    "atelier_image_queue_depth", "Images that wait for a worker to decode or encode them.", registry=None
+)
 BATCH_SIZE = Histogram(
     "atelier_batch_size", "Faces in one forward pass.", buckets=(1, 2, 4, 8, 16, 32), registry=None
 )
@@ -104,7 +115,8 @@ BUILD_INFO = Gauge(
 Process = Literal["gateway", "generator", "restorer"]
 
 _EVERYWHERE = (REQUEST_DURATION, REQUESTS_IN_PROGRESS, ERRORS, REFUSALS, BUILD_INFO)
-_SERVICES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD)
+_IMAGES = (IMAGE_WORKERS, IMAGE_WORKERS_BUSY, IMAGE_WORKERS_LOST, IMAGE_QUEUE_DEPTH)
+_SERVICES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD, *_IMAGES)
 _BY_PROCESS = {
     "gateway": (BACKEND_PENDING, BACKEND_FAILURES, BACKEND_RETRIES, STAGE_DURATION),
     "generator": (*_SERVICES, CANCELLED_STEPS),

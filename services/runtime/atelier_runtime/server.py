@@ -19,10 +19,12 @@ from grpc_reflection.v1alpha import reflection
 from atelier_runtime import __version__, defaults, images, log, metrics
 from atelier_runtime.device import DeviceWorker
 from atelier_runtime.health import Readiness
+from atelier_runtime.images.workers import ImageWorkers, image_workers_of
 from atelier_runtime.interceptors import CallInterceptor
 from atelier_runtime.service import LoadedModels, Service, service_status
 from atelier_runtime.service_status import ServiceStatus
 from atelier_runtime.settings import ServiceSettings, StartupError
+from atelier_runtime.shutdown import EXIT_GRACE_SECONDS, exit_after
 from atelier_runtime.vram import VramCollector
 
 logger = logging.getLogger(__name__)
@@ -37,12 +39,13 @@ class ServiceServer(Generic[ServiceT]):
         self,
         process: metrics.Process,
         settings: ServiceSettings,
-        make_service: Callable[[DeviceWorker], ServiceT],
+        make_service: Callable[[DeviceWorker, ImageWorkers], ServiceT],
     ) -> None:
         self._process: metrics.Process = process
         self._settings = settings
         self.worker = DeviceWorker(settings.queue_capacity, name=process)
-        self.service = make_service(self.worker)
+        self.image_workers = image_workers_of(settings)
+        self.service = make_service(self.worker, self.image_workers)
         self.readiness = Readiness(self.service.name)
         self._loaded: LoadedModels | None = None
         self._calls = CallInterceptor(self.service.name, self.readiness)
@@ -64,9 +67,14 @@ class ServiceServer(Generic[ServiceT]):
         self.port = 0
         self.metrics_port = 0
 
+    @property
+    def drain_seconds(self) -> float:
+        """Time for accepted work to finish."""
+        return self._settings.drain_seconds
+
     def status(self) -> ServiceStatus:
         """Return the status now."""
-        return service_status(self._loaded, self.worker, ready=self.readiness.ready)
+        return service_status(self._loaded, self.worker, self.image_workers, ready=self.readiness.ready)
 
     async def start(self) -> None:
         """Listen on both ports and start loading. Raises `StartupError` if a port is in use."""
@@ -131,6 +139,7 @@ class ServiceServer(Generic[ServiceT]):
         finished = await ended
         if self._loading is not None:
             self._loading.cancel()
+        await asyncio.to_thread(self.image_workers.close)
         await asyncio.to_thread(self.worker.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.shutdown)
@@ -139,7 +148,9 @@ class ServiceServer(Generic[ServiceT]):
 
 
 def run_service(
-    process: metrics.Process, settings: ServiceSettings, make_service: Callable[[DeviceWorker], Service]
+    process: metrics.Process,
+    settings: ServiceSettings,
+    make_service: Callable[[DeviceWorker, ImageWorkers], Service],
 ) -> int:
     """Run a service until SIGTERM or SIGINT; return the exit code: 0 after a full drain, else 1."""
     log.configure_logging(settings.log_level)
@@ -168,6 +179,7 @@ async def _run(make_server: Callable[[], ServiceServer[Service]]) -> int:
         raise error
     await stopping
     logger.info("draining")
+    exit_after(server.drain_seconds + EXIT_GRACE_SECONDS)
     finished = await server.drain()
     logger.info("stopped", extra={"all_work_finished": finished})
     return 0 if finished else 1

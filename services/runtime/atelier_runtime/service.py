@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from atelier_runtime import __version__, wire
 from atelier_runtime.device import DeviceWorker, device_name
+from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.service_status import LoadedNetwork, ServiceStatus
 from atelier_runtime.vram import memory_info
 
@@ -58,7 +59,9 @@ class StatusServicer:
         return response
 
 
-def service_status(loaded: LoadedModels | None, worker: DeviceWorker, *, ready: bool) -> ServiceStatus:
+def service_status(
+    loaded: LoadedModels | None, worker: DeviceWorker, image_workers: ImageWorkers, *, ready: bool
+) -> ServiceStatus:
     """Return the status of a service now. `loaded` None: the networks are still being loaded."""
     vram = memory_info(loaded.device) if loaded else None
     return ServiceStatus(
@@ -75,6 +78,9 @@ def service_status(loaded: LoadedModels | None, worker: DeviceWorker, *, ready: 
         queue_depth=worker.depth,
         queue_capacity=worker.capacity,
         running=worker.running,
+        image_workers=image_workers.size,
+        image_workers_busy=image_workers.running,
+        image_queue_depth=image_workers.waiting,
     )
 
 

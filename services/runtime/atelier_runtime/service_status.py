@@ -45,6 +45,9 @@ class ServiceStatus:
     queue_depth: int | None
     queue_capacity: int | None
     running: int | None
+    image_workers: int | None
+    image_workers_busy: int | None
+    image_queue_depth: int | None
 
     def network(self, role: NetworkRole) -> str | None:
         """Return the name of the network of a role, None if there is none."""

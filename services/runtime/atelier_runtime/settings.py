@@ -47,6 +47,15 @@ class ServiceSettings(ProcessSettings):
         "the GPU does not support bfloat16.",
     )
     queue_capacity: int = Field(8, ge=0, le=1024, description="Requests that may wait for the device.")
+    image_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes that decode and encode images; 0: one for each usable CPU, at most 8.",
+    )
+    decode_seconds: float = Field(
+        30.0, gt=0, le=3600, description="Longest time that decoding one image may take."
+    )
     max_connection_age_seconds: float = Field(
         30.0,
         ge=1,

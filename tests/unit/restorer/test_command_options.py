@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from atelier_restorer.__main__ import main
 from tests.tiny_restorer import build_set, codeformer_state
@@ -146,8 +147,8 @@ def test_an_unexpected_error_fails_one_image_and_not_the_run(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("unexpected")
 
-    monkeypatch.setattr("atelier_restorer.pipeline.decode_input", fail)
-    (tmp_path / "in.png").write_bytes(b"x")
+    monkeypatch.setattr("atelier_restorer.pipeline.check_picture", fail)
+    Image.new("RGB", (512, 512)).save(tmp_path / "in.png")
     code, out, err = run(
         "restore", tmp_path / "in.png", tmp_path / "out.png", "--aligned", "--model-set", model_set
     )

@@ -1,6 +1,8 @@
 """The server with a small service of its own, on a real socket."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +20,7 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
 from atelier_runtime import errors, metrics, rpc_errors
 from atelier_runtime.device import DeviceWorker, Job
+from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.server import ServiceServer
 from atelier_runtime.service import LoadedModels, StatusServicer
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
@@ -41,7 +44,7 @@ class SmallService(StatusServicer, pb_grpc.RestorerServiceServicer):
 
     name = SERVICE
 
-    def __init__(self, worker: DeviceWorker) -> None:
+    def __init__(self, worker: DeviceWorker, image_workers: ImageWorkers) -> None:
         self.worker = worker
         self.loading = threading.Event()
         self.loading.set()
@@ -253,3 +256,18 @@ async def test_an_error_while_loading_is_raised() -> None:
 async def test_a_port_in_use_is_named(ready: Running) -> None:
     with pytest.raises(StartupError, match=f"PORT={ready.server.port}"):
         await ServiceServer("restorer", Settings(port=ready.server.port), SmallService).start()
+
+
+def test_a_process_with_a_stuck_thread_ends_after_the_drain() -> None:
+    program = """
+import hashlib, threading
+from atelier_runtime.shutdown import exit_after
+threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"", b"", 2**31 - 1)).start()
+exit_after(0.5)
+print("waiting", flush=True)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (1, "waiting")
+    assert "did not end by itself" in ran.stderr

@@ -43,8 +43,11 @@ STATUS = ServiceStatus(
     queue_depth=0,
     queue_capacity=16,
     running=1,
+    image_workers=2,
+    image_workers_busy=0,
+    image_queue_depth=0,
 )
-LOADING = ServiceStatus("0.2.0", False, "", (), "", "", "", None, None, None, None, None, None)
+LOADING = ServiceStatus("0.2.0", False, "", (), "", "", "", *(None,) * 9)
 
 
 def sent(message: Any) -> Any:

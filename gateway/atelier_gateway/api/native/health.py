@@ -17,6 +17,17 @@ from atelier_runtime.service_status import NetworkRole, ServiceStatus
 _GIB = 2**30
 
 
+class Load(BaseModel):
+    """How busy a service is."""
+
+    running: int | None = Field(description="Requests that the device is working on.")
+    queue_depth: int | None = Field(description="Requests that wait for it.")
+    queue_capacity: int | None = Field(description="Requests that may wait.")
+    image_workers: int | None = Field(description="Processes that decode and encode images.")
+    image_workers_busy: int | None = Field(description="Those that are at work.")
+    image_queue_depth: int | None = Field(description="Images that wait for one of them.")
+
+
 class HealthAnswer(BaseModel):
     """What the two services report now."""
 
@@ -34,6 +45,8 @@ class HealthAnswer(BaseModel):
     )
     device: str | None
     gpu_info: str | None = Field(description="The graphics card's name; null on a CPU.")
+    generator_load: Load | None = Field(description="null if the generator does not respond.")
+    restorer_load: Load | None = Field(description="null if the restorer does not respond.")
 
 
 class RootAnswer(BaseModel):
@@ -107,6 +120,8 @@ def health_answer(system: SystemStatus) -> HealthAnswer:
         vram_available=_vram(generator),
         device=generator.device or None if generator else None,
         gpu_info=generator.device_name if generator and on_cuda(generator) else None,
+        generator_load=_load(generator),
+        restorer_load=_load(system.restorer),
     )
 
 
@@ -118,6 +133,10 @@ def root_answer(generator: ServiceStatus | None) -> RootAnswer:
         model=generator.model_set or None if generator else None,
         device=generator.device or None if generator else None,
     )
+
+
+def _load(status: ServiceStatus | None) -> Load | None:
+    return None if status is None else Load.model_validate(status, from_attributes=True)
 
 
 def _vram(status: ServiceStatus | None) -> str | None:

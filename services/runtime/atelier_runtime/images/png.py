@@ -63,14 +63,15 @@ def read_chunks(data: bytes) -> Chunks:
     Raises `ValueError` if a checksum is wrong, or if the header or the end is missing.
     """
     chunks = Chunks()
-    kind = b""
+    kind, has_xmp = b"", False
     view = memoryview(data)
-    for kind, start, end in _iterate_chunks(data):
+    for kind, start, end in iterate_chunks(data):
         if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4]):
             raise ValueError("a chunk has a wrong checksum")
         if kind in _KEPT:
             chunks.first.setdefault(kind, data[start:end])
-        elif kind == b"iTXt" and chunks.xmp is None and data.startswith(XMP_KEYWORD + b"\0", start, end):
+        elif kind == b"iTXt" and not has_xmp and data.startswith(XMP_KEYWORD + b"\0", start, end):
+            has_xmp = True  # readable or not: there may be a bomb in each of many
             chunks.xmp = _international_text(data[start:end])
     if kind != b"IEND" or len(chunks.first.get(b"IHDR", b"")) != 13:
         raise ValueError("the header or the end is missing")
@@ -86,7 +87,7 @@ def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArra
 
     # Pixel chunks only: OpenCV then neither warns about a profile nor interprets a transparent color itself.
     pixel_chunks = [
-        data[start - 8 : end + 4] for kind, start, end in _iterate_chunks(data) if kind in _PIXEL_CHUNKS
+        data[start - 8 : end + 4] for kind, start, end in iterate_chunks(data) if kind in _PIXEL_CHUNKS
     ]
     has_alpha = chunks.color_type in (4, 6)
     mode = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
@@ -207,7 +208,7 @@ def _chunk(kind: bytes, data: bytes) -> tuple[bytes, ...]:
     return struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)
 
 
-def _iterate_chunks(data: bytes) -> Iterable[tuple[bytes, int, int]]:
+def iterate_chunks(data: bytes) -> Iterable[tuple[bytes, int, int]]:
     """Iterate over a file's chunks: the type, and where the data starts and ends."""
     start = len(SIGNATURE)
     while start + 12 <= len(data):

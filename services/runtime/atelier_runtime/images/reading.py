@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from atelier_runtime.errors import InvalidRequest
-from atelier_runtime.images import metadata, png
+from atelier_runtime.images import metadata, png, structure
 from atelier_runtime.images.picture import FORMATS, Format, Picture, PixelArray, over_limit
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` checks the header against the caller's own limit
@@ -29,10 +29,12 @@ def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = F
     depend; otherwise it is rejected.
 
     Raises `InvalidRequest` naming `field` if the file is corrupt, truncated, too large, animated, CMYK, too
-    deep, or of another format.
+    deep, of another format, or has more parts than `structure` allows.
     """
     if not data:
         raise InvalidRequest.of(field, "is empty; a PNG, JPEG or WebP file is required")
+    if (problem := structure.problem_of(data)) is not None:
+        raise InvalidRequest.of(field, problem)
     try:
         with Image.open(io.BytesIO(data), formats=[f.upper() for f in FORMATS]) as image:
             _reject_unsupported(image, max_pixels, field)

@@ -41,6 +41,9 @@ def status(*networks: tuple[NetworkRole, str], ready: bool = True, device: str =
         queue_depth=None,
         queue_capacity=None,
         running=None,
+        image_workers=None,
+        image_workers_busy=None,
+        image_queue_depth=None,
     )
 
 

@@ -1,0 +1,230 @@
+"""Decoding and encoding in child processes, which can be killed.
+
+A file from outside can keep its decoder busy for minutes or fill the memory, and a thread in C code cannot be
+stopped. A process can: when its caller is cancelled, when time or memory run out, or when the server ends. So
+an abandoned image occupies nothing, and a decoder that crashes takes one image with it, not the service.
+See docs/decisions/image-workers.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from atelier_runtime import metrics
+from atelier_runtime.errors import (
+    InternalError,
+    InvalidRequest,
+    OutOfMemory,
+    make_error,
+)
+from atelier_runtime.images import shared
+from atelier_runtime.images.codec import InputImage, decode_input
+from atelier_runtime.images.picture import Picture
+from atelier_runtime.processors import usable_processors
+from atelier_runtime.settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_NO_LIMIT = 0.0
+_MOST_WORKERS = 8
+_WORKER_BYTES = 2**29
+_BYTES_PER_PIXEL = 24
+"""Decoding 16 bits with alpha and turning it upright peaks at 17; encoding less."""
+
+
+class ImageWorkers:
+    """Runs functions on images in child processes, at most `size` at a time; the others wait in turn.
+
+    A worker starts when it is first needed. Use it in one event loop and `close` it.
+    """
+
+    def __init__(self, size: int, *, decode_seconds: float, max_pixels: int) -> None:
+        """Remember the limits; nothing is started.
+
+        Args:
+            size: Processes.
+            decode_seconds: Longest time that decoding one image may take.
+            max_pixels: The largest image; memory of a worker is limited accordingly.
+        """
+        self.size = size
+        self.running = 0
+        self.waiting = 0
+        self._decode_seconds = decode_seconds
+        self._memory_bytes = _WORKER_BYTES + _BYTES_PER_PIXEL * max_pixels
+        self._max_pixels = max_pixels
+        self._slots = asyncio.Semaphore(size)
+        self._idle: list[_Worker] = []
+        self._workers: set[_Worker] = set()
+        self._closed = False
+        metrics.IMAGE_WORKERS.set(size)
+        for cause in _CAUSES:
+            metrics.IMAGE_WORKERS_LOST.labels(cause)
+
+    async def decode(self, image: InputImage, stage: AbstractContextManager[None]) -> Picture:
+        """Decode the image of a request, 16 bits included; see `decode_input`.
+
+        `stage` times the work, without the wait for a worker. Raises `InvalidRequest` naming `image`, also if
+        decoding takes too long or too much memory.
+        """
+        decode = partial(decode_input, image, max_pixels=self._max_pixels, deep=True)
+        if image.format == "raw":  # nothing to decode: a view of the bytes
+            with stage:
+                return decode()
+        try:
+            return await self._run(decode, self._decode_seconds, stage)
+        except _WorkerLost as lost:
+            logger.warning("an image could not be decoded", extra={"error": str(lost)})
+            problem = "cannot be decoded: the decoder crashed"
+            if lost.cause == "time":
+                problem = f"takes more than {self._decode_seconds:g} s to decode, the limit"
+        except OutOfMemory:
+            problem = f"takes more than {self._memory_bytes // 2**20} MiB of memory to decode, the limit"
+        raise InvalidRequest.of("image", problem)
+
+    async def encode(self, encode: Callable[[], T], stage: AbstractContextManager[None]) -> T:
+        """Run a function that encodes; it must be picklable, such as a `partial` of a module's function.
+
+        `stage` times the work, without the wait for a worker. Raises `OutOfMemory`, or `InternalError` if the
+        worker crashed.
+        """
+        try:
+            return await self._run(encode, _NO_LIMIT, stage)
+        except _WorkerLost as lost:
+            raise InternalError(f"An image worker ended while encoding: {lost}.") from None
+
+    def close(self) -> None:
+        """End every worker; calls that are still running fail."""
+        self._closed = True
+        for worker in list(self._workers):
+            worker.kill()
+        for worker in self._idle:
+            worker.wait()
+
+    async def _run(self, function: Callable[[], T], seconds: float, stage: AbstractContextManager[None]) -> T:
+        self._count(waiting=+1)
+        try:
+            await self._slots.acquire()
+        finally:
+            self._count(waiting=-1)
+        worker = self._idle.pop() if self._idle else self._new_worker()
+        call = asyncio.ensure_future(asyncio.to_thread(worker.call, function, seconds, stage))
+        self._count(running=+1)
+        call.add_done_callback(lambda ended: self._take_back(worker, ended))
+        try:
+            outcome = await asyncio.shield(call)
+        except asyncio.CancelledError:
+            worker.kill()  # its thread then ends at once and frees the slot
+            raise
+        if isinstance(outcome, shared.Failure):
+            if outcome.traceback:
+                logger.error("an image worker failed", extra={"traceback": outcome.traceback})
+            raise make_error(outcome.reason, outcome.message, fields=outcome.fields)
+        result: T = outcome
+        return result
+
+    def _new_worker(self) -> _Worker:
+        worker = _Worker(self._memory_bytes)
+        self._workers.add(worker)
+        if self._closed:
+            worker.kill()
+        return worker
+
+    def _take_back(self, worker: _Worker, ended: asyncio.Future[Any]) -> None:
+        self._count(running=-1)
+        self._slots.release()
+        error = None if ended.cancelled() else ended.exception()  # retrieved: the caller may be gone
+        if worker.killed or error is not None:
+            cause = error.cause if isinstance(error, _WorkerLost) and not worker.killed else "cancelled"
+            metrics.IMAGE_WORKERS_LOST.labels(cause).inc()
+            self._workers.discard(worker)
+            worker.kill()
+            worker.wait()
+        else:
+            self._idle.append(worker)
+
+    def _count(self, *, running: int = 0, waiting: int = 0) -> None:
+        self.running += running
+        self.waiting += waiting
+        metrics.IMAGE_WORKERS_BUSY.set(self.running)
+        metrics.IMAGE_QUEUE_DEPTH.set(self.waiting)
+
+
+Cause = Literal["cancelled", "time", "crashed"]
+_CAUSES: tuple[Cause, ...] = ("cancelled", "time", "crashed")
+
+
+class _WorkerLost(Exception):
+    """A worker ended during a call."""
+
+    def __init__(self, return_code: int) -> None:
+        self.cause: Cause = "time" if return_code == -signal.SIGALRM else "crashed"
+        super().__init__(f"exit code {return_code}")
+
+
+def image_workers_of(settings: ServiceSettings) -> ImageWorkers:
+    """Return the workers that the settings ask for."""
+    size = settings.image_workers or min(_MOST_WORKERS, usable_processors())
+    return ImageWorkers(size, decode_seconds=settings.decode_seconds, max_pixels=settings.max_pixels)
+
+
+class _Worker:
+    """A child process; started by its first call, which like every call blocks a thread."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.killed = False
+        self._memory_bytes = memory_bytes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket
+        self._lock = threading.Lock()
+
+    def call(
+        self, function: Callable[[], object], seconds: float, stage: AbstractContextManager[None]
+    ) -> Any:
+        """Return what the function returns in the child, or its `Failure`. Raises `_WorkerLost`."""
+        with stage:
+            process = self._start()
+            try:
+                shared.send(self._connection, (function, seconds))
+                return shared.receive(self._connection)
+            except (EOFError, OSError):
+                process.kill()
+                self._connection.close()
+                raise _WorkerLost(process.wait()) from None
+
+    def kill(self) -> None:
+        """End the process, in whatever state it is. Safe to repeat, from any thread."""
+        with self._lock:
+            self.killed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def wait(self) -> None:
+        """Wait for the end of a process that was killed and is not running a call: a millisecond."""
+        if self._process is not None:
+            self._process.wait()
+            self._connection.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._process is None:
+                ours, theirs = socket.socketpair()
+                with theirs:
+                    command = [sys.executable, "-m", "atelier_runtime.images.worker"]
+                    command += [str(theirs.fileno()), str(self._memory_bytes)]
+                    self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+                self._connection = ours
+            if self.killed:
+                self._process.kill()
+            return self._process

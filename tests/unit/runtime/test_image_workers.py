@@ -1,0 +1,198 @@
+"""Images are decoded and encoded in processes that can be killed; nothing of an image is lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from atelier_runtime import metrics
+from atelier_runtime.errors import InternalError, InvalidRequest, OutOfMemory
+from atelier_runtime.images import (
+    EncodedImage,
+    InputImage,
+    OutputFormat,
+    Picture,
+    decode_input,
+    encode,
+    encode_output,
+)
+from atelier_runtime.images.workers import ImageWorkers
+from atelier_runtime.metrics import StageTimer
+
+FOREVER = partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 2**31 - 1)
+"""Minutes in C code that holds no lock of Python's and looks at no signal, like a decoder."""
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[ImageWorkers]:
+    workers = ImageWorkers(2, decode_seconds=20, max_pixels=2_000_000)
+    yield workers
+    workers.close()
+
+
+def stage() -> Any:
+    return StageTimer().stage("test")
+
+
+def lost(cause: str) -> float:
+    return metrics.IMAGE_WORKERS_LOST.labels(cause)._value.get()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def children() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children()
+        if any("images.worker" in word for word in child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def photo(dtype: type, height: int = 301, width: int = 457) -> Picture:
+    random = np.random.default_rng(1)
+    top = np.iinfo(dtype).max
+    rgb = random.integers(0, top, (height, width, 3), dtype, endpoint=True)
+    alpha = random.integers(0, top, (height, width), dtype, endpoint=True)
+    return Picture(rgb=rgb, alpha=alpha, icc=b"a profile", exif=b"Exif\0\0" + b"x" * 20, dpi=(300.0, 200.0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+async def test_a_decoded_image_is_the_same_as_in_this_process(workers: ImageWorkers, dtype: type) -> None:
+    image = InputImage(encode(photo(dtype), "png", 90))
+    expected = decode_input(image, max_pixels=2_000_000, deep=True)
+    decoded = await workers.decode(image, stage())
+    np.testing.assert_array_equal(decoded.rgb, expected.rgb)
+    np.testing.assert_array_equal(decoded.alpha, expected.alpha)
+    assert decoded.rgb.dtype == dtype
+    assert (decoded.icc, decoded.exif, decoded.dpi) == (expected.icc, expected.exif, expected.dpi)
+    decoded.rgb[:] = 0  # as a paste in place does
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "raw"])
+async def test_an_encoded_image_is_the_same_as_in_this_process(
+    workers: ImageWorkers, image_format: OutputFormat
+) -> None:
+    picture = Picture(rgb=photo(np.uint8).rgb[:, ::-1])  # not contiguous
+    encode_it: partial[EncodedImage] = partial(encode_output, picture, image_format, 90)
+    assert await workers.encode(encode_it, stage()) == encode_it()
+
+
+async def test_a_refused_image_is_refused_by_name_and_its_worker_goes_on(workers: ImageWorkers) -> None:
+    pids = {await workers.encode(os.getpid, stage()) for _ in range(3)}
+    with pytest.raises(InvalidRequest) as refused:
+        await workers.decode(InputImage(b"not an image"), stage())
+    assert [violation.field for violation in refused.value.fields] == ["image"]
+    assert {await workers.encode(os.getpid, stage())} == pids and len(pids) == 1
+
+
+async def test_workers_run_at_the_same_time_and_the_others_wait(workers: ImageWorkers) -> None:
+    calls = [asyncio.create_task(workers.encode(FOREVER, stage())) for _ in range(3)]
+    await until(lambda: len(children()) == 2)
+    assert (workers.running, workers.waiting) == (2, 1)
+    assert metrics.IMAGE_WORKERS_BUSY._value.get() == 2 and metrics.IMAGE_QUEUE_DEPTH._value.get() == 1
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await until(lambda: workers.running == workers.waiting == 0)
+
+
+async def test_cancelled_calls_occupy_nothing(workers: ImageWorkers) -> None:
+    before = lost("cancelled")
+    for _ in range(3):
+        calls = [asyncio.create_task(workers.encode(FOREVER, stage())) for _ in range(6)]
+        await until(lambda: workers.running == 2)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        async with asyncio.timeout(10):
+            assert await workers.encode(partial(len, "abc"), stage()) == 3
+    await until(lambda: len(children()) <= 2)
+    assert lost("cancelled") >= before + 6
+
+
+async def test_an_image_that_takes_too_long_is_refused() -> None:
+    workers = ImageWorkers(1, decode_seconds=0.001, max_pixels=2_000_000)
+    before = lost("time")
+    image = InputImage(encode(photo(np.uint16, 900, 900), "png", 90))
+    with pytest.raises(InvalidRequest, match=r"image: takes more than 0.001 s to decode"):
+        await workers.decode(image, stage())
+    assert lost("time") == before + 1
+    assert await workers.encode(partial(len, "abc"), stage()) == 3
+    workers.close()
+
+
+async def test_memory_is_limited(workers: ImageWorkers) -> None:
+    with pytest.raises(OutOfMemory):
+        await workers.encode(partial(bytes, 10**9), stage())
+    assert len(await workers.encode(partial(bytes, 10**8), stage())) == 10**8
+
+
+async def test_an_image_that_needs_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = ImageWorkers(1, decode_seconds=20, max_pixels=2**26)
+    monkeypatch.setattr(workers, "_memory_bytes", 2**28)
+    file = io.BytesIO()
+    Image.new("RGB", (8192, 8192)).save(file, "PNG", compress_level=1)
+    with pytest.raises(InvalidRequest, match="image: takes more than 256 MiB of memory"):
+        await workers.decode(InputImage(file.getvalue()), stage())
+    workers.close()
+
+
+async def test_a_crash_ends_one_call(workers: ImageWorkers) -> None:
+    before = lost("crashed")
+    with pytest.raises(InternalError):
+        await workers.encode(os.abort, stage())
+    assert lost("crashed") == before + 1
+    assert await workers.encode(partial(len, "abc"), stage()) == 3
+
+
+async def test_an_unforeseen_error_is_logged_and_internal(
+    workers: ImageWorkers, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InternalError):
+        await workers.encode(partial(divmod, 1, 0), stage())
+    assert "ZeroDivisionError" in caplog.records[-1].traceback  # type: ignore[attr-defined]  # an extra
+
+
+async def test_close_ends_workers_that_are_busy_or_idle() -> None:
+    workers = ImageWorkers(2, decode_seconds=20, max_pixels=2_000_000)
+    busy = asyncio.create_task(workers.encode(FOREVER, stage()))
+    await until(lambda: workers.running == 1)
+    await workers.encode(os.getpid, stage())
+    workers.close()
+    with pytest.raises(InternalError):
+        await busy
+    await until(lambda: not children())
+
+
+def test_a_worker_ends_with_its_parent() -> None:
+    program = """
+import asyncio, os
+from functools import partial
+from atelier_runtime.images.workers import ImageWorkers
+from atelier_runtime.metrics import StageTimer
+async def main():
+    workers = ImageWorkers(1, decode_seconds=20, max_pixels=65536)
+    print(await workers.encode(os.getpid, StageTimer().stage("test")), flush=True)
+    os.kill(os.getpid(), 9)
+asyncio.run(main())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    worker = int(ran.stdout)
+    psutil.wait_procs([psutil.Process(worker)] if psutil.pid_exists(worker) else [], timeout=20)
+    assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
