@@ -154,12 +154,12 @@ async def test_an_image_whose_client_disconnects_occupies_no_worker(seeing: Path
 async def _is_busy(client: Client) -> bool:
     status = (await client.stub.GetStatus(pb.GetStatusRequest())).status
     assert status.image_workers >= 1
-    return status.image_workers_busy > 0
+    return bool(status.image_workers_busy)
 
 
 async def _is_idle(client: Client) -> bool:
     status = (await client.stub.GetStatus(pb.GetStatusRequest())).status
-    return status.image_workers_busy == status.image_queue_depth == status.queue_depth == 0
+    return not (status.image_workers_busy or status.image_queue_depth or status.queue_depth)
 
 
 def progressive_jpeg(*, side: int, scans: int) -> bytes:

@@ -47,7 +47,7 @@ def stage() -> Any:
 
 
 def lost(cause: str) -> float:
-    return metrics.IMAGE_WORKERS_LOST.labels(cause)._value.get()
+    return float(metrics.IMAGE_WORKERS_LOST.labels(cause)._value.get())
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -111,7 +111,12 @@ def test_restart_markers_and_escaped_bytes_are_no_segments(monkeypatch: pytest.M
 def test_a_bomb_in_place_of_xmp_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked: list[int] = []
     unpack = png._international_text
-    monkeypatch.setattr(png, "_international_text", lambda data: unpacked.append(len(data)) or unpack(data))
+
+    def unpack_and_count(data: bytes) -> bytes | None:
+        unpacked.append(len(data))
+        return unpack(data)
+
+    monkeypatch.setattr(png, "_international_text", unpack_and_count)
     bombs = xmp(zlib.compress(b"x" * 9 * 2**20, 9)) * 50
     data = png_16(noise(16, 16, 3, np.uint16), after=bombs)
     assert images.decode(data, max_pixels=PIXELS, deep=True).xmp is None
