@@ -39,6 +39,7 @@ class WarningCode(StrEnum):
     METADATA_DROPPED = "metadata_dropped"
     NOT_CHECKED = "not_checked"
     RESTORER_FAILED = "restorer_failed"
+    FACES_OMITTED = "faces_omitted"
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class FakeRestorer(RestorerBackend):
         return tuple(results[: self.results])
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
-        return Detection((face(0),), SIDE, SIDE, ())
+        return Detection((face(0),), SIDE, SIDE, (), ())
 
 
 def face(index: int) -> Face:
