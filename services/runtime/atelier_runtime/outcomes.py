@@ -19,6 +19,7 @@ class SkipReason(StrEnum):
     FAILED = "failed"
     OUT_OF_MEMORY = "out_of_memory"
     RESTORER_UNAVAILABLE = "restorer_unavailable"
+    RESTORER_BUSY = "restorer_busy"
 
 
 class WarningCode(StrEnum):
