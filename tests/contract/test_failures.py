@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from atelier_gateway.http.errors import HTTP_STATUS
 from atelier_runtime import wire
-from atelier_runtime.errors import ERROR_CLASSES, RETRYABLE, ErrorReason, FieldViolation, make_error
+from atelier_runtime.errors import (
+    ERROR_CLASSES,
+    RETRYABLE,
+    ErrorReason,
+    FieldViolation,
+    QueueFull,
+    make_error,
+)
+from atelier_runtime.images import Picture, encode
 from atelier_runtime.outcomes import SkipReason
 from tests.contract.problem_body import named_fields, problem
+from tests.contract.script import gradient
 from tests.contract.stack import Stack, eventually
 
 SMALL = {"prompt": "a red apple", "width": 256, "height": 256}
@@ -105,7 +116,9 @@ RESTORER_WITH_FAIL = {
 }
 
 
-@pytest.mark.parametrize("reason", list(ErrorReason))
+@pytest.mark.parametrize(
+    "reason", sorted(set(ErrorReason) - {ErrorReason.QUEUE_FULL})
+)  # waited for, see below
 def test_every_error_of_the_restorer_where_the_client_chose_to_fail(
     stack: Stack, reason: ErrorReason
 ) -> None:
@@ -162,10 +175,9 @@ def test_a_restorer_address_that_drops_everything_is_given_up_before_the_deadlin
 @pytest.mark.parametrize(
     ("reason", "reported"),
     [
-        (ErrorReason.QUEUE_FULL, "restorer_unavailable"),
         (ErrorReason.SERVICE_DRAINING, "restorer_unavailable"),
         (ErrorReason.SERVICE_NOT_READY, "restorer_unavailable"),
-        (ErrorReason.DEADLINE_UNMEETABLE, "restorer_unavailable"),
+        (ErrorReason.DEADLINE_UNMEETABLE, "restorer_busy"),
         (ErrorReason.OUT_OF_MEMORY, "out_of_memory"),
         (ErrorReason.INTERNAL, "failed"),
         (ErrorReason.BAD_IMAGE, "failed"),
@@ -179,6 +191,39 @@ def test_if_the_restorer_fails_the_generated_image_is_returned(
     assert (answer["success"], answer["face_restoration_reason"]) == (True, reported)
     assert answer["warning_codes"] == ["restorer_failed"]
     assert reported in answer["warnings"][0] and "the service's message" not in answer["warnings"][0]
+
+
+def test_a_generated_image_waits_for_a_slot_of_the_restorer(stack: Stack) -> None:
+    stack.restorer.error = QueueFull(retry_after_s=30)
+    with ThreadPoolExecutor(1) as client:
+        call = client.submit(stack.generate)
+        eventually(lambda: len(stack.restorer.requests) >= 2)
+        assert not call.done()
+        stack.restorer.error = None
+        answer = call.result(60).json()
+    assert answer["face_restoration_applied"] and not answer["warnings"]
+    assert len(stack.generator.requests) == 1
+
+
+@pytest.mark.parametrize("on_restore_failure", ["return_base", "fail"])
+def test_a_queue_that_stays_full_until_the_deadline(on_restore_failure: str) -> None:
+    with Stack(deadline_seconds=4) as stack:
+        stack.restorer.error = QueueFull(retry_after_s=30)
+        response = stack.generate(on_restore_failure=on_restore_failure)
+        if on_restore_failure == "fail":
+            problem(response, 429, "queue_full")
+            assert response.headers["Retry-After"] == "30"
+        else:
+            answer = response.json()
+            assert (answer["success"], answer["face_restoration_reason"]) == (True, "restorer_busy")
+            assert answer["warning_codes"] == ["restorer_failed"]
+
+
+def test_photos_do_not_wait_for_a_slot(stack: Stack) -> None:
+    """Nothing has been done for them yet: their client decides whether to come again."""
+    stack.restorer.error = QueueFull(retry_after_s=30)
+    image = base64.b64encode(encode(Picture(gradient(64, 48)), "png", 90)).decode()
+    problem(stack.client.post("/restore", json={"image": image}), 429, "queue_full")
 
 
 def test_without_a_generator(stoppable_stack: Stack) -> None:

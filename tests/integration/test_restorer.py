@@ -13,7 +13,7 @@ from PIL import Image
 
 from atelier.common.v1 import image_pb2, service_status_pb2, skip_reason_pb2, warning_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_runtime import metrics
+from atelier_runtime import defaults, metrics
 from tests.integration.restorer_server import (
     Client,
     idle,
@@ -120,6 +120,25 @@ async def test_detection(restorer: Client) -> None:
     )  # 512 px of the detector's input, which is the image at 4/3
     assert first.sharpness > 0
     assert abs(first.roll_degrees) < 1
+
+
+async def test_more_faces_than_a_response_may_hold(blind_restorer: Client) -> None:
+    data = png(photo(640, 640))
+    request = pb.DetectFacesRequest(image=image_pb2.Image(data=data), min_confidence=0)
+    detected = await blind_restorer.stub.DetectFaces(request)
+    assert len(detected.faces) == defaults.MAX_DETECTED_FACES
+    [warning] = detected.warnings
+    assert warning.code == warning_pb2.WARNING_CODE_FACES_OMITTED
+    found = int(warning.message.split()[0])
+    assert found > defaults.MAX_DETECTED_FACES
+    confidences = [face.confidence for face in detected.faces]
+    assert confidences == sorted(confidences, reverse=True)
+    restored = await blind_restorer.restore(data, min_confidence=0, max_faces=1)
+    assert len(restored.faces) == defaults.MAX_DETECTED_FACES
+    assert warning_codes(restored) == [warning_pb2.WARNING_CODE_FACES_OMITTED]
+    edits = [pb.FaceEdit(face=face, skip=True) for face in detected.faces]
+    back = await blind_restorer.restore(data, faces=edits)
+    assert len(back.faces) == len(edits), "as many as are returned can be sent back"
 
 
 async def test_max_faces_0_only_upscales(restorer: Client) -> None:

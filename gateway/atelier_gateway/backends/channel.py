@@ -9,7 +9,8 @@ Added here is what gRPC does not do. A call waits a bounded time for a replica w
 that was lost with its replica, or refused because the replica is shutting down, is retried on another. So is
 a call that is refused because a replica's queue is full or it cannot meet the deadline, but only within a
 retry budget: every success earns the retries of one call, so a backend that is full everywhere gets hardly
-more calls than clients make.
+more calls than clients make. A call whose caller has already done work for it may also wait for a slot until
+its deadline.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -47,6 +49,8 @@ _RESOLVE_AGAIN_MS = 2_000
 
 _MAX_ATTEMPTS = 3
 _PAUSE_S = 0.1  # time for gRPC to learn that a replica is draining
+
+_SLOT_PAUSE_S = 1.0
 
 _GONE = (ServiceUnavailable, ServiceDraining, ServiceNotReady)
 _FULL = (QueueFull, DeadlineUnmeetable)
@@ -93,6 +97,8 @@ class BackendChannel:
         self._replaced_at = -math.inf
         self._closing: set[asyncio.Task[None]] = set()
         self._retry_budget = _MAX_RETRY_BUDGET
+        self.waiting_for_slot = 0
+        """Calls that wait because every replica is full."""
         metrics.BACKEND_PENDING.labels(backend)
         for error in (*_GONE, *_FULL):  # from 0 on: Prometheus sees no increase in a series that starts at 1
             metrics.BACKEND_RETRIES.labels(backend, error.reason)
@@ -111,40 +117,62 @@ class BackendChannel:
         await self._channel.close()
         await self.status_channel.close()
 
-    async def call(self, once: Callable[[grpc.aio.Channel], Awaitable[T]], deadline: float) -> T:
-        """Make a call that any replica can serve; retry it elsewhere if its replica disappears or is full.
+    async def call(
+        self,
+        once: Callable[[grpc.aio.Channel], Awaitable[T]],
+        deadline: float,
+        *,
+        wait_for_slot: bool = False,
+    ) -> T:
+        """Make a call that any replica can serve; retry it elsewhere if its replica goes away or is full.
 
         `once` makes the call on a channel. A retry starts from the beginning, so `once` must not have handed
-        out any part of the result. Raises the service's error as ours; of several replicas that are full, the
-        error of the one that will have a free slot first.
+        out any part of the result. `wait_for_slot`: if all replicas are full, try again until the deadline.
+        Raises the service's error as ours; of several replicas that are full, the error of the one that will
+        have a free slot first.
         """
         pending = metrics.BACKEND_PENDING.labels(self._backend)
-        refusals: list[AtelierError] = []
+        is_waiting = False
         pending.inc()
         try:
-            for attempt in range(1, _MAX_ATTEMPTS + 1):
-                is_connected = await self._wait_for_replica(deadline)
+            while True:
                 try:
-                    result = await once(self._channel)
-                except grpc.aio.AioRpcError as rpc_error:
-                    error = to_atelier_error(self._backend, rpc_error)
-                except InternalError as unusable:  # the replica responded, with what it must not send
-                    error = unusable
-                else:
-                    self._retry_budget = min(self._retry_budget + _RETRIES_PER_SUCCESS, _MAX_RETRY_BUDGET)
-                    return result
-                if isinstance(error, _FULL):
-                    refusals.append(error)
-                if attempt == _MAX_ATTEMPTS or not self._is_worth_a_retry(error, is_connected):
-                    error = min(refusals, key=_retry_after_s) if isinstance(error, _FULL) else error
-                    metrics.BACKEND_FAILURES.labels(self._backend, error.reason).inc()
-                    raise error
-                metrics.BACKEND_RETRIES.labels(self._backend, error.reason).inc()
-                if isinstance(error, _GONE):
-                    await asyncio.sleep(attempt * _PAUSE_S)
-            raise AssertionError("the last attempt returns or raises")
+                    return await self._call_a_few_times(once, deadline)
+                except AtelierError as error:
+                    pause = random.uniform(0.5, 1) * _SLOT_PAUSE_S  # or all that wait would come at once
+                    is_too_late = time.monotonic() + pause + _SLOT_PAUSE_S >= deadline
+                    if not (wait_for_slot and isinstance(error, QueueFull)) or is_too_late:
+                        metrics.BACKEND_FAILURES.labels(self._backend, error.reason).inc()
+                        raise
+                    metrics.BACKEND_RETRIES.labels(self._backend, error.reason).inc()
+                self.waiting_for_slot += not is_waiting
+                is_waiting = True
+                await asyncio.sleep(pause)
         finally:
+            self.waiting_for_slot -= is_waiting
             pending.dec()
+
+    async def _call_a_few_times(self, once: Callable[[grpc.aio.Channel], Awaitable[T]], deadline: float) -> T:
+        refusals: list[AtelierError] = []
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            is_connected = await self._wait_for_replica(deadline)
+            try:
+                result = await once(self._channel)
+            except grpc.aio.AioRpcError as rpc_error:
+                error = to_atelier_error(self._backend, rpc_error)
+            except InternalError as unusable:  # the replica responded, with what it must not send
+                error = unusable
+            else:
+                self._retry_budget = min(self._retry_budget + _RETRIES_PER_SUCCESS, _MAX_RETRY_BUDGET)
+                return result
+            if isinstance(error, _FULL):
+                refusals.append(error)
+            if attempt == _MAX_ATTEMPTS or not self._is_worth_a_retry(error, is_connected):
+                raise min(refusals, key=_retry_after_s) if isinstance(error, _FULL) else error
+            metrics.BACKEND_RETRIES.labels(self._backend, error.reason).inc()
+            if isinstance(error, _GONE):
+                await asyncio.sleep(attempt * _PAUSE_S)
+        raise AssertionError("the last attempt returns or raises")
 
     def _is_worth_a_retry(self, error: AtelierError, is_connected: bool) -> bool:
         """Return whether another replica may succeed; takes from the retry budget if this one was full."""

@@ -84,11 +84,15 @@ class _Client(Backend):
             raise to_atelier_error(self._name, error) from None
         return wire.status_from_proto(response.status)
 
-    async def _call(self, once: Callable[[Any], Awaitable[T]], deadline: float) -> T:
+    async def _call(
+        self, once: Callable[[Any], Awaitable[T]], deadline: float, *, wait_for_slot: bool = False
+    ) -> T:
         """Let `once` make a call on a stub; see `BackendChannel.call`."""
         stub = type(self)._stub
         try:
-            return await self._channel.call(lambda channel: once(stub(channel)), deadline)
+            return await self._channel.call(
+                lambda channel: once(stub(channel)), deadline, wait_for_slot=wait_for_slot
+            )
         except InvalidRequest as error:
             raise error.rename_fields(convert.field_from_proto) from error
 
@@ -131,15 +135,22 @@ class RestorerClient(_Client, RestorerBackend):
     _stub = restorer_service_pb2_grpc.RestorerServiceStub
     _status_request = restorer_pb.GetStatusRequest
 
-    async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
-        """Restore the faces of an image."""
+    @property
+    def waiting_for_slot(self) -> int:
+        """Calls that wait because the queue is full."""
+        return self._channel.waiting_for_slot
+
+    async def restore(
+        self, spec: RestoreSpec, *, deadline: float, wait_for_slot: bool = False
+    ) -> Restoration:
+        """Restore the faces of an image; see `RestorerBackend`."""
         request = convert.restore_spec_to_proto(spec)
 
         async def once(stub: Any) -> Restoration:
             response = await stub.RestoreFaces(request, **_options(deadline))
             return convert.restoration_from_proto(response, spec)
 
-        return await self._call(once, deadline)
+        return await self._call(once, deadline, wait_for_slot=wait_for_slot)
 
     async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
         """Restore the faces of an image once for each fidelity. Returns when the stream is complete.

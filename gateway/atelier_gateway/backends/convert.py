@@ -211,6 +211,7 @@ def detection_from_proto(message: restorer_pb.DetectFacesResponse) -> Detection:
         width=message.width_px,
         height=message.height_px,
         stages=wire.stages_from_proto(message.stages),
+        warnings=wire.warnings_from_proto(message.warnings),
     )
 
 

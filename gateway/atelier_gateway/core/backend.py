@@ -43,9 +43,20 @@ class GeneratorBackend(Backend):
 class RestorerBackend(Backend):
     """Finds and restores faces."""
 
+    @property
     @abstractmethod
-    async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
-        """Restore the faces of an image."""
+    def waiting_for_slot(self) -> int:
+        """Calls that wait because the queue is full."""
+
+    @abstractmethod
+    async def restore(
+        self, spec: RestoreSpec, *, deadline: float, wait_for_slot: bool = False
+    ) -> Restoration:
+        """Restore the faces of an image.
+
+        If the queue is full: raises `QueueFull`, with `wait_for_slot` only when no slot is free before the
+        deadline.
+        """
 
     @abstractmethod
     async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:

@@ -3,6 +3,9 @@
 The restorer is called if faces are to be restored or the image upscaled. Then the generator sends raw pixels
 and the restorer encodes; otherwise the generator encodes the final file itself. Only if the restorer fails
 and the generated image is returned as it is, the gateway encodes, in a thread.
+
+An image that was generated waits for a slot in the restorer's queue until its deadline: its work is done, and
+nobody wants it without the faces that were asked for. While many wait, new requests are refused instead.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from atelier_gateway.core.values import (
 )
 from atelier_runtime import defaults
 from atelier_runtime.errors import (
+    DEFAULT_RETRY_AFTER_S,
     AtelierError,
     BadImage,
     ErrorReason,
@@ -33,6 +37,7 @@ from atelier_runtime.errors import (
     InternalError,
     InvalidRequest,
     OutOfMemory,
+    QueueFull,
     ServiceUnavailable,
 )
 from atelier_runtime.images import EncodedImage, InputImage, decode_input, encode_output
@@ -55,8 +60,13 @@ _SKIP_REASONS = {
     ErrorReason.INTERNAL: SkipReason.FAILED,
     ErrorReason.BAD_IMAGE: SkipReason.FAILED,
     ErrorReason.INVALID_REQUEST: SkipReason.FAILED,
+    ErrorReason.QUEUE_FULL: SkipReason.RESTORER_BUSY,
+    ErrorReason.DEADLINE_UNMEETABLE: SkipReason.RESTORER_BUSY,
 }
 """What is reported where the call to the restorer failed; for any other error, `RESTORER_UNAVAILABLE`."""
+
+_MAX_WAITING = 8
+"""Generated images that may wait for the restorer; beyond that, requests are refused before generating."""
 
 _MAX_RESERVE_S = 5.0
 _RESERVED_SHARE = 0.1
@@ -98,6 +108,11 @@ class Generate:
         if not (spec.restore_faces or spec.upscale > 1):
             generated = await self._generator.generate(spec, on_progress, deadline=deadline)
             return _unrestored(spec, generated, None, warnings)
+        if self._restorer.waiting_for_slot >= _MAX_WAITING:
+            raise QueueFull(
+                f"The restorer's queue is full, and {_MAX_WAITING} generated images wait for it.",
+                retry_after_s=DEFAULT_RETRY_AFTER_S,
+            )
         raw_spec = replace(spec, output_format="raw")
         generated = await self._generator.generate(raw_spec, on_progress, deadline=deadline)
         on_progress(Progress(RESTORE_STAGE, 0, 1))
@@ -159,7 +174,7 @@ class Generate:
             output_format=spec.output_format,
             quality=spec.quality,
         )
-        return await self._restorer.restore(restore_spec, deadline=deadline)
+        return await self._restorer.restore(restore_spec, deadline=deadline, wait_for_slot=True)
 
     async def _restore_or_fail(
         self, spec: GenerateSpec, generated: GeneratedImage, deadline: float

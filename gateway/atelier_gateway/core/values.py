@@ -233,3 +233,4 @@ class Detection:
     width: int
     height: int
     stages: tuple[StageReport, ...]
+    warnings: tuple[ResponseWarning, ...]

@@ -106,13 +106,15 @@ class Client:
         return [_restored(response.result) for response in responses]
 
     async def detect(self, data: bytes, request: DetectRequest) -> list[dict[str, Any]]:
-        """Return the faces of an image file. Raises `AtelierError`."""
+        """Return the faces of an image file; warnings are logged. Raises `AtelierError`."""
         message = pb.DetectFacesRequest(
             image=image_pb2.Image(data=data),
             min_confidence=request.min_confidence,
             detect_size_px=request.detect_size_px,
         )
         response = await self._with_retries(lambda seconds: self._detect_faces(message, seconds))
+        for warning in wire.warnings_from_proto(response.warnings):
+            log.warning(warning.message)
         return [_face_report(face) for face in response.faces]
 
     async def _with_retries(self, call: Callable[[float], Awaitable[Any]]) -> Any:

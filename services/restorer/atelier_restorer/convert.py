@@ -125,6 +125,7 @@ def detect_response_to_proto(result: DetectResult) -> pb.DetectFacesResponse:
         width_px=result.width,
         height_px=result.height,
         stages=wire.stages_to_proto(result.stages),
+        warnings=wire.warnings_to_proto(result.warnings),
     )
 
 

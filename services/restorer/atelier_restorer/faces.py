@@ -54,23 +54,19 @@ def aligned_candidate(rgb: RgbArray, request: RestoreRequest) -> Candidate:
     return Candidate(face, None, request.fidelity, request.visibility, crop=rgb)
 
 
-def align(rgb: RgbArray, candidates: Sequence[Candidate], max_sharpness: float | None) -> None:
-    """Cut the crops of the candidates that have not been skipped, and measure the sharpness of each.
-
-    One that is sharper than `max_sharpness` is skipped.
-    """
-    for candidate in (c for c in candidates if c.reason is None):
-        try:
-            candidate.matrix = face_to_crop(candidate.face.landmarks)
-        except ValueError as error:
-            log.warning("a face cannot be aligned", extra={"error": str(error)})
-            candidate.skip(SkipReason.FAILED)
-            continue
-        candidate.crop = cut_crop(rgb, candidate.matrix)
-        measured = sharpness(candidate.crop)
-        candidate.face = replace(candidate.face, sharpness=measured)
-        if max_sharpness is not None and measured > max_sharpness:
-            candidate.skip(SkipReason.SKIPPED)
+def align(candidate: Candidate, rgb: RgbArray, max_sharpness: float | None) -> None:
+    """Cut a candidate's crop and measure its sharpness. It is skipped if sharper than `max_sharpness`."""
+    try:
+        candidate.matrix = face_to_crop(candidate.face.landmarks)
+    except ValueError as error:
+        log.warning("a face cannot be aligned", extra={"error": str(error)})
+        candidate.skip(SkipReason.FAILED)
+        return
+    candidate.crop = cut_crop(rgb, candidate.matrix)
+    measured = sharpness(candidate.crop)
+    candidate.face = replace(candidate.face, sharpness=measured)
+    if max_sharpness is not None and measured > max_sharpness:
+        candidate.skip(SkipReason.SKIPPED)
 
 
 class FaceNetworks:

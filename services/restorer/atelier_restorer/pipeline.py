@@ -48,7 +48,7 @@ from atelier_restorer.restoration import (
 )
 from atelier_restorer.selection import apply_face_edits, select_faces
 from atelier_restorer.settings import RestorerSettings
-from atelier_runtime import metrics
+from atelier_runtime import defaults, metrics
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.errors import BadImage, InvalidRequest, ServiceUnavailable
 from atelier_runtime.images import InputImage, Picture, RgbArray, to_depth
@@ -139,14 +139,11 @@ class RestorerPipeline:
             if self._models.detector is None:
                 raise ServiceUnavailable("The model set does not have a face detector.")
             rgb = await self._cpu_pool.run(picture.eight_bit)
-            detected = await self._detect(rgb, request, call)
-
-            def measure() -> tuple[Face, ...]:
-                with call.cpu.stage("align"):
-                    return tuple(replace(face, sharpness=_sharpness(rgb, face)) for face in detected)
-
-            faces = await self._cpu_pool.run(measure)
-        return DetectResult(faces, picture.width, picture.height, tuple(call.cpu.reports))
+            detected, warnings = await self._detect(rgb, request, call)
+            measured = partial(_with_sharpness, rgb=rgb)
+            faces = await self._cpu_pool.run_each(measured, detected, call.cpu.stage("align"))
+        reports = tuple(call.cpu.reports)
+        return DetectResult(tuple(faces), picture.width, picture.height, reports, tuple(warnings))
 
     async def restore(
         self, image: InputImage, request: RestoreRequest, deadline: float | None = None
@@ -213,7 +210,7 @@ class RestorerPipeline:
             message = f"The model set does not have a {missing}; no face was restored."
             warnings.append(ResponseWarning(WarningCode.NOT_LOADED, message))
         elif request.max_faces:
-            candidates = await self._candidates(rgb, request, call)
+            candidates = await self._candidates(rgb, request, call, warnings)
         background = None
         if not request.aligned:  # an aligned face is upscaled together with its image
             background = self._submit_upscaling(picture, request, gray, call)
@@ -235,7 +232,9 @@ class RestorerPipeline:
         detects = not request.aligned and not request.faces
         return "face detector" if detects and self._models.detector is None else None
 
-    async def _candidates(self, rgb: RgbArray, request: RestoreRequest, call: Call) -> list[Candidate]:
+    async def _candidates(
+        self, rgb: RgbArray, request: RestoreRequest, call: Call, warnings: list[ResponseWarning]
+    ) -> list[Candidate]:
         """Detect the faces, or take those of the request, and cut their crops."""
         if request.aligned:
             return [aligned_candidate(rgb, request)]
@@ -251,7 +250,8 @@ class RestorerPipeline:
             ]
         else:
             floor = min(request.min_confidence, self._settings.report_confidence)
-            faces = await self._detect(rgb, DetectRequest(min_confidence=floor), call)
+            faces, omitted = await self._detect(rgb, DetectRequest(min_confidence=floor), call)
+            warnings += omitted
             reasons = select_faces(faces, request, rgb.shape[1], rgb.shape[0])
             candidates = [
                 Candidate(face, reason, request.fidelity, request.visibility)
@@ -259,16 +259,16 @@ class RestorerPipeline:
             ]
         if all(candidate.reason is SkipReason.LOW_CONFIDENCE for candidate in candidates):
             log.info("No faces detected")
-        if any(candidate.reason is None for candidate in candidates):
-
-            def work() -> None:
-                with call.cpu.stage("align"):
-                    align(rgb, candidates, request.max_sharpness)
-
-            await self._cpu_pool.run(work)
+        chosen = [candidate for candidate in candidates if candidate.reason is None]
+        if chosen:
+            cut = partial(align, rgb=rgb, max_sharpness=request.max_sharpness)
+            await self._cpu_pool.run_each(cut, chosen, call.cpu.stage("align"))
         return candidates
 
-    async def _detect(self, rgb: RgbArray, request: DetectRequest, call: Call) -> list[Face]:
+    async def _detect(
+        self, rgb: RgbArray, request: DetectRequest, call: Call
+    ) -> tuple[list[Face], list[ResponseWarning]]:
+        """Return the faces, at most as many as a response may hold, and a warning if there are more."""
         detector = self._models.detector
         assert detector is not None, "checked by the caller"
 
@@ -279,7 +279,12 @@ class RestorerPipeline:
                     [rgb], size_px=request.detect_size_px, min_confidence=request.min_confidence
                 )[0]
 
-        return await self._worker.submit(work, deadline=call.deadline, has_slot=True).result()
+        faces = await self._worker.submit(work, deadline=call.deadline, has_slot=True).result()
+        limit = defaults.MAX_DETECTED_FACES
+        if len(faces) <= limit:
+            return faces, []
+        message = f"{len(faces)} faces were found; the {limit} of the highest confidence are considered."
+        return faces[:limit], [ResponseWarning(WarningCode.FACES_OMITTED, message)]
 
     async def _restore_faces(
         self,
@@ -401,8 +406,8 @@ def _eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
     return rgb, picture.gray or is_gray(rgb)
 
 
-def _sharpness(rgb: RgbArray, face: Face) -> float | None:
+def _with_sharpness(face: Face, rgb: RgbArray) -> Face:
     try:
-        return sharpness(cut_crop(rgb, face_to_crop(face.landmarks)))
-    except ValueError:
-        return None
+        return replace(face, sharpness=sharpness(cut_crop(rgb, face_to_crop(face.landmarks))))
+    except ValueError:  # landmarks from which no crop can be cut
+        return face

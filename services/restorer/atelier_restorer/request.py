@@ -227,3 +227,4 @@ class DetectResult:
     width: int
     height: int
     stages: tuple[StageReport, ...]
+    warnings: tuple[ResponseWarning, ...]

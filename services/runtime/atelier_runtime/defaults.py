@@ -40,6 +40,8 @@ UPSCALE_CHOICES = (1, 2, 4)
 MAX_FACES = 64
 MAX_FACES_RANGE = (0, 256)
 MAX_FACE_EDITS = 1000
+MAX_DETECTED_FACES = MAX_FACE_EDITS
+"""In one response; all of them can be sent back with edits."""
 MAX_FIDELITIES = 8
 MIN_CONFIDENCE = 0.8
 CONFIDENCE_RANGE = (0.0, 1.0)

@@ -19,6 +19,7 @@ class SkipReason(StrEnum):
     FAILED = "failed"
     OUT_OF_MEMORY = "out_of_memory"
     RESTORER_UNAVAILABLE = "restorer_unavailable"
+    RESTORER_BUSY = "restorer_busy"
 
 
 class WarningCode(StrEnum):
@@ -39,6 +40,7 @@ class WarningCode(StrEnum):
     METADATA_DROPPED = "metadata_dropped"
     NOT_CHECKED = "not_checked"
     RESTORER_FAILED = "restorer_failed"
+    FACES_OMITTED = "faces_omitted"
 
 
 @dataclass(frozen=True)

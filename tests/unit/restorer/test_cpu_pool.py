@@ -1,6 +1,7 @@
 """CPU-bound work runs off the event loop, a limited number of functions at a time."""
 
 import asyncio
+import contextlib
 import gc
 import threading
 
@@ -109,3 +110,23 @@ async def test_an_error_is_raised_and_frees_the_thread() -> None:
         with pytest.raises(ValueError, match="corrupt"):
             await pool.run(fail)
     assert await pool.run(lambda: 7) == 7
+
+
+async def test_items_are_worked_on_in_order_until_the_caller_is_cancelled() -> None:
+    pool, begun, release = CpuPool(1), list[int](), threading.Event()
+
+    def double(number: int) -> int:
+        begun.append(number)
+        assert number < 5 or release.wait(30)
+        return 2 * number
+
+    assert await pool.run_each(double, range(4), contextlib.nullcontext()) == [0, 2, 4, 6]
+    call = asyncio.create_task(pool.run_each(double, range(4, 1000), contextlib.nullcontext()))
+    async with asyncio.timeout(30):
+        while 5 not in begun:
+            await asyncio.sleep(0.005)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    release.set()
+    assert await pool.run(lambda: list(begun)) == [0, 1, 2, 3, 4, 5]

@@ -13,7 +13,6 @@ from atelier_gateway.api.native.report import (
     StageAnswer,
     WarningCodes,
     rounded_box,
-    stage_answers,
     to_data_uri,
     warnings_and_stages,
 )
@@ -54,6 +53,8 @@ class DetectAnswer(BaseModel):
     height: int = Field(description="Of the image in px, after its orientation was applied.")
     request_id: str
     total_time_seconds: float = Field(description="Wall time of the request.")
+    warnings: list[str] = []
+    warning_codes: WarningCodes = []
     stages: list[StageAnswer] = []
 
 
@@ -146,7 +147,7 @@ def detect_body(detection: Detection, request_id: str, seconds: float) -> bytes:
         height=detection.height,
         request_id=request_id,
         total_time_seconds=seconds,
-        stages=stage_answers(detection.stages),
+        **warnings_and_stages(detection.warnings, detection.stages),
     )
     return orjson.dumps(answer.model_dump(mode="json"))
 

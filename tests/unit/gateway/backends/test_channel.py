@@ -110,6 +110,36 @@ async def test_the_retry_budget_of_a_backend_that_is_full_everywhere_ends(replic
     assert full.calls == 60, "ten more than were made, however long it lasts"
 
 
+async def test_a_call_can_wait_for_a_slot(replica_set: ReplicaSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "_SLOT_PAUSE_S", 0.05)
+    full = await replica_set.replica("a", QueueFull(retry_after_s=7))
+    channel = await replica_set.channel(full.port)
+    failures = metrics.BACKEND_FAILURES.labels("restorer", "queue_full")
+    before = value(failures)
+    calls = [asyncio.create_task(channel.call(name, in_time(), wait_for_slot=True)) for _ in range(3)]
+
+    async def all_wait() -> bool:
+        return channel.waiting_for_slot == 3 and full.calls > 20
+
+    await until(all_wait)
+    assert not any(call.done() for call in calls)
+    calls[0].cancel()
+    full.error = None
+    assert await asyncio.gather(*calls[1:]) == ["a"] * 2
+    assert (channel.waiting_for_slot, value(failures)) == (0, before)
+
+
+async def test_the_wait_for_a_slot_ends_at_the_deadline(replica_set: ReplicaSet) -> None:
+    full = await replica_set.replica("a", QueueFull(retry_after_s=7))
+    channel = await replica_set.channel(full.port)
+    failures = metrics.BACKEND_FAILURES.labels("restorer", "queue_full")
+    before = value(failures)
+    with pytest.raises(QueueFull):
+        await channel.call(name, time.monotonic() + 2.5, wait_for_slot=True)
+    assert full.calls >= 3
+    assert (channel.waiting_for_slot, value(failures)) == (0, before + 1)
+
+
 async def test_an_error_that_a_retry_does_not_change_is_not_retried(replica_set: ReplicaSet) -> None:
     small = await replica_set.replica("a", OutOfMemory())
     failures = metrics.BACKEND_FAILURES.labels("restorer", "out_of_memory")

@@ -98,14 +98,23 @@ class FakeRestorer(RestorerBackend):
         self.reason: SkipReason | None = None
         self.upscaler = ""
         self.results = 8
+        self.waiting = 0
+        self.waits: list[bool] = []
 
     async def status(self) -> ServiceStatus:
         if isinstance(self.reported, AtelierError):
             raise self.reported
         return self.reported
 
-    async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
+    @property
+    def waiting_for_slot(self) -> int:
+        return self.waiting
+
+    async def restore(
+        self, spec: RestoreSpec, *, deadline: float, wait_for_slot: bool = False
+    ) -> Restoration:
         self.specs.append(spec)
+        self.waits.append(wait_for_slot)
         self.deadlines.append(deadline)
         if self.error is not None:
             raise self.error
@@ -129,7 +138,7 @@ class FakeRestorer(RestorerBackend):
         return tuple(results[: self.results])
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
-        return Detection((face(0),), SIDE, SIDE, ())
+        return Detection((face(0),), SIDE, SIDE, (), ())
 
 
 def face(index: int) -> Face:

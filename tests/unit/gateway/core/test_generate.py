@@ -15,6 +15,7 @@ from atelier_runtime.errors import (
     AtelierError,
     BadImage,
     DeadlineExceeded,
+    DeadlineUnmeetable,
     ErrorReason,
     InternalError,
     InvalidRequest,
@@ -98,7 +99,8 @@ async def test_everything_that_upscaled_is_named_once(chain: Chain) -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (QueueFull(), SkipReason.RESTORER_UNAVAILABLE),
+        (QueueFull(), SkipReason.RESTORER_BUSY),
+        (DeadlineUnmeetable(), SkipReason.RESTORER_BUSY),
         (DeadlineExceeded(), SkipReason.RESTORER_UNAVAILABLE),
         (OutOfMemory(), SkipReason.OUT_OF_MEMORY),
         (InternalError("a bug"), SkipReason.FAILED),
@@ -125,6 +127,23 @@ async def test_a_generated_image_that_cannot_be_encoded_is_not_the_clients_fault
     chain.restorer.error, chain.generator.raw = QueueFull(), b"too short"
     with pytest.raises(InternalError):
         await chain.run(GenerateSpec("x"))
+
+
+async def test_while_many_generated_images_wait_for_the_restorer_no_more_are_generated(chain: Chain) -> None:
+    chain.restorer.waiting = 7
+    await chain.run(GenerateSpec("x"))
+    chain.restorer.waiting = 8
+    with pytest.raises(QueueFull) as refused:
+        await chain.run(GenerateSpec("x"))
+    assert refused.value.retry_after_s and "restorer" in refused.value.message
+    assert len(chain.generator.specs) == 1
+    await chain.run(GenerateSpec("x", restore_faces=False))
+
+
+async def test_only_a_generated_image_waits_for_a_slot(chain: Chain) -> None:
+    await chain.run(GenerateSpec("x"))
+    await chain.run(GenerateSpec("x", on_restore_failure="fail"))
+    assert chain.restorer.waits == [True, True]
 
 
 async def test_a_restorer_that_hangs_leaves_the_time_to_encode(chain: Chain) -> None:
