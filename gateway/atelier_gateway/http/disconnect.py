@@ -44,9 +44,11 @@ def work_route(handler: WorkHandler, *, deadline_s: float) -> Callable[[Request]
         clock = RequestClock(started, started + deadline_s)
         body = _BodyReceiver(request.receive)
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_s) as timeout:
                 return await cancel_on_disconnect(handler(Request(request.scope, body), clock), body)
         except TimeoutError:
+            if not timeout.expired():  # the handler's own
+                raise
             raise DeadlineExceeded() from None
 
     return handle

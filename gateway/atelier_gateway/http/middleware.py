@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request: request ID, metrics, one log line, a response to unforeseen errors."""
+"""What surrounds every HTTP request but CORS preflights: request ID, metrics, a log line, a last resort."""
 
 from __future__ import annotations
 

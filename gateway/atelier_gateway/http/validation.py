@@ -13,7 +13,8 @@ some clients send all numbers as floats.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -171,3 +172,12 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@contextmanager
+def fields_renamed(new_name: Callable[[str], str]) -> Iterator[None]:
+    """Rename the fields of an `InvalidRequest` that is raised inside to what the client called them."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise error.rename_fields(new_name) from error

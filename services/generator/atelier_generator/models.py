@@ -48,7 +48,7 @@ from atelier_runtime.settings import ServiceSettings, StartupError
 from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import CheckpointError, Component, ModelSet
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ROLES = (NetworkRole.BASE, NetworkRole.REFINER, NetworkRole.UPSCALER)
 """The networks that the generator runs."""
@@ -222,7 +222,7 @@ def load_models(settings: ServiceSettings) -> Models:
     for role in ROLES:
         component = model_set.component(role)
         if component is not None:
-            log.info("network loaded", extra={"role": role, "network": component.name})
+            logger.info("network loaded", extra={"role": role, "network": component.name})
     return models
 
 

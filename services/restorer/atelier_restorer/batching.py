@@ -27,7 +27,7 @@ from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import SkipReason
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STAGE = "restore"
 
@@ -164,8 +164,8 @@ class FaceBatcher:
         try:
             with timer.stage(STAGE):
                 results = self._restore(faces)
-        except Exception:  # a bug of ours, not a failure of the network: no caller may be left waiting
-            log.exception("a batch of faces was lost", extra={"faces": len(faces)})
+        except Exception:  # a bug in our code, not a failure of the network: no caller may be left waiting
+            logger.exception("a batch of faces was lost", extra={"faces": len(faces)})
             for face in faces:
                 _post(loop, _fail, face.future, InternalError())
             return
@@ -191,7 +191,7 @@ class FaceBatcher:
             results = iter(self._network.restore(crops, decodes, max_batch=self.max_batch))
         except Exception as error:  # whatever a network raises is this batch's failure, not the service's
             out_of_memory = is_out_of_memory(error)
-            log.exception("restoring a batch of faces failed", extra={"faces": len(faces)})
+            logger.exception("restoring a batch of faces failed", extra={"faces": len(faces)})
         else:
             metrics.BATCH_SIZE.observe(len(faces))
             return [tuple(next(results) for _ in face.fidelities) for face in faces]
@@ -204,7 +204,7 @@ class FaceBatcher:
             return self._restore(faces[:middle]) + self._restore(faces[middle:])
         if len(faces) == 1:
             reason = SkipReason.OUT_OF_MEMORY if out_of_memory else SkipReason.FAILED
-            log.error(
+            logger.error(
                 "a face could not be restored", extra={"reason": reason, "request_id": faces[0].request_id}
             )
             return [(reason,) * len(faces[0].fidelities)]

@@ -35,7 +35,7 @@ from atelier_runtime.errors import (
 )
 from atelier_runtime.rpc_errors import from_rpc_error, is_from_grpc
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _RULE_NUMBERS = {rule: number for number, rule in RULES.items()}  # of two numbers, the one that is not 0
 _MASK_NUMBERS = {mask: number for number, mask in MASKS.items()}
@@ -114,7 +114,7 @@ class Client:
         )
         response = await self._with_retries(lambda seconds: self._detect_faces(message, seconds))
         for warning in wire.warnings_from_proto(response.warnings):
-            log.warning(warning.message)
+            logger.warning(warning.message)
         return [_face_report(face) for face in response.faces]
 
     async def _with_retries(self, call: Callable[[float], Awaitable[Any]]) -> Any:
@@ -127,7 +127,7 @@ class Client:
                 pause = error.retry_after_s
                 if error.reason not in _BUSY or pause is None or time.monotonic() + pause >= deadline:
                     raise
-                log.warning("the restorer is busy; retrying", extra={"in_seconds": pause})
+                logger.warning("the restorer is busy; retrying", extra={"in_seconds": pause})
                 await asyncio.sleep(pause)
 
 

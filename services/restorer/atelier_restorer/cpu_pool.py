@@ -1,4 +1,4 @@
-"""CPU-bound work: decoding, aligning, pasting, encoding; in threads, a few at a time."""
+"""CPU-bound work other than decoding and encoding, such as aligning and pasting: in a few threads."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import SkipReason
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,7 +59,7 @@ def align(candidate: Candidate, rgb: RgbArray, max_sharpness: float | None) -> N
     try:
         candidate.matrix = face_to_crop(candidate.face.landmarks)
     except ValueError as error:
-        log.warning("a face cannot be aligned", extra={"error": str(error)})
+        logger.warning("a face cannot be aligned", extra={"error": str(error)})
         candidate.skip(SkipReason.FAILED)
         return
     candidate.crop = cut_crop(rgb, candidate.matrix)
@@ -144,7 +144,7 @@ class FaceNetworks:
             crops = [candidate.restored for candidate in batch if candidate.restored is not None]
             parsed = restored_parts(self._models.parser().classify(np.stack(crops)))
         except Exception as error:  # whatever a network raises is this batch's failure, not the request's
-            log.exception("parsing a batch of faces failed", extra={"faces": len(batch)})
+            logger.exception("parsing a batch of faces failed", extra={"faces": len(batch)})
             reason = _failure(error)
         else:
             for candidate, parts in zip(batch, parsed, strict=True):

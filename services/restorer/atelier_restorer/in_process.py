@@ -20,7 +20,7 @@ from atelier_runtime.service import service_status
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _NO_TIMEOUT_S = 1e9
 _QUEUE_CAPACITY = 64  # more than a command ever sends at once
@@ -96,5 +96,5 @@ def _unforeseen_errors() -> Iterator[None]:
     except AtelierError:
         raise
     except Exception as error:
-        log.exception("internal error")
+        logger.exception("internal error")
         raise InternalError(f"{InternalError.default_message} {type(error).__name__}: {error}") from error

@@ -35,7 +35,7 @@ from atelier_runtime.settings import StartupError
 from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import Component, ModelSet, load_state_dict, sha256
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class FaceRestorer:
@@ -176,9 +176,9 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         # Clients refer to a detector by the network's name; a file's name says little.
         components[NetworkRole.FACE_DETECTOR] = replace(detector, name=models.detector.name)
     for component in components.values():
-        log.info("network loaded", extra={"role": component.role, "network": component.name})
+        logger.info("network loaded", extra={"role": component.role, "network": component.name})
     if warning := models.mixture_warning:
-        log.warning(warning)
+        logger.warning(warning)
     return models
 
 
@@ -194,7 +194,7 @@ def _components(
             path = Path(file)
             if not path.is_file():
                 raise StartupError(f"{role.upper()}={file}: there is no such file")
-            log.info("weights from a single file", extra={"file": file, "sha256": sha256(path)})
+            logger.info("weights from a single file", extra={"file": file, "sha256": sha256(path)})
             components[role] = Component(role, path.stem, path, setting=role.upper())
         elif component is not None:
             model_set.verify(role)
@@ -246,7 +246,7 @@ def _load_codeformer(component: Component, device: torch.device, dtype: torch.dt
             f"faces are cropped at {CROP_SIZE}"
         )
     restorer = FaceRestorer(network, device, dtype)
-    log.info(
+    logger.info(
         "CodeFormer loaded successfully",
         extra={"file": str(component.path), "network": component.name, "dtype": str(dtype).split(".")[-1]},
     )

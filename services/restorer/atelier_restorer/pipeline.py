@@ -60,7 +60,7 @@ from atelier_runtime.sizes import Size
 from atelier_runtime.upscaler import LANCZOS, upscale_to
 from atelier_runtime.vram import probe_for
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class RestorerPipeline:
                 for face, reason in zip(faces, reasons, strict=True)
             ]
         if all(candidate.reason is SkipReason.LOW_CONFIDENCE for candidate in candidates):
-            log.info("No faces detected")
+            logger.info("No faces detected")
         chosen = [candidate for candidate in candidates if candidate.reason is None]
         if chosen:
             cut = partial(align, rgb=rgb, max_sharpness=request.max_sharpness)
@@ -379,7 +379,7 @@ class RestorerPipeline:
             try:
                 pixels = upscale_to(rgb, size, upscaler, job.check)
             except (BadImage, torch.OutOfMemoryError) as error:
-                log.warning("the upscaler failed", extra={"error": str(error)})
+                logger.warning("the upscaler failed", extra={"error": str(error)})
                 pixels = None
             if pixels is None:
                 self._free_memory()

@@ -18,7 +18,7 @@ from atelier_runtime.health import Readiness
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 from atelier_runtime.rpc_errors import GRPC_CODES, to_status
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _STATUS_METHOD = "GetStatus"
@@ -115,11 +115,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-
         except AtelierError as raised:
             error = raised
             if isinstance(raised, InternalError):
-                log.exception("internal error")
+                logger.exception("internal error")
             raise _Failed(error) from raised
         except Exception as raised:
             error = InternalError()
-            log.exception("internal error")
+            logger.exception("internal error")
             raise _Failed(error) from raised
         finally:
             self._calls -= 1
@@ -139,7 +139,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-
                 metrics.REFUSALS.labels(error.reason).inc()
             extra |= {"reason": error.reason, "error": error.message}
         quiet = method == _STATUS_METHOD and error is None
-        log.log(logging.DEBUG if quiet else logging.INFO, "call", extra=extra)
+        logger.log(logging.DEBUG if quiet else logging.INFO, "call", extra=extra)
 
     @staticmethod
     async def _abort(context: grpc.aio.ServicerContext, error: AtelierError) -> None:

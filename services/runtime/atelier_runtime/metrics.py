@@ -58,10 +58,10 @@ QUEUE_WAIT = Histogram(
 )
 QUEUE_DEPTH = Gauge("atelier_queue_depth", "Requests waiting for the device.", registry=None)
 IMAGE_WORKERS = Gauge("atelier_image_workers", "Processes that decode and encode images.", registry=None)
-IMAGE_WORKERS_BUSY = Gauge("atelier_image_workers_busy", "Those that are at work.", registry=None)
+IMAGE_WORKERS_BUSY = Gauge("atelier_image_workers_busy", "Image workers that are busy.", registry=None)
 IMAGE_WORKERS_LOST = Counter(
     "atelier_image_workers_lost_total",
-    "Image workers that were killed because the call was canceled or took too long, or crashed, by cause.",
+    "Image workers lost, by cause: the call was canceled, decoding took too long, the worker crashed, ...",
     ["cause"],
     registry=None,
 )
@@ -171,7 +171,7 @@ class NoProbe:
 
 
 class StageTimer:
-    """Times the stages of one request. The histograms and the response's `stages` are the same numbers."""
+    """Times the stages of one request: the histograms and the response's `stages` are the same figures."""
 
     def __init__(self, probe: DeviceProbe | None = None, reports: list[StageReport] | None = None) -> None:
         """`reports`: the list to append to, by default a new one; two timers can share one."""

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BUILT_IN = "demo"
 
@@ -177,7 +177,7 @@ class ModelSet:
             raise StartupError(
                 f"MODEL_SET: {relative} in {self.folder} has SHA-256 {actual}, the manifest lists {expected}"
             )
-        log.info("weights verified", extra={"file": str(path), "sha256": actual})
+        logger.info("weights verified", extra={"file": str(path), "sha256": actual})
 
 
 def _side(data: Mapping[str, Any], key: str) -> int | None:

@@ -200,11 +200,11 @@ def status_from_proto(message: service_status_pb2.ServiceStatus) -> ServiceStatu
         vram_total_bytes=optional(message, "vram_total_bytes"),
         process_memory_bytes=optional(message, "process_memory_bytes"),
         queue_depth=optional(message, "queue_depth"),
+        queue_capacity=optional(message, "queue_capacity"),
+        running=optional(message, "running"),
         image_workers=optional(message, "image_workers"),
         image_workers_busy=optional(message, "image_workers_busy"),
         image_queue_depth=optional(message, "image_queue_depth"),
-        queue_capacity=optional(message, "queue_capacity"),
-        running=optional(message, "running"),
     )
 
 
@@ -228,9 +228,9 @@ def status_to_proto(status: ServiceStatus) -> service_status_pb2.ServiceStatus:
         vram_total_bytes=status.vram_total_bytes,
         process_memory_bytes=status.process_memory_bytes,
         queue_depth=status.queue_depth,
+        queue_capacity=status.queue_capacity,
+        running=status.running,
         image_workers=status.image_workers,
         image_workers_busy=status.image_workers_busy,
         image_queue_depth=status.image_queue_depth,
-        queue_capacity=status.queue_capacity,
-        running=status.running,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,6 +170,74 @@ async def test_an_unforeseen_error_is_logged_and_internal(
     with pytest.raises(InternalError):
         await workers.encode(partial(divmod, 1, 0), stage())
     assert "ZeroDivisionError" in caplog.records[-1].traceback  # type: ignore[attr-defined]  # an extra
+
+
+async def test_a_cancellation_that_comes_too_late_does_not_harm_another_call(workers: ImageWorkers) -> None:
+    """The worker is free again, perhaps at work for somebody else, when its caller continues."""
+    call = asyncio.create_task(workers.encode(os.getpid, stage()))
+    await until(lambda: workers.running == 1)
+    await until_free_again(workers)
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await call
+    assert await workers.encode(partial(len, "abc"), stage()) == 3
+    assert len(children()) == 1
+
+
+async def until_free_again(workers: ImageWorkers) -> None:
+    """Return in the iteration of the event loop in which a call ends, before its caller continues."""
+    while workers.running:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_for_the_whole_group_are_left_to_the_parent(
+    workers: ImageWorkers, number: signal.Signals
+) -> None:
+    pid = await workers.encode(os.getpid, stage())
+    os.kill(pid, number)
+    assert await workers.encode(os.getpid, stage()) == pid
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_the_call_of_a_worker_that_somebody_killed_is_repeated(
+    workers: ImageWorkers, is_busy: bool
+) -> None:
+    before = lost("killed")
+    pid = await workers.encode(os.getpid, stage())
+    work = partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 10**6 if is_busy else 1)
+    if is_busy:
+        call = asyncio.create_task(workers.encode(work, stage()))
+        await until(lambda: workers.running == 1)
+        await asyncio.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)
+        assert await call == work()
+    else:
+        os.kill(pid, signal.SIGKILL)
+        assert await workers.encode(work, stage()) == work()
+    assert lost("killed") == before + 1
+
+
+async def test_a_worker_that_cannot_start_is_not_the_files_fault(
+    workers: ImageWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lost("failed")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(InternalError):
+        await workers.decode(InputImage(b"a file"), stage())
+    assert lost("failed") == before + 1
+
+
+async def test_a_worker_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("numpy", "PIL", "struct", "atelier_runtime"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w')\nraise ImportError")
+    monkeypatch.chdir(tmp_path)
+    workers = ImageWorkers(1, decode_seconds=20, max_pixels=2_000_000)
+    picture = await workers.decode(InputImage(encode(photo(np.uint8), "png", 90)), stage())
+    workers.close()
+    assert picture.width == 457 and not (tmp_path / "executed").exists()
 
 
 async def test_close_ends_workers_that_are_busy_or_idle() -> None:

@@ -32,7 +32,7 @@ from atelier_gateway.core.faces import Faces
 from atelier_gateway.http.body import read_json_or_form
 from atelier_gateway.http.disconnect import RequestClock, work_route
 from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_image
-from atelier_gateway.http.validation import Validator
+from atelier_gateway.http.validation import Validator, fields_renamed
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.images import message_limit_bytes
@@ -84,10 +84,8 @@ class PhotoRoutes:
         if accepted is not None:
             _refuse_more_images(parsed)
         spec = parsed.request.to_restore_spec(None if accepted == "any" else accepted)
-        try:
+        with fields_renamed(parsed.names):
             restoration = await self._faces.restore(spec, deadline=clock.deadline)
-        except InvalidRequest as error:
-            raise error.rename_fields(parsed.names) from error
         if accepted is None:
             return await _json(partial(restore_body, restoration), clock)
         report = restore_report(restoration, request_id.get() or "", clock.elapsed_s())
@@ -100,20 +98,16 @@ class PhotoRoutes:
     async def detect(self, request: Request, clock: RequestClock) -> Response:
         """Find the faces of a photo."""
         parsed = await self._parse(request, DETECT)
-        try:
+        with fields_renamed(parsed.names):
             detection = await self._faces.detect(parsed.request.to_spec(), deadline=clock.deadline)
-        except InvalidRequest as error:
-            raise error.rename_fields(parsed.names) from error
         return await _json(partial(detect_body, detection), clock)
 
     async def compare(self, request: Request, clock: RequestClock) -> Response:
         """Restore the faces of a photo at several fidelities."""
         parsed = await self._parse(request, COMPARE)
         spec = parsed.request.to_spec()
-        try:
+        with fields_renamed(parsed.names):
             restorations = await self._faces.compare(spec, deadline=clock.deadline)
-        except InvalidRequest as error:
-            raise error.rename_fields(parsed.names) from error
         return await _json(partial(compare_body, spec.fidelities, restorations), clock)
 
     async def _parse(self, request: Request, validator: Validator[RequestT]) -> ParsedRequest[RequestT]:

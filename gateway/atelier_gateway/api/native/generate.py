@@ -17,8 +17,8 @@ from atelier_gateway.core.generate import Generate
 from atelier_gateway.http.body import read_json_object
 from atelier_gateway.http.disconnect import RequestClock, work_route
 from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_format
+from atelier_gateway.http.validation import fields_renamed
 from atelier_gateway.settings import GatewaySettings
-from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.log import request_id
 
 PATH = "/generate"
@@ -46,10 +46,8 @@ async def _generate(
     spec = parsed.spec
     if accepted is not None and parsed.request.output_format is None:
         spec = replace(spec, output_format=accepted)
-    try:
+    with fields_renamed(parsed.names):
         generation = await generate.run(spec, deadline=clock.deadline)
-    except InvalidRequest as error:
-        raise error.rename_fields(parsed.names) from error
     report = generate_report(generation, request_id.get() or "", clock.elapsed_s())
     image = generation.image
     if accepted is not None:

@@ -64,7 +64,8 @@ class GenerateAnswer(GenerateReport):
     image: str = Field(description="The image as a data URI.", examples=["data:image/png;base64,..."])
     prompt: str
     image_base64: str | None = Field(
-        None, description="The image without the prefix. Only if the request used an alias."
+        None,
+        description="The image without the prefix. Only for requests with an alias or to an older path.",
     )
 
 

@@ -24,8 +24,8 @@ class Load(BaseModel):
     queue_depth: int | None = Field(description="Requests that wait for it.")
     queue_capacity: int | None = Field(description="Requests that may wait.")
     image_workers: int | None = Field(description="Processes that decode and encode images.")
-    image_workers_busy: int | None = Field(description="Those that are at work.")
-    image_queue_depth: int | None = Field(description="Images that wait for one of them.")
+    image_workers_busy: int | None = Field(description="Image workers that are busy.")
+    image_queue_depth: int | None = Field(description="Images waiting for an image worker.")
 
 
 class HealthAnswer(BaseModel):

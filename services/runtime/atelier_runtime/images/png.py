@@ -6,7 +6,6 @@ compresses bands of rows on several threads; bench/encode.py has the figures beh
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier_runtime.images.picture import PixelArray
+from atelier_runtime.processors import usable_processors
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
@@ -143,7 +143,7 @@ def write(
     if len(starts) == 1:
         bands = [band(0)]
     else:
-        with ThreadPoolExecutor(min(_THREADS, len(starts), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_THREADS, len(starts), usable_processors())) as pool:
             bands = list(pool.map(band, starts))
     checksum = 1
     for _, part, length in bands:

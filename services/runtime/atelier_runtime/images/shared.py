@@ -1,10 +1,10 @@
 """Messages between a process and its image workers: pickles whose arrays travel in shared memory.
 
 A message is a header, the pickle, and the arrays' bytes, one after the other in a file in memory whose
-descriptor is sent along (pickle protocol 5, PEP 574). The receiver maps that file, so no pixel passes through
-the socket, and `/dev/shm`, which containers limit to 64 MiB, is not involved.
+descriptor is sent along (pickle protocol 5, PEP 574). The receiver maps that file, so no decoded pixel passes
+through the socket, only files do; `/dev/shm`, which containers limit to 64 MiB, is not involved.
 
-Both sides are processes of ours: pickles are not safe to exchange with anyone else.
+Both ends are our own processes; unpickling data from anyone else would not be safe.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ _COMPRESSED = frozenset({b"iCCP", b"zTXt", b"iTXt"})
 
 
 def problem_of(data: bytes) -> str | None:
-    """Return what a JPEG or PNG file has too many of, and the limit; None if of nothing.
+    """Return which limit a JPEG or PNG file exceeds; None if it exceeds none.
 
-    Files of other formats, and those that are cut off or corrupt, pass: their decoder tells.
+    Files of other formats, and those that are cut off or corrupt, pass: the decoder reports them.
     """
     if data.startswith(b"\xff\xd8"):
         return _jpeg_problem(data)

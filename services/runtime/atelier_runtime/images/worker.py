@@ -21,7 +21,11 @@ from atelier_runtime.images import shared
 
 def main(descriptor: int, memory_bytes: int) -> None:
     """Serve the socket with this descriptor. `memory_bytes`: private memory at most."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that closes the socket
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to a group; the parent drains, then closes the socket
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError, OSError):

@@ -14,11 +14,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from atelier_runtime import metrics
 from atelier_runtime.errors import (
@@ -45,7 +45,7 @@ _BYTES_PER_PIXEL = 24
 
 
 class ImageWorkers:
-    """Runs functions on images in child processes, at most `size` at a time; the others wait in turn.
+    """Runs functions on images in child processes, at most `size` at a time; the others wait.
 
     A worker starts when it is first needed. Use it in one event loop and `close` it.
     """
@@ -65,6 +65,7 @@ class ImageWorkers:
         self._memory_bytes = _WORKER_BYTES + _BYTES_PER_PIXEL * max_pixels
         self._max_pixels = max_pixels
         self._slots = asyncio.Semaphore(size)
+        self._threads = ThreadPoolExecutor(size, "image-worker")  # each waits for one worker
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
         self._closed = False
@@ -85,6 +86,8 @@ class ImageWorkers:
         try:
             return await self._run(decode, self._decode_seconds, stage)
         except _WorkerLost as lost:
+            if lost.cause not in ("time", "crashed"):
+                raise InternalError(f"An image worker ended while decoding: {lost}.") from None
             logger.warning("an image could not be decoded", extra={"error": str(lost)})
             problem = "cannot be decoded: the decoder crashed"
             if lost.cause == "time":
@@ -97,7 +100,7 @@ class ImageWorkers:
         """Run a function that encodes; it must be picklable, such as a `partial` of a module's function.
 
         `stage` times the work, without the wait for a worker. Raises `OutOfMemory`, or `InternalError` if the
-        worker crashed.
+        worker was lost.
         """
         try:
             return await self._run(encode, _NO_LIMIT, stage)
@@ -111,6 +114,7 @@ class ImageWorkers:
             worker.kill()
         for worker in self._idle:
             worker.wait()
+        self._threads.shutdown(wait=False)
 
     async def _run(self, function: Callable[[], T], seconds: float, stage: AbstractContextManager[None]) -> T:
         self._count(waiting=+1)
@@ -119,13 +123,15 @@ class ImageWorkers:
         finally:
             self._count(waiting=-1)
         worker = self._idle.pop() if self._idle else self._new_worker()
-        call = asyncio.ensure_future(asyncio.to_thread(worker.call, function, seconds, stage))
+        loop = asyncio.get_running_loop()
+        call = loop.run_in_executor(self._threads, worker.call, function, seconds, stage)
         self._count(running=+1)
         call.add_done_callback(lambda ended: self._take_back(worker, ended))
         try:
             outcome = await asyncio.shield(call)
         except asyncio.CancelledError:
-            worker.kill()  # its thread then ends at once and frees the slot
+            if not call.done():  # or the worker may be another call's already
+                worker.kill()  # its thread then ends at once and frees the slot
             raise
         if isinstance(outcome, shared.Failure):
             if outcome.traceback:
@@ -146,7 +152,9 @@ class ImageWorkers:
         self._slots.release()
         error = None if ended.cancelled() else ended.exception()  # retrieved: the caller may be gone
         if worker.killed or error is not None:
-            cause = error.cause if isinstance(error, _WorkerLost) and not worker.killed else "cancelled"
+            cause: Cause = "cancelled"
+            if not worker.killed:
+                cause = error.cause if isinstance(error, _WorkerLost) else "failed"
             metrics.IMAGE_WORKERS_LOST.labels(cause).inc()
             self._workers.discard(worker)
             worker.kill()
@@ -161,20 +169,28 @@ class ImageWorkers:
         metrics.IMAGE_QUEUE_DEPTH.set(self.waiting)
 
 
-Cause = Literal["cancelled", "time", "crashed"]
-_CAUSES: tuple[Cause, ...] = ("cancelled", "time", "crashed")
+Cause = Literal["cancelled", "time", "crashed", "killed", "failed"]
+_CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
 
 class _WorkerLost(Exception):
-    """A worker ended during a call."""
+    """A worker ended during a call.
+
+    `cause`: "time" or "crashed" if the function is to blame; "killed" by somebody else; "failed" to start.
+    """
 
     def __init__(self, return_code: int) -> None:
-        self.cause: Cause = "time" if return_code == -signal.SIGALRM else "crashed"
+        self.cause: Cause = "failed"
+        if return_code < 0:
+            number = -return_code
+            self.cause = "time" if number == signal.SIGALRM else "crashed" if number in _CRASHES else "killed"
         super().__init__(f"exit code {return_code}")
 
 
 def image_workers_of(settings: ServiceSettings) -> ImageWorkers:
-    """Return the workers that the settings ask for."""
+    """Return the workers that the settings specify."""
     size = settings.image_workers or min(_MOST_WORKERS, usable_processors())
     return ImageWorkers(size, decode_seconds=settings.decode_seconds, max_pixels=settings.max_pixels)
 
@@ -187,44 +203,52 @@ class _Worker:
         self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket
-        self._lock = threading.Lock()
 
     def call(
         self, function: Callable[[], object], seconds: float, stage: AbstractContextManager[None]
     ) -> Any:
         """Return what the function returns in the child, or its `Failure`. Raises `_WorkerLost`."""
         with stage:
-            process = self._start()
             try:
-                shared.send(self._connection, (function, seconds))
-                return shared.receive(self._connection)
-            except (EOFError, OSError):
-                process.kill()
-                self._connection.close()
-                raise _WorkerLost(process.wait()) from None
+                return self._call_once(function, seconds)
+            except _WorkerLost as lost:
+                if lost.cause != "killed" or self.killed:
+                    raise
+                # Not by us, nor by what it did: perhaps to free memory, or long before, while it was idle.
+                metrics.IMAGE_WORKERS_LOST.labels(lost.cause).inc()
+                self._process = None
+                return self._call_once(function, seconds)
+
+    def _call_once(self, function: Callable[[], object], seconds: float) -> Any:
+        process = self._start()
+        try:
+            shared.send(self._connection, (function, seconds))
+            return shared.receive(self._connection)
+        except (EOFError, OSError):
+            process.kill()
+            self._connection.close()
+            raise _WorkerLost(process.wait()) from None
 
     def kill(self) -> None:
         """End the process, in whatever state it is. Safe to repeat, from any thread."""
-        with self._lock:
-            self.killed = True
-            if self._process is not None:
-                self._process.kill()
+        self.killed = True  # before it looks for the process, which `_start` does in the reverse order
+        if self._process is not None:
+            self._process.kill()
 
     def wait(self) -> None:
-        """Wait for the end of a process that was killed and is not running a call: a millisecond."""
+        """Wait for a killed process to end. Takes about a millisecond, unless it is still running a call."""
         if self._process is not None:
             self._process.wait()
             self._connection.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self._process is None:
-                ours, theirs = socket.socketpair()
-                with theirs:
-                    command = [sys.executable, "-m", "atelier_runtime.images.worker"]
-                    command += [str(theirs.fileno()), str(self._memory_bytes)]
-                    self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
-                self._connection = ours
-            if self.killed:
-                self._process.kill()
-            return self._process
+        if self._process is None:
+            self._connection, theirs = socket.socketpair()
+            with theirs:
+                # -P: not a module from the current folder, which may be full of files from anyone
+                command = [sys.executable, "-P", "-m", "atelier_runtime.images.worker"]
+                command += [str(theirs.fileno()), str(self._memory_bytes)]
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        if self.killed:
+            self._process.kill()
+        return self._process
