@@ -20,6 +20,9 @@ GAUGES = (
     'atelier_backend_pending{backend="restorer"}',
     'atelier_stage_peak_vram_bytes{stage="base"}',
     "process_resident_memory_bytes",
+    "atelier_image_workers",
+    "atelier_image_workers_busy",
+    "atelier_image_queue_depth",
 )
 COUNTERS = (
     GENERATED,
@@ -32,6 +35,7 @@ COUNTERS = (
     "atelier_batch_size_count",
     'atelier_faces_total{outcome="restored"}',
     "atelier_cancelled_steps_total",
+    'atelier_image_workers_lost_total{cause="cancelled"}',
 )
 BUCKETS = (
     "atelier_queue_wait_seconds_bucket",
