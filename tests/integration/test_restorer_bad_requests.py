@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import struct
 import zlib
 from typing import Any
 
 import grpc
+import psutil
+import pytest
 
 from atelier.common.v1 import image_pb2, skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
@@ -151,3 +155,23 @@ async def test_bad_comparisons_are_refused_by_field(blind_restorer: Client) -> N
         call = blind_restorer.stub.CompareFidelities(pb.CompareFidelitiesRequest(**fields))
         code, _, named, _ = await failure(call.read())
         assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, expected), name
+
+
+async def test_a_refused_message_is_freed_at_once(restorer: Client) -> None:
+    """Exceptions keep frames, and those the message; a full garbage collection may be minutes away."""
+    data = b"not an image" * 2**18  # 3 MB
+    call = restorer.stub.RestoreFaces
+    request = pb.RestoreFacesRequest(image=image_pb2.Image(data=data))
+    process = psutil.Process()
+    sizes = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(60):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call(request)
+            ctypes.CDLL(None).malloc_trim(0)
+            sizes.append(process.memory_info().rss)
+    finally:
+        gc.enable()
+    assert sizes[-1] - sizes[19] < 40 * 3 * 10**6 / 2, [size >> 20 for size in sizes]

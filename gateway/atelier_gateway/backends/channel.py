@@ -168,7 +168,10 @@ class BackendChannel:
             if isinstance(error, _FULL):
                 refusals.append(error)
             if attempt == _MAX_ATTEMPTS or not self._is_worth_a_retry(error, is_connected):
-                raise min(refusals, key=_retry_after_s) if isinstance(error, _FULL) else error
+                try:
+                    raise min(refusals, key=_retry_after_s) if isinstance(error, _FULL) else error
+                finally:  # the exception keeps this frame, and the request's image in it: not in a cycle
+                    del error, refusals
             metrics.BACKEND_RETRIES.labels(self._backend, error.reason).inc()
             if isinstance(error, _GONE):
                 await asyncio.sleep(attempt * _PAUSE_S)

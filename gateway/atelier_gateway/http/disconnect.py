@@ -86,4 +86,7 @@ async def cancel_on_disconnect(work: Coroutine[Any, Any, T], body: _BodyReceiver
     finally:
         working.cancel()
         watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        await asyncio.wait({working, watching})
+        # The task keeps the exception that is raised here, which keeps this frame: no cycle, or the request
+        # would stay in memory.
+        del work, working, watching
