@@ -23,6 +23,7 @@ GAUGES = (
     "atelier_image_workers",
     "atelier_image_workers_busy",
     "atelier_image_queue_depth",
+    "atelier_cpu_pool_busy",
 )
 COUNTERS = (
     GENERATED,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from atelier_restorer import cpu_pool
 from atelier_restorer.align import crop_to_picture
 from atelier_restorer.faces import Candidate
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
@@ -76,6 +77,7 @@ def paste(
         elif request.return_mask and restoration.changed is not None:
             mask = _upscaled_mask(restoration.changed, request.upscale)
         for patch in restoration.patches:
+            cpu_pool.check()
             parts = None if patch.parts is None else soften_parts(patch.parts)
             paste_face(pixels, mask, patch.crop, patch.matrix, request.upscale, patch.visibility, parts)
         alpha = picture.alpha

@@ -68,6 +68,9 @@ IMAGE_WORKERS_LOST = Counter(
 IMAGE_QUEUE_DEPTH = Gauge(
     "atelier_image_queue_depth", "Images that wait for a worker to decode or encode them.", registry=None
 )
+CPU_POOL_BUSY = Gauge(
+    "atelier_cpu_pool_busy", "Threads that align, paste or measure; at most one for each CPU.", registry=None
+)
 BATCH_SIZE = Histogram(
     "atelier_batch_size", "Faces in one forward pass.", buckets=(1, 2, 4, 8, 16, 32), registry=None
 )
@@ -120,7 +123,7 @@ _SERVICES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOA
 _BY_PROCESS = {
     "gateway": (BACKEND_PENDING, BACKEND_FAILURES, BACKEND_RETRIES, STAGE_DURATION),
     "generator": (*_SERVICES, CANCELLED_STEPS),
-    "restorer": (*_SERVICES, BATCH_SIZE, FACES),
+    "restorer": (*_SERVICES, CPU_POOL_BUSY, BATCH_SIZE, FACES),
 }
 
 

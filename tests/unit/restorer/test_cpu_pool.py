@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from atelier_restorer.cpu_pool import CpuPool
+from atelier_restorer.cpu_pool import CpuPool, check
+from atelier_runtime import metrics
 
 
 class Work:
@@ -130,3 +131,27 @@ async def test_items_are_worked_on_in_order_until_the_caller_is_cancelled() -> N
         await call
     release.set()
     assert await pool.run(lambda: list(begun)) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_running_function_can_ask_whether_its_caller_is_gone() -> None:
+    pool, started, release, checked = CpuPool(1), threading.Event(), threading.Event(), list[bool]()
+
+    def work() -> None:
+        check()
+        started.set()
+        release.wait(30)
+        checked.append(True)
+        check()
+        checked.append(False)
+
+    call = asyncio.create_task(pool.run(work))
+    await asyncio.to_thread(started.wait, 30)
+    assert metrics.CPU_POOL_BUSY._value.get() == 1
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    release.set()
+    assert await pool.run(lambda: 7) == 7
+    assert checked == [True]
+    assert metrics.CPU_POOL_BUSY._value.get() == 0
+    check()  # outside a pool there is nobody to be gone

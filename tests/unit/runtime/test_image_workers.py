@@ -8,8 +8,11 @@ import hashlib
 import io
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -30,7 +33,9 @@ from atelier_runtime.images import (
     decode_input,
     encode,
     encode_output,
+    shared,
 )
+from atelier_runtime.images import workers as workers_module
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 
@@ -138,6 +143,35 @@ async def test_an_image_that_takes_too_long_is_refused() -> None:
     assert lost("time") == before + 1
     assert await workers.encode(partial(len, "abc"), stage()) == 3
     workers.close()
+
+
+async def test_a_worker_that_was_stopped_is_killed_by_the_parents_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers_module, "_GRACE_SECONDS", 0.3)
+    workers = ImageWorkers(1, decode_seconds=0.3, max_pixels=2_000_000)
+    os.kill(await workers.encode(os.getpid, stage()), signal.SIGSTOP)
+    with pytest.raises(InvalidRequest, match="takes more than"):
+        await workers.decode(InputImage(encode(photo(np.uint8), "png", 90)), stage())
+    assert await workers.encode(partial(len, "abc"), stage()) == 3
+    workers.close()
+
+
+def test_half_a_message_leaves_no_descriptor_behind() -> None:
+    """A worker may be killed after its pixels have arrived, and before the rest of the message has."""
+    ours, theirs = socket.socketpair()
+    with tempfile.TemporaryFile() as pixels, ours:
+        before = psutil.Process().num_fds()
+        socket.send_fds(theirs, [struct.pack("<QI", 1000, 1)], [pixels.fileno()])
+        theirs.close()
+        with pytest.raises(EOFError):
+            shared.receive(ours)
+        assert psutil.Process().num_fds() == before - 1, "their end"
+
+
+async def test_a_worker_does_not_reserve_memory_for_each_cpu_of_the_machine(workers: ImageWorkers) -> None:
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        assert await workers.encode(partial(os.getenv, variable), stage()) == "1"
 
 
 async def test_memory_is_limited(workers: ImageWorkers) -> None:
@@ -251,15 +285,18 @@ async def test_close_ends_workers_that_are_busy_or_idle() -> None:
     await until(lambda: not children())
 
 
-def test_a_worker_ends_with_its_parent() -> None:
-    program = """
-import asyncio, os
+@pytest.mark.parametrize("work", ["time.sleep, 0", "hashlib.pbkdf2_hmac, 'sha256', b'', b'', 2**31 - 1"])
+def test_a_worker_ends_with_its_parent(work: str) -> None:
+    program = f"""
+import asyncio, hashlib, os, time
 from functools import partial
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 async def main():
     workers = ImageWorkers(1, decode_seconds=20, max_pixels=65536)
     print(await workers.encode(os.getpid, StageTimer().stage("test")), flush=True)
+    asyncio.create_task(workers.encode(partial({work}), StageTimer().stage("test")))
+    await asyncio.sleep(0.3)
     os.kill(os.getpid(), 9)
 asyncio.run(main())
 """

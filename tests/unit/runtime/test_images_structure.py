@@ -21,6 +21,9 @@ PROGRESSIVE = saved(Image.fromarray(smooth()), "JPEG", progressive=True)
 PACKED = zlib.compress(b"x" * 7 * 2**20, 9)
 
 
+METADATA_BYTES = JPEG.index(b"\xff\xda")
+
+
 def progressive(scans: int) -> bytes:
     """Return a JPEG with this many scans, the last of them repeated."""
     last = PROGRESSIVE[PROGRESSIVE.rfind(b"\xff\xda") : -2]
@@ -57,6 +60,21 @@ LIMITS: dict[str, tuple[Callable[[int], bytes], int, str]] = {
     "segments": (lambda n: jpeg_with(b"\xff\xe9\0\2", n), unused_segments(JPEG), "segments"),
     "comments": (lambda n: jpeg_with(b"\xff\xfe\0\2", n), unused_segments(JPEG), "segments"),
     "fill bytes": (lambda n: jpeg_with(b"\xff", n), structure.MAX_FILL_BYTES, "between its segments"),
+    "EXIF segments": (
+        lambda n: jpeg_with(b"\xff\xe1\0\x0aExif\0\0II", n),
+        structure.MAX_EXIF_SEGMENTS,
+        "EXIF",
+    ),
+    "metadata of a JPEG": (
+        lambda n: jpeg_with(b"\xff\xe9\xff\xff" + bytes(65533), n),
+        (structure.MAX_METADATA_BYTES - METADATA_BYTES) // 65535,
+        "bytes besides",
+    ),
+    "metadata of a PNG": (
+        lambda n: png_with(before=chunk(b"abCd", bytes(n))),
+        structure.MAX_METADATA_BYTES - 13,  # besides those of IHDR
+        "bytes besides",
+    ),
     "chunks before": (lambda n: png_with(before=chunk(b"abCd", b"") * n), structure.MAX_CHUNKS - 2, "chunks"),
     "chunks after": (lambda n: png_with(after=chunk(b"abCd", b"") * n), structure.MAX_CHUNKS - 2, "chunks"),
     "texts": (lambda n: png_with(before=chunk(b"tEXt", b"a\0b") * n), structure.MAX_CHUNKS - 2, "chunks"),
@@ -99,6 +117,15 @@ def test_the_scans_of_what_is_embedded_or_follows_do_not_count() -> None:
     application_data = b"\xff\xe9" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     file = progressive(structure.MAX_SCANS)
     images.decode(file[:2] + application_data + file[2:] + thumbnail, max_pixels=PIXELS)
+
+
+@pytest.mark.parametrize("marker", [0x01, 0x02, 0x4F, 0xBF])
+def test_scans_cannot_be_hidden_behind_a_marker_that_decoders_skip(marker: int) -> None:
+    """libjpeg skips these without a length, and reads what follows."""
+    file = progressive(structure.MAX_SCANS + 1)
+    first_scan = file.index(b"\xff\xda")
+    hidden = file[: first_scan + 20] + bytes([0xFF, marker, 0xFF, 0xFF]) + file[first_scan + 20 :]
+    assert "scans" in (structure.problem_of(hidden) or "")
 
 
 def test_restart_markers_and_escaped_bytes_are_no_segments(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,15 +86,21 @@ def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArra
     import cv2  # the gateway imports this module but does not have OpenCV
 
     # Pixel chunks only: OpenCV then neither warns about a profile nor interprets a transparent color itself.
+    view = memoryview(data)
     pixel_chunks = [
-        data[start - 8 : end + 4] for kind, start, end in iterate_chunks(data) if kind in _PIXEL_CHUNKS
+        view[start - 8 : end + 4] for kind, start, end in iterate_chunks(data) if kind in _PIXEL_CHUNKS
     ]
+    file = np.frombuffer(b"".join([SIGNATURE, *pixel_chunks]), np.uint8)
     has_alpha = chunks.color_type in (4, 6)
     mode = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
     try:
-        pixels = cv2.imdecode(np.frombuffer(SIGNATURE + b"".join(pixel_chunks), np.uint8), mode)
+        pixels = cv2.imdecode(file, mode)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         raise ValueError("OpenCV cannot decode the file") from error
+    finally:
+        del file
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] != (4 if has_alpha else 3,):
         raise ValueError("OpenCV cannot decode the file")
     samples = np.asarray(pixels, np.uint16)

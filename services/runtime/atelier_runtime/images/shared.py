@@ -60,11 +60,16 @@ def receive(connection: socket.socket) -> Any:
     Raises `EOFError` or `OSError` if the other side is gone.
     """
     start, files, _, _ = socket.recv_fds(connection, _HEADER.size, 1)
-    header = start + _exactly(connection, _HEADER.size - len(start))
-    payload_bytes, count = _HEADER.unpack(header)
-    lengths = [length for (length,) in _LENGTH.iter_unpack(_exactly(connection, _LENGTH.size * count))]
-    payload = _exactly(connection, payload_bytes)
-    return pickle.loads(payload, buffers=_map(files[0], lengths) if files else ())
+    try:
+        header = start + _exactly(connection, _HEADER.size - len(start))
+        payload_bytes, count = _HEADER.unpack(header)
+        lengths = [length for (length,) in _LENGTH.iter_unpack(_exactly(connection, _LENGTH.size * count))]
+        payload = _exactly(connection, payload_bytes)
+        buffers = _map(files[0], lengths) if files else []
+    finally:
+        for file in files:
+            os.close(file)
+    return pickle.loads(payload, buffers=buffers)
 
 
 def _write(arrays: list[memoryview]) -> int:
@@ -88,11 +93,8 @@ def _new_file() -> int:
 
 
 def _map(file: int, lengths: list[int]) -> list[memoryview]:
-    """Map a file, close its descriptor, and return the arrays in it."""
-    try:
-        mapped = memoryview(mmap.mmap(file, 0))
-    finally:
-        os.close(file)
+    """Map a file and return the arrays in it."""
+    mapped = memoryview(mmap.mmap(file, 0))
     views, offset = [], 0
     for length in lengths:
         views.append(mapped[offset : offset + length])

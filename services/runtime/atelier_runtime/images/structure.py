@@ -25,8 +25,14 @@ MAX_COMPRESSED_CHUNKS = 50
 MAX_PIXEL_CHUNKS = 200_000
 """Of a PNG; 100 MB in chunks of 512 bytes."""
 
+MAX_EXIF_SEGMENTS = 10
+"""Of a JPEG: Pillow appends each to the last."""
+MAX_METADATA_BYTES = 2**25
+"""Of everything but pixels. Depth maps in a JPEG's XMP take some megabytes."""
+
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not 00, a value of FF in a scan, nor a restart marker
-_START_OF_SCAN, _END_OF_IMAGE, _TEM = 0xDA, 0xD9, 0x01
+_START_OF_SCAN, _END_OF_IMAGE, _EXIF_SEGMENT = 0xDA, 0xD9, 0xE1
+_FIRST_WITH_LENGTH = 0xC0  # libjpeg skips those below as invalid, without a length: what follows is decoded
 _COMPRESSED = frozenset({b"iCCP", b"zTXt", b"iTXt"})
 
 
@@ -43,44 +49,51 @@ def problem_of(data: bytes) -> str | None:
 
 
 def _jpeg_problem(data: bytes) -> str | None:
-    scans = segments = fill = 0
+    scans = segments = exif_segments = metadata = fill = 0
     position = 2
     while (marker := _MARKER.search(data, position)) is not None:
         if not scans:
             fill += marker.start() - position
         kind = data[marker.start() + 1]
         position = marker.end()
-        if kind == _END_OF_IMAGE:
+        if kind == _END_OF_IMAGE or position + 2 > len(data):
             break
+        length = max(2, struct.unpack_from(">H", data, position)[0]) if kind >= _FIRST_WITH_LENGTH else 0
+        exif_segments += kind == _EXIF_SEGMENT and data.startswith(b"Exif", position + 2)
+        position += length
         if kind == _START_OF_SCAN:
             scans += 1
         else:
             segments += 1
-        if kind != _TEM:
-            if position + 2 > len(data):
-                break
-            position += max(2, struct.unpack_from(">H", data, position)[0])
+            metadata += length
         if scans > MAX_SCANS:
             return f"has too many scans; the limit is {MAX_SCANS}"
         if segments > MAX_SEGMENTS:
             return f"has too many segments; the limit is {MAX_SEGMENTS}"
+        if exif_segments > MAX_EXIF_SEGMENTS:
+            return f"has too many EXIF segments; the limit is {MAX_EXIF_SEGMENTS}"
+        if metadata > MAX_METADATA_BYTES:
+            return f"has too many bytes besides its pixels; the limit is {MAX_METADATA_BYTES}"
         if fill > MAX_FILL_BYTES:
             return f"has too many bytes between its segments; the limit is {MAX_FILL_BYTES}"
     return None
 
 
 def _png_problem(data: bytes) -> str | None:
-    chunks = compressed = pixel_chunks = 0
-    for kind, _, _ in png.iterate_chunks(data):
+    chunks = compressed = pixel_chunks = metadata = 0
+    for kind, start, end in png.iterate_chunks(data):
         if kind == b"IDAT":
             pixel_chunks += 1
         else:
             chunks += 1
+            metadata += end - start
             compressed += kind in _COMPRESSED
         if chunks > MAX_CHUNKS:
             return f"has too many chunks besides those of its pixels; the limit is {MAX_CHUNKS}"
         if compressed > MAX_COMPRESSED_CHUNKS:
             return f"has too many compressed texts and profiles; the limit is {MAX_COMPRESSED_CHUNKS}"
+        if metadata > MAX_METADATA_BYTES:
+            return f"has too many bytes besides its pixels; the limit is {MAX_METADATA_BYTES}"
         if pixel_chunks > MAX_PIXEL_CHUNKS:
             return f"has too many chunks of pixels; the limit is {MAX_PIXEL_CHUNKS}"
     return None

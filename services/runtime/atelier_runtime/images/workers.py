@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -37,11 +38,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NO_LIMIT = 0.0
+_ENCODE_SECONDS = 600.0
+_GRACE_SECONDS = 5.0  # beyond the worker's own limit, which a stopped process does not notice
 _MOST_WORKERS = 8
 _WORKER_BYTES = 2**29
-_BYTES_PER_PIXEL = 24
-"""Decoding 16 bits with alpha and turning it upright peaks at 17; encoding less."""
+_BYTES_PER_PIXEL = 40
+"""Decoding noise of 16 bits with alpha, and turning it upright, peaks at 32; most files take 3 to 17."""
 
 
 class ImageWorkers:
@@ -103,7 +105,7 @@ class ImageWorkers:
         worker was lost.
         """
         try:
-            return await self._run(encode, _NO_LIMIT, stage)
+            return await self._run(encode, _ENCODE_SECONDS, stage)
         except _WorkerLost as lost:
             raise InternalError(f"An image worker ended while encoding: {lost}.") from None
 
@@ -128,10 +130,13 @@ class ImageWorkers:
         self._count(running=+1)
         call.add_done_callback(lambda ended: self._take_back(worker, ended))
         try:
-            outcome = await asyncio.shield(call)
-        except asyncio.CancelledError:
+            async with asyncio.timeout(seconds + _GRACE_SECONDS):
+                outcome = await asyncio.shield(call)
+        except (asyncio.CancelledError, TimeoutError) as error:
             if not call.done():  # or the worker may be another call's already
                 worker.kill()  # its thread then ends at once and frees the slot
+            if isinstance(error, TimeoutError):
+                raise _WorkerLost(-signal.SIGALRM) from None
             raise
         if isinstance(outcome, shared.Failure):
             if outcome.traceback:
@@ -248,7 +253,9 @@ class _Worker:
                 # -P: not a module from the current folder, which may be full of files from anyone
                 command = [sys.executable, "-P", "-m", "atelier_runtime.images.worker"]
                 command += [str(theirs.fileno()), str(self._memory_bytes)]
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+                # OpenBLAS, in numpy and OpenCV, reserves 90 MB for each CPU of the machine.
+                environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
         if self.killed:
             self._process.kill()
         return self._process

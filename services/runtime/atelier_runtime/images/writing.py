@@ -25,6 +25,8 @@ _SRGB = {  # chunks that mean sRGB, which is what a program without support for 
     b"cICP": bytes([1, 13, 0, 1]),
 }
 
+_WEBP_OUT_OF_MEMORY = "encoding error 1"  # VP8_ENC_ERROR_OUT_OF_MEMORY, as Pillow reports it
+
 
 def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
     """Encode an image. `quality` (1 to 100) is for JPEG and WebP; 100 makes WebP lossless.
@@ -57,7 +59,12 @@ def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
         options["exact"] = True  # keep the colors of transparent pixels
         options["method"] = 2  # a third of the default's time
     buffer = io.BytesIO()
-    image.save(buffer, file_format.upper(), **options)
+    try:
+        image.save(buffer, file_format.upper(), **options)
+    except ValueError as error:
+        if str(error) == _WEBP_OUT_OF_MEMORY:
+            raise MemoryError from error
+        raise
     return buffer.getvalue()
 
 
