@@ -8,8 +8,11 @@ STAMP := $(VENV)/.atelier-setup
 IMAGE := protos/v1.binpb
 EVERYDAY := not slow and not gpu and not oracle
 # All that concerns the gateway and the checks of a request, but for the requests that schemathesis generates:
-# they take as long as the rest together.
-FAST := tests/contract tests/unit/gateway tests/unit/runtime tests/unit/test_layering.py \
+# they take as long as the rest together. Of the runtime, what needs neither image files nor a running service.
+SERVING := $(wildcard tests/unit/runtime/test_image*.py) \
+  $(addprefix tests/unit/runtime/,test_server.py test_device_worker.py test_upscaler.py test_weights.py)
+FAST := tests/contract tests/unit/gateway tests/unit/test_layering.py \
+  $(filter-out $(SERVING),$(wildcard tests/unit/runtime/test_*.py)) \
   $(wildcard tests/unit/*/test_request*.py tests/unit/*/test_convert*.py) \
   --ignore tests/contract/test_openapi_examples.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

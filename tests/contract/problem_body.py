@@ -24,3 +24,8 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 def named_fields(error: dict[str, Any]) -> list[str]:
     return [field["field"] for field in error["fields"]]
+
+
+def stable(value: object) -> str:
+    """Return a test's ID for a value, the same in every process: sets are sorted."""
+    return repr(sorted(value) if isinstance(value, set) else value)

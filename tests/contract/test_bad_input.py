@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.problem_body import named_fields, problem
+from tests.contract.problem_body import named_fields, problem, stable
 from tests.contract.stack import Stack
 
 SMALL = {"prompt": "a red apple", "width": 256, "height": 256}
@@ -78,7 +78,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "named"), BAD_FIELDS, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("given", "named"), BAD_FIELDS, ids=lambda value: stable(value)[:60])
 def test_bad_fields_are_all_named(stack: Stack, given: dict[str, Any], named: set[str]) -> None:
     error = problem(stack.client.post("/generate", json={**SMALL, **given}), 422, "invalid_request")
     assert set(named_fields(error)) == named

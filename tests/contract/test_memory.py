@@ -42,47 +42,47 @@ ERRORS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
+@pytest.fixture
+def remaining() -> Iterator[Callable[[], list[object]]]:
+    """Return our new exceptions that still hold frames; nothing is collected meanwhile."""
     gc.collect()
     gc.disable()
-    yield
+    before = _errors()
+
+    def find() -> list[object]:
+        known = set(map(id, before))
+        return [error for error in _errors() if error.__traceback__ is not None and id(error) not in known]
+
+    yield find
     gc.enable()
 
 
-def remaining() -> list[object]:
-    """Return our exceptions that still hold frames."""
-    found = [o for o in gc.get_objects() if issubclass(type(o), AtelierError)]
-    return [error for error in found if error.__traceback__ is not None]
+def _errors() -> list[BaseException]:
+    return [found for found in gc.get_objects() if issubclass(type(found), AtelierError)]
 
 
-@pytest.mark.parametrize("name", BAD_REQUESTS)
-def test_a_refused_request(stack: Stack, name: str) -> None:
-    assert BAD_REQUESTS[name](stack.client).status_code >= 400
+def test_refused_requests(stack: Stack, remaining: Callable[[], list[object]]) -> None:
+    for send in BAD_REQUESTS.values():
+        assert send(stack.client).status_code >= 400
     eventually(lambda: remaining() == [])
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.reason)
-@pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
-def test_a_request_that_fails_in_the_restorer(stack: Stack, path: str, error: AtelierError) -> None:
-    stack.restorer.error = error
-    fields = {"fidelities": [0.5]} if path == "/compare" else {}
-    assert stack.client.post(path, json={"image": IMAGE, **fields}).status_code >= 400
-    stack.restorer.error = None
-    error.__traceback__ = None  # raised by the script itself
+@pytest.mark.parametrize("path", ["/restore", "/detect", "/compare", "/generate"])
+def test_requests_that_fail_in_a_service(
+    stack: Stack, remaining: Callable[[], list[object]], path: str
+) -> None:
+    service = stack.generator if path == "/generate" else stack.restorer
+    fields = {"prompt": "x"} if path == "/generate" else {"image": IMAGE}
+    more = {"fidelities": [0.5]} if path == "/compare" else {}
+    for error in ERRORS:
+        service.error = error
+        assert stack.client.post(path, json={**fields, **more}).status_code >= 400
+        service.error = None
+        error.__traceback__ = None  # raised by the script itself
     eventually(lambda: remaining() == [])
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.reason)
-def test_a_request_that_fails_in_the_generator(stack: Stack, error: AtelierError) -> None:
-    stack.generator.error = error
-    assert stack.generate().status_code >= 400
-    stack.generator.error = None
-    error.__traceback__ = None
-    eventually(lambda: remaining() == [])
-
-
-def test_a_client_that_disconnects(stack: Stack) -> None:
+def test_a_client_that_disconnects(stack: Stack, remaining: Callable[[], list[object]]) -> None:
     stack.generator.hold = True
     with pytest.raises(httpx.ReadTimeout):
         stack.client.post("/generate", json={"prompt": "x"}, timeout=0.5)

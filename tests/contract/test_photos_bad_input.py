@@ -12,7 +12,7 @@ import pytest
 
 from atelier_runtime import images
 from atelier_runtime.errors import FieldViolation, InvalidRequest
-from tests.contract.problem_body import named_fields, problem
+from tests.contract.problem_body import named_fields, problem, stable
 from tests.contract.script import file_of, gradient
 from tests.contract.scripted_restorer import LANDMARKS
 from tests.contract.stack import Stack
@@ -75,7 +75,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "given", "named"), BAD_FIELDS, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("path", "given", "named"), BAD_FIELDS, ids=lambda value: stable(value)[:60])
 def test_bad_fields_are_all_named(stack: Stack, path: str, given: dict[str, Any], named: set[str]) -> None:
     error = problem(stack.client.post(path, json={"image": IMAGE, **given}), 422, "invalid_request")
     assert set(named_fields(error)) == named
@@ -129,7 +129,7 @@ BAD_FORMS: list[tuple[bytes, int, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "status", "named"), BAD_FORMS, ids=lambda value: repr(value)[-50:])
+@pytest.mark.parametrize(("body", "status", "named"), BAD_FORMS, ids=lambda value: stable(value)[-50:])
 def test_bad_forms(stack: Stack, body: bytes, status: int, named: str | None) -> None:
     response = stack.client.post("/restore", content=body, headers=FORM_TYPE)
     error = problem(response, status, "malformed_body" if status == 400 else "invalid_request")
