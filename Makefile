@@ -8,7 +8,8 @@ STAMP := $(VENV)/.atelier-setup
 IMAGE := protos/v1.binpb
 EVERYDAY := not slow and not gpu and not oracle
 # All that concerns the gateway and the checks of a request, but for the requests that schemathesis generates:
-# they take as long as the rest together. Of the runtime, what needs neither image files nor a running service.
+# they take as long as the rest together. Of the runtime, what needs neither image files nor a running service;
+# nothing that waits for a deadline.
 SERVING := $(wildcard tests/unit/runtime/test_image*.py) \
   $(addprefix tests/unit/runtime/,test_server.py test_device_worker.py test_upscaler.py test_weights.py)
 FAST := tests/contract tests/unit/gateway tests/unit/test_layering.py \
@@ -48,7 +49,7 @@ run: $(STAMP) ## start gateway, generator and restorer on the demo models; Ctrl-
 	@exec $(BIN)/python -m tools.run
 
 test-fast: $(STAMP) ## the tests of the gateway and of a request's checks, under a minute on two cores
-	$(BIN)/python -m pytest -m "$(EVERYDAY)" $(FAST)
+	$(BIN)/python -m pytest -m "$(EVERYDAY)" -k "not deadline" $(FAST)
 
 test: $(STAMP) ## the tests, under 12 minutes on two cores
 	$(BIN)/python -m pytest -m "$(EVERYDAY)"
