@@ -12,6 +12,8 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from atelier_runtime import defaults
 from atelier_runtime.settings import ProcessSettings
 
+_HOST_AND_PORT = r"(\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):\d{1,5}"
+_TARGET = re.compile(rf"(dns:(//[^\s/]*/)?)?{_HOST_AND_PORT}|ipv[46]:\S+|unix(-abstract)?:\S+")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -28,6 +30,15 @@ def _split_origins(given: object) -> object:
     return origins
 
 
+def _grpc_target(given: object) -> object:
+    """Read a gRPC target: host:port, or with the scheme of one of gRPC's resolvers."""
+    if isinstance(given, str) and not _TARGET.fullmatch(given):
+        raise ValueError(
+            "is not a gRPC address: write host:port or dns:///host:port, without http:// and without a path"
+        )
+    return given
+
+
 class GatewaySettings(ProcessSettings):
     """Frozen; `atelier_runtime.settings.load` explains a bad value in a line that names the variable."""
 
@@ -36,12 +47,12 @@ class GatewaySettings(ProcessSettings):
     renamed: ClassVar[Mapping[str, str]] = {"stage_wait_seconds": "backend_wait_seconds"}
 
     port: int = Field(7860, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
-    generator: str = Field(
+    generator: Annotated[str, BeforeValidator(_grpc_target)] = Field(
         "127.0.0.1:50051",
         min_length=1,
         description="gRPC address of the generator; calls are balanced over all addresses of a name.",
     )
-    restorer: str = Field(
+    restorer: Annotated[str, BeforeValidator(_grpc_target)] = Field(
         "127.0.0.1:50052", min_length=1, description="gRPC address of the restorer, likewise."
     )
     deadline_seconds: float = Field(
@@ -60,8 +71,8 @@ class GatewaySettings(ProcessSettings):
     max_body_bytes: int = Field(
         4 * 2**20,
         ge=1024,
-        description="Largest request body, not counting the image of a photo request. A valid one has less "
-        "than 0.5 MiB; the image's limit follows from MAX_PIXELS.",
+        description="Largest body of a photo request, not counting its image, whose limit follows from "
+        "MAX_PIXELS. A valid one has less than 0.5 MiB. That of /generate is 64 KiB at most.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
         (), description="Origins whose pages may read responses, separated by commas; * for all."

@@ -19,7 +19,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     ({"prompt": None}, {"prompt"}),
     ({"prompt": ""}, {"prompt"}),
     ({"prompt": "x" * 2001}, {"prompt"}),
-    ({"prompt": "x" * 2**20}, {"prompt"}),
+    ({"prompt": "x" * 2**15}, {"prompt"}),
     ({"prompt": 7}, {"prompt"}),
     ({"prompt": ["a", "b"]}, {"prompt"}),
     ({"prompt": {"text": "a"}}, {"prompt"}),
@@ -100,10 +100,10 @@ def test_over_max_pixels_names_both_figures(stack: Stack) -> None:
 
 
 def test_a_body_of_many_unknown_fields_gets_a_short_response(stack: Stack) -> None:
-    body = {f"x{number}": number for number in range(50_000)}
+    body = {f"x{number}": number for number in range(4_000)}
     response = stack.client.post("/generate", json=body)
     error = problem(response, 422, "invalid_request")
-    assert len(error["fields"]) == 101 and "49901 more" in error["fields"][-1]["message"]
+    assert len(error["fields"]) == 101 and "3901 more" in error["fields"][-1]["message"]
 
 
 def test_a_misspelled_field_gets_a_hint(stack: Stack) -> None:
@@ -126,7 +126,7 @@ BROKEN_BODIES: list[tuple[bytes, int, str]] = [
     (b'{"prompt": "x", "guidance_scale": -Infinity}', 400, "malformed_body"),
     (b'{"prompt": "x", "guidance_scale": 1e999}', 422, "invalid_request"),
     (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", 400, "malformed_body"),
-    (b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "malformed_body"),
+    (b'{"prompt": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", 400, "malformed_body"),
     (b'{"prompt": "x", "prompt": "y"}', 422, "invalid_request"),
     (b'{"prompt": "half \\ud800"}', 422, "invalid_request"),
     (b'{"prompt": "x", "\\ud800": 1}', 422, "invalid_request"),
@@ -187,7 +187,7 @@ def test_a_body_that_grows_too_large_is_refused_while_it_arrives(stack: Stack) -
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
         chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-        for _ in range(65):  # 64 of them are the limit of 4 MiB
+        for _ in range(2):  # one of them is the limit
             connection.sendall(chunk)
         status, body = response_on(connection)
     assert (status, body["error"]["code"]) == (413, "body_too_large")

@@ -12,6 +12,7 @@ import pytest
 from atelier.common.v1 import image_pb2, warning_pb2
 from atelier_runtime import wire
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from tests.contract.problem_body import problem
 from tests.contract.script import gradient, opened
 from tests.contract.stack import Stack
 
@@ -286,3 +287,11 @@ def test_large_images_pass(stack: Stack) -> None:
     assert answer["final_resolution"] == "2048x2048"
     generated = gradient(2048, 2048)
     assert decoded(answer).getpixel((2047, 0))[0] == 255 - generated[0, 2047, 0]
+
+
+def test_the_longest_prompts_fit_and_larger_bodies_are_refused(stack: Stack) -> None:
+    longest = json.dumps({"prompt": "\U0001f600" * 2000, "negative_prompt": "\U0001f600" * 2000})
+    assert len(longest) > 48_000  # each character escaped as two of UTF-16
+    assert stack.client.post("/generate", content=longest).status_code == 200
+    large = json.dumps({"prompt": "x", "unknown": "x" * 2**16})
+    problem(stack.client.post("/generate", content=large), 413, "body_too_large")

@@ -156,3 +156,10 @@ def test_root_and_readyz(stack: Stack) -> None:
 def test_every_response_has_a_request_id(stack: Stack, path: str) -> None:
     response = stack.client.get(path, headers={"X-Request-ID": "abc.DEF-1_2"})
     assert response.headers["X-Request-ID"] == "abc.DEF-1_2"
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"])
+def test_head_is_get_without_a_body(stack: Stack, path: str) -> None:
+    response = stack.client.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["Content-Type"] == stack.client.get(path).headers["Content-Type"]

@@ -309,3 +309,19 @@ def test_an_image_larger_than_other_bodies_may_be(stack: Stack) -> None:
     assert stack.client.post("/detect", files={"image": ("a.png", data)}).status_code == 200
     assert stack.client.post("/detect", json={"image": base64_of(data)}).status_code == 200
     assert [len(request.image.data) for request in stack.restorer.requests] == [len(data)] * 2
+
+
+@pytest.mark.parametrize("variant", ["URL-safe", "unpadded", "in lines", "URL-safe, unpadded, in lines"])
+def test_variants_of_base64(stack: Stack, variant: str) -> None:
+    data = file_of(gradient(64, 49))  # a PNG with all 64 characters, and padding
+    encoded = base64.b64encode(data).decode()
+    assert "+" in encoded and "/" in encoded
+    if "URL-safe" in variant:
+        encoded = base64.urlsafe_b64encode(data).decode()
+    if "unpadded" in variant:
+        encoded = encoded.rstrip("=")
+    if "in lines" in variant:
+        encoded = "\r\n".join(encoded[start : start + 76] for start in range(0, len(encoded), 76))
+    for text in (encoded, "data:image/png;base64," + encoded):
+        assert stack.client.post("/detect", json={"image": text}).status_code == 200
+    assert [request.image.data for request in stack.restorer.requests] == [data, data]

@@ -29,7 +29,8 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], set[str]]] = [
     ("/restore", {"image": 7}, {"image"}),
     ("/restore", {"image": ["a"]}, {"image"}),
     ("/restore", {"image": "no base64!"}, {"image"}),
-    ("/restore", {"image": IMAGE[:-1]}, {"image"}),
+    ("/restore", {"image": IMAGE[:5]}, {"image"}),
+    ("/restore", {"image": IMAGE.rstrip("=") + "==="}, {"image"}),
     ("/restore", {"image": IMAGE + "?"}, {"image"}),
     ("/restore", {"image": "data:image/png," + IMAGE}, {"image"}),
     ("/restore", {"image": "data:image/png;base64" + IMAGE.replace(",", "")}, {"image"}),
@@ -234,3 +235,11 @@ def test_sizes_follow_from_max_pixels() -> None:
         image = base64.b64encode(data).decode()
         problem(stack.client.post("/detect", json={"image": image}), 413, "body_too_large")
         assert len(stack.restorer.requests) == 2
+
+
+@pytest.mark.parametrize("name", ["file", "photo", "image[]", "Image"])
+def test_a_file_under_another_name_is_no_field_and_the_image_is_missing(stack: Stack, name: str) -> None:
+    response = stack.client.post("/restore", files={name: ("a.png", PNG, "image/png")})
+    assert set(named_fields(problem(response, 422, "invalid_request"))) == {name, "image"}
+    assert "UTF-8" not in response.text
+    assert stack.restorer.requests == []

@@ -64,7 +64,7 @@ class ErrorRenderingRoute(APIRoute, ABC):
             try:
                 return await handle(request)
             except AtelierError as error:
-                log_and_count(error, is_probe=request.method == "GET")
+                log_and_count(error, is_probe=request.method in ("GET", "HEAD"))
                 return self.render_error(error)
             except HTTPException:  # the framework's own; the application handles it
                 raise

@@ -15,12 +15,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 _OPENAPI = "/openapi.json"
 _ASSETS = "/docs/assets"
+_GET = ["GET", "HEAD"]
 
 
 def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
     """Serve the metrics to Prometheus."""
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.api_route("/metrics", methods=_GET, include_in_schema=False)
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"Content-Type": content_type})
@@ -29,11 +30,11 @@ def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
 def add_docs(app: FastAPI) -> None:
     """Serve the OpenAPI document and Swagger UI."""
 
-    @app.api_route(_OPENAPI, methods=["GET", "HEAD"], include_in_schema=False)
+    @app.api_route(_OPENAPI, methods=_GET, include_in_schema=False)
     async def openapi() -> Response:
         return JSONResponse(app.openapi())
 
-    @app.get("/docs", include_in_schema=False)
+    @app.api_route("/docs", methods=_GET, include_in_schema=False)
     async def docs() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url=_OPENAPI,

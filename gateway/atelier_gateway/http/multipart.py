@@ -10,6 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from atelier_runtime.errors import MalformedBody
 
 _MAX_PARTS = 1000
+_MAX_PADDING = 1000
 
 
 @dataclass
@@ -31,6 +32,7 @@ def parse_form(raw: bytes, content_type: str) -> list[Part]:
     if not boundary:
         raise MalformedBody("The form cannot be read: its Content-Type does not name a boundary.")
     collector = _Collector()
+    raw = _without_optional_parts(raw, boundary)
     try:
         parser = MultipartParser(
             boundary,
@@ -51,6 +53,27 @@ def parse_form(raw: bytes, content_type: str) -> list[Part]:
     if not collector.ended:
         raise MalformedBody("The form is truncated: its last boundary is missing.")
     return collector.parts
+
+
+def _without_optional_parts(raw: bytes, boundary: bytes) -> bytes:
+    """Remove what RFC 2046, 5.1.1 allows and hardly anyone sends: a preamble, and spaces after boundaries."""
+    delimiter = b"--" + boundary
+    if not raw.startswith(delimiter):
+        preamble_end = raw.find(b"\r\n" + delimiter)
+        raw = raw[preamble_end + 2 :] if preamble_end >= 0 else raw
+    padding: list[tuple[int, int]] = []
+    found = 0 if raw.startswith(delimiter) else -1
+    while found >= 0 and len(padding) <= _MAX_PARTS:
+        end = found + len(delimiter)
+        end += 2 if raw.startswith(b"--", end) else 0
+        after = raw[end : end + _MAX_PADDING]
+        padding.append((end, end + len(after) - len(after.lstrip(b" \t"))))
+        found = raw.find(b"\r\n" + delimiter, end)
+        found += 2 if found >= 0 else 0
+    for start, end in reversed(padding):
+        if start < end and (end == len(raw) or raw.startswith(b"\r\n", end)):
+            raw = raw[:start] + raw[end:]
+    return raw
 
 
 class _Collector:

@@ -46,6 +46,12 @@ def test_cors_origins(monkeypatch: pytest.MonkeyPatch, given: str, origins: tupl
         ("ATELIER_GATEWAY_PORT", "70000"),
         ("ATELIER_GATEWAY_DEADLINE_SECONDS", "0"),
         ("ATELIER_GATEWAY_GENERATOR", ""),
+        ("ATELIER_GATEWAY_GENERATOR", "http://generator:50051"),
+        ("ATELIER_GATEWAY_GENERATOR", "grpc://generator:50051"),
+        ("ATELIER_GATEWAY_GENERATOR", "generator:50051/"),
+        ("ATELIER_GATEWAY_GENERATOR", "generator: 50051"),
+        ("ATELIER_GATEWAY_RESTORER", "restorer"),
+        ("ATELIER_GATEWAY_RESTORER", "::1:50052"),
         ("ATELIER_GATEWAY_MAX_BODY_BYTES", "-1"),
         ("ATELIER_GATEWAY_CORS_ORIGINS", "localhost:3000"),
         ("ATELIER_GATEWAY_CORS_ORIGINS", "http://localhost:3000/"),
@@ -100,3 +106,22 @@ def test_a_taken_port_stops_the_start_and_names_the_variable() -> None:
         )
     assert run.returncode == 1
     assert f"ATELIER_GATEWAY_PORT={port}: Address already in use" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:50051",
+        "generator.atelier.svc.cluster.local:50051",
+        "[::1]:50051",
+        "dns:///restorer:50052",
+        "dns://10.0.0.1/restorer:50052",
+        "dns:restorer:50052",
+        "ipv4:10.0.0.1:1,10.0.0.2:1",
+        "ipv6:[::1]:50051",
+        "unix:/run/atelier.sock",
+    ],
+)
+def test_addresses_of_services(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("ATELIER_GATEWAY_GENERATOR", address)
+    assert load(GatewaySettings).generator == address

@@ -22,6 +22,9 @@ from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.log import request_id
 
 PATH = "/generate"
+_MAX_BODY_BYTES = 2**16
+"""The longest prompts, every character escaped, take 48 kB. Larger bodies would hold up the event loop."""
+
 OLDER_PATHS = ("/txt2img", "/api/generate")
 
 
@@ -40,7 +43,7 @@ def add_routes(router: APIRouter, settings: GatewaySettings, generate: Generate)
 async def _generate(
     request: Request, clock: RequestClock, generate: Generate, *, max_body_bytes: int
 ) -> Response:
-    body = await read_json_object(request, max_bytes=max_body_bytes)
+    body = await read_json_object(request, max_bytes=min(max_body_bytes, _MAX_BODY_BYTES))
     parsed = parse_request(body, generate.violations)
     accepted = preferred_format(request.headers.get("accept"))
     spec = parsed.spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import orjson
@@ -80,29 +81,28 @@ def add_routes(router: APIRouter, health: Health) -> None:
         503: {"model": HealthAnswer, "description": "Unhealthy."},
     }
     not_ready: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not ready."}}
-    common: dict[str, Any] = {"response_model": None, "tags": ["state"]}
-    router.get(
+
+    def get(path: str, name: str, endpoint: Callable[[], Awaitable[Response]], **documented: Any) -> None:
+        router.get(path, name=name, response_model=None, tags=["state"], **documented)(endpoint)
+        # What monitors of uptime send; the server leaves out the body.
+        router.head(path, name=name, include_in_schema=False, response_model=None)(endpoint)
+
+    get(
         "/health",
-        name="health",
+        "health",
+        get_health,
         description="Report what is working: 200 if images can be generated, otherwise 503.",
         responses=answers,
-        **common,
-    )(get_health)
-    router.get("/livez", name="livez", description="Report that this process is alive.", **common)(get_livez)
-    router.get(
+    )
+    get("/livez", "livez", get_livez, description="Report that this process is alive.")
+    get(
         "/readyz",
-        name="readyz",
+        "readyz",
+        get_readyz,
         description="Report whether the generator is ready: 200 if it is, otherwise 503.",
         responses=not_ready,
-        **common,
-    )(get_readyz)
-    router.get(
-        "/",
-        name="root",
-        description="Return name and version.",
-        responses={200: {"model": RootAnswer}},
-        **common,
-    )(get_root)
+    )
+    get("/", "root", get_root, description="Return name and version.", responses={200: {"model": RootAnswer}})
 
 
 def health_answer(system: SystemStatus) -> HealthAnswer:

@@ -13,6 +13,8 @@ from atelier_gateway.http.validation import field_error
 
 _DATA_URI = re.compile(r"data:([^,]{0,200}),")
 
+_URL_SAFE = str.maketrans("-_", "+/")
+
 
 def _to_file(value: object) -> bytes:
     """Return the image file: bytes from a form, or decoded base64."""
@@ -32,9 +34,12 @@ def _decode(text: str) -> bytes:
     encoded = text[data_uri.end() :] if data_uri else text
     if encoded.startswith("data:"):
         raise field_error(f"is a data URI without a comma: it must be {AN_IMAGE}")
+    # The program base64 wraps lines at 76 characters; browsers' and Python's URL-safe variants use - and _.
+    encoded = encoded.replace("\r\n", "").replace("\n", "").translate(_URL_SAFE)
+    if not encoded.endswith("="):
+        encoded += "=" * (-len(encoded) % 4)  # the padding may be left out (RFC 4648, 3.2)
     try:
-        # The program base64 wraps lines at 76 characters; any other character is an error.
-        return binascii.a2b_base64(encoded.replace("\r\n", "").replace("\n", ""), strict_mode=True)
+        return binascii.a2b_base64(encoded, strict_mode=True)  # any other character is an error
     except ValueError:
         raise field_error(f"is not base64: it must be {AN_IMAGE}") from None
 

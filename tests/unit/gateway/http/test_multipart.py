@@ -30,6 +30,21 @@ def test_names_and_files(head: str, name: str, is_file: bool) -> None:
     assert (part.name, part.is_file, bytes(part.data)) == (name, is_file, b"1")
 
 
+@pytest.mark.parametrize("preamble", [b"", b"\r\n", b"This is a message in MIME format.\r\n", b"--other\r\n"])
+@pytest.mark.parametrize("padding", [b"", b" ", b"\t \t"])
+def test_a_preamble_and_padding_after_boundaries(preamble: bytes, padding: bytes) -> None:
+    """RFC 2046, 5.1.1."""
+    head = 'Content-Disposition: form-data; name="a"'
+    contents = [b"1", b"not --b \r\n at the start of a line", b"\r\n--c \r\n"]
+    raw = body(*((head, data) for data in contents))
+    for boundary in (b"\r\n--b\r\n", b"\r\n--b--"):
+        raw = raw.replace(
+            boundary, boundary.rstrip(b"\r\n") + padding + (b"" if boundary.endswith(b"--") else b"\r\n")
+        )
+    raw = raw.replace(b"--b\r\n", b"--b" + padding + b"\r\n", 1)
+    assert [bytes(part.data) for part in parse_form(preamble + raw, TYPE)] == contents
+
+
 @settings(max_examples=60, deadline=None)
 @given(contents=st.lists(st.binary(max_size=300), min_size=1, max_size=5))
 def test_any_bytes_come_through_in_order(contents: list[bytes]) -> None:
