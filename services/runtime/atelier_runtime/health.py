@@ -19,7 +19,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _LAST_UPDATE_S = 0.5  # for watchers to learn that draining has begun
 
 
-class _HealthService(health.aio.HealthServicer):  # type: ignore[misc, unused-ignore]  # grpc has no types
+class _HealthService(health.aio.HealthServicer):
     """grpc.health.v1 whose watches end when draining begins; a graceful stop would wait for them."""
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ class _Failed(Exception):
         self.status: grpc.Status = rpc_status.to_status(to_status(error, request_id.get()))
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]  # grpc has no types
+class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of the service itself, but not those of health and reflection."""
 
     def __init__(self, service_name: str, readiness: Readiness) -> None:

@@ -25,7 +25,7 @@ def make(reason: ErrorReason) -> errors.AtelierError:
     return errors.make_error(reason, "a message", fields=fields, retry_after_s=3.5)
 
 
-class Call(grpc.aio.AioRpcError):  # type: ignore[misc]  # grpc publishes no types
+class Call(grpc.aio.AioRpcError):
     """A failed call as a client sees it, built from the status that a server sends."""
 
     def __init__(self, sent: object) -> None:
