@@ -57,10 +57,14 @@ IMAGE = file_of(gradient(32, 24))
 
 
 @pytest.fixture
-def images_for_schemathesis() -> Iterator[None]:
-    """Of an image, schemathesis knows from the document only that it is base64, or bytes."""
+def images_for_schemathesis(mode: GenerationMode) -> Iterator[None]:
+    """Of an image, schemathesis knows from the document only that it is base64, or bytes.
+
+    Invalid forms hold text in its place: schemathesis 4.32 cannot validate bytes, and raises `ValueError`
+    ("Unsupported type: 'Binary'") for about one in 20 seeds where it looks for what is invalid.
+    """
     schemathesis.openapi.format("byte", st.just(base64.b64encode(IMAGE).decode()))
-    schemathesis.openapi.format("binary", st.just(IMAGE))
+    schemathesis.openapi.format("binary", st.just(IMAGE if mode is GenerationMode.POSITIVE else "text"))
     yield
     for name in ("byte", "binary"):
         unregister_string_format(name)

@@ -185,6 +185,7 @@ async def test_a_face_past_its_deadline_is_not_restored(batcher: FaceBatcher, ne
 async def test_no_request_waits_for_a_worker_that_ended(worker: DeviceWorker, batcher: FaceBatcher) -> None:
     blocker = threading.Event()
     worker.submit(lambda job: blocker.wait(20))
+    await until(lambda: worker.running == 1)  # or the thread could take the faces while all are canceled
     waiting = asyncio.create_task(batcher.restore([crop(1)], [[0.0]]))
     await asyncio.sleep(0)
     worker.cancel_all()
