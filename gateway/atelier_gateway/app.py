@@ -21,6 +21,7 @@ from atelier_gateway.core.health import Health
 from atelier_gateway.http.errors import ErrorRenderer
 from atelier_gateway.http.meta import add_docs, add_metrics
 from atelier_gateway.http.middleware import RequestContextMiddleware
+from atelier_gateway.http.transfer import TransferMiddleware, Transfers
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import metrics
 
@@ -56,6 +57,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     errors = ErrorRenderer({"": NativeRoute})
     app.add_exception_handler(HTTPException, errors.handle_unmatched)
     app.add_middleware(RequestContextMiddleware, render_error=errors.render)
+    transfers = Transfers(max_bytes=settings.max_bytes_in_flight, stall_seconds=settings.stall_seconds)
+    app.add_middleware(TransferMiddleware, transfers=transfers)
     _add_cors(app, settings)
     return app
 

@@ -69,10 +69,36 @@ class GatewaySettings(ProcessSettings):
         "scale to zero, longer than one takes to start.",
     )
     max_body_bytes: int = Field(
-        4 * 2**20,
+        2**20,
         ge=1024,
         description="Largest body of a photo request, not counting its image, whose limit follows from "
         "MAX_PIXELS. A valid one has less than 0.5 MiB. That of /generate is 64 KiB at most.",
+    )
+    max_bytes_in_flight: int = Field(
+        512 * 2**20,
+        ge=2**20,
+        description="Bytes of bodies, in requests and responses, that may be in flight together; beyond them "
+        "requests get 429. A single request is always admitted.",
+    )
+    max_connections: int = Field(
+        1000,
+        ge=4,
+        le=1_000_000,
+        description="Open connections. At the limit a new one takes the place of the one that has been idle "
+        "longest.",
+    )
+    header_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Longest time from the first byte of a request to the end of its header.",
+    )
+    stall_seconds: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="In each such period a body must arrive, or a response be read, at 4 KiB a second on "
+        "average.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
         (), description="Origins whose pages may read responses, separated by commas; * for all."

@@ -43,6 +43,8 @@ class Script:
     """A comparison ends after this many images."""
     no_image: bool = False
     """Respond without the restored image."""
+    image: image_pb2.Image | None = None
+    """The restored image, if it is to be another one."""
     requests: list[Any] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     seconds_left: list[float] = field(default_factory=list)

@@ -78,6 +78,8 @@ class ScriptedRestorer(Scripted, restorer_service_pb2_grpc.RestorerServiceServic
         if request.return_mask:
             mask = images.encode_mask(np.full(pixels.shape[:2], 128, np.uint8))
             response.mask.CopyFrom(wire.image_to_proto(mask))
+        if self.script.image is not None:
+            response.image.CopyFrom(self.script.image)
         if self.script.no_image:
             response.ClearField("image")
         set_fields(response, self.script.result)

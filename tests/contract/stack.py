@@ -13,12 +13,11 @@ from typing import Any, Self
 
 import grpc
 import httpx
-import uvicorn
 
 from atelier.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from atelier.restorer.v1 import restorer_service_pb2_grpc as restorer_grpc
-from atelier_gateway.__main__ import listen
 from atelier_gateway.app import create_app
+from atelier_gateway.http.server import Server, listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import images
 from atelier_runtime.service_status import NetworkRole
@@ -76,6 +75,7 @@ class Stack:
         settings = GatewaySettings(
             **{
                 "host": "127.0.0.1",
+                "drain_seconds": 1,
                 "generator": f"127.0.0.1:{self.generator_port}",
                 "restorer": f"127.0.0.1:{self.restorer_port}",
                 **self._settings,
@@ -84,10 +84,7 @@ class Stack:
         listener = listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(
-            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1
-        )
-        self._gateway = uvicorn.Server(config)
+        self._gateway = Server(create_app(settings), settings)
         self._serving = asyncio.create_task(self._gateway.serve(sockets=[listener]))
         while not self._gateway.started:
             await asyncio.sleep(0.01)

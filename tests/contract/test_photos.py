@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import re
 from typing import Any
 
@@ -127,14 +128,34 @@ def test_a_forms_fields_are_read_as_other_programs_write_them(stack: Stack) -> N
         "data:image/png;base64," + base64_of(PNG),
         "data:;base64," + base64_of(PNG),
         base64.encodebytes(PNG).decode(),
+        base64.urlsafe_b64encode(PNG).decode().rstrip("="),
     ],
-    ids=["plain", "data URI", "data URI without a type", "lines"],
+    ids=["plain", "data URI", "data URI without a type", "lines", "URL-safe without padding"],
 )
 def test_images_in_json(stack: Stack, image: str, content_type: str | None) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
     content = json.dumps({"image": image}).encode()
     assert stack.client.post("/restore", content=content, headers=headers).status_code == 200
     assert stack.restorer.requests[0].image.data == PNG
+
+
+@pytest.mark.parametrize("size", [200_001, 6_000_001], ids=["in memory", "in a temporary file"])
+def test_large_images(stack: Stack, size: int) -> None:
+    image = PNG + random.Random(size).randbytes(size)
+    forms_and_json: list[dict[str, Any]] = [
+        {"files": {"image": image}},
+        {"json": {"image": base64_of(image)}},
+        {"json": {"image": "data:image/png;base64," + base64.encodebytes(image).decode()}},
+        {
+            "content": b'{"image":"%s"}'
+            % base64.b64encode(image).replace(b"+", b"\\u002B").replace(b"/", b"\\/")
+        },
+        {"files": {"image": (None, base64.urlsafe_b64encode(image))}},
+    ]
+    for request in forms_and_json:
+        response = stack.client.post("/detect", **request)
+        assert response.status_code == 200, response.text[:300]
+        assert stack.restorer.requests.pop().image.data == image
 
 
 def test_base64_in_a_form(stack: Stack) -> None:

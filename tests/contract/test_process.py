@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -65,6 +66,25 @@ def test_sigterm_lets_accepted_work_finish_and_the_log_is_json(stack: Stack, tmp
     [request] = [line for line in lines if line["message"] == "request"]
     assert (request["request_id"], request["path"], request["code"]) == ("last-request", "/generate", "200")
     assert "a secret wish" not in log.read_text(), "prompts are private"
+
+
+def test_more_connections_than_files_may_be_open(tmp_path: Path) -> None:
+    """Where the limit of open files is small, connections are limited with it, and the log stays short."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    log = tmp_path / "log"
+    command = f"ulimit -n 300 && exec '{sys.executable}' -m atelier_gateway serve"
+    environment = {**os.environ, "ATELIER_GATEWAY_HOST": "127.0.0.1", "ATELIER_GATEWAY_PORT": str(port)}
+    with log.open("wb") as stderr, ExitStack() as connections:
+        process = subprocess.Popen(["sh", "-c", command], env=environment, stderr=stderr)
+        connections.callback(process.wait)
+        connections.callback(process.kill)
+        eventually(lambda: responds(url + "/livez"), within_s=60)
+        for _ in range(500):
+            connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        eventually(lambda: responds(url + "/livez"))
+    assert log.stat().st_size < 20_000, log.read_text()[-2000:]
 
 
 def responds(url: str) -> bool:

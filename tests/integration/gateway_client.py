@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from atelier_gateway.__main__ import listen
 from atelier_gateway.app import create_app
+from atelier_gateway.http.server import Server, listen
 from atelier_gateway.settings import GatewaySettings
 from tests.integration.restorer_server import Client, serve
 
@@ -45,7 +44,7 @@ async def serve_gateway(model_set: Path) -> AsyncIterator[GatewayClient]:
     async with serve(model_set) as restorer:
         settings = GatewaySettings(restorer=f"127.0.0.1:{restorer.server.port}", max_pixels=2_000_000)
         listener = listen("127.0.0.1", 0)
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, access_log=False))
+        server = Server(create_app(settings), settings)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:

@@ -6,6 +6,7 @@ the call in the service. Calls are balanced over all ready replicas of a service
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Self, TypeVar
@@ -19,6 +20,7 @@ from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_gateway.backends import convert
 from atelier_gateway.backends.channel import BackendChannel, BackendName, to_atelier_error, unreachable
+from atelier_gateway.backends.large_request import SerializedRequests
 from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
 from atelier_gateway.core.values import (
     CompareSpec,
@@ -127,12 +129,15 @@ class GeneratorClient(_Client, GeneratorBackend):
         return await self._call(once, deadline)
 
 
+_RestorerStub: Any = restorer_service_pb2_grpc.RestorerServiceStub
+
+
 class RestorerClient(_Client, RestorerBackend):
     """The restorer."""
 
     _name = "restorer"
     _service = restorer_pb.DESCRIPTOR.services_by_name["RestorerService"]
-    _stub = restorer_service_pb2_grpc.RestorerServiceStub
+    _stub = staticmethod(lambda channel: _RestorerStub(SerializedRequests(channel)))
     _status_request = restorer_pb.GetStatusRequest
 
     @property
@@ -144,7 +149,7 @@ class RestorerClient(_Client, RestorerBackend):
         self, spec: RestoreSpec, *, deadline: float, wait_for_slot: bool = False
     ) -> Restoration:
         """Restore the faces of an image; see `RestorerBackend`."""
-        request = convert.restore_spec_to_proto(spec)
+        request = await asyncio.to_thread(convert.restore_request, spec)
 
         async def once(stub: Any) -> Restoration:
             response = await stub.RestoreFaces(request, **_options(deadline))
@@ -157,7 +162,7 @@ class RestorerClient(_Client, RestorerBackend):
 
         All images together may be as large as one message: they are held until the response is written.
         """
-        request = convert.compare_spec_to_proto(spec)
+        request = await asyncio.to_thread(convert.compare_request, spec)
 
         async def once(stub: Any) -> tuple[Restoration, ...]:
             responses = stub.CompareFidelities(request, **_options(deadline))
@@ -175,14 +180,15 @@ class RestorerClient(_Client, RestorerBackend):
                     results.append(convert.restoration_from_proto(response.result, spec.restore))
             finally:
                 responses.cancel()
-            wire.check_fidelities(received, request.fidelities)
+            in_32_bits = restorer_pb.CompareFidelitiesRequest(fidelities=spec.fidelities).fidelities
+            wire.check_fidelities(received, in_32_bits)
             return tuple(results)
 
         return await self._call(once, deadline)
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
         """Find the faces of an image."""
-        request = convert.detect_spec_to_proto(spec)
+        request = await asyncio.to_thread(convert.detect_request, spec)
 
         async def once(stub: Any) -> Detection:
             return convert.detection_from_proto(await stub.DetectFaces(request, **_options(deadline)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from atelier.common.v1 import image_pb2
 from atelier.generator.v1 import generator_service_pb2 as generator_pb
 from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
+from atelier_gateway.backends.large_request import serialize_with
 from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
@@ -25,7 +27,7 @@ from atelier_gateway.core.values import (
 )
 from atelier_runtime import wire
 from atelier_runtime.errors import InternalError
-from atelier_runtime.images import EncodedImage, OutputFormat
+from atelier_runtime.images import EncodedImage, InputImage, OutputFormat
 
 _RULES: Mapping[FaceRule, restorer_pb.FaceRule] = {
     "all": restorer_pb.FACE_RULE_ALL,
@@ -122,6 +124,30 @@ def restore_spec_to_proto(spec: RestoreSpec) -> restorer_pb.RestoreFacesRequest:
         return_crops=spec.return_crops,
         match_tone=spec.match_tone,
     )
+
+
+def restore_request(spec: RestoreSpec) -> bytes:
+    """Return the serialized request of a restoration."""
+    message = restore_spec_to_proto(replace(spec, image=_without_data(spec.image)))
+    return serialize_with(message, ("image", "data"), spec.image.data)
+
+
+def compare_request(spec: CompareSpec) -> bytes:
+    """Return the serialized request of a comparison."""
+    image = spec.restore.image
+    restore = replace(spec.restore, image=_without_data(image))
+    message = compare_spec_to_proto(replace(spec, restore=restore))
+    return serialize_with(message, ("restore", "image", "data"), image.data)
+
+
+def detect_request(spec: DetectSpec) -> bytes:
+    """Return the serialized request of a detection."""
+    message = detect_spec_to_proto(replace(spec, image=_without_data(spec.image)))
+    return serialize_with(message, ("image", "data"), spec.image.data)
+
+
+def _without_data(image: InputImage) -> InputImage:
+    return replace(image, data=b"")
 
 
 def compare_spec_to_proto(spec: CompareSpec) -> restorer_pb.CompareFidelitiesRequest:

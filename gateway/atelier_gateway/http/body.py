@@ -1,28 +1,41 @@
-"""Reads a request's body, a JSON object or a form, within a size limit."""
+"""Reads a request's body, a JSON object or a form, within the limits of its size, of all bodies and of time.
+
+A body of more than a few megabytes is received into a temporary file and parsed where it lies. Only the image
+that is sent on is copied into memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
+import logging
+import mmap
+import tempfile
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from atelier_gateway.http.json_body import parse_json, parse_json_object, to_object
+from atelier_gateway.http.long_text import Buffer
 from atelier_gateway.http.multipart import parse_form
+from atelier_gateway.http.transfer import MIN_BYTES_PER_SECOND, transfer_of
 from atelier_gateway.http.validation import Validator
 from atelier_runtime.errors import (
     BodyTooLarge,
     Cancelled,
-    FieldViolation,
+    InternalError,
     InvalidRequest,
     MalformedBody,
+    RequestTimeout,
     UnsupportedMediaType,
 )
+
+logger = logging.getLogger(__name__)
 
 _READ_AS_JSON = ("application/json", "text/plain", "")  # browsers' fetch() sends a string as text/plain
 _FORM = "multipart/form-data"
 _UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
+_MEMORY_BYTES = 4 * 2**20
 
 
 async def read_json_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
@@ -31,6 +44,8 @@ async def read_json_object(request: Request, *, max_bytes: int) -> dict[str, Any
     Raises:
         UnsupportedMediaType: another content type, charset or content encoding.
         BodyTooLarge: more than `max_bytes`, announced or received.
+        QueueFull: too much is in flight already.
+        RequestTimeout: it arrived too slowly.
         MalformedBody: invalid UTF-8 or JSON, NaN or Infinity, or not an object.
         InvalidRequest: a field is given twice.
         Cancelled: the client disconnected.
@@ -38,15 +53,21 @@ async def read_json_object(request: Request, *, max_bytes: int) -> dict[str, Any
     if _media_type(request) not in _READ_AS_JSON:
         raise UnsupportedMediaType()
     _check_encoding(request)
-    return _json_object(await _read(request, max_bytes))
+    return parse_json_object(await _receive(request, max_bytes), max_bytes=max_bytes)
 
 
 async def read_json_or_form(
-    request: Request, validator: Validator[Any], *, max_json_bytes: int, max_form_bytes: int
+    request: Request,
+    validator: Validator[Any],
+    *,
+    max_json_bytes: int,
+    max_form_bytes: int,
+    max_fields_bytes: int,
 ) -> dict[str, Any]:
     """Return the body's JSON object, or the fields of a form (multipart/form-data) as JSON would have them.
 
-    Files of a form stay bytes. Raises like `read_json_object`.
+    Images stay where they are: files of a form as `memoryview`, long strings in JSON as `LongText`. All else
+    has at most `max_fields_bytes`. Raises like `read_json_object`.
     """
     media_type = _media_type(request)
     if media_type not in (*_READ_AS_JSON, _FORM):
@@ -54,9 +75,11 @@ async def read_json_or_form(
     _check_encoding(request)
     # Bodies with an image have many megabytes: they are not parsed in the event loop.
     if media_type == _FORM:
-        form = await _read(request, max_form_bytes)
-        return await asyncio.to_thread(_form_object, form, request.headers["content-type"], validator)
-    return await asyncio.to_thread(_json_object, await _read(request, max_json_bytes))
+        form = await _receive(request, max_form_bytes)
+        content_type = request.headers["content-type"]
+        return await asyncio.to_thread(_form_object, form, content_type, validator, max_fields_bytes)
+    body = await _receive(request, max_json_bytes)
+    return await asyncio.to_thread(parse_json_object, body, max_bytes=max_fields_bytes)
 
 
 def _media_type(request: Request) -> str:
@@ -72,58 +95,80 @@ def _check_encoding(request: Request) -> None:
         raise UnsupportedMediaType("The body must not be compressed; Content-Encoding is not supported.")
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
-    too_large = BodyTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")
+async def _receive(request: Request, max_bytes: int) -> Buffer:
+    too_large = f"The body is larger than the limit of {max_bytes} bytes."
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > max_bytes:
-        raise too_large
-    raw = bytearray()
-    try:
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > max_bytes:
-                raise too_large
-    except ClientDisconnect:
-        raise Cancelled() from None
-    return bytes(raw)
+    size = int(announced[:20]) if announced.isdecimal() else 0
+    if size > max_bytes:
+        raise BodyTooLarge(too_large)
+    transfer = transfer_of(request.scope)
+    transfer.require(size)
+    enough = MIN_BYTES_PER_SECOND * transfer.stall_seconds
+    next_goal = enough
+    received = 0
+    with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as file:
+        try:
+            async with asyncio.timeout(transfer.stall_seconds) as limit, aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    received += len(chunk)
+                    if received > max_bytes:
+                        raise BodyTooLarge(too_large)
+                    transfer.require(len(chunk))
+                    transfer.hold(len(chunk))
+                    if received <= _MEMORY_BYTES:
+                        file.write(chunk)
+                    else:
+                        await asyncio.to_thread(file.write, chunk)
+                    if received >= next_goal:
+                        next_goal = received + enough
+                        limit.reschedule(asyncio.get_running_loop().time() + transfer.stall_seconds)
+            if received <= _MEMORY_BYTES:
+                file.seek(0)
+                return file.read()
+            return await asyncio.to_thread(_map, file)
+        except ClientDisconnect:
+            raise Cancelled() from None
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The body arrived too slowly: less than {MIN_BYTES_PER_SECOND} bytes per second "
+                f"in {transfer.stall_seconds:g} s."
+            ) from None
+        except OSError as error:
+            logger.error("a request's body cannot be stored", extra={"error": error.strerror})
+            raise InternalError("A body cannot be stored in a temporary file.") from None
 
 
-def _json_object(raw: bytes) -> dict[str, Any]:
-    try:
-        text = raw.decode("utf-8-sig")  # some clients send a byte order mark
-    except UnicodeDecodeError as error:
-        raise MalformedBody(f"The body is not UTF-8 at byte {error.start}.") from None
-    try:
-        value = _json(text)
-    except json.JSONDecodeError as error:
-        raise MalformedBody(
-            f"The body is not JSON at line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from None
-    except RecursionError:
-        raise MalformedBody("The body cannot be read: it is nested too deeply.") from None
-    except ValueError:  # an integer of thousands of digits
-        raise MalformedBody("The body cannot be read: a number has too many digits.") from None
-    if not isinstance(value, dict):
-        raise MalformedBody("The body is JSON but not an object; it must begin with {.")
-    return value
+def _map(file: tempfile.SpooledTemporaryFile[bytes]) -> mmap.mmap:
+    """Map a file into memory. The mapping outlives the file, and vanishes with the last reference to it."""
+    file.flush()
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _form_object(raw: bytes, content_type: str, validator: Validator[Any]) -> dict[str, Any]:
+def _form_object(
+    raw: Buffer, content_type: str, validator: Validator[Any], max_fields_bytes: int
+) -> dict[str, Any]:
     values: list[tuple[str, Any]] = []
+    texts_bytes = 0
     for part in parse_form(raw, content_type):
         schema = validator.property(part.name) or {}
         if part.is_file and schema.get("format") == "byte":
-            values.append((part.name, bytes(part.data)))
+            values.append((part.name, part.data))
             continue
         if part.is_file and not schema:  # under a name that is not a field's, which the validator reports
             values.append((part.name, "a file"))
             continue
+        if schema.get("format") != "byte":
+            texts_bytes += len(part.data)
+            if texts_bytes > max_fields_bytes:
+                raise BodyTooLarge(
+                    f"The form without its images is larger than the limit of {max_fields_bytes} bytes."
+                )
         try:
-            text = part.data.decode()
+            text = str(part.data, "utf-8")
         except UnicodeDecodeError as error:
             raise InvalidRequest.of(part.name[:60], f"is not UTF-8 at byte {error.start}") from None
         values.append((part.name, _from_text(text, schema)))
-    return _object(values)
+    return to_object(values)
 
 
 def _from_text(text: str, schema: dict[str, Any]) -> Any:
@@ -138,23 +183,6 @@ def _from_text(text: str, schema: dict[str, Any]) -> Any:
     if schema.get("type") == "boolean":
         return {"true": True, "false": False}.get(text.lower(), text)  # Python's str() writes True
     try:
-        return _json(text)
+        return parse_json(text)
     except (ValueError, RecursionError, MalformedBody):
         return text
-
-
-def _json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        shown = [name[:60].encode("ascii", "replace").decode() for name in twice[:20]]
-        raise InvalidRequest([FieldViolation(name, "is given twice") for name in shown])
-    return result
-
-
-def _refuse_constant(name: str) -> None:
-    raise MalformedBody(f"The body is not JSON: {name} is not a JSON number.")

@@ -31,6 +31,7 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.INVALID_REQUEST: 422,
     ErrorReason.MALFORMED_BODY: 400,
     ErrorReason.BODY_TOO_LARGE: 413,
+    ErrorReason.REQUEST_TIMEOUT: 408,
     ErrorReason.UNSUPPORTED_MEDIA_TYPE: 415,
     ErrorReason.QUEUE_FULL: 429,
     ErrorReason.DEADLINE_UNMEETABLE: 503,

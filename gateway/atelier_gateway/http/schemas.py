@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from atelier_gateway.http.long_text import LongText
+
 AN_IMAGE = "a PNG, JPEG or WebP file, as base64 or as a data URI with base64"
 
 _MAX_SHOWN_CHARS = 60
@@ -112,7 +114,7 @@ def _describe_number(schema: Schema) -> str:
 
 def describe_value(value: object) -> str:
     """Show a value that a client sent, if it is short."""
-    if isinstance(value, str) and len(value) > _MAX_SHOWN_CHARS:
+    if isinstance(value, str | LongText) and len(value) > _MAX_SHOWN_CHARS:
         return f"{len(value)} characters"
     if isinstance(value, dict):
         return "an object"

@@ -4,6 +4,7 @@
     ├── InvalidRequest          a field is missing, unknown or out of range
     ├── MalformedBody           the body is not a JSON object (HTTP)
     ├── BodyTooLarge            the body or message exceeds the limit
+    ├── RequestTimeout          the body arrived too slowly (HTTP)
     ├── UnsupportedMediaType    the content type is not supported (HTTP)
     ├── QueueFull               the queue is full
     ├── DeadlineUnmeetable      cannot finish in time, so it was not started
@@ -39,6 +40,7 @@ class ErrorReason(StrEnum):
     INVALID_REQUEST = "invalid_request"
     MALFORMED_BODY = "malformed_body"
     BODY_TOO_LARGE = "body_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     QUEUE_FULL = "queue_full"
     DEADLINE_UNMEETABLE = "deadline_unmeetable"
@@ -109,6 +111,13 @@ class BodyTooLarge(AtelierError):
 
     reason = ErrorReason.BODY_TOO_LARGE
     default_message = "The body is larger than the limit."
+
+
+class RequestTimeout(AtelierError):
+    """The body arrived too slowly."""
+
+    reason = ErrorReason.REQUEST_TIMEOUT
+    default_message = "The body arrived too slowly."
 
 
 class UnsupportedMediaType(AtelierError):
@@ -201,6 +210,7 @@ ERROR_CLASSES: dict[ErrorReason, type[AtelierError]] = {
         InvalidRequest,
         MalformedBody,
         BodyTooLarge,
+        RequestTimeout,
         UnsupportedMediaType,
         QueueFull,
         DeadlineUnmeetable,
@@ -249,6 +259,7 @@ REFUSALS = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE} | {
     ErrorReason.INVALID_REQUEST,
     ErrorReason.MALFORMED_BODY,
     ErrorReason.BODY_TOO_LARGE,
+    ErrorReason.REQUEST_TIMEOUT,
     ErrorReason.UNSUPPORTED_MEDIA_TYPE,
 }
 """Raised before any work is done; counted as `atelier_refusals_total`."""

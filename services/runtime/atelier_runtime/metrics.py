@@ -103,6 +103,20 @@ BACKEND_RETRIES = Counter(
     ["backend", "reason"],
     registry=None,
 )
+BYTES_IN_FLIGHT = Gauge(
+    "atelier_gateway_bytes_in_flight",
+    "Bytes of requests' bodies and responses that the gateway holds.",
+    registry=None,
+)
+CONNECTIONS = Gauge("atelier_gateway_connections", "Open HTTP connections.", registry=None)
+CONNECTIONS_CLOSED = Counter(
+    "atelier_gateway_connections_closed_total",
+    "Connections that the gateway closed on a client, by cause: idle ones evicted or new ones refused at the "
+    "limit of connections, a slow or oversized header, a malformed request, a body that did not end, a "
+    "response that was not read.",
+    ["cause"],
+    registry=None,
+)
 MODEL_LOAD = Gauge(
     "atelier_model_load_seconds",
     "Time from the start of loading to the end of the warm-up.",
@@ -121,7 +135,15 @@ _EVERYWHERE = (REQUEST_DURATION, REQUESTS_IN_PROGRESS, ERRORS, REFUSALS, BUILD_I
 _IMAGES = (IMAGE_WORKERS, IMAGE_WORKERS_BUSY, IMAGE_WORKERS_LOST, IMAGE_QUEUE_DEPTH)
 _SERVICES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD, *_IMAGES)
 _BY_PROCESS = {
-    "gateway": (BACKEND_PENDING, BACKEND_FAILURES, BACKEND_RETRIES, STAGE_DURATION),
+    "gateway": (
+        BACKEND_PENDING,
+        BACKEND_FAILURES,
+        BACKEND_RETRIES,
+        STAGE_DURATION,
+        BYTES_IN_FLIGHT,
+        CONNECTIONS,
+        CONNECTIONS_CLOSED,
+    ),
     "generator": (*_SERVICES, CANCELLED_STEPS),
     "restorer": (*_SERVICES, CPU_POOL_BUSY, BATCH_SIZE, FACES),
 }

@@ -28,6 +28,7 @@ GRPC_CODES: dict[ErrorReason, int] = {
     ErrorReason.INVALID_REQUEST: code_pb2.INVALID_ARGUMENT,
     ErrorReason.MALFORMED_BODY: code_pb2.INVALID_ARGUMENT,
     ErrorReason.BODY_TOO_LARGE: code_pb2.RESOURCE_EXHAUSTED,
+    ErrorReason.REQUEST_TIMEOUT: code_pb2.DEADLINE_EXCEEDED,
     ErrorReason.UNSUPPORTED_MEDIA_TYPE: code_pb2.INVALID_ARGUMENT,
     ErrorReason.QUEUE_FULL: code_pb2.RESOURCE_EXHAUSTED,
     ErrorReason.DEADLINE_UNMEETABLE: code_pb2.UNAVAILABLE,

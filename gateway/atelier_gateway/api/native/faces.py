@@ -61,13 +61,15 @@ class _Limits:
     image: int
     form: int
     json: int
+    fields: int
+    """All of a body but its image."""
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> _Limits:
         """The largest file is what fits into a message to the restorer, which follows from `max_pixels`."""
         image = message_limit_bytes(settings.max_pixels) - _MESSAGE_RESERVE_BYTES
         rest = settings.max_body_bytes
-        return cls(image, image + rest, math.ceil(image * _BASE64_GROWTH) + rest)
+        return cls(image, image + rest, math.ceil(image * _BASE64_GROWTH) + rest, rest)
 
 
 class PhotoRoutes:
@@ -113,7 +115,11 @@ class PhotoRoutes:
     async def _parse(self, request: Request, validator: Validator[RequestT]) -> ParsedRequest[RequestT]:
         limits = self._limits
         body = await read_json_or_form(
-            request, validator, max_json_bytes=limits.json, max_form_bytes=limits.form
+            request,
+            validator,
+            max_json_bytes=limits.json,
+            max_form_bytes=limits.form,
+            max_fields_bytes=limits.fields,
         )
         return await asyncio.to_thread(parse_request, validator, body, max_image_bytes=limits.image)
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import binascii
+import io
 import re
+from collections.abc import Iterable
+from itertools import chain
 from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
+from atelier_gateway.http.long_text import LongText
 from atelier_gateway.http.schemas import AN_IMAGE
 from atelier_gateway.http.validation import field_error
 
-_DATA_URI = re.compile(r"data:([^,]{0,200}),")
+_DATA_URI = re.compile(rb"data:([^,]{0,200}),")
 
-_URL_SAFE = str.maketrans("-_", "+/")
+# The program base64 wraps lines at 76 characters; browsers' and Python's URL-safe variants use - and _.
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_LINE_ENDS = b"\r\n"
 
 
 def _to_file(value: object) -> bytes:
-    """Return the image file: bytes from a form, or decoded base64."""
-    if isinstance(value, str):
-        value = _decode(value)
+    """Return the image file: a form's file, or decoded base64."""
+    if isinstance(value, memoryview):
+        value = bytes(value)
+    elif isinstance(value, str):
+        value = _decode([value.encode("ascii", "replace")])
+    elif isinstance(value, LongText):
+        value = _decode(value.pieces())
     if not isinstance(value, bytes):
         raise field_error(f"is not a string: it must be {AN_IMAGE}")
     if not value:
@@ -27,21 +38,41 @@ def _to_file(value: object) -> bytes:
     return value
 
 
-def _decode(text: str) -> bytes:
-    data_uri = _DATA_URI.match(text)
-    if data_uri and not data_uri[1].lower().endswith(";base64"):
-        raise field_error(f"is a data URI without ;base64: it must be {AN_IMAGE}")
-    encoded = text[data_uri.end() :] if data_uri else text
-    if encoded.startswith("data:"):
-        raise field_error(f"is a data URI without a comma: it must be {AN_IMAGE}")
-    # The program base64 wraps lines at 76 characters; browsers' and Python's URL-safe variants use - and _.
-    encoded = encoded.replace("\r\n", "").replace("\n", "").translate(_URL_SAFE)
-    if not encoded.endswith("="):
-        encoded += "=" * (-len(encoded) % 4)  # the padding may be left out (RFC 4648, 3.2)
+def _decode(pieces: Iterable[bytes]) -> bytes:
+    """Decode base64, or a data URI, that comes in pieces; the first has all that comes before the data."""
     try:
-        return binascii.a2b_base64(encoded, strict_mode=True)  # any other character is an error
+        remaining = iter(pieces)
+        first = next(remaining)
+        data_uri = _DATA_URI.match(first)
+        if data_uri:
+            if not data_uri[1].lower().endswith(b";base64"):
+                raise field_error(f"is a data URI without ;base64: it must be {AN_IMAGE}")
+            first = first[data_uri.end() :]
+        elif first.startswith(b"data:"):
+            raise field_error(f"is a data URI without a comma: it must be {AN_IMAGE}")
+        return _decode_base64(chain([first], remaining))
+    except PydanticCustomError:  # a ValueError too
+        raise
     except ValueError:
         raise field_error(f"is not base64: it must be {AN_IMAGE}") from None
+
+
+def _decode_base64(pieces: Iterable[bytes]) -> bytes:
+    """Decode standard or URL-safe base64, in lines or not. Raises `ValueError` at any other character."""
+    decoded = io.BytesIO()
+    rest = b""
+    for piece in pieces:
+        encoded = rest + piece.translate(_URL_SAFE, _LINE_ENDS)
+        whole = len(encoded) - len(encoded) % 4
+        whole = max(0, whole - 4)  # the last four characters wait: only at the end may there be padding
+        if b"=" in encoded[:whole]:
+            raise ValueError("data after the padding")
+        decoded.write(binascii.a2b_base64(encoded[:whole], strict_mode=True))
+        rest = encoded[whole:]
+    if not rest.endswith(b"="):
+        rest += b"=" * (-len(rest) % 4)  # the padding may be left out (RFC 4648, 3.2)
+    decoded.write(binascii.a2b_base64(rest, strict_mode=True))
+    return decoded.getvalue()
 
 
 ImageField = Annotated[bytes, BeforeValidator(_to_file), WithJsonSchema({"type": "string", "format": "byte"})]

@@ -129,3 +129,16 @@ def test_an_image_in_another_format_than_requested_is_an_internal_error(requeste
     message = restorer_pb.RestoreFacesResponse(image=image_pb2.Image(data=b"x", format=sent))
     with pytest.raises(InternalError):
         convert.restoration_from_proto(message, RestoreSpec(IMAGE, output_format=requested))
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"x" * 127, b"x" * 128, b"x" * 70_000])
+def test_a_serialized_request_is_the_message_with_its_image(data: bytes) -> None:
+    image = InputImage(data, "raw", 300, 2)
+    restore, detect = RestoreSpec(image, **RESTORE_OPTIONS), DetectSpec(image, min_confidence=0.5)
+    compare = CompareSpec(restore, (0.0, 0.3))
+    for serialized, expected in (
+        (convert.restore_request(restore), convert.restore_spec_to_proto(restore)),
+        (convert.compare_request(compare), convert.compare_spec_to_proto(compare)),
+        (convert.detect_request(detect), convert.detect_spec_to_proto(detect)),
+    ):
+        assert type(expected).FromString(serialized) == expected

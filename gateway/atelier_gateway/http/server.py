@@ -1,0 +1,91 @@
+"""The HTTP server: where it listens, how many connections it takes, and how it ends."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from atelier_gateway.http.connection import ConnectionLimits, Connections, ServerConfig
+from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.shutdown import EXIT_GRACE_SECONDS, exit_after
+
+_KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close idle connections, not we
+_ACCEPTED_AT_ONCE = 16  # before one of them can be counted
+_BACKLOG = 2048  # connections that the kernel keeps until they are accepted
+_RESERVED_FILES = 256  # for bodies in temporary files and everything else
+
+
+class Server(uvicorn.Server):
+    """A server whose process ends, whatever holds it up."""
+
+    def __init__(self, app: Any, settings: GatewaySettings) -> None:
+        limits = ConnectionLimits(
+            max_connections=min(settings.max_connections, _connections_that_fit(settings.max_connections)),
+            header_seconds=settings.header_seconds,
+            stall_seconds=settings.stall_seconds,
+        )
+        super().__init__(
+            ServerConfig(
+                app,
+                Connections(limits),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=_ACCEPTED_AT_ONCE,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=int(settings.drain_seconds),
+            )
+        )
+        self._hard_end_s = int(settings.drain_seconds) + EXIT_GRACE_SECONDS
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # asyncio accepts as many at once as it lets the kernel keep
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain."""
+        exit_after(self._hard_end_s)
+        super().handle_exit(sig, frame)
+
+
+def ignore_signals_after_drain() -> None:
+    """Let the process end normally after a signal.
+
+    uvicorn drains at these signals, then raises them again for the handlers that were set before its own.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one. `::` listens on IPv4 too.
+
+    Raises `OSError` if it cannot be bound.
+    """
+    host = host.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    # Accepted connections inherit it. asyncio does not set it for sockets that it did not create, and without
+    # it a small response waits 40 ms for the client's delayed acknowledgment of its header.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _connections_that_fit(wanted: int) -> int:
+    """Return how many connections the limit of open files allows, after raising it as far as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(soft - _RESERVED_FILES, soft // 4)
