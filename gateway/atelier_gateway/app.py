@@ -20,7 +20,7 @@ from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import Health
 from atelier_gateway.http.errors import ErrorRenderer
 from atelier_gateway.http.meta import add_docs, add_metrics
-from atelier_gateway.http.middleware import RequestContextMiddleware
+from atelier_gateway.http.middleware import RequestContextMiddleware, RootPathMiddleware
 from atelier_gateway.http.transfer import TransferMiddleware, Transfers
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import metrics
@@ -41,6 +41,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         openapi_url=None,  # see add_docs
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         redirect_slashes=False,
         lifespan=lifespan,
     )
@@ -52,7 +53,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             Health(generator, restorer),
         )
     )
-    add_docs(app)
+    add_docs(app, settings.root_path)
     add_metrics(app, metrics.build_registry("gateway"))
     errors = ErrorRenderer({"": NativeRoute})
     app.add_exception_handler(HTTPException, errors.handle_unmatched)
@@ -60,6 +61,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     transfers = Transfers(max_bytes=settings.max_bytes_in_flight, stall_seconds=settings.stall_seconds)
     app.add_middleware(TransferMiddleware, transfers=transfers)
     _add_cors(app, settings)
+    if settings.root_path:
+        app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
     return app
 
 
@@ -84,6 +87,7 @@ def _add_cors(app: FastAPI, settings: GatewaySettings) -> None:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
+            allow_private_network=True,  # of a page on the internet whose origin is listed
             expose_headers=[REPORT_HEADER, "X-Request-ID", "Retry-After"],
             max_age=600,
         )

@@ -14,6 +14,7 @@ from atelier_runtime.settings import ProcessSettings
 
 _HOST_AND_PORT = r"(\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):\d{1,5}"
 _TARGET = re.compile(rf"(dns:(//[^\s/]*/)?)?{_HOST_AND_PORT}|ipv[46]:\S+|unix(-abstract)?:\S+")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -28,6 +29,15 @@ def _split_origins(given: object) -> object:
                 f"'{origin}' is not an origin: write * or http(s)://host[:port], separated by commas"
             )
     return origins
+
+
+def _root_path(given: object) -> object:
+    """Read a path prefix, with or without a slash at its end."""
+    if isinstance(given, str) and given:
+        given = given.rstrip("/")
+        if given and not _ROOT_PATH.fullmatch(given):
+            raise ValueError("is not a path: write it as /images, without a host and without spaces")
+    return given
 
 
 def _grpc_target(given: object) -> object:
@@ -54,6 +64,11 @@ class GatewaySettings(ProcessSettings):
     )
     restorer: Annotated[str, BeforeValidator(_grpc_target)] = Field(
         "127.0.0.1:50052", min_length=1, description="gRPC address of the restorer, likewise."
+    )
+    root_path: Annotated[str, BeforeValidator(_root_path)] = Field(
+        "",
+        description="Path below which a proxy serves the gateway, such as /images; for the links of /docs. "
+        "Requests may come with it or without.",
     )
     deadline_seconds: float = Field(
         defaults.DEADLINE_S, gt=0, le=86_400, description="Time for one request, all services together."

@@ -30,6 +30,13 @@ def test_preflight_of_a_listed_origin(cors_stack: Stack) -> None:
     assert "content-type" in response.headers["access-control-allow-headers"].lower()
 
 
+def test_private_network_preflight_of_a_listed_origin(cors_stack: Stack) -> None:
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
+    response = cors_stack.client.options("/generate", headers={**ORIGIN, **preflight})
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-private-network"] == "true"
+
+
 def test_a_page_can_read_why_its_request_failed(cors_stack: Stack) -> None:
     response = cors_stack.client.post("/generate", json={}, headers=ORIGIN)
     assert response.status_code == 422

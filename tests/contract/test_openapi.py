@@ -38,3 +38,21 @@ def test_the_examples_of_the_photo_routes_are_served(stack: Stack, path: str) ->
     for example in content["application/json"]["examples"].values():
         response = stack.client.post(path, json=example["value"])
         assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("root_path", ["/images", "/images/v1/"])
+def test_behind_a_path_prefix(root_path: str) -> None:
+    """Some proxies remove the prefix, some do not; a page's links always have it."""
+    with Stack(root_path=root_path) as stack:
+        prefix = root_path.rstrip("/")
+        for path in ("/livez", "/docs", "/openapi.json", "/docs/assets/swagger-ui.css"):
+            for given in (path, prefix + path):
+                assert stack.client.get(given).status_code == 200, given
+        page = stack.client.get("/docs").text
+        assert f"'{prefix}/openapi.json'" in page and f'"{prefix}/docs/assets/swagger-ui.css"' in page
+        assert stack.client.get("/openapi.json").json()["servers"] == [{"url": prefix}]
+        body = {"prompt": "x", "width": 256, "height": 256}
+        answers = [stack.client.post(given + "/generate", json=body).json() for given in ("", prefix)]
+        assert answers[0].keys() == answers[1].keys()
+        assert stack.client.get(prefix + "/nowhere").json()["error"]["code"] == "not_found"
+        assert stack.client.get(prefix + "s/livez").status_code == 404

@@ -182,7 +182,7 @@ class Generate:
         try:
             restoration = await self._restore(spec, generated, deadline)
         except (InternalError, BadImage) as error:
-            logger.error("restorer failed", extra={"reason": error.reason, "error": error.message})
+            logger.error("restorer failed", extra=error.for_log())
             raise ServiceUnavailable("The restorer failed.") from error
         reason = restoration.face_restoration_reason
         if not spec.restore_faces or restoration.face_restoration_applied or reason not in _RESTORER_FAULTS:
@@ -199,7 +199,7 @@ class Generate:
         warnings: list[ResponseWarning],
     ) -> Generation:
         """Return the generated image as it is."""
-        logger.warning("restorer failed", extra={"reason": error.reason, "error": error.message})
+        logger.warning("restorer failed", extra=error.for_log())
         reason = _SKIP_REASONS.get(error.reason, SkipReason.RESTORER_UNAVAILABLE)
         timer = StageTimer()
         image = await asyncio.to_thread(_encode, spec, generated.image, self._max_pixels, timer)

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from atelier_runtime import metrics
 from atelier_runtime.errors import (
@@ -110,7 +111,13 @@ class ErrorRenderer:
             ours = MalformedBody("The request cannot be read.")
         log_and_count(ours)
         headers = error.headers if error.status_code == 405 else None  # Allow
-        return self.render(request.url.path, ours, status=error.status_code, headers=headers)
+        return self.render(path_below_root(request.scope), ours, status=error.status_code, headers=headers)
+
+
+def path_below_root(scope: Scope) -> str:
+    """Return a request's path without the prefix below which a proxy serves the gateway."""
+    root_path, path = scope.get("root_path", ""), str(scope["path"])
+    return path[len(root_path) :] if root_path and path.startswith(f"{root_path}/") else path
 
 
 def retry_after(error: AtelierError) -> dict[str, str]:
@@ -133,7 +140,7 @@ def log_and_count(error: AtelierError, *, is_probe: bool = False) -> None:
     logger.log(
         logging.ERROR if is_our_fault else logging.DEBUG if is_probe else logging.INFO,
         "failed",
-        extra={"reason": error.reason, "error": error.message},
+        extra=error.for_log(),
     )
 
 

@@ -27,8 +27,9 @@ def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
         return Response(encode(registry), headers={"Content-Type": content_type})
 
 
-def add_docs(app: FastAPI) -> None:
-    """Serve the OpenAPI document and Swagger UI."""
+def add_docs(app: FastAPI, root_path: str) -> None:
+    """Serve the OpenAPI document and Swagger UI, whose links begin with `root_path`."""
+    assets = root_path + _ASSETS
 
     @app.api_route(_OPENAPI, methods=_GET, include_in_schema=False)
     async def openapi() -> Response:
@@ -37,11 +38,11 @@ def add_docs(app: FastAPI) -> None:
     @app.api_route("/docs", methods=_GET, include_in_schema=False)
     async def docs() -> HTMLResponse:
         return get_swagger_ui_html(
-            openapi_url=_OPENAPI,
+            openapi_url=root_path + _OPENAPI,
             title=f"{app.title} - API",
-            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{_ASSETS}/favicon.png",
+            swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+            swagger_css_url=f"{assets}/swagger-ui.css",
+            swagger_favicon_url=f"{assets}/favicon.png",
         )
 
     app.mount(_ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))

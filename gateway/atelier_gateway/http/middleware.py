@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from atelier_gateway.http.errors import unforeseen_error
+from atelier_gateway.http.errors import path_below_root, unforeseen_error
 from atelier_runtime import metrics
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
@@ -53,11 +53,31 @@ class RequestContextMiddleware:
             error = unforeseen_error()
             if status:  # the response has begun: it can only be cut off
                 raise
-            await self._render_error(scope["path"], error)(scope, receive, send_with_id)
+            await self._render_error(path_below_root(scope), error)(scope, receive, send_with_id)
         finally:
             metrics.REQUESTS_IN_PROGRESS.dec()
             _record(scope, status or _CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
             request_id.reset(token)
+
+
+class RootPathMiddleware:
+    """Lets requests come with the prefix below which a proxy serves the gateway, and without it."""
+
+    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Give each request the whole path, and say which part of it is the prefix, as ASGI wants it."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            has_prefix = path == self._root_path or path.startswith(f"{self._root_path}/")
+            scope = {
+                **scope,
+                "root_path": self._root_path,
+                "path": path if has_prefix else self._root_path + path,
+            }
+        await self._app(scope, receive, send)
 
 
 def _record(scope: Scope, status: int, seconds: float) -> None:

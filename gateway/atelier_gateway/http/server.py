@@ -12,6 +12,7 @@ import uvicorn
 
 from atelier_gateway.http.connection import ConnectionLimits, Connections, ServerConfig
 from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.addresses import bare_host
 from atelier_runtime.shutdown import EXIT_GRACE_SECONDS, exit_after
 
 _KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close idle connections, not we
@@ -69,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
 
     Raises `OSError` if it cannot be bound.
     """
-    host = host.removeprefix("[").removesuffix("]")
+    host = bare_host(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
     listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)

@@ -52,6 +52,7 @@ class Transfer:
         others = self._transfers.bytes - self._bytes
         limit = self._transfers.max_bytes
         if others and self._transfers.bytes + count > limit:
+            self.release()  # at once, or the next to ask would be refused for the sake of this one
             raise QueueFull(
                 f"There is no room for this request's body: {others / _MIB:.0f} MiB of others are in flight, "
                 f"of {limit / _MIB:.0f} MiB allowed."

@@ -24,6 +24,7 @@ Messages are shown to clients: they name the field and the limit, never a path o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -55,6 +56,10 @@ class ErrorReason(StrEnum):
     INTERNAL = "internal"
 
 
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,59}")
+_MAX_LOGGED_FIELDS = 10
+
+
 @dataclass(frozen=True)
 class FieldViolation:
     """A field that was rejected, and why, with the limit."""
@@ -77,6 +82,16 @@ class AtelierError(Exception):
         self.retry_after_s = retry_after_s
         self.fields: tuple[FieldViolation, ...] = ()
         super().__init__(self.message)
+
+    def for_log(self) -> dict[str, object]:
+        """Return the fields of a log line.
+
+        The message of refused fields shows their values, which are private: the log has their names.
+        """
+        if not self.fields:
+            return {"reason": self.reason, "error": self.message}
+        names = [v.field if _FIELD_NAME.fullmatch(v.field) else "?" for v in self.fields[:_MAX_LOGGED_FIELDS]]
+        return {"reason": self.reason, "fields": names}
 
 
 class InvalidRequest(AtelierError):

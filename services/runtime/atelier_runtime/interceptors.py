@@ -15,10 +15,18 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from atelier_runtime import metrics
-from atelier_runtime.errors import REFUSALS, AtelierError, Cancelled, DeadlineExceeded, InternalError
+from atelier_runtime.errors import (
+    REFUSALS,
+    AtelierError,
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    MalformedBody,
+)
 from atelier_runtime.health import Readiness
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 from atelier_runtime.rpc_errors import GRPC_CODES, to_status
@@ -34,6 +42,25 @@ class _Failed(Exception):
 
     def __init__(self, error: AtelierError) -> None:
         self.status: grpc.Status = rpc_status.to_status(to_status(error, request_id.get()))
+
+
+class _Malformed:
+    """Takes the place of a message that is not one: gRPC itself would respond UNKNOWN with Python's text."""
+
+
+def _or_malformed(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def deserialize_or_not(serialized: bytes) -> Any:
+        try:
+            return deserialize(serialized)
+        except DecodeError:
+            return _Malformed()
+
+    return deserialize_or_not
+
+
+def _check(message: object) -> None:
+    if isinstance(message, _Malformed):
+        raise MalformedBody("The message is not a protobuf message of this method.")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -63,22 +90,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or service != self._service_name:
             return handler
         client_id = dict(handler_call_details.invocation_metadata).get(REQUEST_ID_HEADER)
+        deserializer = _or_malformed(handler.request_deserializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, method, client_id),
-                handler.request_deserializer,
-                handler.response_serializer,
+                self._unary(handler.unary_unary, method, client_id), deserializer, handler.response_serializer
             )
         return grpc.unary_stream_rpc_method_handler(
-            self._stream(handler.unary_stream, method, client_id),
-            handler.request_deserializer,
-            handler.response_serializer,
+            self._stream(handler.unary_stream, method, client_id), deserializer, handler.response_serializer
         )
 
     def _unary(self, handle: Callable[..., Any], method: str, client_id: str | None) -> Callable[..., Any]:
         async def call(message: Any, context: grpc.aio.ServicerContext) -> Any:
             try:
                 with self._observed(method, client_id, context):
+                    _check(message)
                     return await handle(message, context)
             except _Failed as failed:
                 status = failed.status
@@ -91,6 +116,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             try:
                 with self._observed(method, client_id, context):
+                    _check(message)
                     # Closed at once: a canceled call must not go on until garbage collection.
                     async with aclosing(handle(message, context)) as events:
                         async for event in events:
@@ -148,6 +174,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             metrics.ERRORS.labels(error.reason).inc()
             if error.reason in REFUSALS:
                 metrics.REFUSALS.labels(error.reason).inc()
-            extra |= {"reason": error.reason, "error": error.message}
+            extra |= error.for_log()
         quiet = method == _STATUS_METHOD and error is None
         logger.log(logging.DEBUG if quiet else logging.INFO, "call", extra=extra)

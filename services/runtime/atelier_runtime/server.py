@@ -17,6 +17,7 @@ import prometheus_client
 from grpc_reflection.v1alpha import reflection
 
 from atelier_runtime import __version__, defaults, images, log, metrics
+from atelier_runtime.addresses import bare_host, host_and_port
 from atelier_runtime.device import DeviceWorker
 from atelier_runtime.health import Readiness
 from atelier_runtime.images.workers import ImageWorkers, image_workers_of
@@ -28,6 +29,8 @@ from atelier_runtime.shutdown import EXIT_GRACE_SECONDS, exit_after
 from atelier_runtime.vram import VramCollector
 
 logger = logging.getLogger(__name__)
+
+_MAX_PENDING_CALLS = 100_000
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 
@@ -59,6 +62,10 @@ class ServiceServer(Generic[ServiceT]):
                 ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
                 # or gRPC would disconnect clients that ping more often than every five minutes
                 ("grpc.http2.min_ping_interval_without_data_ms", int(defaults.PING_INTERVAL_S * 500)),
+                # If more than 1,000 calls wait for Python to begin, gRPC cancels new ones at random, beyond
+                # 3,000 all of them. Their clients would not learn why, nor when to come again.
+                ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
                 ("grpc.so_reuseport", 0),  # or a second process on the same port would start unnoticed
             ],
         )
@@ -84,14 +91,14 @@ class ServiceServer(Generic[ServiceT]):
             (self.service.name, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server
         )
         registry = metrics.build_registry(self._process)
-        address = f"{self._settings.host}:{self._settings.port}"
+        address = host_and_port(self._settings.host, self._settings.port)
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise StartupError(f"PORT={self._settings.port}: cannot listen on {address}") from error
         try:
             server, _ = prometheus_client.start_http_server(
-                self._settings.metrics_port, addr=self._settings.host, registry=registry
+                self._settings.metrics_port, addr=bare_host(self._settings.host), registry=registry
             )
         except OSError as error:
             raise StartupError(f"METRICS_PORT={self._settings.metrics_port}: {error.strerror}") from error

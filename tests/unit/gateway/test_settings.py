@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from atelier_gateway.http.server import listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.settings import load
+from tests.ipv6 import HOSTS
 
 
 def test_defaults() -> None:
@@ -53,6 +54,10 @@ def test_cors_origins(monkeypatch: pytest.MonkeyPatch, given: str, origins: tupl
         ("ATELIER_GATEWAY_RESTORER", "restorer"),
         ("ATELIER_GATEWAY_RESTORER", "::1:50052"),
         ("ATELIER_GATEWAY_MAX_BODY_BYTES", "-1"),
+        ("ATELIER_GATEWAY_MAX_CONNECTIONS", "0"),
+        ("ATELIER_GATEWAY_HEADER_SECONDS", "0"),
+        ("ATELIER_GATEWAY_ROOT_PATH", "images"),
+        ("ATELIER_GATEWAY_ROOT_PATH", "https://example.org/images"),
         ("ATELIER_GATEWAY_CORS_ORIGINS", "localhost:3000"),
         ("ATELIER_GATEWAY_CORS_ORIGINS", "http://localhost:3000/"),
     ],
@@ -88,6 +93,13 @@ def test_connections_do_not_wait_for_delayed_acknowledgements() -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_addresses_to_listen_on(host: str) -> None:
+    with listen(host, 0) as listener:
+        for address in HOSTS[host]:
+            socket.create_connection((address.strip("[]"), listener.getsockname()[1]), timeout=20).close()
 
 
 def test_a_taken_port_stops_the_start_and_names_the_variable() -> None:

@@ -25,6 +25,7 @@ from atelier_runtime.server import ServiceServer
 from atelier_runtime.service import LoadedModels, StatusServicer
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
 from atelier_runtime.settings import ServiceSettings, StartupError
+from tests.ipv6 import HOSTS
 
 SERVICE = "atelier.restorer.v1.RestorerService"
 
@@ -94,8 +95,12 @@ class Running:
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def scrape(self) -> str:
-        url = f"http://127.0.0.1:{self.server.metrics_port}/metrics"
-        return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+        return await asyncio.to_thread(get, f"http://127.0.0.1:{self.server.metrics_port}/metrics")
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return str(response.read().decode())
 
 
 @pytest_asyncio.fixture
@@ -168,6 +173,49 @@ async def test_an_unexpected_exception_reveals_only_the_request_id(
     assert type(error) is errors.InternalError
     assert "abc-1" in error.message and "secret" not in error.message
     assert "/secret/path" in caplog.text
+
+
+async def test_a_message_that_is_not_protobuf_is_refused(
+    ready: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    detect = ready.channel.unary_unary(f"/{SERVICE}/DetectFaces")
+    compare = ready.channel.unary_stream(f"/{SERVICE}/CompareFidelities")
+    for call in (detect(b"\xff\xff"), compare(b"\xff\xff").read()):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert isinstance(rpc_errors.from_rpc_error(caught.value), errors.MalformedBody)
+    assert "Traceback" not in caplog.text
+
+
+async def test_thousands_of_calls_at_once_all_get_an_answer(ready: Running) -> None:
+    calls = [ready.stub.GetStatus(pb.GetStatusRequest()) for _ in range(3500)]
+    codes = [await call.code() for call in calls]
+    assert set(codes) == {grpc.StatusCode.OK}
+
+
+async def test_the_log_has_the_names_of_refused_fields_and_not_their_values(
+    ready: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    violations = [errors.FieldViolation("image.width_px", "must be 1, not 'private'")]
+    ready.service.raises = errors.InvalidRequest([*violations, errors.FieldViolation("private words", "x")])
+    await refused(ready.stub.DetectFaces(pb.DetectFacesRequest()))
+    [line] = [record for record in caplog.records if record.message == "call"]
+    assert vars(line)["fields"] == ["image.width_px", "?"]
+    assert "private" not in str(vars(line))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_addresses_to_listen_on(host: str) -> None:
+    server = ServiceServer("restorer", Settings(host=host), SmallService)
+    await server.start()
+    await server.wait_ready()
+    for address in HOSTS[host]:
+        async with grpc.aio.insecure_channel(f"{address}:{server.port}") as channel:
+            await pb_grpc.RestorerServiceStub(channel).GetStatus(pb.GetStatusRequest(), timeout=20)
+        await asyncio.to_thread(get, f"http://{address}:{server.metrics_port}/metrics")
+    await server.drain()
 
 
 async def test_metrics_change_and_a_full_queue_refuses(ready: Running) -> None:

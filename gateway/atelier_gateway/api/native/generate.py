@@ -16,6 +16,7 @@ from atelier_gateway.api.native.report import REPORT_HEADER, report_header
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.http.body import read_json_object
 from atelier_gateway.http.disconnect import RequestClock, work_route
+from atelier_gateway.http.errors import path_below_root
 from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_format
 from atelier_gateway.http.validation import fields_renamed
 from atelier_gateway.settings import GatewaySettings
@@ -56,7 +57,7 @@ async def _generate(
     if accepted is not None:
         headers = {REPORT_HEADER: report_header(report)}
         return Response(image.data, media_type=MEDIA_TYPES[image.format], headers=headers)
-    is_older_client = parsed.uses_alias or request.url.path != PATH
+    is_older_client = parsed.uses_alias or path_below_root(request.scope) != PATH
     content = await asyncio.to_thread(
         generate_body, report, image, spec.prompt, with_plain_base64=is_older_client
     )
