@@ -34,6 +34,7 @@ STATUS_OF_CONTRACT = {
     "malformed_body": 400,
     "invalid_request": 422,
     "body_too_large": 413,
+    "request_timeout": 408,
     "unsupported_media_type": 415,
     "queue_full": 429,
     "deadline_unmeetable": 503,

@@ -37,7 +37,7 @@ def test_metrics_move(stack: Stack) -> None:
         ("GET", "/docs/assets/swagger-ui.css", "GET other", "200"),
         ("GET", "/generate", "GET /generate", "405"),
         ("GET", "/some/path", "GET other", "404"),
-        ("BREW", "/some/path", "other other", "404"),
+        ("PROPFIND", "/some/path", "other other", "404"),
         ("POST", "/txt2img", "POST /txt2img", "400"),
     ],
 )

@@ -24,6 +24,8 @@ GAUGES = (
     "atelier_image_workers_busy",
     "atelier_image_queue_depth",
     "atelier_cpu_pool_busy",
+    "atelier_gateway_bytes_in_flight",
+    "atelier_gateway_connections",
 )
 COUNTERS = (
     GENERATED,
@@ -37,6 +39,7 @@ COUNTERS = (
     'atelier_faces_total{outcome="restored"}',
     "atelier_cancelled_steps_total",
     'atelier_image_workers_lost_total{cause="cancelled"}',
+    'atelier_gateway_connections_closed_total{cause="malformed"}',
 )
 BUCKETS = (
     "atelier_queue_wait_seconds_bucket",

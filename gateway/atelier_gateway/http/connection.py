@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import httptools
 import uvicorn
@@ -42,6 +42,8 @@ class Connections:
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
+        for cause in get_args(Cause):  # from 0 on: Prometheus sees no increase in a series that starts at 1
+            metrics.CONNECTIONS_CLOSED.labels(cause)
         self._open: set[HttpConnection] = set()
         self._idle: dict[HttpConnection, None] = {}  # in the order in which they became idle
 

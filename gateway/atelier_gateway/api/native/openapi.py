@@ -44,6 +44,7 @@ setImage(answer.image);   // <img src={image} />
 
 _FAILURES = {
     400: "The body is not a JSON object.",
+    408: "The body arrived too slowly.",
     413: "The body is larger than the limit.",
     415: "The body's content type is not JSON or plain text.",
     422: "Fields are missing, unknown or out of range; each of them is named.",
