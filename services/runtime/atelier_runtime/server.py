@@ -30,6 +30,7 @@ from atelier_runtime.vram import VramCollector
 
 logger = logging.getLogger(__name__)
 
+METRICS_TIMEOUT_S = 10.0
 _MAX_PENDING_CALLS = 100_000
 
 ServiceT = TypeVar("ServiceT", bound=Service)
@@ -102,6 +103,9 @@ class ServiceServer(Generic[ServiceT]):
             )
         except OSError as error:
             raise StartupError(f"METRICS_PORT={self._settings.metrics_port}: {error.strerror}") from error
+        handler = server.RequestHandlerClass
+        # each connection has a thread, which would wait for its request forever
+        server.RequestHandlerClass = type("Handler", (handler,), {"timeout": METRICS_TIMEOUT_S})
         self._metrics_server = server
         self.metrics_port = server.server_port
         await self._server.start()

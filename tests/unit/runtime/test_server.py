@@ -1,6 +1,7 @@
 """The server with a small service of its own, on a real socket."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from atelier.common.v1 import service_status_pb2 as pb_status
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
 from atelier_runtime import errors, metrics, rpc_errors
+from atelier_runtime import server as runtime_server
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.server import ServiceServer
@@ -215,6 +217,17 @@ async def test_addresses_to_listen_on(host: str) -> None:
         async with grpc.aio.insecure_channel(f"{address}:{server.port}") as channel:
             await pb_grpc.RestorerServiceStub(channel).GetStatus(pb.GetStatusRequest(), timeout=20)
         await asyncio.to_thread(get, f"http://{address}:{server.metrics_port}/metrics")
+    await server.drain()
+
+
+async def test_the_metrics_port_does_not_wait_for_half_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_server, "METRICS_TIMEOUT_S", 0.3)
+    server = ServiceServer("restorer", Settings(), SmallService)
+    await server.start()
+    with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=20) as connection:
+        connection.sendall(b"GET /metrics HT")
+        assert await asyncio.to_thread(connection.recv, 1) == b""
+    await server.wait_ready()
     await server.drain()
 
 
