@@ -10,18 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
-from wsgiref.simple_server import WSGIServer
 
 import grpc
 import prometheus_client
 from grpc_reflection.v1alpha import reflection
 
 from atelier_runtime import __version__, defaults, images, log, metrics
-from atelier_runtime.addresses import bare_host, host_and_port
+from atelier_runtime.addresses import host_and_port
 from atelier_runtime.device import DeviceWorker
 from atelier_runtime.health import Readiness
 from atelier_runtime.images.workers import ImageWorkers, image_workers_of
 from atelier_runtime.interceptors import CallInterceptor
+from atelier_runtime.metrics_server import MetricsServer
 from atelier_runtime.service import LoadedModels, Service, service_status
 from atelier_runtime.service_status import ServiceStatus
 from atelier_runtime.settings import ServiceSettings, StartupError
@@ -30,7 +30,6 @@ from atelier_runtime.vram import VramCollector
 
 logger = logging.getLogger(__name__)
 
-METRICS_TIMEOUT_S = 10.0
 _MAX_PENDING_CALLS = 100_000
 
 ServiceT = TypeVar("ServiceT", bound=Service)
@@ -71,7 +70,7 @@ class ServiceServer(Generic[ServiceT]):
             ],
         )
         self._loading: asyncio.Task[None] | None = None
-        self._metrics_server: WSGIServer | None = None
+        self._metrics_server: MetricsServer | None = None
         self.port = 0
         self.metrics_port = 0
 
@@ -98,16 +97,10 @@ class ServiceServer(Generic[ServiceT]):
         except RuntimeError as error:
             raise StartupError(f"PORT={self._settings.port}: cannot listen on {address}") from error
         try:
-            server, _ = prometheus_client.start_http_server(
-                self._settings.metrics_port, addr=bare_host(self._settings.host), registry=registry
-            )
+            self._metrics_server = MetricsServer(self._settings.host, self._settings.metrics_port, registry)
         except OSError as error:
             raise StartupError(f"METRICS_PORT={self._settings.metrics_port}: {error.strerror}") from error
-        handler = server.RequestHandlerClass
-        # each connection has a thread, which would wait for its request forever
-        server.RequestHandlerClass = type("Handler", (handler,), {"timeout": METRICS_TIMEOUT_S})
-        self._metrics_server = server
-        self.metrics_port = server.server_port
+        self.metrics_port = self._metrics_server.port
         await self._server.start()
         self._loading = asyncio.create_task(self._load(registry))
 
@@ -153,8 +146,7 @@ class ServiceServer(Generic[ServiceT]):
         await asyncio.to_thread(self.image_workers.close)
         await asyncio.to_thread(self.worker.close)
         if self._metrics_server is not None:
-            await asyncio.to_thread(self._metrics_server.shutdown)
-            self._metrics_server.server_close()
+            await asyncio.to_thread(self._metrics_server.close)
         return finished
 
 

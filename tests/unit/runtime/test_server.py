@@ -19,8 +19,7 @@ from pydantic_settings import SettingsConfigDict
 from atelier.common.v1 import service_status_pb2 as pb_status
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
-from atelier_runtime import errors, metrics, rpc_errors
-from atelier_runtime import server as runtime_server
+from atelier_runtime import errors, metrics, metrics_server, rpc_errors
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.server import ServiceServer
@@ -221,7 +220,7 @@ async def test_addresses_to_listen_on(host: str) -> None:
 
 
 async def test_the_metrics_port_does_not_wait_for_half_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_server, "METRICS_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 0.3)
     server = ServiceServer("restorer", Settings(), SmallService)
     await server.start()
     with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=20) as connection:
