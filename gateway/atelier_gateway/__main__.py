@@ -9,7 +9,7 @@ import os
 import sys
 
 from atelier_gateway.app import create_app
-from atelier_gateway.http.server import Server, ignore_signals_after_drain, listen
+from atelier_gateway.server import Server, ignore_signals_after_drain, listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.log import configure_logging
 from atelier_runtime.settings import help_text, load

@@ -17,7 +17,7 @@ import httpx
 from atelier.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from atelier.restorer.v1 import restorer_service_pb2_grpc as restorer_grpc
 from atelier_gateway.app import create_app
-from atelier_gateway.http.server import Server, listen
+from atelier_gateway.server import Server, listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import images
 from atelier_runtime.service_status import NetworkRole

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from atelier_gateway.app import create_app
-from atelier_gateway.http.server import Server, listen
+from atelier_gateway.server import Server, listen
 from atelier_gateway.settings import GatewaySettings
 from tests.integration.restorer_server import Client, serve
 

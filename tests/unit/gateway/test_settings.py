@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from atelier_gateway.http.server import listen
+from atelier_gateway.server import listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.settings import load
 from tests.ipv6 import HOSTS
