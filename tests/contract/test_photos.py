@@ -275,6 +275,23 @@ def test_what_detect_returns_is_taken_back_unchanged(stack: Stack, post: Any) ->
     assert [face["reason"] for face in answer["faces"]] == [None, "skipped", None]
 
 
+@AS_JSON_AND_FORM
+def test_the_whole_response_of_detect_is_taken_back_too(stack: Stack, post: Any) -> None:
+    stack.restorer.faces = [(0.9, True, None), (0.7, True, None)]
+    found = post(stack, "/detect").json()
+    found["faces"][1]["skip"] = True
+    for path, options in (("/restore", {}), ("/compare", {"fidelities": [0.5]})):
+        response = post(stack, path, faces=found, **options)
+        assert response.status_code == 200, response.text
+        sent = stack.restorer.requests[-1]
+        edits = (sent.restore if path == "/compare" else sent).faces
+        assert [(edit.face.index, edit.skip) for edit in edits] == [(0, False), (1, True)]
+    stack.restorer.faces = []
+    nothing = post(stack, "/detect").json()
+    assert nothing["faces"] == []
+    assert post(stack, "/restore", faces=nothing).status_code == 200
+
+
 def test_an_edit_by_hand_needs_box_and_landmarks_only(stack: Stack) -> None:
     edit = {"box": [1, 2, 30, 40], "landmarks": LANDMARKS}
     assert in_json(stack, "/restore", faces=[edit, edit]).status_code == 200

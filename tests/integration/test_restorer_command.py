@@ -151,7 +151,8 @@ def test_one_corrupt_image_does_not_stop_the_rest(
     assert "cannot be decoded" in by_name["corrupt.png"]["error"]
     done = [name for name, result in by_name.items() if "error" not in result]
     assert done == ["a.png", "b.jpg", "c.webp", "d.png"]
-    assert report["skipped"] == [str(album / "notes.txt")]
+    [skipped] = report["skipped"]
+    assert skipped["input"] == str(album / "notes.txt") and "not a PNG" in skipped["reason"]
     assert "notes.txt: skipped" in ran.err and "4 of 5" in ran.err and "1 failed" in ran.err
     assert (tmp_path / "out" / "corrupt.png").read_bytes() == b"of an earlier run"
     assert not list((tmp_path / "out").rglob("*.part"))

@@ -73,10 +73,42 @@ def test_a_comparison_in_this_process(run_here: RunHere, seeing: Path, source: P
     assert (images[0] != images[3]).any()
 
 
+def test_a_plan_of_an_image_without_faces_restores_none(
+    run_here: RunHere, seeing: Path, blind: Path, source: Path, tmp_path: Path
+) -> None:
+    found = run_here("detect", source, "--model-set", blind)
+    assert json.loads(found.out) == {"faces": []}
+    (tmp_path / "plan.json").write_text(found.out)
+    ran = run_here(
+        *("restore", source, tmp_path / "out.png", "--model-set", seeing, "--faces", tmp_path / "plan.json")
+    )
+    assert ran.code == 0 and ran.reports[0]["faces"] == [], ran.err
+    np.testing.assert_array_equal(pixels_of(tmp_path / "out.png"), pixels_of(source))
+
+
+@pytest.mark.parametrize("form", ["whole", "list", "byte order mark"])
+def test_a_plan_is_also_what_http_returns_or_takes(
+    run_here: RunHere, seeing: Path, source: Path, tmp_path: Path, form: str
+) -> None:
+    """A whole response of POST /detect, or the list that POST /restore takes."""
+    faces = json.loads(run_here("detect", source, "--model-set", seeing).out)["faces"][:1]
+    faces[0] |= {"index": 0, "skip": None, "fidelity": 0.25}
+    whole = {"success": True, "faces": faces, "width": 1200, "height": 640, "warnings": [], "stages": []}
+    text = json.dumps(faces if form == "list" else whole)
+    (tmp_path / "plan.json").write_text(text, encoding="utf-8-sig" if form == "byte order mark" else "utf-8")
+    ran = run_here(
+        *("restore", source, tmp_path / "out.png", "--model-set", seeing, "--faces", tmp_path / "plan.json")
+    )
+    assert ran.code == 0, ran.err
+    assert [face["fidelity"] for face in ran.reports[0]["faces"]] == [0.25]
+
+
 BOX, LANDMARKS = [0, 0, 9, 9], [[1, 1]] * 5
 BAD_PLANS: dict[str, tuple[Any, str]] = {
     "not a list": ({"face": []}, "list of faces"),
-    "no face": ({"faces": []}, "empty"),
+    "given twice": ('{"faces": [], "faces": []}', "'faces' is given twice"),
+    "nested": ("[" * 100_000, "nested too deeply"),
+    "huge number": ({"faces": [{"box": [0, 0, 9, 10**400], "landmarks": LANDMARKS}]}, "face 0: box .*range"),
     "not an object": ({"faces": [7]}, "face 0 .*object"),
     "no landmarks": ({"faces": [{"box": BOX}]}, "face 0 .*landmarks"),
     "unknown field": ({"faces": [{"box": BOX, "landmarks": LANDMARKS, "blur": 1}]}, "face 0 .*blur"),
@@ -92,7 +124,7 @@ def test_an_invalid_plan_is_refused_by_face_and_field(
     run_here: RunHere, source: Path, tmp_path: Path, name: str
 ) -> None:
     plan, problem = BAD_PLANS[name]
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    (tmp_path / "plan.json").write_text(plan if isinstance(plan, str) else json.dumps(plan))
     ran = run_here("restore", source, tmp_path / "out.png", "--faces", tmp_path / "plan.json")
     assert ran.code == 2 and not (tmp_path / "out.png").exists()
     assert re.search(problem, ran.err), ran.err

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from atelier_restorer.commands import compare, detect, options, restore
-from atelier_restorer.commands.files import PlanError
+from atelier_restorer.commands.console import Console
+from atelier_restorer.commands.paths import PlanError
+from atelier_restorer.commands.stopping import Terminated, terminated_by_signals
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.settings import StartupError
 
-_USAGE, _FAILED, _INTERRUPTED = 2, 1, 130  # exit codes
+_USAGE, _FAILED, _INTERRUPTED, _SIGNALED = (
+    2,
+    1,
+    130,
+    128,
+)  # exit codes; to the last, a signal's number is added
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -45,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # starves other processes and, where cores are shared, slows our own down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        return int(args.run(args))
+        with nullcontext() if args.run is serve else terminated_by_signals():  # the service drains
+            return int(args.run(args))
     except (options.UsageError, PlanError) as error:
         return _fail(str(error), _USAGE)
     except StartupError as error:
@@ -56,10 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), _FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
+    except Terminated as stop:
+        return _fail(f"interrupted by {stop}", _SIGNALED + stop.number)
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"atelier-restorer: {message}", file=sys.stderr)
+    Console().message(f"atelier-restorer: {message}")
     return exit_code
 
 
@@ -80,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
             help="restore the faces of an image or a folder",
             description="Restore the faces of an image, or of all images in a folder and its subfolders. "
             "Prints a JSON object for each: every face and its outcome. Inputs are never overwritten. "
-            "Exit code: 0 if every image was written, 1 if one was not, 2 if the flags are invalid.",
+            "Exit code: 0 if every image was written, 1 if one was not or a part of the folder could not be "
+            "read, 2 if the flags or paths are invalid, 128 and the signal's number if interrupted.",
         ),
         restore.run,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
 from atelier_restorer.convert import MASKS, RULES
+from atelier_restorer.pace import Pace
 from atelier_restorer.request import DetectRequest, FaceEdit, RestoreRequest
 from atelier_runtime import wire
 from atelier_runtime.channel import NO_LIMIT, channel_options
@@ -31,6 +33,7 @@ from atelier_runtime.errors import (
     DeadlineExceeded,
     ErrorReason,
     InternalError,
+    QueueFull,
     ServiceUnavailable,
 )
 from atelier_runtime.rpc_errors import from_rpc_error, is_from_grpc
@@ -46,6 +49,17 @@ _make_stub: Callable[[grpc.aio.Channel], Any] = (
 
 _BUSY = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE}
 """Not `SERVICE_UNAVAILABLE`: an unreachable address or a missing network stays so for a while."""
+
+_OVERLOADED = {ErrorReason.QUEUE_FULL, ErrorReason.DEADLINE_UNMEETABLE}
+"""Fewer calls at once would help."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 8.0  # doubled each time, for who refuses without saying until when
+
+MAX_CONCURRENCY = 64
+"""Calls of one client that may be in flight at once; each holds an image and its result in memory."""
+
+_TOO_LARGE = "larger than max"
+"""In what gRPC itself says of a message, with the status that also stands for overload."""
 
 UnaryCall = Callable[[Any, float], Awaitable[Any]]
 """Takes a message and the seconds left."""
@@ -77,12 +91,22 @@ class Client:
         compare_fidelities: StreamCall,
         *,
         timeout_s: float,
+        concurrency: int = MAX_CONCURRENCY,
     ) -> None:
-        """`timeout_s`: for one image, retries included."""
+        """Remember the calls.
+
+        Args:
+            restore_faces: Calls RestoreFaces.
+            detect_faces: Calls DetectFaces.
+            compare_fidelities: Calls CompareFidelities.
+            timeout_s: For one image, retries included, waiting for calls of this client's own not.
+            concurrency: Calls in flight at once; others wait. Fewer while the restorer refuses some.
+        """
         self._restore_faces = restore_faces
         self._detect_faces = detect_faces
         self._compare_fidelities = compare_fidelities
         self._timeout_s = timeout_s
+        self._pace = Pace(concurrency)
 
     async def restore(self, data: bytes, request: RestoreRequest) -> Restored:
         """Restore the faces of an image file. Raises `AtelierError`."""
@@ -118,22 +142,50 @@ class Client:
         return [_face_report(face) for face in response.faces]
 
     async def _with_retries(self, call: Callable[[float], Awaitable[Any]]) -> Any:
-        """Make a call; if the restorer is busy and says when to retry, do so."""
-        deadline = time.monotonic() + self._timeout_s
+        """Make a call; if the restorer is busy, do so again when it says, with fewer calls in flight."""
+        left_s, attempt = self._timeout_s, 0
         while True:
-            try:
-                return await call(max(0.0, deadline - time.monotonic()))
-            except AtelierError as error:
-                pause = error.retry_after_s
-                if error.reason not in _BUSY or pause is None or time.monotonic() + pause >= deadline:
-                    raise
-                logger.warning("the restorer is busy; retrying", extra={"in_seconds": pause})
-                await asyncio.sleep(pause)
+            async with self._pace.slot():
+                started = time.monotonic()
+                try:
+                    result = await call(max(0.0, left_s))
+                except AtelierError as error:
+                    pause_s = _pause_s(error, attempt)
+                    left_s -= time.monotonic() - started
+                    if pause_s is None or pause_s >= left_s:
+                        raise
+                    self._note_refusal(error)
+                else:
+                    self._pace.accepted()
+                    return result
+            await asyncio.sleep(pause_s)
+            left_s -= pause_s
+            attempt += 1
+
+    def _note_refusal(self, error: AtelierError) -> None:
+        if error.reason not in _OVERLOADED:
+            logger.info("the restorer is not ready; retrying", extra={"reason": error.reason.value})
+            return
+        before = self._pace.allowed
+        self._pace.refused()
+        if self._pace.allowed < before:
+            logger.info("the restorer is busy", extra={"images_at_once": self._pace.allowed})
+
+
+def _pause_s(error: AtelierError, attempt: int) -> float | None:
+    """Return when to try again, in seconds; None: not at all."""
+    if error.reason not in _BUSY:
+        return None
+    if error.retry_after_s is not None or error.reason is not ErrorReason.QUEUE_FULL:
+        return error.retry_after_s
+    return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.5))
 
 
 @asynccontextmanager
-async def connect(address: str, *, timeout_s: float) -> AsyncIterator[Client]:
-    """Open a channel to the service at `host:port`. Nothing is sent yet."""
+async def connect(
+    address: str, *, timeout_s: float, concurrency: int = MAX_CONCURRENCY
+) -> AsyncIterator[Client]:
+    """Open a channel to the service at `host:port`; see `Client`. Nothing is sent yet."""
     # The limit is the service's to set: it depends on its own max_pixels.
     options = channel_options(max_receive_bytes=NO_LIMIT, max_send_bytes=NO_LIMIT)
     async with grpc.aio.insecure_channel(address, options=options) as channel:
@@ -155,7 +207,13 @@ async def connect(address: str, *, timeout_s: float) -> AsyncIterator[Client]:
             except grpc.aio.AioRpcError as error:
                 raise _readable(error, address, timeout_s) from None
 
-        yield Client(unary(stub.RestoreFaces), unary(stub.DetectFaces), compare, timeout_s=timeout_s)
+        yield Client(
+            unary(stub.RestoreFaces),
+            unary(stub.DetectFaces),
+            compare,
+            timeout_s=timeout_s,
+            concurrency=concurrency,
+        )
 
 
 def _readable(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> AtelierError:
@@ -166,6 +224,10 @@ def _readable(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> At
             return ServiceUnavailable(f"The restorer at {address} cannot be reached: {error.details()}")
         case DeadlineExceeded():
             return DeadlineExceeded(f"The restorer at {address} did not respond within {timeout_s:g} s.")
+        case BodyTooLarge() if is_from_grpc(error) and _TOO_LARGE not in (error.details() or ""):
+            return QueueFull(
+                f"The restorer at {address} is busy: {error.details()}"
+            )  # such as a proxy's limit
         case BodyTooLarge():
             return BodyTooLarge(f"The image exceeds the message limit of {address}: {error.details()}")
         case InternalError() if error.code() is grpc.StatusCode.UNIMPLEMENTED:

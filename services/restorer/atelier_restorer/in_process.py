@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
-from atelier_restorer.client import Client
+from atelier_restorer.client import MAX_CONCURRENCY, Client
 from atelier_restorer.servicer import RestorerService, RestorerServicer
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device import DeviceWorker
@@ -39,9 +39,13 @@ class _Context:
 
 @asynccontextmanager
 async def open_in_process(
-    settings: RestorerSettings, roles: Collection[NetworkRole], required: Collection[NetworkRole]
+    settings: RestorerSettings,
+    roles: Collection[NetworkRole],
+    required: Collection[NetworkRole],
+    *,
+    concurrency: int = MAX_CONCURRENCY,
 ) -> AsyncIterator[Client]:
-    """Load the networks of `roles` and yield a client for them.
+    """Load the networks of `roles` and yield a client for them, with up to `concurrency` calls at once.
 
     Raises `StartupError` if a network of `required` is neither in the model set nor given as a file.
     """
@@ -65,6 +69,7 @@ async def open_in_process(
             _unary(servicer.DetectFaces),
             _stream(servicer.CompareFidelities),
             timeout_s=_NO_TIMEOUT_S,
+            concurrency=concurrency,
         )
     finally:
         image_workers.close()

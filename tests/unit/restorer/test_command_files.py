@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from atelier_restorer.commands.files import Plan, PlanError, check_writable, make_plan, write_whole
+from atelier_restorer.commands.files import Plan, make_plan
+from atelier_restorer.commands.paths import PlanError
+from atelier_restorer.commands.writing import check_writable, write_whole
 
 PNG = b"\x89PNG\r\n\x1a\n and more"
 

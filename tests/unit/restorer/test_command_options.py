@@ -57,6 +57,8 @@ def image(tmp_path: Path) -> Path:
         (["--timeout", "9"], ["--timeout", "--server"]),
         (["--device", "gpu"], ["--device gpu: String should match"]),
         (["--report", "nowhere/report.json"], ["nowhere", "no such folder"]),
+        (["--concurrency", "0"], ["--concurrency must be from 1 to 64, is 0"]),
+        (["--server", "a:1", "--concurrency", "65"], ["--concurrency must be from 1 to 64, is 65"]),
     ],
 )
 def test_bad_flags_of_restore(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from atelier_gateway.api.native.faces_response import DetectAnswer
 from atelier_gateway.api.native.image_field import ImageField
 from atelier_gateway.api.native.request import ClientNames, Quality, given_fields
 from atelier_gateway.core import values
@@ -105,7 +106,8 @@ class RestoreOptions(PhotoRequest):
     faces: Annotated[list[FaceEdit], Field(max_length=defaults.MAX_FACE_EDITS)] = Field(
         [],
         description="Edits of single faces: what /detect returned, each optionally with a fidelity or "
-        "with skip. No detection runs then. Empty: all detected faces, selected by the rule.",
+        "with skip; the whole response of /detect is taken too. No detection runs then. Empty: all detected "
+        "faces, selected by the rule.",
     )
     rule: Literal["all", "largest", "center"] = Field(
         "all", description="Which faces to restore if no edits are given."
@@ -240,7 +242,7 @@ def parse_request(
     Raises:
         InvalidRequest: names every offending field, up to 100 of them.
     """
-    validated = validator.validate(body)
+    validated = validator.validate(_with_list_of_faces(body))
     request, names, violations = validated.request, dict(validated.names), validated.violations
     if isinstance(request, RestoreOptions) and request.only_center_face:
         if "rule" in request.model_fields_set:
@@ -255,3 +257,11 @@ def parse_request(
     if violations or request is None:
         raise refusal(violations)
     return ParsedRequest(request, ClientNames(_CONTRACT_NAMES, names))
+
+
+def _with_list_of_faces(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Replace a whole response of `/detect` in `faces` by the list in it; anything else is left as it is."""
+    given = body.get("faces")
+    if not isinstance(given, dict) or "faces" not in given or set(given) - set(DetectAnswer.model_fields):
+        return body
+    return {**body, "faces": given["faces"]}

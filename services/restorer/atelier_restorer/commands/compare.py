@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from atelier_restorer.client import Client, Restored
 from atelier_restorer.commands import options
+from atelier_restorer.commands.collisions import Outputs, Write
 from atelier_restorer.commands.connection import run_with_client
-from atelier_restorer.commands.files import FORMAT_OF_SUFFIX, PlanError, write_whole
+from atelier_restorer.commands.console import Console
+from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX, PlanError, shown
 from atelier_restorer.commands.restore import networks
+from atelier_restorer.commands.writing import check_folder, read_source, write_whole
 from atelier_runtime import defaults
 
 
@@ -20,28 +22,27 @@ def run(args: argparse.Namespace) -> int:
     options.check_connection_flags(args)
     fidelities = options.fidelities(args)
     request = options.compare_request(args)
-    if not args.source.is_file():
-        raise PlanError(f"{args.source}: there is no such file")
     if args.target.exists() and not args.target.is_dir():
-        raise PlanError(f"{args.target} is not a folder; one file per fidelity is written to it")
+        raise PlanError(f"{shown(args.target)} is not a folder; one file per fidelity is written to it")
     suffix = args.source.suffix.lower()
     if suffix not in FORMAT_OF_SUFFIX:
         suffix = f".{defaults.OUTPUT_FORMAT}"
     targets = [args.target / f"{args.source.stem}_w{fidelity:g}{suffix}" for fidelity in fidelities]
-    for target in targets:
-        if target.exists() and target.samefile(args.source):
-            raise PlanError(f"{target} would overwrite the image")
-    data = args.source.read_bytes()
+    outputs = Outputs([args.source, *options.files_read(args)], None, [])
+    outputs.check([Write(str(target), args.source) for target in targets], [])
+    data = read_source(args.source, "compare")
+    check_folder(args.target)
 
     async def compare(client: Client) -> list[Restored]:
         return await client.compare(data, request, fidelities)
 
     roles, required = networks(request)
     results = run_with_client(args, compare, roles=roles, required=required)
+    console = Console()
     for fidelity, target, result in zip(fidelities, targets, results, strict=True):
         write_whole(target, result.picture)
-        print(json.dumps(_summary(args.source, target, fidelity, result)), flush=True)
-    return 0
+        console.result(_summary(args.source, target, fidelity, result))
+    return int(console.has_lost_results)
 
 
 def _summary(source: Path, target: Path, fidelity: float, result: Restored) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from atelier_restorer.client import Client, connect
 from atelier_restorer.commands import options
+from atelier_restorer.commands.stopping import cancelled_by_signals
 from atelier_runtime import defaults
 from atelier_runtime.log import PlainFormatter, configure_logging
 from atelier_runtime.service_status import NetworkRole
@@ -23,21 +24,26 @@ def run_with_client(
     *,
     roles: Collection[NetworkRole],
     required: Collection[NetworkRole],
+    concurrency: int = 1,
 ) -> T:
     """Run `work` with a client. In this process only the networks of `roles` are loaded.
 
-    Raises what `work` raises, `UsageError`, and `StartupError` if a network of `required` is missing.
+    Raises what `work` raises, `UsageError`, `StartupError` if a network of `required` is missing, and
+    `Terminated` within `terminated_by_signals`.
     """
     configure_logging("info" if args.verbose else "warning", PlainFormatter())
     if args.server is not None:
         timeout_s = defaults.DEADLINE_S if args.timeout is None else args.timeout
-        return asyncio.run(_run(connect(args.server, timeout_s=timeout_s), work))
+        return asyncio.run(_run(connect(args.server, timeout_s=timeout_s, concurrency=concurrency), work))
     settings = options.load_settings(args)
     from atelier_restorer.in_process import open_in_process  # imports torch, which takes seconds
 
-    return asyncio.run(_run(open_in_process(settings, roles, required), work))
+    return asyncio.run(_run(open_in_process(settings, roles, required, concurrency=concurrency), work))
 
 
 async def _run(opening: AbstractAsyncContextManager[Client], work: Callable[[Client], Awaitable[T]]) -> T:
-    async with opening as client:
-        return await work(client)
+    async def run() -> T:
+        async with opening as client:
+            return await work(client)
+
+    return await cancelled_by_signals(run())

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from atelier_restorer.commands.files import PlanError
+from atelier_restorer.commands.paths import PlanError, shown
 from atelier_restorer.request import Face, FaceEdit
 
 _KNOWN = ("box", "landmarks", "confidence", "fidelity", "visibility", "skip")
@@ -16,25 +16,33 @@ _LANDMARKS = 5
 
 
 def read_face_edits(path: Path) -> tuple[FaceEdit, ...]:
-    """Read `{"faces": [{"box", "landmarks", "confidence", "fidelity", "visibility", "skip"}]}`.
+    """Read `{"faces": [{"box", "landmarks", "confidence", "fidelity", "visibility", "skip"}]}`, or the list.
 
-    Box and landmarks are required. Other fields of `detect`'s output are ignored. Ranges are checked by the
-    request.
+    Box and landmarks are required. Other fields of `detect`'s output and of POST /detect are ignored. Ranges
+    are checked by the request. An image may have no faces.
 
     Raises:
         PlanError: the file cannot be read, or a face in it is invalid; it is named.
     """
+    name = f"--faces {shown(path)}"
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
     except (OSError, ValueError) as error:
-        raise PlanError(f"--faces {path}: {error}") from error
-    if not isinstance(plan, dict) or not isinstance(plan.get("faces"), list):
-        raise PlanError(f"--faces {path}: does not contain a list of faces; the output of detect is expected")
-    if not plan["faces"]:
-        raise PlanError(f"--faces {path}: the list of faces is empty")
-    return tuple(
-        _face_edit(f"--faces {path}: face {number}", face) for number, face in enumerate(plan["faces"])
-    )
+        raise PlanError(f"{name}: {error}") from error
+    except RecursionError:
+        raise PlanError(f"{name}: is nested too deeply") from None
+    faces = plan.get("faces") if isinstance(plan, dict) else plan
+    if not isinstance(faces, list):
+        raise PlanError(f"{name}: does not contain a list of faces; the output of detect is expected")
+    return tuple(_face_edit(f"{name}: face {number}", face) for number, face in enumerate(faces))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return result
 
 
 def _face_edit(name: str, face: Any) -> FaceEdit:
@@ -50,7 +58,7 @@ def _face_edit(name: str, face: Any) -> FaceEdit:
     if not isinstance(points, list) or len(points) != _LANDMARKS:
         raise PlanError(f"{name}: landmarks must be {_LANDMARKS} points [x, y]")
     landmarks = [_numbers(f"{name}: a landmark", point, 2) for point in points]
-    skip = face.get("skip", False)
+    skip = False if face.get("skip") is None else face["skip"]
     if not isinstance(skip, bool):
         raise PlanError(f"{name}: skip must be true or false")
     fidelity, visibility, confidence = (
@@ -76,4 +84,7 @@ def _numbers(name: str, values: Any, count: int) -> list[float]:
     )
     if not numeric or len(values) != count:
         raise PlanError(f"{name} must be {count} numbers" if count > 1 else f"{name} must be a number")
-    return [float(value) for value in values]
+    try:
+        return [float(value) for value in values]
+    except OverflowError:
+        raise PlanError(f"{name} is out of range") from None

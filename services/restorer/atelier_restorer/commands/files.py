@@ -1,30 +1,27 @@
-"""Which image files to read, where to write the results, and atomic writing."""
+"""Which images are read and every file that a run may write: decided before any work."""
 
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from atelier_restorer.commands.collisions import CropNames, Outputs, Write
+from atelier_restorer.commands.folders import RESULTS_MARK, Skip, read_folder
+from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX, PlanError, is_within, may, shown
+from atelier_restorer.commands.writing import check_folder, check_writable, write_whole
 from atelier_runtime.images import Format
 
-FORMAT_OF_SUFFIX: dict[str, Format] = {
-    ".png": "png",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-}
 _SUFFIX_OF_FORMAT: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-_SIGNATURE_BYTES = 12
+_REPORT_FLAG = "--report "
+_MARK_TEXT = (
+    b"Results of atelier-restorer: it leaves this folder out when it restores the folder around it.\n"
+)
 
 
-class PlanError(Exception):
-    """The given paths are invalid; the message says why."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One image: where it is, where it goes, and its format there (None: the image's own)."""
 
@@ -32,134 +29,141 @@ class Task:
     target: Path
     format: Format | None
     mask: Path | None
-    name: Path
-    """The path within the folder, or the name of a single file; without the suffix."""
+    crops: CropNames | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The images to restore. `skipped` are the files of a folder that are not images."""
+    """The images to restore. `skipped` is what a folder holds besides."""
 
     tasks: tuple[Task, ...]
-    skipped: tuple[Path, ...]
+    skipped: Mapping[Path, Skip]
     is_folder: bool
+    new_results: tuple[Path, ...] = ()
+    """Folders of results that lie in the folder of the images, and hold nothing yet."""
+
+    def mark_results(self) -> None:
+        """Mark new folders of results among the images, so that later runs do not restore them again."""
+        for folder in self.new_results:
+            if not (folder / RESULTS_MARK).exists():
+                write_whole(folder / RESULTS_MARK, _MARK_TEXT)
 
 
-def make_plan(source: Path, target: Path, mask: Path | None, file_format: Format | None) -> Plan:
+def make_plan(
+    source: Path,
+    target: Path,
+    mask: Path | None,
+    file_format: Format | None,
+    *,
+    crops: Path | None = None,
+    report: Path | None = None,
+    also_read: Iterable[Path] = (),
+) -> Plan:
     """Pair the images at `source` with the files to write; nothing is written yet.
 
     A folder is read recursively, and its structure is recreated in the folder `target`; a single image may
-    also go into a folder. `file_format` changes the suffixes of a folder's images.
+    also go into a folder. `file_format` changes the suffixes of a folder's images. `also_read` are files that
+    must not be overwritten either.
 
     Raises:
-        PlanError: nothing is there, an input would be overwritten, or two images would be the same file.
+        PlanError: nothing is there, an input would be overwritten, two files would be the same one, or one
+            cannot be written.
     """
-    if source.is_dir():
-        found = sorted(_files_below(source, without=(target, *([mask] if mask else []))))
-        if target.exists() and not target.is_dir():
-            raise PlanError(f"{source} is a folder, so {target} must be one too")
-        images = [path for path in found if _is_image_file(path)]
-        tasks = [_task_of_folder(path, source, target, mask, file_format) for path in images]
-        skipped = [path for path in found if path not in set(images)]
+    is_folder = source.is_dir()
+    if is_folder:
+        plan = _plan_of_folder(source, target, mask, file_format, crops)
     elif source.exists():
-        if target.is_dir():
-            target = target / source.name
-        tasks, skipped = [_single_task(source, target, mask, file_format)], []
+        if source.is_file() and not may(source, os.R_OK):
+            raise PlanError(f"{shown(source)} cannot be read: permission denied")
+        plan = _plan_of_image(source, target, mask, file_format, crops)
     else:
-        raise PlanError(f"{source}: there is no such file or folder")
-    _refuse_collisions(tasks)
-    return Plan(tuple(tasks), tuple(skipped), source.is_dir())
+        raise PlanError(f"{shown(source)}: there is no such file or folder")
+    writes = [write for task in plan.tasks for write in _writes(task)]
+    if report is not None:
+        check_writable(report, _REPORT_FLAG)
+        writes.append(Write(str(report), report, _REPORT_FLAG, is_image=False))
+    folders = [folder for folder in (target, mask, crops) if folder is not None]
+    outputs = Outputs(
+        [*(task.source for task in plan.tasks), *also_read], source if is_folder else None, folders
+    )
+    outputs.check(writes, [task.crops for task in plan.tasks if task.crops])
+    for folder in folders if is_folder and plan.tasks else [crops] if crops else []:
+        check_folder(folder)
+    return plan
 
 
-def check_writable(path: Path) -> None:
-    """Raise `PlanError` unless a file can be written here, before any work is done."""
-    if path.is_dir():
-        raise PlanError(f"{path} is a folder")
-    if not path.parent.is_dir():
-        raise PlanError(f"{path.parent}: there is no such folder")
-    if not os.access(path.parent, os.W_OK):
-        raise PlanError(f"{path.parent} cannot be written to")
+def _writes(task: Task) -> Iterable[Write]:
+    yield Write(str(task.target), task.source)
+    if task.mask is not None:
+        yield Write(str(task.mask), task.source)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically: a reader finds the old file, or none, or the complete new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".atelier-{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _files_below(folder: Path, without: tuple[Path, ...]) -> Iterator[Path]:
-    left_out = {path.resolve() for path in without if path.resolve() != folder.resolve()}
-    for name, folders, files in os.walk(folder):
-        here = Path(name)
-        folders[:] = [f for f in folders if (here / f).resolve() not in left_out]
-        yield from (here / f for f in files if (here / f).is_file())
-
-
-def _is_image_file(path: Path) -> bool:
-    """Decide by name or content: a corrupt .jpg is an image that fails, a text file is not an image."""
-    if path.suffix.lower() in FORMAT_OF_SUFFIX:
-        return True
-    try:
-        with path.open("rb") as file:
-            start = file.read(_SIGNATURE_BYTES)
-    except OSError:
-        return False
-    is_webp = start.startswith(b"RIFF") and start.endswith(b"WEBP")
-    return is_webp or start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+def _plan_of_folder(
+    source: Path, target: Path, mask: Path | None, file_format: Format | None, crops: Path | None
+) -> Plan:
+    if target.exists() and not target.is_dir():
+        raise PlanError(f"{shown(source)} is a folder, so {shown(target)} must be one too")
+    results = tuple(folder for folder in (target, mask, crops) if folder is not None)
+    content = read_folder(source, results)
+    crop_names = _crop_names(content.images, crops)
+    tasks = tuple(
+        _task_of_folder(source, name, target, mask, file_format, names)
+        for name, names in zip(content.images, crop_names, strict=True)
+    )
+    real = os.path.realpath(source)
+    new = (folder for folder in results if not folder.is_dir() or not any(folder.iterdir()))
+    return Plan(tasks, content.skipped, True, tuple(f for f in new if is_within(os.path.realpath(f), real)))
 
 
 def _task_of_folder(
-    path: Path, source: Path, target: Path, mask: Path | None, file_format: Format | None
+    source: Path,
+    name: str,
+    target: Path,
+    mask: Path | None,
+    file_format: Format | None,
+    crops: CropNames | None,
 ) -> Task:
-    name = path.relative_to(source)
-    own = FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    path = source / name
+    stem, suffix = os.path.splitext(name)
+    own = FORMAT_OF_SUFFIX.get(suffix.lower())
     if file_format is not None and own != file_format:
-        name = name.with_suffix(_SUFFIX_OF_FORMAT[file_format]) if own else _append_suffix(name, file_format)
-    mask_file = mask / name.with_suffix(".png") if mask else None
-    return Task(path, target / name, file_format or own, mask_file, name.with_suffix(""))
+        stem = stem if own else name
+        name = stem + _SUFFIX_OF_FORMAT[file_format]
+    mask_file = mask / f"{stem}.png" if mask else None
+    return Task(path, target / name, file_format or own, mask_file, crops)
 
 
-def _append_suffix(name: Path, file_format: Format) -> Path:
-    return name.with_name(name.name + _SUFFIX_OF_FORMAT[file_format])
+def _crop_names(names: list[str], crops: Path | None) -> list[CropNames | None]:
+    """Name crops by the image's stem; where that is ambiguous (a.jpg and a.png), by its whole file name."""
+    if crops is None:
+        return [None] * len(names)
+    stems = Counter(os.path.splitext(name)[0].casefold() for name in names)
+    whole = {name.casefold() for name in names if os.path.splitext(name)[1]}
+    folders: dict[str, Path] = {}
+    result: list[CropNames | None] = []
+    for name in names:
+        stem = os.path.splitext(name)[0]
+        is_unique = stems[stem.casefold()] == 1 and stem.casefold() not in whole
+        folder, file = os.path.split(stem if is_unique else name)
+        if folder not in folders:
+            folders[folder] = crops / folder
+        result.append(CropNames(folders[folder], file))
+    return result
 
 
-def _single_task(source: Path, target: Path, mask: Path | None, file_format: Format | None) -> Task:
+def _plan_of_image(
+    source: Path, target: Path, mask: Path | None, file_format: Format | None, crops: Path | None
+) -> Plan:
+    if target.is_dir():
+        target = target / source.name
     by_suffix = FORMAT_OF_SUFFIX.get(target.suffix.lower())
     if file_format is None and by_suffix is None:
-        raise PlanError(f"{target} must end with {', '.join(FORMAT_OF_SUFFIX)}, or --format must be given")
+        suffixes = ", ".join(FORMAT_OF_SUFFIX)
+        raise PlanError(f"{shown(target)} must end with {suffixes}, or --format must be given")
     if file_format is not None and by_suffix is not None and file_format != by_suffix:
-        raise PlanError(f"--format {file_format} contradicts the name {target}")
+        raise PlanError(f"--format {file_format} contradicts the name {shown(target)}")
     check_writable(target)
     if mask is not None:
-        check_writable(mask)
-    return Task(source, target, file_format or by_suffix, mask, Path(source.stem))
-
-
-def _refuse_collisions(tasks: list[Task]) -> None:
-    sources = {_identity(task.source): task.source for task in tasks}
-    written: dict[Path, Path] = {}
-    for task in tasks:
-        for path in (p for p in (task.target, task.mask) if p is not None):
-            if (overwritten := sources.get(_identity(path))) is not None:
-                raise PlanError(f"{path} would overwrite the image {overwritten}; choose another path")
-            if (other := written.get(path.resolve())) is not None:
-                raise PlanError(f"{path} would be written twice, for {other} and for {task.source}")
-            written[path.resolve()] = task.source
-
-
-def _identity(path: Path) -> object:
-    """Return what identifies a file, whatever its name; a path where there is none yet."""
-    try:
-        status = path.stat()
-    except OSError:
-        return path.resolve()
-    return status.st_dev, status.st_ino
+        check_writable(mask, "--save-mask ")
+    crop_names = None if crops is None else CropNames(crops, source.stem)
+    return Plan((Task(source, target, file_format or by_suffix, mask, crop_names),), {}, False)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from atelier_restorer.commands.console import Console
+from atelier_restorer.commands.paths import shown
 from atelier_restorer.identify import UnknownNetworkError, identify
 from atelier_runtime.weights import CheckpointError, describe_checkpoint, read_checkpoint
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a JSON object per checkpoint; return 1 if one of them is not a network of the restorer."""
-    exit_code = 0
+    console, failed = Console(), False
     for path in args.checkpoints:
         try:
-            print(json.dumps(describe(path)), flush=True)
+            console.result(describe(path))
         except CheckpointError as error:
-            print(f"atelier-restorer: {error}", file=sys.stderr)
-            exit_code = 1
+            console.message(f"atelier-restorer: {error}")
+            failed = True
         except UnknownNetworkError as error:
-            print(f"atelier-restorer: {path} is {error}", file=sys.stderr)
-            exit_code = 1
-    return exit_code
+            console.message(f"atelier-restorer: {shown(path)} is {error}")
+            failed = True
+    return int(failed or console.has_lost_results)
 
 
 def describe(path: Path) -> dict[str, Any]:

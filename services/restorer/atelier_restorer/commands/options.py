@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from atelier_restorer.client import MAX_CONCURRENCY
 from atelier_restorer.commands.faces import read_face_edits
-from atelier_restorer.commands.files import FORMAT_OF_SUFFIX
+from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX
 from atelier_restorer.request import DetectRequest, FaceRule, MaskKind, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images, settings
@@ -19,6 +21,9 @@ from atelier_runtime.settings import StartupError
 _PREFIX = str(RestorerSettings.model_config["env_prefix"])
 _IN_PROCESS = ("model_set", "codeformer", "detector", "parser", "upscaler", "device", "dtype")
 """Settings that have a flag; with --server they are up to that service."""
+_FILES_READ = ("faces", "codeformer", "detector", "parser", "upscaler")
+_CONCURRENCY_IN_PROCESS = 2  # while the networks work on one image, another is decoded or encoded
+_CONCURRENCY_AT_SERVER = 4
 _FLAG_OF_FIELD = {"use_upscaler": "--no-upscaler", "detect_size_px": "--detect-size"}
 
 _ALIGNED_HELP = "IN is a single face of 512x512 px, already aligned"
@@ -106,6 +111,13 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
     )
     image.add_argument("--format", choices=images.FORMATS, help="file format (default: by OUT's suffix)")
     _add_number(image, "--quality", int, "Q", "quality of JPEG and WebP, 1 to 100; 100 makes WebP lossless")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help=f"images of a folder at once, 1 to {MAX_CONCURRENCY}; fewer while the restorer is busy (default "
+        f"{_CONCURRENCY_AT_SERVER} with --server, else {_CONCURRENCY_IN_PROCESS})",
+    )
     _add_connection_flags(parser)
 
 
@@ -225,6 +237,20 @@ def check_connection_flags(args: argparse.Namespace) -> None:
         raise UsageError(f"--timeout must be a number of seconds above 0, is {args.timeout:g}")
 
 
+def concurrency(args: argparse.Namespace) -> int:
+    """Return how many images may be worked on at once. Raises `UsageError` for a number out of range."""
+    if args.concurrency is None:
+        return _CONCURRENCY_IN_PROCESS if args.server is None else _CONCURRENCY_AT_SERVER
+    if not 1 <= args.concurrency <= MAX_CONCURRENCY:
+        raise UsageError(f"--concurrency must be from 1 to {MAX_CONCURRENCY}, is {args.concurrency}")
+    return int(args.concurrency)
+
+
+def files_read(args: argparse.Namespace) -> Iterable[Path]:
+    """Return the files besides the images that are given to be read."""
+    return [Path(path) for name in _FILES_READ if (path := getattr(args, name, None)) is not None]
+
+
 def load_settings(args: argparse.Namespace) -> RestorerSettings:
     """Return the settings; flags override the environment. Raises `UsageError` naming what is invalid."""
     given = {name: value for name in _IN_PROCESS if (value := getattr(args, name, None)) is not None}
@@ -251,8 +277,7 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
     )
     try:
         return RestoreRequest(
-            **{name: getattr(args, name) for name in names},
-            faces=() if args.faces is None else read_face_edits(args.faces),
+            **({name: getattr(args, name) for name in names} | _faces(args)),
             return_crops=args.save_crops is not None,
             rule=FaceRule(args.rule),
             mask=MaskKind(args.mask),
@@ -266,14 +291,21 @@ def compare_request(args: argparse.Namespace) -> RestoreRequest:
     """Return the request for every fidelity. Raises `UsageError` naming every flag out of range."""
     try:
         return RestoreRequest(
+            **({"max_faces": args.max_faces} | _faces(args)),
             aligned=args.aligned,
-            max_faces=args.max_faces,
             match_tone=args.match_tone,
-            faces=() if args.faces is None else read_face_edits(args.faces),
             output_format=FORMAT_OF_SUFFIX.get(args.source.suffix.lower(), defaults.OUTPUT_FORMAT),
         )
     except InvalidRequest as error:
         raise UsageError(explain(error)) from None
+
+
+def _faces(args: argparse.Namespace) -> dict[str, Any]:
+    if args.faces is None:
+        return {}
+    edits = read_face_edits(args.faces)
+    # a plan without faces restores none; a request without faces would have them detected
+    return {"faces": edits} if edits else {"max_faces": 0}
 
 
 def fidelities(args: argparse.Namespace) -> list[float]:
