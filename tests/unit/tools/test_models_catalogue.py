@@ -40,7 +40,7 @@ def test_the_shipped_catalog_has_every_role_and_every_checksum() -> None:
     assert {source.path for source in sources if source.is_converted} == {
         f"{role}.safetensors" for role in ("upscaler", "detector", "codeformer", "parser")
     }
-    assert [license.key for license in catalog.licenses if license.must_be_accepted] == ["s-lab"]
+    assert [license.key for license in catalog.licenses if license.must_be_accepted] == ["s-lab", "parsenet"]
     assert (catalog.name, catalog.max_side, catalog.size_multiple) == ("sdxl", None, 8)
 
 
