@@ -114,6 +114,10 @@ class Client:
             raise _explained(error, url) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise DownloadError(f"{public(url)}: {type(error).__name__}") from error
+        except Exception as error:
+            if type(error).__module__.startswith("socksio"):  # httpx lets its errors through
+                raise DownloadError(f"{public(url)}: the proxy does not speak SOCKS5 ({error})") from error
+            raise
         raise DownloadError(f"{public(url)}: more than {_MOST_REDIRECTS} redirects")
 
     def _send(self, address: httpx.URL, headers: Mapping[str, str]) -> httpx.Response:
@@ -218,6 +222,8 @@ def _explained(error: httpx.TransportError, url: str) -> Exception:
                 f"{shown}: the proxy refuses ({text}). Hosts to be reached without it go into NO_PROXY"
             )
         return Broken(f"the proxy failed ({text})")
+    if "location header" in text:  # the message quotes the address
+        return DownloadError(f"{shown}: redirects to an invalid address")
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return DownloadError(f"{shown}: not a request that can be sent")  # the message may quote a header
     return Broken(f"the connection broke ({text or type(error).__name__})")

@@ -138,6 +138,9 @@ def _file_for(part: Path, begin: int, size: int) -> Iterator[BinaryIO]:
             finally:
                 file.flush()
                 os.fsync(file.fileno())
+    except DownloadError:
+        _new_of(part).unlink(missing_ok=True)  # longer than the file: of no use
+        raise
     finally:
         _keep_longer(part, size)
 
