@@ -116,7 +116,8 @@ def test_what_was_started_is_stopped_if_the_next_does_not_start(
     """As under a limit of processes. What starts them is the operating system's."""
     write_programs(tmp_path)
     monkeypatch.chdir(tmp_path)
-    start, started = subprocess.Popen, []
+    start = subprocess.Popen
+    started: list[subprocess.Popen[bytes]] = []
 
     def second_fails(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
         if started:
