@@ -82,7 +82,7 @@ docs: $(STAMP) ## rewrite the parts of the docs that are generated from the code
 bench: $(STAMP) ## time the chain through /generate; prints JSON
 	$(BIN)/python -m bench.generate
 
-# make models TO=/models/sdxl ACCEPT=s-lab; the variables are the flags of `python -m tools.models --help`
+# make models TO=/models/sdxl ACCEPT="s-lab parsenet"; the variables are the flags of `python -m tools.models --help`
 models: $(STAMP) ## download the published weights into TO=folder; LIST=1 only lists them
 	$(BIN)/python -m tools.models $(if $(TO),--to '$(TO)') $(if $(LIST),--list) $(if $(YES),--yes) \
 	  $(if $(ACCEPT),--accept $(ACCEPT)) $(if $(ONLY),--only $(ONLY)) $(if $(WITHOUT),--without $(WITHOUT)) \

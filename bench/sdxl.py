@@ -47,7 +47,7 @@ class SyntheticNetwork(StoredNetwork):
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def load(self, dtype: torch.dtype) -> Any:
+    def load(self, dtype: torch.dtype, contents: object = None) -> Any:
         """Return the network on its device."""
         return weights(self.part, self.config, dtype=dtype, device=self.device)
 

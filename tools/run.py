@@ -1,6 +1,7 @@
 """`make run`: start generator, restorer and gateway, report when they are ready, stop all three on Ctrl-C.
 
-Accepted requests are finished first; a second Ctrl-C kills everything at once.
+Accepted requests are finished first, each process within its own DRAIN_SECONDS; a second Ctrl-C kills
+everything at once.
 
 Settings are those of the processes (ATELIER_GATEWAY_*, ATELIER_GENERATOR_*, ATELIER_RESTORER_*);
 logs go to `.run/NAME.log`.
@@ -16,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -28,7 +30,9 @@ SERVICES = {
     "restorer": ("50052", "atelier.restorer.v1.RestorerService"),
 }
 READY_TIMEOUT_S = 600.0
-STOP_TIMEOUT_S = 70.0
+STOP_TIMEOUT_S = 75.0
+"""By default: what a process has for accepted requests (DRAIN_SECONDS), and to end afterwards."""
+_END_S = 15.0  # a process ends itself ten seconds after DRAIN_SECONDS
 
 
 class Processes:
@@ -39,37 +43,61 @@ class Processes:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
-        LOGS.mkdir(exist_ok=True)
-        for name in NAMES:
-            with (LOGS / f"{name}.log").open("wb") as log:
-                self._children[name] = subprocess.Popen(
-                    [sys.executable, "-m", f"atelier_{name}", "serve"],
-                    env=self._environment,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches only us; we stop them in order
-                )
+        with ExitStack() as logs:
+            LOGS.mkdir(exist_ok=True)
+            # All of them before the first process: if one cannot be written, none is left running.
+            files = {name: logs.enter_context((LOGS / f"{name}.log").open("wb")) for name in NAMES}
+            try:
+                for name in NAMES:
+                    self._children[name] = subprocess.Popen(
+                        [sys.executable, "-m", f"atelier_{name}", "serve"],
+                        env=self._environment,
+                        stdout=files[name],
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,  # Ctrl-C reaches only us; we stop them in order
+                    )
+            except BaseException:  # Ctrl-C, too; whoever enters never leaves
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        deadline = time.monotonic() + STOP_TIMEOUT_S
         try:
             # The gateway first: it needs both services for the requests that it has accepted.
             for names in (("gateway",), ("generator", "restorer")):
-                for name in names:
-                    self._children[name].terminate()
-                for name in names:
-                    self._children[name].wait(max(0.1, deadline - time.monotonic()))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                children = {name: self._children[name] for name in names if name in self._children}
+                for child in children.values():
+                    child.terminate()
+                start = time.monotonic()
+                for name, child in children.items():
+                    self._wait(name, child, start + stop_seconds(name, self._environment))
+        except KeyboardInterrupt:
             print("Not waiting any longer.", file=sys.stderr)
         finally:
             for child in self._children.values():
                 child.kill()  # a no-op for one that has exited
+            for child in self._children.values():
                 child.wait()
+
+    def _wait(self, name: str, child: subprocess.Popen[bytes], deadline: float) -> None:
+        """Wait for a process, and kill it alone if it takes longer: the others have their own time."""
+        try:
+            child.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            print(f"The {name} did not stop in its time.", file=sys.stderr)
+            child.kill()
 
     def exited(self) -> str | None:
         """Return the name of a process that has exited on its own, if there is one."""
         return next((name for name, child in self._children.items() if child.poll() is not None), None)
+
+
+def stop_seconds(name: str, environment: Mapping[str, str]) -> float:
+    """Return how long a process may take to stop."""
+    try:
+        return float(environment[f"ATELIER_{name.upper()}_DRAIN_SECONDS"]) + _END_S
+    except (KeyError, ValueError):  # unset; or invalid, and the process has said so
+        return STOP_TIMEOUT_S
 
 
 def all_ready(environment: Mapping[str, str]) -> bool:
@@ -96,7 +124,8 @@ def gateway_url(environment: Mapping[str, str]) -> str:
 def main() -> int:
     """Run until Ctrl-C or SIGTERM, or until a process exits on its own."""
     url = gateway_url(os.environ)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+        signal.signal(number, signal.default_int_handler)
     start = time.monotonic()
     ready = False
     try:
@@ -116,8 +145,12 @@ def main() -> int:
                     return 1
                 time.sleep(0.3)
     except KeyboardInterrupt:
-        print("\nStopped.")
+        with suppress(OSError):  # of a terminal that was closed
+            print("\nStopped.", flush=True)
         return 0
+    except OSError as error:
+        print(f"{error.filename or LOGS}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

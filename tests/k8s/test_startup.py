@@ -13,7 +13,7 @@ from tests.k8s.manifests import BACKENDS, ROOT, Workload, combined, workloads
 
 ASSUMED: dict[str, float] = next(block for block in queries.blocks() if "warm_up_s" in block)
 ROLES = {"generator": ("base", "refiner", "upscaler"), "restorer": RESTORERS}
-READS = 2
+READS = 1
 MB = 1e6
 
 DEPLOYMENTS = pytest.mark.parametrize("workload", [w for w in workloads() if w.name in BACKENDS], ids=str)

@@ -6,13 +6,17 @@ Exit code 0: the set is complete (or was listed). 1: something went wrong. 2: a 
 from __future__ import annotations
 
 import argparse
+import os
 import posixpath
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from atelier_runtime.settings import StartupError
+from atelier_runtime.weights import CheckpointError
+from tools.models.addresses import HUB, hub
 from tools.models.assemble import (
     FetchContext,
     Item,
@@ -26,8 +30,9 @@ from tools.models.assemble import (
     write_manifest,
 )
 from tools.models.catalogue import BUILT_IN, Catalog, CatalogError, Entry, License, read_catalog
-from tools.models.download import DownloadError, new_client
+from tools.models.client import Client, DownloadError
 
+_KEPT = "What was fetched is kept; run the same command again to continue."
 _REPORT_EVERY_S = 10.0  # in a log file; on a terminal the line is overwritten
 
 
@@ -42,7 +47,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         description="Fetches the published weights, checks them and makes a model set of them. "
         "Resumes where an earlier run stopped. Asks before it starts if there is a terminal.",
     )
-    parser.add_argument("--to", type=Path, metavar="DIR", help="the set's folder")
+    parser.add_argument("--to", type=_path, metavar="DIR", help="the set's folder")
     parser.add_argument("--list", action="store_true", help="print what would be fetched, and exit")
 
     def add_list(flag: str, metavar: str, text: str, **more: Any) -> None:
@@ -56,13 +61,13 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         "FOLDER",
         "copy files from this folder, under any name, instead of fetching them; recognized by checksum",
         dest="local",
-        type=Path,
+        type=_path,
     )
     add_list("--trust-unverified", "PATH", "accept files for which the catalog has no checksum")
     parser.add_argument("--mirror", metavar="URL", help="fetch https://HOST/PATH from URL/HOST/PATH")
     parser.add_argument(
         "--catalogue",
-        type=Path,
+        type=_path,
         default=BUILT_IN,
         metavar="FILE",
         help="default: tools/models/catalogue.toml",
@@ -80,6 +85,14 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def _path(text: str) -> Path:
+    """A path of the command line: not every shell replaces the ~ in TO=~/models, and make never does."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
 def main(given: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = arguments(given)
@@ -87,6 +100,8 @@ def main(given: list[str] | None = None) -> int:
         catalog = read_catalog(options.catalogue)
         if options.mirror:
             catalog = catalog.mirrored(options.mirror)
+        elif (endpoint := hub(os.environ)) != HUB:
+            catalog = catalog.through_hub(endpoint)
         if options.to is None:
             print_plan(select(catalog, options), [], options)
             return 0
@@ -94,11 +109,11 @@ def main(given: list[str] | None = None) -> int:
     except (CatalogError, Refused) as error:
         say(str(error))
         return 2
-    except (SetError, DownloadError) as error:
-        say(f"{error}\nComplete files are kept; run the same command again to continue.")
+    except (SetError, DownloadError, CheckpointError, StartupError) as error:
+        say(f"{error}\n{_KEPT}")
         return 1
     except OSError as error:  # a full disk, a folder that cannot be written to
-        say(f"{error.filename or options.to}: {error.strerror or error}")
+        say(f"{error.filename or options.to}: {error.strerror or error}\n{_KEPT}")
         return 1
     except KeyboardInterrupt:
         say("Stopped. Run the same command again to continue.")
@@ -133,7 +148,7 @@ def make(catalog: Catalog, options: argparse.Namespace) -> None:
             and not confirm(f"Fetch {format_size(missing)}?")
         ):
             raise Refused("Nothing was fetched.")
-        with new_client(options.timeout) as client:
+        with Client(options.timeout) as client:
             fill(items, folder, FetchContext(client, say, progress, options.retry_pause), trusted)
         manifest = write_manifest(complete_set(catalog, selection, folder, options), folder)
     print(f"The set '{catalog.name}' is complete: {manifest}")
@@ -168,13 +183,16 @@ def check_accepted(catalog: Catalog, accepted: list[str]) -> None:
 def accept_licenses(selection: Catalog, items: list[Item], options: argparse.Namespace) -> Catalog:
     """Return what may be fetched with the licenses that the user accepts. Raises `Refused`."""
     missing = {item.source.role for item in items if not item.here}
+    open_ones: dict[License, list[str]] = {}
     for license in selection.licenses:
         roles = [entry.role for entry in selection.entries if entry.license == license]
-        if not license.must_be_accepted or license.key in options.accept or not missing & set(roles):
-            continue  # a file that is here was accepted when it was fetched
-        if not sys.stdin.isatty():
-            raise Refused(how_to_accept(license, roles))
-        if not confirm(f"{', '.join(roles)}: {license.name}, {license.text.url}\nDo you accept it?"):
+        # A file that is here was accepted when it was fetched.
+        if license.must_be_accepted and license.key not in options.accept and missing & set(roles):
+            open_ones[license] = roles
+    if open_ones and not sys.stdin.isatty():
+        raise Refused(how_to_accept(open_ones))
+    for license, roles in open_ones.items():
+        if not confirm(f"{', '.join(roles)}: {license.name}, {license.text.address}\nDo you accept it?"):
             say(f"Not accepted: the set will not contain {', '.join(roles)}.")
             selection = selection.without(roles)
     if not selection.entries:
@@ -182,13 +200,17 @@ def accept_licenses(selection: Catalog, items: list[Item], options: argparse.Nam
     return selection
 
 
-def how_to_accept(license: License, roles: list[str]) -> str:
-    """What to type when there is no terminal to ask on."""
-    names = " ".join(roles)
-    return (
-        f"{', '.join(roles)}: {license.name}, {license.text.url}\n"
-        f"To accept it, add: --accept {license.key}   (make models ... ACCEPT={license.key})\n"
-        f'To have the set without it, add: --without {names}   (make models ... WITHOUT="{names}")'
+def how_to_accept(licenses: Mapping[License, list[str]]) -> str:
+    """What to type when there is no terminal to ask on. `licenses`: each with the roles that are under it."""
+    terms = [f"{', '.join(roles)}: {lic.name}, {lic.text.address}" for lic, roles in licenses.items()]
+    keys = " ".join(license.key for license in licenses)
+    names = " ".join(role for roles in licenses.values() for role in roles)
+    return "\n".join(
+        [
+            *terms,
+            f'To accept, add: --accept {keys}   (make models ... ACCEPT="{keys}")',
+            f'To have the set without, add: --without {names}   (make models ... WITHOUT="{names}")',
+        ]
     )
 
 
@@ -221,7 +243,7 @@ def print_plan(catalog: Catalog, items: list[Item], options: argparse.Namespace)
     print("\nLicenses, whose texts are stored with the weights:")
     for license in catalog.licenses:
         demand = f"; must be accepted: --accept {license.key}" if license.must_be_accepted else ""
-        print(f"  {license.name}{demand}  {license.text.url}")
+        print(f"  {license.name}{demand}  {license.text.address}")
     total = sum(source.bytes for entry in catalog.entries for source in entry.files)
     if items:
         print(
@@ -234,7 +256,7 @@ def print_plan(catalog: Catalog, items: list[Item], options: argparse.Namespace)
 
 def origin(entry: Entry) -> str:
     """The URL of a component's file, or of the folder that holds its files."""
-    urls = [source.url for source in entry.files]
+    urls = [source.address for source in entry.files]
     return urls[0] if len(urls) == 1 else posixpath.commonpath(urls).replace(":/", "://", 1)
 
 

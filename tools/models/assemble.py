@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from atelier_runtime.weights import CheckpointError, ModelSet, sha256
 from tools.models.catalogue import Catalog, Source
+from tools.models.client import Client
 from tools.models.convert import convert, is_conversion_of, source_of
-from tools.models.download import discard_part, download, part_of, size_of
+from tools.models.download import discard_part, download, leftovers_of, part_of, size_of
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -49,7 +48,7 @@ class Item:
 class FetchContext:
     """How files are fetched: the client, and where messages and progress go."""
 
-    client: httpx.Client
+    client: Client
     say: Callable[[str], None]
     progress: Callable[[str, int], Callable[[int], None]]  # (name, bytes) -> called with the bytes done
     first_pause_s: float = 1.0
@@ -62,7 +61,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises `SetError` naming the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+", encoding="ascii") as file:
+    with open(folder / LOCK, "a+", encoding="ascii", opener=_open_no_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -73,6 +72,10 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def sources_of(catalog: Catalog) -> list[Source]:
@@ -92,7 +95,8 @@ def take_stock(
             continue
         published = folder / source.published
         found = next((path for path in local.get(source.bytes, []) if _is_published_file(path, source)), None)
-        done = size_of(part_of(published)) if size_of(part_of(published)) <= source.bytes else 0
+        done = size_of(part_of(published))
+        done = done if done <= source.bytes else 0
         if found or _is_published_file(published, source):
             done = source.bytes
         items.append(Item(source, here=False, to_fetch=source.bytes - done, local=found))
@@ -131,7 +135,7 @@ def check_unexpected_files(catalog: Catalog, folder: Path) -> None:
     The services refuse such a set, which is better found out before the download than after it.
     """
     known = {path for s in sources_of(catalog) for path in (s.path, s.published)}
-    known |= {f"{path}{end}" for path in known for end in (".part", ".part.version")}
+    known |= {name for path in known for name in leftovers_of(path)}
     for entry in catalog.entries:
         for path in sorted((folder / entry.path).rglob("*")):
             relative = path.relative_to(folder).as_posix()
@@ -190,7 +194,7 @@ def _record(source: Source, folder: Path) -> dict[str, Any]:
     record = {
         "sha256": source.sha256 if known else sha256(path),
         "bytes": path.stat().st_size,
-        "source": source.url,
+        "source": source.address,
     }
     if source.is_converted:
         record |= {"source_sha256": source_of(path), "source_bytes": source.bytes}
@@ -225,15 +229,15 @@ def _obtain(item: Item, folder: Path, context: FetchContext, trusted: frozenset[
         else:
             _fetch(source, published, context)
         part_of(published).replace(published)
-        discard_part(published)  # what is left of it: the version file
+        discard_part(published)  # what else is left of it
     if not source.sha256 and source.path in trusted:
         context.say(f"{source.path}: taken unverified; its SHA-256 is {sha256(published)}")
     if source.is_converted:
         try:
-            convert(published, folder / source.path)
+            convert(published, folder / source.path, source.sha256)
         except CheckpointError as error:
             published.unlink()
-            raise SetError(f"{error}. The file was deleted; it came from {source.url}") from error
+            raise SetError(f"{error}. The file was deleted; it came from {source.address}") from error
         published.unlink()  # its tensors are in the set now, its checksum goes into the manifest
 
 
@@ -264,5 +268,5 @@ def _check(source: Source, published: Path) -> None:
         discard_part(published)
         raise SetError(
             f"{source.published}: wrong checksum: SHA-256 {actual}, expected {source.sha256}; "
-            f"the file was deleted. It came from {source.url}"
+            f"the file was deleted. It came from {source.address}"
         )

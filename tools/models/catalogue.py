@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from atelier_runtime.service_status import NetworkRole
+from tools.models.addresses import HUB, host_of, is_address, public
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
 PICKLES = (".pth", ".pt", ".ckpt")
@@ -35,6 +36,11 @@ class Source:
     url: str
     bytes: int
     sha256: str
+
+    @property
+    def address(self) -> str:
+        """The URL as it may be shown and stored."""
+        return public(self.url)
 
     @property
     def is_converted(self) -> bool:
@@ -107,17 +113,30 @@ class Catalog:
     def mirrored(self, mirror: str) -> Catalog:
         """Return the catalog with every `https://host/path` fetched from `mirror/host/path`."""
 
-        def on_mirror(source: Source) -> Source:
-            address = urlsplit(source.url)
+        def on_mirror(url: str) -> str:
+            address = urlsplit(url)
             query = f"?{address.query}" if address.query else ""
-            return replace(source, url=f"{mirror.rstrip('/')}/{address.netloc}{address.path}{query}")
+            return f"{mirror.rstrip('/')}/{host_of(url)}{address.path}{query}"
 
         _check_url("--mirror", mirror)
+        return self._with_urls(on_mirror)
+
+    def through_hub(self, endpoint: str) -> Catalog:
+        """Return the catalog with what is on Hugging Face fetched from `endpoint` (HF_ENDPOINT) instead."""
+        _check_url("HF_ENDPOINT", endpoint)
+        return self._with_urls(
+            lambda url: endpoint + url.removeprefix(HUB) if url.startswith(f"{HUB}/") else url
+        )
+
+    def _with_urls(self, change: Callable[[str], str]) -> Catalog:
+        def changed(source: Source) -> Source:
+            return replace(source, url=change(source.url))
+
         entries = (
             replace(
                 entry,
-                license=replace(entry.license, text=on_mirror(entry.license.text)),
-                files=tuple(on_mirror(source) for source in entry.files),
+                license=replace(entry.license, text=changed(entry.license.text)),
+                files=tuple(changed(source) for source in entry.files),
             )
             for entry in self.entries
         )
@@ -137,9 +156,9 @@ def read_catalog(path: Path = BUILT_IN) -> Catalog:
         catalog = Catalog(
             name=str(data["name"]),
             description=str(data.get("description", "")),
-            max_side=data.get("max_side"),
-            refiner_max_side=data.get("refiner_max_side"),
-            size_multiple=int(data.get("size_multiple", 8)),
+            max_side=_side(data, "max_side", None),
+            refiner_max_side=_side(data, "refiner_max_side", None),
+            size_multiple=_side(data, "size_multiple", 8) or 8,
             default_negative_prompt=str(data.get("default_negative_prompt", "")),
             entries=entries,
         )
@@ -148,6 +167,8 @@ def read_catalog(path: Path = BUILT_IN) -> Catalog:
         raise CatalogError(f"{path}: {error.strerror or error}") from error
     except KeyError as error:
         raise CatalogError(f"{path}: {error.args[0]} is missing") from error
+    except RecursionError as error:
+        raise CatalogError(f"{path}: too many brackets within each other") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise CatalogError(f"{path}: {error}") from error
     return catalog
@@ -157,6 +178,13 @@ def _spelling(table: Mapping[str, Any], key: str) -> str:
     """Return a table's spelling of a key: catalogs written for 0.1 have `licences` and `licence`."""
     british = key.replace("license", "licence")
     return british if british in table else key
+
+
+def _side(table: Mapping[str, Any], key: str, default: int | None) -> int | None:
+    value = table.get(key, default)
+    if value is not None and (type(value) is not int or value < 1):
+        raise CatalogError(f"{key} must be a positive integer, not {value!r}")
+    return value
 
 
 def _license(key: str, table: Mapping[str, Any]) -> License:
@@ -189,7 +217,7 @@ def _source(where: str, role: str, table: Mapping[str, Any], path: str, base: st
         raise CatalogError(f"{where}: url is missing")
     _check_url(where, url)
     size = table.get("bytes")
-    if not isinstance(size, int) or size < 1:
+    if type(size) is not int or size < 1:
         raise CatalogError(f"{where}: bytes must be the file's size, not {size!r}")
     checksum = _text(where, table, "sha256")
     if not re.fullmatch(r"[0-9a-f]{64}|", checksum):
@@ -205,9 +233,8 @@ def _text(where: str, table: Mapping[str, Any], key: str) -> str:
 
 
 def _check_url(where: str, url: str) -> None:
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.netloc:
-        raise CatalogError(f"{where}: {url} is not an http(s) URL")
+    if not is_address(url):
+        raise CatalogError(f"{where}: {public(url)} is not an http(s) URL")
 
 
 def _check_paths(catalog: Catalog) -> None:
@@ -219,6 +246,6 @@ def _check_paths(catalog: Catalog) -> None:
         if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in source.path:
             raise CatalogError(f"{source.role}: {source.path} leads out of the set")
         for name in {source.path, source.published}:
-            if name in taken or name == "manifest.json":
+            if name in taken or name in ("manifest.json", "manifest.json.part", ".lock"):
                 raise CatalogError(f"{source.role}: {name} is taken")
             taken.add(name)

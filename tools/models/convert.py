@@ -15,21 +15,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from atelier_runtime.weights import read_checkpoint
+from atelier_runtime.snapshot import take
+from atelier_runtime.weights import CheckpointError, read_snapshot
 
 _ORIGIN = "converted_from"
 
 
-def convert(checkpoint: Path, target: Path) -> None:
+def convert(checkpoint: Path, target: Path, sha256: str = "") -> None:
     """Write the tensors of a `.pth` file as safetensors, with unwrapped names and the same dtypes.
 
-    `target` appears only when it is complete. Raises `CheckpointError` (of `atelier_runtime.weights`) for a
-    file that is damaged or that would run code; none of it is run.
+    `target` appears only when it is complete. `sha256`: what the file must be, if that is known. Raises
+    `CheckpointError` (of `atelier_runtime.weights`) for a file that is another one, is damaged, or would run
+    code; none of it is run.
     """
-    # Separate memory for each: safetensors refuses tensors that share theirs.
-    state = {key: value.detach().clone().contiguous() for key, value in read_checkpoint(checkpoint).items()}
-    with checkpoint.open("rb") as file:
-        source = hashlib.file_digest(file, "sha256").hexdigest()
+    with take(checkpoint) as snapshot:
+        source = snapshot.sha256
+        if sha256 and source != sha256:
+            raise CheckpointError(f"{checkpoint} was replaced after it had been checked")
+        # Separate memory for each: safetensors refuses tensors that share theirs.
+        state = {key: value.detach().clone().contiguous() for key, value in read_snapshot(snapshot).items()}
     part = target.with_name(target.name + ".part")
     # One entry: safetensors writes several in any order, and converting again should give the same file.
     save_file(state, part, metadata={_ORIGIN: f"{source} {_digest(state)}"})
@@ -47,9 +51,16 @@ def is_conversion_of(path: Path, source_sha256: str) -> bool:
                 return False
             keys = file.keys()
             state = {key: file.get_tensor(key) for key in keys}
-    except (OSError, SafetensorError):
+            return bool(digest == _digest(state))
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+    ):  # a header says anything
         return False
-    return bool(digest == _digest(state))
 
 
 def source_of(path: Path) -> str:

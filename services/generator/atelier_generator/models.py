@@ -26,7 +26,8 @@ docs/precision.md has the figures.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,26 +200,28 @@ def load_models(settings: ServiceSettings) -> Models:
         raise StartupError("DTYPE: on a CPU the networks run in float32; leave it at auto")
     model_set = ModelSet.open(settings.model_set)
     base = model_set.require(NetworkRole.BASE)
-    model_set.verify(*ROLES)
+    model_set.check_files(*ROLES)
 
-    stored_base = _read(base, "base")
-    stored_refiner = (
-        _read(refiner, "refiner", stored_base)
-        if (refiner := model_set.component(NetworkRole.REFINER))
-        else None
-    )
-    text_to_image = load_base(stored_base, device, dtype)
-    upscaler = model_set.component(NetworkRole.UPSCALER)
+    refiner, upscaler = (model_set.component(role) for role in (NetworkRole.REFINER, NetworkRole.UPSCALER))
+    with _named_errors(model_set, base):
+        stored_base = _read(base, "base")
+    with _named_errors(model_set, refiner or base):
+        stored_refiner = _read(refiner, "refiner", stored_base) if refiner else None
+    with _named_errors(model_set, base):
+        text_to_image = load_base(stored_base, device, dtype)
+    with _named_errors(model_set, refiner or base):
+        refining = load_refiner(stored_refiner, text_to_image, device, dtype) if stored_refiner else None
     models = Models(
         model_set=model_set,
         device=device,
         dtype=dtype,
         text_to_image=text_to_image,
         image_to_image=share_for_images(text_to_image),
-        refiner=load_refiner(stored_refiner, text_to_image, device, dtype) if stored_refiner else None,
+        refiner=refining,
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
     )
+    model_set.verify(*ROLES)  # the files that no network needed
     for role in ROLES:
         component = model_set.component(role)
         if component is not None:
@@ -228,12 +231,11 @@ def load_models(settings: ServiceSettings) -> Models:
 
 def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the text-to-image pipeline of a checked base on a device."""
-    networks = {part: network.load(dtype) for part, network in stored.networks.items() if part != "vae"}
-    vae = stored.networks["vae"].load(vae_dtype(dtype, stored.networks["vae"].config))
+    dtypes = dict.fromkeys(stored.networks, dtype) | {"vae": vae_dtype(dtype, stored.networks["vae"].config)}
+    networks = stored.load(dtypes)
     pipeline_class: Any = StableDiffusionXLPipeline  # diffusers' constructors are not annotated
     pipeline = pipeline_class(
         **networks,
-        vae=vae,
         tokenizer=stored.tokenizer("tokenizer"),
         tokenizer_2=stored.tokenizer("tokenizer_2"),
         scheduler=stored.scheduler(),
@@ -291,13 +293,23 @@ def vae_dtype(dtype: torch.dtype, config: Mapping[str, Any]) -> torch.dtype:
 
 
 def _read(component: Component, kind: Kind, base: StoredPipeline | None = None) -> StoredPipeline:
-    try:
-        stored = read_pipeline(component.path)
-        stored.require(kind)
-        stored.check(base)
-    except CheckpointError as error:
-        raise StartupError(f"{component.setting}: the {component.role}: {error}") from error
+    stored = read_pipeline(component.path, component.read)
+    stored.require(kind)
+    stored.check(base)
     return stored
+
+
+@contextmanager
+def _named_errors(model_set: ModelSet, component: Component) -> Iterator[None]:
+    """Turn a `CheckpointError` into a `StartupError` that names the setting and the component.
+
+    If its files are not those that the manifest lists, that is the error.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        model_set.verify(component.role)
+        raise StartupError(f"{component.setting}: the {component.role}: {error}") from error
 
 
 def _prepare(pipeline: Any) -> None:

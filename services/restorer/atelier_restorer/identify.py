@@ -24,6 +24,10 @@ _MAX_LISTED = 10
 _CORRUPT_OVERLAP = (
     0.5  # a file with this fraction of a network's tensor names counts as a corrupt file of that network
 )
+_DIFFUSION = (
+    *("model.diffusion_model.", "first_stage_model.", "conditioner.", "cond_stage_model."),
+    *("down_blocks.", "text_model.", "lora_"),
+)
 _BACKBONES = ("resnet50", "mobile0.25")
 _PARSER_CLASSES = 19  # of the published ParseNet
 
@@ -56,7 +60,12 @@ def identify(state: Mapping[str, Tensor]) -> Identity:
         try:
             return _identify_upscaler(state)
         except UnsupportedModelError:
-            pass  # not an upscaler either: the error below names the closest network
+            if any(key.startswith(_DIFFUSION) for key in state):
+                raise UnknownNetworkError(
+                    "not a network of the restorer, but a diffusion model or a part of one; "
+                    "`atelier-generator inspect` says which"
+                ) from None
+            # Not an upscaler either: the error below names the closest network.
     if differences := list(_differences(closest.network.state_dict(), state)):
         raise UnknownNetworkError(
             f"not a network of the restorer. The closest is {closest.name}, with {overlap:.0%} of the tensor "

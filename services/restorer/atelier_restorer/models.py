@@ -3,7 +3,7 @@
     detector     RetinaFace, float32
     codeformer   CodeFormer; generates in the dtype of the settings, selects its codes in float32
     upscaler     any network that spandrel loads, float32
-    parser       ParseNet, float32, loaded on first use
+    parser       ParseNet, float32, put onto the device on first use
 
 A set may lack any of them; what it lacks is reported as not loaded. A setting may select a single checkpoint
 file instead of a set's component. Nothing is downloaded: startup fails if a file is missing or not in the
@@ -32,8 +32,9 @@ from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.processors import usable_processors
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
+from atelier_runtime.snapshot import Snapshot, take
 from atelier_runtime.upscaler import Upscaler
-from atelier_runtime.weights import Component, ModelSet, load_state_dict, sha256
+from atelier_runtime.weights import Component, ModelSet
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +98,8 @@ def bucket(count: int, max_batch: int | None) -> int:
 class Models:
     """Everything that a request may run; None is what is not loaded.
 
-    `components` are the files, by role. `parser` loads the face parser on its first call, since most requests
-    do without.
+    `components` are the files, by role. `parser` puts the face parser onto the device on its first call,
+    since most requests do without.
     """
 
     model_set: ModelSet
@@ -185,21 +186,26 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
 def _components(
     settings: RestorerSettings, model_set: ModelSet, roles: Collection[NetworkRole]
 ) -> dict[NetworkRole, Component]:
-    """Return what to load: the set's components, verified, unless a single file replaces them."""
+    """Return what to load: the set's components, unless a single file replaces them."""
     components: dict[NetworkRole, Component] = {}
     for role in (role for role in ROLES if role in roles):
         file = getattr(settings, role.value)
         component = model_set.component(role)
         if file:
             path = Path(file)
-            if not path.is_file():
+            if not path.exists():
                 raise StartupError(f"{role.upper()}={file}: there is no such file")
-            logger.info("weights from a single file", extra={"file": file, "sha256": sha256(path)})
-            components[role] = Component(role, path.stem, path, setting=role.upper())
+            components[role] = Component(role, path.stem, path, setting=role.upper(), read=_read_and_log)
         elif component is not None:
-            model_set.verify(role)
             components[role] = component
     return components
+
+
+def _read_and_log(path: Path) -> Snapshot:
+    """Read a single file, whose SHA-256 no manifest says."""
+    snapshot = take(path)
+    logger.info("weights from a single file", extra={"file": str(path), "sha256": snapshot.sha256})
+    return snapshot
 
 
 def with_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -213,7 +219,7 @@ def with_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _state_dict(component: Component) -> dict[str, torch.Tensor]:
-    return with_counters(load_state_dict(component.path, component.setting))
+    return with_counters(component.state_dict())
 
 
 def _load_detector(component: Component, device: torch.device) -> FaceDetector:
@@ -223,16 +229,17 @@ def _load_detector(component: Component, device: torch.device) -> FaceDetector:
         raise StartupError(f"{component.setting}: the detector {component.path}: {error}") from error
 
 
-def _load_parser(component: Component, device: torch.device) -> FaceParser:
+def _lazy_parser(component: Component, device: torch.device) -> Callable[[], FaceParser]:
+    """Read the face parser now, and put it onto the device on the first call.
+
+    An invalid file must fail at startup, not in a request, and what runs is what was read then.
+    """
+    state = _state_dict(component)
     try:
-        return FaceParser.from_state_dict(_state_dict(component), device)
+        FaceParser.from_state_dict(state, torch.device("cpu"))
     except ValueError as error:
         raise StartupError(f"{component.setting}: the face parser {component.path}: {error}") from error
-
-
-def _lazy_parser(component: Component, device: torch.device) -> Callable[[], FaceParser]:
-    _load_parser(component, torch.device("cpu"))  # an invalid file must fail at startup, not in a request
-    return functools.cache(lambda: _load_parser(component, device))
+    return functools.cache(lambda: FaceParser.from_state_dict(state, device))
 
 
 def _load_codeformer(component: Component, device: torch.device, dtype: torch.dtype) -> FaceRestorer:

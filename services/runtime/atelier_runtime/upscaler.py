@@ -19,7 +19,7 @@ from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 from atelier_runtime.settings import StartupError
 from atelier_runtime.sizes import Size
-from atelier_runtime.weights import Component, load_state_dict
+from atelier_runtime.weights import Component
 
 LANCZOS = "lanczos"
 
@@ -54,7 +54,7 @@ class Upscaler:
         """
         where = f"{component.setting}: the upscaler {component.path}"
         try:
-            network = ModelLoader().load_from_state_dict(load_state_dict(component.path, component.setting))
+            network = ModelLoader().load_from_state_dict(component.state_dict())
         except UnsupportedModelError as error:
             raise StartupError(f"{where} has an unknown architecture") from error
         except (RuntimeError, KeyError, ValueError) as error:  # a known architecture, but incomplete

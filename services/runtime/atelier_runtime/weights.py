@@ -7,16 +7,15 @@ name) and `files` (path -> SHA-256 and size).
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-import logging
+import os
 import pickle
 import pickletools
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from atelier_runtime.file_kinds import is_safetensors, problem_of
+from atelier_runtime.manifest import ComponentEntry, Manifest, ManifestError, read_manifest
 from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.set_files import Listed, check_files, compare, read_verified
 from atelier_runtime.settings import StartupError
-
-logger = logging.getLogger(__name__)
+from atelier_runtime.snapshot import CheckpointError as CheckpointError
+from atelier_runtime.snapshot import Reader, Snapshot, open_regular, take
+from atelier_runtime.snapshot import sha256 as sha256
 
 BUILT_IN = "demo"
 
@@ -45,18 +48,25 @@ _SAFETENSORS_DTYPES = {
 class Component:
     """A network of a set: a file, or a folder in diffusers' layout.
 
-    `setting` is the setting that selects it, for messages: MODEL_SET, or that of a single file.
+    `setting` is the setting that selects it, for messages: MODEL_SET, or that of a single file. `read` is how
+    its files are read: those of a set are compared with its manifest, and then are in `verified`.
     """
 
     role: NetworkRole
     name: str
     path: Path
     setting: str = "MODEL_SET"
+    read: Reader = take
+    verified: set[Path] = field(default_factory=set, compare=False)
 
     @property
     def single_file(self) -> bool:
         """True if it replaces the set's component because a separate setting selects it."""
         return self.setting != "MODEL_SET"
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Read the component's file, to load it; see `load_state_dict`."""
+        return load_state_dict(self.path, self.setting, self.read)
 
 
 @dataclass(frozen=True)
@@ -99,43 +109,32 @@ class ModelSet:
             except ModuleNotFoundError as error:
                 raise StartupError("MODEL_SET=demo: atelier-demo-models is not installed") from error
         else:
-            folder = Path(setting)
+            folder = _expanded(setting)
         manifest = folder / "manifest.json"
-        if not manifest.is_file():
-            raise StartupError(f"MODEL_SET={setting}: there is no file {manifest}")
         try:
-            return cls._parse(folder, json.loads(manifest.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StartupError(f"MODEL_SET={setting}: {manifest} is invalid: {error!r}") from error
+            if not manifest.is_file():
+                raise StartupError(f"MODEL_SET={setting}: there is no file {manifest}")
+            return cls._of(folder, read_manifest(manifest))
+        except (ManifestError, OSError) as error:
+            raise StartupError(f"MODEL_SET={setting}: {error}") from error
 
     @classmethod
-    def _parse(cls, folder: Path, data: Mapping[str, Any]) -> ModelSet:
-        components = {}
-        for role, entry in data["components"].items():
-            if role not in set(NetworkRole):
-                raise ValueError(f"components.{role} is unknown; it must be one of {', '.join(NetworkRole)}")
-            path = folder / entry["path"]
-            if folder.resolve() not in path.resolve().parents:
-                raise ValueError(f"components.{role}.path is outside the set: {entry['path']}")
-            components[NetworkRole(role)] = Component(NetworkRole(role), entry["name"], path)
-        max_side, refiner_max_side = _side(data, "max_side"), _side(data, "refiner_max_side")
-        if refiner_max_side is not None and (max_side is None or refiner_max_side < max_side):
-            raise ValueError(f"refiner_max_side is {refiner_max_side}, below max_side, which is {max_side}")
-        match_tone = data.get("match_tone", False)
-        if not isinstance(match_tone, bool):
-            raise ValueError(f"match_tone must be true or false, is {match_tone!r}")
+    def _of(cls, folder: Path, manifest: Manifest) -> ModelSet:
+        files = {name: entry.model_dump(exclude_none=True) for name, entry in manifest.files.items()}
         return cls(
-            name=data["name"],
+            name=manifest.name,
             folder=folder,
-            license=data["license"],
-            max_side=max_side,
-            refiner_max_side=refiner_max_side,
-            size_multiple=data.get("size_multiple", 8),
-            default_negative_prompt=data.get("default_negative_prompt", ""),
-            guidance_rescale=float(data.get("guidance_rescale", 0.0)),
-            match_tone=match_tone,
-            components=components,
-            files=data["files"],
+            license=manifest.license,
+            max_side=manifest.max_side,
+            refiner_max_side=manifest.refiner_max_side,
+            size_multiple=manifest.size_multiple,
+            default_negative_prompt=manifest.default_negative_prompt,
+            guidance_rescale=manifest.guidance_rescale,
+            match_tone=manifest.match_tone,
+            components={
+                role: _component(role, entry, folder, files) for role, entry in manifest.components.items()
+            },
+            files=files,
         )
 
     def component(self, role: NetworkRole) -> Component | None:
@@ -149,85 +148,105 @@ class ModelSet:
             raise StartupError(f"MODEL_SET: the set '{self.name}' in {self.folder} does not have a {role}")
         return component
 
+    def check_files(self, *roles: NetworkRole) -> None:
+        """Check that the components consist of the listed files; their content is compared as it is read.
+
+        Raises `StartupError` naming the first file that is missing, unlisted, or not a regular file.
+        """
+        for component in (self.components[role] for role in roles if role in self.components):
+            try:
+                check_files(component.path, self.folder, self.files)
+            except CheckpointError as error:
+                raise StartupError(f"MODEL_SET: {error}") from error
+
     def verify(self, *roles: NetworkRole) -> None:
-        """Compare the components' files with the manifest's SHA-256, and log each checksum.
+        """Check the components' files, and compare the content of those that have not been loaded.
 
         Raises `StartupError` naming the first file that is missing, unlisted or different.
         """
-        for role in roles:
-            component = self.component(role)
-            if component is None:
-                continue
-            found = sorted(component.path.rglob("*")) if component.path.is_dir() else [component.path]
-            for path in (p for p in found if not p.is_dir()):
-                self._verify_file(path)
-            listed = [f for f in self.files if (self.folder / f).is_relative_to(component.path)]
-            for missing in (f for f in listed if not (self.folder / f).is_file()):
-                raise StartupError(f"MODEL_SET: {missing} is missing in {self.folder}")
-
-    def _verify_file(self, path: Path) -> None:
-        relative = path.relative_to(self.folder).as_posix()
-        if not path.is_file():
-            raise StartupError(f"MODEL_SET: {relative} is missing in {self.folder}")
-        expected = self.files.get(relative, {}).get("sha256")
-        if expected is None:
-            raise StartupError(f"MODEL_SET: {relative} is not listed in the manifest of {self.folder}")
-        actual = sha256(path)
-        if actual != expected:
-            raise StartupError(
-                f"MODEL_SET: {relative} in {self.folder} has SHA-256 {actual}, the manifest lists {expected}"
-            )
-        logger.info("weights verified", extra={"file": str(path), "sha256": actual})
+        for component in (self.components[role] for role in roles if role in self.components):
+            try:
+                for path in check_files(component.path, self.folder, self.files):
+                    if path not in component.verified:
+                        compare(path, sha256(path), self.folder, self.files)
+            except CheckpointError as error:
+                raise StartupError(f"MODEL_SET: {error}") from error
 
 
-def _side(data: Mapping[str, Any], key: str) -> int | None:
-    side = data.get(key)
-    if side is not None and (type(side) is not int or side < 1):
-        raise ValueError(f"{key} must be a side in px (a positive integer) or null, is {side!r}")
-    return side
+def _expanded(setting: str) -> Path:
+    """Return a setting's path; not every shell replaces the ~ in an assignment."""
+    try:
+        return Path(setting).expanduser()
+    except RuntimeError as error:
+        raise StartupError(f"MODEL_SET={setting}: {error}") from error
 
 
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _component(role: NetworkRole, entry: ComponentEntry, folder: Path, files: Listed) -> Component:
+    path = Path(os.path.normpath(folder / entry.path))
+    try:
+        outside = Path(os.path.normpath(folder)) not in path.parents or (
+            folder.resolve() not in path.resolve().parents
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+        raise ManifestError(f"components.{role}.path cannot be read: {error}") from error
+    if outside:
+        raise ManifestError(f"components.{role}.path is outside the set: {entry.path}")
+    verified: set[Path] = set()
+    read = partial(read_verified, folder=folder, listed=files, verified=verified)
+    path = folder / path.relative_to(os.path.normpath(folder))
+    return Component(role, entry.name, path, read=read, verified=verified)
 
 
-class CheckpointError(ValueError):
-    """A checkpoint file cannot be used; the message names the file and the reason."""
-
-
-def load_state_dict(path: Path, setting: str = "MODEL_SET") -> dict[str, torch.Tensor]:
+def load_state_dict(path: Path, setting: str = "MODEL_SET", read: Reader = take) -> dict[str, torch.Tensor]:
     """Read a checkpoint like `read_checkpoint`, for a network that is about to be loaded.
 
     Raises `StartupError` naming `setting` and the file if it cannot be read.
     """
     try:
-        return read_checkpoint(path)
+        return read_checkpoint(path, read=read)
     except CheckpointError as error:
         raise StartupError(f"{setting}: {error}") from error
 
 
-def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch.Tensor]:
+def read_checkpoint(path: Path, *, shapes_only: bool = False, read: Reader = take) -> dict[str, torch.Tensor]:
     """Read a checkpoint into tensors on the CPU, in the dtypes of the file.
 
     Reads safetensors, and `torch.save` files with `weights_only=True`; unwraps `params_ema`, `params`,
     `state_dict` and the like, and drops the prefix `module.` of data-parallel training. With `shapes_only`
-    the tensors are on torch's meta device: names, shapes and dtypes without the values.
+    the tensors are on torch's meta device: names, shapes and dtypes without the values. Of safetensors, only
+    the header is then read, and not by `read`: nothing is compared with a checksum.
 
     Raises:
         CheckpointError: the file is missing, corrupt, of another format, or would run arbitrary code.
     """
-    if not path.is_file():
-        what = "is a folder, not a checkpoint file" if path.is_dir() else "there is no such file"
-        raise CheckpointError(f"{path}: {what}")
+    if shapes_only and (header := _header_of_safetensors(path)) is not None:
+        with header:
+            return read_snapshot(header, shapes_only=True)
+    with read(path) as snapshot:
+        return read_snapshot(snapshot, shapes_only=shapes_only)
+
+
+def _header_of_safetensors(path: Path) -> Snapshot | None:
+    """Return a copy of the header alone, None if the file is not safetensors."""
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not is_safetensors(file):
+            return None
+    return take(path, beginning=8 + length)
+
+
+def read_snapshot(snapshot: Snapshot, *, shapes_only: bool = False) -> dict[str, torch.Tensor]:
+    """Read a checkpoint, as `read_checkpoint` does, from a copy of the file."""
+    path = snapshot.source
+    with snapshot.open() as file:
+        if (problem := problem_of(file, path.suffix.lower())) is not None:
+            raise CheckpointError(f"{path} {problem}")
+        reading = _read_safetensors if is_safetensors(file) else _load
     try:
-        data: Any = (
-            _read_safetensors(path, shapes_only) if _is_safetensors(path) else _load(path, shapes_only)
-        )
+        data: Any = reading(snapshot.path, shapes_only)
     except pickle.UnpicklingError as error:
         # torch's own message advises turning the protection off.
-        called = _pickled_call(path, str(error))
+        called = _pickled_call(snapshot, str(error))
         if called is None:
             raise CheckpointError(
                 f"{path} cannot be read as weights: corrupt, or not a checkpoint"
@@ -238,6 +257,8 @@ def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch
         ) from error
     except Exception as error:  # each format raises its own exceptions; all mean the same here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in reason:  # torch's advice
+            reason = "it contains more than tensors"
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
     for wrapper in _WRAPPERS:
         if isinstance(data, dict) and isinstance(data.get(wrapper), dict):
@@ -248,9 +269,12 @@ def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, torch
     return {str(key).removeprefix("module."): value for key, value in data.items()}
 
 
-def describe_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def describe_checkpoint(
+    path: Path, tensors: Mapping[str, torch.Tensor], snapshot: Snapshot | None = None
+) -> dict[str, Any]:
     """Describe a checkpoint of any network, for the `inspect` commands.
 
+    `snapshot` is the copy that the tensors were read from, if there is one; else the file is read again.
     `parameters` counts trainable values, so neither integers nor the running statistics of batch
     normalization. `dtype` is that of the parameters; several are joined by ", ".
     """
@@ -262,40 +286,38 @@ def describe_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict
     ]
     return {
         "file": str(path),
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
+        "bytes": snapshot.size if snapshot else path.stat().st_size,
+        "sha256": snapshot.sha256 if snapshot else sha256(path),
         "tensors": len(tensors),
         "parameters": sum(tensor.numel() for tensor in trained),
         "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in trained})),
     }
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Decide by suffix or content: a file may have any name."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return path.suffix == ".safetensors" or start[8:] == b"{"
-
-
-def _read_safetensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: str, shapes_only: bool) -> dict[str, torch.Tensor]:
     if not shapes_only:
         return load_file(path)
-    with safe_open(path, "pt") as file, torch.device("meta"):
+    # As numpy: for torch it would map the whole file as memory of our own, which may be more than there is.
+    with safe_open(path, "numpy") as file, torch.device("meta"):
         keys = file.keys()
         slices = {key: file.get_slice(key) for key in keys}
+        if unknown := {part.get_dtype() for part in slices.values()} - _SAFETENSORS_DTYPES.keys():
+            raise ValueError(
+                f"it has tensors of the dtype {', '.join(sorted(unknown))}, which is not read here"
+            )
         return {
             key: torch.empty(part.get_shape(), dtype=_SAFETENSORS_DTYPES[part.get_dtype()])
             for key, part in slices.items()
         }
 
 
-def _load(path: Path, shapes_only: bool) -> Any:
+def _load(path: str, shapes_only: bool) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
         return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
 
 
-def _pickled_call(path: Path, message: str) -> str | None:
+def _pickled_call(snapshot: Snapshot, message: str) -> str | None:
     """Return the name of what a rejected pickle would call, None if it is merely corrupt. Runs nothing.
 
     `message`: torch's reason for the rejection.
@@ -304,13 +326,14 @@ def _pickled_call(path: Path, message: str) -> str | None:
         return match[1]
     strings: list[str] = []  # of a newer protocol, which torch rejects before it can name the call
     try:
-        for operation, argument, _ in pickletools.genops(path.read_bytes()):
-            if operation.name == "GLOBAL":
-                return str(argument).replace(" ", ".")
-            if operation.name == "STACK_GLOBAL":
-                return ".".join(strings[-2:])
-            if isinstance(argument, str):
-                strings.append(argument)
-    except ValueError:
-        pass  # not a pickle at all
+        with snapshot.open() as file:
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name == "GLOBAL":
+                    return str(argument).replace(" ", ".")
+                if operation.name == "STACK_GLOBAL":
+                    return ".".join(strings[-2:])
+                if isinstance(argument, str):
+                    strings = [*strings[-1:], argument]
+    except Exception:  # pickletools raises what its argument readers raise: not a pickle at all
+        pass
     return None

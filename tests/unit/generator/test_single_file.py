@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from atelier_generator.nets import original_names
 from atelier_generator.nets.reading import read_pipeline
 from atelier_runtime.settings import StartupError
+from atelier_runtime.snapshot import Snapshot, take
 from atelier_runtime.weights import CheckpointError
 from tests import narrow_sdxl
 from tests.narrow_sdxl import change
@@ -79,6 +80,34 @@ def test_diffusers_own_conversion_agrees(single_files, narrow_set):
             assert all(torch.equal(ours[key], expected[key].float()) for key in expected), part
 
 
+@pytest.mark.parametrize(
+    "key", ["text_projection.weight", "text_projection", "text_model.text_projection.weight"]
+)
+def test_a_projection_of_the_first_encoder_which_merging_leaves_behind_is_harmless(
+    single_files, tmp_path, key
+):
+    path = Path(shutil.copy(single_files / "base.safetensors", tmp_path))
+    change(path, lambda state: state.update({original_names.CLIP_L + key: torch.ones(2, 2).half()}))
+    stored = read_pipeline(path)
+    stored.check()
+    assert "text_projection" not in str(
+        list(stored.networks["text_encoder"].load(torch.float32).state_dict())
+    )
+
+
+def test_a_single_file_is_read_once_and_no_longer_kept_than_needed(single_files):
+    reads = []
+
+    def read(path: Path) -> Snapshot:
+        reads.append(path)
+        return take(path)
+
+    path = single_files / "base.safetensors"
+    stored = read_pipeline(path, read)
+    networks = stored.load(dict.fromkeys(stored.networks, torch.float16))
+    assert set(networks) == {"unet", "vae", "text_encoder", "text_encoder_2"} and reads == [path]
+
+
 def test_bfloat16_and_data_parallel_prefixes_load(single_files, tmp_path):
     state = load_file(single_files / "base.safetensors")
     path = tmp_path / "base.safetensors"
@@ -135,6 +164,26 @@ def test_a_file_that_is_not_a_complete_base_is_refused(single_files, tmp_path, c
         (["lora_unet_down_blocks_1.alpha"], "a LoRA"),
         (["down_blocks.0.resnets.0.conv1.weight"], "a UNet alone"),
         (["model.diffusion_model.out.2.weight"], "a UNet alone, without text encoders and VAE"),
+        (
+            ["model.diffusion_model.out.2.weight", "first_stage_model.quant_conv.weight"],
+            "a UNet and a VAE, without text encoders",
+        ),
+        (
+            ["model.diffusion_model.out.2.weight", "conditioner.embedders.1.model.ln_final.weight"],
+            "a UNet and text encoders, without a VAE",
+        ),
+        (
+            ["model.diffusion_model.out.2.weight", "conditioner.embedders.0.model.ln_final.weight"],
+            "a UNet and text encoders, without a VAE",
+        ),
+        (
+            ["conditioner.embedders.1.model.ln_final.weight", "first_stage_model.quant_conv.weight"],
+            "text encoders and a VAE, without a UNet",
+        ),
+        (["conditioner.embedders.1.model.ln_final.weight"], "text encoders alone, without UNet and VAE"),
+        (["first_stage_model.quant_conv.weight"], "a VAE alone, without UNet and text encoders"),
+        (["controlnet_down_blocks.0.weight", "down_blocks.0.resnets.0.conv1.weight"], "a ControlNet"),
+        (["unet.down_blocks.0.attentions.0.to_q.lora_A.weight"], "a LoRA"),
         (["double_blocks.0.img_mod.lin.weight"], "a Flux network"),
         (["conv_first.weight"], "not an SDXL checkpoint; its 1 tensors begin with conv_first.weight"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from atelier_runtime.service_status import NetworkRole
+from tools.models.__main__ import main
 from tools.models.catalogue import BUILT_IN, CatalogError, read_catalog
 
 LICENSE = """
@@ -40,7 +42,7 @@ def test_the_shipped_catalog_has_every_role_and_every_checksum() -> None:
     assert {source.path for source in sources if source.is_converted} == {
         f"{role}.safetensors" for role in ("upscaler", "detector", "codeformer", "parser")
     }
-    assert [license.key for license in catalog.licenses if license.must_be_accepted] == ["s-lab"]
+    assert [license.key for license in catalog.licenses if license.must_be_accepted] == ["s-lab", "parsenet"]
     assert (catalog.name, catalog.max_side, catalog.size_multiple) == ("sdxl", None, 8)
 
 
@@ -66,6 +68,21 @@ def test_no_checksum_of_the_shipped_catalog_has_two_sizes() -> None:
 
     pairs = set(files(tomllib.loads(BUILT_IN.read_text())))
     assert len(pairs) == len({checksum for checksum, _ in pairs})
+
+
+def test_both_licenses_that_forbid_commercial_use_are_refused_at_once_and_accepted_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main(["--to", str(tmp_path / "set"), "--without", "codeformer"]) == 2
+    err = capsys.readouterr().err
+    assert "parser: MIT License" in err and "NON-COMMERCIAL" in err and "--accept parsenet " in err
+    assert main(["--to", str(tmp_path / "set"), "--accept", "s-lab"]) == 2
+    assert "--without parser " in capsys.readouterr().err
+    assert main(["--to", str(tmp_path / "set")]) == 2
+    err = capsys.readouterr().err
+    assert 'ACCEPT="s-lab parsenet"' in err and 'WITHOUT="codeformer parser"' in err
+    assert not list((tmp_path / "set").rglob("*.part"))
 
 
 def test_a_mirror_takes_the_place_of_the_scheme() -> None:

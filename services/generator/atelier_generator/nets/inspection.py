@@ -7,6 +7,7 @@ memory. The exception is a set's upscaler, which spandrel must build to identify
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import StoredNetwork, empty_network
 from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.snapshot import take
 from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import (
     CheckpointError,
@@ -40,7 +42,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
     Raises `CheckpointError` or `StartupError` if it is not SDXL, is incomplete or contradicts its manifest.
     """
-    if (path / "manifest.json").is_file():
+    if path.is_dir() and (path / "manifest.json").is_file():
         return _describe_set(ModelSet.open(str(path)))
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise CheckpointError(
@@ -54,6 +56,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 def _describe_set(model_set: ModelSet) -> dict[str, Any]:
     description: dict[str, Any] = {"model_set": model_set.name, "folder": str(model_set.folder)}
+    model_set.check_files(NetworkRole.BASE, NetworkRole.REFINER, NetworkRole.UPSCALER)
     base = read_pipeline(model_set.require(NetworkRole.BASE).path)
     base.require("base")
     base.check()
@@ -110,7 +113,8 @@ def _enabled_options(network: Any) -> dict[str, Any]:
 
 
 def _describe_upscaler(component: Component) -> dict[str, Any]:
-    upscaler = Upscaler.load(component, torch.device("cpu"), torch.float32)
+    unverified = replace(component, read=take)  # the whole set is compared in the end
+    upscaler = Upscaler.load(unverified, torch.device("cpu"), torch.float32)
     tensors = read_checkpoint(component.path, shapes_only=True)
     description = describe_checkpoint(component.path, tensors)
     files = [{key: description[key] for key in ("file", "bytes", "sha256")}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,36 @@ from atelier_generator.nets import published, shapes
 from atelier_generator.nets.published import Kind
 from atelier_generator.nets.stored import Origin, StoredNetwork
 from atelier_generator.nets.stored_pipeline import StoredPipeline
+from atelier_runtime.snapshot import Reader, take
 from atelier_runtime.weights import CheckpointError, read_checkpoint
 
 _OTHER_KINDS = {
     "cond_stage_model.transformer.": "a Stable Diffusion 1 checkpoint",
     "cond_stage_model.model.": "a Stable Diffusion 2 checkpoint",
     "control_model.": "a ControlNet",
+    "controlnet_": "a ControlNet, in diffusers' layout",
     "lora_": "a LoRA",
+    "lycoris_": "a LoRA (LyCORIS)",
+    "ip_adapter.": "an IP-Adapter",
+    "image_proj.": "an IP-Adapter",
     "joint_blocks.": "a Stable Diffusion 3 network",
     "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3 checkpoint",
     "double_blocks.": "a Flux network",
     "model.diffusion_model.double_blocks.": "a Flux checkpoint",
     "down_blocks.": "a UNet alone, in diffusers' layout",
     "text_model.": "a text encoder alone",
+    "vision_model.": "an image encoder alone",
     "encoder.down_blocks.": "a VAE alone, in diffusers' layout",
     "encoder.down.": "a VAE alone",
+    "encoder.block.": "a T5 text encoder alone",
 }
-_SINGLE_PARTS = {names.UNET: "a UNet alone, without text encoders and VAE", names.VAE: "a VAE alone"}
+_LORA_SUFFIXES = (".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight")
+_PARTS = {
+    "a UNet": (names.UNET,),
+    "text encoders": (names.CLIP_L, *names.BIG_G.values()),
+    "a VAE": (names.VAE,),
+}
+"""The parts of a complete checkpoint, by the prefixes of their tensors."""
 # Left over from training: noise schedules, the weights' moving average, position IDs, CLIP's logit scale.
 _LEFTOVER_PREFIXES = (
     "model_ema.",
@@ -44,11 +57,17 @@ _LEFTOVER_PREFIXES = (
     "loss.",
 )
 _LEFTOVER_SUFFIXES = ("position_ids", "logit_scale", "attn_mask")
+# CLIP-L has a projection, which SDXL does not use: it takes the layer before. Merging programs keep it.
+_UNUSED_PROJECTIONS = tuple(
+    f"{names.CLIP_L}{module}text_projection{kind}"
+    for module in ("", "text_model.")
+    for kind in ("", ".weight")
+)
 
 
-def read_single_file(path: Path) -> StoredPipeline:
+def read_single_file(path: Path, read: Reader = take) -> StoredPipeline:
     """Read a checkpoint's header. Raises `CheckpointError` for anything but SDXL, saying what it is."""
-    tensors = read_checkpoint(path, shapes_only=True)
+    tensors = read_checkpoint(path, shapes_only=True, read=read)
     kind = _kind(path, tensors)
     prefixes = {"unet": names.UNET, "vae": names.VAE, "text_encoder_2": names.BIG_G[kind]}
     if kind == "base":
@@ -65,7 +84,7 @@ def read_single_file(path: Path) -> StoredPipeline:
     for part, prefix in prefixes.items():
         config, origins = _read_part(path, part, tensors, kind)
         own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        networks[part] = StoredNetwork(part, config, (path,), own, origins, _is_leftover)
+        networks[part] = StoredNetwork(part, config, (path,), own, origins, _is_leftover, read)
     scheduler_class: Any = diffusers.EulerDiscreteScheduler  # diffusers is not fully annotated
     scheduler = dict(published.configuration(kind, "scheduler"))
     return StoredPipeline(
@@ -101,22 +120,33 @@ def _read_part(
 
 
 def _kind(path: Path, tensors: Mapping[str, Tensor]) -> Kind:
-    def has(prefix: str) -> bool:
-        return any(key.startswith(prefix) for key in tensors)
+    def has(*prefixes: str) -> bool:
+        return any(key.startswith(prefixes) for key in tensors)
 
-    if has(names.UNET) and has(names.VAE):
-        if has(names.CLIP_L) or has(names.BIG_G["base"]):
-            return "base"
-        if has(names.BIG_G["refiner"]):
-            return "refiner"
-    for prefix, what in (_OTHER_KINDS | _SINGLE_PARTS).items():
-        if has(prefix):
-            raise CheckpointError(f"{path} is {what}, not a complete SDXL checkpoint")
+    lora = any(key.endswith(_LORA_SUFFIXES) for key in tensors)
+    other = "a LoRA" if lora else next((what for prefix, what in _OTHER_KINDS.items() if has(prefix)), None)
+    found = [part for part, prefixes in _PARTS.items() if has(*prefixes)]
+    if len(found) == len(_PARTS) and other is None:
+        return "base" if has(names.CLIP_L, names.BIG_G["base"]) else "refiner"
+    if other is None and found:
+        other = _some_parts(found)
+    if other:
+        raise CheckpointError(f"{path} is {other}, not a complete SDXL checkpoint")
     examples = ", ".join(list(tensors)[:3])
     raise CheckpointError(
         f"{path} is not an SDXL checkpoint; its {len(tensors)} tensors begin with {examples}"
     )
 
 
+def _some_parts(found: Sequence[str]) -> str:
+    """Name what a file has and what it lacks, such as "a UNet and a VAE, without text encoders"."""
+    lost = [part for part in _PARTS if part not in found]
+    missing = lost[0] if len(lost) == 1 else " and ".join(part.removeprefix("a ") for part in lost)
+    alone = " alone" if len(found) == 1 else ""
+    return f"{' and '.join(found)}{alone}, without {missing}"
+
+
 def _is_leftover(key: str) -> bool:
-    return key.startswith(_LEFTOVER_PREFIXES) or key.endswith(_LEFTOVER_SUFFIXES)
+    return (
+        key.startswith(_LEFTOVER_PREFIXES) or key.endswith(_LEFTOVER_SUFFIXES) or key in _UNUSED_PROJECTIONS
+    )

@@ -5,7 +5,7 @@ Everything but `load` reads only the files' headers: a checkpoint of any size is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,20 @@ import transformers
 from accelerate import init_empty_weights
 from torch import Tensor
 
+from atelier_runtime.snapshot import Reader, take
 from atelier_runtime.weights import CheckpointError, read_checkpoint
 
 _MAX_LISTED = 10
+_MOST_LEVELS = 32
+# Many times what any network has.
+_MOST = {
+    **dict.fromkeys(("layers_per_block", "num_hidden_layers", "transformer_layers_per_block"), 1000),
+    **dict.fromkeys(
+        ("reverse_transformer_layers_per_block", "norm_num_groups", "num_attention_heads"), 10_000
+    ),
+    **dict.fromkeys(("block_out_channels", "down_block_types", "up_block_types", "hidden_size"), 1_000_000),
+    **dict.fromkeys(("num_train_timesteps", "max_position_embeddings"), 1_000_000),
+}
 _LIBRARIES = {
     "UNet2DConditionModel": diffusers,
     "AutoencoderKL": diffusers,
@@ -48,6 +59,7 @@ class StoredNetwork:
 
     `tensors`: those that belong to it, by their keys in the files, on the meta device. `origins`: maps the
     network's own names to the origin of each tensor. `ignored`: tells whether a key may be left over.
+    `read`: how the files are read when the weights are loaded.
     """
 
     part: str
@@ -56,6 +68,7 @@ class StoredNetwork:
     tensors: Mapping[str, Tensor]
     origins: Callable[[Iterable[str]], Mapping[str, Origin]]
     ignored: Callable[[str], bool] = field(default=lambda key: False)
+    read: Reader = take
 
     @property
     def class_name(self) -> str:
@@ -76,15 +89,19 @@ class StoredNetwork:
                 f"{'; '.join(differences[:_MAX_LISTED])}{more}"
             )
 
-    def load(self, dtype: torch.dtype) -> Any:
+    def load(self, dtype: torch.dtype, contents: Mapping[Path, Mapping[str, Tensor]] | None = None) -> Any:
         """Return the network on the CPU in `dtype`, ready to run. Raises `CheckpointError`.
 
-        Tensors that are stored in that dtype are memory-mapped, not copied.
+        Tensors that are stored in that dtype are not copied. `contents`: the files' tensors, if they have
+        been read already.
         """
         self.check()
         stored: dict[str, Tensor] = {}
         for path in self.files:
-            stored |= read_checkpoint(path)
+            stored |= contents[path] if contents else read_checkpoint(path, read=self.read)
+        for key, tensor in self.tensors.items():
+            if key not in stored or stored[key].shape != tensor.shape:
+                raise CheckpointError(f"{self.part}: {key} changed while the files were read")
         network = self.empty()
         state = {
             name: origin.convert(stored[origin.key]).to(dtype).contiguous()
@@ -119,11 +136,33 @@ def _shape(origin: Origin, tensor: Tensor) -> tuple[int, ...] | None:
         return None
 
 
+def check_counts(where: str, config: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` for a number of layers, levels or steps that would never end to be built."""
+    for name, most in _MOST.items():
+        values = config.get(name)
+        if isinstance(values, list) and len(values) > _MOST_LEVELS:
+            raise CheckpointError(
+                f"{where}: {name} has {len(values)} entries, at most {_MOST_LEVELS} are possible"
+            )
+        for value in _numbers(values):
+            if value > most:
+                raise CheckpointError(f"{where}: {name} is {value}, at most {most} is possible")
+
+
+def _numbers(values: object) -> Iterator[float]:
+    if isinstance(values, list):
+        for value in values:
+            yield from _numbers(value)
+    elif isinstance(values, int | float):
+        yield values
+
+
 def empty_network(part: str, config: Mapping[str, Any]) -> Any:
     """Return a part's network with its parameters on the meta device and its few buffers in memory.
 
     Raises `CheckpointError` if the class cannot be built with this configuration.
     """
+    check_counts(part, config)
     class_name = CLASSES[part]
     library = _LIBRARIES[class_name]
     network_class = getattr(library, class_name)
@@ -134,7 +173,7 @@ def empty_network(part: str, config: Mapping[str, Any]) -> Any:
             # We choose the dtype ourselves, see models.py.
             plain = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
             return network_class(transformers.CLIPTextConfig(**plain))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+    except Exception as error:  # whatever a value that makes no sense leads to
         raise CheckpointError(
             f"{part}: cannot build {class_name} with this configuration: {error}"
         ) from error

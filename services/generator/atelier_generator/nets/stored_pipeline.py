@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from atelier_generator.nets.published import Kind
 from atelier_generator.nets.stored import StoredNetwork
-from atelier_runtime.weights import CheckpointError
+from atelier_runtime.weights import CheckpointError, read_checkpoint
 
 _TIME_IDS = {"base": 6, "refiner": 5}
 """Numbers of micro-conditioning: original size, crop corner, and target size or the refiner's score."""
@@ -35,6 +38,23 @@ class StoredPipeline:
         """Raise `CheckpointError` if this is the other kind."""
         if self.kind != kind:
             raise CheckpointError(f"{self.path} is an SDXL {self.kind}, not a {kind}")
+
+    def load(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, Any]:
+        """Return these parts on the CPU, each in its dtype. Raises `CheckpointError`.
+
+        Each file is read once, and its content kept no longer than the parts after it need it.
+        """
+        contents: dict[Path, Mapping[str, Tensor]] = {}
+        loaded = {}
+        for number, (part, dtype) in enumerate(dtypes.items(), start=1):
+            network = self.networks[part]
+            for path in network.files:
+                if path not in contents:
+                    contents[path] = read_checkpoint(path, read=network.read)
+            loaded[part] = network.load(dtype, contents)
+            later = {path for part in list(dtypes)[number:] for path in self.networks[part].files}
+            contents = {path: tensors for path, tensors in contents.items() if path in later}
+        return loaded
 
     def check(self, base: StoredPipeline | None = None) -> None:
         """Raise `CheckpointError` unless every network is complete and the networks fit each other.

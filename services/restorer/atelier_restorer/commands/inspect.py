@@ -9,7 +9,8 @@ from typing import Any
 from atelier_restorer.commands.console import Console
 from atelier_restorer.commands.paths import shown
 from atelier_restorer.identify import UnknownNetworkError, identify
-from atelier_runtime.weights import CheckpointError, describe_checkpoint, read_checkpoint
+from atelier_runtime.snapshot import take
+from atelier_runtime.weights import CheckpointError, describe_checkpoint, read_snapshot
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,12 +30,13 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(path: Path) -> dict[str, Any]:
     """Describe a checkpoint. Raises `CheckpointError` or `UnknownNetworkError`."""
-    tensors = read_checkpoint(path)
+    with take(path) as snapshot:
+        tensors = read_snapshot(snapshot)
     identity = identify(tensors)
     return {
         "network": identity.network,
         "role": identity.role,
         "config": identity.config,
-        **describe_checkpoint(path, tensors),
+        **describe_checkpoint(path, tensors, snapshot),
         "parameters": identity.parameters,  # counted in the network itself, without its buffers
     }
