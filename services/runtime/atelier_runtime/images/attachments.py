@@ -33,7 +33,7 @@ def sentences(
         found.append("The video of the motion photo was dropped.")
     if not found and rest:
         what = "data"
-        if b"\xff\xd8\xff" in rest[:_SEARCHED_BYTES]:
+        if b"\xff\xd8\xff" in trailer[:_SEARCHED_BYTES]:
             what = "further images (previews, depth maps)"
         found.append(f"{len(rest)} bytes after the end of the image, {what}, were dropped.")
     elif not found and xmp.FURTHER_IMAGES in announced:

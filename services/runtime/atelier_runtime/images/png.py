@@ -20,7 +20,8 @@ from atelier_runtime.images.picture import ImageFault, PixelArray
 from atelier_runtime.processors import usable_processors
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOR_CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")
+COLOR_CHUNKS = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+"""Those that describe the color space besides an ICC profile, and how many bytes they have."""
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 LARGEST_16_BIT_SIDE_PX = 1_000_000
 """libpng's own limit; OpenCV's is a little above."""
@@ -73,7 +74,11 @@ class Chunks:
     @property
     def color(self) -> tuple[tuple[bytes, bytes], ...]:
         """The chunks that define the color space, except for the ICC profile."""
-        return tuple((kind, self.first[kind]) for kind in COLOR_CHUNKS if kind in self.first)
+        return tuple(
+            (kind, self.first[kind])
+            for kind, length in COLOR_CHUNKS.items()
+            if len(self.first.get(kind, b"")) == length
+        )
 
     @property
     def profile(self) -> bytes | None:

@@ -33,10 +33,10 @@ class Slots:
         try:
             await place
         except asyncio.CancelledError:
-            if place.cancelled():
-                self._waiting[work].remove(place)
-            else:  # it was given in the same moment
+            if not place.cancelled():  # it was given in the same moment
                 self.release(work)
+            elif place in self._waiting[work]:
+                self._waiting[work].remove(place)
             raise
 
     def release(self, work: Work) -> None:
@@ -47,8 +47,10 @@ class Slots:
     def _fill(self) -> None:
         for work, waiting in self._waiting.items():  # encoding first
             while waiting and self._is_free_for(work):
-                self._running[work] += 1
-                waiting.popleft().set_result(None)
+                place = waiting.popleft()
+                if not place.done():  # else it has been canceled
+                    self._running[work] += 1
+                    place.set_result(None)
 
     def _is_free_for(self, work: Work) -> bool:
         if sum(self._running.values()) < self._size:

@@ -231,7 +231,6 @@ class _Worker:
                     raise
                 # Not by us, nor by what it did: perhaps to free memory, or long before, while it was idle.
                 metrics.IMAGE_WORKERS_LOST.labels(lost.cause).inc()
-                self._stderr.close()
                 self._process = None
                 return self._call_once(function, seconds)
 
@@ -239,13 +238,16 @@ class _Worker:
         process = self._start()
         try:
             shared.send(self._connection, (function, seconds))
-            return shared.receive(self._connection)
+            outcome = shared.receive(self._connection)
         except (EOFError, OSError):
             process.kill()
             self._connection.close()
-            raise _WorkerLost(process.wait()) from None
-        finally:
+            return_code = process.wait()
             self._log_stderr()
+            self._stderr.close()
+            raise _WorkerLost(return_code) from None
+        self._log_stderr()
+        return outcome
 
     def kill(self) -> None:
         """End the process, in whatever state it is. Safe to repeat, from any thread."""
