@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,16 @@ from tests.integration.restorer_server import Client, photo, pixels, png
 
 NOT_VISIBLE = skip_reason_pb2.SKIP_REASON_NOT_VISIBLE
 BOX = {"x1_px": 10, "y1_px": 10, "x2_px": 200, "y2_px": 200}
-POINTS = [(60, 80), (140, 80), (100, 120), (70, 160), (130, 160)]
+Points = Sequence[tuple[float, float]]
+POINTS: Points = [(60, 80), (140, 80), (100, 120), (70, 160), (130, 160)]
 
 
-def edit(points: list[tuple[float, float]], **options: Any) -> dict[str, Any]:
+def edit(points: Points, **options: Any) -> dict[str, Any]:
     landmarks = [{"x_px": x, "y_px": y} for x, y in points]
     return {"face": {"box": BOX, "landmarks": landmarks}, **options}
 
 
-def moved(by: float) -> list[tuple[float, float]]:
+def moved(by: float) -> Points:
     return [(x + by, y + by) for x, y in POINTS]
 
 

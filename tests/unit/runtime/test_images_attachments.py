@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 import zlib
 from xml.etree import ElementTree
@@ -58,7 +59,8 @@ def iptc(**records: int) -> bytes:
 
 
 def read_iptc(data: bytes) -> dict[tuple[int, int], bytes]:
-    info = IptcImagePlugin.getiptcinfo(opened(data))
+    with Image.open(io.BytesIO(data)) as image:
+        info = IptcImagePlugin.getiptcinfo(image)
     assert info is not None
     return {key: value for key, value in info.items() if isinstance(value, bytes)}
 

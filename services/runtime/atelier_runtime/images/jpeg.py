@@ -77,6 +77,7 @@ class Jpeg:
     comments: list[bytes] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     has_gain_map: bool = False
+    has_profile: bool = False
     trailer: bytes = b""
 
 
@@ -118,6 +119,7 @@ def read(data: bytes) -> Jpeg:
             pieces.append(data[segment.marker : segment.end])
         elif kind in _TABLES or _is_for_decoders(kind, content):
             pieces.append(data[segment.marker : segment.end])
+            found.has_profile = found.has_profile or (kind == _APP2)
         elif kind >= _APP0:
             _add_metadata(found, kind, content)
     if scan_from is not None:

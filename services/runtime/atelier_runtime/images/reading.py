@@ -171,6 +171,8 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> Picture:
         extension=partial(jpeg.extension_of, found),
         has_unnamed_extension=bool(found.extension),
     )
+    if found.has_profile and not parts.icc:
+        parts.dropped.append("an ICC profile of which parts are missing")
     if info.get("jfif_unit") not in (1, 2) and not metadata.has_tag(parts.exif, metadata.X_RESOLUTION):
         parts.dpi = None  # Pillow reports 72 for a JPEG without a resolution
     gray = len(found.frame.channels) == 1
