@@ -59,7 +59,7 @@ _SIZE_PROPERTIES = ((_EXIF, "Pixel%sDimension", "XY"), (_TIFF, "Image%s", ("Widt
 
 _MAX_DEPTH = 100
 _MAX_NAMESPACES = 200
-_MAX_ELEMENTS = 100_000  # read in a second; the largest packets of editors have some ten thousand
+_MAX_NAMES = 100_000  # of elements and attributes, read in a second; editors write some ten thousand at most
 _ATTRIBUTE = re.compile(rb"""\s+([^\s=]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 _GUID = re.compile(rb"[0-9A-Fa-f]{32}")
 
@@ -258,13 +258,14 @@ def _elements(packet: bytes, wanted: Wanted) -> list[_Element]:
         if parent and not parent.declared:
             outer = parent.outer
         names, values = attributes[::2], attributes[1::2]
+        count += len(names)
         declared = {
             name[6:]: value
             for name, value in zip(names, values, strict=True)
             if name.partition(":")[0] == _DECLARATION
         }
         if (
-            count > _MAX_ELEMENTS
+            count > _MAX_NAMES
             or len(open_elements) >= _MAX_DEPTH
             or len(outer) + len(declared) > _MAX_NAMESPACES
         ):
@@ -284,7 +285,7 @@ def _elements(packet: bytes, wanted: Wanted) -> list[_Element]:
         if parent:
             parent.has_children = True
         open_elements.append(element)
-        wanted_names = [name for name in names if name != _DECLARATION and wanted(*resolved(name))]
+        wanted_names = {name for name in names if name != _DECLARATION and wanted(*resolved(name))}
         if wanted(element.uri, element.name) or wanted_names:
             found.append(element)
             place = offset + 1 + element.tag_bytes
