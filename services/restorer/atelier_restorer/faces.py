@@ -69,6 +69,22 @@ def align(candidate: Candidate, rgb: RgbArray, max_sharpness: float | None) -> N
         candidate.skip(SkipReason.SKIPPED)
 
 
+def with_sharpness(face: Face, rgb: RgbArray) -> Face:
+    """Return the face with the sharpness of its crop, if its landmarks allow for one."""
+    try:
+        return replace(face, sharpness=sharpness(cut_crop(rgb, face_to_crop(face.landmarks))))
+    except ValueError:
+        return face
+
+
+def skip_invisible(candidates: list[Candidate], request: RestoreRequest) -> list[Candidate]:
+    """Skip the candidates that no level of the mask would show, unless their crops are requested."""
+    for candidate in candidates:
+        if candidate.reason is None and 255 * candidate.visibility <= 0.5 and not request.return_crops:
+            candidate.skip(SkipReason.NOT_VISIBLE)
+    return candidates
+
+
 class FaceNetworks:
     """CodeFormer and the face parser."""
 

@@ -44,8 +44,10 @@ def paste_face(
     scale: int,
     visibility: float = 1.0,
     parts: NDArray[np.uint8] | None = None,
-) -> None:
+) -> bool:
     """Blend an aligned `crop` (512, 512, 3) into `image` (H, W, 3) of 8 or 16 bits, in place.
+
+    Returns whether its mask is anywhere above 0, so that a pixel may have changed.
 
     The face's 8-bit mask is its feathered square times `visibility` (0 to 1); a pixel whose mask is 0 keeps
     its exact value. That mask is composited over `mask` (H, W). Time and memory grow with the face's
@@ -70,19 +72,22 @@ def paste_face(
     else:
         area = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
         if area[0] >= area[2] or area[1] >= area[3]:
-            return
+            return False
         warped = _warp_clipped(crop, matrix, area, image.shape, scale, parts)
     if warped is None:
-        return
+        return False
     (left, top, right, bottom), face, alpha = warped
     alpha = _scale_mask(alpha, visibility)
+    if not alpha.any():
+        return False
     target = image[top:bottom, left:right]
     target[...] = _blend(target, face, alpha)
     if mask is None:
-        return
+        return True
     layer = mask[top:bottom, left:right]
     rest = (255 - layer.astype(np.uint16)) * (255 - alpha.astype(np.uint16)) // 255
     layer[...] = (255 - rest).astype(np.uint8)
+    return True
 
 
 def blend_aligned(

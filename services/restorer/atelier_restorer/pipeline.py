@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from atelier_restorer.align import CROP_SIZE, cut_crop, face_to_crop, sharpness
+from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.batching import FaceBatcher
 from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.faces import (
@@ -25,8 +25,10 @@ from atelier_restorer.faces import (
     aligned_candidate,
     match_tones,
     recolor,
+    skip_invisible,
+    with_sharpness,
 )
-from atelier_restorer.gray import is_gray, recoloring, to_gray
+from atelier_restorer.gray import eight_bit_and_gray, recoloring, to_gray
 from atelier_restorer.limits import check_picture
 from atelier_restorer.models import Models, batch_for
 from atelier_restorer.request import (
@@ -48,7 +50,7 @@ from atelier_restorer.restoration import (
 )
 from atelier_restorer.selection import apply_face_edits, select_faces
 from atelier_restorer.settings import RestorerSettings
-from atelier_runtime import defaults, metrics
+from atelier_runtime import defaults
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.errors import BadImage, InvalidRequest, ServiceUnavailable
 from atelier_runtime.images import InputImage, Picture, RgbArray, to_depth
@@ -140,9 +142,10 @@ class RestorerPipeline:
                 raise ServiceUnavailable("The model set does not have a face detector.")
             rgb = await self._cpu_pool.run(picture.eight_bit)
             detected, warnings = await self._detect(rgb, request, call)
-            measured = partial(_with_sharpness, rgb=rgb)
+            measured = partial(with_sharpness, rgb=rgb)
             faces = await self._cpu_pool.run_each(measured, detected, call.cpu.stage("align"))
         reports = tuple(call.cpu.reports)
+        warnings += [ResponseWarning(WarningCode.IMAGE_DAMAGED, fault) for fault in picture.faults]
         return DetectResult(tuple(faces), picture.width, picture.height, reports, tuple(warnings))
 
     async def restore(
@@ -202,7 +205,7 @@ class RestorerPipeline:
             raise InvalidRequest.of(
                 "mask", f"parse needs a face parser, and the model set {self._models.name} has none"
             )
-        rgb, gray = await self._cpu_pool.run(lambda: _eight_bit_and_gray(picture))
+        rgb, gray = await self._cpu_pool.run(lambda: eight_bit_and_gray(picture))
         warnings: list[ResponseWarning] = []
         missing = self._missing(request)
         candidates: list[Candidate] = []
@@ -237,7 +240,7 @@ class RestorerPipeline:
     ) -> list[Candidate]:
         """Detect the faces, or take those of the request, and cut their crops."""
         if request.aligned:
-            return [aligned_candidate(rgb, request)]
+            return skip_invisible([aligned_candidate(rgb, request)], request)
         if request.faces:
             candidates = [
                 Candidate(
@@ -259,7 +262,7 @@ class RestorerPipeline:
             ]
         if all(candidate.reason is SkipReason.LOW_CONFIDENCE for candidate in candidates):
             logger.info("No faces detected")
-        chosen = [candidate for candidate in candidates if candidate.reason is None]
+        chosen = [c for c in skip_invisible(candidates, request) if c.reason is None]
         if chosen:
             cut = partial(align, rgb=rgb, max_sharpness=request.max_sharpness)
             await self._cpu_pool.run_each(cut, chosen, call.cpu.stage("align"))
@@ -341,8 +344,6 @@ class RestorerPipeline:
         background, more = Upscaled(picture.rgb, ""), list[ResponseWarning]()
         if upscaling is not None:
             background, more = await upscaling.result()
-        for candidate in candidates:
-            metrics.FACES.labels(candidate.reason or "restored").inc()
         return Restoration(
             background=background,
             changed=changed,
@@ -398,16 +399,3 @@ class RestorerPipeline:
         """Release cached device memory, so that the next attempt has all of it."""
         if self._models.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
-    """Return an image in 8 bits, and whether it is gray. Takes a while for a large one."""
-    rgb = picture.eight_bit()
-    return rgb, picture.gray or is_gray(rgb)
-
-
-def _with_sharpness(face: Face, rgb: RgbArray) -> Face:
-    try:
-        return replace(face, sharpness=sharpness(cut_crop(rgb, face_to_crop(face.landmarks))))
-    except ValueError:  # landmarks from which no crop can be cut
-        return face

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -14,6 +14,7 @@ from atelier_restorer.align import crop_to_picture
 from atelier_restorer.faces import Candidate
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
 from atelier_restorer.request import FaceOutcome, RestoreRequest, RestoreResult
+from atelier_runtime import metrics
 from atelier_runtime.images import Picture, PixelArray, RgbArray, to_depth, to_eight_bit
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import ResponseWarning, SkipReason
@@ -30,11 +31,12 @@ class Upscaled(NamedTuple):
 
 @dataclass(frozen=True)
 class Patch:
-    """A restored crop and where it belongs in the upscaled image.
+    """A restored crop and where it belongs in the upscaled image. `face`: the number of its outcome.
 
     `parts` (512, 512) tells where in the crop it replaces the image; None: everywhere.
     """
 
+    face: int
     crop: RgbArray
     matrix: np.ndarray
     visibility: float
@@ -45,8 +47,8 @@ class Patch:
 class Restoration:
     """The networks' output for an image. What remains is to paste the patches; see `paste`.
 
-    `changed` is the mask (H, W) of what already differs from the input in the background: the face of an
-    aligned crop. None: nothing does.
+    `outcomes`, `reason` and `tone_matched`: as if every patch were visible. `changed` is the mask (H, W) of
+    what already differs from the input in the background: the face of an aligned crop. None: nothing does.
     """
 
     background: Upscaled
@@ -76,23 +78,36 @@ def paste(
             mask = np.zeros(pixels.shape[:2], np.uint8)
         elif request.return_mask and restoration.changed is not None:
             mask = _upscaled_mask(restoration.changed, request.upscale)
+        unseen = {0} if restoration.changed is not None and not restoration.changed.any() else set[int]()
         for patch in restoration.patches:
             cpu_pool.check()
             parts = None if patch.parts is None else soften_parts(patch.parts)
-            paste_face(pixels, mask, patch.crop, patch.matrix, request.upscale, patch.visibility, parts)
+            if not paste_face(
+                pixels, mask, patch.crop, patch.matrix, request.upscale, patch.visibility, parts
+            ):
+                unseen.add(patch.face)
         alpha = picture.alpha
         if alpha is not None and request.upscale > 1:
             size = Size(alpha.shape[1] * request.upscale, alpha.shape[0] * request.upscale)
             alpha = to_depth(resample(to_eight_bit(alpha), size), picture.bits)
+    outcomes = tuple(
+        replace(outcome, reason=SkipReason.NOT_VISIBLE, fidelity=None) if number in unseen else outcome
+        for number, outcome in enumerate(restoration.outcomes)
+    )
+    for outcome in outcomes:
+        metrics.FACES.labels(outcome.reason or "restored").inc()
+    reason = restoration.reason
+    if unseen and all(outcome.reason is not None for outcome in outcomes):
+        reason = outcomes[0].reason
     return RestoreResult(
         picture=picture.with_pixels(pixels, alpha),
         mask=mask,
-        outcomes=restoration.outcomes,
-        reason=restoration.reason,
+        outcomes=outcomes,
+        reason=reason,
         upscale_applied=request.upscale,
         upscaler=upscaler,
         warnings=restoration.warnings,
-        tone_matched=restoration.tone_matched,
+        tone_matched=restoration.tone_matched and reason is None,
         stages=(*restoration.stages, *timer.reports),
     )
 
@@ -108,8 +123,8 @@ def blend_face(picture: Picture, candidate: Candidate) -> tuple[Picture, RgbArra
 def patches_of(candidates: Sequence[Candidate], scale: int) -> tuple[Patch, ...]:
     """Return what is to be pasted into the image upscaled `scale` times."""
     return tuple(
-        Patch(c.restored, crop_to_picture(c.matrix, scale), c.visibility, c.parts)
-        for c in candidates
+        Patch(number, c.restored, crop_to_picture(c.matrix, scale), c.visibility, c.parts)
+        for number, c in enumerate(candidates)
         if c.restored is not None and c.matrix is not None
     )
 

@@ -20,6 +20,7 @@ class SkipReason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     RESTORER_UNAVAILABLE = "restorer_unavailable"
     RESTORER_BUSY = "restorer_busy"
+    NOT_VISIBLE = "not_visible"
 
 
 class WarningCode(StrEnum):
@@ -41,6 +42,7 @@ class WarningCode(StrEnum):
     NOT_CHECKED = "not_checked"
     RESTORER_FAILED = "restorer_failed"
     FACES_OMITTED = "faces_omitted"
+    IMAGE_DAMAGED = "image_damaged"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from atelier_runtime import metrics
+from atelier_runtime import log, metrics
 from atelier_runtime.errors import InternalError, InvalidRequest, OutOfMemory
 from atelier_runtime.images import (
     EncodedImage,
@@ -36,8 +38,10 @@ from atelier_runtime.images import (
     shared,
 )
 from atelier_runtime.images import workers as workers_module
+from atelier_runtime.images.slots import Slots, Work
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
+from tests.unit.runtime.image_files import chunk, header
 
 FOREVER = partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 2**31 - 1)
 """Minutes in C code that holds no lock of Python's and looks at no signal, like a decoder."""
@@ -118,6 +122,91 @@ async def test_workers_run_at_the_same_time_and_the_others_wait(workers: ImageWo
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     await until(lambda: workers.running == workers.waiting == 0)
+
+
+async def test_encoding_does_not_wait_behind_a_flood_of_decoding() -> None:
+    """One more process encodes while decoding occupies all, and what waits to be encoded goes first."""
+    slots = Slots(2)
+    order: list[str] = []
+
+    async def work(name: Work, hold: asyncio.Event) -> None:
+        await slots.acquire(name)
+        order.append(name)
+        await hold.wait()
+        slots.release(name)
+
+    ends: dict[Work, asyncio.Event] = {"decode": asyncio.Event(), "encode": asyncio.Event()}
+    flood = [asyncio.create_task(work("decode", ends["decode"])) for _ in range(50)]
+    await asyncio.sleep(0)
+    results = [asyncio.create_task(work("encode", ends["encode"])) for _ in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert order == ["decode", "decode", "encode"]
+    assert (slots.waiting("decode"), slots.waiting("encode")) == (48, 4)
+    ends["encode"].set()
+    await asyncio.gather(*results)
+    assert order[2:7] == ["encode"] * 5, "none of them has waited for decoding"
+    ends["decode"].set()
+    await asyncio.gather(*flood)
+    assert order.count("decode") == 50
+
+
+async def test_a_cancelled_wait_gives_its_place_to_the_next() -> None:
+    slots = Slots(1)
+    await slots.acquire("encode")
+    waiting = [asyncio.create_task(slots.acquire("encode")) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    slots.release("encode")  # and this one is given its place in the moment in which it is canceled
+    waiting[1].cancel()
+    await asyncio.wait_for(waiting[2], 20)
+    assert [call.cancelled() for call in waiting] == [True, True, False]
+    slots.release("encode")
+    await asyncio.wait_for(slots.acquire("decode"), 20)
+
+
+async def test_a_result_is_encoded_while_every_worker_decodes() -> None:
+    workers = ImageWorkers(1, decode_seconds=60, max_pixels=2_000_000)
+    pid = await workers.encode(os.getpid, stage())
+    os.kill(pid, signal.SIGSTOP)  # what it decodes next never ends
+    flood = [
+        asyncio.create_task(workers.decode(InputImage(encode(photo(np.uint8), "png", 90)), stage()))
+        for _ in range(5)
+    ]
+    await until(lambda: workers.running == 1)
+    assert await workers.encode(partial(len, "abc"), stage()) == 3
+    assert (workers.running, workers.waiting) == (1, 4)
+    for call in flood:
+        call.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+    workers.close()
+
+
+async def test_what_a_decoder_writes_to_standard_error_is_a_log_line(
+    workers: ImageWorkers, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    token = log.request_id.set("the-request")
+    lines: list[str] = []
+
+    def render(record: logging.LogRecord) -> bool:
+        lines.append(log.JsonFormatter().format(record))
+        return True
+
+    caplog.handler.addFilter(render)
+    # 16 bits and too few rows: libpng, in OpenCV, writes an error to standard error.
+    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
+    data = header(40, 40, 16, 2) + pixels + chunk(b"IEND", b"")
+    with pytest.raises(InvalidRequest):
+        await workers.decode(InputImage(data), stage())
+    log.request_id.reset(token)
+    [record] = [r for r in caplog.records if "standard error" in r.getMessage()]
+    assert "libpng" in vars(record)["text"]
+    assert any("libpng" in line and '"request_id": "the-request"' in line for line in lines)
+    caplog.handler.removeFilter(render)
+    assert capfd.readouterr().err == ""
+    assert await workers.encode(partial(os.write, 2, b"x" * 200_000), stage()) <= 2**16, "not blocked"
+    assert len(vars(caplog.records[-1])["text"]) <= 1000
+    assert await workers.encode(partial(os.write, 2, b""), stage()) == 0
 
 
 async def test_cancelled_calls_occupy_nothing(workers: ImageWorkers) -> None:
@@ -290,8 +379,10 @@ def test_a_worker_ends_with_its_parent(work: str) -> None:
     program = f"""
 import asyncio, hashlib, os, time
 from functools import partial
+from atelier_runtime.images.slots import Slots, Work
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
+from tests.unit.runtime.image_files import chunk, header
 async def main():
     workers = ImageWorkers(1, decode_seconds=20, max_pixels=65536)
     print(await workers.encode(os.getpid, StageTimer().stage("test")), flush=True)

@@ -98,10 +98,15 @@ def test_a_huge_header_costs_nothing(data: bytes) -> None:
     assert peak < 4 * 2**20
 
 
-def test_a_webp_larger_than_allowed_or_than_its_data() -> None:
-    large = saved(Image.new("RGB", (3000, 2000)), "WEBP")
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_webp_larger_than_allowed(lossless: bool) -> None:
+    large = saved(Image.new("RGB", (3000, 2000)), "WEBP", lossless=lossless)
     assert "3000x2000 = 6000000 pixels" in refusal(large, 5_999_999)
-    assert "truncated" in refusal(webp_of_size(16_000), 50_000_000)
+    assert "16383x16383 = 268402689 pixels" in refusal(webp_of_size(16_383), 50_000_000)
+
+
+def test_a_webp_whose_canvas_is_larger_than_its_image() -> None:
+    assert "truncated" in refusal(webp_of_size(16_000), 300_000_000)
 
 
 @pytest.mark.parametrize("kind", ["iTXt", "iCCP", "zTXt"])

@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from atelier_runtime import images
 from atelier_runtime.errors import InvalidRequest
-from atelier_runtime.images import png, structure
+from atelier_runtime.images import png, structure, text
 from tests.unit.runtime.image_files import chunk, header, noise, png_16, saved, smooth
 
 PIXELS = 2**20
@@ -137,13 +137,13 @@ def test_restart_markers_and_escaped_bytes_are_no_segments(monkeypatch: pytest.M
 
 def test_a_bomb_in_place_of_xmp_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked: list[int] = []
-    unpack = png._international_text
+    unpack = text.content
 
-    def unpack_and_count(data: bytes) -> bytes | None:
+    def unpack_and_count(kind: bytes, data: bytes) -> bytes | None:
         unpacked.append(len(data))
-        return unpack(data)
+        return unpack(kind, data)
 
-    monkeypatch.setattr(png, "_international_text", unpack_and_count)
+    monkeypatch.setattr(text, "content", unpack_and_count)
     bombs = xmp(zlib.compress(b"x" * 9 * 2**20, 9)) * 50
     data = png_16(noise(16, 16, 3, np.uint16), after=bombs)
     assert images.decode(data, max_pixels=PIXELS, deep=True).xmp is None

@@ -1,8 +1,9 @@
 """Decodes images within a size limit and encodes them once, with the metadata of a photo preserved.
 
 Every sample of an 8- or 16-bit PNG and of a lossless WebP is kept, gray as gray, alpha with the colors under
-it; so are the ICC profile, EXIF, XMP and the resolution. Not kept: palettes (their colors are), a PNG's text
-chunks, and the EXIF thumbnail, which would show the old image.
+it; so are the ICC profile, EXIF, XMP, IPTC, comments and texts, and the resolution, each where the format can
+store it. Not kept: palettes (their colors are), thumbnails, which would show the old image, and what a file
+contains besides its image, such as a gain map or a video.
 """
 
 from atelier_runtime.images.codec import (

@@ -1,16 +1,14 @@
-"""A photo's metadata: EXIF and XMP, changed only where they would be wrong.
+"""A photo's EXIF, changed only where it would be wrong.
 
-Both are kept byte for byte: rewriting an EXIF block would move the maker notes and break their internal
-offsets. Only the orientation is set to 1, because the pixels are upright, and the thumbnail (IFD1) is
-unlinked, because it shows the old image.
+It is kept byte for byte: rewriting a block would move the maker notes and break their internal offsets. Only
+the orientation is set to 1, because the pixels are upright, the thumbnail (IFD1) is unlinked, because it
+shows the old image, and the size is the new one's.
 """
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 EXIF_PREFIX = b"Exif\0\0"
 ORIENTATION = 0x0112
@@ -18,19 +16,9 @@ X_RESOLUTION = 0x011A
 
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}  # TIFF's field types BYTE, SHORT and LONG
-_XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)([0-9])""")
-
-
-def raw_exif(info: dict[Any, Any]) -> bytes | None:
-    """Return the EXIF block that Pillow found, without its prefix; decodes ImageMagick's hexadecimal text."""
-    block = info.get("exif")
-    profile = info.get("Raw profile type exif")
-    if not block and isinstance(profile, str):
-        try:
-            block = bytes.fromhex("".join(profile.split("\n")[3:]))
-        except ValueError:  # not hexadecimal: some other text
-            return None
-    return without_prefix(block) if isinstance(block, bytes) and block else None
+_LONG = 4
+_EXIF_DIRECTORY = 0x8769
+_WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)  # of the main directory and of EXIF's own
 
 
 def without_prefix(block: bytes) -> bytes:
@@ -67,20 +55,34 @@ def normalize_orientation(block: bytes) -> tuple[int | None, bytes]:
     return orientation, bytes(normalized)
 
 
-def normalize_xmp_orientation(packet: bytes) -> tuple[int | None, bytes]:
-    """Return the orientation in an XMP packet (None if there is none), and the packet with 1 instead."""
-    found = _XMP_ORIENTATION.search(packet)
-    orientation = int(found[2]) if found and 1 <= int(found[2]) <= 8 else None
-    return orientation, _XMP_ORIENTATION.sub(rb"\g<1>1", packet)
+def with_size(block: bytes, width: int, height: int) -> bytes:
+    """Return a block, with or without prefix, with the image's size in px wherever it says one."""
+    prefix, block = block[: len(block) - len(without_prefix(block))], without_prefix(block)
+    byte_order = _BYTE_ORDERS.get(block[:4])
+    if byte_order is None:
+        return prefix + block
+    changed = bytearray(block)
+    directories = [_entries(block)]
+    for tag, kind, offset in _entries(block):
+        if tag == _EXIF_DIRECTORY and kind == _LONG:
+            directories.append(_entries(block, struct.unpack_from(byte_order + "I", block, offset)[0]))
+    for tag, kind, offset in (entry for directory in directories[:2] for entry in directory):
+        if tag in (*_WIDTHS, *_HEIGHTS) and kind in _INTEGER_TYPES:
+            # As LONG, which contains every size and takes the same place.
+            head = struct.pack(byte_order + "HI", _LONG, 1)
+            side = struct.pack(byte_order + "I", width if tag in _WIDTHS else height)
+            changed[offset - 6 : offset + 4] = head + side
+    return prefix + bytes(changed)
 
 
-def _entries(block: bytes) -> Iterator[tuple[int, int, int]]:
-    """Iterate over the main directory (IFD0): tag, field type and offset of the value."""
+def _entries(block: bytes, start: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """Iterate over the directory at an offset, or the main one (IFD0): tag, type, and the value's offset."""
     byte_order = _BYTE_ORDERS.get(block[:4])
     if byte_order is None:
         return
     try:
-        start = struct.unpack_from(byte_order + "I", block, 4)[0]
+        if start is None:
+            start = struct.unpack_from(byte_order + "I", block, 4)[0]
         count = struct.unpack_from(byte_order + "H", block, start)[0]
         for offset in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, _ = struct.unpack_from(byte_order + "HHI", block, offset)

@@ -19,6 +19,10 @@ PixelArray = NDArray[Any]  # uint8 or uint16
 _BAND_SAMPLES = 2**20
 
 
+class ImageFault(ValueError):
+    """What is wrong with a file or a part of it, as a phrase that follows its name."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A decoded image.
@@ -28,6 +32,12 @@ class Picture:
     `icc`: the file's bytes. `exif`, `xmp`: the file's bytes, their orientation set to 1 (see `metadata`).
     `dpi`: (x, y) or None. `png_color`: a PNG's chunks that define its color space, as (type, data).
     `format`: the file's format, None for raw pixels.
+
+    `extended_xmp`: the rest of `xmp` from a JPEG, where a packet is limited to 64 KiB.
+    `photoshop`: Photoshop's image resources, which contain IPTC; `comments`: those of a JPEG, in their own
+    encoding; `texts`: those of a PNG, as (type, data).
+    `faults`: what was wrong with the pixels' part of the file; `dropped`: what it contained besides the image
+    and is not kept in any format. Both are sentences.
     """
 
     rgb: PixelArray
@@ -39,6 +49,12 @@ class Picture:
     dpi: tuple[float, float] | None = None
     png_color: tuple[tuple[bytes, bytes], ...] = ()
     format: Format | None = None
+    extended_xmp: bytes | None = None
+    photoshop: bytes | None = None
+    comments: tuple[bytes, ...] = ()
+    texts: tuple[tuple[bytes, bytes], ...] = ()
+    faults: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `ValueError` if alpha's size or dtype differs from the colors'."""

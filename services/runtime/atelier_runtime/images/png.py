@@ -15,19 +15,29 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier_runtime.images.picture import PixelArray
+from atelier_runtime.images import text
+from atelier_runtime.images.picture import ImageFault, PixelArray
 from atelier_runtime.processors import usable_processors
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+COLOR_CHUNKS = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+"""Those that describe the color space besides an ICC profile, and how many bytes they have."""
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 LARGEST_16_BIT_SIDE_PX = 1_000_000
 """libpng's own limit; OpenCV's is a little above."""
 
-_KEPT = {b"IHDR", b"tRNS", b"eXIf", *COLOR_CHUNKS}
-_PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
-_XMP_LIMIT_BYTES = 8 * 2**20
+_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"eXIf", b"iCCP", b"pHYs", b"IEND", *COLOR_CHUNKS})
+_ABOUT_THE_OLD_FILE = frozenset(  # its encoding, background, time of writing; fcTL: that of its only frame
+    {b"sBIT", b"bKGD", b"hIST", b"sPLT", b"tIME", b"acTL", b"fcTL", b"iDOT", b"vpAg"}
+)
+_CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+_HEADER_BYTES = 13
+_HEADER_START = struct.pack(">I4s", _HEADER_BYTES, b"IHDR")
+_ANCILLARY = 0x20  # of a type's first byte: decoders can do without
+_NAMED_FAULTS = 5
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _AVERAGE = 3  # the filter type: each byte minus the mean of those to the left and above
+_KEY_BYTES = {0: (2,), 2: (6,), 3: range(1, 257)}  # of tRNS, by color type
 _BAND_BYTES = 2**20
 _ZLIB_HEADER = b"\x78\x01"
 _ADLER = 65521
@@ -36,10 +46,20 @@ _THREADS = 8
 
 @dataclass
 class Chunks:
-    """What a file contains besides its pixels: the first chunk of each type, and the XMP packet."""
+    """What a file contains besides its pixels.
+
+    `first`: the first chunk of each type that is kept or needed. `texts`: all text chunks but XMP.
+    `faults`: chunks with wrong checksums, as sentences. `dropped`: names of what is not kept. `trailer`: what
+    follows the image.
+    """
 
     first: dict[bytes, bytes] = field(default_factory=dict)
+    texts: list[tuple[bytes, bytes]] = field(default_factory=list)
     xmp: bytes | None = None
+    is_animated: bool = False
+    faults: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    trailer: bytes = b""
 
     @property
     def depth(self) -> int:
@@ -54,28 +74,141 @@ class Chunks:
     @property
     def color(self) -> tuple[tuple[bytes, bytes], ...]:
         """The chunks that define the color space, except for the ICC profile."""
-        return tuple((kind, self.first[kind]) for kind in COLOR_CHUNKS if kind in self.first)
+        return tuple(
+            (kind, self.first[kind])
+            for kind, length in COLOR_CHUNKS.items()
+            if len(self.first.get(kind, b"")) == length
+        )
+
+    @property
+    def profile(self) -> bytes | None:
+        """The ICC profile; None if there is none or it is corrupt."""
+        _, separator, rest = self.first.get(b"iCCP", b"").partition(b"\0")
+        return text.inflate(rest[1:]) if separator else None
+
+    @property
+    def resolution(self) -> tuple[float, float] | None:
+        """The resolution in dpi; None if it has no unit."""
+        data = self.first.get(b"pHYs", b"")
+        if len(data) != 9 or data[8] != 1:
+            return None
+        x, y = struct.unpack_from(">II", data)
+        return x * 0.0254, y * 0.0254
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Return width and height in px as the header says. Raises `ImageFault` if there is none."""
+    start = len(SIGNATURE)
+    if len(data) < start + 8 + _HEADER_BYTES:
+        raise ImageFault("is cut short: the PNG file is truncated within its header")
+    if not data.startswith(_HEADER_START, start):
+        if data.startswith(b"CgBI", start + 4):
+            raise ImageFault("is a PNG as only Apple's devices read it (CgBI); save it as a standard PNG")
+        raise ImageFault("cannot be decoded: the PNG file is corrupt, it does not start with its header")
+    width, height = struct.unpack_from(">II", data, start + 8)
+    return width, height
 
 
 def read_chunks(data: bytes) -> Chunks:
-    """Collect a file's chunks, wherever they are, and verify every checksum, which Pillow does not.
+    """Collect a file's chunks, wherever they are, and verify every checksum.
 
-    Raises `ValueError` if a checksum is wrong, or if the header or the end is missing.
+    A chunk that no decoder needs, and whose checksum is wrong, is left out, as browsers do. Raises
+    `ImageFault` if another one's is wrong, or if the end is missing.
     """
     chunks = Chunks()
-    kind, has_xmp = b"", False
+    kind, end, wrong = b"", 0, 0
     view = memoryview(data)
     for kind, start, end in iterate_chunks(data):
+        name = _name(kind)
+        is_ancillary = bool(kind[0] & _ANCILLARY)
         if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4]):
-            raise ValueError("a chunk has a wrong checksum")
-        if kind in _KEPT:
-            chunks.first.setdefault(kind, data[start:end])
-        elif kind == b"iTXt" and not has_xmp and data.startswith(XMP_KEYWORD + b"\0", start, end):
-            has_xmp = True  # readable or not: there may be a bomb in each of many
-            chunks.xmp = _international_text(data[start:end])
-    if kind != b"IEND" or len(chunks.first.get(b"IHDR", b"")) != 13:
-        raise ValueError("the header or the end is missing")
+            if not is_ancillary and kind != b"IEND":
+                raise ImageFault(f"is damaged: the checksum of its {name} chunk is wrong")
+            wrong += 1
+            if wrong <= _NAMED_FAULTS:
+                left_out = " It was left out." if is_ancillary else ""
+                problem = f"the checksum of its {name} chunk is wrong."
+                chunks.faults.append(f"The PNG file is damaged: {problem}{left_out}")
+            continue
+        if not is_ancillary and kind not in _CRITICAL:
+            raise ImageFault(f"is a PNG that needs a chunk that is not known, {name}")
+        _add_chunk(chunks, kind, data[start:end] if kind != b"IDAT" else b"")
+    if wrong > _NAMED_FAULTS:
+        chunks.faults.append(f"The checksums of {wrong - _NAMED_FAULTS} further chunks are wrong.")
+    if kind != b"IEND":
+        raise ImageFault("is cut short: the PNG file is truncated, its end is missing")
+    if b"IDAT" not in chunks.first:
+        raise ImageFault("cannot be decoded: the PNG file is corrupt, it has no pixels")
+    if b"tRNS" in chunks.first and len(chunks.first[b"tRNS"]) not in _KEY_BYTES.get(chunks.color_type, ()):
+        del chunks.first[b"tRNS"]
+        chunks.faults.append("The PNG file is damaged: its tRNS chunk has a wrong length. It was left out.")
+    chunks.trailer = data[end + 4 :]
     return chunks
+
+
+def _add_chunk(chunks: Chunks, kind: bytes, content: bytes) -> None:
+    if kind in text.KINDS:
+        if not text.keyword(content) or b"\0" not in content:
+            chunks.dropped.append("a text without a keyword")
+        elif text.keyword(content) != XMP_KEYWORD:
+            chunks.texts.append((kind, content))
+        elif b"XMP" not in chunks.first:
+            chunks.first[b"XMP"] = b""  # readable or not: there may be a bomb in each of many
+            chunks.xmp = text.content(kind, content)
+            if chunks.xmp is None:
+                chunks.dropped.append("an XMP packet that cannot be unpacked")
+        else:
+            chunks.dropped.append("a second XMP packet")
+    elif kind == b"acTL" and len(content) == 8:
+        chunks.is_animated = chunks.is_animated or struct.unpack(">I", content[:4])[0] > 1
+    elif kind == b"fdAT":
+        chunks.is_animated = True
+    elif kind in _KEPT:
+        chunks.first.setdefault(kind, content)
+    elif kind == b"caBX":
+        chunks.dropped.append("content credentials (C2PA)")
+    elif kind not in _ABOUT_THE_OLD_FILE:
+        chunks.dropped.append(f"the chunk {_name(kind)}")
+
+
+def _name(kind: bytes) -> str:
+    return kind.decode() if kind.isalpha() else f"0x{kind.hex()}"
+
+
+def check_pixels(data: bytes, chunks: Chunks) -> None:
+    """Raise `ImageFault` if there are fewer pixels than the header says; Pillow leaves the rest black.
+
+    Costs unpacking them once more.
+    """
+    width, height = size(data)
+    bits = chunks.depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(chunks.color_type, 0)
+    passes = _ADAM7 if chunks.first[b"IHDR"][12] else ((0, 0, 1, 1),)
+    missing = 0
+    for left, top, across, down in passes:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            missing += rows * (1 + (columns * bits + 7) // 8)
+    inflate = zlib.decompressobj()
+    for kind, start, end in iterate_chunks(data):
+        packed = data[start:end] if kind == b"IDAT" else b""
+        while packed and missing > 0:
+            missing -= len(inflate.decompress(packed, _BAND_BYTES))
+            packed = inflate.unconsumed_tail
+    if missing > 0:
+        raise ImageFault("is cut short: the PNG file is truncated, a part of its pixels is missing")
+
+
+def without_metadata(data: bytes, chunks: Chunks, *, palette: bool = True) -> bytes:
+    """Return the file for a decoder: pixels and, if wanted, palette and transparency, but nothing else."""
+    view = memoryview(data)
+    pieces: list[bytes | memoryview] = [SIGNATURE]
+    for kind, start, end in iterate_chunks(data):
+        wanted = kind in (b"IHDR", b"IDAT")
+        if palette and kind in (b"PLTE", b"tRNS"):
+            wanted = chunks.first.get(kind) == data[start:end]  # else its checksum is wrong
+        if wanted:
+            pieces.append(view[start - 8 : end + 4])
+    return b"".join([*pieces, *_chunk(b"IEND", b"")])
 
 
 def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:
@@ -86,11 +219,7 @@ def read_16_bit(data: bytes, chunks: Chunks) -> tuple[NDArray[np.uint16], NDArra
     import cv2  # the gateway imports this module but does not have OpenCV
 
     # Pixel chunks only: OpenCV then neither warns about a profile nor interprets a transparent color itself.
-    view = memoryview(data)
-    pixel_chunks = [
-        view[start - 8 : end + 4] for kind, start, end in iterate_chunks(data) if kind in _PIXEL_CHUNKS
-    ]
-    file = np.frombuffer(b"".join([SIGNATURE, *pixel_chunks]), np.uint8)
+    file = np.frombuffer(without_metadata(data, chunks, palette=False), np.uint8)
     has_alpha = chunks.color_type in (4, 6)
     mode = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
     try:
@@ -226,19 +355,3 @@ def iterate_chunks(data: bytes) -> Iterable[tuple[bytes, int, int]]:
         if kind == b"IEND":  # what follows is not part of the image
             return
         start = end + 4
-
-
-def _international_text(data: bytes) -> bytes | None:
-    """Return the text of an iTXt chunk; None if it is corrupt or larger than any packet should be."""
-    _, _, rest = data.partition(b"\0")
-    fields = rest[2:].split(b"\0", 2)
-    if len(fields) != 3:
-        return None
-    if rest[0] == 0:
-        return fields[2]
-    try:
-        inflate = zlib.decompressobj()
-        text = inflate.decompress(fields[2], _XMP_LIMIT_BYTES)
-    except zlib.error:
-        return None
-    return text if inflate.eof else None

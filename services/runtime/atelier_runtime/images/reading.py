@@ -5,19 +5,49 @@ from __future__ import annotations
 import io
 import math
 import struct
-from typing import Any, cast
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
 
 from atelier_runtime.errors import InvalidRequest
-from atelier_runtime.images import metadata, png, structure
-from atelier_runtime.images.picture import FORMATS, Format, Picture, PixelArray, over_limit
+from atelier_runtime.images import (
+    attachments,
+    jpeg,
+    metadata,
+    photoshop,
+    png,
+    sniffing,
+    structure,
+    text,
+    webp,
+    xmp,
+)
+from atelier_runtime.images.picture import Format, ImageFault, Picture, PixelArray, over_limit
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` checks the header against the caller's own limit
-PngImagePlugin.MAX_TEXT_CHUNK = 8 * 2**20  # Pillow's 1 MiB refuses some printers' ICC profiles
 
 _BAND_PIXELS = 2**19
+_ANIMATED = "is animated; an image with a single frame is required"
+_RAW_METADATA = (b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp")
+
+
+@dataclass
+class _Parts:
+    """A file's metadata, whatever its format, before it is cleaned. `dropped` is added to."""
+
+    exif: bytes = b""
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    icc: bytes | None = None
+    photoshop: bytes = b""
+    dropped: list[str] = field(default_factory=list)
+    has_gain_map: bool = False
+    extension: Callable[[bytes], bytes | None] = lambda guid: None
+    has_unnamed_extension: bool = False
 
 
 def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = False) -> Picture:
@@ -26,66 +56,168 @@ def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = F
     The header is read first: an image above `max_pixels` is rejected before its pixels are decoded. A palette
     is replaced by its colors; grays of 1, 2 and 4 bits are scaled to 8; a transparent color becomes alpha.
     `deep`: 16-bit PNG is accepted, as uint16, and decoded by OpenCV, on which the caller's package must
-    depend; otherwise it is rejected.
+    depend; otherwise it is rejected. What a browser would show in spite of a fault is decoded; `faults` and
+    `dropped` of the result say what was wrong and what is not kept.
 
-    Raises `InvalidRequest` naming `field` if the file is corrupt, truncated, too large, animated, CMYK, too
-    deep, of another format, or has more parts than `structure` allows.
+    Raises `InvalidRequest` naming `field` if pixels are missing or cannot be decoded, or if the file is too
+    large, animated, CMYK, too deep, of another format, or has more parts than `structure` allows.
     """
     if not data:
         raise InvalidRequest.of(field, "is empty; a PNG, JPEG or WebP file is required")
     if (problem := structure.problem_of(data)) is not None:
         raise InvalidRequest.of(field, problem)
     try:
-        with Image.open(io.BytesIO(data), formats=[f.upper() for f in FORMATS]) as image:
-            _reject_unsupported(image, max_pixels, field)
-            chunks = png.read_chunks(data) if image.format == "PNG" else None
-            if chunks is not None and chunks.depth > 8:
-                _reject_too_deep(image, deep, field)
-                rgb, alpha = png.read_16_bit(data, chunks)
-                return _picture(image, rgb, alpha, chunks.color_type in (0, 4), chunks)
-            image.load()
-            rgb, alpha, gray = _eight_bit_pixels(image, chunks)
-            return _picture(image, rgb, alpha, gray, chunks)
-    except InvalidRequest:
-        raise
-    except UnidentifiedImageError:
-        raise InvalidRequest.of(field, "is not a PNG, JPEG or WebP file") from None
+        if data.startswith(png.SIGNATURE):
+            return _decode_png(data, max_pixels, deep)
+        if data.startswith(jpeg.START):
+            return _decode_jpeg(data, max_pixels)
+        if webp.is_webp(data):
+            return _decode_webp(data, max_pixels)
+    except ImageFault as fault:
+        raise InvalidRequest.of(field, str(fault)) from None
     except (
         OSError,
         SyntaxError,
+        zlib.error,
         ValueError,
         EOFError,
         IndexError,
         struct.error,
         Image.DecompressionBombError,
-    ):
+    ) as error:
+        if "truncated" in str(error):
+            raise InvalidRequest.of(field, "is cut short: the file is truncated") from None
         raise InvalidRequest.of(field, "cannot be decoded: the file is corrupt or truncated") from None
+    if sniffing.is_start_of_accepted(data):
+        raise InvalidRequest.of(field, "is cut short: the file is truncated within its header")
+    name = sniffing.name_of(data)
+    raise InvalidRequest.of(field, f"is {name + ', ' if name else ''}not a PNG, JPEG or WebP file")
 
 
-def _reject_unsupported(image: Image.Image, max_pixels: int, field: str) -> None:
-    width, height = image.size
+def _decode_png(data: bytes, max_pixels: int, deep: bool) -> Picture:
+    _check_size(*png.size(data), max_pixels)
+    chunks = png.read_chunks(data)
+    if chunks.is_animated:
+        raise ImageFault(_ANIMATED)
+    _take_raw_profiles(chunks)
+    parts = _Parts(
+        exif=metadata.without_prefix(chunks.first.get(b"eXIf", b"")),
+        xmp=chunks.xmp,
+        dpi=chunks.resolution,
+        icc=chunks.profile,
+        dropped=chunks.dropped,
+    )
+    if b"iCCP" in chunks.first and not parts.icc:
+        parts.dropped.append("an ICC profile that cannot be unpacked")
+    profiles = [t for t in chunks.texts if text.keyword(t[1]) in photoshop.PNG_KEYWORDS]
+    unpacked = {t: profile for t in profiles if (profile := text.raw_profile(*t)) is not None}
+    parts.photoshop = b"".join(photoshop.from_profile(profile) for profile in unpacked.values())
+    if chunks.depth > 8:
+        _reject_too_deep(png.size(data), deep)
+        rgb, alpha = png.read_16_bit(data, chunks)
+        gray = chunks.color_type in (0, 4)
+    else:
+        with Image.open(io.BytesIO(png.without_metadata(data, chunks)), formats=["PNG"]) as image:
+            rgb, alpha, gray = _eight_bit_pixels(image, chunks)
+            is_interlaced = bool(image.info.get("interlace"))
+            if is_interlaced or not np.asarray(image.crop((0, image.height - 1, *image.size))).any():
+                png.check_pixels(data, chunks)
+    picture = _picture("png", rgb, alpha, gray, parts, chunks.trailer)
+    return replace(
+        picture,
+        png_color=chunks.color,
+        texts=tuple(t for t in chunks.texts if t not in unpacked),
+        faults=(*chunks.faults, *picture.faults),
+    )
+
+
+def _take_raw_profiles(chunks: png.Chunks) -> None:
+    """Take EXIF and XMP from where ImageMagick writes them, in hexadecimal, if they are nowhere else."""
+    for chunk in [t for t in chunks.texts if text.keyword(t[1]) in _RAW_METADATA]:
+        profile = text.raw_profile(*chunk)
+        if not profile:
+            continue
+        chunks.texts.remove(chunk)
+        if profile.startswith(metadata.EXIF_PREFIX) or text.keyword(chunk[1]).endswith(b"exif"):
+            chunks.first.setdefault(b"eXIf", profile)
+        elif chunks.xmp is None:
+            chunks.xmp = profile.removeprefix(jpeg.XMP_PREFIX)
+        else:
+            chunks.dropped.append("a second XMP packet")
+
+
+def _decode_jpeg(data: bytes, max_pixels: int) -> Picture:
+    found = jpeg.read(data)
+    assert found.frame is not None, "checked by `read`"
+    _check_size(found.frame.width, found.frame.height, max_pixels)
+    try:
+        with Image.open(io.BytesIO(found.file), formats=["JPEG"]) as image:
+            rgb, faults = jpeg.decode(found)
+            if rgb is None:
+                rgb, _, _ = _eight_bit_pixels(image, None)
+            info = image.info
+    except OSError:
+        if found.has_end:
+            raise
+        raise ImageFault("is cut short: the JPEG file is truncated") from None
+    parts = _Parts(
+        exif=metadata.without_prefix(info.get("exif", b"")),
+        xmp=found.xmp,
+        dpi=info.get("dpi"),
+        icc=info.get("icc_profile"),
+        photoshop=found.photoshop,
+        dropped=found.dropped,
+        has_gain_map=found.has_gain_map,
+        extension=partial(jpeg.extension_of, found),
+        has_unnamed_extension=bool(found.extension),
+    )
+    if found.has_profile and not parts.icc:
+        parts.dropped.append("an ICC profile of which parts are missing")
+    if info.get("jfif_unit") not in (1, 2) and not metadata.has_tag(parts.exif, metadata.X_RESOLUTION):
+        parts.dpi = None  # Pillow reports 72 for a JPEG without a resolution
+    gray = len(found.frame.channels) == 1
+    picture = _picture("jpeg", rgb, None, gray, parts, found.trailer)
+    return replace(picture, comments=tuple(found.comments), faults=(*faults, *picture.faults))
+
+
+def _decode_webp(data: bytes, max_pixels: int) -> Picture:
+    found = webp.read(data)
+    _check_size(found.width, found.height, max_pixels)
+    if found.frames > 1:
+        raise ImageFault(_ANIMATED)
+    with Image.open(io.BytesIO(found.file), formats=["WEBP"]) as image:
+        rgb, alpha, gray = _eight_bit_pixels(image, None)
+        info = image.info
+    webp.check_pixels(found)
+    parts = _Parts(
+        exif=metadata.without_prefix(info.get("exif", b"")),
+        xmp=info.get("xmp"),
+        icc=info.get("icc_profile"),
+        dropped=found.dropped,
+    )
+    return _picture("webp", rgb, alpha, gray, parts, found.trailer)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if min(width, height) == 0:
+        raise ImageFault(f"has a header that says {width}x{height} pixels")
     if width * height > max_pixels:
-        raise InvalidRequest.of(field, over_limit(width, height, max_pixels))
-    # Cameras append a preview or a depth map to the photo (MPO): that is not an animation.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise InvalidRequest.of(field, "is animated; an image with a single frame is required")
-    if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
-        raise InvalidRequest.of(field, f"is in {image.mode}; convert it to RGB or gray first")
+        raise ImageFault(over_limit(width, height, max_pixels))
 
 
-def _reject_too_deep(image: Image.Image, deep: bool, field: str) -> None:
+def _reject_too_deep(size: tuple[int, int], deep: bool) -> None:
     if not deep:
-        raise InvalidRequest.of(field, "has more than 8 bits per channel; the limit is 8")
-    if max(image.size) > png.LARGEST_16_BIT_SIDE_PX:
-        raise InvalidRequest.of(
-            field,
-            f"has a side of {max(image.size)} px; the limit for 16 bits is {png.LARGEST_16_BIT_SIDE_PX} px",
+        raise ImageFault("has more than 8 bits per channel; the limit is 8")
+    if max(size) > png.LARGEST_16_BIT_SIDE_PX:
+        raise ImageFault(
+            f"has a side of {max(size)} px; the limit for 16 bits is {png.LARGEST_16_BIT_SIDE_PX} px"
         )
 
 
 def _eight_bit_pixels(
     image: Image.Image, chunks: png.Chunks | None
 ) -> tuple[PixelArray, PixelArray | None, bool]:
+    image.load()
     gray = image.mode in ("1", "L", "LA")
     transparent = image.info.get("transparency")
     if chunks is not None and image.mode == "L" and chunks.depth < 8 and isinstance(transparent, int):
@@ -108,45 +240,61 @@ def _eight_bit_pixels(
 
 
 def _picture(
-    image: Image.Image, rgb: PixelArray, alpha: PixelArray | None, gray: bool, chunks: png.Chunks | None
+    file_format: Format, rgb: PixelArray, alpha: PixelArray | None, gray: bool, parts: _Parts, trailer: bytes
 ) -> Picture:
     """Add the metadata, and turn the pixels upright: as EXIF says, else as XMP does."""
-    exif, xmp = metadata.raw_exif(image.info), image.info.get("xmp")
-    if chunks is not None:  # Pillow has not read the chunks that follow 16-bit pixels
-        exif, xmp = metadata.without_prefix(chunks.first.get(b"eXIf", b"")) or exif, chunks.xmp
-    dpi = _resolution(image, exif)
-    orientation = xmp_orientation = None
-    if exif:
-        orientation, exif = metadata.normalize_orientation(exif)
-    if xmp:
-        xmp_orientation, xmp = metadata.normalize_xmp_orientation(xmp)
-    orientation = orientation or xmp_orientation or 1
+    exif, dpi = parts.exif, parts.dpi
+    orientation, exif = metadata.normalize_orientation(exif) if exif else (None, exif)
+    cleaned, extension = _cleaned_xmp(parts)
+    orientation = orientation or (cleaned.orientation if cleaned else None) or 1
+    if dpi is not None and not (min(dpi) > 0 and math.isfinite(sum(dpi))):
+        dpi = None
     if orientation >= 5 and dpi:
         dpi = dpi[1], dpi[0]
+    announced = cleaned.announced if cleaned else ()
     return Picture(
         rgb=_upright(rgb, orientation),
         alpha=None if alpha is None else _upright(alpha, orientation),
         gray=gray,
-        icc=image.info.get("icc_profile") or None,
+        icc=parts.icc or None,
         exif=metadata.EXIF_PREFIX + exif if exif else None,
-        xmp=xmp or None,
-        dpi=dpi,
-        png_color=chunks.color if chunks else (),
-        format="jpeg" if image.format == "MPO" else cast(Format, str(image.format).lower()),
+        xmp=cleaned.packet if cleaned else None,
+        extended_xmp=extension,
+        dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+        photoshop=photoshop.kept(parts.photoshop, turned=orientation != 1) or None,
+        dropped=attachments.sentences(parts.dropped, trailer, announced, has_gain_map=parts.has_gain_map),
+        format=file_format,
     )
 
 
-def _resolution(image: Image.Image, exif: bytes | None) -> tuple[float, float] | None:
-    """Return x and y in dpi. A PNG's pixel aspect ratio without a unit is dropped."""
-    info: dict[Any, Any] = image.info
-    dpi = info.get("dpi")
-    if dpi is None or len(dpi) != 2:
-        return None
-    in_header = image.format == "PNG" or info.get("jfif_unit") in (1, 2)
-    if not in_header and not (exif and metadata.has_tag(exif, metadata.X_RESOLUTION)):
-        return None  # Pillow reports 72 for a JPEG without a resolution
-    x, y = float(dpi[0]), float(dpi[1])
-    return (x, y) if min(x, y) > 0 and math.isfinite(x + y) else None
+def _cleaned_xmp(parts: _Parts) -> tuple[xmp.Cleaned | None, bytes | None]:
+    """Return the packet as it may be written, and its extension; what cannot be read is dropped."""
+    if not parts.xmp:
+        if parts.has_unnamed_extension:
+            parts.dropped.append("extended XMP without its packet")
+        return None, None
+    try:
+        cleaned = xmp.clean(parts.xmp)
+    except ImageFault as fault:
+        parts.dropped.append(str(fault))
+        return None, None
+    if cleaned.extended is None:
+        if parts.has_unnamed_extension:
+            parts.dropped.append("extended XMP that its packet does not name")
+        return cleaned, None
+    extension = parts.extension(cleaned.extended)
+    try:
+        if extension is None:
+            raise ImageFault("extended XMP of which parts are missing")
+        extended = xmp.clean(extension)
+        announced = cleaned.announced | extended.announced
+        packet = cleaned.packet
+        if extended.packet != extension:
+            packet = xmp.with_extension(packet, extended.packet)
+        return replace(cleaned, packet=packet, announced=announced), extended.packet
+    except ImageFault as fault:
+        parts.dropped.append(f"{fault} (the extension)" if extension else str(fault))
+        return replace(cleaned, packet=xmp.without_extension(cleaned.packet)), None
 
 
 def _upright(pixels: PixelArray, orientation: int) -> PixelArray:

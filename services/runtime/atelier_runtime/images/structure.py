@@ -7,10 +7,9 @@ editors and optimizers write.
 
 from __future__ import annotations
 
-import re
-import struct
+from itertools import islice
 
-from atelier_runtime.images import png
+from atelier_runtime.images import jpeg, png, webp
 
 MAX_SCANS = 50
 """Of a JPEG; libjpeg's own script makes 10, optimizers up to 13."""
@@ -19,7 +18,7 @@ MAX_SEGMENTS = 2_000
 MAX_FILL_BYTES = 2**16
 """Between a JPEG's segments."""
 MAX_CHUNKS = 2_000
-"""Of a PNG besides those of its pixels."""
+"""Of a PNG besides those of its pixels, and of a WebP."""
 MAX_COMPRESSED_CHUNKS = 50
 """Of a PNG: texts and profiles, each of which may unpack to 8 MiB."""
 MAX_PIXEL_CHUNKS = 200_000
@@ -30,42 +29,39 @@ MAX_EXIF_SEGMENTS = 10
 MAX_METADATA_BYTES = 2**25
 """Of everything but pixels. Depth maps in a JPEG's XMP take some megabytes."""
 
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not 00, a value of FF in a scan, nor a restart marker
-_START_OF_SCAN, _END_OF_IMAGE, _EXIF_SEGMENT = 0xDA, 0xD9, 0xE1
-_FIRST_WITH_LENGTH = 0xC0  # libjpeg skips those below as invalid, without a length: what follows is decoded
+_START_OF_SCAN, _EXIF_SEGMENT = 0xDA, 0xE1
 _COMPRESSED = frozenset({b"iCCP", b"zTXt", b"iTXt"})
 
 
 def problem_of(data: bytes) -> str | None:
-    """Return which limit a JPEG or PNG file exceeds; None if it exceeds none.
+    """Return which limit a file exceeds; None if it exceeds none.
 
     Files of other formats, and those that are cut off or corrupt, pass: the decoder reports them.
     """
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(jpeg.START):
         return _jpeg_problem(data)
     if data.startswith(png.SIGNATURE):
         return _png_problem(data)
+    if webp.is_webp(data) and next(islice(webp.chunks(data), MAX_CHUNKS, None), None) is not None:
+        return f"has too many chunks; the limit is {MAX_CHUNKS}"
     return None
 
 
 def _jpeg_problem(data: bytes) -> str | None:
     scans = segments = exif_segments = metadata = fill = 0
-    position = 2
-    while (marker := _MARKER.search(data, position)) is not None:
+    position = len(jpeg.START)
+    for segment in jpeg.segments(data):
         if not scans:
-            fill += marker.start() - position
-        kind = data[marker.start() + 1]
-        position = marker.end()
-        if kind == _END_OF_IMAGE or position + 2 > len(data):
+            fill += segment.marker - position
+        position = segment.end
+        if segment.kind == jpeg.END:
             break
-        length = max(2, struct.unpack_from(">H", data, position)[0]) if kind >= _FIRST_WITH_LENGTH else 0
-        exif_segments += kind == _EXIF_SEGMENT and data.startswith(b"Exif", position + 2)
-        position += length
-        if kind == _START_OF_SCAN:
+        exif_segments += segment.kind == _EXIF_SEGMENT and data.startswith(b"Exif", segment.start)
+        if segment.kind == _START_OF_SCAN:
             scans += 1
         else:
             segments += 1
-            metadata += length
+            metadata += segment.end - segment.marker - 2
         if scans > MAX_SCANS:
             return f"has too many scans; the limit is {MAX_SCANS}"
         if segments > MAX_SEGMENTS:

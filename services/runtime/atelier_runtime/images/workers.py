@@ -9,6 +9,7 @@ See docs/decisions/image-workers.md.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
@@ -31,6 +33,7 @@ from atelier_runtime.errors import (
 from atelier_runtime.images import shared
 from atelier_runtime.images.codec import InputImage, decode_input
 from atelier_runtime.images.picture import Picture
+from atelier_runtime.images.slots import Slots, Work
 from atelier_runtime.processors import usable_processors
 from atelier_runtime.settings import ServiceSettings
 
@@ -42,6 +45,8 @@ _ENCODE_SECONDS = 600.0
 _GRACE_SECONDS = 5.0  # beyond the worker's own limit, which a stopped process does not notice
 _MOST_WORKERS = 8
 _WORKER_BYTES = 2**29
+_STDERR_BYTES = 2**16
+_LOGGED_BYTES = 1000
 _BYTES_PER_PIXEL = 40
 """Decoding noise of 16 bits with alpha, and turning it upright, peaks at 32; most files take 3 to 17."""
 
@@ -49,7 +54,8 @@ _BYTES_PER_PIXEL = 40
 class ImageWorkers:
     """Runs functions on images in child processes, at most `size` at a time; the others wait.
 
-    A worker starts when it is first needed. Use it in one event loop and `close` it.
+    Encoding goes first, and may have one more process while decoding occupies all of them. A worker starts
+    when it is first needed. Use it in one event loop and `close` it.
     """
 
     def __init__(self, size: int, *, decode_seconds: float, max_pixels: int) -> None:
@@ -66,8 +72,8 @@ class ImageWorkers:
         self._decode_seconds = decode_seconds
         self._memory_bytes = _WORKER_BYTES + _BYTES_PER_PIXEL * max_pixels
         self._max_pixels = max_pixels
-        self._slots = asyncio.Semaphore(size)
-        self._threads = ThreadPoolExecutor(size, "image-worker")  # each waits for one worker
+        self._slots = Slots(size)
+        self._threads = ThreadPoolExecutor(size + 1, "image-worker")  # each waits for one worker
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
         self._closed = False
@@ -86,7 +92,7 @@ class ImageWorkers:
             with stage:
                 return decode()
         try:
-            return await self._run(decode, self._decode_seconds, stage)
+            return await self._run("decode", decode, self._decode_seconds, stage)
         except _WorkerLost as lost:
             if lost.cause not in ("time", "crashed"):
                 raise InternalError(f"An image worker ended while decoding: {lost}.") from None
@@ -105,7 +111,7 @@ class ImageWorkers:
         worker was lost.
         """
         try:
-            return await self._run(encode, _ENCODE_SECONDS, stage)
+            return await self._run("encode", encode, _ENCODE_SECONDS, stage)
         except _WorkerLost as lost:
             raise InternalError(f"An image worker ended while encoding: {lost}.") from None
 
@@ -118,17 +124,20 @@ class ImageWorkers:
             worker.wait()
         self._threads.shutdown(wait=False)
 
-    async def _run(self, function: Callable[[], T], seconds: float, stage: AbstractContextManager[None]) -> T:
+    async def _run(
+        self, work: Work, function: Callable[[], T], seconds: float, stage: AbstractContextManager[None]
+    ) -> T:
         self._count(waiting=+1)
         try:
-            await self._slots.acquire()
+            await self._slots.acquire(work)
         finally:
             self._count(waiting=-1)
         worker = self._idle.pop() if self._idle else self._new_worker()
         loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._threads, worker.call, function, seconds, stage)
+        context = copy_context()  # the request's ID, for log lines
+        call = loop.run_in_executor(self._threads, context.run, worker.call, function, seconds, stage)
         self._count(running=+1)
-        call.add_done_callback(lambda ended: self._take_back(worker, ended))
+        call.add_done_callback(lambda ended: self._take_back(work, worker, ended))
         try:
             async with asyncio.timeout(seconds + _GRACE_SECONDS):
                 outcome = await asyncio.shield(call)
@@ -152,9 +161,9 @@ class ImageWorkers:
             worker.kill()
         return worker
 
-    def _take_back(self, worker: _Worker, ended: asyncio.Future[Any]) -> None:
+    def _take_back(self, work: Work, worker: _Worker, ended: asyncio.Future[Any]) -> None:
         self._count(running=-1)
-        self._slots.release()
+        self._slots.release(work)
         error = None if ended.cancelled() else ended.exception()  # retrieved: the caller may be gone
         if worker.killed or error is not None:
             cause: Cause = "cancelled"
@@ -208,6 +217,7 @@ class _Worker:
         self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket
+        self._stderr: io.FileIO
 
     def call(
         self, function: Callable[[], object], seconds: float, stage: AbstractContextManager[None]
@@ -228,11 +238,16 @@ class _Worker:
         process = self._start()
         try:
             shared.send(self._connection, (function, seconds))
-            return shared.receive(self._connection)
+            outcome = shared.receive(self._connection)
         except (EOFError, OSError):
             process.kill()
             self._connection.close()
-            raise _WorkerLost(process.wait()) from None
+            return_code = process.wait()
+            self._log_stderr()
+            self._stderr.close()
+            raise _WorkerLost(return_code) from None
+        self._log_stderr()
+        return outcome
 
     def kill(self) -> None:
         """End the process, in whatever state it is. Safe to repeat, from any thread."""
@@ -245,6 +260,7 @@ class _Worker:
         if self._process is not None:
             self._process.wait()
             self._connection.close()
+            self._stderr.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -255,7 +271,28 @@ class _Worker:
                 command += [str(theirs.fileno()), str(self._memory_bytes)]
                 # OpenBLAS, in numpy and OpenCV, reserves 90 MB for each CPU of the machine.
                 environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+                self._stderr, writer = _non_blocking_pipe()
+                with writer:
+                    self._process = subprocess.Popen(
+                        command, pass_fds=[theirs.fileno()], env=environment, stderr=writer
+                    )
         if self.killed:
             self._process.kill()
         return self._process
+
+    def _log_stderr(self) -> None:
+        """Log what decoders have written to standard error, where a client could fill the log with it."""
+        written = self._stderr.read(_STDERR_BYTES)
+        while written and self._stderr.read(_STDERR_BYTES):
+            pass
+        if written:
+            text = written[:_LOGGED_BYTES].decode("utf-8", "replace").strip()
+            logger.warning("an image worker wrote to standard error", extra={"text": text})
+
+
+def _non_blocking_pipe() -> tuple[io.FileIO, io.FileIO]:
+    """Return both ends of a pipe; what no longer fits into it is lost, and nobody waits."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    return io.FileIO(reader, "rb"), io.FileIO(writer, "wb")

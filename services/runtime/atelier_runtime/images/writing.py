@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier_runtime.images import metadata, png
-from atelier_runtime.images.picture import Format, Picture, to_eight_bit
+from atelier_runtime.images import jpeg, metadata, png, text, xmp
+from atelier_runtime.images.picture import Format, ImageFault, Picture, to_eight_bit
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
-_JPEG_MARKER_BYTES = 65_533
-_JPEG_EXIF_BYTES = _JPEG_MARKER_BYTES
-_JPEG_XMP_BYTES = _JPEG_MARKER_BYTES - 29  # minus its namespace
-_JPEG_ICC_BYTES = 255 * (_JPEG_MARKER_BYTES - 14)
+_JPEG_EXIF_BYTES = jpeg.MAX_SEGMENT_BYTES
+_JPEG_XMP_BYTES = jpeg.MAX_SEGMENT_BYTES - len(jpeg.XMP_PREFIX)
+_JPEG_ICC_BYTES = 255 * (jpeg.MAX_SEGMENT_BYTES - 14)
 _JPEG_DPI = 65_535
+_NAMED_TEXTS = 8
 _SRGB = {  # chunks that mean sRGB, which is what a program without support for them assumes anyway
     b"gAMA": struct.pack(">I", 45455),
     b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
@@ -31,8 +32,10 @@ _WEBP_OUT_OF_MEMORY = "encoding error 1"  # VP8_ENC_ERROR_OUT_OF_MEMORY, as Pill
 def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
     """Encode an image. `quality` (1 to 100) is for JPEG and WebP; 100 makes WebP lossless.
 
-    PNG keeps every sample, 8 or 16 bits. What a format cannot store is left out; `losses` says what.
+    PNG keeps every sample, 8 or 16 bits. What a format cannot store is left out; `losses` says what. The size
+    in EXIF and XMP becomes the picture's.
     """
+    picture = _with_size(_merged(picture, file_format))
     if file_format == "png":
         return _png(picture)
     rgb = to_eight_bit(picture.rgb)
@@ -65,7 +68,17 @@ def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
         if str(error) == _WEBP_OUT_OF_MEMORY:
             raise MemoryError from error
         raise
-    return buffer.getvalue()
+    file = buffer.getvalue()
+    if file_format != "jpeg":
+        return file
+    extension = picture.extended_xmp if "xmp" in options else None
+    more = jpeg.metadata_segments(
+        extension=extension,
+        guid=xmp.guid(extension) if extension else b"",
+        resources=picture.photoshop,
+        comments=_jpeg_comments(picture),
+    )
+    return jpeg.insert(file, more) if more else file
 
 
 def encode_gray_png(mask: NDArray[np.uint8]) -> bytes:
@@ -88,6 +101,8 @@ def losses(picture: Picture, image_format: Format | Literal["raw"], quality: int
     def warn(code: WarningCode, message: str) -> None:
         found.append(ResponseWarning(code, message))
 
+    for fault in picture.faults:
+        warn(WarningCode.IMAGE_DAMAGED, fault)
     name = "raw RGB8" if image_format == "raw" else image_format
     if not is_lossless(image_format, quality):
         warn(
@@ -102,6 +117,9 @@ def losses(picture: Picture, image_format: Format | Literal["raw"], quality: int
         warn(WarningCode.ALPHA_DROPPED, f"Transparency was dropped: {name} does not support it.")
     if image_format == "raw":
         return found
+    picture = _merged(picture, image_format)
+    for sentence in picture.dropped:
+        warn(WarningCode.METADATA_DROPPED, sentence)
     if picture.icc is not None and not _profile_fits(picture, image_format):
         warn(
             WarningCode.METADATA_DROPPED,
@@ -127,7 +145,62 @@ def losses(picture: Picture, image_format: Format | Literal["raw"], quality: int
             WarningCode.METADATA_DROPPED,
             f"The PNG's own description of its colors was dropped: {name} cannot store it.",
         )
+    if picture.photoshop is not None and image_format == "webp":
+        warn(WarningCode.METADATA_DROPPED, "IPTC (Photoshop's resources) was dropped: webp cannot store it.")
+    if unstored := _unstored_texts(picture, image_format):
+        more = f" and {len(unstored) - _NAMED_TEXTS} more" if len(unstored) > _NAMED_TEXTS else ""
+        names = ", ".join(unstored[:_NAMED_TEXTS]) + more
+        warn(WarningCode.METADATA_DROPPED, f"Texts were dropped: {name} cannot store them ({names}).")
     return found
+
+
+def _merged(picture: Picture, file_format: Format) -> Picture:
+    """Return the picture with one XMP packet, unless the file is a JPEG, whose packets are limited."""
+    if picture.xmp is None or picture.extended_xmp is None or file_format == "jpeg":
+        return picture
+    try:
+        return replace(picture, xmp=xmp.merge(picture.xmp, picture.extended_xmp), extended_xmp=None)
+    except ImageFault:
+        packet = xmp.without_extension(picture.xmp)
+        dropped = (*picture.dropped, "Extended XMP was dropped: it cannot be added to the main packet.")
+        return replace(picture, xmp=packet, extended_xmp=None, dropped=dropped)
+
+
+def _with_size(picture: Picture) -> Picture:
+    exif = picture.exif and metadata.with_size(picture.exif, picture.width, picture.height)
+    try:
+        packet = picture.xmp and xmp.with_size(picture.xmp, picture.width, picture.height)
+    except ImageFault:  # not one that a file of ours was read with
+        packet = picture.xmp
+    return replace(picture, exif=exif, xmp=packet)
+
+
+def _jpeg_comments(picture: Picture) -> list[bytes]:
+    return [*picture.comments, *(c for chunk in picture.texts if (c := _jpeg_comment(*chunk)) is not None)]
+
+
+def _jpeg_comment(kind: bytes, data: bytes) -> bytes | None:
+    comment = text.as_comment(kind, data)
+    return comment if comment is not None and len(comment) <= jpeg.MAX_SEGMENT_BYTES else None
+
+
+def _unstored_texts(picture: Picture, file_format: Format) -> list[str]:
+    """Return the names of the texts that a file of the format does not contain."""
+    if file_format == "png":
+        unstored = [c for c in picture.comments if text.comment_chunk(c) is None]
+    else:
+        unstored = [] if file_format == "jpeg" else list(picture.comments)
+    names = ["Comment"] * len(unstored)
+    if file_format != "png":
+        for kind, data in picture.texts:
+            if file_format != "jpeg" or _jpeg_comment(kind, data) is None:
+                names.append(_printable(text.keyword(data)))
+    return list(dict.fromkeys(names))
+
+
+def _printable(keyword: bytes) -> str:
+    characters = keyword[:79].decode("latin-1")
+    return "".join(c if c.isprintable() else "?" for c in characters)
 
 
 def _png(picture: Picture) -> bytes:
@@ -140,6 +213,10 @@ def _png(picture: Picture) -> bytes:
         chunks.append((b"eXIf", metadata.without_prefix(picture.exif)))
     if picture.xmp is not None:
         chunks.append(png.xmp_chunk(picture.xmp))
+    if picture.photoshop is not None:
+        chunks.append(text.raw_profile_chunk(b"iptc", picture.photoshop))
+    chunks += picture.texts
+    chunks += [chunk for comment in picture.comments if (chunk := text.comment_chunk(comment)) is not None]
     resolution = png.resolution_chunk(picture.dpi) if picture.dpi else None
     if resolution:
         chunks.append(resolution)
