@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,21 @@ async def test_what_the_restorer_refuses_names_the_clients_fields(blind: Path) -
             error = problem(await client.send(path, file, **fields), 422, "invalid_request")
             assert [field["field"] for field in error["fields"]] == [named], (path, fields)
         assert (await client.post("/restore", FILE))["success"] is True
+
+
+async def test_faults_of_a_file_and_what_is_dropped_are_warnings(seeing: Path) -> None:
+    text = b"tEXtComment\0x"
+    bad = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text) ^ 1)
+    damaged = FILE[:33] + bad + FILE[33:]
+    jpeg = png(SOURCE, "JPEG", quality=95)
+    motion = jpeg + b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
+    async with serve_gateway(seeing) as client:
+        restored = await client.post("/restore", damaged)
+        found = await client.post("/detect", damaged)
+        still = await client.post("/restore", motion)
+        cut = await client.send("/restore", jpeg[: len(jpeg) // 2] + b"\xff\xd9")
+    assert restored["warning_codes"] == found["warning_codes"] == ["image_damaged"]
+    assert "tEXt" in restored["warnings"][0]
+    assert still["warning_codes"] == ["lossy_output", "metadata_dropped"]
+    assert b"ftyp" not in file_of(still["image"])
+    assert "cut short" in problem(cut, 422, "invalid_request")["fields"][0]["message"]

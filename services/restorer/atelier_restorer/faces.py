@@ -69,14 +69,6 @@ def align(candidate: Candidate, rgb: RgbArray, max_sharpness: float | None) -> N
         candidate.skip(SkipReason.SKIPPED)
 
 
-def with_sharpness(face: Face, rgb: RgbArray) -> Face:
-    """Return the face with the sharpness of its crop, if its landmarks allow for one."""
-    try:
-        return replace(face, sharpness=sharpness(cut_crop(rgb, face_to_crop(face.landmarks))))
-    except ValueError:
-        return face
-
-
 def skip_invisible(candidates: list[Candidate], request: RestoreRequest) -> list[Candidate]:
     """Skip the candidates that no level of the mask would show, unless their crops are requested."""
     for candidate in candidates:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from atelier_runtime.images import Picture, PixelArray, RgbArray
+from atelier_runtime.images import PixelArray, RgbArray
 
 Recoloring = Callable[[RgbArray, RgbArray], RgbArray]
 """Converts a restored face to the tone of the crop that it was made from, both (512, 512, 3)."""
@@ -20,12 +20,6 @@ _MIN_DEVIATION = 1.0  # levels; below this a face has no contrast to scale
 def is_gray(rgb: PixelArray) -> bool:
     """Return whether every pixel (H, W, 3) has three equal channels."""
     return bool(np.array_equal(rgb[..., 0], rgb[..., 1]) and np.array_equal(rgb[..., 1], rgb[..., 2]))
-
-
-def eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
-    """Return an image in 8 bits, and whether it is gray. Takes a while for a large one."""
-    rgb = picture.eight_bit()
-    return rgb, picture.gray or is_gray(rgb)
 
 
 def recoloring(rgb: RgbArray, gray: bool) -> Recoloring | None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from atelier_restorer.align import CROP_SIZE
+from atelier_restorer.align import CROP_SIZE, cut_crop, face_to_crop, sharpness
 from atelier_restorer.batching import FaceBatcher
 from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.faces import (
@@ -26,9 +26,8 @@ from atelier_restorer.faces import (
     match_tones,
     recolor,
     skip_invisible,
-    with_sharpness,
 )
-from atelier_restorer.gray import eight_bit_and_gray, recoloring, to_gray
+from atelier_restorer.gray import is_gray, recoloring, to_gray
 from atelier_restorer.limits import check_picture
 from atelier_restorer.models import Models, batch_for
 from atelier_restorer.request import (
@@ -142,7 +141,7 @@ class RestorerPipeline:
                 raise ServiceUnavailable("The model set does not have a face detector.")
             rgb = await self._cpu_pool.run(picture.eight_bit)
             detected, warnings = await self._detect(rgb, request, call)
-            measured = partial(with_sharpness, rgb=rgb)
+            measured = partial(_with_sharpness, rgb=rgb)
             faces = await self._cpu_pool.run_each(measured, detected, call.cpu.stage("align"))
         reports = tuple(call.cpu.reports)
         warnings += [ResponseWarning(WarningCode.IMAGE_DAMAGED, fault) for fault in picture.faults]
@@ -205,7 +204,7 @@ class RestorerPipeline:
             raise InvalidRequest.of(
                 "mask", f"parse needs a face parser, and the model set {self._models.name} has none"
             )
-        rgb, gray = await self._cpu_pool.run(lambda: eight_bit_and_gray(picture))
+        rgb, gray = await self._cpu_pool.run(lambda: _eight_bit_and_gray(picture))
         warnings: list[ResponseWarning] = []
         missing = self._missing(request)
         candidates: list[Candidate] = []
@@ -399,3 +398,16 @@ class RestorerPipeline:
         """Release cached device memory, so that the next attempt has all of it."""
         if self._models.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
+    """Return an image in 8 bits, and whether it is gray. Takes a while for a large one."""
+    rgb = picture.eight_bit()
+    return rgb, picture.gray or is_gray(rgb)
+
+
+def _with_sharpness(face: Face, rgb: RgbArray) -> Face:
+    try:
+        return replace(face, sharpness=sharpness(cut_crop(rgb, face_to_crop(face.landmarks))))
+    except ValueError:  # landmarks from which no crop can be cut
+        return face

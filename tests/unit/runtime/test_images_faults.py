@@ -93,7 +93,7 @@ def test_a_wrong_checksum_of_pixels_or_palette_is_named() -> None:
 
 
 def test_a_png_without_its_end_is_cut_short_and_a_wrong_end_is_a_warning() -> None:
-    assert refusal(PNG[:-12]).startswith("is cut short")
+    assert "is cut short" in refusal(PNG[:-12])
     assert "IEND" in damage(decode(PNG[:-1] + b"\0"))[0]
 
 
@@ -108,8 +108,8 @@ def rows(count: int, color_type: int = 2) -> bytes:
 @pytest.mark.parametrize("color_type", [0, 2, 3, 4, 6])
 def test_a_png_with_too_few_rows_is_cut_short(color_type: int) -> None:
     assert not decode(rows(40, color_type)).faults
-    assert refusal(rows(39, color_type)).startswith("is cut short")
-    assert refusal(rows(20, color_type)).startswith("is cut short")
+    assert "is cut short" in refusal(rows(39, color_type))
+    assert "is cut short" in refusal(rows(20, color_type))
 
 
 def test_an_interlaced_png_with_too_few_rows_is_cut_short() -> None:
@@ -121,7 +121,7 @@ def test_an_interlaced_png_with_too_few_rows_is_cut_short() -> None:
         return header(240, 160, 8, 2, True) + pixels + chunk(b"IEND", b"")
 
     assert np.array_equal(decode(interlaced(len(whole))).rgb, DETAILED)
-    assert refusal(interlaced(len(whole) * 3 // 4)).startswith("is cut short")
+    assert "is cut short" in refusal(interlaced(len(whole) * 3 // 4))
 
 
 @pytest.mark.parametrize(
@@ -155,16 +155,16 @@ def test_a_chunk_that_decoders_need_and_do_not_know_is_named() -> None:
 @pytest.mark.parametrize("end", [b"", END], ids=["cut", "with an end marker"])
 def test_half_a_jpeg_is_cut_short(file: bytes, share: float, end: bytes) -> None:
     cut = file[: int(share * len(file))]
-    assert refusal(cut + end).startswith("is cut short")
-    assert refusal(cut + bytes(len(file) - len(cut)) + end).startswith("is cut short"), "the rest zeros"
+    assert "is cut short" in refusal(cut + end)
+    assert "is cut short" in refusal(cut + bytes(len(file) - len(cut)) + end), "the rest zeros"
 
 
 def test_half_a_progressive_jpeg_is_cut_short_or_a_warning() -> None:
     half = PROGRESSIVE[: len(PROGRESSIVE) // 2]
-    assert refusal(half).startswith("is cut short")
+    assert "is cut short" in refusal(half)
     assert "premature end" in damage(decode(half + END))[-1]
     scans = [match.start() for match in re.finditer(b"\xff\xda", PROGRESSIVE)]
-    assert refusal(PROGRESSIVE[: scans[3]]).startswith("is cut short")
+    assert "is cut short" in refusal(PROGRESSIVE[: scans[3]])
     assert "last scans" in damage(decode(PROGRESSIVE[: scans[3]] + END))[0]
 
 
@@ -224,7 +224,7 @@ def test_pixels_are_those_of_libjpeg_as_pillow_uses_it() -> None:
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
 def test_half_a_webp_is_cut_short_or_damaged(file: bytes, share: float) -> None:
     cut = file[: int(share * len(file)) // 2 * 2]
-    assert refusal(cut).startswith("is cut short")
+    assert "is cut short" in refusal(cut)
     zeroed = cut + bytes(len(file) - len(cut))
     assert re.search("is damaged|is corrupt", refusal(zeroed))
     gap = cut + bytes(300) + file[len(cut) + 300 :]
@@ -269,4 +269,4 @@ def test_other_formats_are_named(name: str) -> None:
 @pytest.mark.parametrize("file", [PNG, JPEG, WEBP], ids=["PNG", "JPEG", "WebP"])
 def test_the_first_bytes_alone_are_a_file_cut_short(file: bytes) -> None:
     for length in (3, 6, 10, 20):
-        assert refusal(file[:length]).startswith("is cut short"), length
+        assert "is cut short" in refusal(file[:length]), length

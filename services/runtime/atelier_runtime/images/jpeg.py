@@ -127,7 +127,7 @@ def read(data: bytes) -> Jpeg:
     if found.frame is None or not found.scans:
         if found.has_end:
             raise ImageFault("cannot be decoded: the JPEG file is corrupt, it has no image")
-        raise ImageFault("is cut short: the JPEG file is truncated before its pixels")
+        raise ImageFault("cannot be decoded: the JPEG file is cut short (truncated) before its pixels")
     _reject_unsupported(found.frame)
     found.file = b"".join([*pieces, b"\xff\xd9"])
     return found
@@ -227,7 +227,7 @@ def decode(found: Jpeg) -> tuple[RgbArray | None, list[str]]:
     faults = []
     scan_fault = _scan_fault(found.frame, found.scans)
     if scan_fault is not None and not found.has_end:
-        raise ImageFault("is cut short: the JPEG file is truncated between its scans")
+        raise ImageFault("cannot be decoded: the JPEG file is cut short (truncated) between its scans")
     if scan_fault is not None:
         faults.append(scan_fault)
     try:
@@ -246,7 +246,9 @@ def decode(found: Jpeg) -> tuple[RgbArray | None, list[str]]:
         image.load()
         rgb = np.array(image.convert("RGB"))
     if problem == _MISSING and (not found.has_end or (rgb[-_BOTTOM_ROWS:] == _GRAY).all()):
-        raise ImageFault("is cut short: the JPEG file is truncated, the lower part of its image is missing")
+        raise ImageFault(
+            "cannot be decoded: the JPEG file is cut short (truncated), its lower part is missing"
+        )
     return rgb, [*faults, f"The JPEG file is damaged: {problem}. The image may be wrong in places."]
 
 
@@ -272,7 +274,9 @@ def _scan_fault(frame: Frame, scans: Iterable[bytes]) -> str | None:
             elif first <= last < _COEFFICIENTS:
                 missing[channel][first : last + 1] = bytes([bits & 15]) * (last + 1 - first)
     if any(levels[0] == 0xFF for levels in missing.values()):
-        raise ImageFault("is cut short: the JPEG file is truncated, one of its channels is missing")
+        raise ImageFault(
+            "cannot be decoded: the JPEG file is cut short (truncated), one of its channels is missing"
+        )
     if any(any(levels) for levels in missing.values()):
         return "The JPEG file lacks its last scans: the image has less detail than it was saved with."
     return None

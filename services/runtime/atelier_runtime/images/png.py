@@ -100,7 +100,7 @@ def size(data: bytes) -> tuple[int, int]:
     """Return width and height in px as the header says. Raises `ImageFault` if there is none."""
     start = len(SIGNATURE)
     if len(data) < start + 8 + _HEADER_BYTES:
-        raise ImageFault("is cut short: the PNG file is truncated within its header")
+        raise ImageFault("cannot be decoded: the PNG file is cut short (truncated) within its header")
     if not data.startswith(_HEADER_START, start):
         if data.startswith(b"CgBI", start + 4):
             raise ImageFault("is a PNG as only Apple's devices read it (CgBI); save it as a standard PNG")
@@ -136,7 +136,7 @@ def read_chunks(data: bytes) -> Chunks:
     if wrong > _NAMED_FAULTS:
         chunks.faults.append(f"The checksums of {wrong - _NAMED_FAULTS} further chunks are wrong.")
     if kind != b"IEND":
-        raise ImageFault("is cut short: the PNG file is truncated, its end is missing")
+        raise ImageFault("cannot be decoded: the PNG file is cut short (truncated), its end is missing")
     if b"IDAT" not in chunks.first:
         raise ImageFault("cannot be decoded: the PNG file is corrupt, it has no pixels")
     if b"tRNS" in chunks.first and len(chunks.first[b"tRNS"]) not in _KEY_BYTES.get(chunks.color_type, ()):
@@ -195,7 +195,7 @@ def check_pixels(data: bytes, chunks: Chunks) -> None:
             missing -= len(inflate.decompress(packed, _BAND_BYTES))
             packed = inflate.unconsumed_tail
     if missing > 0:
-        raise ImageFault("is cut short: the PNG file is truncated, a part of its pixels is missing")
+        raise ImageFault("cannot be decoded: the PNG file is cut short (truncated), pixels are missing")
 
 
 def without_metadata(data: bytes, chunks: Chunks, *, palette: bool = True) -> bytes:

@@ -86,10 +86,12 @@ def decode(data: bytes, *, max_pixels: int, field: str = "image", deep: bool = F
         Image.DecompressionBombError,
     ) as error:
         if "truncated" in str(error):
-            raise InvalidRequest.of(field, "is cut short: the file is truncated") from None
+            raise InvalidRequest.of(field, "cannot be decoded: the file is cut short (truncated)") from None
         raise InvalidRequest.of(field, "cannot be decoded: the file is corrupt or truncated") from None
     if sniffing.is_start_of_accepted(data):
-        raise InvalidRequest.of(field, "is cut short: the file is truncated within its header")
+        raise InvalidRequest.of(
+            field, "cannot be decoded: the file is cut short (truncated) within its header"
+        )
     name = sniffing.name_of(data)
     raise InvalidRequest.of(field, f"is {name + ', ' if name else ''}not a PNG, JPEG or WebP file")
 
@@ -159,7 +161,7 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> Picture:
     except OSError:
         if found.has_end:
             raise
-        raise ImageFault("is cut short: the JPEG file is truncated") from None
+        raise ImageFault("cannot be decoded: the JPEG file is cut short (truncated)") from None
     parts = _Parts(
         exif=metadata.without_prefix(info.get("exif", b"")),
         xmp=found.xmp,

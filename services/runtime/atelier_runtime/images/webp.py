@@ -53,12 +53,12 @@ def read(data: bytes) -> WebP:
     size = 8 + int.from_bytes(data[4:8], "little")
     if size > len(data):
         raise ImageFault(
-            f"is cut short: the WebP file is truncated, it has {len(data)} of {size + size % 2} bytes"
+            f"cannot be decoded: the WebP file is cut short (truncated), {len(data)} of {size} bytes"
         )
     found = WebP(data[:size], 0, 0, None, 0, data[size:])
     for kind, start, end in chunks(data):
         if end > size:
-            raise ImageFault("is cut short: the WebP file is truncated in a chunk")
+            raise ImageFault("cannot be decoded: the WebP file is cut short (truncated) in a chunk")
         head = data[start : min(end, start + 10)]
         found.frames += kind == b"ANMF"
         if kind == _EXTENDED and len(head) == 10 and not found.width:
