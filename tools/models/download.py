@@ -107,11 +107,11 @@ def _usable(part: Path, size: int) -> int:
 
 
 def _pause(broken: Broken, gained: int, first_pause_s: float, fruitless: int) -> float:
-    if broken.pause_s is not None:
-        return broken.pause_s
     if gained >= _NO_PAUSE_BYTES:
-        return 0.0
+        return broken.pause_s or 0.0
     pause = min(first_pause_s * float(2**fruitless), LONGEST_PAUSE_S)
+    if broken.pause_s is not None:  # some servers ask for 0 s each time
+        return max(broken.pause_s, pause)
     return max(pause, min(first_pause_s * _LIMITED_PAUSES, LONGEST_PAUSE_S)) if broken.limited else pause
 
 

@@ -55,6 +55,8 @@ def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float 
     [
         ({"RateLimit": '"resolvers";r=0;t=271', "RateLimit-Policy": '"fixed window";q=3000;w=300'}, [271]),
         ({"Retry-After": "3600"}, [300]),
+        ({"Retry-After": "0"}, [2]),
+        ({"Retry-After": "-5"}, [2]),
         ({}, [60]),
     ],
 )
