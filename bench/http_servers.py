@@ -7,6 +7,7 @@ on a quiet machine: python -m bench.http_servers
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import socket
@@ -197,7 +198,7 @@ def requests_per_second(server: Server) -> float:
     return sum(counts) / RATE_S
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, *, attack: bool) -> dict[str, Any]:
     """Return the figures of one server; its rate is measured before the attacks, in `ROUNDS` rounds."""
     with ExitStack() as running:
 
@@ -208,6 +209,8 @@ def measure(name: str) -> dict[str, Any]:
 
         server = fresh()
         rates = [requests_per_second(server) for _ in range(ROUNDS)]
+        if not attack:
+            return {"requests_per_second": spread(rates)}
         times = during_floods(server)
         return {
             "requests_per_second": spread(rates),
@@ -219,5 +222,8 @@ def measure(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rates", action="store_true", help="measure the rates only, which takes a minute")
+    attack = not parser.parse_args().rates
     installed = [name for name in COMMANDS if name == "ours" or importlib.util.find_spec(name)]
-    print_json({"machine": machine(), **{name: measure(name) for name in installed}})
+    print_json({"machine": machine(), **{name: measure(name, attack=attack) for name in installed}})
