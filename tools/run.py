@@ -9,6 +9,7 @@ logs go to `.run/NAME.log`.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -154,4 +155,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="make run", description=__doc__).parse_args()
     sys.exit(main())

@@ -152,10 +152,27 @@ def test_a_header_that_two_servers_could_read_differently_is_refused(strict: Sta
     assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
 
 
-def test_an_absolute_target_is_its_path(strict: Stack) -> None:
+@pytest.mark.parametrize("target", [b"http://example.org/livez?x=1", b"https://example.org", b"HTTP://a:80/"])
+def test_an_absolute_target_is_its_path(strict: Stack, target: bytes) -> None:
     with connect(strict) as connection:
-        connection.sendall(b"GET http://example.org/livez?x=1 HTTP/1.1\r\nHost: example.org\r\n\r\n")
+        connection.sendall(b"GET %s HTTP/1.1\r\nHost: example.org\r\n\r\n" % target)
         assert response(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"])
+def test_a_request_has_one_host(strict: Stack, hosts: bytes) -> None:
+    with connect(strict) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\n%s\r\n" % hosts)
+        assert received(connection).startswith(b"HTTP/1.1 400")
+
+
+def test_what_is_refused_does_not_take_the_place_of_a_response(strict: Stack) -> None:
+    strict.generator.hold = True
+    with connect(strict) as connection:
+        connection.sendall(GENERATE + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+        eventually(lambda: strict.generator.running == 1)
+        connection.sendall(b"\0 this is not HTTP\r\n\r\n")
+        assert received(connection) == b""
 
 
 def test_an_offer_of_http2_is_declined(strict: Stack) -> None:
@@ -168,6 +185,15 @@ def test_an_offer_of_http2_is_declined(strict: Stack) -> None:
             assert (
                 answer.startswith(b"HTTP/1.1 200") and json.loads(answer.partition(b"\r\n\r\n")[2])["success"]
             )
+
+
+def test_many_offers_at_once_are_all_declined(strict: Stack, caplog: pytest.LogCaptureFixture) -> None:
+    offer = b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+    with connect(strict) as connection:
+        connection.sendall(offer * 2000)
+        for _ in range(2000):
+            assert response(connection).startswith(b"HTTP/1.1 200")
+    assert "Traceback" not in caplog.text
 
 
 def test_what_follows_a_request_does_not_end_it(strict: Stack) -> None:
@@ -286,6 +312,14 @@ def test_bodies_that_do_not_fit_together_are_refused_before_they_are_read() -> N
         assert metric(stack, "atelier_gateway_bytes_in_flight") < 100_000, "only this response"
 
 
+def test_a_small_request_is_admitted_when_nothing_else_is() -> None:
+    with Stack(max_bytes_in_flight=2**20) as stack, connect(stack) as large:
+        header, body = form(bytes(2**20))
+        large.sendall(header + body[:-1])
+        eventually(lambda: metric(stack, "atelier_gateway_bytes_in_flight") >= 2**20)
+        assert stack.generate().status_code == 200
+
+
 def test_a_single_request_is_always_admitted() -> None:
     image = file_of(gradient(64, 48)) + b"\0" * 3_000_000
     with Stack(max_bytes_in_flight=2**20) as stack:
@@ -313,7 +347,40 @@ def test_a_response_that_is_not_read_is_given_up(strict: Stack) -> None:
         eventually(lambda: metric(strict, "atelier_gateway_bytes_in_flight") < 100_000)
 
 
+def test_a_response_that_is_read_slowly_is_read_to_its_end(strict: Stack) -> None:
+    """Of megabytes in the kernel's buffers, only what the client takes shows that it reads."""
+    image = image_pb2.Image(data=bytes(9_000_000), format=image_pb2.IMAGE_FORMAT_PNG, width_px=1, height_px=1)
+    strict.restorer.image = image
+    header, body = form(file_of(gradient(64, 48)))
+    header = header.replace(b"/detect", b"/restore").replace(b"Host: a", b"Host: a\r\nAccept: image/png")
+    with connect(strict) as connection:
+        connection.sendall(header + body)
+        taken = 0
+        for _ in range(40):  # eight times the period, at some 400 kB/s
+            time.sleep(0.1)
+            taken += len(connection.recv(40_000))
+        while taken < 9_000_000:
+            chunk = connection.recv(2**20)
+            assert chunk, f"closed after {taken} bytes"
+            taken += len(chunk)
+
+
 # --- the number of connections ---
+
+
+def test_at_the_limit_a_body_that_does_not_come_makes_room() -> None:
+    with Stack(max_connections=MAX_CONNECTIONS, stall_seconds=60) as stack, ExitStack() as everything:
+        for _ in range(MAX_CONNECTIONS):
+            everything.enter_context(connect(stack)).sendall(GENERATE + b"Content-Length: 50\r\n\r\n")
+        eventually(lambda: is_alive(stack))
+
+
+def is_alive(stack: Stack) -> bool:
+    try:
+        with httpx.Client(trust_env=False) as client:
+            return client.get(stack.url + "/livez").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def test_at_the_limit_the_longest_idle_connection_makes_room(strict: Stack) -> None:

@@ -9,6 +9,12 @@ read, see `body`, which can answer in the format of its dialect.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import re
+import sys
+import termios
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -25,6 +31,8 @@ Cause = Literal["refused", "evicted", "header_timeout", "header_size", "malforme
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_FRAMING_BYTES = 64 * 1024
 _BYTES_PER_FRAMING_BYTE = 8
+_ABSOLUTE_WITHOUT_PATH = re.compile(rb"[a-zA-Z]+://[^/?#]+")
+_PATIENCE_S = 1.0
 _CONTENT_TOO_SMALL = "The body's chunks are too small, or its trailers too large."
 
 
@@ -38,7 +46,11 @@ class ConnectionLimits:
 
 
 class Connections:
-    """The open connections. At the limit, a new one takes the place of the one that has been idle longest."""
+    """The open connections.
+
+    At the limit, a new one takes the place of the one that has been idle longest; if none is idle, of one
+    whose body does not come on.
+    """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -46,13 +58,15 @@ class Connections:
             metrics.CONNECTIONS_CLOSED.labels(cause)
         self._open: set[HttpConnection] = set()
         self._idle: dict[HttpConnection, None] = {}  # in the order in which they became idle
+        self._reading: dict[HttpConnection, float] = {}  # in the order in which something last came
 
     def add(self, connection: HttpConnection) -> bool:
         """Add a new connection; False if there is no place for it."""
         if len(self._open) >= self.limits.max_connections:
-            if not self._idle:
+            least_needed = next(iter(self._idle), None) or self._slowest()
+            if least_needed is None:
                 return False
-            next(iter(self._idle)).abort("evicted")
+            least_needed.abort("evicted")
         self._open.add(connection)
         metrics.CONNECTIONS.set(len(self._open))
         return True
@@ -61,6 +75,7 @@ class Connections:
         """Remove a connection; safe to repeat."""
         self._open.discard(connection)
         self._idle.pop(connection, None)
+        self._reading.pop(connection, None)
         metrics.CONNECTIONS.set(len(self._open))
 
     def set_idle(self, connection: HttpConnection, *, is_idle: bool) -> None:
@@ -68,6 +83,17 @@ class Connections:
         self._idle.pop(connection, None)
         if is_idle and connection in self._open:
             self._idle[connection] = None
+
+    def set_reading(self, connection: HttpConnection, *, is_reading: bool) -> None:
+        """Say whether a connection is in the middle of a body, or that some of one has just come."""
+        self._reading.pop(connection, None)
+        if is_reading and connection in self._open:
+            self._reading[connection] = time.monotonic()
+
+    def _slowest(self) -> HttpConnection | None:
+        """Return the connection whose body has not come on for the longest time, if that is long."""
+        connection, since = next(iter(self._reading.items()), (None, 0.0))
+        return connection if time.monotonic() - since >= _PATIENCE_S else None
 
 
 class ServerConfig(uvicorn.Config):
@@ -137,6 +163,9 @@ class HttpConnection(HttpToolsProtocol):
     def _refuse(self, status: int, message: str, cause: Cause) -> None:
         if self.transport.is_closing():
             return
+        if self._owes_response():  # in whose place or middle the refusal would be taken for it
+            self.abort(cause)
+            return
         metrics.CONNECTIONS_CLOSED.labels(cause).inc()
         body = message.encode()
         self.transport.write(
@@ -145,20 +174,25 @@ class HttpConnection(HttpToolsProtocol):
         )
         self.transport.close()
 
+    def _owes_response(self) -> bool:
+        """Return whether an earlier request has no response yet, or one that has begun."""
+        if self.pipeline or self.cycle is None or self.cycle.response_complete:
+            return bool(self.pipeline)
+        return self._in_header or self.cycle.response_started
+
     # --- what is received ---
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
         if not self._in_header:
             self._received_bytes += len(data)
+            self._connections.set_reading(self, is_reading=True)
         elif self._timer is None:
             self._start_timer("header_timeout")
         self._header_bytes += len(data)
         self._unset_keepalive_if_required()
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            self._parse(data)
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.", "malformed")
         if self.transport.is_closing():
@@ -169,7 +203,17 @@ class HttpConnection(HttpToolsProtocol):
         elif self._framing_bytes() > _MAX_FRAMING_BYTES + self._body_bytes // _BYTES_PER_FRAMING_BYTE:
             self._refuse(400, _CONTENT_TOO_SMALL, "malformed")
 
-    def _decline_upgrade(self, rest: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._decline_upgrade()
+                data = data[upgrade.args[0] :]
+            else:
+                return
+
+    def _decline_upgrade(self) -> None:
         """Serve a request that offers another protocol, such as HTTP/2, as if it did not.
 
         To the parser such a request ends with its header. A new parser reads the same header without the
@@ -181,8 +225,6 @@ class HttpConnection(HttpToolsProtocol):
         self._header_is_known = True
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % header)
         self._header_is_known = False
-        if rest:
-            self.data_received(rest)
 
     def _framing_bytes(self) -> int:
         return self._received_bytes - self._body_bytes
@@ -217,10 +259,16 @@ class HttpConnection(HttpToolsProtocol):
         if size > _MAX_HEADER_BYTES:
             self._refuse_header()
             raise ValueError("ends parsing")
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise ValueError("a request has one Host (RFC 9112, 3.2)")
+        if _ABSOLUTE_WITHOUT_PATH.fullmatch(self.url):
+            self.url += b"/"
         self._in_header = self._header_has_begun = False
         self._header_bytes = self._received_bytes = self._body_bytes = 0
         self._stop_timer()
         self._connections.set_idle(self, is_idle=False)
+        self._connections.set_reading(self, is_reading=True)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -235,6 +283,7 @@ class HttpConnection(HttpToolsProtocol):
         self._in_header = True
         self._header_bytes = 0
         self._stop_timer()
+        self._connections.set_reading(self, is_reading=False)
         super().on_message_complete()
         if self.cycle.response_complete:  # it did not wait for the body
             self._wait_for_request()
@@ -254,7 +303,7 @@ class HttpConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Watch whether the client reads."""
         super().pause_writing()
-        self._watch_writing(self.transport.get_write_buffer_size())
+        self._watch_writing(self._unread_bytes())
 
     def resume_writing(self) -> None:
         """The client has read everything."""
@@ -263,13 +312,25 @@ class HttpConnection(HttpToolsProtocol):
 
     def _watch_writing(self, unsent: int) -> None:
         def check() -> None:
-            left = self.transport.get_write_buffer_size()
+            left = self._unread_bytes()
             if unsent - left < MIN_BYTES_PER_SECOND * self._limits.stall_seconds:
                 self.abort("unread")
             else:
                 self._watch_writing(left)
 
         self._write_timer = self.loop.call_later(self._limits.stall_seconds, check)
+
+    def _unread_bytes(self) -> int:
+        """Return the bytes that the client has not received, those in the kernel's buffer among them.
+
+        The kernel asks for more only when megabytes of its buffer are free, for which a slow client needs
+        minutes.
+        """
+        unread = self.transport.get_write_buffer_size()
+        with suppress(OSError):  # a socket of another kind, or closed
+            answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+            unread += int.from_bytes(answer, sys.byteorder)
+        return unread
 
     # --- timers ---
 

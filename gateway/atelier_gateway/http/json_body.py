@@ -12,6 +12,7 @@ from atelier_gateway.http.schemas import printable
 from atelier_runtime.errors import BodyTooLarge, FieldViolation, InvalidRequest, MalformedBody
 
 _MAX_ESCAPED_QUOTES = 1000
+_MAX_BACKSLASHES = 4096
 _MAX_SHOWN_NAMES = 20
 
 
@@ -100,10 +101,13 @@ def _closing_quote(raw: Buffer, start: int) -> int:
     """Return where the string ends that begins at `start`, -1 if it does not."""
     for _ in range(_MAX_ESCAPED_QUOTES):
         quote = raw.find(b'"', start)
-        backslashes = 0
-        while quote - backslashes > start and raw[quote - backslashes - 1] == ord("\\"):
-            backslashes += 1
-        if quote < 0 or backslashes % 2 == 0:
+        if quote < 0:
+            return quote
+        before = raw[max(start, quote - _MAX_BACKSLASHES) : quote]
+        backslashes = len(before) - len(before.rstrip(b"\\"))
+        if backslashes == _MAX_BACKSLASHES:
+            raise MalformedBody(f"The body has {_MAX_BACKSLASHES} backslashes in a row.")
+        if backslashes % 2 == 0:
             return quote
         start = quote + 1
     raise MalformedBody(f"The body has a string with more than {_MAX_ESCAPED_QUOTES} quotation marks.")

@@ -11,6 +11,7 @@ MIN_BYTES_PER_SECOND = 4096
 """Slower than any network that could carry an image before the deadline."""
 
 _MIB = 2**20
+_SMALL_BYTES = 64 * 1024
 _SLICE_BYTES = 256 * 1024
 _STATE_KEY = "transfer"
 
@@ -48,10 +49,10 @@ class Transfer:
         return self._transfers.stall_seconds
 
     def require(self, count: int) -> None:
-        """Raise `QueueFull` if so many more bytes do not fit. A single request always does."""
+        """Raise `QueueFull` if so many more bytes do not fit. A single or a small request always does."""
         others = self._transfers.bytes - self._bytes
         limit = self._transfers.max_bytes
-        if others and self._transfers.bytes + count > limit:
+        if others and self._bytes + count > _SMALL_BYTES and self._transfers.bytes + count > limit:
             self.release()  # at once, or the next to ask would be refused for the sake of this one
             raise QueueFull(
                 f"There is no room for this request's body: {others / _MIB:.0f} MiB of others are in flight, "

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _STATUS_METHOD = "GetStatus"
+_Messages = AsyncIterator[Any]
+_MALFORMED = "The message is not a protobuf message of this method."
 
 
 class _Failed(Exception):
@@ -58,9 +60,37 @@ def _or_malformed(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]
     return deserialize_or_not
 
 
+def _refusing_malformed(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    """Wrap a handler of health or reflection, which is otherwise left alone."""
+    deserializer, serializer = _or_malformed(handler.request_deserializer), handler.response_serializer
+
+    async def refuse(message: object, context: grpc.aio.ServicerContext) -> None:
+        if isinstance(message, _Malformed):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _MALFORMED)
+
+    async def checked(messages: _Messages, context: grpc.aio.ServicerContext) -> _Messages:
+        async for message in messages:
+            await refuse(message, context)
+            yield message
+
+    async def stream(messages: _Messages, context: grpc.aio.ServicerContext) -> _Messages:
+        async for response in handler.stream_stream(checked(messages, context), context):
+            yield response
+
+    async def unary(message: Any, context: grpc.aio.ServicerContext) -> Any:
+        await refuse(message, context)
+        return await (handler.unary_unary or handler.unary_stream)(message, context)
+
+    if handler.stream_stream:
+        return grpc.stream_stream_rpc_method_handler(stream, deserializer, serializer)
+    if handler.unary_unary:
+        return grpc.unary_unary_rpc_method_handler(unary, deserializer, serializer)
+    return grpc.unary_stream_rpc_method_handler(unary, deserializer, serializer)
+
+
 def _check(message: object) -> None:
     if isinstance(message, _Malformed):
-        raise MalformedBody("The message is not a protobuf message of this method.")
+        raise MalformedBody(_MALFORMED)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -87,8 +117,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Wrap the handler of a call to our service."""
         handler = await continuation(handler_call_details)
         service, _, method = handler_call_details.method.lstrip("/").partition("/")
-        if handler is None or service != self._service_name:
+        if handler is None:
             return handler
+        if service != self._service_name:
+            return _refusing_malformed(handler)
         client_id = dict(handler_call_details.invocation_metadata).get(REQUEST_ID_HEADER)
         deserializer = _or_malformed(handler.request_deserializer)
         if handler.unary_unary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -12,16 +13,57 @@ import prometheus_client
 
 from atelier_runtime.addresses import bare_host
 
+_MAX_CONNECTIONS = 64
+
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10.0  # each connection has a thread, which would wait for its request forever
+    limit_s = 10.0
+    """For a whole connection: each has a thread, which would wait for its request forever."""
+
+    def setup(self) -> None:
+        """Begin with a connection."""
+        super().setup()
+        self._limit = threading.Timer(self.limit_s, self._end)
+        self._limit.daemon = True
+        self._limit.start()
+
+    def finish(self) -> None:
+        """End a connection."""
+        self._limit.cancel()
+        super().finish()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
+    def _end(self) -> None:
+        with suppress(OSError):  # it has ended by itself
+            self.connection.shutdown(socket.SHUT_RDWR)
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, or close it if there are too many."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that go away or send something else."""
 
 
 class _Ipv6Server(_Server):

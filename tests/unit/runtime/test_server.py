@@ -7,6 +7,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -99,6 +100,13 @@ class Running:
         return await asyncio.to_thread(get, f"http://127.0.0.1:{self.server.metrics_port}/metrics")
 
 
+def get_or_nothing(url: str) -> str:
+    try:
+        return get(url)
+    except OSError:
+        return ""
+
+
 def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as response:
         return str(response.read().decode())
@@ -186,6 +194,13 @@ async def test_a_message_that_is_not_protobuf_is_refused(
             await call
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert isinstance(rpc_errors.from_rpc_error(caught.value), errors.MalformedBody)
+    health = "/grpc.health.v1.Health"
+    check, watch = ready.channel.unary_unary(f"{health}/Check"), ready.channel.unary_stream(f"{health}/Watch")
+    reflect = ready.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    for call in (check(b"\xff\xff"), watch(b"\xff\xff").read(), reflect(iter([b"\xff\xff"])).read()):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "Traceback" not in caplog.text
 
 
@@ -219,13 +234,22 @@ async def test_addresses_to_listen_on(host: str) -> None:
     await server.drain()
 
 
-async def test_the_metrics_port_does_not_wait_for_half_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_server._Handler, "timeout", 0.3)
+async def test_the_metrics_port_does_not_wait_for_half_of_a_request(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metrics_server._Handler, "limit_s", 0.3)
     server = ServiceServer("restorer", Settings(), SmallService)
     await server.start()
-    with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=20) as connection:
-        connection.sendall(b"GET /metrics HT")
+    with ExitStack() as connections:
+        address = ("127.0.0.1", server.metrics_port)
+        for _ in range(100):
+            connection = connections.enter_context(socket.create_connection(address, timeout=20))
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         assert await asyncio.to_thread(connection.recv, 1) == b""
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        while "atelier_queue_depth" not in await asyncio.to_thread(get_or_nothing, url):
+            pass  # as soon as the first have been closed
+    assert "Traceback" not in capfd.readouterr().err
     await server.wait_ready()
     await server.drain()
 

@@ -82,6 +82,7 @@ def test_only_a_long_string_is_cut_out() -> None:
         (f'{{"a": "{LONG}", "b": "{"y" * 60_000}", "c": "{"y" * 60_000}"}}', BodyTooLarge, "100000 bytes"),
         ('{"a": [' + "1," * 60_000 + "1]}", BodyTooLarge, "100000 bytes"),
         ('{"a": "' + '\\"' * 60_000 + '"}', MalformedBody, "more than 1000 quotation marks"),
+        ('{"a": "' + "\\" * 70_000 + '"}', MalformedBody, "4096 backslashes in a row"),
         (f'{{"a": "{LONG}", "b": ' + "[" * 20_000, MalformedBody, "nested too deeply"),
         (f'{{"a": "{LONG}", "b": NaN}}', MalformedBody, "NaN is not a JSON number"),
     ],
