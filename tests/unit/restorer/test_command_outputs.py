@@ -236,11 +236,27 @@ def test_results_are_no_images_of_later_runs(tmp_path: Path) -> None:
     assert len(restored_again.tasks) == 2, "asked for by name"
 
 
-def test_a_folder_that_held_images_is_not_marked_as_results(tmp_path: Path) -> None:
-    fill(tmp_path, "a.png", "sub/b.png")
-    plan = make_plan(tmp_path, tmp_path / "sub", None, None)
-    assert plan.new_results == ()
-    assert [skip.reason for skip in plan.skipped.values()] == ["is where results are written"]
+@pytest.mark.parametrize("flag", ["target", "mask", "crops"])
+def test_an_album_among_the_images_is_not_taken_for_results(tmp_path: Path, flag: str) -> None:
+    photos, album = tmp_path / "in", tmp_path / "in" / "album"
+    fill(photos, "x.png")
+    fill(album / "summer", "x.png")
+    folders = {"target": tmp_path / "out", "mask": None, "crops": None} | {flag: album}
+    with pytest.raises(PlanError, match="album lies among the images and holds images itself"):
+        make_plan(photos, folders["target"] or album, folders["mask"], None, crops=folders["crops"])
+
+
+def test_a_folder_of_notes_among_the_images_is_marked_when_it_takes_results(tmp_path: Path) -> None:
+    photos, results = tmp_path / "in", tmp_path / "in" / "results"
+    fill(photos, "x.png")
+    fill(results, "notes.txt", data=b"hi")
+    plan = make_plan(photos, results, None, None)
+    plan.mark_results()
+    fill(results, "x.png")
+    assert [task.source for task in make_plan(photos, tmp_path / "out", None, None).tasks] == [
+        photos / "x.png"
+    ]
+    assert len(make_plan(photos, results, None, None).tasks) == 1, "and may take them again"
 
 
 @pytest.mark.parametrize(

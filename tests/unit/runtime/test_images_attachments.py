@@ -385,6 +385,17 @@ def test_many_attributes_are_read_in_linear_time() -> None:
 SIZES = (0x0100, 0x0101, 0xA002, 0xA003)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_face_regions_do_not_stay_where_the_image_was_before_it_was_turned(orientation: int) -> None:
+    regions = "<mwg-rs:Regions><rdf:Bag><rdf:li mwg-rs:Name='Ann'/></rdf:Bag></mwg-rs:Regions>"
+    namespace = "xmlns:mwg-rs='http://www.metadataworkinggroup.com/schemas/regions/'"
+    source = packet(f"{namespace} tiff:Orientation='{orientation}'", regions)
+    picture = decode(jpeg(segment(0xE1, XMP + source)))
+    assert picture.xmp is not None and b"kept" in picture.xmp
+    assert (b"Ann" in picture.xmp) == (orientation == 1)
+    assert ("face regions" in dropped(picture)) == (orientation != 1)
+
+
 @pytest.mark.parametrize("output", FORMATS)
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("kind", ["short", "long"])

@@ -270,3 +270,33 @@ def test_other_formats_are_named(name: str) -> None:
 def test_the_first_bytes_alone_are_a_file_cut_short(file: bytes) -> None:
     for length in (3, 6, 10, 20):
         assert "is cut short" in refusal(file[:length]), length
+
+
+@pytest.mark.parametrize("ending", [b"", END], ids=["no end", "an end"])
+def test_half_a_jpeg_is_refused_whatever_is_wrong_with_it_before(ending: bytes) -> None:
+    """libjpeg's first warning, the only one that is known, is here of another fault."""
+    file = saved(Image.fromarray(DETAILED), "JPEG", restart_marker_rows=1)
+    scan = file.index(b"\xff\xda") + 20
+    marker = scan + next(m.start() for m in re.finditer(rb"\xff[\xd0-\xd7]", file[scan:]))
+    damaged = file[:marker] + b"\x12\x34" + file[marker:]
+    assert "is cut short" in refusal(damaged[: len(damaged) // 2] + ending)
+    assert damage(decode(damaged)), "all of it is there"
+
+
+def test_half_zeros_in_the_frame_of_an_animation_of_one() -> None:
+    pixels = WEBP[20 : 20 + int.from_bytes(WEBP[16:20], "little")]
+    half = pixels[: len(pixels) // 2] + bytes(len(pixels) - len(pixels) // 2)
+
+    def riff(data: bytes) -> bytes:
+        size = (239).to_bytes(3, "little") + (159).to_bytes(3, "little")
+        frame = bytes(6) + size + bytes(4) + webp_chunk(b"VP8 ", data)
+        chunks = webp_chunk(b"VP8X", b"\x02" + bytes(3) + size) + webp_chunk(b"ANIM", bytes(6))
+        body = b"WEBP" + chunks + webp_chunk(b"ANMF", frame)
+        return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+    assert decode(riff(pixels)).width == 240
+    assert "zeros have taken the place" in refusal(riff(half))
+
+
+def webp_chunk(kind: bytes, data: bytes) -> bytes:
+    return kind + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)

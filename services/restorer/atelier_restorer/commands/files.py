@@ -40,7 +40,7 @@ class Plan:
     skipped: Mapping[Path, Skip]
     is_folder: bool
     new_results: tuple[Path, ...] = ()
-    """Folders of results that lie in the folder of the images, and hold nothing yet."""
+    """Folders of results that lie in the folder of the images, and hold no images yet."""
 
     def mark_results(self) -> None:
         """Mark new folders of results among the images, so that later runs do not restore them again."""
@@ -110,9 +110,27 @@ def _plan_of_folder(
         _task_of_folder(source, name, target, mask, file_format, names)
         for name, names in zip(content.images, crop_names, strict=True)
     )
-    real = os.path.realpath(source)
-    new = (folder for folder in results if not folder.is_dir() or not any(folder.iterdir()))
-    return Plan(tasks, content.skipped, True, tuple(f for f in new if is_within(os.path.realpath(f), real)))
+    return Plan(tasks, content.skipped, True, _unmarked(results, os.path.realpath(source)))
+
+
+def _unmarked(results: Iterable[Path], source: str) -> tuple[Path, ...]:
+    """Return the folders of results in the folder of the images that are not marked as such yet.
+
+    Raises `PlanError` if one of them holds images: they would be left out, and some of them replaced.
+    """
+    unmarked = []
+    for folder in results:
+        real = os.path.realpath(folder)
+        if real == source or not is_within(real, source) or (folder / RESULTS_MARK).exists():
+            continue
+        if folder.is_dir() and (images := read_folder(folder, ()).images):
+            raise PlanError(
+                f"{shown(folder)} lies among the images and holds images itself, such as {shown(images[0])}: "
+                "they would not be restored and could be replaced. Give a folder outside of them or a new "
+                f"one. If it holds results of an earlier version, put an empty file {RESULTS_MARK} into it"
+            )
+        unmarked.append(folder)
+    return tuple(unmarked)
 
 
 def _task_of_folder(

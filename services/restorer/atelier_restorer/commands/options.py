@@ -247,8 +247,12 @@ def concurrency(args: argparse.Namespace) -> int:
 
 
 def files_read(args: argparse.Namespace) -> Iterable[Path]:
-    """Return the files besides the images that are given to be read."""
-    return [Path(path) for name in _FILES_READ if (path := getattr(args, name, None)) is not None]
+    """Return the files besides the images that are given to be read, those of a model set among them."""
+    files = [Path(path) for name in _FILES_READ if (path := getattr(args, name, None)) is not None]
+    model_set = getattr(args, "model_set", None)
+    if model_set is not None:
+        files += [path for path in Path(model_set).expanduser().rglob("*") if path.is_file()]
+    return files
 
 
 def load_settings(args: argparse.Namespace) -> RestorerSettings:

@@ -35,7 +35,6 @@ _JPEG_LS = 0xF7
 _EXTENSION_HEADER = struct.Struct(">32sII")
 _GAIN_MAP_PREFIX = b"urn:iso:std:iso:ts:21496:-1"
 _COEFFICIENTS = 64
-_MISSING = "premature end of data segment"  # libjpeg's JWRN_HIT_MARKER
 _GRAY = 128
 _BOTTOM_ROWS = 8
 
@@ -245,7 +244,8 @@ def decode(found: Jpeg) -> tuple[RgbArray | None, list[str]]:
     with Image.open(io.BytesIO(found.file), formats=["JPEG"]) as image:
         image.load()
         rgb = np.array(image.convert("RGB"))
-    if problem == _MISSING and (not found.has_end or (rgb[-_BOTTOM_ROWS:] == _GRAY).all()):
+    # Only the first warning is known, and more than that may be wrong.
+    if not found.has_end or (rgb[-_BOTTOM_ROWS:] == _GRAY).all():
         raise ImageFault(
             "cannot be decoded: the JPEG file is cut short (truncated), its lower part is missing"
         )

@@ -249,6 +249,8 @@ def _picture(
     orientation, exif = metadata.normalize_orientation(exif) if exif else (None, exif)
     cleaned, extension = _cleaned_xmp(parts)
     orientation = orientation or (cleaned.orientation if cleaned else None) or 1
+    if cleaned is not None and orientation != 1:
+        cleaned, extension = _without_regions(cleaned, extension, parts)
     if dpi is not None and not (min(dpi) > 0 and math.isfinite(sum(dpi))):
         dpi = None
     if orientation >= 5 and dpi:
@@ -267,6 +269,18 @@ def _picture(
         dropped=attachments.sentences(parts.dropped, trailer, announced, has_gain_map=parts.has_gain_map),
         format=file_format,
     )
+
+
+def _without_regions(
+    cleaned: xmp.Cleaned, extension: bytes | None, parts: _Parts
+) -> tuple[xmp.Cleaned, bytes | None]:
+    """Drop the places of faces: in the turned image they would be on others."""
+    packet = xmp.without_regions(cleaned.packet)
+    rest = None if extension is None else xmp.without_regions(extension)
+    if (packet, rest) == (cleaned.packet, extension):
+        return cleaned, extension
+    parts.dropped.append("face regions in XMP (the image was turned)")
+    return replace(cleaned, packet=packet if rest is None else xmp.with_extension(packet, rest)), rest
 
 
 def _cleaned_xmp(parts: _Parts) -> tuple[xmp.Cleaned | None, bytes | None]:

@@ -12,6 +12,7 @@ from PIL import Image
 from atelier_runtime.images.picture import ImageFault
 
 _HEADER_BYTES = 12
+_FRAME_HEADER_BYTES = 16
 _LOSSY, _LOSSLESS, _EXTENDED = b"VP8 ", b"VP8L", b"VP8X"
 _KNOWN = frozenset({_LOSSY, _LOSSLESS, _EXTENDED, b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "})
 _LOSSY_START = b"\x9d\x01\x2a"
@@ -60,7 +61,9 @@ def read(data: bytes) -> WebP:
         if end > size:
             raise ImageFault("cannot be decoded: the WebP file is cut short (truncated) in a chunk")
         head = data[start : min(end, start + 10)]
-        found.frames += kind == b"ANMF"
+        if kind == b"ANMF":
+            found.frames += 1
+            found.pixels = found.pixels or _pixels_of_frame(data[start + _FRAME_HEADER_BYTES : end])
         if kind == _EXTENDED and len(head) == 10 and not found.width:
             found.width = 1 + int.from_bytes(head[4:7], "little")
             found.height = 1 + int.from_bytes(head[7:10], "little")
@@ -74,6 +77,16 @@ def read(data: bytes) -> WebP:
     if not found.width:
         raise ImageFault("cannot be decoded: the WebP file is corrupt or truncated, it has no image")
     return found
+
+
+def _pixels_of_frame(frame: bytes) -> tuple[bytes, bytes] | None:
+    at = 0
+    while at + 8 <= len(frame):
+        kind, length = struct.unpack_from("<4sI", frame, at)
+        if kind in (_LOSSY, _LOSSLESS):
+            return kind, frame[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+    return None
 
 
 def check_pixels(found: WebP) -> None:

@@ -30,6 +30,10 @@ _OPLUS_CAMERA = "http://ns.oplus.com/photos/1.0/camera/"
 _XIAOMI_CAMERA = "http://ns.xiaomi.com/photos/1.0/camera/"
 _DYNAMIC_DEPTH = "http://ns.google.com/photos/dd/1.0/"
 
+_REGION_NAMESPACES = frozenset(
+    {"http://www.metadataworkinggroup.com/schemas/regions/", "http://ns.microsoft.com/photo/1.2/"}
+)
+
 # For packets that do not declare them, which readers that search for text accept too.
 _USUAL_PREFIXES = {
     "rdf": _RDF,
@@ -119,6 +123,14 @@ def with_size(packet: bytes, width: int, height: int) -> bytes:
 def without_extension(packet: bytes) -> bytes:
     """Return the packet without the note that it has an extension. Raises `ImageFault`."""
     return _edited(packet, _is_note, lambda uri, name, text: None)
+
+
+def without_regions(packet: bytes) -> bytes:
+    """Return the packet without the places of faces, which are others in a turned image.
+
+    Raises `ImageFault`.
+    """
+    return _edited(packet, lambda uri, name: uri in _REGION_NAMESPACES, lambda uri, name, text: None)
 
 
 def with_extension(packet: bytes, extension: bytes) -> bytes:
