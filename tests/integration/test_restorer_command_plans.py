@@ -109,6 +109,7 @@ BAD_PLANS: dict[str, tuple[Any, str]] = {
     "given twice": ('{"faces": [], "faces": []}', "'faces' is given twice"),
     "nested": ("[" * 100_000, "nested too deeply"),
     "huge number": ({"faces": [{"box": [0, 0, 9, 10**400], "landmarks": LANDMARKS}]}, "face 0: box .*range"),
+    "not a number": ('[{"box": [0, 0, 9, NaN], "landmarks": []}]', "face 0: box is not finite"),
     "not an object": ({"faces": [7]}, "face 0 .*object"),
     "no landmarks": ({"faces": [{"box": BOX}]}, "face 0 .*landmarks"),
     "unknown field": ({"faces": [{"box": BOX, "landmarks": LANDMARKS, "blur": 1}]}, "face 0 .*blur"),

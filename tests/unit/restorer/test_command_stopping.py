@@ -1,4 +1,4 @@
-"""Signals that end a command: the first lets it clean up, the second does not wait for that."""
+"""Signals that end a command: the first lets it clean up, further ones do not disturb that."""
 
 from __future__ import annotations
 
@@ -47,17 +47,25 @@ def test_the_first_signal_lets_the_work_clean_up(number: signal.Signals) -> None
     assert steps == ["cleaned up"]
 
 
-def test_a_second_signal_does_not_wait() -> None:
+@pytest.mark.parametrize("second", SIGNALS)
+def test_a_second_signal_does_not_disturb_the_cleaning_up(second: signal.Signals) -> None:
+    steps = []
+
     async def work() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            signal.raise_signal(signal.SIGTERM)
-            await asyncio.Event().wait()
+        finally:
+            signal.raise_signal(second)
+            await asyncio.sleep(0)
+            steps.append("cleaned up")
 
     with pytest.raises(Terminated, match="SIGTERM"), terminated_by_signals():
-        asyncio.run(cancelled_by_signals(work()))
+        try:
+            asyncio.run(cancelled_by_signals(work()))
+        finally:
+            signal.raise_signal(second)
+    assert steps == ["cleaned up"]
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

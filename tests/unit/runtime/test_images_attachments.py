@@ -221,6 +221,35 @@ def test_where_xmp_is_not_limited_the_extension_becomes_a_part_of_it(output: ima
     assert not dropped(picture, output)
 
 
+@pytest.mark.parametrize("between", ["png", "webp"])
+def test_xmp_that_is_too_large_for_a_jpegs_packet_gets_an_extension(between: images.Format) -> None:
+    picture = decode(jpeg(*extended(packet('xmpNote:HasExtendedXMP="GUID"'), DEPTH)))
+    merged = decode(images.encode(picture, between, 100))
+    assert not dropped(merged, "jpeg")
+    written = decode(images.encode(merged, "jpeg", 92))
+    again = opened(images.encode(written, between, 100)).info["xmp"]
+    descriptions = {
+        name: text for element in ElementTree.fromstring(again)[0] for name, text in element.items()
+    }
+    assert descriptions["{http://purl.org/dc/elements/1.1/}source"] == "kept"
+    assert descriptions["{http://ns.google.com/photos/1.0/depthmap/}Data"] == "QUJD" * 40_000
+    assert b"HasExtendedXMP" not in again
+
+
+@pytest.mark.parametrize("size", [0x18, 0x20])
+def test_a_video_without_xmp_is_named(size: int) -> None:
+    video = size.to_bytes(4, "big") + b"ftypmp42" + bytes(range(1, 200))
+    assert "video of the motion photo" in dropped(decode(jpeg(after=video)))
+
+
+def test_properties_of_other_namespaces_are_kept_and_those_of_dropped_credentials_not() -> None:
+    properties = "xmlns:my='urn:my' my:MotionPhotoNote='mine' xmlns:dcterms='http://purl.org/dc/terms/'"
+    for provenance, is_kept in (("self#jumbf=/c2pa/urn:uuid:1", False), ("https://example.org/a", True)):
+        picture = decode(jpeg(segment(0xE1, XMP + packet(f"{properties} dcterms:provenance='{provenance}'"))))
+        assert picture.xmp is not None and b"mine" in picture.xmp
+        assert (provenance.encode() in picture.xmp) == is_kept
+
+
 def test_an_extension_with_missing_parts_is_no_longer_announced() -> None:
     segments = extended(packet('xmpNote:HasExtendedXMP="GUID"'), DEPTH)
     for present in (

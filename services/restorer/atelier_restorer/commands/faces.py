@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def read_face_edits(path: Path) -> tuple[FaceEdit, ...]:
     name = f"--faces {shown(path)}"
     try:
         plan = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{name}: is not UTF-8 at byte {error.start}") from None
     except (OSError, ValueError) as error:
         raise PlanError(f"{name}: {error}") from error
     except RecursionError:
@@ -85,6 +88,9 @@ def _numbers(name: str, values: Any, count: int) -> list[float]:
     if not numeric or len(values) != count:
         raise PlanError(f"{name} must be {count} numbers" if count > 1 else f"{name} must be a number")
     try:
-        return [float(value) for value in values]
+        numbers = [float(value) for value in values]
     except OverflowError:
         raise PlanError(f"{name} is out of range") from None
+    if not all(math.isfinite(number) for number in numbers):
+        raise PlanError(f"{name} is not finite")
+    return numbers

@@ -105,10 +105,10 @@ def _plan_of_folder(
         raise PlanError(f"{shown(source)} is a folder, so {shown(target)} must be one too")
     results = tuple(folder for folder in (target, mask, crops) if folder is not None)
     content = read_folder(source, results)
-    crop_names = _crop_names(content.images, crops)
+    names = _names_of_results(content.images)
     tasks = tuple(
-        _task_of_folder(source, name, target, mask, file_format, names)
-        for name, names in zip(content.images, crop_names, strict=True)
+        _task_of_folder(source, image, target, mask and mask / f"{name}.png", file_format, crop_names)
+        for image, name, crop_names in zip(content.images, names, _crop_names(names, crops), strict=True)
     )
     return Plan(tasks, content.skipped, True, _unmarked(results, os.path.realpath(source)))
 
@@ -147,22 +147,28 @@ def _task_of_folder(
     if file_format is not None and own != file_format:
         stem = stem if own else name
         name = stem + _SUFFIX_OF_FORMAT[file_format]
-    mask_file = mask / f"{stem}.png" if mask else None
-    return Task(path, target / name, file_format or own, mask_file, crops)
+    return Task(path, target / name, file_format or own, mask, crops)
+
+
+def _names_of_results(images: list[str]) -> list[str]:
+    """Name masks and crops by the image's stem; where that is ambiguous (a.jpg and a.png), by all of it."""
+    parts = [os.path.splitext(image) for image in images]
+    stems = [stem if suffix.lower() in FORMAT_OF_SUFFIX else stem + suffix for stem, suffix in parts]
+    counts = Counter(stem.casefold() for stem in stems)
+    whole = {image.casefold() for image, stem in zip(images, stems, strict=True) if image != stem}
+    return [
+        stem if counts[stem.casefold()] == 1 and stem.casefold() not in whole else image
+        for image, stem in zip(images, stems, strict=True)
+    ]
 
 
 def _crop_names(names: list[str], crops: Path | None) -> list[CropNames | None]:
-    """Name crops by the image's stem; where that is ambiguous (a.jpg and a.png), by its whole file name."""
     if crops is None:
         return [None] * len(names)
-    stems = Counter(os.path.splitext(name)[0].casefold() for name in names)
-    whole = {name.casefold() for name in names if os.path.splitext(name)[1]}
     folders: dict[str, Path] = {}
     result: list[CropNames | None] = []
     for name in names:
-        stem = os.path.splitext(name)[0]
-        is_unique = stems[stem.casefold()] == 1 and stem.casefold() not in whole
-        folder, file = os.path.split(stem if is_unique else name)
+        folder, file = os.path.split(name)
         if folder not in folders:
             folders[folder] = crops / folder
         result.append(CropNames(folders[folder], file))

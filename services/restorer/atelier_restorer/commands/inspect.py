@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             console.result(describe(path))
         except CheckpointError as error:
-            console.message(f"atelier-restorer: {error}")
+            console.message(f"atelier-restorer: {str(error).replace(str(path), shown(path))}")
             failed = True
         except UnknownNetworkError as error:
             console.message(f"atelier-restorer: {shown(path)} is {error}")

@@ -37,6 +37,7 @@ def terminated_by_signals() -> Iterator[None]:
     Does nothing outside the main thread, where Python handles no signals.
     """
     previous = {}
+    _Work.received = None
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -49,11 +50,11 @@ def terminated_by_signals() -> Iterator[None]:
 
 
 async def cancelled_by_signals(work: Awaitable[T]) -> T:
-    """Await `work` in the current task, which the first signal cancels; a second one does not wait for that.
+    """Await `work` in the current task, which the first signal cancels; further ones change nothing.
 
     Raises `Terminated` once the work has cleaned up.
     """
-    _Work.task, _Work.received = asyncio.current_task(), None
+    _Work.task = asyncio.current_task()
     try:
         return await work
     except asyncio.CancelledError:
@@ -65,7 +66,9 @@ async def cancelled_by_signals(work: Awaitable[T]) -> T:
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
-    if _Work.task is None or _Work.received is not None:
-        raise Terminated(number)
+    if _Work.received is not None:  # many a service manager sends two
+        return
     _Work.received = number
+    if _Work.task is None:
+        raise Terminated(number)
     _Work.task.get_loop().call_soon_threadsafe(_Work.task.cancel)

@@ -29,7 +29,7 @@ def sentences(
     announced = set(announced)
     if has_gain_map or xmp.GAIN_MAP in announced or any(word in rest for word in _GAIN_MAP_WORDS):
         found.append("The gain map was dropped: it belongs to the old image. The result is not HDR.")
-    if xmp.VIDEO in announced or _has_video(rest):
+    if xmp.VIDEO in announced or _has_video(trailer):
         found.append("The video of the motion photo was dropped.")
     if not found and rest:
         what = "data"
@@ -45,7 +45,9 @@ def sentences(
     return tuple(found)
 
 
-def _has_video(rest: bytes) -> bool:
-    if rest[4:8] == b"ftyp":
+def _has_video(trailer: bytes) -> bool:
+    padding = len(trailer) - len(trailer.lstrip(_PADDING))
+    # The box begins with its length, which may look like padding.
+    if b"ftyp" in trailer[padding : padding + 8]:
         return True
-    return rest.endswith(_SAMSUNG_END) and b"MotionPhoto_Data" in rest
+    return trailer.rstrip(_PADDING).endswith(_SAMSUNG_END) and b"MotionPhoto_Data" in trailer

@@ -155,8 +155,18 @@ def losses(picture: Picture, image_format: Format | Literal["raw"], quality: int
 
 
 def _merged(picture: Picture, file_format: Format) -> Picture:
-    """Return the picture with one XMP packet, unless the file is a JPEG, whose packets are limited."""
-    if picture.xmp is None or picture.extended_xmp is None or file_format == "jpeg":
+    """Return the picture with one XMP packet, or as JPEG with an extension of what is too large for one."""
+    if picture.xmp is None:
+        return picture
+    if file_format == "jpeg":
+        if picture.extended_xmp is not None or len(picture.xmp) <= _JPEG_XMP_BYTES:
+            return picture
+        try:
+            packet, extension = xmp.split(xmp.with_size(picture.xmp, picture.width, picture.height))
+        except ImageFault:
+            return picture  # and dropped
+        return replace(picture, xmp=packet, extended_xmp=extension)
+    if picture.extended_xmp is None:
         return picture
     try:
         return replace(picture, xmp=xmp.merge(picture.xmp, picture.extended_xmp), extended_xmp=None)

@@ -30,6 +30,7 @@ _OPLUS_CAMERA = "http://ns.oplus.com/photos/1.0/camera/"
 _XIAOMI_CAMERA = "http://ns.xiaomi.com/photos/1.0/camera/"
 _DYNAMIC_DEPTH = "http://ns.google.com/photos/dd/1.0/"
 
+_PROVENANCE = ("http://purl.org/dc/terms/", "provenance")
 _REGION_NAMESPACES = frozenset(
     {"http://www.metadataworkinggroup.com/schemas/regions/", "http://ns.microsoft.com/photo/1.2/"}
 )
@@ -61,6 +62,13 @@ _DECLARATION = "xmlns"
 _VIDEO_PROPERTIES = ("MotionPhoto", "MicroVideo")
 _SIZE_PROPERTIES = ((_EXIF, "Pixel%sDimension", "XY"), (_TIFF, "Image%s", ("Width", "Length")))
 
+_WRAPPER = re.compile(rb"\s*<\?xpacket [^>]*\?>\s*")
+_SHORT_PACKET = (
+    b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    b'xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="%s"/></rdf:RDF></x:xmpmeta>'
+    b'<?xpacket end="w"?>'
+)
 _MAX_DEPTH = 100
 _MAX_NAMESPACES = 200
 _MAX_NAMES = 100_000  # of elements and attributes, read in a second; editors write some ten thousand at most
@@ -97,6 +105,8 @@ def clean(packet: bytes) -> Cleaned:
             if orientation is None and value in b"12345678" and len(value) == 1:
                 orientation = int(value)
             return b"1"
+        if (uri, name) == _PROVENANCE:
+            return None if b"c2pa" in text else text
         if (uri, name) == (_NOTE, "HasExtendedXMP"):
             extended = text.strip() if _GUID.fullmatch(text.strip()) else b""
             return text
@@ -143,6 +153,12 @@ def guid(extension: bytes) -> bytes:
     return hashlib.md5(extension, usedforsecurity=False).hexdigest().upper().encode()
 
 
+def split(packet: bytes) -> tuple[bytes, bytes]:
+    """Return a packet as a short one and its extension, for JPEG files, whose packets are limited."""
+    extension = _WRAPPER.sub(b"", packet)
+    return _SHORT_PACKET % guid(extension), extension
+
+
 def merge(packet: bytes, extension: bytes) -> bytes:
     """Return one packet with the properties of both, for files without a limit of its size.
 
@@ -169,8 +185,9 @@ def _is_untrue(uri: str, name: str) -> bool:
     return (
         uri in _ANNOUNCING_NAMESPACES
         or uri.startswith((_DYNAMIC_DEPTH, _CONTAINER))
-        or name.startswith(_VIDEO_PROPERTIES)
-        or (uri, name) in ((_TIFF, "Orientation"), (_NOTE, "HasExtendedXMP"), (_XMP, "Thumbnails"))
+        or (uri == _CAMERA and name.startswith(_VIDEO_PROPERTIES))
+        or (uri, name)
+        in ((_TIFF, "Orientation"), (_NOTE, "HasExtendedXMP"), (_XMP, "Thumbnails"), _PROVENANCE)
     )
 
 
@@ -181,7 +198,7 @@ def _is_note(uri: str, name: str) -> bool:
 def _announced_by(uri: str, name: str, text: bytes) -> Iterator[str]:
     if name == _DECLARATION:
         return
-    if name.startswith(_VIDEO_PROPERTIES):
+    if uri == _CAMERA and name.startswith(_VIDEO_PROPERTIES):
         if name in _VIDEO_PROPERTIES and text.strip() != b"0":
             yield VIDEO
     elif uri in _ANNOUNCING_NAMESPACES:
