@@ -460,3 +460,33 @@ def test_no_size_is_invented() -> None:
     written = opened(images.encode(decode(saved(PHOTO, "JPEG", exif=exif)), "jpeg", 92))
     assert not {*SIZES} & {*written.getexif(), *written.getexif().get_ifd(ExifTags.IFD.Exif)}
     assert chunks(images.encode(decode(saved(PHOTO, "PNG")), "png", 92)).keys() == {b"IHDR", b"IDAT", b"IEND"}
+
+
+def test_the_shape_of_pixels_that_are_not_square_is_not_lost_without_a_word() -> None:
+    file = jpeg()
+    assert file[:2] == b"\xff\xd8" and file[6:11] == b"JFIF\0"
+    uneven = file[:13] + b"\0" + struct.pack(">HH", 2, 1) + file[18:]
+    assert "shape of its pixels, 1:2" in dropped(decode(uneven))
+    assert not dropped(decode(file))
+    square = png(("pHYs", struct.pack(">IIB", 3, 3, 0)))
+    assert not dropped(decode(square), "jpeg")
+    assert "shape of its pixels, 2:1" in dropped(decode(png(("pHYs", struct.pack(">IIB", 1, 2, 0)))), "jpeg")
+
+
+def png(*chunks: tuple[str, bytes]) -> bytes:
+    file = saved(PHOTO, "PNG")
+    return file[:33] + b"".join(chunk(kind.encode(), data) for kind, data in chunks) + file[33:]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_subjects_place_in_exif_does_not_stay_where_it_was(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif.get_ifd(0x8769).update({0x9214: (3, 4), 0x9286: b"kept", 0xA214: (3, 4), 0xA434: "a lens"})
+    picture = decode(jpeg(exif=exif))
+    assert ("subject's place" in dropped(picture)) == (orientation != 1)
+    directory = opened(images.encode(picture, "jpeg", 92)).getexif().get_ifd(0x8769)
+    assert (0x9214 in directory, 0xA214 in directory) == (
+        (True, True) if orientation == 1 else (False, False)
+    )
+    assert directory[0x9286] == b"kept" and directory[0xA434] == "a lens"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 EXIF_PREFIX = b"Exif\0\0"
 ORIENTATION = 0x0112
+_SUBJECT_PLACES = (0x9214, 0xA214)  # SubjectArea, SubjectLocation
 X_RESOLUTION = 0x011A
 
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -53,6 +54,26 @@ def normalize_orientation(block: bytes) -> tuple[int | None, bytes]:
     if end and len(block) >= end + 4:
         normalized[end : end + 4] = bytes(4)  # the offset of the next directory, the thumbnail's
     return orientation, bytes(normalized)
+
+
+def without_subject(block: bytes) -> bytes:
+    """Return a block without the place of its subject, which is another in a turned image."""
+    byte_order = _BYTE_ORDERS.get(block[:4])
+    changed = bytearray(block)
+    for tag, kind, offset in _entries(block):
+        if byte_order is None or tag != _EXIF_DIRECTORY or kind != _LONG:
+            continue
+        start = struct.unpack_from(byte_order + "I", block, offset)[0]
+        first, entries = start + 2, list(_entries(block, start))
+        kept = b"".join(
+            block[value - 8 : value + 4] for tag, _, value in entries if tag not in _SUBJECT_PLACES
+        )
+        end = first + 12 * len(entries)
+        if entries and len(kept) < end - first:
+            struct.pack_into(byte_order + "H", changed, start, len(kept) // 12)
+            moved = kept + block[end : end + 4]
+            changed[first : end + 4] = moved + bytes(end + 4 - first - len(moved))
+    return bytes(changed[: len(block)])
 
 
 def with_size(block: bytes, width: int, height: int) -> bytes:

@@ -95,6 +95,13 @@ class Chunks:
         x, y = struct.unpack_from(">II", data)
         return x * 0.0254, y * 0.0254
 
+    @property
+    def pixel_shape(self) -> tuple[int, int]:
+        """Width and height of a pixel, as far as their ratio goes."""
+        data = self.first.get(b"pHYs", b"")
+        x, y = struct.unpack_from(">II", data) if len(data) == 9 and data[8] == 0 else (1, 1)
+        return y, x
+
 
 def size(data: bytes) -> tuple[int, int]:
     """Return width and height in px as the header says. Raises `ImageFault` if there is none."""

@@ -109,6 +109,7 @@ def _decode_png(data: bytes, max_pixels: int, deep: bool) -> Picture:
         icc=chunks.profile,
         dropped=chunks.dropped,
     )
+    parts.dropped += _uneven_pixels(*chunks.pixel_shape)
     if b"iCCP" in chunks.first and not parts.icc:
         parts.dropped.append("an ICC profile that cannot be unpacked")
     profiles = [t for t in chunks.texts if text.keyword(t[1]) in photoshop.PNG_KEYWORDS]
@@ -175,6 +176,9 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> Picture:
     )
     if found.has_profile and not parts.icc:
         parts.dropped.append("an ICC profile of which parts are missing")
+    if info.get("jfif_unit") == 0:
+        x, y = info["jfif_density"]
+        parts.dropped += _uneven_pixels(y, x)
     if info.get("jfif_unit") not in (1, 2) and not metadata.has_tag(parts.exif, metadata.X_RESOLUTION):
         parts.dpi = None  # Pillow reports 72 for a JPEG without a resolution
     gray = len(found.frame.channels) == 1
@@ -198,6 +202,12 @@ def _decode_webp(data: bytes, max_pixels: int) -> Picture:
         dropped=found.dropped,
     )
     return _picture("webp", rgb, alpha, gray, parts, found.trailer)
+
+
+def _uneven_pixels(width: int, height: int) -> list[str]:
+    """Return what is lost of pixels that are not square; no number is 0."""
+    uneven = 0 < width != height > 0
+    return [f"the shape of its pixels, {width}:{height}"] if uneven else []
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -249,6 +259,9 @@ def _picture(
     orientation, exif = metadata.normalize_orientation(exif) if exif else (None, exif)
     cleaned, extension = _cleaned_xmp(parts)
     orientation = orientation or (cleaned.orientation if cleaned else None) or 1
+    if exif and orientation != 1 and (turned := metadata.without_subject(exif)) != exif:
+        exif = turned
+        parts.dropped.append("the subject's place in EXIF (the image was turned)")
     if cleaned is not None and orientation != 1:
         cleaned, extension = _without_regions(cleaned, extension, parts)
     if dpi is not None and not (min(dpi) > 0 and math.isfinite(sum(dpi))):
