@@ -25,8 +25,8 @@ MAX_CONNECTIONS = 8
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Stack]:
-    """A gateway that waits half a second for what it waits seconds for."""
-    with Stack(header_seconds=0.5, stall_seconds=0.5, max_connections=MAX_CONNECTIONS) as stack:
+    """A gateway that waits a second for what it waits many for."""
+    with Stack(header_seconds=1, stall_seconds=1, max_connections=MAX_CONNECTIONS) as stack:
         yield stack
 
 
@@ -201,7 +201,7 @@ def test_what_follows_a_request_does_not_end_it(strict: Stack) -> None:
     with connect(strict) as connection:
         connection.sendall(GENERATE + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY + b"\r\n")
         eventually(lambda: strict.generator.running == 1)
-        time.sleep(1)  # twice as long as a header may take
+        time.sleep(2)  # twice as long as a header may take
         strict.generator.hold = False
         assert response(connection).startswith(b"HTTP/1.1 200")
 
@@ -356,7 +356,7 @@ def test_a_response_that_is_read_slowly_is_read_to_its_end(strict: Stack) -> Non
     with connect(strict) as connection:
         connection.sendall(header + body)
         taken = 0
-        for _ in range(40):  # eight times the period, at some 400 kB/s
+        for _ in range(40):  # four times the period, at some 400 kB/s
             time.sleep(0.1)
             taken += len(connection.recv(40_000))
         while taken < 9_000_000:
