@@ -3,6 +3,7 @@
 The archive is split into parts, for transfers that limit the file size.
 """
 
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -28,6 +29,21 @@ def pack(runs: Path, folder: Path) -> list[Path]:
     return written
 
 
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Extract a file or folder to below `folder`; tarfile's own filters are missing from Python 3.11.2."""
+    path = (folder / member.name).resolve()
+    if not path.is_relative_to(folder.resolve()) or not (member.isfile() or member.isdir()):
+        raise ValueError(f"{member.name} is not a file below {folder}")
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None, "it is a file"
+    with source, path.open("wb") as file:
+        shutil.copyfileobj(source, file)
+
+
 def unpack(folder: Path, runs: Path) -> list[str]:
     """Extract the files that `runs` does not have from the parts in `folder`; return their names."""
     parts = sorted(folder.glob("bundle.part*"), key=lambda path: int(path.suffix.removeprefix(".part")))
@@ -38,7 +54,8 @@ def unpack(folder: Path, runs: Path) -> list[str]:
     archive.write_bytes(b"".join(part.read_bytes() for part in parts))
     with tarfile.open(archive) as tar:
         missing = [member for member in tar.getmembers() if not (runs / member.name).exists()]
-        tar.extractall(runs, missing, filter="data")
+        for member in missing:
+            _extract(tar, member, runs)
     names = [member.name for member in missing]
     print(f"restored {', '.join(names) or 'nothing'}", flush=True)
     return names

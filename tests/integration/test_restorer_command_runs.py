@@ -10,7 +10,7 @@ import pty
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,15 @@ def left(report: dict[str, Any]) -> dict[str, str]:
     return {Path(entry["input"]).name: entry["reason"] for entry in report["skipped"]}
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Whoever runs the tests may have ignored SIGHUP, as nohup does, which processes inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_ends_the_run_with_a_report(
     restorer: Client, tmp_path: Path, number: signal.Signals
