@@ -47,7 +47,7 @@ def paste_face(
 ) -> bool:
     """Blend an aligned `crop` (512, 512, 3) into `image` (H, W, 3) of 8 or 16 bits, in place.
 
-    Returns whether its mask is anywhere above 0, so that a pixel may have changed.
+    Returns whether a pixel may have changed. If `visibility` is too low for that, `mask` stays as it is.
 
     The face's 8-bit mask is its feathered square times `visibility` (0 to 1); a pixel whose mask is 0 keeps
     its exact value. That mask is composited over `mask` (H, W). Time and memory grow with the face's
@@ -81,7 +81,10 @@ def paste_face(
     if not alpha.any():
         return False
     target = image[top:bottom, left:right]
-    target[...] = _blend(target, face, alpha)
+    blended = _blend(target, face, alpha)
+    if visibility < 1 and np.array_equal(blended, target):
+        return False
+    target[...] = blended
     if mask is None:
         return True
     layer = mask[top:bottom, left:right]
@@ -99,11 +102,14 @@ def blend_aligned(
     """Blend a restored face into the aligned image that it was made from, both (512, 512, 3).
 
     Returns the new image and its 8-bit mask (512, 512). Arguments as in `paste_face`, but there is no square
-    to feather: without `parts` the mask is `visibility` everywhere.
+    to feather: without `parts` the mask is `visibility` everywhere. It is 0 if that is too
+    low to change a pixel.
     """
     everywhere = np.full(crop.shape[:2], 255, np.uint8)
     alpha = _scale_mask(everywhere if parts is None else parts, visibility)
-    return _blend(image, crop, alpha), alpha
+    blended = _blend(image, crop, alpha)
+    unchanged = visibility < 1 and np.array_equal(blended, image)
+    return blended, np.zeros_like(alpha) if unchanged else alpha
 
 
 def restored_parts(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -221,3 +221,13 @@ def test_sharpness_is_higher_for_a_sharp_crop_than_for_a_blurred_one() -> None:
     crop = recipe.image("face", 1, CROP_SIZE, CROP_SIZE)
     blurred = np.asarray(cv2.GaussianBlur(crop, (5, 5), 0), np.uint8)
     assert sharpness(crop) > 2 * sharpness(blurred) > 0
+
+
+def test_a_blend_that_changes_no_pixel_is_not_in_the_mask() -> None:
+    for depth, changed in ((np.uint8, False), (np.uint16, True)):
+        image = np.full((600, 600, 3), 100 * (np.iinfo(depth).max // 255), depth)
+        crop = np.full((512, 512, 3), 110, np.uint8)
+        mask = np.zeros((600, 600), np.uint8)
+        matrix = np.array([[1.0, 0, 40], [0, 1, 40]])
+        assert paste_face(image, mask, crop, matrix, 1, 0.004) == changed == mask.any()
+        assert blend_aligned(image[:512, :512], crop, 0.004)[1].any() == changed
