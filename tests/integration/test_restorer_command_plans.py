@@ -109,6 +109,7 @@ BAD_PLANS: dict[str, tuple[Any, str]] = {
     "given twice": ('{"faces": [], "faces": []}', "'faces' is given twice"),
     "nested": ("[" * 100_000, "nested too deeply"),
     "huge number": ({"faces": [{"box": [0, 0, 9, 10**400], "landmarks": LANDMARKS}]}, "face 0: box .*range"),
+    "not UTF-8": (b'{"faces": "\xff"}', "plan.json: is not UTF-8 at byte 11"),
     "not a number": ('[{"box": [0, 0, 9, NaN], "landmarks": []}]', "face 0: box is not finite"),
     "not an object": ({"faces": [7]}, "face 0 .*object"),
     "no landmarks": ({"faces": [{"box": BOX}]}, "face 0 .*landmarks"),
@@ -125,7 +126,8 @@ def test_an_invalid_plan_is_refused_by_face_and_field(
     run_here: RunHere, source: Path, tmp_path: Path, name: str
 ) -> None:
     plan, problem = BAD_PLANS[name]
-    (tmp_path / "plan.json").write_text(plan if isinstance(plan, str) else json.dumps(plan))
+    text = plan if isinstance(plan, str | bytes) else json.dumps(plan)
+    (tmp_path / "plan.json").write_bytes(text.encode() if isinstance(text, str) else text)
     ran = run_here("restore", source, tmp_path / "out.png", "--faces", tmp_path / "plan.json")
     assert ran.code == 2 and not (tmp_path / "out.png").exists()
     assert re.search(problem, ran.err), ran.err

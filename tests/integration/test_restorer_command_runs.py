@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import stat
 import sys
@@ -35,12 +36,12 @@ def album(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def command(
-    client: Client, *arguments: Any, **streams: Any
+    client: Client | None, *arguments: Any, **streams: Any
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start the command as a process that calls the test's service."""
+    """Start the command as a process, which calls the test's service or loads networks of its own."""
+    server = ["--server", f"127.0.0.1:{client.server.port}"] if client is not None else []
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "atelier_restorer", *map(str, arguments)),
-        *("--server", f"127.0.0.1:{client.server.port}"),
+        *(sys.executable, "-m", "atelier_restorer", *map(str, arguments), *server),
         **streams,
         env={k: v for k, v in os.environ.items() if not k.startswith("ATELIER_")},
     )
@@ -92,6 +93,45 @@ async def test_a_signal_ends_the_run_with_a_report(
     assert set(left(written).values()) == {f"not attempted: interrupted by {number.name}"}
     done = sorted(Path(result["output"]) for result in written["pictures"])
     assert sorted(out.iterdir()) == done, "what was written is reported, and there is no partial file"
+
+
+async def until_handled(pid: int, number: signal.Signals) -> None:
+    """Wait until a process handles a signal; see SigCgt in proc_pid_status(5)."""
+
+    def handled() -> int:
+        [mask] = re.findall(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+        return int(mask, 16) >> (number - 1) & 1
+
+    while not handled():
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize("moment", ["importing", "loading", "working"])
+async def test_two_signals_end_a_run_with_its_own_networks_without_a_traceback(
+    album: Path, tmp_path: Path, moment: str
+) -> None:
+    """A service manager often sends two, and a thread may be in the middle of a network."""
+    arguments = (*RESTORE, album, tmp_path / "out", "--verbose")
+    streams = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    async with command(None, *arguments, **streams) as process, asyncio.timeout(LIMIT_S):
+        assert process.stdout is not None and process.stderr is not None
+        if moment == "importing":
+            await until_handled(process.pid, signal.SIGTERM)  # before torch is imported, which takes seconds
+        elif moment == "loading":
+            assert b"verified" in await process.stderr.readline()
+        else:
+            assert await process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGHUP)
+        _, err = await process.communicate()
+    ended_by = re.search(
+        "interrupted by (SIGTERM|SIGHUP)\n", err.decode()
+    )  # where both were there, by either
+    assert ended_by and process.returncode == 128 + signal.Signals[ended_by[1]], err.decode()
+    assert "Traceback" not in err.decode() and "terminate" not in err.decode()
 
 
 async def test_the_run_goes_on_when_nobody_reads_its_results(

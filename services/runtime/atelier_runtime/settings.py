@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from atelier_runtime import defaults
 
+BUILT_IN = "demo"
+"""The model set that comes with the package."""
+
 
 class ProcessSettings(BaseSettings):
     """The settings of every process. A subclass sets `env_prefix` in its `model_config`."""
@@ -39,7 +42,7 @@ class ServiceSettings(ProcessSettings):
 
     port: int = Field(description="Port of the gRPC server; 0 picks a free one.", ge=0, le=65535)
     metrics_port: int = Field(description="Port of /metrics; 0 picks a free one.", ge=0, le=65535)
-    model_set: str = Field("demo", description="'demo' or the path of a folder with a manifest.json.")
+    model_set: str = Field(BUILT_IN, description="'demo' or the path of a folder with a manifest.json.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

@@ -27,12 +27,10 @@ from atelier_runtime.file_kinds import is_safetensors, problem_of
 from atelier_runtime.manifest import ComponentEntry, Manifest, ManifestError, read_manifest
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.set_files import Listed, check_files, compare, read_verified
-from atelier_runtime.settings import StartupError
+from atelier_runtime.settings import BUILT_IN, StartupError
 from atelier_runtime.snapshot import CheckpointError as CheckpointError
 from atelier_runtime.snapshot import Reader, Snapshot, open_regular, take
 from atelier_runtime.snapshot import sha256 as sha256
-
-BUILT_IN = "demo"
 
 # Keys under which training code stores the weights next to other data; moving averages come first.
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")

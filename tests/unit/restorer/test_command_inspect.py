@@ -212,3 +212,12 @@ def test_a_file_that_is_not_ours_fails_and_the_others_are_reported(inspect: Insp
 class Trap:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (print, ("the trap has closed",))
+
+
+def test_what_a_terminal_would_act_on_is_not_printed(inspect: Inspect, tmp_path: Path) -> None:
+    for content in (b"not a checkpoint", b""):
+        path = tmp_path / "evil\x1b[31m\n.pth"
+        path.write_bytes(content)
+        code, _, err = inspect(path)
+        assert code == 1 and "\x1b" not in err and err.count("\n") == 1
+        assert "evil\\x1b[31m\\n.pth" in err

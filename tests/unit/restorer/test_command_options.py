@@ -99,6 +99,27 @@ def test_a_report_does_not_overwrite_an_image(run: Run, image: Path, tmp_path: P
     assert image.read_bytes() == b"never opened"
 
 
+@pytest.mark.parametrize("by_flag", [True, False], ids=["a flag", "the environment"])
+@pytest.mark.parametrize("setting", ["model_set", "codeformer"])
+def test_what_is_read_is_not_overwritten(
+    run: Run, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, by_flag: bool
+) -> None:
+    (tmp_path / "set/base").mkdir(parents=True)
+    file = tmp_path / ("set/base/manifest.json" if setting == "model_set" else "c.png")
+    file.write_bytes(b"read")
+    given = tmp_path / "set" if setting == "model_set" else file
+    flags = [f"--{setting.replace('_', '-')}", given] if by_flag else []
+    if not by_flag:
+        monkeypatch.setenv(f"ATELIER_RESTORER_{setting.upper()}", str(given))
+    for arguments in (
+        ("restore", image, tmp_path / "out.png", "--report", file, *flags),
+        ("restore", image, file, "--format", "png", *flags),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2 and "would overwrite" in err and file.name in err
+    assert file.read_bytes() == b"read"
+
+
 def test_a_folder_without_images_is_a_failure_that_names_its_files(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("not an image")

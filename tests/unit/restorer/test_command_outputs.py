@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -9,8 +10,10 @@ import stat
 from pathlib import Path
 
 import pytest
+from PIL import Image, PngImagePlugin
 
-from atelier_restorer.commands.collisions import CropNames, ignores_case
+from atelier_restorer.commands.collisions import ignores_case
+from atelier_restorer.commands.crops import CropNames
 from atelier_restorer.commands.files import Plan, make_plan
 from atelier_restorer.commands.paths import PlanError
 from atelier_restorer.commands.writing import check_folder, check_writable, read_image, write_whole
@@ -209,11 +212,40 @@ def test_a_link_among_earlier_crops_leads_to_no_input(tmp_path: Path) -> None:
 
 
 def test_crops_of_an_earlier_run_are_replaced(tmp_path: Path) -> None:
-    fill(tmp_path, "in/a.png", "crops/a_face0_before.png", "crops/a_face0_after.png", "crops/other.png")
+    fill(tmp_path, "in/a.png", "crops/other.png")
+    own = CropNames(tmp_path / "crops", "a", "a.png").signed(saved_crop())
+    fill(tmp_path, "crops/a_face0_before.png", "crops/a_face0_after.png", data=own)
     for source in (tmp_path / "in", tmp_path / "in/a.png"):
         target = tmp_path / ("out" if source.is_dir() else "out.png")
         plan = make_plan(source, target, None, None, crops=tmp_path / "crops")
         assert crop_files(plan, tmp_path / "crops") == {"a.png": "a_face0_before.png"}
+
+
+def saved_crop() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_what_is_no_crop_of_the_same_image_is_not_replaced(tmp_path: Path) -> None:
+    """A photo of the user's, and the crops of a.jpg where a.png is restored."""
+    photo = saved_crop()
+    crop_of_another = CropNames(tmp_path / "in", "a", "a.jpg").signed(photo)
+    for data in (photo, crop_of_another, b"", b"short"):
+        fill(tmp_path, "in/a.png", "crops/a.png")
+        fill(tmp_path, "in/a_face0_before.png", "crops/a_face0_before.png", data=data)
+        for folder in ("in", "crops"):
+            with pytest.raises(PlanError, match=r"a_face0_before\.png, which is not one of an earlier run"):
+                make_plan(tmp_path / "in/a.png", tmp_path / "out.png", None, None, crops=tmp_path / folder)
+
+
+def test_a_signed_crop_is_the_same_picture() -> None:
+    names = CropNames(Path("crops"), "a", os.fsdecode(b"\xff n\xc3\xa4me.png"))
+    with Image.open(io.BytesIO(names.signed(saved_crop()))) as image:
+        image.load()  # raises if a chunk is wrong
+        assert image.getpixel((3, 3)) == (255, 0, 0)
+        assert isinstance(image, PngImagePlugin.PngImageFile)
+        assert image.text == {"Source": "atelier-restorer %FF%20n%C3%A4me.png"}
 
 
 def test_results_are_no_images_of_later_runs(tmp_path: Path) -> None:
@@ -323,12 +355,17 @@ def test_other_files_that_are_read_are_not_overwritten(tmp_path: Path) -> None:
         )
 
 
-def test_names_that_are_too_long_are_refused(tmp_path: Path) -> None:
-    name = "a" * 240
-    fill(tmp_path, f"in/{name}.png")
-    make_plan(tmp_path / "in", tmp_path / "out", None, None)
+def test_names_that_are_too_long_are_refused_and_hold_up_no_other_image(tmp_path: Path) -> None:
+    name = "\u00e4" * 120  # of two bytes each
+    fill(tmp_path, f"in/{name}.png", "in/b.png")
+    assert len(make_plan(tmp_path / "in", tmp_path / "out", None, None).tasks) == 2
+    plan = make_plan(tmp_path / "in", tmp_path / "out", None, None, crops=tmp_path / "crops")
+    assert [task.source.name for task in plan.tasks] == ["b.png"]
+    [(path, skip)] = plan.skipped.items()
+    assert path.stem == name and "longer than 255 bytes" in skip.reason and skip.is_failure
+    source = tmp_path / f"in/{name}.png"
     with pytest.raises(PlanError, match=r"--save-crops .*255 bytes"):
-        make_plan(tmp_path / "in", tmp_path / "out", None, None, crops=tmp_path / "crops")
+        make_plan(source, tmp_path / "out.png", None, None, crops=tmp_path / "crops")
 
 
 def test_names_that_differ_in_case_are_two_files_here(tmp_path: Path) -> None:
@@ -343,7 +380,7 @@ def test_names_that_differ_in_case_are_two_files_here(tmp_path: Path) -> None:
 
 
 def test_crop_names_of_a_face() -> None:
-    names = CropNames(Path("crops/sub"), "a")
+    names = CropNames(Path("crops/sub"), "a", "a.png")
     assert names.path(12, "after") == "crops/sub/a_face12_after.png"
 
 

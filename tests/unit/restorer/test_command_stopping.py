@@ -27,7 +27,13 @@ def default_handlers() -> Iterator[None]:
 def test_a_signal_outside_the_work_raises_at_once(number: signal.Signals) -> None:
     with pytest.raises(Terminated, match=number.name), terminated_by_signals():
         signal.raise_signal(number)
-    assert signal.getsignal(number) is signal.SIG_DFL
+    signal.raise_signal(number)  # nor does a second one disturb the end of the process
+
+
+def test_handlers_are_restored_where_no_signal_came() -> None:
+    with terminated_by_signals():
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert [signal.getsignal(number) for number in SIGNALS] == [signal.SIG_DFL] * 2
 
 
 @pytest.mark.parametrize("number", SIGNALS)

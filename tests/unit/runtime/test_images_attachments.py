@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-import time
 import zlib
 from xml.etree import ElementTree
 
@@ -386,7 +385,7 @@ def test_the_preview_in_xmp_is_cut_out() -> None:
     assert not dropped(picture)
 
 
-def test_a_packet_with_many_elements_is_dropped_or_read_in_linear_time() -> None:
+def test_a_packet_with_too_many_elements_is_dropped() -> None:
     """The cost is bounded by the number of elements, wherever they are."""
     for inside in ("<hdrgm:x/>" * 150_000, "<a>" * 99 + "</a>" * 99):
         data = png_16(
@@ -396,17 +395,10 @@ def test_a_packet_with_many_elements_is_dropped_or_read_in_linear_time() -> None
         assert "too many elements" in dropped(decode(data))
 
 
-def test_many_attributes_are_read_in_linear_time() -> None:
-    def seconds(count: int) -> float:
-        attributes = " ".join(f'hdrgm:a{number}="1"' for number in range(count)).encode()
-        times = []
-        for _ in range(3):
-            start = time.process_time()
-            assert xmp.clean(b"<x " + attributes + b"/>").packet == b"<x/>"
-            times.append(time.process_time() - start)
-        return min(times)
-
-    assert seconds(40_000) < 10 * seconds(10_000), "four times as long, not sixteen"
+def test_an_element_may_have_many_attributes() -> None:
+    """A search that began anew for each of them would take hours."""
+    attributes = " ".join(f'hdrgm:a{number}="1"' for number in range(90_000)).encode()
+    assert xmp.clean(b"<x " + attributes + b"/>").packet == b"<x/>"
 
 
 # The size

@@ -155,8 +155,8 @@ class Batch:
             crops = []
             for index, before, after in restored.crops:
                 paths = {when: task.crops.path(index, when) for when in ("before", "after")}
-                write_whole(Path(paths["before"]), before)
-                write_whole(Path(paths["after"]), after)
+                write_whole(Path(paths["before"]), task.crops.signed(before))
+                write_whole(Path(paths["after"]), task.crops.signed(after))
                 crops.append({"face": index, **paths})
             report = report | {"crops": crops}
         write_whole(task.target, restored.picture)

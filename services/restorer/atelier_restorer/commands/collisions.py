@@ -15,26 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from atelier_restorer.commands.crops import LONGEST_END, CropNames
 from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX, PlanError, is_within, may, shown
 from atelier_restorer.commands.writing import check_place, nearest_existing
 
 _CROP = re.compile(r"(?P<stem>.+)_face[0-9]+_(?:before|after)\.png", re.DOTALL)
 """Of a name or a place."""
-_LONGEST_CROP = "_face999_before.png"
 _CROPS_FLAG = "--save-crops "
-_NAME_BYTES = 255  # of the file systems of Linux, macOS and Windows
-
-
-@dataclass(frozen=True, slots=True)
-class CropNames:
-    """Where the crops of an image go: STEM_face0_before.png and so on, nobody knows how many."""
-
-    folder: Path
-    stem: str
-
-    def path(self, face: int, when: str) -> str:
-        """Return the path of a face's crop; `when` is before or after."""
-        return os.path.join(self.folder, f"{self.stem}_face{face}_{when}.png")
+NAME_BYTES = 255  # of the file systems of Linux, macOS and Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +83,9 @@ class Outputs:
         stems = {self._folder(str(names.folder)).place(names.stem): names for names in crops}
         crop_folders = {str(names.folder) for names in crops}
         written: dict[str, Write] = {}
-        for write in (*writes, *self._crops_of_earlier_runs(crop_folders, stems)):
+        for write in (*writes, *self._files_named_as_crops(crop_folders, stems)):
             place = self._check(write)
+            self._check_is_crop(write, stems)
             other = write if place is None else written.setdefault(place, write)
             if other is write:
                 continue
@@ -111,7 +100,7 @@ class Outputs:
         for place, path in self._input_at.items():
             self._check_against_crops(place, shown(path), stems)
         for names in crops:
-            _check_length(names.stem + _LONGEST_CROP, _CROPS_FLAG)
+            _check_length(names.stem + LONGEST_END, _CROPS_FLAG)
         for folder in crop_folders:
             self._check_is_not_among_images(
                 Write(folder, Path(folder), _CROPS_FLAG), self._folder(folder).path
@@ -155,10 +144,23 @@ class Outputs:
             crops = f"{_CROPS_FLAG}{shown(names.folder)}"
             raise PlanError(f"{crops}: a crop would overwrite {name}; choose another folder")
 
-    def _crops_of_earlier_runs(
+    def _check_is_crop(self, write: Write, stems: Mapping[str, CropNames]) -> None:
+        """Raise `PlanError` if what stands where a crop may go is no crop of the same image."""
+        if write.flag != _CROPS_FLAG:
+            return
+        folder, name = os.path.split(write.path)
+        match = _CROP.fullmatch(name)
+        names = stems[self._folder(folder).place(match["stem"])] if match else None
+        if names is not None and not names.is_own(write.path):
+            raise PlanError(
+                f"{_CROPS_FLAG}{shown(folder)}: a crop of {shown(names.source)} would overwrite "
+                f"{shown(write.path)}, which is not one of an earlier run; choose another folder"
+            )
+
+    def _files_named_as_crops(
         self, folders: Iterable[str], stems: Mapping[str, CropNames]
     ) -> Iterator[Write]:
-        """What stands where crops go; links among it lead elsewhere."""
+        """What stands where crops may go; links among it lead elsewhere."""
         for folder in folders:
             known = self._folder(folder)
             for name in os.listdir(folder) if known.exists else ():
@@ -217,9 +219,14 @@ def ignores_case(folder: Path) -> bool:
         part.unlink(missing_ok=True)
 
 
+def is_too_long(name: str) -> bool:
+    """Return whether no file can have this name."""
+    return len(name) > NAME_BYTES // 4 and len(os.fsencode(name)) > NAME_BYTES
+
+
 def _check_length(name: str, flag: str) -> None:
-    if len(name) > _NAME_BYTES // 4 and len(os.fsencode(name)) > _NAME_BYTES:
-        raise PlanError(f"{flag}{shown(name)}: the name is longer than the limit of {_NAME_BYTES} bytes")
+    if is_too_long(name):
+        raise PlanError(f"{flag}{shown(name)}: the name is longer than the limit of {NAME_BYTES} bytes")
 
 
 def _has_image_suffix(place: str) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from atelier_restorer.commands.collisions import CropNames, Outputs, Write
+from atelier_restorer.commands.collisions import NAME_BYTES, Outputs, Write, is_too_long
+from atelier_restorer.commands.crops import LONGEST_END, CropNames
 from atelier_restorer.commands.folders import RESULTS_MARK, Skip, read_folder
 from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX, PlanError, is_within, may, shown
 from atelier_restorer.commands.writing import check_folder, check_writable, write_whole
@@ -16,6 +17,7 @@ from atelier_runtime.images import Format
 
 _SUFFIX_OF_FORMAT: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _REPORT_FLAG = "--report "
+_TOO_LONG = Skip(f"the names of its results would be longer than {NAME_BYTES} bytes", is_failure=True)
 _MARK_TEXT = (
     b"Results of atelier-restorer: it leaves this folder out when it restores the folder around it.\n"
 )
@@ -105,12 +107,16 @@ def _plan_of_folder(
         raise PlanError(f"{shown(source)} is a folder, so {shown(target)} must be one too")
     results = tuple(folder for folder in (target, mask, crops) if folder is not None)
     content = read_folder(source, results)
-    names = _names_of_results(content.images)
-    tasks = tuple(
-        _task_of_folder(source, image, target, mask and mask / f"{name}.png", file_format, crop_names)
-        for image, name, crop_names in zip(content.images, names, _crop_names(names, crops), strict=True)
-    )
-    return Plan(tasks, content.skipped, True, _unmarked(results, os.path.realpath(source)))
+    images, skipped = content.images, content.skipped
+    names = _names_of_results(images)
+    tasks = []
+    for image, name, crop_names in zip(images, names, _crop_names(images, names, crops), strict=True):
+        task = _task_of_folder(source, image, target, mask and mask / f"{name}.png", file_format, crop_names)
+        if _is_writable_by_name(task):
+            tasks.append(task)
+        else:
+            skipped[task.source] = _TOO_LONG
+    return Plan(tuple(tasks), skipped, True, _unmarked(results, os.path.realpath(source)))
 
 
 def _unmarked(results: Iterable[Path], source: str) -> tuple[Path, ...]:
@@ -131,6 +137,12 @@ def _unmarked(results: Iterable[Path], source: str) -> tuple[Path, ...]:
             )
         unmarked.append(folder)
     return tuple(unmarked)
+
+
+def _is_writable_by_name(task: Task) -> bool:
+    names = [task.target.name, task.mask.name if task.mask else ""]
+    names.append(task.crops.stem + LONGEST_END if task.crops else "")
+    return not any(is_too_long(name) for name in names)
 
 
 def _task_of_folder(
@@ -162,16 +174,16 @@ def _names_of_results(images: list[str]) -> list[str]:
     ]
 
 
-def _crop_names(names: list[str], crops: Path | None) -> list[CropNames | None]:
+def _crop_names(images: list[str], names: list[str], crops: Path | None) -> list[CropNames | None]:
     if crops is None:
         return [None] * len(names)
     folders: dict[str, Path] = {}
     result: list[CropNames | None] = []
-    for name in names:
+    for image, name in zip(images, names, strict=True):
         folder, file = os.path.split(name)
         if folder not in folders:
             folders[folder] = crops / folder
-        result.append(CropNames(folders[folder], file))
+        result.append(CropNames(folders[folder], file, os.path.basename(image)))
     return result
 
 
@@ -189,5 +201,5 @@ def _plan_of_image(
     check_writable(target)
     if mask is not None:
         check_writable(mask, "--save-mask ")
-    crop_names = None if crops is None else CropNames(crops, source.stem)
+    crop_names = None if crops is None else CropNames(crops, source.stem, source.name)
     return Plan((Task(source, target, file_format or by_suffix, mask, crop_names),), {}, False)

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             console.result(describe(path))
         except CheckpointError as error:
-            console.message(f"atelier-restorer: {str(error).replace(str(path), shown(path))}")
+            console.message(f"atelier-restorer: {shown(str(error))}")
             failed = True
         except UnknownNetworkError as error:
             console.message(f"atelier-restorer: {shown(path)} is {error}")

@@ -16,12 +16,12 @@ from atelier_restorer.request import DetectRequest, FaceRule, MaskKind, RestoreR
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images, settings
 from atelier_runtime.errors import AtelierError, InvalidRequest
-from atelier_runtime.settings import StartupError
+from atelier_runtime.settings import BUILT_IN, StartupError
 
 _PREFIX = str(RestorerSettings.model_config["env_prefix"])
-_IN_PROCESS = ("model_set", "codeformer", "detector", "parser", "upscaler", "device", "dtype")
+_CHECKPOINTS = ("codeformer", "detector", "parser", "upscaler")
+_IN_PROCESS = ("model_set", *_CHECKPOINTS, "device", "dtype")
 """Settings that have a flag; with --server they are up to that service."""
-_FILES_READ = ("faces", "codeformer", "detector", "parser", "upscaler")
 _CONCURRENCY_IN_PROCESS = 2  # while the networks work on one image, another is decoded or encoded
 _CONCURRENCY_AT_SERVER = 4
 _FLAG_OF_FIELD = {"use_upscaler": "--no-upscaler", "detect_size_px": "--detect-size"}
@@ -247,11 +247,17 @@ def concurrency(args: argparse.Namespace) -> int:
 
 
 def files_read(args: argparse.Namespace) -> Iterable[Path]:
-    """Return the files besides the images that are given to be read, those of a model set among them."""
-    files = [Path(path) for name in _FILES_READ if (path := getattr(args, name, None)) is not None]
-    model_set = getattr(args, "model_set", None)
-    if model_set is not None:
-        files += [path for path in Path(model_set).expanduser().rglob("*") if path.is_file()]
+    """Return the files that are read besides the images: a plan, checkpoints, and those of a model set.
+
+    Raises `UsageError` like `load_settings`.
+    """
+    faces = getattr(args, "faces", None)
+    files = [] if faces is None else [Path(faces)]
+    if args.server is None:
+        loaded = load_settings(args)
+        files += [Path(path) for name in _CHECKPOINTS if (path := getattr(loaded, name))]
+        if loaded.model_set != BUILT_IN:
+            files += [path for path in Path(loaded.model_set).expanduser().rglob("*") if path.is_file()]
     return files
 
 

@@ -34,6 +34,8 @@ class _Work:
 def terminated_by_signals() -> Iterator[None]:
     """Raise `Terminated` when SIGTERM or SIGHUP arrives; one that is ignored, as under nohup, stays so.
 
+    Further ones change nothing until the process ends: a second, which many a service manager sends, must
+    disturb neither the report nor the interpreter's own cleaning up.
     Does nothing outside the main thread, where Python handles no signals.
     """
     previous = {}
@@ -46,7 +48,7 @@ def terminated_by_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if _Work.received is None else signal.SIG_IGN)
 
 
 async def cancelled_by_signals(work: Awaitable[T]) -> T:
@@ -66,7 +68,7 @@ async def cancelled_by_signals(work: Awaitable[T]) -> T:
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
-    if _Work.received is not None:  # many a service manager sends two
+    if _Work.received is not None:
         return
     _Work.received = number
     if _Work.task is None:
