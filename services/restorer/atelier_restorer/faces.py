@@ -17,6 +17,7 @@ from atelier_restorer.gray import Recoloring
 from atelier_restorer.models import Models
 from atelier_restorer.paste import restored_parts
 from atelier_restorer.request import Face, MaskKind, RestoreRequest
+from atelier_restorer.selection import apply_face_edits
 from atelier_restorer.tone import match_tone
 from atelier_runtime.device import DeviceWorker, Job, is_out_of_memory
 from atelier_runtime.errors import BadImage
@@ -54,6 +55,19 @@ def aligned_candidate(rgb: RgbArray, request: RestoreRequest) -> Candidate:
     return Candidate(face, None, request.fidelity, request.visibility, crop=rgb)
 
 
+def edited_candidates(request: RestoreRequest) -> list[Candidate]:
+    """Return the faces that a request lists, each with its own options where it has them."""
+    return [
+        Candidate(
+            edit.face,
+            reason,
+            request.fidelity if edit.fidelity is None else edit.fidelity,
+            request.visibility if edit.visibility is None else edit.visibility,
+        )
+        for edit, reason in zip(request.faces, apply_face_edits(request), strict=True)
+    ]
+
+
 def align(candidate: Candidate, rgb: RgbArray, max_sharpness: float | None) -> None:
     """Cut a candidate's crop and measure its sharpness. It is skipped if sharper than `max_sharpness`."""
     try:
@@ -67,6 +81,14 @@ def align(candidate: Candidate, rgb: RgbArray, max_sharpness: float | None) -> N
     candidate.face = replace(candidate.face, sharpness=measured)
     if max_sharpness is not None and measured > max_sharpness:
         candidate.skip(SkipReason.SKIPPED)
+
+
+def with_sharpness(face: Face, rgb: RgbArray) -> Face:
+    """Return a face with its measured sharpness, if a crop can be cut from its landmarks."""
+    try:
+        return replace(face, sharpness=sharpness(cut_crop(rgb, face_to_crop(face.landmarks))))
+    except ValueError:
+        return face
 
 
 def skip_invisible(candidates: list[Candidate], request: RestoreRequest) -> list[Candidate]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from atelier_restorer.align import CROP_SIZE, cut_crop, face_to_crop, sharpness
+from atelier_restorer.align import CROP_SIZE
+from atelier_restorer.background import BackgroundUpscaler, Upscaled
 from atelier_restorer.batching import FaceBatcher
 from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.faces import (
@@ -23,11 +23,13 @@ from atelier_restorer.faces import (
     FaceNetworks,
     align,
     aligned_candidate,
+    edited_candidates,
     match_tones,
     recolor,
     skip_invisible,
+    with_sharpness,
 )
-from atelier_restorer.gray import is_gray, recoloring, to_gray
+from atelier_restorer.gray import is_gray, recoloring
 from atelier_restorer.limits import check_picture
 from atelier_restorer.models import Models, batch_for
 from atelier_restorer.request import (
@@ -40,25 +42,22 @@ from atelier_restorer.request import (
 )
 from atelier_restorer.restoration import (
     Restoration,
-    Upscaled,
     blend_face,
     outcome_of,
     overall_reason,
     paste,
     patches_of,
 )
-from atelier_restorer.selection import apply_face_edits, select_faces
+from atelier_restorer.selection import select_faces
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.errors import BadImage, InvalidRequest, ServiceUnavailable
-from atelier_runtime.images import InputImage, Picture, RgbArray, to_depth
+from atelier_runtime.images import InputImage, Picture, RgbArray
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from atelier_runtime.settings import StartupError
-from atelier_runtime.sizes import Size
-from atelier_runtime.upscaler import LANCZOS, upscale_to
 from atelier_runtime.vram import probe_for
 
 logger = logging.getLogger(__name__)
@@ -96,6 +95,7 @@ class RestorerPipeline:
         self._worker = worker
         self._image_workers = image_workers
         self._cpu_pool = cpu_pool
+        self._background = BackgroundUpscaler(models, worker, self._free_memory)
         max_batch = settings.max_batch or batch_for(models.device)
         self._faces: FaceNetworks | None = None
         if models.codeformer is not None:
@@ -141,7 +141,7 @@ class RestorerPipeline:
                 raise ServiceUnavailable("The model set does not have a face detector.")
             rgb = await self._cpu_pool.run(picture.eight_bit)
             detected, warnings = await self._detect(rgb, request, call)
-            measured = partial(_with_sharpness, rgb=rgb)
+            measured = partial(with_sharpness, rgb=rgb)
             faces = await self._cpu_pool.run_each(measured, detected, call.cpu.stage("align"))
         reports = tuple(call.cpu.reports)
         warnings += [ResponseWarning(WarningCode.IMAGE_DAMAGED, fault) for fault in picture.faults]
@@ -215,7 +215,7 @@ class RestorerPipeline:
             candidates = await self._candidates(rgb, request, call, warnings)
         background = None
         if not request.aligned:  # an aligned face is upscaled together with its image
-            background = self._submit_upscaling(picture, request, gray, call)
+            background = self._background.submit(picture, request, gray, call.device, call.deadline)
         try:
             rounds = await self._restore_faces(candidates, request, rgb, gray, sweep, call)
             return [
@@ -241,15 +241,7 @@ class RestorerPipeline:
         if request.aligned:
             return skip_invisible([aligned_candidate(rgb, request)], request)
         if request.faces:
-            candidates = [
-                Candidate(
-                    edit.face,
-                    reason,
-                    request.fidelity if edit.fidelity is None else edit.fidelity,
-                    request.visibility if edit.visibility is None else edit.visibility,
-                )
-                for edit, reason in zip(request.faces, apply_face_edits(request), strict=True)
-            ]
+            candidates = edited_candidates(request)
         else:
             floor = min(request.min_confidence, self._settings.report_confidence)
             faces, omitted = await self._detect(rgb, DetectRequest(min_confidence=floor), call)
@@ -313,17 +305,6 @@ class RestorerPipeline:
             await self._cpu_pool.run(match)
         return rounds
 
-    def _submit_upscaling(
-        self, picture: Picture, request: RestoreRequest, gray: bool, call: Call
-    ) -> Job[tuple[Upscaled, list[ResponseWarning]]] | None:
-        if request.upscale == 1:
-            return None
-        return self._worker.submit(
-            lambda job: self._upscale(job, picture, request, gray, call.device),
-            deadline=call.deadline,
-            has_slot=True,
-        )
-
     async def _restoration(
         self,
         picture: Picture,
@@ -339,7 +320,7 @@ class RestorerPipeline:
         if request.aligned:
             if candidates and candidates[0].restored is not None:
                 picture, changed = await self._cpu_pool.run(lambda: blend_face(picture, candidates[0]))
-            upscaling = self._submit_upscaling(picture, request, gray, call)
+            upscaling = self._background.submit(picture, request, gray, call.device, call.deadline)
         background, more = Upscaled(picture.rgb, ""), list[ResponseWarning]()
         if upscaling is not None:
             background, more = await upscaling.result()
@@ -354,46 +335,6 @@ class RestorerPipeline:
             stages=tuple(call.cpu.reports),
         )
 
-    def _upscale(
-        self, job: Job[Any], picture: Picture, request: RestoreRequest, gray: bool, timer: StageTimer
-    ) -> tuple[Upscaled, list[ResponseWarning]]:
-        rgb, warnings = picture.eight_bit(), list[ResponseWarning]()
-        size = Size(picture.width * request.upscale, picture.height * request.upscale)
-
-        def warn(code: WarningCode, message: str) -> None:
-            warnings.append(ResponseWarning(code, message))
-
-        if picture.bits > 8:
-            warn(
-                WarningCode.BIT_DEPTH_REDUCED,
-                f"The image was upscaled in 8 bits per channel, of its {picture.bits}.",
-            )
-        upscaler = self._models.upscaler if request.use_upscaler else None
-        if request.use_upscaler and upscaler is None:
-            warn(
-                WarningCode.UPSCALER_FALLBACK,
-                "The model set does not have an upscaler; the image was upscaled by Lanczos.",
-            )
-        with timer.stage("upscale"):
-            job.check()
-            try:
-                pixels = upscale_to(rgb, size, upscaler, job.check)
-            except (BadImage, torch.OutOfMemoryError) as error:
-                logger.warning("the upscaler failed", extra={"error": str(error)})
-                pixels = None
-            if pixels is None:
-                self._free_memory()
-                warn(
-                    WarningCode.UPSCALER_FALLBACK,
-                    "The upscaler network failed; the image was upscaled by Lanczos.",
-                )
-                upscaler = None
-                pixels = upscale_to(rgb, size, None, job.check)
-            if gray and upscaler is not None:
-                pixels = to_gray(pixels)
-        name = upscaler.name if upscaler else LANCZOS
-        return Upscaled(to_depth(pixels, picture.bits), name), warnings
-
     def _free_memory(self) -> None:
         """Release cached device memory, so that the next attempt has all of it."""
         if self._models.device.type == "cuda":
@@ -404,10 +345,3 @@ def _eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
     """Return an image in 8 bits, and whether it is gray. Takes a while for a large one."""
     rgb = picture.eight_bit()
     return rgb, picture.gray or is_gray(rgb)
-
-
-def _with_sharpness(face: Face, rgb: RgbArray) -> Face:
-    try:
-        return replace(face, sharpness=sharpness(cut_crop(rgb, face_to_crop(face.landmarks))))
-    except ValueError:  # landmarks from which no crop can be cut
-        return face

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from atelier_restorer import cpu_pool
 from atelier_restorer.align import crop_to_picture
+from atelier_restorer.background import Upscaled
 from atelier_restorer.faces import Candidate
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
 from atelier_restorer.request import FaceOutcome, RestoreRequest, RestoreResult
 from atelier_runtime import metrics
-from atelier_runtime.images import Picture, PixelArray, RgbArray, to_depth, to_eight_bit
+from atelier_runtime.images import Picture, RgbArray, to_depth, to_eight_bit
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import ResponseWarning, SkipReason
 from atelier_runtime.sizes import Size
 from atelier_runtime.upscaler import resample
-
-
-class Upscaled(NamedTuple):
-    """Pixels (H, W, 3) of the input's depth, and the name of what upscaled them; empty if nothing did."""
-
-    pixels: PixelArray
-    upscaler: str
 
 
 @dataclass(frozen=True)
