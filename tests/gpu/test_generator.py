@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from atelier_generator.generation import Generation
 from atelier_generator.models import Models, load_models
-from atelier_generator.pipeline import Generation, Pipeline
+from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from tests.tiny_sdxl import build_set

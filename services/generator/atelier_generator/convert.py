@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atelier.generator.v1 import generator_service_pb2 as pb
-from atelier_generator.pipeline import Generation, Progress
+from atelier_generator.generation import Generation, Progress
 from atelier_generator.request import GenerateRequest
 from atelier_runtime import wire
 from atelier_runtime.checks import build_checked

@@ -12,80 +12,28 @@ noise comes from a new generator, and each pass resets its scheduler.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from atelier_generator.generation import Generation, Progress, Run
 from atelier_generator.models import Models
-from atelier_generator.plan import Passes, Plan, count_steps, make_plan, refiner_schedule_steps
-from atelier_generator.prompt_words import truncation_warning
+from atelier_generator.plan import Plan, count_steps, make_plan, refiner_schedule_steps
 from atelier_generator.request import GenerateRequest
 from atelier_runtime import defaults, metrics
-from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.errors import BadImage, Cancelled, DeadlineExceeded, OutOfMemory
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageReport, StageTimer
-from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from atelier_runtime.metrics import StageTimer
+from atelier_runtime.outcomes import WarningCode
 from atelier_runtime.settings import StartupError
 from atelier_runtime.sizes import Size
 from atelier_runtime.upscaler import LANCZOS, Upscaler, center_crop, upscale_to
 from atelier_runtime.vram import probe_for
 from atelier_runtime.weights import ModelSet
 
-T = TypeVar("T")
-
 _TILED_PIXELS = 1536 * 1536  # above this the VAE works in tiles on CUDA: its memory grows with the image
-_SEED_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps derived seeds apart from the clients' own
-_GENERATOR_SEEDS = 2**63
-
-
-@dataclass(frozen=True)
-class Progress:
-    """`step` of `total_steps` steps of a pass ("base", "hires" or "refiner") are done."""
-
-    stage: str
-    step: int
-    total_steps: int
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished image, uint8 RGB (H, W, 3), and how it was made. Stages are in order."""
-
-    pixels: RgbArray
-    seed: int
-    refiner_applied: bool
-    refiner_reason: SkipReason | None
-    hires_fix_applied: bool
-    upscaler: str
-    warnings: tuple[ResponseWarning, ...]
-    stages: tuple[StageReport, ...]
-
-
-@dataclass
-class _Run:
-    """The state of one request while it runs."""
-
-    request: GenerateRequest
-    plan: Plan
-    passes: Passes
-    check: Callable[[], None]
-    emit: Callable[[Progress], None]
-    timer: StageTimer
-    steps_finished: int = 0  # in the passes that have ended
-    steps_done: int = 0
-    memory_retry_used: bool = False
-    refined: bool = False
-    upscaler: str = ""
-    warnings: list[ResponseWarning] = field(default_factory=list)
-
-    def warn(self, code: WarningCode, message: str) -> None:
-        """Add a warning to the response."""
-        self.warnings.append(ResponseWarning(code, message))
 
 
 class Pipeline:
@@ -123,12 +71,12 @@ class Pipeline:
         `check` is called between steps and raises to stop the work. Raises `BadImage` rather than return an
         image with non-finite values or of a single color, and `OutOfMemory` after one retry.
         """
-        assert request.seed is not None, "generate() takes completed requests"
         refine = self._models.refiner is not None and request.use_refiner and not request.hires_fix
-        run = _Run(
+        run = Run(
             request=request,
             plan=self.plan(request),
             passes=count_steps(request.num_inference_steps, hires_fix=request.hires_fix, refine=refine),
+            device=self._models.device,
             check=check,
             emit=emit,
             timer=StageTimer(probe_for(self._models.device)),
@@ -139,17 +87,7 @@ class Pipeline:
         except (Cancelled, DeadlineExceeded):
             metrics.CANCELLED_STEPS.inc(max(0, run.passes.total - run.steps_done))
             raise
-        not_loaded = request.use_refiner and not run.refined
-        return Generation(
-            pixels=pixels,
-            seed=request.seed,
-            refiner_applied=run.refined,
-            refiner_reason=SkipReason.NOT_LOADED if not_loaded else None,
-            hires_fix_applied=request.hires_fix,
-            upscaler=run.upscaler,
-            warnings=tuple(run.warnings),
-            stages=tuple(run.timer.reports),
-        )
+        return run.result(pixels)
 
     def warm_up(self) -> None:
         """Generate a small image with every network of the set. Raises `StartupError` if that fails."""
@@ -171,27 +109,28 @@ class Pipeline:
 
     # --- the sequence of stages ---
 
-    def _generate(self, run: _Run) -> RgbArray:
-        request, plan = run.request, run.plan
-        self._warn_of_ineffective_options(run)
+    def _generate(self, run: Run) -> RgbArray:
+        plan, text_to_image = run.plan, self._models.text_to_image
+        run.warn_of_ineffective_options(
+            (text_to_image.tokenizer, text_to_image.tokenizer_2),
+            self._models.model_set.default_negative_prompt,
+        )
         run.check()
         with run.timer.stage("text"):
-            text = self._encode_text(self._models.text_to_image, request)
+            text = self._encode_text(text_to_image, run.request)
         with run.timer.stage("base"):
-            latents = self._retried(run, lambda: self._base_pass(run, text))
+            latents = run.retried(lambda: self._base_pass(run, text))
         if plan.second is not None:
             latents = self._second_pass(run, text, latents, plan.second)
         image = self._decode(run, latents)
         return self._finish_size(run, image)
 
-    def _second_pass(
-        self, run: _Run, text: dict[str, Any], latents: torch.Tensor, size: Size
-    ) -> torch.Tensor:
+    def _second_pass(self, run: Run, text: dict[str, Any], latents: torch.Tensor, size: Size) -> torch.Tensor:
         if size != run.plan.base:
             image = self._decode(run, latents)
             image = self._upscale(run, image, size, self._network_upscaler(run))
             with run.timer.stage("encode_latents"):
-                latents = self._retried(run, lambda: self._encode(run, image))
+                latents = run.retried(lambda: self._encode(run, image))
         if run.passes.refiner:
             schedule = refiner_schedule_steps(run.request.num_inference_steps)
             return self._image_to_image(run, text, latents, defaults.REFINER_STRENGTH, schedule, refine=True)
@@ -200,18 +139,18 @@ class Pipeline:
             run, text, latents, defaults.HIRES_STRENGTH, defaults.HIRES_STEPS, refine=refine, stage="hires"
         )
 
-    def _finish_size(self, run: _Run, image: RgbArray) -> RgbArray:
+    def _finish_size(self, run: Run, image: RgbArray) -> RgbArray:
         plan = run.plan
         image = self._upscale(run, image, plan.full, self._network_upscaler(run))
         if plan.limited:
-            run.warn(WarningCode.SIZE_LIMITED, _limited_warning(plan, run.upscaler))
+            run.warn_of_limited_size()
         if plan.result != plan.full:
             image = self._upscale(run, image, plan.result, None)
         return image
 
     # --- passes ---
 
-    def _base_pass(self, run: _Run, text: dict[str, Any]) -> torch.Tensor:
+    def _base_pass(self, run: Run, text: dict[str, Any]) -> torch.Tensor:
         pipeline, size = self._models.text_to_image, run.plan.base
         shape = (
             1,
@@ -220,7 +159,7 @@ class Pipeline:
             size.width // pipeline.vae_scale_factor,
         )
         # Sampled in float32 on the CPU: one seed means one image on every device and dtype.
-        noise = torch.randn(shape, generator=_noise_generator(run.request, 0))
+        noise = torch.randn(shape, generator=run.noise_generator(0))
         return self._denoise(
             run,
             pipeline,
@@ -235,7 +174,7 @@ class Pipeline:
 
     def _image_to_image(
         self,
-        run: _Run,
+        run: Run,
         text: dict[str, Any],
         latents: torch.Tensor,
         strength: float,
@@ -252,8 +191,7 @@ class Pipeline:
                 pipeline = self._models.refiner
                 text = self._encode_text(pipeline, run.request)
             steps = run.passes.second or run.passes.refiner
-            latents = self._retried(
-                run,
+            latents = run.retried(
                 lambda: self._denoise(
                     run,
                     pipeline,
@@ -262,14 +200,14 @@ class Pipeline:
                     image=latents.to(self._models.dtype),
                     strength=strength,
                     num_inference_steps=schedule_steps,
-                    generator=_noise_generator(run.request, 1),
+                    generator=run.noise_generator(1),
                     **text,
                 ),
             )
         run.refined = run.refined or refine
         return latents
 
-    def _denoise(self, run: _Run, pipeline: Any, stage: str, steps: int, **arguments: Any) -> torch.Tensor:
+    def _denoise(self, run: Run, pipeline: Any, stage: str, steps: int, **arguments: Any) -> torch.Tensor:
         def after_step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             # Second-order schedulers call back twice per step.
             total = pipeline.num_timesteps
@@ -311,14 +249,12 @@ class Pipeline:
 
     # --- between latents and pixels ---
 
-    def _decode(self, run: _Run, latents: torch.Tensor) -> RgbArray:
+    def _decode(self, run: Run, latents: torch.Tensor) -> RgbArray:
         run.check()
         autoencoder = self._models.autoencoder
         with run.timer.stage("decode"):
             try:
-                image = self._retried(
-                    run, lambda: autoencoder.decode(latents, tiled=self._tiled(run, latents))
-                )
+                image = run.retried(lambda: autoencoder.decode(latents, tiled=self._tiled(run, latents)))
             except BadImage:
                 # 32 bits can help the autoencoder, but not latents that are already broken.
                 if not autoencoder.half_precision or not torch.isfinite(latents).all():
@@ -332,87 +268,29 @@ class Pipeline:
         )
         return image
 
-    def _encode(self, run: _Run, image: RgbArray) -> torch.Tensor:
+    def _encode(self, run: Run, image: RgbArray) -> torch.Tensor:
         run.check()
         tiled = self._models.device.type == "cuda" and image.shape[0] * image.shape[1] > _TILED_PIXELS
         return self._models.autoencoder.encode(image, tiled=tiled or run.memory_retry_used)
 
-    def _tiled(self, run: _Run, latents: torch.Tensor) -> bool:
+    def _tiled(self, run: Run, latents: torch.Tensor) -> bool:
         factor = self._models.text_to_image.vae_scale_factor
         pixels = latents.shape[-1] * latents.shape[-2] * factor**2
         return run.memory_retry_used or (self._models.device.type == "cuda" and pixels > _TILED_PIXELS)
 
-    def _upscale(self, run: _Run, image: RgbArray, size: Size, upscaler: Upscaler | None) -> RgbArray:
+    def _upscale(self, run: Run, image: RgbArray, size: Size, upscaler: Upscaler | None) -> RgbArray:
         if Size(image.shape[1], image.shape[0]).contains(size):
             return _crop(image, size)
         with run.timer.stage("upscale"):
-            upscaled = self._retried(run, lambda: upscale_to(image, size, upscaler, run.check))
+            upscaled = run.retried(lambda: upscale_to(image, size, upscaler, run.check))
         run.upscaler = run.upscaler or (upscaler.name if upscaler else LANCZOS)
         return upscaled
 
-    def _network_upscaler(self, run: _Run) -> Upscaler | None:
+    def _network_upscaler(self, run: Run) -> Upscaler | None:
         return self._models.upscaler if run.request.use_upscaler else None
-
-    def _retried(self, run: _Run, work: Callable[[], T]) -> T:
-        """Run `work`. Once per request, if memory runs out, free what can be freed and retry.
-
-        From then on the VAE works in tiles.
-        """
-        try:
-            return work()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if run.memory_retry_used:
-                raise OutOfMemory from None
-        # Not inside `except`: there the exception's frames still hold the tensors of the failed attempt.
-        run.memory_retry_used = True
-        gc.collect()
-        if self._models.device.type == "cuda":
-            torch.cuda.empty_cache()
-        run.warn(
-            WarningCode.MEMORY_FALLBACK,
-            "The device ran short of memory; a part was retried with the autoencoder in tiles.",
-        )
-        try:
-            return work()
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory from None
-            raise
-
-    def _warn_of_ineffective_options(self, run: _Run) -> None:
-        request, pipeline = run.request, self._models.text_to_image
-        tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2]
-        for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt or "")):
-            message = truncation_warning(name, text, tokenizers)
-            if message is not None:
-                run.warn(WarningCode.PROMPT_TRUNCATED, message)
-        own_negative = (request.negative_prompt or "") != self._models.model_set.default_negative_prompt
-        if own_negative and request.negative_prompt and request.guidance_scale <= 1:
-            run.warn(
-                WarningCode.OPTION_HAS_NO_EFFECT,
-                "negative_prompt: has no effect when guidance_scale is 1 or less",
-            )
-
-
-def _noise_generator(request: GenerateRequest, index: int) -> torch.Generator:
-    """Return the CPU generator of a request's pass; pass 0 uses the seed itself."""
-    assert request.seed is not None, "generate() takes completed requests"
-    return torch.Generator("cpu").manual_seed((request.seed + index * _SEED_STRIDE) % _GENERATOR_SEEDS)
 
 
 def _crop(image: RgbArray, size: Size) -> RgbArray:
     """Return the center of an image that contains the size, its pixels unchanged."""
     left, top, right, bottom = center_crop(Size(image.shape[1], image.shape[0]), size)
     return np.ascontiguousarray(image[top:bottom, left:right])
-
-
-def _limited_warning(plan: Plan, upscaler: str) -> str:
-    text = f"generated at {plan.base}"
-    if plan.second is not None:
-        text += f" with a second pass at {plan.second}"
-    text += ", the longest side that this model set generates well"
-    if not (plan.second or plan.base).contains(plan.full):
-        text += f", then upscaled to {plan.full} by {upscaler}"
-    return text

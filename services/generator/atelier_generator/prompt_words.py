@@ -7,6 +7,7 @@ which words those are.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 _SHOWN_CHARS = 200
@@ -32,7 +33,7 @@ def truncated_text(tokenizer: Any, text: str) -> str:
     return text[start:].strip()
 
 
-def truncation_warning(field: str, text: str, tokenizers: list[Any]) -> str | None:
+def truncation_warning(field: str, text: str, tokenizers: Sequence[Any]) -> str | None:
     """Return a warning that names the words of `text` beyond the encoders' limit, None if all fit."""
     limit = min(tokenizer.model_max_length for tokenizer in tokenizers)
     cut = max((truncated_text(tokenizer, text) for tokenizer in tokenizers), key=len)

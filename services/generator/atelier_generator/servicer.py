@@ -10,8 +10,9 @@ import grpc
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator import convert
+from atelier_generator.generation import Generation
 from atelier_generator.models import ROLES, load_models
-from atelier_generator.pipeline import Generation, Pipeline
+from atelier_generator.pipeline import Pipeline
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import DeviceWorker, Job
 from atelier_runtime.images import Picture, encode_output

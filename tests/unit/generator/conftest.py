@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from atelier_generator.generation import Generation, Progress
 from atelier_generator.models import Models, load_models
-from atelier_generator.pipeline import Generation, Pipeline, Progress
+from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from tests import narrow_sdxl

@@ -4,7 +4,7 @@ import pytest
 from atelier.common.v1 import image_pb2, skip_reason_pb2, warning_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator import convert
-from atelier_generator.pipeline import Generation
+from atelier_generator.generation import Generation
 from atelier_generator.request import GenerateRequest
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import EncodedImage

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from diffusers import HeunDiscreteScheduler
 
+from atelier_generator.generation import Generation, Progress
 from atelier_generator.models import Autoencoder
-from atelier_generator.pipeline import Generation, Pipeline, Progress
+from atelier_generator.pipeline import Pipeline
 from atelier_runtime import metrics
 from atelier_runtime.errors import Cancelled, DeadlineExceeded
 from atelier_runtime.outcomes import SkipReason

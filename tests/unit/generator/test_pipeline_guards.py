@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from atelier_generator.pipeline import Pipeline, Progress
+from atelier_generator.generation import Progress
+from atelier_generator.pipeline import Pipeline
 from atelier_runtime import metrics
 from atelier_runtime.errors import BadImage, Cancelled, OutOfMemory
 from atelier_runtime.settings import StartupError
