@@ -28,7 +28,7 @@ STEPS: list[tuple[Any, str]] = [
     (pipeline, "check_picture"),
     (Picture, "eight_bit"),
     (pipeline, "is_gray"),
-    (pipeline, "sharpness"),
+    (pipeline, "with_sharpness"),
     (pipeline, "align"),
     (pipeline, "recolor"),
     (pipeline, "match_tones"),
