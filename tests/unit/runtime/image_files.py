@@ -74,3 +74,40 @@ def smooth(height: int = 40, width: int = 60) -> np.ndarray:
 def noise(height: int, width: int, channels: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype=dtype, endpoint=True)
+
+
+# Photos with metadata
+
+PHOTO = Image.fromarray(smooth())
+XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+def segment(kind: int, content: bytes) -> bytes:
+    """Return a segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, kind, len(content) + 2) + content
+
+
+def jpeg(*segments: bytes, after: bytes = b"", **options: object) -> bytes:
+    """Return the photo as a JPEG that begins with these segments; `after`: what follows its end."""
+    file = saved(PHOTO, "JPEG", **options)
+    return file[:2] + b"".join(segments) + file[2:] + after
+
+
+def png(*chunks: tuple[str, bytes]) -> bytes:
+    """Return the photo as a PNG with these chunks before its pixels."""
+    file = saved(PHOTO, "PNG")
+    return file[:33] + b"".join(chunk(kind.encode(), data) for kind, data in chunks) + file[33:]
+
+
+def packet(properties: str, inside: str = "") -> bytes:
+    """Return XMP with these properties, written as attributes, and what is inside of its description."""
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+        'xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" '
+        'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+        'xmlns:Container="http://ns.google.com/photos/1.0/container/" '
+        'xmlns:Item="http://ns.google.com/photos/1.0/container/item/" '
+        f'xmlns:xmpNote="http://ns.adobe.com/xmp/note/" dc:source="kept" {properties}>{inside}'
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()
