@@ -1,10 +1,13 @@
-"""One gateway with scripted services for all contract tests; each test begins with the usual scripts."""
+"""Gateways with scripted services for all contract tests; each test begins with the usual scripts."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from tests.contract.stack import Stack
+
+MAX_CONNECTIONS = 8
+"""Of the strict stack."""
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +27,20 @@ def module_stack() -> Iterator[Stack]:
     """For tests that stop services. The gateway hardly waits for replicas: there are none to come."""
     with Stack(backend_wait_seconds=0.2) as stack:
         yield stack
+
+
+@pytest.fixture(scope="module")
+def strict_stack() -> Iterator[Stack]:
+    """A gateway that waits a second for what it waits many for."""
+    with Stack(header_seconds=1, stall_seconds=1, max_connections=MAX_CONNECTIONS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def strict(strict_stack: Stack) -> Iterator[Stack]:
+    """For tests of slow clients and of many of them. What a test holds, it need not release."""
+    yield strict_stack
+    strict_stack.reset()
 
 
 @pytest.fixture

@@ -24,8 +24,13 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples.get((name, frozenset(labels.items())), 0.0)
 
 
+def metric(stack: Stack, name: str, **labels: str) -> float:
+    """Return the present value of one sample, 0 if there is none."""
+    return value(scrape(stack), name, **labels)
+
+
 def pending(stack: Stack, backend: str) -> float:
-    return value(scrape(stack), "atelier_backend_pending", backend=backend)
+    return metric(stack, "atelier_backend_pending", backend=backend)
 
 
 def requests(samples: Samples, method: str, code: str) -> float:
