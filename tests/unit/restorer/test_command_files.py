@@ -10,14 +10,7 @@ import pytest
 from atelier_restorer.commands.files import Plan, make_plan
 from atelier_restorer.commands.paths import PlanError
 from atelier_restorer.commands.writing import check_writable, write_whole
-
-PNG = b"\x89PNG\r\n\x1a\n and more"
-
-
-def fill(folder: Path, *names: str, data: bytes = PNG) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+from tests.unit.restorer.photo_folders import PNG, fill
 
 
 def pairs(plan: Plan, source: Path, target: Path) -> dict[str, tuple[str, str | None]]:

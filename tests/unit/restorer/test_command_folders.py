@@ -12,14 +12,7 @@ from pathlib import Path
 import pytest
 
 from atelier_restorer.commands.files import Plan, make_plan
-
-PNG = b"\x89PNG\r\n\x1a\n and more"
-
-
-def fill(folder: Path, *names: str, data: bytes = PNG) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+from tests.unit.restorer.photo_folders import fill
 
 
 def plan_of(tmp_path: Path) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import socket
@@ -10,29 +9,13 @@ import stat
 from pathlib import Path
 
 import pytest
-from PIL import Image, PngImagePlugin
 
 from atelier_restorer.commands.collisions import ignores_case
-from atelier_restorer.commands.crops import CropNames
-from atelier_restorer.commands.files import Plan, make_plan
+from atelier_restorer.commands.files import make_plan
 from atelier_restorer.commands.paths import PlanError
 from atelier_restorer.commands.writing import check_folder, check_writable, read_image, write_whole
-
-PNG = b"\x89PNG\r\n\x1a\n and more"
-
-
-def fill(folder: Path, *names: str, data: bytes = PNG) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-
-
-def crop_files(plan: Plan, folder: Path) -> dict[str, str]:
-    return {
-        task.source.name: os.path.relpath(task.crops.path(0, "before"), folder)
-        for task in plan.tasks
-        if task.crops
-    }
+from atelier_runtime.images import Format
+from tests.unit.restorer.photo_folders import PNG, crop_files, fill, plan_in
 
 
 def test_a_link_is_followed_and_stays_one(tmp_path: Path) -> None:
@@ -130,16 +113,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     fill(tmp_path, "in/a.png")
     fill(tmp_path, "file", data=b"not a folder")
     (tmp_path / "link").symlink_to("nothing")
-    paths = {"target": tmp_path / "out", which: tmp_path / path}
+    paths = {"target": "out", which: path}
     with pytest.raises(PlanError, match=re.escape(path)):
-        make_plan(
-            tmp_path / "in",
-            paths["target"],
-            paths.get("mask"),
-            None,
-            crops=paths.get("crops"),
-            report=paths.get("report"),
-        )
+        plan_in(tmp_path, "in", paths.pop("target"), **paths)
     assert not (tmp_path / "out").exists()
 
 
@@ -152,100 +128,6 @@ def test_a_subfolder_of_the_target_that_is_a_file_is_refused(tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_made_yet_is_tried_above_it(tmp_path: Path) -> None:
     check_folder(tmp_path / "not" / "yet")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_crops_of_images_with_one_stem_have_different_names(tmp_path: Path) -> None:
-    fill(tmp_path, "in/a.jpg", "in/a.png", "in/A.webp", "in/b.png", "in/sub/a.png", "in/b.png.jpg", "in/c")
-    plan = make_plan(tmp_path / "in", tmp_path / "out", None, None, crops=tmp_path / "crops")
-    names = {
-        os.path.relpath(task.source, tmp_path / "in"): os.path.relpath(
-            task.crops.path(0, "before"), tmp_path / "crops"
-        )
-        for task in plan.tasks
-        if task.crops
-    }
-    assert names == {
-        "A.webp": "A.webp_face0_before.png",
-        "a.jpg": "a.jpg_face0_before.png",
-        "a.png": "a.png_face0_before.png",
-        "b.png": "b_face0_before.png",
-        "b.png.jpg": "b.png.jpg_face0_before.png",  # not b.png, which is the whole name of another
-        "c": "c_face0_before.png",
-        "sub/a.png": "sub/a_face0_before.png",
-    }
-    assert len({name.casefold() for name in names.values()}) == 7
-
-
-CROP_CLASHES = {
-    "of an input in the folder": ("in", "out", None, "crops", ["in/a_face0_before.png"], "in"),
-    "of an output": ("in", "out", None, None, ["in/a_face3_after.png"], "out"),
-    "of a mask": ("in", "out", "masks", None, ["in/a_face3_after.jpg"], "masks"),
-    "of the report": ("in/a.png", "out.png", None, "crops/a_face0_before.png", [], "crops"),
-    "of the output of one image": ("in/a.png", "crops/a_face9_before.png", None, None, [], "crops"),
-}
-
-
-@pytest.mark.parametrize("name", CROP_CLASHES)
-def test_crops_overwrite_nothing(tmp_path: Path, name: str) -> None:
-    source, target, mask, report, more, crops = CROP_CLASHES[name]
-    fill(tmp_path, "in/a.png", *more)
-    (tmp_path / "crops").mkdir()
-    with pytest.raises(PlanError, match=r"--save-crops|among the images"):
-        make_plan(
-            tmp_path / source,
-            tmp_path / target,
-            tmp_path / mask if mask else None,
-            None,
-            crops=tmp_path / crops,
-            report=tmp_path / report if report and report != "crops" else None,
-        )
-
-
-def test_a_link_among_earlier_crops_leads_to_no_input(tmp_path: Path) -> None:
-    fill(tmp_path, "in/a.png")
-    (tmp_path / "crops").mkdir()
-    (tmp_path / "crops/a_face0_before.png").symlink_to(tmp_path / "in/a.png")
-    for source in (tmp_path / "in", tmp_path / "in/a.png"):
-        target = tmp_path / ("out" if source.is_dir() else "out.png")
-        with pytest.raises(PlanError, match=r"crops/a_face0_before\.png would overwrite .*in/a\.png"):
-            make_plan(source, target, None, None, crops=tmp_path / "crops")
-
-
-def test_crops_of_an_earlier_run_are_replaced(tmp_path: Path) -> None:
-    fill(tmp_path, "in/a.png", "crops/other.png")
-    own = CropNames(tmp_path / "crops", "a", "a.png").signed(saved_crop())
-    fill(tmp_path, "crops/a_face0_before.png", "crops/a_face0_after.png", data=own)
-    for source in (tmp_path / "in", tmp_path / "in/a.png"):
-        target = tmp_path / ("out" if source.is_dir() else "out.png")
-        plan = make_plan(source, target, None, None, crops=tmp_path / "crops")
-        assert crop_files(plan, tmp_path / "crops") == {"a.png": "a_face0_before.png"}
-
-
-def saved_crop() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def test_what_is_no_crop_of_the_same_image_is_not_replaced(tmp_path: Path) -> None:
-    """A photo of the user's, and the crops of a.jpg where a.png is restored."""
-    photo = saved_crop()
-    crop_of_another = CropNames(tmp_path / "in", "a", "a.jpg").signed(photo)
-    for data in (photo, crop_of_another, b"", b"short"):
-        fill(tmp_path, "in/a.png", "crops/a.png")
-        fill(tmp_path, "in/a_face0_before.png", "crops/a_face0_before.png", data=data)
-        for folder in ("in", "crops"):
-            with pytest.raises(PlanError, match=r"a_face0_before\.png, which is not one of an earlier run"):
-                make_plan(tmp_path / "in/a.png", tmp_path / "out.png", None, None, crops=tmp_path / folder)
-
-
-def test_a_signed_crop_is_the_same_picture() -> None:
-    names = CropNames(Path("crops"), "a", os.fsdecode(b"\xff n\xc3\xa4me.png"))
-    with Image.open(io.BytesIO(names.signed(saved_crop()))) as image:
-        image.load()  # raises if a chunk is wrong
-        assert image.getpixel((3, 3)) == (255, 0, 0)
-        assert isinstance(image, PngImagePlugin.PngImageFile)
-        assert image.text == {"Source": "atelier-restorer %FF%20n%C3%A4me.png"}
 
 
 def test_results_are_no_images_of_later_runs(tmp_path: Path) -> None:
@@ -302,20 +184,14 @@ def test_a_folder_of_notes_among_the_images_is_marked_when_it_takes_results(tmp_
     ],
 )
 def test_results_do_not_lie_among_the_images(
-    tmp_path: Path, source: str, target: str, mask: str | None, crops: str | None, file_format: None
+    tmp_path: Path, source: str, target: str, mask: str | None, crops: str | None, file_format: Format | None
 ) -> None:
     fill(tmp_path, "in/a.jpg", "in/in/in/b.png")
     (tmp_path / "link").symlink_to("in")
     if target == ".":
         tmp_path, source = tmp_path / "in", "in"
     with pytest.raises(PlanError, match=r"among the images|overwrite"):
-        make_plan(
-            tmp_path / source,
-            tmp_path / target,
-            tmp_path / mask if mask else None,
-            file_format,
-            crops=tmp_path / crops if crops else None,
-        )
+        plan_in(tmp_path, source, target, file_format, mask=mask, crops=crops)
 
 
 def test_links_in_the_target_do_not_make_two_outputs_one(tmp_path: Path) -> None:
@@ -377,11 +253,6 @@ def test_names_that_differ_in_case_are_two_files_here(tmp_path: Path) -> None:
         "A.png_face0_before.png",
         "a.png_face0_before.png",
     ]
-
-
-def test_crop_names_of_a_face() -> None:
-    names = CropNames(Path("crops/sub"), "a", "a.png")
-    assert names.path(12, "after") == "crops/sub/a_face12_after.png"
 
 
 def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path: Path) -> None:
