@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.serving import LocalServer, serving
+
 TLS = Path(__file__).parent / "tls"
 
 
@@ -115,17 +117,7 @@ def answering_server(*, tls: bool = False) -> Iterator[AnsweringServer]:
                 send = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
             self.wfile.write(send(asked))
 
-    class Listener(socketserver.ThreadingTCPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # a client that does not trust us, or that has read enough
-
-    listener = Listener(("127.0.0.1", 0), Handler)
-    server = AnsweringServer(f"{'https' if tls else 'http'}://127.0.0.1:{listener.server_address[1]}")
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    listener = LocalServer(Handler)
+    server = AnsweringServer(f"{'https' if tls else 'http'}://127.0.0.1:{listener.port}")
+    with serving(listener):
         yield server
-    finally:
-        listener.shutdown()
-        thread.join()
-        listener.server_close()

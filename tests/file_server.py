@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
+
+from tests.serving import LocalServer, serving
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,16 @@ def file_server() -> Iterator[FileServer]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    class Listener(ThreadingHTTPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was killed
-                super().handle_error(request, client_address)
+    class Listener(LocalServer):
+        daemon_threads = True  # they wait for another request of a client that keeps its connection
 
-    listener = Listener(("127.0.0.1", 0), Handler)
-    server = FileServer(f"http://127.0.0.1:{listener.server_port}")
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.ended.set()
-        listener.shutdown()
-        thread.join()
-        listener.server_close()
+    listener = Listener(Handler)
+    server = FileServer(f"http://127.0.0.1:{listener.port}")
+    with serving(listener):
+        try:
+            yield server
+        finally:
+            server.ended.set()
 
 
 def respond(request: BaseHTTPRequestHandler, server: FileServer) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import socket
 import socketserver
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from tests.serving import LocalServer, serving
 
 
 @dataclass
@@ -48,17 +49,7 @@ def socks_proxy(target: tuple[str, int], credentials: tuple[str, str]) -> Iterat
                 with onward.makefile("rb") as response:
                     shutil.copyfileobj(response, self.wfile)
 
-    class Listener(socketserver.ThreadingTCPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # a client that has read enough
-
-    listener = Listener(("127.0.0.1", 0), Handler)
-    proxy = SocksProxy(listener.server_address[1], target)
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    listener = LocalServer(Handler)
+    proxy = SocksProxy(listener.port, target)
+    with serving(listener):
         yield proxy
-    finally:
-        listener.shutdown()
-        thread.join()
-        listener.server_close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from playwright.sync_api import sync_playwright
 from tests.docs.conftest import Run
 from tests.docs.pages import EXECUTED, ROOT
 from tests.processes import Atelier, content, free_port, process, program, wait_for
+from tests.serving import serving
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
@@ -60,10 +60,9 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 def origin() -> Iterator[str]:
     """The page's server, as the example's README starts one."""
     handler = functools.partial(_Files, directory=str(ROOT / "examples/react"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
