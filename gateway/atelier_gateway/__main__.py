@@ -44,7 +44,7 @@ def serve(settings: GatewaySettings) -> int:
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else "address not available"
+        reason = error.strerror or "address not available"
         print(
             f"ATELIER_GATEWAY_HOST={settings.host} ATELIER_GATEWAY_PORT={settings.port}: {reason}",
             file=sys.stderr,

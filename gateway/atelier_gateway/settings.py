@@ -12,8 +12,11 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from atelier_runtime import defaults
 from atelier_runtime.settings import ProcessSettings
 
-_HOST_AND_PORT = r"(\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):\d{1,5}"
-_TARGET = re.compile(rf"(dns:(//[^\s/]*/)?)?{_HOST_AND_PORT}|ipv[46]:\S+|unix(-abstract)?:\S+")
+_PORT = r"(?!0+$)0*(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+_HOST_AND_PORT = rf"(\[[0-9A-Fa-f:.%]+\]|[^\s/:,\[\]]+):{_PORT}"
+_TARGET = re.compile(
+    rf"(dns:(//[^\s/]*/)?)?{_HOST_AND_PORT}|ipv[46]:{_HOST_AND_PORT}(,{_HOST_AND_PORT})*|unix(-abstract)?:\S+"
+)
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 

@@ -217,6 +217,12 @@ def test_no_such_path_or_method(stack: Stack, method: str, path: str, status: in
     assert ("Allow" in response.headers) == (status == 405)
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/metrics", "/docs", "/detect"])
+def test_the_methods_of_a_path(stack: Stack, path: str) -> None:
+    allowed = {"POST"} if path == "/detect" else {"GET", "HEAD"}
+    assert set(stack.client.delete(path).headers["Allow"].split(", ")) == allowed
+
+
 def test_an_image_type_that_cannot_be_written(stack: Stack) -> None:
     error = problem(stack.generate(headers={"Accept": "image/gif"}), 422, "invalid_request")
     assert named_fields(error) == ["Accept"] and "image/gif" in error["message"]

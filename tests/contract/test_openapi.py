@@ -45,6 +45,7 @@ def test_behind_a_path_prefix(root_path: str) -> None:
     """Some proxies remove the prefix, some do not; a page's links always have it."""
     with Stack(root_path=root_path) as stack:
         prefix = root_path.rstrip("/")
+        assert stack.client.get(prefix).status_code == stack.client.get(prefix + "/").status_code == 200
         for path in ("/livez", "/docs", "/openapi.json", "/docs/assets/swagger-ui.css"):
             for given in (path, prefix + path):
                 assert stack.client.get(given).status_code == 200, given

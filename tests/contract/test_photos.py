@@ -7,6 +7,7 @@ import json
 import random
 import re
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -129,8 +130,18 @@ def test_a_forms_fields_are_read_as_other_programs_write_them(stack: Stack) -> N
         "data:;base64," + base64_of(PNG),
         base64.encodebytes(PNG).decode(),
         base64.urlsafe_b64encode(PNG).decode().rstrip("="),
+        " Data:image/png; Base64, " + base64_of(PNG),
+        "data:image/png;base64," + quote(base64_of(PNG), safe=""),
     ],
-    ids=["plain", "data URI", "data URI without a type", "lines", "URL-safe without padding"],
+    ids=[
+        "plain",
+        "data URI",
+        "data URI without a type",
+        "lines",
+        "URL-safe without padding",
+        "loose",
+        "escapes",
+    ],
 )
 def test_images_in_json(stack: Stack, image: str, content_type: str | None) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
@@ -150,7 +161,9 @@ def test_large_images(stack: Stack, size: int) -> None:
             "content": b'{"image":"%s"}'
             % base64.b64encode(image).replace(b"+", b"\\u002B").replace(b"/", b"\\/")
         },
+        {"json": {"image": "data:image/png;base64," + quote(base64_of(image), safe="")}},
         {"files": {"image": (None, base64.urlsafe_b64encode(image))}},
+        {"files": {"image": (None, image)}},
     ]
     for request in forms_and_json:
         response = stack.client.post("/detect", **request)

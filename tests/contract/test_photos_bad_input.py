@@ -118,7 +118,8 @@ BAD_FORMS: list[tuple[bytes, int, str | None]] = [
     (FILE + part("quality", b"1") * 1001 + b"--x--\r\n", 400, None),
     (b"--x--\r\n", 422, "image"),
     (part("image", b"", '; filename=""') + b"--x--\r\n", 422, "image"),
-    (part("image", PNG) + b"--x--\r\n", 422, "image"),  # without a filename it should be base64
+    (part("image", b"hello") + b"--x--\r\n", 422, "image"),  # text should be base64
+    (part("image", b"aGVsbG8=", "\r\nContent-Transfer-Encoding: base64") + b"--x--\r\n", 400, None),
     (FILE + FILE + b"--x--\r\n", 422, "image"),
     (FILE + part("fidelity", b"high") + b"--x--\r\n", 422, "fidelity"),
     (FILE + part("fidelity", b"NaN") + b"--x--\r\n", 422, "fidelity"),

@@ -109,6 +109,44 @@ def test_bodies_that_do_not_fit_together_are_refused_before_they_are_read() -> N
         assert metric(stack, "atelier_gateway_bytes_in_flight") < 100_000, "only this response"
 
 
+def test_a_slow_body_makes_room_for_others() -> None:
+    image = file_of(gradient(64, 48)) + b"\0" * 700_000
+    with Stack(max_bytes_in_flight=2**20, stall_seconds=2) as stack, connect(stack) as slow:
+        header, body = form(bytes(2**20))
+        slow.sendall(header + body[:700_000])
+        sent = 700_000
+
+        def admitted() -> bool:
+            nonlocal sent
+            with suppress(OSError):  # once it has been ended
+                slow.sendall(body[sent : sent + 100])
+            sent += 100
+            return stack.client.post("/detect", files={"image": image}).status_code == 200
+
+        assert stack.client.post("/detect", files={"image": image}).status_code == 429
+        eventually(admitted)
+        assert b" 408 " in received(slow).partition(b"\r\n")[0]
+
+
+def test_a_response_that_is_read_slowly_makes_room_for_others() -> None:
+    large = image_pb2.Image(data=bytes(8_000_000), format=image_pb2.IMAGE_FORMAT_PNG, width_px=1, height_px=1)
+    image = file_of(gradient(64, 48)) + b"\0" * 700_000
+    with Stack(max_bytes_in_flight=2**20, stall_seconds=2) as stack:
+        stack.restorer.image = large
+        header, body = form(file_of(gradient(64, 48)))
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(("127.0.0.1", stack.port))
+            slow.sendall(header.replace(b"/detect", b"/restore") + body)
+            eventually(lambda: metric(stack, "atelier_gateway_bytes_in_flight") > 8_000_000)
+
+            def admitted() -> bool:
+                slow.recv(100)
+                return stack.client.post("/detect", files={"image": image}).status_code == 200
+
+            eventually(admitted)
+
+
 def test_a_small_request_is_admitted_when_nothing_else_is() -> None:
     with Stack(max_bytes_in_flight=2**20) as stack, connect(stack) as large:
         header, body = form(bytes(2**20))

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from atelier_gateway.http.json_body import parse_json, parse_json_object, to_object
 from atelier_gateway.http.long_text import Buffer
 from atelier_gateway.http.multipart import parse_form
-from atelier_gateway.http.transfer import MIN_BYTES_PER_SECOND, transfer_of
+from atelier_gateway.http.transfer import MIN_BYTES_PER_SECOND, Transfer, transfer_of
 from atelier_gateway.http.validation import Validator
 from atelier_runtime.errors import (
     BodyTooLarge,
@@ -96,32 +96,15 @@ def _check_encoding(request: Request) -> None:
 
 
 async def _receive(request: Request, max_bytes: int) -> Buffer:
-    too_large = f"The body is larger than the limit of {max_bytes} bytes."
     announced = request.headers.get("content-length", "")
     size = int(announced[:20]) if announced.isdecimal() else 0
     if size > max_bytes:
-        raise BodyTooLarge(too_large)
+        raise BodyTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")
     transfer = transfer_of(request.scope)
     transfer.require(size)
-    enough = MIN_BYTES_PER_SECOND * transfer.stall_seconds
-    next_goal = enough
-    received = 0
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as file:
         try:
-            async with asyncio.timeout(transfer.stall_seconds) as limit, aclosing(request.stream()) as chunks:
-                async for chunk in chunks:
-                    received += len(chunk)
-                    if received > max_bytes:
-                        raise BodyTooLarge(too_large)
-                    transfer.require(len(chunk))
-                    transfer.hold(len(chunk))
-                    if received <= _MEMORY_BYTES:
-                        file.write(chunk)
-                    else:
-                        await asyncio.to_thread(file.write, chunk)
-                    if received >= next_goal:
-                        next_goal = received + enough
-                        limit.reschedule(asyncio.get_running_loop().time() + transfer.stall_seconds)
+            received = await _fill(file, request, transfer, max_bytes)
             if received <= _MEMORY_BYTES:
                 file.seek(0)
                 return file.read()
@@ -129,13 +112,37 @@ async def _receive(request: Request, max_bytes: int) -> Buffer:
         except ClientDisconnect:
             raise Cancelled() from None
         except TimeoutError:
-            raise RequestTimeout(
-                f"The body arrived too slowly: less than {MIN_BYTES_PER_SECOND} bytes per second "
-                f"in {transfer.stall_seconds:g} s."
-            ) from None
+            raise RequestTimeout(f"The body arrived too slowly: {transfer.too_slow}.") from None
         except OSError as error:
             logger.error("a request's body cannot be stored", extra={"error": error.strerror})
             raise InternalError("A body cannot be stored in a temporary file.") from None
+
+
+async def _fill(
+    file: tempfile.SpooledTemporaryFile[bytes], request: Request, transfer: Transfer, max_bytes: int
+) -> int:
+    """Write the body to a file and return its size. Raises `TimeoutError` if it arrives too slowly."""
+    loop = asyncio.get_running_loop()
+    enough = MIN_BYTES_PER_SECOND * transfer.stall_seconds
+    next_goal = enough
+    received = 0
+    async with asyncio.timeout(transfer.stall_seconds) as limit, aclosing(request.stream()) as chunks:
+        with transfer.moving(lambda: limit.reschedule(loop.time())):
+            async for chunk in chunks:
+                received += len(chunk)
+                if received > max_bytes:
+                    raise BodyTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")
+                transfer.require(len(chunk))
+                transfer.hold(len(chunk))
+                transfer.moved(len(chunk))
+                if received <= _MEMORY_BYTES:
+                    file.write(chunk)
+                else:
+                    await asyncio.to_thread(file.write, chunk)
+                if received >= next_goal and not transfer.was_given_up:
+                    next_goal = received + enough
+                    limit.reschedule(loop.time() + transfer.stall_seconds)
+    return received
 
 
 def _map(file: tempfile.SpooledTemporaryFile[bytes]) -> mmap.mmap:
@@ -166,6 +173,9 @@ def _form_object(
         try:
             text = str(part.data, "utf-8")
         except UnicodeDecodeError as error:
+            if schema.get("format") == "byte":  # a file that came without a filename
+                values.append((part.name, part.data))
+                continue
             raise InvalidRequest.of(part.name[:60], f"is not UTF-8 at byte {error.start}") from None
         values.append((part.name, _from_text(text, schema)))
     return to_object(values)

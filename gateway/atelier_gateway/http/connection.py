@@ -14,8 +14,10 @@ import re
 import sys
 import termios
 import time
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import httptools
@@ -23,7 +25,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from atelier_gateway.http.transfer import MIN_BYTES_PER_SECOND
+from atelier_gateway.http.transfer import CLOSE_UNREAD, MIN_BYTES_PER_SECOND
 from atelier_runtime import metrics
 
 Cause = Literal["refused", "evicted", "header_timeout", "header_size", "malformed", "body", "unread"]
@@ -115,7 +117,8 @@ class HttpConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """As uvicorn calls it."""
-        super().__init__(config, server_state, app_state, _loop)
+        state = app_state | {CLOSE_UNREAD: partial(_abort_unread, weakref.ref(self))}
+        super().__init__(config, server_state, state, _loop)
         self._connections = config.connections
         self._limits = config.connections.limits
         self._timer: asyncio.TimerHandle | None = None  # of a header, or of a body that nobody reads
@@ -357,3 +360,11 @@ class HttpConnection(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _abort_unread(reference: weakref.ref[HttpConnection]) -> None:
+    connection = (
+        reference()
+    )  # a strong one in each scope would keep finished requests until a full collection
+    if connection is not None:
+        connection.abort("unread")

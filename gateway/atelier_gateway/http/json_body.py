@@ -70,7 +70,6 @@ def _cut_out_long_texts(
     """Return the body with a placeholder for each long string, the strings, and what was cut out where."""
     if len(raw) <= LONG_TEXT_BYTES:
         return raw[:], {}, []
-    too_large = BodyTooLarge(f"The body without its images is larger than the limit of {max_bytes} bytes.")
     secret = secrets.token_hex(16)  # or a client could write a placeholder itself
     view = memoryview(raw)
     kept = bytearray()
@@ -90,11 +89,16 @@ def _cut_out_long_texts(
             kept += placeholder.encode()
             done = closing
         if opening - done + len(kept) > max_bytes:
-            raise too_large
+            raise _too_large(max_bytes)
         opening = raw.find(b'"', closing + 1)
     if len(raw) - done + len(kept) > max_bytes:
-        raise too_large
+        raise _too_large(max_bytes)
     return bytes(kept + view[done:]), long_texts, cuts
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    """Return the error. In a variable of the frame that raises it, it would keep that frame's body alive."""
+    return BodyTooLarge(f"The body without its images is larger than the limit of {max_bytes} bytes.")
 
 
 def _closing_quote(raw: Buffer, start: int) -> int:

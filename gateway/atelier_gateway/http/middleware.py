@@ -71,12 +71,11 @@ class RootPathMiddleware:
         """Give each request the whole path, and say which part of it is the prefix, as ASGI wants it."""
         if scope["type"] == "http":
             path = scope["path"]
-            has_prefix = path == self._root_path or path.startswith(f"{self._root_path}/")
-            scope = {
-                **scope,
-                "root_path": self._root_path,
-                "path": path if has_prefix else self._root_path + path,
-            }
+            if path == self._root_path:
+                path += "/"
+            elif not path.startswith(f"{self._root_path}/"):
+                path = self._root_path + path
+            scope = {**scope, "root_path": self._root_path, "path": path}
         await self._app(scope, receive, send)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,10 @@ from atelier_runtime.errors import MalformedBody
 _MAX_PARTS = 1000
 _MAX_HEADER_BYTES = 8192
 _MAX_PADDING = 1000
+_FOLD = re.compile(rb"\r\n[ \t]+")  # a header that goes on in the next line (RFC 5322, 2.2.3)
+_QUOTED = re.compile(rb'"(\\.|[^"\\])*"')
+_EXTENDED_FILENAME = re.compile(rb";\s*filename\*", re.IGNORECASE)  # RFC 8187, which the library leaves out
+_UNENCODED = (b"binary", b"8bit", b"7bit")
 _TRUNCATED = "The form is truncated: its last boundary is missing."
 _MALFORMED = "The form cannot be read: it is not multipart/form-data."
 
@@ -73,18 +78,23 @@ def _headers(raw: Buffer, start: int, end: int) -> tuple[dict[bytes, bytes], int
     if stop < 0:
         raise MalformedBody(_MALFORMED)
     headers = {}
-    for line in raw[start:stop].split(b"\r\n")[1:]:
+    unfolded = _FOLD.sub(b" ", raw[start:stop])
+    for line in unfolded.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if not colon or not name.strip():
             raise MalformedBody(_MALFORMED)
         headers[name.strip().lower()] = value.strip()
+    if headers.get(b"content-transfer-encoding", b"binary").lower() not in _UNENCODED:
+        raise MalformedBody("The form cannot be read: Content-Transfer-Encoding is not supported.")
     return headers, stop + 4
 
 
 def _part(headers: dict[bytes, bytes], data: memoryview) -> Part:
-    options = parse_options_header(headers.get(b"content-disposition", b""))[1]
+    disposition = headers.get(b"content-disposition", b"")
+    options = parse_options_header(disposition)[1]
     if b"name" not in options:
         raise MalformedBody("The form cannot be read: a part does not have a name.")
     media_type = parse_options_header(headers.get(b"content-type", b"text/plain"))[0]
-    is_file = b"filename" in options or media_type.lower() != b"text/plain"
+    has_filename = b"filename" in options or _EXTENDED_FILENAME.search(_QUOTED.sub(b"", disposition))
+    is_file = bool(has_filename) or media_type.lower() != b"text/plain"
     return Part(options[b"name"].decode("utf-8", "replace"), is_file, data)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NoReturn, TypeVar
+from typing import Annotated, ClassVar, Literal, NoReturn, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from atelier_runtime import defaults
 
+# Kubernetes sets ATELIER_GATEWAY_SERVICE_HOST and so on for a Service of the name atelier-gateway.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP|SCTP)")
+
 BUILT_IN = "demo"
 """The model set that comes with the package."""
+
+
+def _lower_case(given: object) -> object:
+    return given.lower() if isinstance(given, str) else given
 
 
 class ProcessSettings(BaseSettings):
@@ -25,7 +34,9 @@ class ProcessSettings(BaseSettings):
     """Former name -> new name. A variable set under its former name prevents startup."""
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Log level.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = Field(
+        "info", description="Log level."
+    )
     max_pixels: int = Field(
         defaults.MAX_PIXELS,
         ge=65_536,
@@ -46,8 +57,8 @@ class ServiceSettings(ProcessSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="dtype of the main networks; auto: float32 on a CPU; on CUDA bfloat16, or float16 where "
-        "the GPU does not support bfloat16.",
+        description="dtype of the main networks; auto: bfloat16 on a GPU or CPU that computes in it, else "
+        "float16 on a GPU and float32 on a CPU.",
     )
     queue_capacity: int = Field(8, ge=0, le=1024, description="Requests that may wait for the device.")
     image_workers: int = Field(
@@ -76,12 +87,18 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def load(settings_class: type[SettingsT]) -> SettingsT:
-    """Read the settings from the environment, or exit with code 2 and a line for each invalid variable."""
+    """Read the settings from the environment, or exit with code 2 and a line for each invalid variable.
+
+    A variable that looks like a setting but is none gets a line too, on standard error.
+    """
     try:
         _refuse_renamed(settings_class)
-        return settings_class()
+        loaded = settings_class()
     except ValidationError as error:
         _explain_and_exit(settings_class, error)
+    for line in _unknown(settings_class):
+        print(line, file=sys.stderr)
+    return loaded
 
 
 def help_text(settings_class: type[BaseSettings]) -> str:
@@ -123,6 +140,21 @@ def _refuse_renamed(settings_class: type[BaseSettings]) -> None:
     if lines:
         print("Invalid settings:", *lines, sep="\n  ", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _unknown(settings_class: type[BaseSettings]) -> list[str]:
+    """Return a line for each variable that has the prefix but is no setting, Kubernetes' own left out."""
+    prefix = settings_class.model_config.get("env_prefix", "")
+    names = [name.upper() for name in settings_class.model_fields]
+    lines = []
+    for given in sorted(name.upper() for name in os.environ if name.upper().startswith(prefix)):
+        name = given.removeprefix(prefix)
+        if name in names or _SERVICE_LINK.search(given):
+            continue
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+        lines.append(f"{given} is not a setting and is ignored{hint}")
+    return lines
 
 
 class StartupError(Exception):

@@ -53,6 +53,10 @@ def test_cors_origins(monkeypatch: pytest.MonkeyPatch, given: str, origins: tupl
         ("ATELIER_GATEWAY_GENERATOR", "generator: 50051"),
         ("ATELIER_GATEWAY_RESTORER", "restorer"),
         ("ATELIER_GATEWAY_RESTORER", "::1:50052"),
+        ("ATELIER_GATEWAY_RESTORER", "restorer:0"),
+        ("ATELIER_GATEWAY_RESTORER", "restorer:65536"),
+        ("ATELIER_GATEWAY_RESTORER", "ipv4:restorer"),
+        ("ATELIER_GATEWAY_RESTORER", "ipv4:10.0.0.1:50052,10.0.0.2"),
         ("ATELIER_GATEWAY_MAX_BODY_BYTES", "-1"),
         ("ATELIER_GATEWAY_MAX_CONNECTIONS", "0"),
         ("ATELIER_GATEWAY_HEADER_SECONDS", "0"),
@@ -70,6 +74,38 @@ def test_a_bad_value_stops_the_start_and_names_the_variable(
         load(GatewaySettings)
     assert stop.value.code == 2
     assert f"{variable}={value}:" in capsys.readouterr().err
+
+
+def test_the_log_level_may_be_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_GATEWAY_LOG_LEVEL", "INFO")
+    assert load(GatewaySettings).log_level == "info"
+
+
+def test_what_is_no_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATELIER_GATEWAY_MAX_PIXEL", "5")
+    monkeypatch.setenv("ATELIER_GATEWAY_XYZZY", "x")
+    monkeypatch.setenv("ATELIER_GATEWAY_SERVICE_HOST", "10.0.0.1")  # of Kubernetes
+    monkeypatch.setenv("ATELIER_GATEWAY_PORT_7860_TCP_ADDR", "10.0.0.1")
+    load(GatewaySettings)
+    assert capsys.readouterr().err.splitlines() == [
+        "ATELIER_GATEWAY_MAX_PIXEL is not a setting and is ignored; did you mean ATELIER_GATEWAY_MAX_PIXELS?",
+        "ATELIER_GATEWAY_XYZZY is not a setting and is ignored",
+    ]
+
+
+def test_a_host_that_cannot_be_resolved_is_named_with_the_reason() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "atelier_gateway", "serve"],
+        env={**os.environ, "ATELIER_GATEWAY_HOST": "127.0.0.1:80"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1 and "ATELIER_GATEWAY_HOST=127.0.0.1:80" in run.stderr
+    assert "Unknown error" not in run.stderr and "Traceback" not in run.stderr
 
 
 def test_a_renamed_variable_stops_the_start_and_names_the_new_one(
@@ -124,6 +160,7 @@ def test_a_taken_port_stops_the_start_and_names_the_variable() -> None:
     "address",
     [
         "127.0.0.1:50051",
+        "restorer:65535",
         "generator.atelier.svc.cluster.local:50051",
         "[::1]:50051",
         "dns:///restorer:50052",

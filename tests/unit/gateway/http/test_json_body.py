@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import tempfile
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -97,3 +100,34 @@ def test_bytes_that_are_not_utf8_are_found_behind_a_long_string() -> None:
     body = b'{"a": "' + LONG.encode() + b'", "b": "\xff"}'
     with pytest.raises(MalformedBody, match=f"byte {body.index(bytes([0xFF]))}"):
         parse_json_object(body, max_bytes=LIMIT)
+
+
+REFUSED = {
+    "too large": b'{"image": ' + b" " * 500_000 + b"}",
+    "too large before a string": b"{" + b" " * 500_000 + b'"image": ""}',
+    "not UTF-8": b'{"image": "' + b"x" * 500_000 + b'", "\xff": 1}',
+    "not JSON": b'{"image": "' + b"x" * 500_000 + b'"',
+    "not an object": b'["' + b"x" * 500_000 + b'"]',
+    "a name that long": b'{"' + b"x" * 500_000 + b'": 1}',
+    "given twice": b'{"a": 1, "a": 2, "image": "' + b"x" * 500_000 + b'"}',
+    "NaN": b'{"a": NaN, "image": "' + b"x" * 500_000 + b'"}',
+    "nested": b'{"image": "' + b"x" * 500_000 + b'", "a":' + b"[" * 90_000,
+    "backslashes": b'{"a": "' + b"\\" * 500_000,
+    "quotation marks": b'{"a": "' + b'\\"' * 500_000,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_body_is_let_go_of_at_once(name: str) -> None:
+    """An error in a variable of its own frame lives until a full collection, and so does the body's file."""
+    body = in_a_file(REFUSED[name])
+    alive = weakref.ref(body)
+    gc.disable()
+    try:
+        with suppress(AtelierError):
+            parse_json_object(body, max_bytes=LIMIT)
+            pytest.fail("was accepted")
+        del body
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -1,0 +1,112 @@
+"""Which bodies in flight make room for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from atelier_gateway.http.transfer import Transfer, Transfers
+from atelier_runtime.errors import QueueFull
+
+MIB = 2**20
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def transfers(clock: Clock) -> Transfers:
+    return Transfers(max_bytes=10 * MIB, stall_seconds=20, clock=clock)
+
+
+Body = Callable[[int], Transfer]
+
+
+@pytest.fixture
+def ended() -> list[Transfer]:
+    return []
+
+
+@pytest.fixture
+def body(transfers: Transfers, ended: list[Transfer]) -> Iterator[Body]:
+    """A function that returns a body of which so much has come."""
+    with ExitStack() as moving:
+
+        def arrive(size: int) -> Transfer:
+            transfer = Transfer(transfers)
+            transfer.require(size)
+            moving.enter_context(transfer.moving(lambda: ended.append(transfer)))
+            transfer.hold(size)
+            transfer.moved(size)
+            return transfer
+
+        yield arrive
+
+
+def test_a_body_that_hardly_moves_makes_room(
+    transfers: Transfers, clock: Clock, body: Body, ended: list[Transfer]
+) -> None:
+    slow = body(9 * MIB)
+    for _ in range(10):
+        clock.now += 1
+        slow.moved(8 * 1024)
+    body(9 * MIB)
+    assert ended == [slow] and slow.was_given_up and transfers.bytes == 9 * MIB
+
+
+def test_the_slowest_goes_first_and_no_more_than_need_be(
+    clock: Clock, body: Body, ended: list[Transfer]
+) -> None:
+    slow, slower = body(4 * MIB), body(4 * MIB)
+    for _ in range(10):
+        clock.now += 1
+        slow.moved(9 * 1024)
+        slower.moved(8 * 1024)
+    body(5 * MIB)
+    assert ended == [slower]
+
+
+@pytest.mark.parametrize("moved", [65 * 1024, MIB])
+def test_a_body_that_moves_keeps_its_room(
+    clock: Clock, body: Body, ended: list[Transfer], moved: int
+) -> None:
+    steady = body(9 * MIB)
+    for _ in range(10):
+        clock.now += 1
+        steady.moved(moved)
+    with pytest.raises(QueueFull, match="9 MiB of others"):
+        body(2 * MIB)
+    assert ended == [] and not steady.was_given_up
+
+
+def test_a_body_that_stands_still_makes_room_after_a_while(
+    clock: Clock, body: Body, ended: list[Transfer]
+) -> None:
+    body(9 * MIB)
+    clock.now += 4.9
+    with pytest.raises(QueueFull):
+        body(2 * MIB)
+    clock.now += 0.2
+    body(2 * MIB)
+    assert len(ended) == 1
+
+
+def test_what_has_arrived_is_not_given_up(transfers: Transfers, clock: Clock, body: Body) -> None:
+    """The networks work on it."""
+    transfer = Transfer(transfers)
+    with transfer.moving(lambda: pytest.fail("was ended")):
+        transfer.hold(9 * MIB)
+    clock.now += 100
+    with pytest.raises(QueueFull):
+        body(2 * MIB)
