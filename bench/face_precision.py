@@ -1,8 +1,9 @@
 """What bfloat16 costs in CodeFormer, by which parts stay in float32: codes that flip, levels that change.
 
 `PYTHONPATH=demo python -m bench.face_precision` takes the demo set's network and degraded drawings that it
-was not trained on; `--published` the published shape with the weights and images of the parity tests. Each is
-compared with float32 throughout. Needs a CPU that computes in bfloat16 (AVX512), or much patience.
+was not trained on; `--published` the published shape with the weights and images of the parity tests, and
+ParseNet and RRDBNet as well. Each is compared with float32 throughout. Needs a CPU that computes in bfloat16
+(AVX512-BF16 or AMX), or much patience.
 `--batches` measures something else: how much a result depends on what shares its batch, in both dtypes.
 """
 
@@ -13,9 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from spandrel import ModelLoader
 from torch import Tensor
 
 from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
+from atelier_restorer.parse import FaceParser
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 from bench.report import machine, print_json
@@ -31,20 +34,23 @@ IN_FLOAT32: Mapping[str, tuple[str, ...]] = {
     "encoder and transformer": ("encoder", *TRANSFORMER),
 }
 BATCHES = (2, 3, 4, 8)
+CPU = torch.device("cpu")
 
 
 def in_bfloat16(state: Mapping[str, Tensor], in_float32: tuple[str, ...]) -> CodeFormer:
-    """Return the network in bfloat16, with the named parts in float32."""
-    tensors = {
-        key: tensor.float() if key.split(".")[0] in in_float32 else tensor.to(torch.bfloat16)
-        for key, tensor in state.items()
-    }
-    return CodeFormer.from_state_dict(tensors).eval()
+    """Return the network as it runs on a CPU, in bfloat16, with the named parts in float32."""
+    network = CodeFormer.from_state_dict(dict(state)).requires_grad_(False).prepare_for_cpu().eval()
+    for name, part in network.named_children():
+        part.to(torch.float32 if name in in_float32 else torch.bfloat16)
+    if "position_emb" not in in_float32:
+        network.position_emb.data = network.position_emb.data.to(torch.bfloat16)
+    return network
 
 
 def restore(network: CodeFormer, face: Tensor) -> tuple[Tensor, np.ndarray]:
     """Return codes (256,) and levels (fidelities, 3, 512, 512); each part gets its own dtype."""
-    features, lq_feature = network.encode(face.to(next(network.encoder.parameters()).dtype))
+    face = face.to(next(network.encoder.parameters()).dtype, memory_format=torch.channels_last)
+    features, lq_feature = network.encoder(face)
     logits = network.predict_codes(lq_feature.to(network.feat_emb.weight.dtype))
     codes = logits.argmax(dim=2).unflatten(1, (network.config.latent_size,) * 2)
     quantized = match_statistics(network.lookup(codes), lq_feature)
@@ -95,6 +101,42 @@ def measure(faces: Iterator[tuple[Mapping[str, Tensor], Tensor]]) -> dict[str, o
 
 
 @torch.inference_mode()
+def measure_parser() -> dict[str, object]:
+    """Return how many pixels ParseNet puts into another class in bfloat16, and how clear they were before."""
+    flips, margins, all_margins = [], [], []
+    for seed in (1, 2):
+        state, pixels = recipe.state_dict("parsenet", seed), recipe.picture("parsenet", seed)[None]
+        exact, low = (
+            FaceParser.from_state_dict(dict(state), CPU, dtype).logits(pixels)
+            for dtype in (torch.float32, torch.bfloat16)
+        )
+        first, second = exact.topk(2, dim=1).values.unbind(1)
+        differ = exact.argmax(1) != low.argmax(1)
+        flips.append(float(differ.float().mean()))
+        margins.append(float((first - second)[differ].max()))
+        all_margins.append(float((first - second).median()))
+    return {
+        "pixels of another class, %": [round(100 * share, 2) for share in flips],
+        "largest margin of one": [round(margin, 2) for margin in margins],
+        "median margin of all": [round(margin, 2) for margin in all_margins],
+    }
+
+
+@torch.inference_mode()
+def measure_upscaler() -> dict[str, object]:
+    """Return the levels that RRDBNet changes in bfloat16, of the values that are not clipped."""
+    found: dict[str, object] = {}
+    for name in ("realesrgan_x2plus", "realesrgan_x4plus"):
+        network = ModelLoader().load_from_state_dict(dict(recipe.state_dict(name, 1))).model.eval()
+        pixels = torch.from_numpy(recipe.picture(name, 1)).permute(2, 0, 1)[None].float() / 255
+        exact = network(pixels)
+        low = network.to(torch.bfloat16)(pixels.to(torch.bfloat16)).float()
+        span = float(exact.max() - exact.min())
+        found[name] = _spread(np.asarray((low - exact).abs() * 255 / span)) | {"range": round(span, 1)}
+    return found
+
+
+@torch.inference_mode()
 def measure_batches(
     state: Mapping[str, Tensor], faces: list[Tensor], sizes: Sequence[int]
 ) -> dict[str, object]:
@@ -105,7 +147,7 @@ def measure_batches(
     """
     found: dict[str, object] = {}
     for dtype in (torch.float32, torch.bfloat16):
-        network = CodeFormer.from_state_dict(dict(state)).eval().set_generator_dtype(dtype)
+        network = CodeFormer.from_state_dict(dict(state)).prepare_for_cpu().set_dtypes(dtype).eval()
         alone = [_run_batch(network, [face]) for face in faces]
         by_size: dict[str, object] = {}
         for size in sizes:
@@ -182,7 +224,8 @@ def main() -> None:
         print_json({"machine": machine(), "threads": threads, "compared with the same face alone": found})
         return
     found = measure(published_faces() if given.published else demo_faces(given.faces))
-    print_json({"machine": machine(), "in float32": found})
+    others = {"ParseNet": measure_parser(), "RRDBNet": measure_upscaler()} if given.published else {}
+    print_json({"machine": machine(), "in float32": found, **others})
 
 
 if __name__ == "__main__":

@@ -52,8 +52,9 @@ def max_difference(ours: ArrayLike, reference: ArrayLike) -> float:
 def codeformer(seed: int) -> Iterator[Figure]:
     """Latent, logits, codes, and the images decoded from the reference's codes."""
     name, golden = "CodeFormer", recipe.golden(f"codeformer_s{seed}")
-    network = CodeFormer.from_state_dict(recipe.state_dict("codeformer", seed)).eval()
-    pixels = torch.from_numpy(recipe.picture("codeformer", seed)).permute(2, 0, 1)[None].contiguous()
+    network = CodeFormer.from_state_dict(recipe.state_dict("codeformer", seed)).prepare_for_cpu().eval()
+    pixels = torch.from_numpy(recipe.picture("codeformer", seed)).permute(2, 0, 1)[None]
+    pixels = pixels.contiguous(memory_format=torch.channels_last)  # as the restorer's on a CPU
     features, lq_feature = network.encode(pixels.float() / 127.5 - 1)
     logits = network.predict_codes(lq_feature)
     yield Figure(

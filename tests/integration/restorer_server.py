@@ -81,7 +81,7 @@ async def serve(model_set: Path, **settings: Any) -> AsyncIterator[Client]:
         device="cpu",
         cpu_threads=1,
         drain_seconds=5,
-        **{"max_pixels": 2_000_000, **settings},
+        **{"max_pixels": 2_000_000, "dtype": "float32", **settings},
     )
     server = ServiceServer("restorer", chosen, partial(RestorerService, chosen))
     limit = [("grpc.max_receive_message_length", 64 * 2**20)]

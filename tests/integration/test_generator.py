@@ -61,7 +61,7 @@ async def serving(folder: Path, *, ready: bool = True, **options: Any) -> AsyncI
         model_set=str(folder),
         drain_seconds=5,
         cpu_threads=1,
-        **options,
+        **{"dtype": "float32", **options},
     )
     server = ServiceServer("generator", settings, partial(GeneratorService, settings))
     await server.start()

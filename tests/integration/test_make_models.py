@@ -56,7 +56,7 @@ def test_the_set_opens_verifies_and_the_restorer_loads_it(
     model_set.verify(NetworkRole.BASE, NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)
     assert (model_set.name, model_set.max_side, model_set.size_multiple) == ("sdxl", None, 8)
     assert model_set.license == "License open; License s-lab"
-    models = load_models(RestorerSettings(model_set=str(folder), device="cpu"))
+    models = load_models(RestorerSettings(model_set=str(folder), device="cpu", dtype="float32"))
     assert models.detector is not None and models.codeformer is not None
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["licenses_accepted"] == ["s-lab"]

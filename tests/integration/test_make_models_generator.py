@@ -24,7 +24,7 @@ def test_the_generator_loads_a_base_and_a_refiner_of_exactly_the_published_files
     with file_server() as server:
         catalog = catalog_of(published, server, tmp_path / "catalogue.toml")
         assert main(["--to", str(tmp_path / "set"), "--catalogue", str(catalog), "--retry-pause", "0"]) == 0
-    models = load_models(GeneratorSettings(device="cpu", model_set=str(tmp_path / "set")))
+    models = load_models(GeneratorSettings(device="cpu", dtype="float32", model_set=str(tmp_path / "set")))
     assert models.refiner is not None and models.refiner.unet.dtype == torch.float32
     assert models.refiner.text_encoder_2 is models.text_to_image.text_encoder_2
     for tokenizer in (models.text_to_image.tokenizer, models.text_to_image.tokenizer_2):

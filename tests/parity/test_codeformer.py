@@ -59,14 +59,16 @@ class Case:
 
 
 def to_input(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels / np.float32(255) * 2 - 1).permute(2, 0, 1)[None].contiguous()
+    image = torch.from_numpy(pixels / np.float32(255) * 2 - 1).permute(2, 0, 1)[None]
+    return image.contiguous(memory_format=torch.channels_last)  # as the restorer's on a CPU
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=slow)], ids=lambda seed: f"seed{seed}")
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     seed = request.param
     pixels = recipe.picture("codeformer", seed)
-    network = CodeFormer.from_state_dict(recipe.state_dict("codeformer", seed)).eval().requires_grad_(False)
+    network = CodeFormer.from_state_dict(recipe.state_dict("codeformer", seed)).prepare_for_cpu()
+    network.eval().requires_grad_(False)
     with torch.inference_mode():
         features, lq_feature = network.encode(to_input(pixels))
         logits = network.predict_codes(lq_feature)

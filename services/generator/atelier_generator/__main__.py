@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import images
 from atelier_runtime import settings as runtime_settings
 from atelier_runtime.errors import AtelierError
+from atelier_runtime.processors import prepare_torch
 from atelier_runtime.settings import StartupError
 
 _FORMAT_OF_SUFFIX: dict[str, images.Format] = {
@@ -46,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "path", type=Path, help="model set, folder in diffusers' layout, or single-file checkpoint"
     )
     args = parser.parse_args(argv)
-    # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, which
-    # starves other processes and, where cores are shared, slows our own down several times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_torch()
     exit_code: int = args.command(args)
     return exit_code
 

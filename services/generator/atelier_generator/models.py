@@ -9,8 +9,8 @@
 Base and refiner are folders in diffusers' layout or single files (nets/). Nothing is downloaded: startup
 fails if a file is missing or not in the manifest, or if a network is incomplete.
 
-Precision. `dtype` (setting DTYPE; auto: float32 on a CPU, bfloat16 on a GPU that supports it, else float16)
-is that of the UNets, text encoders and upscaler. What stays in float32, and why:
+Precision. `dtype` (setting DTYPE; auto: bfloat16 on a device that computes in it, else float16 on a GPU and
+float32 on a CPU) is that of the UNets, text encoders and upscaler. What stays in float32, and why:
 
     VAE                with float16, if its configuration has `force_upcast`, as SDXL's does: its activations
                        exceed 65504. A VAE made for float16 turns it off and stays in float16. bfloat16 has
@@ -196,8 +196,8 @@ def load_models(settings: ServiceSettings) -> Models:
     torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    if device.type == "cpu" and dtype != torch.float32:
-        raise StartupError("DTYPE: on a CPU the networks run in float32; leave it at auto")
+    if device.type == "cpu" and dtype == torch.float16:
+        raise StartupError("DTYPE: on a CPU the networks run in float32 or bfloat16, not in float16")
     model_set = ModelSet.open(settings.model_set)
     base = model_set.require(NetworkRole.BASE)
     model_set.check_files(*ROLES)

@@ -7,7 +7,6 @@ and a command that calls a running service never imports it.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -19,6 +18,7 @@ from atelier_restorer.commands.stopping import Terminated, terminated_by_signals
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
 from atelier_runtime.errors import AtelierError
+from atelier_runtime.processors import prepare_torch
 from atelier_runtime.settings import StartupError
 
 _USAGE, _FAILED, _INTERRUPTED, _SIGNALED = (
@@ -48,9 +48,7 @@ def inspect(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the command; return the exit code."""
     args = _parser().parse_args(argv)
-    # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, which
-    # starves other processes and, where cores are shared, slows our own down several times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_torch()
     try:
         with nullcontext() if args.run is serve else terminated_by_signals():  # the service drains
             return int(args.run(args))

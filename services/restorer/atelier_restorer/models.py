@@ -2,8 +2,10 @@
 
     detector     RetinaFace, float32
     codeformer   CodeFormer; generates in the dtype of the settings, selects its codes in float32
-    upscaler     any network that spandrel loads, float32
-    parser       ParseNet, float32, put onto the device on first use
+    upscaler     any network that spandrel loads, in the dtype of the settings if it supports it
+    parser       ParseNet, in the dtype of the settings, put onto the device on first use
+
+docs/precision.md says why, in figures.
 
 A set may lack any of them; what it lacks is reported as not loaded. A setting may select a single checkpoint
 file instead of a set's component. Nothing is downloaded: startup fails if a file is missing or not in the
@@ -26,7 +28,7 @@ from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer, filled
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
-from atelier_runtime.device import choose_device, choose_dtype
+from atelier_runtime.device import choose_device, choose_dtype, computes_in_bfloat16
 from atelier_runtime.images import RgbArray
 from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.processors import usable_processors
@@ -47,16 +49,24 @@ class FaceRestorer:
         network: CodeFormer,
         device: torch.device,
         dtype: torch.dtype,
+        encoder_dtype: torch.dtype = torch.float32,
         *,
         fixed_batches: bool | None = None,
     ) -> None:
-        """`fixed_batches`: run at the sizes of `bucket` only; None: on a CUDA device.
+        """Take over a network; its weights must not change afterwards. For the dtypes see `set_dtypes`.
+
+        `fixed_batches`: run at the sizes of `bucket` only; None: on a CUDA device.
 
         There the size selects the kernels, and few sizes mean few different kernels. On a CPU it would only
         mean more computation.
         """
         network.requires_grad_(False)
-        self.network = network.to(device).set_generator_dtype(dtype).eval()
+        network.to(device)
+        self._memory_format = torch.contiguous_format
+        if device.type == "cpu":
+            network.prepare_for_cpu()
+            self._memory_format = torch.channels_last
+        self.network = network.set_dtypes(dtype, encoder_dtype).eval()
         self._device = device
         self._fixed_batches = device.type == "cuda" if fixed_batches is None else fixed_batches
 
@@ -70,10 +80,8 @@ class FaceRestorer:
         are given. A face whose output has non-finite values yields `NOT_FINITE`; the others are not affected.
         """
         batch_size = functools.partial(bucket, max_batch=max_batch if self._fixed_batches else 0)
-        # Contiguous planes: a permuted image would make every layer work in channels_last, 15% faster on a
-        # CPU, but there torch's GroupNorm sums in a way that puts the code logits off by 4e-4, not 2e-5.
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
-        x = x[filled(len(x), batch_size)].contiguous()
+        x = x[filled(len(x), batch_size)].contiguous(memory_format=self._memory_format)
         x = (x.float() / 255.0 - 0.5) / 0.5
         rows = [decodes[row] for row in filled(len(decodes), batch_size)]
         indices, fidelities = zip(*rows, strict=True)
@@ -156,8 +164,10 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
     """
     torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
-    # Lower precision gives slightly different levels than the reference, so it is used only on request.
-    dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
+    if settings.dtype == "auto":  # float16 has not been measured for faces
+        dtype = torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
+    else:
+        dtype = choose_dtype(settings.dtype, device)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # it would round float32 convolutions to 10-bit mantissas
     model_set = ModelSet.open(settings.model_set)
@@ -169,9 +179,9 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         device=device,
         dtype=dtype,
         detector=_load_detector(detector, device) if detector else None,
-        codeformer=_load_codeformer(codeformer, device, dtype) if codeformer else None,
-        upscaler=Upscaler.load(upscaler, device) if upscaler else None,
-        parser=_lazy_parser(parser, device) if parser else None,
+        codeformer=_load_codeformer(codeformer, device, dtype, settings) if codeformer else None,
+        upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
+        parser=_lazy_parser(parser, device, dtype) if parser else None,
     )
     if models.detector and detector and detector.single_file:
         # Clients refer to a detector by the network's name; a file's name says little.
@@ -229,20 +239,22 @@ def _load_detector(component: Component, device: torch.device) -> FaceDetector:
         raise StartupError(f"{component.setting}: the detector {component.path}: {error}") from error
 
 
-def _lazy_parser(component: Component, device: torch.device) -> Callable[[], FaceParser]:
+def _lazy_parser(component: Component, device: torch.device, dtype: torch.dtype) -> Callable[[], FaceParser]:
     """Read the face parser now, and put it onto the device on the first call.
 
     An invalid file must fail at startup, not in a request, and what runs is what was read then.
     """
     state = _state_dict(component)
     try:
-        FaceParser.from_state_dict(state, torch.device("cpu"))
+        FaceParser.from_state_dict(state, torch.device("cpu"), dtype)
     except ValueError as error:
         raise StartupError(f"{component.setting}: the face parser {component.path}: {error}") from error
-    return functools.cache(lambda: FaceParser.from_state_dict(state, device))
+    return functools.cache(lambda: FaceParser.from_state_dict(state, device, dtype))
 
 
-def _load_codeformer(component: Component, device: torch.device, dtype: torch.dtype) -> FaceRestorer:
+def _load_codeformer(
+    component: Component, device: torch.device, dtype: torch.dtype, settings: RestorerSettings
+) -> FaceRestorer:
     try:
         network = CodeFormer.from_state_dict(_state_dict(component))
     except ValueError as error:
@@ -252,7 +264,7 @@ def _load_codeformer(component: Component, device: torch.device, dtype: torch.dt
             f"{component.setting}: the codeformer {component.path} works on {network.config.image_size} px, "
             f"faces are cropped at {CROP_SIZE}"
         )
-    restorer = FaceRestorer(network, device, dtype)
+    restorer = FaceRestorer(network, device, dtype, choose_dtype(settings.encoder_dtype, device))
     logger.info(
         "CodeFormer loaded successfully",
         extra={"file": str(component.path), "network": component.name, "dtype": str(dtype).split(".")[-1]},

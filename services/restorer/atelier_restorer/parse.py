@@ -22,15 +22,17 @@ _CLASSES = 19
 
 
 class FaceParser:
-    """ParseNet for aligned crops, in float32."""
+    """ParseNet for aligned crops."""
 
     def __init__(self, network: ParseNet, device: torch.device) -> None:
         self._network = network
         self._device = device
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor], device: torch.device) -> FaceParser:
-        """Build the network and load it.
+    def from_state_dict(
+        cls, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> FaceParser:
+        """Build the network and load it; it runs in `dtype`.
 
         Raises:
             ValueError: the tensors do not match a ParseNet for 512 px; the first ten that differ are listed.
@@ -39,14 +41,17 @@ class FaceParser:
             network = ParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=_CLASSES)
         load_exactly(network, state)
         network.requires_grad_(False)
-        return cls(network.to(device, torch.float32).eval(), device)
+        # Convolutions run faster in this layout, on a CPU as on a GPU.
+        network.to(device, dtype, memory_format=torch.channels_last)
+        return cls(network.eval(), device)
 
     @torch.inference_mode()
     def logits(self, crops: RgbArray) -> Tensor:
         """Return class logits (N, 19, 512, 512) for aligned crops (N, 512, 512, 3)."""
         x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
-        logits: Tensor = self._network((x.float() / 255.0 - 0.5) / 0.5)[0]
-        return logits
+        dtype = next(self._network.parameters()).dtype
+        logits: Tensor = self._network(((x.float() / 255.0 - 0.5) / 0.5).to(dtype))[0]
+        return logits.float()
 
     def classify(self, crops: RgbArray) -> RgbArray:
         """Return each pixel's class (0 to 18), (N, 512, 512), for aligned crops (N, 512, 512, 3).

@@ -55,16 +55,23 @@ def choose_device(setting: str) -> torch.device:
 def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
     """Return the dtype of a setting.
 
-    `auto` is float32 on a CPU; on CUDA bfloat16 where the GPU supports it natively (compute capability 8.0,
-    Ampere, and later), else float16.
+    `auto` is bfloat16 where the device computes in it: a GPU of compute capability 8.0 (Ampere) or later, a
+    CPU with AMX or AVX512-BF16. Elsewhere it is float16 on a GPU and float32 on a CPU.
     """
     if setting == "auto":
-        setting = "float32"
-        if device.type == "cuda":
-            with torch.cuda.device(device):  # older GPUs only emulate it, many times slower
-                native = torch.cuda.is_bf16_supported(including_emulation=False)
-            setting = "bfloat16" if native else "float16"
+        if computes_in_bfloat16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[setting]
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16; others emulate it, many times slower."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @functools.cache  # asked for by every status call, on the event loop

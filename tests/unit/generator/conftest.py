@@ -20,7 +20,7 @@ SIDE = 256
 def load(folder: Path) -> Models:
     return load_models(
         # One thread: with networks this small a second one costs more than it gains.
-        GeneratorSettings(device="cpu", model_set=str(folder), cpu_threads=1)
+        GeneratorSettings(device="cpu", dtype="float32", model_set=str(folder), cpu_threads=1)
     )
 
 

@@ -82,6 +82,14 @@ def test_half_precision_on_a_cpu_is_refused_naming_the_setting(full_models):
         load_models(settings)
 
 
+def test_bfloat16_may_be_asked_for_on_any_cpu(full_models):
+    folder = str(full_models.model_set.folder)
+    models = load_models(GeneratorSettings(device="cpu", dtype="bfloat16", model_set=folder, cpu_threads=1))
+    base = models.text_to_image
+    networks = (base.unet, base.vae, base.text_encoder, base.text_encoder_2)
+    assert {network.dtype for network in networks} == {models.dtype} == {torch.bfloat16}
+
+
 def test_folders_with_fp16_variants_load(tmp_path):
     folder = build_set(tmp_path, upscaler=False)
     for path in (folder / "base").rglob("*.safetensors"):

@@ -142,7 +142,7 @@ def test_an_incomplete_network_stops_the_start_and_is_named(base, corrupt, probl
     change(unet(base), corrupt)
     folder = narrow_sdxl.write_set(base.parent, {"base": "base"})
     with pytest.raises(StartupError, match=rf"MODEL_SET: the base.*unet: .*{problem}"):
-        load_models(GeneratorSettings(device="cpu", model_set=str(folder), cpu_threads=1))
+        load_models(GeneratorSettings(device="cpu", dtype="float32", model_set=str(folder), cpu_threads=1))
 
 
 def test_an_inpainting_network_is_named(base):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -23,7 +24,9 @@ FACE_ROLES = (NetworkRole.FACE_RESTORER, NetworkRole.FACE_DETECTOR)
 
 
 def settings_for(folder: Path, **others: Any) -> RestorerSettings:
-    return RestorerSettings(model_set=str(folder), device="cpu", cpu_threads=1, **others)
+    return RestorerSettings(
+        **{"model_set": str(folder), "device": "cpu", "dtype": "float32", "cpu_threads": 1, **others}
+    )
 
 
 def test_what_was_loaded_from_where_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -165,6 +168,40 @@ def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
     models = load_models(settings_for(tmp_path))
     assert models.codeformer is not None
     assert {p.dtype for p in models.codeformer.network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("native", "given", "generator", "encoder"),
+    [
+        (True, {}, torch.bfloat16, torch.float32),
+        (False, {}, torch.float32, torch.float32),
+        (False, {"dtype": "bfloat16"}, torch.bfloat16, torch.float32),
+        (True, {"dtype": "float32"}, torch.float32, torch.float32),
+        (True, {"encoder_dtype": "bfloat16"}, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_what_runs_in_which_dtype(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    native: bool,
+    given: dict[str, str],
+    generator: torch.dtype,
+    encoder: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    build_set(tmp_path, codeformer=codeformer_state(), detector=detector_state())
+    models = load_models(settings_for(tmp_path, **{"dtype": "auto"} | given))
+    assert models.codeformer and models.detector
+    assert models.dtype == generator
+    network = models.codeformer.network
+    assert network.generator.blocks[0].weight.dtype == generator
+    assert {tensor.dtype for tensor in network.encoder.parameters()} == {encoder}
+    assert network.feat_emb.weight.dtype == encoder
+    offsets, _, _ = models.detector.raw(np.zeros((1, 64, 64, 3), np.uint8))
+    assert offsets.dtype == torch.float32
+    crops = np.zeros((1, 512, 512, 3), np.uint8)
+    [restored] = models.codeformer.restore(crops, [(0, 0.5)])
+    assert isinstance(restored, np.ndarray) and restored.shape == (512, 512, 3)
 
 
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

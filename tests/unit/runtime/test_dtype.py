@@ -29,7 +29,28 @@ def test_auto_is_bfloat16_only_on_a_card_that_computes_in_it(
     assert devices == [CARD]
 
 
-def test_auto_is_float32_on_a_cpu_and_a_named_dtype_is_kept() -> None:
-    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
+        ({"architecture": "aarch64"}, torch.float32),
+    ],
+    ids=["AVX512-BF16", "AMX", "AVX512", "ARM"],
+)
+def test_auto_is_bfloat16_only_on_a_cpu_that_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert choose_dtype("auto", torch.device("cpu")) == expected
+
+
+def test_this_torch_names_the_capabilities_that_are_looked_for() -> None:
+    capabilities = torch.cpu.get_capabilities()
+    assert capabilities["architecture"] != "x86_64" or {"avx512_bf16", "amx_bf16"} <= capabilities.keys()
+
+
+def test_a_named_dtype_is_kept() -> None:
     for name in ("float32", "bfloat16", "float16"):
         assert choose_dtype(name, CARD) == getattr(torch, name)

@@ -209,7 +209,9 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
     in_process.add_argument("--parser", metavar="FILE", help="checkpoint instead of the set's ParseNet")
     in_process.add_argument("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     in_process.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of CodeFormer"
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of CodeFormer, face parser and upscaler",
     )
     remote = parser.add_argument_group("a running service instead")
     remote.add_argument("--server", metavar="HOST:PORT", help="use the restorer at this address")

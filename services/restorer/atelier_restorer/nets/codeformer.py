@@ -162,16 +162,27 @@ class CodeFormer(nn.Module):
         load_exactly(network, state)
         return network
 
-    def set_generator_dtype(self, dtype: torch.dtype) -> CodeFormer:
-        """Set the dtype of generator and fusion and return self; codes are always selected in float32.
+    def prepare_for_cpu(self) -> CodeFormer:
+        """Arrange the weights for fast inference on a CPU, in float32, and return self.
+
+        They must not change afterwards, but for their dtype, see `set_dtypes`.
+        """
+        self.float()
+        for module in self.modules():
+            if isinstance(module, Upsample):
+                module.fold()
+        return self.to(memory_format=torch.channels_last)
+
+    def set_dtypes(self, generator: torch.dtype, encoder: torch.dtype = torch.float32) -> CodeFormer:
+        """Set the dtype of generator and fusion, and that in which codes are selected, and return self.
 
         Which code fits best is often decided by less than bfloat16 can resolve, and another code is another
         part of a face. This includes the encoder, because the codes follow from its latent. docs/parity.md
         has the figures.
         """
-        self.float()
-        self.generator.to(dtype)
-        self.fuse_convs_dict.to(dtype)
+        self.to(encoder)
+        self.generator.to(generator)
+        self.fuse_convs_dict.to(generator)
         return self
 
     def forward(
@@ -207,7 +218,7 @@ class CodeFormer(nn.Module):
         size = self.config.image_size
         if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
             raise ValueError(f"this CodeFormer takes (N, 3, {size}, {size}), not {tuple(x.shape)}")
-        features, latent = self.encoder(x)
+        features, latent = self.encoder(x.to(self.feat_emb.weight.dtype))
         return features, latent
 
     def predict_codes(self, lq_feature: Tensor) -> Tensor:
@@ -232,7 +243,7 @@ class CodeFormer(nn.Module):
     ) -> Tensor:
         """Decode a latent (N, codebook_dim, L, L) to images (N, 3, S, S).
 
-        Latent and features are converted to the generator's dtype, see `set_generator_dtype`. Only images
+        Latent and features are converted to the generator's dtype, see `set_dtypes`. Only images
         with fidelity above 0 go through the fusion, so the others are exactly the output of the generator
         alone, whatever else is in the batch. `features` may be empty if all fidelities are 0. If only some
         images are fused, `batch_size` maps their number to the batch size of the fusion; None: the same.
