@@ -13,12 +13,12 @@ from torch import Tensor
 
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.detect import FaceDetector
-from atelier_restorer.models import FaceRestorer, batch_for
+from atelier_restorer.models import FaceRestorer, batch_for, restorer_dtype
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
-from atelier_runtime.device import choose_device, choose_dtype
+from atelier_runtime.device import choose_device
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet, load_state_dict
 
@@ -61,7 +61,7 @@ def load_networks(choice: str, device_name: str | None = None) -> FaceNetworks:
     """
     configured = settings.load(RestorerSettings)
     device = choose_device(device_name or configured.device)
-    dtype = torch.float32 if configured.dtype == "auto" else choose_dtype(configured.dtype, device)
+    dtype = restorer_dtype(configured.dtype, device)
     torch.backends.cudnn.allow_tf32 = False  # as the restorer does when it loads
     states = _random_states() if choice == "published" else _states_of_set(configured.model_set)
     weights = (
@@ -86,7 +86,7 @@ def load_networks(choice: str, device_name: str | None = None) -> FaceNetworks:
         weights=weights,
         detector=detector,
         restorer=FaceRestorer(CodeFormer.from_state_dict(states["codeformer"]), device, dtype),
-        parser=FaceParser.from_state_dict(states["parser"], device),
+        parser=FaceParser.from_state_dict(states["parser"], device, dtype),
         **plain,
     )
 

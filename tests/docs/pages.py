@@ -41,7 +41,7 @@ EXCUSED: Mapping[str, str] = {
     "docker build": "needs docker; tests/k8s/test_images.py",
     "kubectl apply": "needs a cluster; test_kubernetes.py renders it",
     "inspect codeformer.pth": "needs published files; tests/integration/test_restorer_command_published.py",
-    "export ATELIER_RESTORER_DTYPE": "needs a GPU",
+    "--networks published --device cuda": "needs a GPU",
     "http.server 3000": "runs until it is stopped; test_examples.py opens the page",
 }
 """Parts of shell blocks that no test runs as they stand, and why."""

@@ -157,6 +157,16 @@ ROLES = (
 """The networks that the restorer runs."""
 
 
+def restorer_dtype(setting: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of a setting; `auto` is float32 where the device does not compute in bfloat16.
+
+    float16, which the generator takes then, has not been measured for faces.
+    """
+    if setting == "auto" and not computes_in_bfloat16(device):
+        return torch.float32
+    return choose_dtype(setting, device)
+
+
 def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROLES) -> Models:
     """Load and check the restorer's part of the model set, and the single files, in the settings.
 
@@ -164,10 +174,7 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
     """
     torch.set_num_threads(settings.cpu_threads or usable_processors())
     device = choose_device(settings.device)
-    if settings.dtype == "auto":  # float16 has not been measured for faces
-        dtype = torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
-    else:
-        dtype = choose_dtype(settings.dtype, device)
+    dtype = restorer_dtype(settings.dtype, device)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # it would round float32 convolutions to 10-bit mantissas
     model_set = ModelSet.open(settings.model_set)

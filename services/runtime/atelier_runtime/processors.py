@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: in a container, often fewer than the machine has.
+"""How many CPUs this process may use, in a container often fewer than the machine has, and how it uses them.
 
 `os.cpu_count` counts the machine's CPUs. A limit of 2 CPUs on a node with 64 is a cgroup quota; 64 threads
 under it spend their time waiting for each other.
@@ -6,22 +6,38 @@ under it spend their time waiting for each other.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from pathlib import Path, PurePosixPath
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
+_LARGEST_KEPT_BYTES = 2**30
+_KEPT_BYTES = 512 * 2**20
+
 
 def prepare_torch() -> None:
-    """Set what torch and its libraries read from the environment when they are imported, unless it is set.
+    """Set up this process for networks on a CPU; before torch is imported, which reads the environment.
 
     OpenMP's threads spin by default while they wait for each other, which starves other processes and, where
     cores are shared, slows our own down several times.
-
-    Feature maps take tens of megabytes each. The kernel clears them page by page whenever they are allocated,
-    which can take a quarter of a network's time; in huge pages it takes a fraction of that.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let the allocator keep up to 512 MiB that have been freed.
+
+    Feature maps take tens of megabytes each. glibc asks the kernel for every one anew, which clears it page
+    by page: up to a quarter of a network's time. There is one arena, since only the main one can hold blocks
+    of that size: call this before there are threads. Other C libraries, and versions of glibc that refuse the
+    size, stay as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES):
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def usable_processors(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

@@ -83,8 +83,8 @@ def add_routes(router: APIRouter, health: Health) -> None:
     not_ready: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not ready."}}
 
     def get(path: str, name: str, endpoint: Callable[[], Awaitable[Response]], **documented: Any) -> None:
-        # HEAD is what monitors of uptime send; the server leaves out the body. The first route takes both; the
-        # second is for the OpenAPI document, in which HEAD would be an operation.
+        # HEAD is what monitors of uptime send; the server leaves out the body. The first route serves both;
+        # the second stands in the OpenAPI document.
         both = router.api_route(
             path, methods=["GET", "HEAD"], name=name, include_in_schema=False, response_model=None
         )
