@@ -31,7 +31,7 @@ TRANSFORMER = ("position_emb", "feat_emb", "ft_layers", "idx_pred_layer")
 IN_FLOAT32: Mapping[str, tuple[str, ...]] = {
     "nothing": (),
     "transformer": TRANSFORMER,
-    "encoder and transformer": ("encoder", *TRANSFORMER),
+    "encoder and transformer": ("encoder", "quantize", *TRANSFORMER),
 }
 BATCHES = (2, 3, 4, 8)
 CPU = torch.device("cpu")

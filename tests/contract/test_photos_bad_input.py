@@ -33,6 +33,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], set[str]]] = [
     ("/restore", {"image": IMAGE.rstrip("=") + "==="}, {"image"}),
     ("/restore", {"image": IMAGE + "?"}, {"image"}),
     ("/restore", {"image": "data:image/png," + IMAGE}, {"image"}),
+    ("/restore", {"image": IMAGE[:40] + " " + IMAGE[41:]}, {"image"}),  # a form makes a blank of each +
     ("/restore", {"image": "data:image/png;base64" + IMAGE.replace(",", "")}, {"image"}),
     ("/restore", {"image": "https://example.org/a.png"}, {"image"}),
     ("/restore", {"fidelity": 1.01}, {"fidelity"}),

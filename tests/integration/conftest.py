@@ -64,6 +64,7 @@ def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     """Run `atelier-restorer` in this process, with networks of its own."""
     monkeypatch.setenv("ATELIER_RESTORER_CPU_THREADS", "1")
     monkeypatch.setenv("ATELIER_RESTORER_DEVICE", "cpu")
+    monkeypatch.setenv("ATELIER_RESTORER_DTYPE", "float32")  # as the server of these tests
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 

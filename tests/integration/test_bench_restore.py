@@ -60,6 +60,7 @@ def test_the_networks_run_in_both_flows(
         codeformer=tiny_restorer.codeformer_state(),
     )
     monkeypatch.setenv("ATELIER_RESTORER_MODEL_SET", str(folder))
+    monkeypatch.setenv("ATELIER_RESTORER_DTYPE", "float32")  # as the reference
     sizes = ("--faces", "3", "--megapixels", "0.3", "--scale", "1", "--parse", "off")
     result = run(capsys, *sizes, "--networks", "set", "--device", "cpu")
     (case,) = result["cases"]

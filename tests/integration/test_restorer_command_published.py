@@ -130,7 +130,7 @@ def test_the_complete_reference_flow_from_single_files(
     Image.fromarray(pixels).save(tmp_path / "in.png")
     ran = command(
         *("restore", tmp_path / "in.png", tmp_path / "out.png", "--mask", "parse", "--upscale", "2"),
-        *("--max-faces", "1", "--save-mask", tmp_path / "mask.png", *flags),
+        *("--max-faces", "1", "--save-mask", tmp_path / "mask.png", "--dtype", "float32", *flags),
     )
     assert ran.returncode == 0, ran.stderr
     upscaler = Upscaler.load(Component(NetworkRole.UPSCALER, "x2", tmp_path / "upscaler.pth"), CPU)

@@ -112,7 +112,7 @@ async def test_two_signals_end_a_run_with_its_own_networks_without_a_traceback(
     album: Path, tmp_path: Path, moment: str
 ) -> None:
     """A service manager often sends two, and a thread may be in the middle of a network."""
-    arguments = (*RESTORE, album, tmp_path / "out", "--verbose")
+    arguments = (*RESTORE, album, tmp_path / "out", "--verbose", "--device", "cpu")
     streams = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
     async with command(None, *arguments, **streams) as process, asyncio.timeout(LIMIT_S):
         assert process.stdout is not None and process.stderr is not None
@@ -127,9 +127,8 @@ async def test_two_signals_end_a_run_with_its_own_networks_without_a_traceback(
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGHUP)
         _, err = await process.communicate()
-    ended_by = re.search(
-        "interrupted by (SIGTERM|SIGHUP)\n", err.decode()
-    )  # where both were there, by either
+    # Where both were there at once, by either.
+    ended_by = re.search("interrupted by (SIGTERM|SIGHUP)\n", err.decode())
     assert ended_by and process.returncode == 128 + signal.Signals[ended_by[1]], err.decode()
     assert "Traceback" not in err.decode() and "terminate" not in err.decode()
 

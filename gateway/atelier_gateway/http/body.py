@@ -11,6 +11,7 @@ import logging
 import mmap
 import tempfile
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -127,7 +128,7 @@ async def _fill(
     next_goal = enough
     received = 0
     async with asyncio.timeout(transfer.stall_seconds) as limit, aclosing(request.stream()) as chunks:
-        with transfer.moving(lambda: limit.reschedule(loop.time())):
+        with transfer.moving(partial(_end_now, limit)):
             async for chunk in chunks:
                 received += len(chunk)
                 if received > max_bytes:
@@ -142,7 +143,14 @@ async def _fill(
                 if received >= next_goal and not transfer.was_given_up:
                     next_goal = received + enough
                     limit.reschedule(loop.time() + transfer.stall_seconds)
+    if transfer.was_given_up:  # its last bytes came in the same moment
+        raise TimeoutError
     return received
+
+
+def _end_now(limit: asyncio.Timeout) -> None:
+    if not limit.expired():
+        limit.reschedule(asyncio.get_running_loop().time())
 
 
 def _map(file: tempfile.SpooledTemporaryFile[bytes]) -> mmap.mmap:

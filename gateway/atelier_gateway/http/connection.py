@@ -17,7 +17,6 @@ import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 import httptools
@@ -25,7 +24,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from atelier_gateway.http.transfer import CLOSE_UNREAD, MIN_BYTES_PER_SECOND
+from atelier_gateway.http.transfer import CONNECTION, MIN_BYTES_PER_SECOND
 from atelier_runtime import metrics
 
 Cause = Literal["refused", "evicted", "header_timeout", "header_size", "malformed", "body", "unread"]
@@ -117,7 +116,8 @@ class HttpConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """As uvicorn calls it."""
-        state = app_state | {CLOSE_UNREAD: partial(_abort_unread, weakref.ref(self))}
+        # Weak, or each scope would keep its connection, and so itself, until a full collection.
+        state = app_state | {CONNECTION: weakref.ref(self)}
         super().__init__(config, server_state, state, _loop)
         self._connections = config.connections
         self._limits = config.connections.limits
@@ -155,6 +155,10 @@ class HttpConnection(HttpToolsProtocol):
         metrics.CONNECTIONS_CLOSED.labels(cause).inc()
         self._connections.discard(self)
         self.transport.abort()
+
+    def close_unread(self) -> None:
+        """Close, because the client does not read its response."""
+        self.abort("unread")
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, even one whose client has not read the last response."""
@@ -306,7 +310,7 @@ class HttpConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Watch whether the client reads."""
         super().pause_writing()
-        self._watch_writing(self._unread_bytes())
+        self._watch_writing(self.unread_bytes())
 
     def resume_writing(self) -> None:
         """The client has read everything."""
@@ -315,7 +319,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _watch_writing(self, unsent: int) -> None:
         def check() -> None:
-            left = self._unread_bytes()
+            left = self.unread_bytes()
             if unsent - left < MIN_BYTES_PER_SECOND * self._limits.stall_seconds:
                 self.abort("unread")
             else:
@@ -323,7 +327,7 @@ class HttpConnection(HttpToolsProtocol):
 
         self._write_timer = self.loop.call_later(self._limits.stall_seconds, check)
 
-    def _unread_bytes(self) -> int:
+    def unread_bytes(self) -> int:
         """Return the bytes that the client has not received, those in the kernel's buffer among them.
 
         The kernel asks for more only when megabytes of its buffer are free, for which a slow client needs
@@ -360,11 +364,3 @@ class HttpConnection(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-
-def _abort_unread(reference: weakref.ref[HttpConnection]) -> None:
-    connection = (
-        reference()
-    )  # a strong one in each scope would keep finished requests until a full collection
-    if connection is not None:
-        connection.abort("unread")

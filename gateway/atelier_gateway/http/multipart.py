@@ -15,7 +15,7 @@ _MAX_PARTS = 1000
 _MAX_HEADER_BYTES = 8192
 _MAX_PADDING = 1000
 _FOLD = re.compile(rb"\r\n[ \t]+")  # a header that goes on in the next line (RFC 5322, 2.2.3)
-_QUOTED = re.compile(rb'"(\\.|[^"\\])*"')
+_QUOTED = re.compile(rb'"(?:\\.|[^"\\])*+(?:"|\Z)', re.DOTALL)  # possessive: in linear time
 _EXTENDED_FILENAME = re.compile(rb";\s*filename\*", re.IGNORECASE)  # RFC 8187, which the library leaves out
 _UNENCODED = (b"binary", b"8bit", b"7bit")
 _TRUNCATED = "The form is truncated: its last boundary is missing."
@@ -35,7 +35,8 @@ def parse_form(raw: Buffer, content_type: str) -> list[Part]:
     """Return the parts in order.
 
     Raises:
-        MalformedBody: no boundary, invalid or truncated, a part without a name, or more than 1,000 parts.
+        MalformedBody: no boundary, invalid or truncated, a part without a name or in a transfer encoding, or
+            more than 1,000 parts.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
@@ -85,7 +86,7 @@ def _headers(raw: Buffer, start: int, end: int) -> tuple[dict[bytes, bytes], int
             raise MalformedBody(_MALFORMED)
         headers[name.strip().lower()] = value.strip()
     if headers.get(b"content-transfer-encoding", b"binary").lower() not in _UNENCODED:
-        raise MalformedBody("The form cannot be read: Content-Transfer-Encoding is not supported.")
+        raise MalformedBody("The form cannot be read: its parts must be binary, not in a transfer encoding.")
     return headers, stop + 4
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,16 +15,26 @@ from atelier_runtime.errors import QueueFull
 MIN_BYTES_PER_SECOND = 4096
 """Slower than any network that could carry an image before the deadline."""
 
-CLOSE_UNREAD = "close_unread"
-"""Key in a scope's state: a function that closes the connection, whose client does not read the response."""
+CONNECTION = "connection"
+"""Key in a scope's state: a weak reference to the `Connection` of a request."""
 
 _MIB = 2**20
 _SMALL_BYTES = 64 * 1024
 _SLICE_BYTES = 256 * 1024
 _STATE_KEY = "transfer"
 
-_BUSY_BYTES_PER_SECOND = 64 * 1024
+_MIN_BYTES_PER_SECOND_WHEN_FULL = 64 * 1024
 """While others find no room, a body that moves more slowly gives up its own."""
+
+
+class Connection(Protocol):
+    """What is asked of the connection that a response leaves by."""
+
+    def close_unread(self) -> None:
+        """Close it, because the client does not read the response."""
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes have left that the client has not received."""
 
 
 class Transfers:
@@ -54,10 +65,18 @@ class Transfers:
         metrics.BYTES_IN_FLIGHT.set(self._bytes)
 
     def make_room(self, count: int, asking: Transfer) -> None:
-        """Give up slow bodies, the slowest first, until so many more bytes fit or no slow one is left."""
-        slow = [other for other in self.moving if other is not asking and other.pace < _BUSY_BYTES_PER_SECOND]
-        for other in sorted(slow, key=lambda other: other.pace):
-            if self._bytes + count <= self.max_bytes:
+        """End slow bodies, the slowest first, until so many more bytes fit; none if that would not do."""
+        paces = {other: other.take_pace() for other in self.moving if other is not asking}
+        slow = [
+            other
+            for other, pace in sorted(paces.items(), key=lambda item: item[1])
+            if pace < _MIN_BYTES_PER_SECOND_WHEN_FULL and other.bytes > _SMALL_BYTES
+        ]
+        remaining = self._bytes - sum(other.bytes for other in slow)
+        if remaining != asking.bytes and remaining + count > self.max_bytes:
+            return
+        for other in slow:
+            if asking.fits(count):
                 return
             other.give_up()
 
@@ -68,11 +87,17 @@ class Transfer:
     def __init__(self, transfers: Transfers) -> None:
         self._transfers = transfers
         self._bytes = 0
-        self._moved = 0
-        self._since = self._last_moved = 0.0
+        self._moved = 0  # of the body, up to now
+        self._moved_before, self._since = 0, 0.0  # up to when its pace was last taken
         self._pace = float("inf")
         self._stop: Callable[[], None] = _nothing
+        self._unread: Callable[[], int] = int
         self.was_given_up = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that are held."""
+        return self._bytes
 
     @property
     def stall_seconds(self) -> float:
@@ -83,24 +108,29 @@ class Transfer:
     def too_slow(self) -> str:
         """What to tell a client whose body was ended."""
         if self.was_given_up:
-            return f"less than {_BUSY_BYTES_PER_SECOND} bytes per second while others waited for its room"
+            limit = _MIN_BYTES_PER_SECOND_WHEN_FULL
+            return f"less than {limit} bytes per second while others waited for its room"
         return f"less than {MIN_BYTES_PER_SECOND} bytes per second in {self.stall_seconds:g} s"
 
-    @property
-    def pace(self) -> float:
-        """Bytes per second over the last seconds; infinite until there have been that many."""
-        stands_still = self._transfers.clock() - self._last_moved >= self._transfers.pace_seconds
-        return 0.0 if stands_still else self._pace
+    def take_pace(self) -> float:
+        """Return the bytes per second of the last period; infinite until there has been one."""
+        now = self._transfers.clock()
+        elapsed = now - self._since
+        if elapsed >= self._transfers.pace_seconds:
+            moved = self._moved - self._unread()
+            self._pace = (moved - self._moved_before) / elapsed
+            self._moved_before, self._since = moved, now
+        return self._pace
 
     def require(self, count: int) -> None:
         """Raise `QueueFull` if so many more bytes do not fit. A single or a small request always does.
 
         Bodies that hardly move make room for it, see `Transfers.make_room`.
         """
-        if self._bytes + count <= _SMALL_BYTES or self._fits(count):
+        if self._bytes + count <= _SMALL_BYTES or self.fits(count):
             return
         self._transfers.make_room(count, self)
-        if self._fits(count):
+        if self.fits(count):
             return
         self.release()  # at once, or the next to ask would be refused for the sake of this one
         others, limit = self._transfers.bytes / _MIB, self._transfers.max_bytes / _MIB
@@ -109,7 +139,8 @@ class Transfer:
             f"of {limit:.0f} MiB allowed."
         )
 
-    def _fits(self, count: int) -> bool:
+    def fits(self, count: int) -> bool:
+        """Return whether so many more bytes fit, by themselves if nothing else is in flight."""
         in_flight = self._transfers.bytes
         return in_flight == self._bytes or in_flight + count <= self._transfers.max_bytes
 
@@ -123,25 +154,25 @@ class Transfer:
         self.hold(-self._bytes)
 
     @contextmanager
-    def moving(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Within this context the body moves over the network, as `moved` says; `stop` ends it early."""
-        self._moved, self._pace = 0, float("inf")
-        self._since = self._last_moved = self._transfers.clock()
-        self._stop = stop
+    def moving(self, stop: Callable[[], None], unread: Callable[[], int] = int) -> Iterator[None]:
+        """Within this context the body moves over the network, as `moved` says.
+
+        `stop` ends it early. `unread` returns how many of the bytes that have left have not been received.
+        """
+        self._moved = self._moved_before = 0
+        self._since, self._pace = self._transfers.clock(), float("inf")
+        self._stop, self._unread = stop, unread
         self._transfers.moving.add(self)
         try:
             yield
         finally:
             self._transfers.moving.discard(self)
-            self._stop = _nothing
+            self._stop, self._unread = _nothing, int
 
     def moved(self, count: int) -> None:
         """Say that so many bytes have arrived or left."""
         self._moved += count
-        self._last_moved = now = self._transfers.clock()
-        if now - self._since >= self._transfers.pace_seconds:
-            self._pace = self._moved / (now - self._since)
-            self._moved, self._since = 0, now
+        self.take_pace()  # in every period, so that a fast beginning is soon forgotten
 
     def give_up(self) -> None:
         """End the body and let go of it."""
@@ -188,7 +219,8 @@ class TransferMiddleware:
                 await send(message)
                 return
             view = memoryview(body)
-            with transfer.moving(scope["state"][CLOSE_UNREAD]):
+            connection = scope["state"][CONNECTION]()
+            with transfer.moving(connection.close_unread, connection.unread_bytes):
                 for start in range(0, len(view), _SLICE_BYTES):
                     piece = view[start : start + _SLICE_BYTES]
                     more_body = start + len(piece) < len(view) or message.get("more_body", False)

@@ -1,7 +1,7 @@
 """The networks of a model set that restore faces, loaded into one device's memory.
 
     detector     RetinaFace, float32
-    codeformer   CodeFormer; generates in the dtype of the settings, selects its codes in float32
+    codeformer   CodeFormer; generates in the dtype of the settings, selects codes in a dtype of its own
     upscaler     any network that spandrel loads, in the dtype of the settings if it supports it
     parser       ParseNet, in the dtype of the settings, put onto the device on first use
 

@@ -27,7 +27,7 @@ def prepare_torch() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let the allocator keep up to 512 MiB that have been freed.
+    """Let the allocator keep what is freed, up to 512 MiB at the end of the heap.
 
     Feature maps take tens of megabytes each. glibc asks the kernel for every one anew, which clears it page
     by page: up to a quarter of a network's time. There is one arena, since only the main one can hold blocks

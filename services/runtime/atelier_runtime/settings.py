@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from atelier_runtime import defaults
 
 # Kubernetes sets ATELIER_GATEWAY_SERVICE_HOST and so on for a Service of the name atelier-gateway.
+_LINK = re.compile(r"(tcp|udp|sctp)://")
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP|SCTP)")
 
 BUILT_IN = "demo"
@@ -96,8 +97,7 @@ def load(settings_class: type[SettingsT]) -> SettingsT:
         loaded = settings_class()
     except ValidationError as error:
         _explain_and_exit(settings_class, error)
-    for line in _unknown(settings_class):
-        print(line, file=sys.stderr)
+    name_unknown(settings_class)
     return loaded
 
 
@@ -142,19 +142,17 @@ def _refuse_renamed(settings_class: type[BaseSettings]) -> None:
         raise SystemExit(2)
 
 
-def _unknown(settings_class: type[BaseSettings]) -> list[str]:
-    """Return a line for each variable that has the prefix but is no setting, Kubernetes' own left out."""
+def name_unknown(settings_class: type[BaseSettings]) -> None:
+    """Print a line for each variable that has the prefix but is no setting, Kubernetes' own left out."""
     prefix = settings_class.model_config.get("env_prefix", "")
     names = [name.upper() for name in settings_class.model_fields]
-    lines = []
     for given in sorted(name.upper() for name in os.environ if name.upper().startswith(prefix)):
         name = given.removeprefix(prefix)
-        if name in names or _SERVICE_LINK.search(given):
+        if name in names or _SERVICE_LINK.search(given) or _LINK.match(os.environ.get(given, "")):
             continue
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {prefix}{close[0]}?" if close else ""
-        lines.append(f"{given} is not a setting and is ignored{hint}")
-    return lines
+        print(f"{given} is not a setting and is ignored{hint}", file=sys.stderr)
 
 
 class StartupError(Exception):

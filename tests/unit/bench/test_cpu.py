@@ -34,5 +34,4 @@ def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_network_runs_in_each_variant() -> None:
     for variant in cpu.VARIANTS["retinaface"]:
-        result = cpu.run_here("retinaface", variant, threads=1)
-        assert result["an image"] > 0 and result["peak_memory_bytes"] > 2**20
+        assert cpu.run_apart("retinaface", variant, threads=1)["an image"] > 0

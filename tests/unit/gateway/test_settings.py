@@ -88,6 +88,7 @@ def test_what_is_no_setting_is_named(
     monkeypatch.setenv("ATELIER_GATEWAY_XYZZY", "x")
     monkeypatch.setenv("ATELIER_GATEWAY_SERVICE_HOST", "10.0.0.1")  # of Kubernetes
     monkeypatch.setenv("ATELIER_GATEWAY_PORT_7860_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("ATELIER_GATEWAY_CANARY_PORT", "tcp://10.0.0.2:7860")
     load(GatewaySettings)
     assert capsys.readouterr().err.splitlines() == [
         "ATELIER_GATEWAY_MAX_PIXEL is not a setting and is ignored; did you mean ATELIER_GATEWAY_MAX_PIXELS?",

@@ -102,7 +102,7 @@ def test_what_is_no_crop_of_the_same_image_is_not_replaced(tmp_path: Path) -> No
         fill(tmp_path, "in/a.png", "crops/a.png")
         fill(tmp_path, "in/a_face0_before.png", "crops/a_face0_before.png", data=data)
         for folder in ("in", "crops"):
-            with pytest.raises(PlanError, match=r"a_face0_before\.png, which is not one of an earlier run"):
+            with pytest.raises(PlanError, match=r"a_face0_before\.png, which is not marked as one"):
                 make_plan(tmp_path / "in/a.png", tmp_path / "out.png", None, None, crops=tmp_path / folder)
 
 

@@ -60,7 +60,7 @@ def test_the_processors_of_this_machine() -> None:
 
 
 PAGE_FAULTS = """
-import resource, sys, threading
+import resource, threading
 from atelier_runtime.processors import prepare_torch
 
 def faults():
@@ -68,17 +68,14 @@ def faults():
     block = b"x" * (64 * 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-if sys.argv[1] == "prepared":
-    prepare_torch()
+prepare_torch()
 thread = threading.Thread(target=lambda: print([faults() for _ in range(5)][-1]))
 thread.start()
 thread.join()
 """
 
 
-@pytest.mark.parametrize("prepared", [True, False])
-def test_freed_memory_is_used_again(prepared: bool) -> None:
+def test_freed_memory_is_used_again() -> None:
     """In any thread, and without the kernel clearing it anew: 64 MiB have 16,384 pages."""
-    run = [sys.executable, "-c", PAGE_FAULTS, "prepared" if prepared else "not prepared"]
-    faults = int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
-    assert faults < 100 if prepared else faults > 10_000
+    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100

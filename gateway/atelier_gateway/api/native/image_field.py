@@ -17,11 +17,11 @@ from atelier_gateway.http.long_text import LongText
 from atelier_gateway.http.schemas import AN_IMAGE
 from atelier_gateway.http.validation import field_error
 
-_DATA_URI = re.compile(rb"\s{0,20}data:([^,]{0,200}),", re.IGNORECASE)
+_DATA_URI = re.compile(rb"data:([^,]{0,200}),", re.IGNORECASE)
 
 # The program base64 wraps lines at 76 characters; browsers' and Python's URL-safe variants use - and _.
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_WHITE_SPACE = b"\r\n\t "
+_LINE_ENDS = b"\r\n\t"
 _ESCAPE_LENGTH = 3  # of %2B, in the characters of a data URI
 
 
@@ -44,12 +44,13 @@ def _decode(pieces: Iterable[bytes]) -> bytes:
     """Decode base64, or a data URI, that comes in pieces; the first has all that comes before the data."""
     try:
         remaining = iter(pieces)
-        first = next(remaining)
+        first = next(remaining).lstrip(b" ")
         data_uri = _DATA_URI.match(first)
         if data_uri:
             if not data_uri[1].lower().replace(b" ", b"").endswith(b";base64"):
                 raise field_error(f"is a data URI without ;base64: it must be {AN_IMAGE}")
-            return _decode_base64(_unquoted(chain([first[data_uri.end() :]], remaining)))
+            first = first[data_uri.end() :].lstrip(b" ")
+            return _decode_base64(_percent_decoded(chain([first], remaining)))
         if first[:5].lower() == b"data:":
             raise field_error(f"is a data URI without a comma: it must be {AN_IMAGE}")
         return _decode_base64(chain([first], remaining))
@@ -59,7 +60,7 @@ def _decode(pieces: Iterable[bytes]) -> bytes:
         raise field_error(f"is not base64: it must be {AN_IMAGE}") from None
 
 
-def _unquoted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _percent_decoded(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield a data URI's data without escapes, which may lie across two pieces."""
     rest = b""
     for piece in pieces:
@@ -76,7 +77,7 @@ def _decode_base64(pieces: Iterable[bytes]) -> bytes:
     decoded = io.BytesIO()
     rest = b""
     for piece in pieces:
-        encoded = rest + piece.translate(_URL_SAFE, _WHITE_SPACE)
+        encoded = rest + piece.translate(_URL_SAFE, _LINE_ENDS)
         whole = len(encoded) - len(encoded) % 4
         whole = max(0, whole - 4)  # the last four characters wait: only at the end may there be padding
         if b"=" in encoded[:whole]:

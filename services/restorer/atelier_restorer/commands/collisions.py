@@ -154,7 +154,7 @@ class Outputs:
         if names is not None and not names.is_own(write.path):
             raise PlanError(
                 f"{_CROPS_FLAG}{shown(folder)}: a crop of {shown(names.source)} would overwrite "
-                f"{shown(write.path)}, which is not one of an earlier run; choose another folder"
+                f"{shown(write.path)}, which is not marked as one; choose another folder"
             )
 
     def _files_named_as_crops(

@@ -1,4 +1,7 @@
-"""The crops of `--save-crops`. Each says in a PNG text whose it is, so that nothing else is ever replaced."""
+"""The crops of `--save-crops`. Each says in a PNG text of which image it is: nothing else is ever replaced.
+
+An image is known by its file name; crops of another image of that name are replaced.
+"""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
     in_process.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="of CodeFormer, face parser and upscaler",
+        help="dtype of CodeFormer, face parser and upscaler",
     )
     remote = parser.add_argument_group("a running service instead")
     remote.add_argument("--server", metavar="HOST:PORT", help="use the restorer at this address")

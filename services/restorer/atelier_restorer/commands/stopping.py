@@ -56,6 +56,8 @@ async def cancelled_by_signals(work: Awaitable[T]) -> T:
 
     Raises `Terminated` once the work has cleaned up.
     """
+    if _Work.received is not None:  # and what ran at that moment, such as a finalizer, swallowed it
+        raise Terminated(_Work.received)
     _Work.task = asyncio.current_task()
     try:
         return await work

@@ -180,9 +180,9 @@ class CodeFormer(nn.Module):
         part of a face. This includes the encoder, because the codes follow from its latent. docs/parity.md
         has the figures.
         """
-        self.to(encoder)
-        self.generator.to(generator)
-        self.fuse_convs_dict.to(generator)
+        for name, part in self.named_children():
+            part.to(generator if name in ("generator", "fuse_convs_dict") else encoder)
+        self.position_emb.data = self.position_emb.data.to(encoder)
         return self
 
     def forward(

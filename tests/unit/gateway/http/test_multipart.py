@@ -22,6 +22,7 @@ def body(*parts: tuple[str, bytes]) -> bytes:
         ('Content-Disposition: form-data; name="a"\r\nContent-Type: text/plain; charset=utf-8', "a", False),
         ('Content-Disposition: form-data; name="a"\r\nContent-Type: image/png', "a", True),
         ('Content-Disposition: form-data; name="a"; filename=""', "a", True),
+        ('Content-Disposition: form-data; name="a"; b="\\"; filename*=c', "a", False),  # inside of a string
         ("Content-Disposition: form-data; name=\"a\"; filename*=UTF-8''%e2%82%ac.png", "a", True),
         ('Content-Disposition: form-data;\r\n name="a";\r\n\tfilename="f"', "a", True),
         ('X-More: 1\r\nContent-Disposition: form-data; name="\u00fc"; filename="x.png"', "\u00fc", True),

@@ -94,12 +94,43 @@ def test_a_body_that_stands_still_makes_room_after_a_while(
     clock: Clock, body: Body, ended: list[Transfer]
 ) -> None:
     body(9 * MIB)
-    clock.now += 4.9
-    with pytest.raises(QueueFull):
-        body(2 * MIB)
+    for seconds in (4.9, 0.2, 4.9):  # the first period knows of the fast beginning only
+        clock.now += seconds
+        with pytest.raises(QueueFull):
+            body(2 * MIB)
     clock.now += 0.2
     body(2 * MIB)
     assert len(ended) == 1
+
+
+def test_nothing_is_ended_in_vain(clock: Clock, body: Body, ended: list[Transfer]) -> None:
+    """Neither for a body that would not fit all the same, nor one that holds next to nothing."""
+    fast, slow, small = body(7 * MIB), body(2 * MIB), body(1000)
+    for _ in range(10):
+        clock.now += 1
+        fast.moved(MIB)
+        slow.moved(1000)
+        small.moved(10)
+    with pytest.raises(QueueFull):
+        body(4 * MIB)
+    assert ended == []
+    body(2 * MIB)
+    assert ended == [slow]
+
+
+def test_what_the_client_has_received_counts_not_what_has_left(transfers: Transfers, clock: Clock) -> None:
+    """Slices leave in bursts, whenever megabytes of the kernel's buffer are free."""
+    unread = 4 * MIB
+    response = Transfer(transfers)
+    with response.moving(lambda: pytest.fail("was ended"), unread=lambda: unread):
+        response.hold(9 * MIB)
+        response.moved(6 * MIB)
+        for _ in range(20):
+            clock.now += 1
+            unread -= 200 * 1024
+            with pytest.raises(QueueFull):
+                Transfer(transfers).require(2 * MIB)
+        assert response.take_pace() == pytest.approx(200 * 1024)
 
 
 def test_what_has_arrived_is_not_given_up(transfers: Transfers, clock: Clock, body: Body) -> None:
