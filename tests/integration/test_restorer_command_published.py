@@ -31,10 +31,11 @@ SCORE_TOLERANCE = 1e-4
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process, as a photo team does."""
+    """Run the command as a process, as a photo team does, in the dtype of the reference."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ATELIER_")}
     return subprocess.run(
         [sys.executable, "-m", "atelier_restorer", *map(str, arguments)],
-        env={k: v for k, v in os.environ.items() if not k.startswith("ATELIER_")},
+        env=environment | {"ATELIER_RESTORER_DTYPE": "float32"},
         capture_output=True,
         text=True,
         timeout=500,
@@ -130,7 +131,7 @@ def test_the_complete_reference_flow_from_single_files(
     Image.fromarray(pixels).save(tmp_path / "in.png")
     ran = command(
         *("restore", tmp_path / "in.png", tmp_path / "out.png", "--mask", "parse", "--upscale", "2"),
-        *("--max-faces", "1", "--save-mask", tmp_path / "mask.png", "--dtype", "float32", *flags),
+        *("--max-faces", "1", "--save-mask", tmp_path / "mask.png", *flags),
     )
     assert ran.returncode == 0, ran.stderr
     upscaler = Upscaler.load(Component(NetworkRole.UPSCALER, "x2", tmp_path / "upscaler.pth"), CPU)
