@@ -12,11 +12,11 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from atelier_runtime import defaults
 from atelier_runtime.settings import ProcessSettings
 
-_PORT = r"(?!0+$)0*(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
-_HOST_AND_PORT = rf"(\[[0-9A-Fa-f:.%]+\]|[^\s/:,\[\]]+):{_PORT}"
+_HOST_AND_PORT = r"(\[[0-9A-Fa-f:.%]+\]|[^\s/:,\[\]]+):(\d{1,5})"
 _TARGET = re.compile(
     rf"(dns:(//[^\s/]*/)?)?{_HOST_AND_PORT}|ipv[46]:{_HOST_AND_PORT}(,{_HOST_AND_PORT})*|unix(-abstract)?:\S+"
 )
+_PORT = re.compile(r":(\d{1,5})(?=,|$)")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
@@ -49,6 +49,9 @@ def _grpc_target(given: object) -> object:
         raise ValueError(
             "is not a gRPC address: write host:port or dns:///host:port, without http:// and without a path"
         )
+    ports = _PORT.findall(given) if isinstance(given, str) and not given.startswith("unix") else []
+    if not all(1 <= int(port) <= 65535 for port in ports):
+        raise ValueError("has a port that is not from 1 to 65535")
     return given
 
 

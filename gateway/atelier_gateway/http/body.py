@@ -100,7 +100,7 @@ async def _receive(request: Request, max_bytes: int) -> Buffer:
     announced = request.headers.get("content-length", "")
     size = int(announced[:20]) if announced.isdecimal() else 0
     if size > max_bytes:
-        raise BodyTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")
+        raise _too_large(max_bytes)
     transfer = transfer_of(request.scope)
     transfer.require(size)
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as file:
@@ -132,7 +132,7 @@ async def _fill(
             async for chunk in chunks:
                 received += len(chunk)
                 if received > max_bytes:
-                    raise BodyTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")
+                    raise _too_large(max_bytes)
                 transfer.require(len(chunk))
                 transfer.hold(len(chunk))
                 transfer.moved(len(chunk))
@@ -146,6 +146,10 @@ async def _fill(
     if transfer.was_given_up:  # its last bytes came in the same moment
         raise TimeoutError
     return received
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")
 
 
 def _end_now(limit: asyncio.Timeout) -> None:

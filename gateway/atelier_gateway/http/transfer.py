@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,6 +35,15 @@ class Connection(Protocol):
 
     def unread_bytes(self) -> int:
         """Return how many bytes have left that the client has not received."""
+
+
+def _nothing() -> None:
+    """Stop a body that does not move."""
+
+
+def _none() -> int:
+    """Return how much is unread where the network does not say."""
+    return 0
 
 
 class Transfers:
@@ -91,7 +100,7 @@ class Transfer:
         self._moved_before, self._since = 0, 0.0  # up to when its pace was last taken
         self._pace = float("inf")
         self._stop: Callable[[], None] = _nothing
-        self._unread: Callable[[], int] = int
+        self._unread: Callable[[], int] = _none
         self.was_given_up = False
 
     @property
@@ -154,7 +163,7 @@ class Transfer:
         self.hold(-self._bytes)
 
     @contextmanager
-    def moving(self, stop: Callable[[], None], unread: Callable[[], int] = int) -> Iterator[None]:
+    def moving(self, stop: Callable[[], None], unread: Callable[[], int] = _none) -> Iterator[None]:
         """Within this context the body moves over the network, as `moved` says.
 
         `stop` ends it early. `unread` returns how many of the bytes that have left have not been received.
@@ -167,7 +176,7 @@ class Transfer:
             yield
         finally:
             self._transfers.moving.discard(self)
-            self._stop, self._unread = _nothing, int
+            self._stop, self._unread = _nothing, _none
 
     def moved(self, count: int) -> None:
         """Say that so many bytes have arrived or left."""
@@ -182,8 +191,13 @@ class Transfer:
         self.release()
 
 
-def _nothing() -> None:
-    """Stop a body that does not move."""
+def _watched(transfer: Transfer, scope: Scope) -> AbstractContextManager[None]:
+    """Return the context in which a response moves; a server with other connections cannot end it."""
+    reference = scope["state"].get(CONNECTION)
+    connection: Connection | None = reference and reference()
+    if connection is None:
+        return nullcontext()
+    return transfer.moving(connection.close_unread, connection.unread_bytes)
 
 
 def transfer_of(scope: Scope) -> Transfer:
@@ -219,8 +233,7 @@ class TransferMiddleware:
                 await send(message)
                 return
             view = memoryview(body)
-            connection = scope["state"][CONNECTION]()
-            with transfer.moving(connection.close_unread, connection.unread_bytes):
+            with _watched(transfer, scope):
                 for start in range(0, len(view), _SLICE_BYTES):
                     piece = view[start : start + _SLICE_BYTES]
                     more_body = start + len(piece) < len(view) or message.get("more_body", False)

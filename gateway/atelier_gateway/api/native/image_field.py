@@ -21,7 +21,7 @@ _DATA_URI = re.compile(rb"data:([^,]{0,200}),", re.IGNORECASE)
 
 # The program base64 wraps lines at 76 characters; browsers' and Python's URL-safe variants use - and _.
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_LINE_ENDS = b"\r\n\t"
+_LINE_ENDS = b"\r\n"
 _ESCAPE_LENGTH = 3  # of %2B, in the characters of a data URI
 
 

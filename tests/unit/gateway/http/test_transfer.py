@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from atelier_gateway.http.transfer import Transfer, Transfers
+from atelier_gateway.http.transfer import Transfer, TransferMiddleware, Transfers
 from atelier_runtime.errors import QueueFull
 
 MIB = 2**20
@@ -141,3 +142,22 @@ def test_what_has_arrived_is_not_given_up(transfers: Transfers, clock: Clock, bo
     clock.now += 100
     with pytest.raises(QueueFull):
         body(2 * MIB)
+
+
+async def test_a_large_response_leaves_on_any_server() -> None:
+    """Only our own server can end it early; benchmarks run the application on others."""
+    transfers = Transfers(max_bytes=10 * MIB, stall_seconds=20)
+    sent: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.body", "body": bytes(MIB)})
+
+    async def receive() -> Message:
+        raise AssertionError("nothing is read")
+
+    async def send(message: Message) -> None:
+        sent.append(message["body"])
+
+    await TransferMiddleware(app, transfers=transfers)({"type": "http"}, receive, send)
+    assert sum(map(len, sent)) == MIB and len(sent) > 1
+    assert transfers.bytes == 0 and not transfers.moving
