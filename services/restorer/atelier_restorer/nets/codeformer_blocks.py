@@ -164,16 +164,18 @@ class GroupNorm(nn.GroupNorm):
         runs = pixels.split(_RUN)
         statistics = [torch.batch_norm_update_stats(run, None, None, 0.0) for run in runs]
         means, variances = (torch.stack(values) for values in zip(*statistics, strict=True))
-        sizes = torch.tensor([[len(run)] for run in runs]) / len(pixels)
-        mean = (means * sizes).sum(0)
-        variance = ((variances + (means - mean) ** 2) * sizes).sum(0)
-        by_group = mean.view(self.num_groups, -1), variance.view(self.num_groups, -1)
-        group_mean = by_group[0].mean(1, keepdim=True)
-        group_variance = (by_group[1] + (by_group[0] - group_mean) ** 2).mean(1, keepdim=True)
-        mean, variance = (
-            values.expand_as(by_group[0]).reshape(-1) for values in (group_mean, group_variance)
-        )
+        shares = torch.tensor([[len(run) / len(pixels)] for run in runs])
+        of_channels = _combined(means, variances, shares, dim=0)
+        means, variances = (values.view(self.num_groups, -1) for values in of_channels)
+        of_groups = _combined(means, variances, torch.tensor(1 / means.shape[1]), dim=1)
+        mean, variance = (values.expand_as(means).reshape(-1) for values in of_groups)
         return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
+
+
+def _combined(means: Tensor, variances: Tensor, shares: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of parts together, which make up these shares of the whole, along `dim`."""
+    mean = (means * shares).sum(dim, keepdim=True)
+    return mean, ((variances + (means - mean) ** 2) * shares).sum(dim, keepdim=True)
 
 
 def norm(config: CodeFormerConfig, channels: int) -> GroupNorm:
