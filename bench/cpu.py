@@ -30,7 +30,7 @@ from atelier_restorer.detect import FaceDetector
 from atelier_restorer.models import FaceRestorer
 from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_restorer.parse import FaceParser
-from atelier_runtime.processors import prepare_torch
+from atelier_runtime.torch_setup import prepare_torch
 from bench.report import machine, print_json, spread
 from bench.sdxl import NEGATIVE_PROMPT, PROMPT, synthetic_pipeline
 from tests.parity import recipe

@@ -17,8 +17,8 @@ from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import images
 from atelier_runtime import settings as runtime_settings
 from atelier_runtime.errors import AtelierError
-from atelier_runtime.processors import prepare_torch
 from atelier_runtime.settings import StartupError
+from atelier_runtime.torch_setup import prepare_torch
 
 _FORMAT_OF_SUFFIX: dict[str, images.Format] = {
     ".png": "png",

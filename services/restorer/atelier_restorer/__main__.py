@@ -18,8 +18,8 @@ from atelier_restorer.commands.stopping import Terminated, terminated_by_signals
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
 from atelier_runtime.errors import AtelierError
-from atelier_runtime.processors import prepare_torch
 from atelier_runtime.settings import StartupError
+from atelier_runtime.torch_setup import prepare_torch
 
 _USAGE, _FAILED, _INTERRUPTED, _SIGNALED = (
     2,

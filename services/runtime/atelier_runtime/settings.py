@@ -97,7 +97,7 @@ def load(settings_class: type[SettingsT]) -> SettingsT:
         loaded = settings_class()
     except ValidationError as error:
         _explain_and_exit(settings_class, error)
-    name_unknown(settings_class)
+    warn_of_unknown_variables(settings_class)
     return loaded
 
 
@@ -142,7 +142,7 @@ def _refuse_renamed(settings_class: type[BaseSettings]) -> None:
         raise SystemExit(2)
 
 
-def name_unknown(settings_class: type[BaseSettings]) -> None:
+def warn_of_unknown_variables(settings_class: type[BaseSettings]) -> None:
     """Print a line for each variable that has the prefix but is no setting, Kubernetes' own left out."""
     prefix = settings_class.model_config.get("env_prefix", "")
     names = [name.upper() for name in settings_class.model_fields]

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from atelier_restorer.commands.crops import LONGEST_END, CropNames
+from atelier_restorer.commands.crops import LONGEST_CROP_SUFFIX, CropNames
 from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX, PlanError, is_within, may, shown
 from atelier_restorer.commands.writing import check_place, nearest_existing
 
@@ -100,7 +100,7 @@ class Outputs:
         for place, path in self._input_at.items():
             self._check_against_crops(place, shown(path), stems)
         for names in crops:
-            _check_length(names.stem + LONGEST_END, _CROPS_FLAG)
+            _check_length(names.stem + LONGEST_CROP_SUFFIX, _CROPS_FLAG)
         for folder in crop_folders:
             self._check_is_not_among_images(
                 Write(folder, Path(folder), _CROPS_FLAG), self._folder(folder).path

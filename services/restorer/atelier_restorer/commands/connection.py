@@ -15,7 +15,7 @@ from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults
 from atelier_runtime.log import PlainFormatter, configure_logging
 from atelier_runtime.service_status import NetworkRole
-from atelier_runtime.settings import name_unknown
+from atelier_runtime.settings import warn_of_unknown_variables
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def run_with_client(
         timeout_s = defaults.DEADLINE_S if args.timeout is None else args.timeout
         return asyncio.run(_run(connect(args.server, timeout_s=timeout_s, concurrency=concurrency), work))
     settings = options.load_settings(args)
-    name_unknown(RestorerSettings)
+    warn_of_unknown_variables(RestorerSettings)
     from atelier_restorer.in_process import open_in_process  # imports torch, which takes seconds
 
     return asyncio.run(_run(open_in_process(settings, roles, required, concurrency=concurrency), work))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
-LONGEST_END = "_face999_before.png"
+LONGEST_CROP_SUFFIX = "_face999_before.png"
 
 _SIGNATURE_AND_HEADER_BYTES = 33  # of every PNG
 _KEYWORD = b"Source\0"

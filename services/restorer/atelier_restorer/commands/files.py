@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier_restorer.commands.collisions import NAME_BYTES, Outputs, Write, is_too_long
-from atelier_restorer.commands.crops import LONGEST_END, CropNames
+from atelier_restorer.commands.crops import LONGEST_CROP_SUFFIX, CropNames
 from atelier_restorer.commands.folders import RESULTS_MARK, Skip, read_folder
 from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX, PlanError, is_within, may, shown
 from atelier_restorer.commands.writing import check_folder, check_writable, write_whole
@@ -141,7 +141,7 @@ def _unmarked(results: Iterable[Path], source: str) -> tuple[Path, ...]:
 
 def _is_writable_by_name(task: Task) -> bool:
     names = [task.target.name, task.mask.name if task.mask else ""]
-    names.append(task.crops.stem + LONGEST_END if task.crops else "")
+    names.append(task.crops.stem + LONGEST_CROP_SUFFIX if task.crops else "")
     return not any(is_too_long(name) for name in names)
 
 
