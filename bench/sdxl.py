@@ -24,7 +24,7 @@ import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
-from atelier_generator.models import Autoencoder, Models, load_base, load_refiner, share_for_images
+from atelier_generator.models import Autoencoder, Models, load_base, load_refiner, place
 from atelier_generator.nets import published
 from atelier_generator.nets.stored import CLASSES, StoredNetwork
 from atelier_generator.nets.stored_pipeline import StoredPipeline
@@ -103,7 +103,7 @@ class OurFlow:
 
     def __init__(self, models: Models) -> None:
         self.models = models
-        self.pipelines = [models.text_to_image, models.image_to_image, models.refiner]
+        self.pipelines = [models.text_to_image, models.refiner]
 
     def generate(self, case: Case) -> dict[str, tuple[float, int | None]]:
         """Generate an image; return each stage's seconds and peak, summed over stages of the same name."""
@@ -117,7 +117,7 @@ class OurFlow:
             use_refiner=case.hires,
             seed=1,
         )
-        generation = Pipeline(self.models).generate(request, check=lambda: None, emit=lambda progress: None)
+        generation = Pipeline(self.models).generate(request)
         assert generation.refiner_applied == case.hires
         stages: dict[str, tuple[float, int | None]] = {}
         for report in generation.stages:
@@ -247,15 +247,16 @@ def measure(
 def make_models(device: torch.device, dtype: torch.dtype, tiny: bool) -> Models:
     """Build base and refiner with synthetic weights on a device."""
     text_to_image = load_base(synthetic_pipeline("base", device, tiny), device, dtype)
+    refiner = load_refiner(synthetic_pipeline("refiner", device, tiny), text_to_image, device, dtype)
     return Models(
         model_set=ModelSet("synthetic", Path(), "none", None, None, 8, "", 0.0, False, {}, {}),
         device=device,
         dtype=dtype,
         text_to_image=text_to_image,
-        image_to_image=share_for_images(text_to_image),
-        refiner=load_refiner(synthetic_pipeline("refiner", device, tiny), text_to_image, device, dtype),
+        refiner=refiner,
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=None,
+        placement=place(text_to_image, refiner, device),
     )
 
 

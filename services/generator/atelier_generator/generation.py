@@ -1,22 +1,26 @@
-"""One request on its way through the pipeline: its state, its progress, its warnings and its result."""
+"""Requests on their way through the pipeline: their state, progress, warnings and results."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
+from atelier_generator.denoising import Denoising
 from atelier_generator.plan import Passes, Plan
-from atelier_generator.prompt_words import truncation_warning
+from atelier_generator.prompts import EncodedPrompt
 from atelier_generator.request import GenerateRequest
+from atelier_runtime import metrics
 from atelier_runtime.device import is_out_of_memory
-from atelier_runtime.errors import OutOfMemory
+from atelier_runtime.errors import Cancelled, DeadlineExceeded, OutOfMemory
 from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from atelier_runtime.vram import probe_for
 
 T = TypeVar("T")
 
@@ -47,9 +51,13 @@ class Generation:
     stages: tuple[StageReport, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
-    """The state of one completed request while it runs on `device`."""
+    """The state of one completed request while it runs on `device`.
+
+    `check` raises if the request was canceled or its deadline has passed; `emit` sends its progress.
+    `read_prompt` waits for its encoded prompt. `latents`: scaled, of the last pass, (1, C, H/8, W/8).
+    """
 
     request: GenerateRequest
     plan: Plan
@@ -57,7 +65,11 @@ class Run:
     device: torch.device
     check: Callable[[], None]
     emit: Callable[[Progress], None]
-    timer: StageTimer
+    read_prompt: Callable[[], EncodedPrompt]
+    timer: StageTimer = field(init=False)
+    prompt: EncodedPrompt | None = None
+    denoising: Denoising | None = None
+    latents: torch.Tensor | None = None
     steps_finished: int = 0  # in the passes that have ended
     steps_done: int = 0
     memory_retry_used: bool = False
@@ -65,11 +77,27 @@ class Run:
     upscaler: str = ""
     warnings: list[ResponseWarning] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Start the timer."""
+        self.timer = StageTimer(probe_for(self.device))
+
     @property
     def seed(self) -> int:
         """The seed of the request."""
         assert self.request.seed is not None, "only completed requests run"
         return self.request.seed
+
+    @property
+    def encoded_prompt(self) -> EncodedPrompt:
+        """The prompt, once it has been read."""
+        assert self.prompt is not None, "the prompt is read first"
+        return self.prompt
+
+    @property
+    def scaled_latents(self) -> torch.Tensor:
+        """The latents of the last pass."""
+        assert self.latents is not None, "there has been a pass"
+        return self.latents
 
     def noise_generator(self, index: int) -> torch.Generator:
         """Return the CPU generator of a pass; pass 0 uses the seed itself."""
@@ -89,9 +117,7 @@ class Run:
                 raise OutOfMemory from None
         # Not inside `except`: there the exception's frames still hold the tensors of the failed attempt.
         self.memory_retry_used = True
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self.device)
         self.warn(
             WarningCode.MEMORY_FALLBACK,
             "The device ran short of memory; a part was retried with the autoencoder in tiles.",
@@ -123,23 +149,6 @@ class Run:
         """Add a warning to the response."""
         self.warnings.append(ResponseWarning(code, message))
 
-    def warn_of_ineffective_options(self, tokenizers: Sequence[Any], default_negative_prompt: str) -> None:
-        """Warn of words that no text encoder sees, and of a negative prompt that has no effect.
-
-        `tokenizers` (of transformers) of the text encoders; `default_negative_prompt` of the model set.
-        """
-        request = self.request
-        for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt or "")):
-            message = truncation_warning(name, text, tokenizers)
-            if message is not None:
-                self.warn(WarningCode.PROMPT_TRUNCATED, message)
-        own_negative = (request.negative_prompt or "") != default_negative_prompt
-        if own_negative and request.negative_prompt and request.guidance_scale <= 1:
-            self.warn(
-                WarningCode.OPTION_HAS_NO_EFFECT,
-                "negative_prompt: has no effect when guidance_scale is 1 or less",
-            )
-
     def warn_of_limited_size(self) -> None:
         """Warn of the sizes to which the model set limits the passes, once the image has its full size."""
         plan = self.plan
@@ -150,3 +159,56 @@ class Run:
         if not (plan.second or plan.base).contains(plan.full):
             text += f", then upscaled to {plan.full} by {self.upscaler}"
         self.warn(WarningCode.SIZE_LIMITED, text)
+
+
+class EveryRequestEnded(Exception):
+    """No request of the batch is left: there is nothing more to do."""
+
+
+class Batch:
+    """Requests whose passes agree, and which run together.
+
+    One that fails, is canceled or is finished leaves; the others do not notice.
+    """
+
+    def __init__(self, runs: Sequence[Run], finish: Callable[[Run, Generation | Exception], None]) -> None:
+        """`finish` is called for each run with its outcome, as soon as that is known."""
+        self.runs = list(runs)
+        self._finish = finish
+
+    def each(self, work: Callable[[Run], None]) -> None:
+        """Do the work of each run. Raises `EveryRequestEnded` if none is left afterwards."""
+        for run in list(self.runs):
+            self.attempt(run, work)
+        if not self.runs:
+            raise EveryRequestEnded
+
+    def attempt(self, run: Run, work: Callable[[Run], None]) -> None:
+        """Do the work of one run, which leaves if that raises."""
+        try:
+            work(run)
+        except Exception as error:
+            if isinstance(error, Cancelled | DeadlineExceeded):
+                metrics.CANCELLED_STEPS.inc(max(0, run.passes.total - run.steps_done))
+            self.end(run, error)
+
+    def end(self, run: Run, outcome: Generation | Exception) -> None:
+        """Let a run leave."""
+        self.runs.remove(run)
+        self._finish(run, outcome)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what the runs do together; each of them reports all of it."""
+        timer = StageTimer(probe_for(self.runs[0].device))
+        with timer.stage(name):
+            yield
+        for run in self.runs:
+            run.timer.reports.extend(timer.reports)
+
+
+def free_memory(device: torch.device) -> None:
+    """Free what a failed attempt has left, outside its `except`: its frames hold the tensors until then."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,10 +1,9 @@
 """The networks of a model set, loaded into the memory of one device.
 
-    text_to_image  ──┐ share UNet, text encoders, tokenizers, scheduler, VAE:
-    image_to_image ──┘ one copy in memory
-    refiner             its own UNet and scheduler; VAE and second text encoder of the base
-    autoencoder         the VAE in its own dtype, with checks of its output
-    upscaler            any network that spandrel loads
+    text_to_image   the base: UNet, text encoders, tokenizers, scheduler, VAE
+    refiner         its own UNet and scheduler; VAE and second text encoder of the base
+    autoencoder     the VAE in its own dtype, with checks of its output
+    upscaler        any network that spandrel loads
 
 Base and refiner are folders in diffusers' layout or single files (nets/). Nothing is downloaded: startup
 fails if a file is missing or not in the manifest, or if a network is incomplete.
@@ -40,12 +39,14 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from atelier_generator.nets.published import Kind
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored_pipeline import StoredPipeline
+from atelier_generator.placement import Placement
+from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 from atelier_runtime.processors import usable_processors
 from atelier_runtime.service_status import NetworkRole
-from atelier_runtime.settings import ServiceSettings, StartupError
+from atelier_runtime.settings import StartupError
 from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import CheckpointError, Component, ModelSet
 
@@ -62,50 +63,24 @@ class Models:
     """Everything that a request may run.
 
     diffusers' classes hide their attributes from the type checker, hence `Any`: `text_to_image` is a
-    `StableDiffusionXLPipeline`, `image_to_image` and `refiner` are `LatentsToLatents` pipelines.
+    `StableDiffusionXLPipeline`, `refiner` a `StableDiffusionXLImg2ImgPipeline`. They are used for their
+    networks, their configuration and their text encoding.
     """
 
     model_set: ModelSet
     device: torch.device
     dtype: torch.dtype
     text_to_image: Any
-    image_to_image: Any
     refiner: Any | None
     autoencoder: Autoencoder
     upscaler: Upscaler | None
+    placement: Placement
 
     @property
     def native_side(self) -> int:
         """Side in px of the images that the base network was trained on, within `max_side`."""
         side = int(self.text_to_image.default_sample_size * self.text_to_image.vae_scale_factor)
         return min(side, self.model_set.max_side or side)
-
-
-class LatentsToLatents(StableDiffusionXLImg2ImgPipeline):
-    """diffusers' image to image, for latents with as many channels as the VAE has.
-
-    diffusers itself takes four channels for latents and any other number for pixels.
-    """
-
-    scheduler: Any
-
-    def prepare_latents(
-        self,
-        image: torch.Tensor,
-        timestep: torch.Tensor,
-        batch_size: int,
-        num_images_per_prompt: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        generator: torch.Generator | None = None,
-        add_noise: bool = True,
-    ) -> torch.Tensor:
-        """Return the latents `image` (1, C, H/8, W/8) with the noise of the first step."""
-        latents = image.to(device, dtype)
-        # Sampled in float32 on the generator's device: one seed means one image, as in the base pass.
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        noisy: torch.Tensor = self.scheduler.add_noise(latents, noise, timestep)
-        return noisy
 
 
 class Autoencoder:
@@ -187,7 +162,7 @@ def checked_picture(pixels: torch.Tensor) -> RgbArray:
     return np.ascontiguousarray(scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
-def load_models(settings: ServiceSettings) -> Models:
+def load_models(settings: GeneratorSettings) -> Models:
     """Load and check the generator's part of the model set in the settings.
 
     Raises `StartupError` naming the setting or the file.
@@ -198,6 +173,10 @@ def load_models(settings: ServiceSettings) -> Models:
     dtype = choose_dtype(settings.dtype, device)
     if device.type == "cpu" and dtype == torch.float16:
         raise StartupError("DTYPE: on a CPU the networks run in float32 or bfloat16, not in float16")
+    offload = settings.memory == "offload"
+    if device.type == "cpu" and offload:
+        raise StartupError("MEMORY=offload: there is nothing to offload from a CPU")
+    home = torch.device("cpu") if offload else device
     model_set = ModelSet.open(settings.model_set)
     base = model_set.require(NetworkRole.BASE)
     model_set.check_files(*ROLES)
@@ -208,18 +187,18 @@ def load_models(settings: ServiceSettings) -> Models:
     with _named_errors(model_set, refiner or base):
         stored_refiner = _read(refiner, "refiner", stored_base) if refiner else None
     with _named_errors(model_set, base):
-        text_to_image = load_base(stored_base, device, dtype)
+        text_to_image = load_base(stored_base, home, dtype)
     with _named_errors(model_set, refiner or base):
-        refining = load_refiner(stored_refiner, text_to_image, device, dtype) if stored_refiner else None
+        refining = load_refiner(stored_refiner, text_to_image, home, dtype) if stored_refiner else None
     models = Models(
         model_set=model_set,
         device=device,
         dtype=dtype,
         text_to_image=text_to_image,
-        image_to_image=share_for_images(text_to_image),
         refiner=refining,
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
+        placement=place(text_to_image, refining, device, offload=offload),
     )
     model_set.verify(*ROLES)  # the files that no network needed
     for role in ROLES:
@@ -227,6 +206,19 @@ def load_models(settings: ServiceSettings) -> Models:
         if component is not None:
             logger.info("network loaded", extra={"role": role, "network": component.name})
     return models
+
+
+def choose_max_batch(setting: int, device: torch.device) -> int:
+    """Return how many requests may be denoised together: the setting, or by the device's memory.
+
+    One image of SDXL with guidance fills the cores of a large GPU, and those of a CPU.
+    """
+    if setting:
+        return setting
+    if device.type == "cpu":
+        return 1
+    total = torch.cuda.get_device_properties(device).total_memory
+    return 4 if total >= 40 * 10**9 else 2 if total >= 20 * 10**9 else 1
 
 
 def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) -> Any:
@@ -247,20 +239,6 @@ def load_base(stored: StoredPipeline, device: torch.device, dtype: torch.dtype) 
     for network in (pipeline.unet, pipeline.vae):
         # Convolutions run up to several times faster in this layout, on a CPU as on a GPU.
         network.to(device, memory_format=torch.channels_last)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def share_for_images(base: Any) -> Any:
-    """Return the image-to-image pipeline of a base: the same networks and scheduler, in memory once."""
-    pipeline_class: Any = LatentsToLatents  # diffusers' constructors are not annotated
-    pipeline = pipeline_class(
-        **base.components,
-        force_zeros_for_empty_prompt=base.config.force_zeros_for_empty_prompt,
-        requires_aesthetics_score=False,
-        add_watermarker=False,
-    )
-    _prepare(pipeline)
     return pipeline
 
 
@@ -269,7 +247,7 @@ def load_refiner(stored: StoredPipeline, base: Any, device: torch.device, dtype:
 
     It was trained with that text encoder alone.
     """
-    pipeline_class: Any = LatentsToLatents  # diffusers' constructors are not annotated
+    pipeline_class: Any = StableDiffusionXLImg2ImgPipeline  # diffusers' constructors are not annotated
     refiner = pipeline_class(
         unet=stored.networks["unet"].load(dtype).to(device, memory_format=torch.channels_last),
         scheduler=stored.scheduler(),
@@ -282,8 +260,18 @@ def load_refiner(stored: StoredPipeline, base: Any, device: torch.device, dtype:
         requires_aesthetics_score=stored.settings.get("requires_aesthetics_score", False),
         add_watermarker=False,
     )
-    _prepare(refiner)
     return refiner
+
+
+def place(base: Any, refiner: Any | None, device: torch.device, *, offload: bool = False) -> Placement:
+    """Return where the networks of two pipelines are; the upscaler is small and always stays."""
+    groups = {
+        "text": [base.text_encoder, base.text_encoder_2],
+        "base": [base.unet],
+        "refiner": [refiner.unet] if refiner is not None else [],
+        "vae": [base.vae],
+    }
+    return Placement(device, groups, offload=offload)
 
 
 def vae_dtype(dtype: torch.dtype, config: Mapping[str, Any]) -> torch.dtype:
@@ -310,12 +298,6 @@ def _named_errors(model_set: ModelSet, component: Component) -> Iterator[None]:
     except CheckpointError as error:
         model_set.verify(component.role)
         raise StartupError(f"{component.setting}: the {component.role}: {error}") from error
-
-
-def _prepare(pipeline: Any) -> None:
-    pipeline.set_progress_bar_config(disable=True)
-    # Anything with another number of channels is resized and scaled like pixels.
-    pipeline.image_processor.register_to_config(vae_latent_channels=pipeline.vae.config.latent_channels)
 
 
 def _silence_libraries() -> None:

@@ -5,47 +5,60 @@
 
 Before a refiner that works at a larger size than its base, the image is upscaled as for hires fix.
 
+Requests whose passes agree run together, as a `Batch`: they share the UNet's forward passes and nothing else.
 Everything here runs on the device thread. A request is canceled when its `check` raises: within one
 denoising step, before each decode, and before each tile of an upscaling. No state of a request outlives it:
-noise comes from a new generator, and each pass resets its scheduler.
+its noise and its schedulers are its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
-from atelier_generator.generation import Generation, Progress, Run
+from atelier_generator.denoising import Conditions
+from atelier_generator.generation import Batch, EveryRequestEnded, Generation, Progress, Run
 from atelier_generator.models import Models
-from atelier_generator.plan import Plan, count_steps, make_plan, refiner_schedule_steps
+from atelier_generator.passes import Denoiser
+from atelier_generator.plan import Passes, Plan, count_steps, make_plan, refiner_schedule_steps
+from atelier_generator.prompts import EncodedPrompt, PromptEncoder
 from atelier_generator.request import GenerateRequest
-from atelier_runtime import defaults, metrics
-from atelier_runtime.errors import BadImage, Cancelled, DeadlineExceeded, OutOfMemory
+from atelier_runtime import defaults
+from atelier_runtime.errors import BadImage, OutOfMemory
 from atelier_runtime.images import RgbArray
-from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import WarningCode
 from atelier_runtime.settings import StartupError
 from atelier_runtime.sizes import Size
 from atelier_runtime.upscaler import LANCZOS, Upscaler, center_crop, upscale_to
-from atelier_runtime.vram import probe_for
 from atelier_runtime.weights import ModelSet
 
 _TILED_PIXELS = 1536 * 1536  # above this the VAE works in tiles on CUDA: its memory grows with the image
 
 
 class Pipeline:
-    """Generates images with the networks of one model set, one request at a time."""
+    """Generates images with the networks of one model set."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, *, max_batch: int = 1) -> None:
+        """`max_batch`: requests in one forward pass of a UNet."""
         self._models = models
+        self._prompts = PromptEncoder(models)
+        self._denoiser = Denoiser(models.device, max_batch)
+        rescale = models.model_set.guidance_rescale
+        self._base = Conditions(models.text_to_image, models.device, rescale)
+        self._refiner = Conditions(models.refiner, models.device, rescale) if models.refiner else None
 
     @property
     def model_set(self) -> ModelSet:
         """The model set that is loaded."""
         return self._models.model_set
+
+    @property
+    def max_batch(self) -> int:
+        """Requests that may run together; smaller once memory has run out."""
+        return self._denoiser.max_batch
 
     def plan(self, request: GenerateRequest) -> Plan:
         """Return the sizes of a request's passes."""
@@ -53,41 +66,73 @@ class Pipeline:
         return make_plan(
             Size(request.width_px, request.height_px),
             hires_fix=request.hires_fix,
-            refine=self._models.refiner is not None and (request.use_refiner or request.hires_fix),
+            refine=self._refiner is not None and (request.use_refiner or request.hires_fix),
             lanczos_scale=request.lanczos_scale,
             size_multiple=model_set.size_multiple,
             max_side=model_set.max_side,
             refiner_max_side=model_set.refiner_max_side,
         )
 
-    def generate(
+    def batch_key(self, request: GenerateRequest) -> Hashable:
+        """Return what requests that run together have in common: sizes, steps, with or without guidance."""
+        plan = self.plan(request)
+        return plan.base, plan.second, self._passes(request), request.guided
+
+    def start_prompt(self, request: GenerateRequest) -> Callable[[], EncodedPrompt]:
+        """Start to encode a completed request's prompts; returns what `Run.read_prompt` needs."""
+        return self._prompts.start(request, refine=self._refines(request))
+
+    def run(
         self,
         request: GenerateRequest,
         check: Callable[[], None],
         emit: Callable[[Progress], None],
-    ) -> Generation:
-        """Generate the image of a completed request; the same request gives the same image.
+        read_prompt: Callable[[], EncodedPrompt] | None = None,
+    ) -> Run:
+        """Return a completed request ready for `generate_batch`.
 
-        `check` is called between steps and raises to stop the work. Raises `BadImage` rather than return an
-        image with non-finite values or of a single color, and `OutOfMemory` after one retry.
+        `check` is called between steps and raises to stop the work.
         """
-        refine = self._models.refiner is not None and request.use_refiner and not request.hires_fix
-        run = Run(
+        return Run(
             request=request,
             plan=self.plan(request),
-            passes=count_steps(request.num_inference_steps, hires_fix=request.hires_fix, refine=refine),
+            passes=self._passes(request),
             device=self._models.device,
             check=check,
             emit=emit,
-            timer=StageTimer(probe_for(self._models.device)),
+            read_prompt=read_prompt or partial(self._prompts.encode, request, refine=self._refines(request)),
         )
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        check: Callable[[], None] = lambda: None,
+        emit: Callable[[Progress], None] = lambda progress: None,
+    ) -> Generation:
+        """Generate the image of a completed request; the same request gives the same image.
+
+        Raises what `check` raises, `BadImage` rather than return an image with non-finite values or of a
+        single color, and `OutOfMemory` after one retry.
+        """
+        outcomes: list[Generation | Exception] = []
+        self.generate_batch([self.run(request, check, emit)], lambda run, outcome: outcomes.append(outcome))
+        outcome = outcomes.pop()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def generate_batch(
+        self, runs: Sequence[Run], finish: Callable[[Run, Generation | Exception], None]
+    ) -> None:
+        """Generate the images of requests with equal `batch_key`; `finish` is called once for each.
+
+        A request that fails or is canceled ends at once, and the others do not notice. See `generate`.
+        """
         try:
             with torch.inference_mode():
-                pixels = self._generate(run)
-        except (Cancelled, DeadlineExceeded):
-            metrics.CANCELLED_STEPS.inc(max(0, run.passes.total - run.steps_done))
-            raise
-        return run.result(pixels)
+                self._generate(Batch(runs, finish))
+        except EveryRequestEnded:
+            pass
 
     def warm_up(self) -> None:
         """Generate a small image with every network of the set. Raises `StartupError` if that fails."""
@@ -101,156 +146,102 @@ class Pipeline:
             seed=0,
         )
         try:
-            generation = self.generate(request, check=lambda: None, emit=lambda progress: None)
+            generation = self.generate(request)
             if self._models.upscaler is not None and not generation.upscaler:
                 self._models.upscaler.upscale(generation.pixels[:64, :64], check=lambda: None)
         except (BadImage, OutOfMemory) as error:
             raise StartupError(f"MODEL_SET: the warm-up image failed: {error.message}") from error
 
+    def _refines(self, request: GenerateRequest) -> bool:
+        """Whether the refiner network runs, be it for a hires fix."""
+        return self._refiner is not None and (request.use_refiner or request.hires_fix)
+
+    def _passes(self, request: GenerateRequest) -> Passes:
+        refine = self._refines(request) and not request.hires_fix
+        return count_steps(request.num_inference_steps, hires_fix=request.hires_fix, refine=refine)
+
     # --- the sequence of stages ---
 
-    def _generate(self, run: Run) -> RgbArray:
-        plan, text_to_image = run.plan, self._models.text_to_image
-        run.warn_of_ineffective_options(
-            (text_to_image.tokenizer, text_to_image.tokenizer_2),
-            self._models.model_set.default_negative_prompt,
-        )
-        run.check()
-        with run.timer.stage("text"):
-            text = self._encode_text(text_to_image, run.request)
-        with run.timer.stage("base"):
-            latents = run.retried(lambda: self._base_pass(run, text))
+    def _generate(self, batch: Batch) -> None:
+        plan = batch.runs[0].plan
+        batch.each(self._read_prompt)
+        self._base_pass(batch)
         if plan.second is not None:
-            latents = self._second_pass(run, text, latents, plan.second)
-        image = self._decode(run, latents)
-        return self._finish_size(run, image)
+            if plan.second != plan.base:
+                batch.each(partial(self._resize_latents, size=plan.second))
+            self._second_pass(batch)
+        batch.each(lambda run: batch.end(run, self._finish(run)))
 
-    def _second_pass(self, run: Run, text: dict[str, Any], latents: torch.Tensor, size: Size) -> torch.Tensor:
-        if size != run.plan.base:
-            image = self._decode(run, latents)
-            image = self._upscale(run, image, size, self._network_upscaler(run))
-            with run.timer.stage("encode_latents"):
-                latents = run.retried(lambda: self._encode(run, image))
-        if run.passes.refiner:
-            schedule = refiner_schedule_steps(run.request.num_inference_steps)
-            return self._image_to_image(run, text, latents, defaults.REFINER_STRENGTH, schedule, refine=True)
-        refine = self._models.refiner is not None
-        return self._image_to_image(
-            run, text, latents, defaults.HIRES_STRENGTH, defaults.HIRES_STEPS, refine=refine, stage="hires"
-        )
+    def _read_prompt(self, run: Run) -> None:
+        run.check()
+        run.prompt = run.read_prompt()
+        run.timer.reports.append(run.prompt.cost)
+        run.warnings.extend(run.prompt.warnings)
 
-    def _finish_size(self, run: Run, image: RgbArray) -> RgbArray:
+    def _base_pass(self, batch: Batch) -> None:
+        def start(run: Run) -> None:
+            request, text = run.request, run.encoded_prompt.base
+            run.denoising = self._base.from_noise(
+                run.plan.base,
+                request.num_inference_steps,
+                text,
+                request.guidance_scale,
+                run.noise_generator(0),
+            )
+
+        with batch.stage("base"):
+            self._models.placement.use("base")
+            batch.each(start)
+            self._denoiser.denoise(self._models.text_to_image.unet, batch, "base", batch.runs[0].passes.base)
+
+    def _second_pass(self, batch: Batch) -> None:
+        """Run image to image on the latents, with the refiner network or, without one, with the base's."""
+        passes = batch.runs[0].passes
+        hires = passes.second > 0
+
+        def start(run: Run) -> None:
+            request, prompt = run.request, run.encoded_prompt
+            schedule = refiner_schedule_steps(request.num_inference_steps)
+            run.denoising = (self._refiner or self._base).from_latents(
+                run.scaled_latents,
+                defaults.HIRES_STEPS if hires else schedule,
+                defaults.HIRES_STRENGTH if hires else defaults.REFINER_STRENGTH,
+                prompt.refiner or prompt.base,
+                request.guidance_scale,
+                run.noise_generator(1),
+            )
+            run.refined = self._refiner is not None
+
+        stage = "hires" if hires else "refiner"
+        unet = (self._models.refiner or self._models.text_to_image).unet
+        with batch.stage(stage):
+            self._models.placement.use("refiner" if self._refiner else "base")
+            batch.each(start)
+            self._denoiser.denoise(unet, batch, stage, passes.second or passes.refiner)
+
+    def _resize_latents(self, run: Run, size: Size) -> None:
+        image = self._decode(run)
+        image = self._upscale(run, image, size, self._network_upscaler(run))
+        run.check()
+        with run.timer.stage("encode_latents"):
+            run.latents = run.retried(lambda: self._encode(run, image))
+
+    def _finish(self, run: Run) -> Generation:
         plan = run.plan
+        image = self._decode(run)
         image = self._upscale(run, image, plan.full, self._network_upscaler(run))
         if plan.limited:
             run.warn_of_limited_size()
         if plan.result != plan.full:
             image = self._upscale(run, image, plan.result, None)
-        return image
-
-    # --- passes ---
-
-    def _base_pass(self, run: Run, text: dict[str, Any]) -> torch.Tensor:
-        pipeline, size = self._models.text_to_image, run.plan.base
-        shape = (
-            1,
-            pipeline.unet.config.in_channels,
-            size.height // pipeline.vae_scale_factor,
-            size.width // pipeline.vae_scale_factor,
-        )
-        # Sampled in float32 on the CPU: one seed means one image on every device and dtype.
-        noise = torch.randn(shape, generator=run.noise_generator(0))
-        return self._denoise(
-            run,
-            pipeline,
-            "base",
-            run.passes.base,
-            latents=noise.to(self._models.dtype),
-            width=size.width,
-            height=size.height,
-            num_inference_steps=run.request.num_inference_steps,
-            **text,
-        )
-
-    def _image_to_image(
-        self,
-        run: Run,
-        text: dict[str, Any],
-        latents: torch.Tensor,
-        strength: float,
-        schedule_steps: int,
-        *,
-        refine: bool,
-        stage: str = "refiner",
-    ) -> torch.Tensor:
-        """Run image to image on latents, with the refiner network or the base network."""
-        pipeline = self._models.image_to_image
-        with run.timer.stage(stage):
-            if refine:
-                assert self._models.refiner is not None, "callers refine only with a refiner"
-                pipeline = self._models.refiner
-                text = self._encode_text(pipeline, run.request)
-            steps = run.passes.second or run.passes.refiner
-            latents = run.retried(
-                lambda: self._denoise(
-                    run,
-                    pipeline,
-                    stage,
-                    steps,
-                    image=latents.to(self._models.dtype),
-                    strength=strength,
-                    num_inference_steps=schedule_steps,
-                    generator=run.noise_generator(1),
-                    **text,
-                ),
-            )
-        run.refined = run.refined or refine
-        return latents
-
-    def _denoise(self, run: Run, pipeline: Any, stage: str, steps: int, **arguments: Any) -> torch.Tensor:
-        def after_step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            # Second-order schedulers call back twice per step.
-            total = pipeline.num_timesteps
-            run.steps_done = run.steps_finished + min(steps, (index + 1) * steps // total)
-            run.emit(Progress(stage, index + 1, total))
-            run.check()
-            return tensors
-
-        run.steps_done = run.steps_finished  # a retry takes its steps again
-        output = pipeline(
-            output_type="latent",
-            guidance_scale=run.request.guidance_scale,
-            guidance_rescale=self._models.model_set.guidance_rescale,
-            callback_on_step_end=after_step,
-            callback_on_step_end_tensor_inputs=[],
-            return_dict=False,
-            **arguments,
-        )
-        run.steps_finished += steps
-        latents: torch.Tensor = output[0]
-        return latents
-
-    def _encode_text(self, pipeline: Any, request: GenerateRequest) -> dict[str, Any]:
-        """Return the prompt's embeddings, keyed by the pipelines' argument names."""
-        names = (
-            "prompt_embeds",
-            "negative_prompt_embeds",
-            "pooled_prompt_embeds",
-            "negative_pooled_prompt_embeds",
-        )
-        embeddings = pipeline.encode_prompt(
-            prompt=request.prompt,
-            device=self._models.device,
-            do_classifier_free_guidance=request.guidance_scale > 1,
-            # None lets the set's own configuration decide what an empty prompt is (SDXL: zeros).
-            negative_prompt=request.negative_prompt or None,
-        )
-        return dict(zip(names, embeddings, strict=True))
+        return run.result(image)
 
     # --- between latents and pixels ---
 
-    def _decode(self, run: Run, latents: torch.Tensor) -> RgbArray:
+    def _decode(self, run: Run) -> RgbArray:
         run.check()
+        latents = run.scaled_latents
+        self._models.placement.use("vae")
         autoencoder = self._models.autoencoder
         with run.timer.stage("decode"):
             try:
@@ -269,7 +260,7 @@ class Pipeline:
         return image
 
     def _encode(self, run: Run, image: RgbArray) -> torch.Tensor:
-        run.check()
+        self._models.placement.use("vae")
         tiled = self._models.device.type == "cuda" and image.shape[0] * image.shape[1] > _TILED_PIXELS
         return self._models.autoencoder.encode(image, tiled=tiled or run.memory_retry_used)
 

@@ -47,6 +47,11 @@ class GenerateRequest:
             Size(self.width_px, self.height_px), hires_fix=self.hires_fix, lanczos_scale=self.lanczos_scale
         )
 
+    @property
+    def guided(self) -> bool:
+        """Whether there is classifier-free guidance."""
+        return self.guidance_scale > 1
+
     def check_size(self, max_pixels: int) -> None:
         """Raise `InvalidRequest` if the finished image would exceed `max_pixels`."""
         size = self.result_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 import grpc
@@ -10,11 +10,11 @@ import grpc
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator import convert
-from atelier_generator.generation import Generation
-from atelier_generator.models import ROLES, load_models
+from atelier_generator.generation import Generation, Run
+from atelier_generator.models import ROLES, choose_max_batch, load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.settings import GeneratorSettings
-from atelier_runtime.device import DeviceWorker, Job
+from atelier_runtime.device_worker import DeviceWorker, Job, Together
 from atelier_runtime.images import Picture, encode_output
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
@@ -44,7 +44,7 @@ class GeneratorService:
     def load(self) -> LoadedModels:
         """Read the networks into memory. Raises `StartupError`."""
         models = load_models(self.settings)
-        self._pipeline = Pipeline(models)
+        self._pipeline = Pipeline(models, max_batch=choose_max_batch(self.settings.max_batch, models.device))
         components = (models.model_set.component(role) for role in ROLES)
         return LoadedModels(
             model_set=models.model_set.name,
@@ -82,10 +82,17 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         request.check_size(self._service.settings.max_pixels)
         request = request.completed(pipeline.model_set.default_negative_prompt)
 
-        def generate(job: Job[Generation]) -> Generation:
-            return pipeline.generate(request, job.check, job.emit)
+        worker, deadline = self._service.worker, deadline_of(context)
+        worker.check_slot(deadline)  # no prompt is encoded in vain
+        read_prompt = pipeline.start_prompt(request)
 
-        job = self._service.worker.submit(generate, deadline=deadline_of(context))
+        together = Together(
+            key=pipeline.batch_key(request),
+            limit=pipeline.max_batch,
+            function=partial(_generate, pipeline),
+            item=(request, read_prompt),
+        )
+        job = worker.submit(together, deadline=deadline)
         try:
             async for progress in job.events():
                 yield convert.progress_to_proto(progress)
@@ -99,3 +106,16 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         image = await self._service.image_workers.encode(encode, timer.stage("encode"))
         stages = [*generation.stages, *timer.reports]
         yield convert.result_to_proto(generation, image, stages, pipeline.model_set.name)
+
+
+def _generate(pipeline: Pipeline, jobs: Sequence[Job[Generation]]) -> None:
+    """Generate the images of jobs whose items are a request and what waits for its encoded prompt."""
+    job_of = {pipeline.run(job.item[0], job.check, job.emit, job.item[1]): job for job in jobs}
+
+    def finish(run: Run, outcome: Generation | Exception) -> None:
+        if isinstance(outcome, Exception):
+            job_of[run].fail(outcome)
+        else:
+            job_of[run].succeed(outcome)
+
+    pipeline.generate_batch(list(job_of), finish)

@@ -13,7 +13,7 @@ from typing import Any
 from atelier_restorer.client import MAX_CONCURRENCY, Client
 from atelier_restorer.servicer import RestorerService, RestorerServicer
 from atelier_restorer.settings import RestorerSettings
-from atelier_runtime.device import DeviceWorker
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import AtelierError, InternalError
 from atelier_runtime.images.workers import image_workers_of
 from atelier_runtime.service import service_status

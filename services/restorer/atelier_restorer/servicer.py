@@ -19,7 +19,7 @@ from atelier_restorer.pipeline import RestorerPipeline
 from atelier_restorer.request import RestoreRequest, RestoreResult
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import wire
-from atelier_runtime.device import DeviceWorker
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.service import LoadedModels, StatusServicer, deadline_of

@@ -72,7 +72,10 @@ CPU_POOL_BUSY = Gauge(
     "atelier_cpu_pool_busy", "Threads that align, paste or measure; at most one for each CPU.", registry=None
 )
 BATCH_SIZE = Histogram(
-    "atelier_batch_size", "Faces in one forward pass.", buckets=(1, 2, 4, 8, 16, 32), registry=None
+    "atelier_batch_size",
+    "Faces in one forward pass of the restorer, requests in one pass of the generator.",
+    buckets=(1, 2, 4, 8, 16, 32),
+    registry=None,
 )
 FACES = Counter(
     "atelier_faces_total",
@@ -144,7 +147,7 @@ _BY_PROCESS = {
         CONNECTIONS,
         CONNECTIONS_CLOSED,
     ),
-    "generator": (*_SERVICES, CANCELLED_STEPS),
+    "generator": (*_SERVICES, BATCH_SIZE, CANCELLED_STEPS),
     "restorer": (*_SERVICES, CPU_POOL_BUSY, BATCH_SIZE, FACES),
 }
 

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from atelier_runtime import __version__, defaults, images, log, metrics
 from atelier_runtime.addresses import host_and_port
-from atelier_runtime.device import DeviceWorker
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.health import Readiness
 from atelier_runtime.images.workers import ImageWorkers, image_workers_of
 from atelier_runtime.interceptors import CallInterceptor

@@ -13,7 +13,8 @@ import torch
 from google.protobuf.message import Message
 
 from atelier_runtime import __version__, wire
-from atelier_runtime.device import DeviceWorker, device_name
+from atelier_runtime.device import device_name
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.service_status import LoadedNetwork, ServiceStatus
 from atelier_runtime.vram import memory_info

@@ -37,7 +37,7 @@ def test_compiled_networks_share_the_weights_and_can_be_removed_again() -> None:
     switch = sdxl.Switch(ours.pipelines, "eager")
     switch.set("compiled")
     compiled = models.text_to_image.unet
-    assert compiled is not plain and compiled is models.image_to_image.unet
+    assert compiled is not plain
     assert next(compiled.parameters()) is next(plain.parameters())
     assert models.refiner is not None and models.refiner.unet is not compiled
     switch.set("eager")

@@ -258,7 +258,7 @@ def test_a_negative_prompt_without_guidance_is_warned_of(plain_models):
 def test_steps_of_second_order_schedulers_are_counted_correctly(plain_models):
     models = load(plain_models.model_set.folder)
     heun = HeunDiscreteScheduler.from_config(models.text_to_image.scheduler.config)
-    models.text_to_image.scheduler = models.image_to_image.scheduler = heun
+    models.text_to_image.scheduler = heun
     events: list[Progress] = []
     generate(models, num_inference_steps=4, hires_fix=True, progress=events)
     for stage in ("base", "hires"):

@@ -13,7 +13,7 @@ import torch
 
 from atelier_restorer.batching import FaceBatcher, RestoredCrop, RestoredFace
 from atelier_runtime import errors
-from atelier_runtime.device import DeviceWorker
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.log import request_id
 from atelier_runtime.outcomes import SkipReason
 

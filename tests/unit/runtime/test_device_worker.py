@@ -13,7 +13,7 @@ import pytest_asyncio
 import torch
 
 from atelier_runtime import errors
-from atelier_runtime.device import DeviceWorker, Job
+from atelier_runtime.device_worker import DeviceWorker, Job
 from atelier_runtime.log import request_id
 
 

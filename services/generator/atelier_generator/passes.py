@@ -1,0 +1,87 @@
+"""A pass: the denoising steps of the requests of a batch, which share the UNet's forward passes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from atelier_generator.denoising import Denoising, predict
+from atelier_generator.generation import Batch, Progress, Run, free_memory
+from atelier_runtime import metrics
+from atelier_runtime.device import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+
+class Denoiser:
+    """Runs passes, at most `max_batch` requests in one forward pass.
+
+    If the device runs out of memory, a forward pass is halved, and later ones stay that small.
+    """
+
+    def __init__(self, device: torch.device, max_batch: int) -> None:
+        self.max_batch = max_batch
+        self._device = device
+
+    def denoise(self, unet: Any, batch: Batch, stage: str, steps: int) -> None:
+        """Denoise `Run.denoising` of each run into `Run.latents`, in as many steps as were announced.
+
+        Raises `EveryRequestEnded` if all are canceled or fail.
+        """
+        metrics.BATCH_SIZE.observe(len(batch.runs))
+        for run in batch.runs:
+            run.steps_done = run.steps_finished
+        total = len(_denoising(batch.runs[0]).timesteps)
+        for index in range(total):
+            runs, size = list(batch.runs), self.max_batch
+            for start in range(0, len(runs), size):
+                self._predict(unet, batch, runs[start : start + size], index)
+            # Second-order schedulers take two of these for each step.
+            done = min(steps, (index + 1) * steps // total)
+            batch.each(partial(_step, index=index, done=done, progress=Progress(stage, index + 1, total)))
+        for run in batch.runs:
+            run.latents, run.denoising = _denoising(run).latents, None
+            run.steps_finished += steps
+
+    def _predict(self, unet: Any, batch: Batch, runs: Sequence[Run], index: int) -> None:
+        """Set the predictions of some runs; one for which that fails leaves the batch."""
+
+        def forward() -> None:
+            parts = [_denoising(run) for run in runs]
+            for part, prediction in zip(parts, predict(unet, parts, index), strict=True):
+                part.prediction = prediction
+
+        if len(runs) == 1:
+            batch.attempt(runs[0], lambda run: run.retried(forward))
+            return
+        try:
+            forward()
+        except Exception as error:  # whatever a network raises is this forward pass's failure
+            out_of_memory = is_out_of_memory(error)
+            logger.exception("a forward pass for several requests failed", extra={"requests": len(runs)})
+        else:
+            return
+        free_memory(self._device)
+        # Out of memory, half of them may fit. Otherwise a single one may have failed all: each by itself.
+        size = (len(runs) + 1) // 2 if out_of_memory else 1
+        if out_of_memory:
+            self.max_batch = min(self.max_batch, size)
+        for start in range(0, len(runs), size):
+            self._predict(unet, batch, runs[start : start + size], index)
+
+
+def _step(run: Run, *, index: int, done: int, progress: Progress) -> None:
+    denoising = _denoising(run)
+    denoising.step(index)
+    run.steps_done = run.steps_finished + done
+    run.emit(progress)
+    run.check()
+
+
+def _denoising(run: Run) -> Denoising:
+    assert run.denoising is not None, "a pass starts with what it denoises"
+    return run.denoising

@@ -1,0 +1,117 @@
+"""Prompts to embeddings: the text encoders, and the warnings about words that they do not see."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from atelier_generator.models import Models
+from atelier_generator.prompt_words import truncation_warning
+from atelier_generator.request import GenerateRequest
+from atelier_runtime.metrics import StageReport, StageTimer
+from atelier_runtime.outcomes import ResponseWarning, WarningCode
+
+
+@dataclass(frozen=True)
+class Text:
+    """Embeddings of a prompt (1, tokens, features) and pooled (1, features); the negative prompt's alike.
+
+    Those are None where there is no guidance.
+    """
+
+    embeddings: torch.Tensor
+    negative_embeddings: torch.Tensor | None
+    pooled: torch.Tensor
+    negative_pooled: torch.Tensor | None
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All embeddings."""
+        every = (self.embeddings, self.negative_embeddings, self.pooled, self.negative_pooled)
+        return tuple(tensor for tensor in every if tensor is not None)
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A request's prompts, for the base network and, if it runs, the refiner; and what that cost."""
+
+    base: Text
+    refiner: Text | None
+    warnings: tuple[ResponseWarning, ...]
+    cost: StageReport
+
+
+class PromptEncoder:
+    """Encodes the prompts of waiting requests in a thread of its own, beside the steps of others.
+
+    On a GPU in a stream of its own, so that neither waits for the other. The tokenizers are used by this
+    thread alone: they cannot be shared. Where the networks take turns on the device (`offload`), prompts are
+    encoded in turn too, on the device thread.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._stream = torch.cuda.Stream(models.device) if models.device.type == "cuda" else None
+        self._executor = None if models.placement.offload else ThreadPoolExecutor(1, "text")
+
+    def start(self, request: GenerateRequest, *, refine: bool) -> Callable[[], EncodedPrompt]:
+        """Start to encode a completed request's prompts; return a function that waits for the result.
+
+        `refine`: the refiner network will run.
+        """
+        if self._executor is None:
+            return functools.partial(self.encode, request, refine=refine)
+        return self._executor.submit(self._encode_beside, request, refine=refine).result
+
+    def encode(self, request: GenerateRequest, *, refine: bool) -> EncodedPrompt:
+        """Encode a completed request's prompts."""
+        base, refiner = self._models.text_to_image, self._models.refiner
+        timer = StageTimer()
+        with torch.inference_mode(), timer.stage("text"):
+            warnings = tuple(self._warnings(request))
+            self._models.placement.use("text")
+            text = self._encode(base, request)
+            refiner_text = self._encode(refiner, request) if refine else None
+        return EncodedPrompt(text, refiner_text, warnings, timer.reports[0])
+
+    def _encode_beside(self, request: GenerateRequest, *, refine: bool) -> EncodedPrompt:
+        if self._stream is None:
+            return self.encode(request, refine=refine)
+        device = self._models.device
+        with torch.cuda.stream(self._stream):
+            prompt = self.encode(request, refine=refine)
+            self._stream.synchronize()
+        for text in (prompt.base, prompt.refiner):
+            for tensor in text.tensors if text else ():
+                tensor.record_stream(torch.cuda.default_stream(device))  # or its memory could be reused early
+        return prompt
+
+    def _encode(self, pipeline: Any, request: GenerateRequest) -> Text:
+        embeddings, negative_embeddings, pooled, negative_pooled = pipeline.encode_prompt(
+            prompt=request.prompt,
+            device=self._models.device,
+            do_classifier_free_guidance=request.guided,
+            # None lets the set's own configuration decide what an empty prompt is (SDXL: zeros).
+            negative_prompt=request.negative_prompt or None,
+        )
+        return Text(embeddings, negative_embeddings, pooled, negative_pooled)
+
+    def _warnings(self, request: GenerateRequest) -> Iterator[ResponseWarning]:
+        """Warn of words that no text encoder sees, and of a negative prompt that has no effect."""
+        base = self._models.text_to_image
+        tokenizers = (base.tokenizer, base.tokenizer_2)
+        for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt or "")):
+            message = truncation_warning(name, text, tokenizers)
+            if message is not None:
+                yield ResponseWarning(WarningCode.PROMPT_TRUNCATED, message)
+        own_negative = (request.negative_prompt or "") != self._models.model_set.default_negative_prompt
+        if own_negative and request.negative_prompt and not request.guided:
+            yield ResponseWarning(
+                WarningCode.OPTION_HAS_NO_EFFECT,
+                "negative_prompt: has no effect when guidance_scale is 1 or less",
+            )
