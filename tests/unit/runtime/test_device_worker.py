@@ -15,6 +15,7 @@ import torch
 from atelier_runtime import errors
 from atelier_runtime.device_worker import DeviceWorker, Job
 from atelier_runtime.log import request_id
+from tests.unit.runtime.blocker import Blocker
 
 
 @pytest_asyncio.fixture
@@ -22,23 +23,6 @@ async def worker() -> AsyncIterator[DeviceWorker]:
     worker = DeviceWorker(capacity=1)
     yield worker
     await asyncio.to_thread(worker.close)
-
-
-class Blocker:
-    """A job that runs until it is released, and checks in between."""
-
-    def __init__(self) -> None:
-        self.started = threading.Event()
-        self.release = threading.Event()
-
-    def __call__(self, job: Job[str]) -> str:
-        self.started.set()
-        while not self.release.wait(0.005):
-            job.check()
-        return "done"
-
-    async def running(self) -> None:
-        assert await asyncio.to_thread(self.started.wait, 10)
 
 
 async def test_events_arrive_in_order_and_then_the_result(worker: DeviceWorker) -> None:

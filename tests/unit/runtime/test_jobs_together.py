@@ -14,7 +14,7 @@ import pytest_asyncio
 from atelier_runtime import errors
 from atelier_runtime.device_worker import DeviceWorker, Job, Together
 from atelier_runtime.log import request_id
-from tests.unit.runtime.test_device_worker import Blocker
+from tests.unit.runtime.blocker import Blocker
 
 
 @pytest_asyncio.fixture
