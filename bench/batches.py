@@ -1,7 +1,7 @@
 """Requests denoised together: seconds an image, and how far each image is from that of its request alone.
 
-`python -m bench.batches` uses the model set of ATELIER_GENERATOR_MODEL_SET, `--device cuda` a GPU. In each round
-every batch size makes eight images, in turn.
+`python -m bench.batches` uses the model set of ATELIER_GENERATOR_MODEL_SET, `--device cuda` a GPU. In each
+round every batch size makes eight images, in turn.
 """
 
 from __future__ import annotations
