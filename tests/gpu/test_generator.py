@@ -32,7 +32,7 @@ def generate(models: Models, **options: Any) -> Generation:
     request = GenerateRequest(
         "a cat", width_px=256, height_px=256, num_inference_steps=8, seed=1, **options
     ).completed("")
-    return Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
+    return Pipeline(models).generate(request)
 
 
 @pytest.mark.parametrize(("dtype", "vae"), [("bfloat16", "bfloat16"), ("float16", "float32")])
@@ -83,3 +83,38 @@ def test_real_exhaustion_is_an_error_and_the_next_request_succeeds(set_folder):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert np.array_equal(generate(models).pixels, expected)
+
+
+def test_offloading_changes_no_pixel_and_takes_less_memory(set_folder):
+    images, peaks = [], []
+    for memory in ("full", "offload"):
+        models = load(set_folder, device="cuda", dtype="bfloat16", memory=memory)
+        torch.cuda.synchronize()
+        generation = generate(models, hires_fix=True)
+        images.append(generation.pixels)
+        peaks.append(max(stage.peak_vram_bytes or 0 for stage in generation.stages))
+        del models
+        torch.cuda.empty_cache()
+    assert np.array_equal(*images)
+    assert peaks[1] < peaks[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_requests_denoised_together_give_nearly_the_images_of_each_alone(set_folder, dtype):
+    pipeline = Pipeline(load(set_folder, device="cuda", dtype=dtype), max_batch=4)
+    requests = [
+        GenerateRequest(
+            prompt, width_px=256, height_px=256, num_inference_steps=8, seed=seed, guidance_scale=4.0 + seed
+        ).completed("")
+        for seed, prompt in enumerate(("a cat", "a dog", "a red apple"))
+    ]
+    alone = [pipeline.generate(request).pixels for request in requests]
+    runs = [
+        pipeline.run(request, lambda: None, lambda progress: None, pipeline.start_prompt(request))
+        for request in requests
+    ]
+    together: dict[int, Any] = {}
+    pipeline.generate_batch(runs, lambda run, outcome: together.setdefault(runs.index(run), outcome))
+    for number, image in enumerate(alone):
+        difference = np.abs(together[number].pixels.astype(int) - image)
+        assert difference.mean() < (0.1 if dtype == "float32" else 2)

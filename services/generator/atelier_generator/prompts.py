@@ -15,6 +15,7 @@ from atelier_generator.prompt_words import truncation_warning
 from atelier_generator.request import GenerateRequest
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
+from atelier_runtime.vram import probe_for
 
 
 @dataclass(frozen=True)
@@ -69,27 +70,32 @@ class PromptEncoder:
         return self._executor.submit(self._encode_beside, request, refine=refine).result
 
     def encode(self, request: GenerateRequest, *, refine: bool) -> EncodedPrompt:
-        """Encode a completed request's prompts."""
-        base, refiner = self._models.text_to_image, self._models.refiner
+        """Encode a completed request's prompts; on the device thread."""
+        return self._encode_all(request, refine, StageTimer(probe_for(self._models.device)))
+
+    def _encode_beside(self, request: GenerateRequest, *, refine: bool) -> EncodedPrompt:
+        # Without a probe: it would wait for the steps of others, and reset the peak of their memory.
         timer = StageTimer()
+        if self._stream is None:
+            return self._encode_all(request, refine, timer)
+        with torch.cuda.stream(self._stream):
+            prompt = self._encode_all(request, refine, timer)
+        for text in (prompt.base, prompt.refiner):
+            for tensor in text.tensors if text else ():
+                # Or its memory could be used again while the device thread's stream still reads it.
+                tensor.record_stream(torch.cuda.default_stream(self._models.device))
+        return prompt
+
+    def _encode_all(self, request: GenerateRequest, refine: bool, timer: StageTimer) -> EncodedPrompt:
+        base, refiner = self._models.text_to_image, self._models.refiner
         with torch.inference_mode(), timer.stage("text"):
             warnings = tuple(self._warnings(request))
             self._models.placement.use("text")
             text = self._encode(base, request)
             refiner_text = self._encode(refiner, request) if refine else None
+            if self._stream is not None:
+                torch.cuda.current_stream(self._models.device).synchronize()
         return EncodedPrompt(text, refiner_text, warnings, timer.reports[0])
-
-    def _encode_beside(self, request: GenerateRequest, *, refine: bool) -> EncodedPrompt:
-        if self._stream is None:
-            return self.encode(request, refine=refine)
-        device = self._models.device
-        with torch.cuda.stream(self._stream):
-            prompt = self.encode(request, refine=refine)
-            self._stream.synchronize()
-        for text in (prompt.base, prompt.refiner):
-            for tensor in text.tensors if text else ():
-                tensor.record_stream(torch.cuda.default_stream(device))  # or its memory could be reused early
-        return prompt
 
     def _encode(self, pipeline: Any, request: GenerateRequest) -> Text:
         embeddings, negative_embeddings, pooled, negative_pooled = pipeline.encode_prompt(
