@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from atelier_generator.generation import Generation, Run
+from atelier_generator.generation import Run
 from atelier_generator.models import load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
@@ -52,15 +52,13 @@ def requests(side: int, steps: int, *, hires: bool) -> list[GenerateRequest]:
 def generate(pipeline: Pipeline, group: Sequence[GenerateRequest]) -> list[RgbArray]:
     """Return the images of some requests, denoised together."""
     runs = [pipeline.run(request, lambda: None, lambda progress: None) for request in group]
-    images: dict[int, RgbArray] = {}
 
-    def finish(run: Run, outcome: Generation | Exception) -> None:
-        if isinstance(outcome, Exception):
-            raise outcome
-        images[runs.index(run)] = outcome.pixels
+    def end(run: Run, error: Exception | None) -> None:
+        if error is not None:
+            raise error
 
-    pipeline.generate_batch(runs, finish)
-    return [images[number] for number in range(len(runs))]
+    pipeline.generate_batch(runs, end)
+    return [pipeline.finish(run).pixels for run in runs]
 
 
 def compare(pipeline: Pipeline, asked: Sequence[GenerateRequest], rounds: int) -> dict[str, object]:

@@ -54,7 +54,8 @@ def sleeping(function: Callable[..., Any], asleep: threading.Event) -> Callable[
 def serve(name: str) -> int:
     """Serve as `atelier-NAME serve` does, with networks that sleep after SIGUSR1."""
     if name == "generator":
-        from atelier_generator import __main__, passes
+        from atelier_generator import passes
+        from atelier_generator.__main__ import main
         from atelier_generator.models import Autoencoder
         from atelier_generator.prompts import PromptEncoder
 
@@ -64,7 +65,7 @@ def serve(name: str) -> int:
             (Autoencoder, "decode"),
         ]
     else:
-        from atelier_restorer import __main__
+        from atelier_restorer.__main__ import main
         from atelier_restorer.detect import FaceDetector
         from atelier_restorer.models import FaceRestorer
 
@@ -73,7 +74,7 @@ def serve(name: str) -> int:
     signal.signal(signal.SIGUSR1, lambda number, frame: asleep.set())
     for owner, attribute in networks:
         setattr(owner, attribute, sleeping(getattr(owner, attribute), asleep))
-    return __main__.main(["serve"])
+    return main(["serve"])
 
 
 @contextlib.contextmanager

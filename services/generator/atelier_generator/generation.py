@@ -56,7 +56,8 @@ class Run:
     """The state of one completed request while it runs on `device`.
 
     `check` raises if the request was canceled or its deadline has passed; `emit` sends its progress.
-    `read_prompt` waits for its encoded prompt. `latents`: scaled, of the last pass, (1, C, H/8, W/8).
+    `read_prompt` waits for its encoded prompt. `latents`: scaled, of the last pass, (1, C, H/8, W/8);
+    `image`: what the networks have made of them, uint8 RGB (H, W, 3).
     """
 
     request: GenerateRequest
@@ -70,6 +71,7 @@ class Run:
     prompt: EncodedPrompt | None = None
     denoising: Denoising | None = None
     latents: torch.Tensor | None = None
+    image: RgbArray | None = None
     steps_finished: int = 0  # in the passes that have ended
     steps_done: int = 0
     memory_retry_used: bool = False
@@ -171,10 +173,10 @@ class Batch:
     One that fails, is canceled or is finished leaves; the others do not notice.
     """
 
-    def __init__(self, runs: Sequence[Run], finish: Callable[[Run, Generation | Exception], None]) -> None:
-        """`finish` is called for each run with its outcome, as soon as that is known."""
+    def __init__(self, runs: Sequence[Run], end: Callable[[Run, Exception | None], None]) -> None:
+        """`end` is called for each run that leaves, with the error that has stopped it, if any."""
         self.runs = list(runs)
-        self._finish = finish
+        self._end = end
 
     def each(self, work: Callable[[Run], None]) -> None:
         """Do the work of each run. Raises `EveryRequestEnded` if none is left afterwards."""
@@ -192,10 +194,10 @@ class Batch:
                 metrics.CANCELLED_STEPS.inc(max(0, run.passes.total - run.steps_done))
             self.end(run, error)
 
-    def end(self, run: Run, outcome: Generation | Exception) -> None:
+    def end(self, run: Run, error: Exception | None = None) -> None:
         """Let a run leave."""
         self.runs.remove(run)
-        self._finish(run, outcome)
+        self._end(run, error)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -29,6 +29,7 @@ from atelier_generator.request import GenerateRequest
 from atelier_runtime import defaults
 from atelier_runtime.errors import BadImage, OutOfMemory
 from atelier_runtime.images import RgbArray
+from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import WarningCode
 from atelier_runtime.settings import StartupError
 from atelier_runtime.sizes import Size
@@ -114,25 +115,36 @@ class Pipeline:
         Raises what `check` raises, `BadImage` rather than return an image with non-finite values or of a
         single color, and `OutOfMemory` after one retry.
         """
-        outcomes: list[Generation | Exception] = []
-        self.generate_batch([self.run(request, check, emit)], lambda run, outcome: outcomes.append(outcome))
-        outcome = outcomes.pop()
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        run = self.run(request, check, emit)
+        errors: list[Exception] = []
+        self.generate_batch([run], lambda run, error: errors.append(error) if error else None)
+        if errors:
+            raise errors.pop()
+        return self.finish(run)
 
-    def generate_batch(
-        self, runs: Sequence[Run], finish: Callable[[Run, Generation | Exception], None]
-    ) -> None:
-        """Generate the images of requests with equal `batch_key`; `finish` is called once for each.
+    def generate_batch(self, runs: Sequence[Run], end: Callable[[Run, Exception | None], None]) -> None:
+        """Generate the images of requests with equal `batch_key`, all but what `finish` does.
 
-        A request that fails or is canceled ends at once, and the others do not notice. See `generate`.
+        `end` is called once for each, with the error that has stopped it, if any. The others do not notice.
+        See `generate` for what is raised.
         """
         try:
             with torch.inference_mode():
-                self._generate(Batch(runs, finish))
+                self._generate(Batch(runs, end))
         except EveryRequestEnded:
             pass
+
+    def finish(self, run: Run) -> Generation:
+        """Do what is left once the networks have run: resize by Lanczos. In any thread."""
+        plan, timer = run.plan, StageTimer(reports=run.timer.reports)
+        image, run.image = run.image, None
+        assert image is not None, "the networks run first"
+        image = self._upscale(run, image, plan.full, None, timer)
+        if plan.limited:
+            run.warn_of_limited_size()
+        if plan.result != plan.full:
+            image = self._upscale(run, image, plan.result, None, timer)
+        return run.result(image)
 
     def warm_up(self) -> None:
         """Generate a small image with every network of the set. Raises `StartupError` if that fails."""
@@ -170,7 +182,7 @@ class Pipeline:
             if plan.second != plan.base:
                 batch.each(partial(self._resize_latents, size=plan.second))
             self._second_pass(batch)
-        batch.each(lambda run: batch.end(run, self._finish(run)))
+        batch.each(partial(self._to_pixels, batch=batch))
 
     def _read_prompt(self, run: Run) -> None:
         run.check()
@@ -221,20 +233,16 @@ class Pipeline:
 
     def _resize_latents(self, run: Run, size: Size) -> None:
         image = self._decode(run)
-        image = self._upscale(run, image, size, self._network_upscaler(run))
+        image = self._upscale(run, image, size, self._network_upscaler(run), run.timer)
         run.check()
         with run.timer.stage("encode_latents"):
             run.latents = run.retried(lambda: self._encode(run, image))
 
-    def _finish(self, run: Run) -> Generation:
-        plan = run.plan
-        image = self._decode(run)
-        image = self._upscale(run, image, plan.full, self._network_upscaler(run))
-        if plan.limited:
-            run.warn_of_limited_size()
-        if plan.result != plan.full:
-            image = self._upscale(run, image, plan.result, None)
-        return run.result(image)
+    def _to_pixels(self, run: Run, batch: Batch) -> None:
+        run.image = self._decode(run)
+        if upscaler := self._network_upscaler(run):
+            run.image = self._upscale(run, run.image, run.plan.full, upscaler, run.timer)
+        batch.end(run)
 
     # --- between latents and pixels ---
 
@@ -269,10 +277,12 @@ class Pipeline:
         pixels = latents.shape[-1] * latents.shape[-2] * factor**2
         return run.memory_retry_used or (self._models.device.type == "cuda" and pixels > _TILED_PIXELS)
 
-    def _upscale(self, run: Run, image: RgbArray, size: Size, upscaler: Upscaler | None) -> RgbArray:
+    def _upscale(
+        self, run: Run, image: RgbArray, size: Size, upscaler: Upscaler | None, timer: StageTimer
+    ) -> RgbArray:
         if Size(image.shape[1], image.shape[0]).contains(size):
             return _crop(image, size)
-        with run.timer.stage("upscale"):
+        with timer.stage("upscale"):
             upscaled = run.retried(lambda: upscale_to(image, size, upscaler, run.check))
         run.upscaler = run.upscaler or (upscaler.name if upscaler else LANCZOS)
         return upscaled

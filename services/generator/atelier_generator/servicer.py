@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
@@ -10,7 +11,7 @@ import grpc
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator import convert
-from atelier_generator.generation import Generation, Run
+from atelier_generator.generation import Run
 from atelier_generator.models import ROLES, choose_max_batch, load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.settings import GeneratorSettings
@@ -96,7 +97,9 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         try:
             async for progress in job.events():
                 yield convert.progress_to_proto(progress)
-            generation = await job.result()
+            run = await job.result()
+            generation = await asyncio.to_thread(pipeline.finish, run)
+            del run
         finally:
             job.cancel()
         timer = StageTimer()
@@ -108,14 +111,15 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         yield convert.result_to_proto(generation, image, stages, pipeline.model_set.name)
 
 
-def _generate(pipeline: Pipeline, jobs: Sequence[Job[Generation]]) -> None:
+def _generate(pipeline: Pipeline, jobs: Sequence[Job[Run]]) -> None:
     """Generate the images of jobs whose items are a request and what waits for its encoded prompt."""
     job_of = {pipeline.run(job.item[0], job.check, job.emit, job.item[1]): job for job in jobs}
 
-    def finish(run: Run, outcome: Generation | Exception) -> None:
-        if isinstance(outcome, Exception):
-            job_of[run].fail(outcome)
+    def end(run: Run, error: Exception | None) -> None:
+        job = job_of.pop(run)
+        if error is None:
+            job.succeed(run)
         else:
-            job_of[run].succeed(outcome)
+            job.fail(error)
 
-    pipeline.generate_batch(list(job_of), finish)
+    pipeline.generate_batch(list(job_of), end)

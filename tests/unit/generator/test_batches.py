@@ -53,11 +53,11 @@ def run_together(
         check = (checks or {}).get(number, lambda events: None)
         runs.append(pipeline.run(request, partial(check, events), events.append))
 
-    def finish(run: Run, outcome: Generation | Exception) -> None:
+    def end(run: Run, error: Exception | None) -> None:
         outcomes.ended.append(runs.index(run))
-        outcomes.outcome[runs.index(run)] = outcome
+        outcomes.outcome[runs.index(run)] = error or pipeline.finish(run)
 
-    pipeline.generate_batch(runs, finish)
+    pipeline.generate_batch(runs, end)
     assert sorted(outcomes.ended) == list(range(len(requests)))
     return outcomes
 
@@ -212,7 +212,7 @@ def test_images_are_delivered_as_they_are_finished(plain_models, monkeypatch):
 
     monkeypatch.setattr(type(plain_models.autoencoder), "decode", recorded)
     runs = [pipeline.run(request, lambda: None, lambda event: None) for request in requests_for()]
-    pipeline.generate_batch(runs, lambda run, outcome: order.append("finished"))
+    pipeline.generate_batch(runs, lambda run, error: order.append("finished"))
     assert order == ["decoded", "finished"] * 3
 
 
