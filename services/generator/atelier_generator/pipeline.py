@@ -67,7 +67,7 @@ class Pipeline:
         return make_plan(
             Size(request.width_px, request.height_px),
             hires_fix=request.hires_fix,
-            refine=self._refiner is not None and (request.use_refiner or request.hires_fix),
+            refine=self._refines(request),
             lanczos_scale=request.lanczos_scale,
             size_multiple=model_set.size_multiple,
             max_side=model_set.max_side,
