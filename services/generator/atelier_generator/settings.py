@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from atelier_runtime import defaults
 from atelier_runtime.settings import ServiceSettings
+from atelier_runtime.sizes import Size
+
+_MAX_WARM_SIZES = 16  # each takes minutes to compile
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+
+
+def read_sizes(text: str) -> tuple[Size, ...]:
+    """Read `1024x1024, 832x1216`, each a size that a request may have. Raises `ValueError`."""
+    lowest, highest = defaults.SIDE_PX_RANGE
+    sizes: dict[Size, None] = {}
+    for part in (part.strip() for part in text.split(",")):
+        match = _SIZE.fullmatch(part)
+        if match is None:
+            raise ValueError(f"'{part}' is not a size: write WIDTHxHEIGHT in px, separated by commas")
+        size = Size(int(match[1]), int(match[2]))
+        if any(not lowest <= side <= highest or side % defaults.SIDE_PX_MULTIPLE for side in size):
+            raise ValueError(
+                f"no request may have {part}: sides are {lowest} to {highest} px, in multiples of "
+                f"{defaults.SIDE_PX_MULTIPLE}"
+            )
+        sizes[size] = None
+    if len(sizes) > _MAX_WARM_SIZES:
+        raise ValueError(f"{len(sizes)} sizes are more than {_MAX_WARM_SIZES}")
+    return tuple(sizes)
+
+
+def _check_sizes(text: str) -> str:
+    read_sizes(text)
+    return text
 
 
 class GeneratorSettings(ServiceSettings):
@@ -15,3 +48,8 @@ class GeneratorSettings(ServiceSettings):
 
     port: int = Field(50051, description="Port of the gRPC server; 0 picks a free one.", ge=0, le=65535)
     metrics_port: int = Field(9101, description="Port of /metrics; 0 picks a free one.", ge=0, le=65535)
+    warm_sizes: Annotated[str, AfterValidator(_check_sizes)] = Field(
+        f"{defaults.SIDE_PX}x{defaults.SIDE_PX}",
+        description="Sizes of requests, separated by commas, that networks are compiled for, with and "
+        "without hires fix, guidance and refiner. Requests of other sizes run as with COMPILE=off.",
+    )
