@@ -1,12 +1,14 @@
 """What 16 bits change in an image, part by part: the demo models on a CPU against the same in float32.
 
-For each part the rest stays in float32. Levels are of 255, over all pixels of all images.
+For each part the rest stays in float32. Levels are of 255, over all pixels of all images. With `--compiled`:
+what compiled networks change against eager ones, in either dtype; that takes minutes to compile.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,16 @@ import diffusers
 import numpy as np
 import torch
 
-from atelier_generator.models import Autoencoder, load_base
+from atelier_generator.compilation import compile_networks
+from atelier_generator.models import Autoencoder, load_base, load_models
 from atelier_generator.nets.reading import read_pipeline
+from atelier_generator.pipeline import Pipeline
+from atelier_generator.request import GenerateRequest
+from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import defaults
+from atelier_runtime.compilation import prepare
 from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.settings import Compile
 from atelier_runtime.weights import ModelSet
 from bench.report import machine, print_json
 
@@ -98,11 +106,50 @@ def differences(exact: BasePipeline, low: BasePipeline, prompt: str, seed: int) 
     return {part: np.abs(image - expected) for part, image in images.items()}
 
 
+def compiled_differences(model_set: str, mode: Compile, dtype: str) -> list[np.ndarray]:
+    """Return the absolute differences between the base's images with compiled and with eager networks."""
+    settings = GeneratorSettings(
+        device="cpu", model_set=model_set, dtype=dtype, compile=mode, warm_sizes="256x256"
+    )
+    pipelines = {}
+    for name in ("eager", "compiled"):
+        models = replace(load_models(settings), refiner=None)
+        pipelines[name] = Pipeline(models)
+        if name == "compiled":
+            prepare(settings)
+            compile_networks(models, settings)
+    found = []
+    for seed, prompt in enumerate(PROMPTS):
+        request = GenerateRequest(
+            prompt, "blurry", 256, 256, seed=seed, use_refiner=False, use_upscaler=False
+        )
+        eager, compiled = (
+            pipelines[name].generate(request, lambda: None, lambda progress: None).pixels.astype(int)
+            for name in ("eager", "compiled")
+        )
+        found.append(np.abs(compiled - eager))
+    return found
+
+
+def _levels(differences: Sequence[np.ndarray]) -> dict[str, float]:
+    return {
+        "mean": round(float(np.mean(differences)), 3),
+        "p99": float(np.percentile(differences, 99)),
+        "max": int(np.max(differences)),
+    }
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-set", default="demo")
+    parser.add_argument("--compiled", choices=("blocks", "max"))
     given = parser.parse_args()
+    if given.compiled:
+        dtypes = ("float32", "bfloat16")
+        levels = {d: _levels(compiled_differences(given.model_set, given.compiled, d)) for d in dtypes}
+        print_json({"machine": machine(), "model_set": given.model_set, "mode": given.compiled, **levels})
+        return
     diffusers.utils.logging.set_verbosity_error()  # it warns about conversions that are intended
     model_set = ModelSet.open(given.model_set)
     path = model_set.require(NetworkRole.BASE).path
@@ -113,12 +160,7 @@ def main() -> None:
         with torch.inference_mode():
             found = [differences(exact, low, prompt, seed) for seed, prompt in enumerate(PROMPTS)]
         result[str(dtype).removeprefix("torch.")] = {
-            part: {
-                "mean": round(float(np.mean([f[part] for f in found])), 3),
-                "p99": float(np.percentile([f[part] for f in found], 99)),
-                "max": int(np.max([f[part] for f in found])),
-            }
-            for part in found[0]
+            part: _levels([f[part] for f in found]) for part in found[0]
         }
     print_json(result)
 

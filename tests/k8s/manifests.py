@@ -22,7 +22,7 @@ BACKENDS = ("generator", "restorer")
 """The services that the gateway calls."""
 
 OVERLAYS = ("cpu-demo", "gpu", "autoscale")
-COMPONENTS = ("images", "keda", "monitoring", "network-policies", "weights-volume")
+COMPONENTS = ("compiled", "images", "keda", "monitoring", "network-policies", "weights-volume")
 CONTROL_LABEL = "app.kubernetes.io/name"
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML has it

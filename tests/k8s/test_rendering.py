@@ -105,7 +105,9 @@ def test_every_combination_of_components_is_valid(components: tuple[str, ...]) -
     assert ("ScaledObject" in kinds) == ("keda" in components)
     assert ("PodMonitor" in kinds) == ("PrometheusRule" in kinds) == ("monitoring" in components)
     assert ("NetworkPolicy" in kinds) == ("network-policies" in components)
-    assert ("PersistentVolumeClaim" in kinds) == ("weights-volume" in components)
+    claims = of_kind(rendered, "PersistentVolumeClaim").keys()
+    volumes = {"atelier-weights": "weights-volume", "atelier-compiled": "compiled"}
+    assert claims == {claim for claim, component in volumes.items() if component in components}
 
 
 TYPOS = {

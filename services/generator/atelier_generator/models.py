@@ -97,7 +97,7 @@ class Autoencoder:
 
     def encode(self, image: RgbArray, *, tiled: bool) -> torch.Tensor:
         """Return the mean latents of an image whose sides are multiples of the VAE's factor."""
-        self._tile(tiled)
+        self.set_tiling(tiled)
         pixels = torch.from_numpy(image.copy()).to(self._vae.device)
         batch = pixels.permute(2, 0, 1).unsqueeze(0).float().div_(127.5).sub_(1)
         latents = self._vae.encode(batch.to(self._vae.dtype)).latent_dist.mode()
@@ -112,7 +112,7 @@ class Autoencoder:
         """
         if not torch.isfinite(latents).all():
             raise BadImage("The output of the diffusion network has non-finite values.")
-        self._tile(tiled)
+        self.set_tiling(tiled)
         latents = latents.to(self._vae.dtype)
         mean, std = self._statistics(latents)
         pixels = self._vae.decode(latents * (std / self._vae.config.scaling_factor) + mean).sample
@@ -131,7 +131,8 @@ class Autoencoder:
         with torch.inference_mode(False):  # parameters created in inference mode could not be changed later
             self._vae.to(dtype)
 
-    def _tile(self, tiled: bool) -> None:
+    def set_tiling(self, tiled: bool) -> None:
+        """Let the VAE work in tiles, or not, until the next encoding or decoding."""
         if tiled:
             self._vae.enable_tiling()
         else:

@@ -36,7 +36,8 @@ from atelier_runtime.sizes import Size
 from atelier_runtime.upscaler import LANCZOS, Upscaler, center_crop, upscale_to
 from atelier_runtime.weights import ModelSet
 
-_TILED_PIXELS = 1536 * 1536  # above this the VAE works in tiles on CUDA: its memory grows with the image
+TILED_PIXELS = 1536 * 1536
+"""Above this the VAE works in tiles on CUDA: its memory grows with the image."""
 
 
 class Pipeline:
@@ -269,13 +270,13 @@ class Pipeline:
 
     def _encode(self, run: Run, image: RgbArray) -> torch.Tensor:
         self._models.placement.use("vae")
-        tiled = self._models.device.type == "cuda" and image.shape[0] * image.shape[1] > _TILED_PIXELS
+        tiled = self._models.device.type == "cuda" and image.shape[0] * image.shape[1] > TILED_PIXELS
         return self._models.autoencoder.encode(image, tiled=tiled or run.memory_retry_used)
 
     def _tiled(self, run: Run, latents: torch.Tensor) -> bool:
         factor = self._models.text_to_image.vae_scale_factor
         pixels = latents.shape[-1] * latents.shape[-2] * factor**2
-        return run.memory_retry_used or (self._models.device.type == "cuda" and pixels > _TILED_PIXELS)
+        return run.memory_retry_used or (self._models.device.type == "cuda" and pixels > TILED_PIXELS)
 
     def _upscale(
         self, run: Run, image: RgbArray, size: Size, upscaler: Upscaler | None, timer: StageTimer

@@ -11,8 +11,9 @@ import grpc
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator import convert
+from atelier_generator.compilation import compile_networks
 from atelier_generator.generation import Run
-from atelier_generator.models import ROLES, choose_max_batch, load_models
+from atelier_generator.models import ROLES, Models, choose_max_batch, load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device_worker import DeviceWorker, Job, Together
@@ -34,6 +35,7 @@ class GeneratorService:
         self.settings = settings
         self.worker = worker
         self.image_workers = image_workers
+        self._models: Models | None = None
         self._pipeline: Pipeline | None = None
 
     @property
@@ -44,7 +46,7 @@ class GeneratorService:
 
     def load(self) -> LoadedModels:
         """Read the networks into memory. Raises `StartupError`."""
-        models = load_models(self.settings)
+        self._models = models = load_models(self.settings)
         self._pipeline = Pipeline(models, max_batch=choose_max_batch(self.settings.max_batch, models.device))
         components = (models.model_set.component(role) for role in ROLES)
         return LoadedModels(
@@ -55,8 +57,11 @@ class GeneratorService:
         )
 
     def warm_up(self) -> None:
-        """Generate a small image. Raises `StartupError`."""
+        """Generate a small image, then compile what the settings ask for. Raises `StartupError`."""
         self.pipeline.warm_up()
+        assert self._models is not None, "used after load()"
+        batch_sizes = range(1, self.pipeline.max_batch + 1)
+        compile_networks(self._models, self.settings, batch_sizes=batch_sizes)
 
     def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
         """Add the servicer to the server."""

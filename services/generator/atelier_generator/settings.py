@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from atelier_runtime import defaults
 from atelier_runtime.settings import ServiceSettings
+from atelier_runtime.sizes import Size
+
+_MAX_WARM_SIZES = 16  # each takes minutes to compile
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+
+
+def read_sizes(text: str) -> tuple[Size, ...]:
+    """Read `1024x1024, 832x1216`, each a size that a request may have. Raises `ValueError`."""
+    lowest, highest = defaults.SIDE_PX_RANGE
+    sizes: dict[Size, None] = {}
+    for part in (part.strip() for part in text.split(",")):
+        match = _SIZE.fullmatch(part)
+        if match is None:
+            raise ValueError(f"'{part}' is not a size: write WIDTHxHEIGHT in px, separated by commas")
+        size = Size(int(match[1]), int(match[2]))
+        if any(not lowest <= side <= highest or side % defaults.SIDE_PX_MULTIPLE for side in size):
+            raise ValueError(
+                f"no request may have {part}: sides are {lowest} to {highest} px, in multiples of "
+                f"{defaults.SIDE_PX_MULTIPLE}"
+            )
+        sizes[size] = None
+    if len(sizes) > _MAX_WARM_SIZES:
+        raise ValueError(f"{len(sizes)} sizes are more than {_MAX_WARM_SIZES}")
+    return tuple(sizes)
+
+
+def _check_sizes(text: str) -> str:
+    read_sizes(text)
+    return text
 
 
 class GeneratorSettings(ServiceSettings):
@@ -28,4 +59,9 @@ class GeneratorSettings(ServiceSettings):
         "full",
         description="full: all networks stay on the device; offload: only those at work, for GPUs with 8 to "
         "12 GB, at the cost of copying them for each request.",
+    )
+    warm_sizes: Annotated[str, AfterValidator(_check_sizes)] = Field(
+        f"{defaults.SIDE_PX}x{defaults.SIDE_PX}",
+        description="Sizes of requests, separated by commas, that networks are compiled for, with and "
+        "without hires fix, guidance and refiner. Requests of other sizes run as with COMPILE=off.",
     )

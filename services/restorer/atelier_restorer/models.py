@@ -70,6 +70,11 @@ class FaceRestorer:
         self._device = device
         self._fixed_batches = device.type == "cuda" if fixed_batches is None else fixed_batches
 
+    def batch_sizes(self, max_batch: int) -> list[int]:
+        """Return the sizes at which batches of up to `max_batch` faces run."""
+        counts = range(1, max_batch + 1)
+        return sorted({bucket(count, max_batch) if self._fixed_batches else count for count in counts})
+
     @torch.inference_mode()
     def restore(
         self, crops: RgbArray, decodes: Sequence[tuple[int, float]], *, max_batch: int | None = None

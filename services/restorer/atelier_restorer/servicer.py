@@ -12,9 +12,10 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
 from atelier_restorer import convert
 from atelier_restorer.codec import encode_result
+from atelier_restorer.compilation import compile_codeformer
 from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.limits import check_response
-from atelier_restorer.models import ROLES, Models, load_models
+from atelier_restorer.models import ROLES, Models, batch_for, load_models
 from atelier_restorer.pipeline import RestorerPipeline
 from atelier_restorer.request import RestoreRequest, RestoreResult
 from atelier_restorer.settings import RestorerSettings
@@ -73,8 +74,11 @@ class RestorerService:
         )
 
     def warm_up(self) -> None:
-        """Run every network once on a synthetic image. Raises `StartupError`."""
+        """Run every network once, then compile what the settings ask for. Raises `StartupError`."""
         self.pipeline.warm_up()
+        if self.models.codeformer is not None:
+            max_batch = self.settings.max_batch or batch_for(self.models.device)
+            compile_codeformer(self.models.codeformer, self.settings, max_batch=max_batch)
 
     def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
         """Add the servicer to the server."""

@@ -15,7 +15,7 @@ import grpc
 import prometheus_client
 from grpc_reflection.v1alpha import reflection
 
-from atelier_runtime import __version__, defaults, images, log, metrics
+from atelier_runtime import __version__, compilation, defaults, images, log, metrics
 from atelier_runtime.addresses import host_and_port
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.health import Readiness
@@ -106,6 +106,7 @@ class ServiceServer(Generic[ServiceT]):
 
     async def _load(self, registry: prometheus_client.CollectorRegistry) -> None:
         start = time.perf_counter()
+        await self.worker.submit(lambda job: compilation.prepare(self._settings)).result()
         self._loaded = loaded = await self.worker.submit(lambda job: self.service.load()).result()
         await self.worker.submit(lambda job: self.service.warm_up()).result()
         self.worker.forget_job_times()

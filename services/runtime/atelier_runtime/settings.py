@@ -21,6 +21,9 @@ _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP|SCTP)")
 BUILT_IN = "demo"
 """The model set that comes with the package."""
 
+Compile = Literal["off", "blocks", "max"]
+"""How much of a network is compiled."""
+
 
 def _lower_case(given: object) -> object:
     return given.lower() if isinstance(given, str) else given
@@ -60,6 +63,16 @@ class ServiceSettings(ProcessSettings):
         "auto",
         description="dtype of the main networks; auto: bfloat16 on a GPU or CPU that computes in it, else "
         "float16 on a GPU and float32 on a CPU.",
+    )
+    compile: Compile = Field(
+        "off",
+        description="Compile networks at startup: repeated blocks, or whole networks with tuned kernels, "
+        "which takes longer. Needs a C compiler on a GPU, a C++ compiler on a CPU; the images have both.",
+    )
+    compile_cache: str = Field(
+        "",
+        description="Folder that keeps what was compiled for the next start; its files are executed, so only "
+        "the service may write there. Empty: every start compiles anew.",
     )
     queue_capacity: int = Field(8, ge=0, le=1024, description="Requests that may wait for the device.")
     image_workers: int = Field(
