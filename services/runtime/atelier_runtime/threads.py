@@ -1,29 +1,32 @@
-"""How many threads a process uses, in one place.
+"""How many threads each part of a process uses on P usable processors, in one place.
 
-    a network's operator   CPU_THREADS; by default one for each usable processor. OpenMP's threads, which
-                           belong to the device thread, the only one that runs networks. They sleep while
-                           they wait (`torch_setup`), so that stages which share a machine do not hold each
-                           other up.
-    torch's inter-op pool  none: only compiled graphs with branches and training would start it.
-    OpenCV                 one for each usable processor, all callers together: a call that finds its pool
-                           busy runs on its own thread. Left to itself, it reads affinity and the quota of the
-                           outermost control group only.
-    the restorer's CPU pool   functions at a time: one for each usable processor (`cpu_pool`).
-    image workers          IMAGE_WORKERS processes; by default one for each usable processor, at most 8. One
-                           thread each, but the PNG writer's bands: one for each usable processor, at most 8.
+    networks            CPU_THREADS, by default P: OpenMP's threads of the device thread, the only one that
+                        runs networks. They sleep while they wait for each other (`torch_setup`).
+    torch's other pool  never started: only graphs with branches, and training, would use it.
+    OpenCV              P, all callers together: a call that finds them busy runs on its own thread.
+    the CPU pool        P functions at a time (`cpu_pool` of the restorer).
+    image workers       IMAGE_WORKERS, by default P but at most 8, each with one thread; only where a PNG is
+                        encoded, P but at most 8.
 
-"Usable" is what affinity and quotas allow, see `processors`. docs/decisions/threads.md says why, in figures.
+`processors` says what is usable. Services that share a machine use all of it each, and so does `make run`:
+docs/decisions/threads.md has the figures.
 """
 
 from __future__ import annotations
+
+import logging
 
 import torch
 
 from atelier_runtime.processors import usable_processors
 
+logger = logging.getLogger(__name__)
+
 
 def set_network_threads(setting: int) -> int:
     """Set how many threads an operator of a network uses on a CPU, and return it; `setting`: CPU_THREADS."""
-    threads = setting or usable_processors()
+    usable = usable_processors()
+    threads = setting or usable
     torch.set_num_threads(threads)
+    logger.info("threads of the networks", extra={"threads": threads, "usable_processors": usable})
     return threads
