@@ -24,8 +24,8 @@ def test_codeformer_in_two_parts_is_codeformer() -> None:
 
 def test_differences_count_codes_apart_from_values(tmp_path: Path) -> None:
     codes = np.arange(4)
-    np.savez(tmp_path / f"{runtimes.REFERENCE}.npz", np.float32([0, 2]), codes)
-    np.savez(tmp_path / "other.npz", np.float32([0.5, 2]), np.where(codes == 3, 9, codes))
+    np.savez(tmp_path / f"{runtimes.REFERENCE}.npz", np.array([0, 2], np.float32), codes)
+    np.savez(tmp_path / "other.npz", np.array([0.5, 2], np.float32), np.where(codes == 3, 9, codes))
     assert runtimes.differences("codeformer", "other", tmp_path) == {
         "codes_that_differ": 1,
         "largest_value": 2.0,

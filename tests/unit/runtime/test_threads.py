@@ -31,8 +31,8 @@ def usable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
     return count
 
 
-def settings(**given: int) -> ServiceSettings:
-    return ServiceSettings(port=0, metrics_port=0, **given)
+def settings(image_workers: int = 0) -> ServiceSettings:
+    return ServiceSettings(port=0, metrics_port=0, image_workers=image_workers)
 
 
 def test_networks_use_every_usable_processor(usable: int, caplog: pytest.LogCaptureFixture) -> None:
