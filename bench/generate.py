@@ -38,8 +38,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running() -> Iterator[str]:
-    """Start the three processes and yield the gateway's URL once all are ready."""
+def running(given: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Start the three processes, with further variables, and yield the gateway's URL once all are ready."""
     gateway, generator, restorer, metrics_1, metrics_2 = _free_ports(5)
     settings = {
         "ATELIER_GATEWAY_PORT": gateway,
@@ -50,7 +50,7 @@ def running() -> Iterator[str]:
         "ATELIER_RESTORER_PORT": restorer,
         "ATELIER_RESTORER_METRICS_PORT": metrics_2,
     }
-    environment = os.environ | {name: str(value) for name, value in settings.items()}
+    environment = os.environ | {name: str(value) for name, value in settings.items()} | dict(given or {})
     with Processes(environment) as processes:
         while not all_ready(environment):
             if (name := processes.exited()) is not None:

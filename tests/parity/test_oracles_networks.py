@@ -17,7 +17,7 @@ from tests.parity import oracles, recipe
 
 SEED = 3
 ROOT = Path(__file__).parents[2]
-TEST_ONLY = {"spandrel_extra_arches", "basicsr"}
+TEST_ONLY = {"spandrel_extra_arches", "basicsr", "onnx", "onnxscript", "onnxruntime", "openvino"}
 
 
 @pytest.mark.oracle

@@ -44,9 +44,9 @@ from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
-from atelier_runtime.processors import usable_processors
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
+from atelier_runtime.threads import set_network_threads
 from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import CheckpointError, Component, ModelSet
 
@@ -169,7 +169,7 @@ def load_models(settings: GeneratorSettings) -> Models:
     Raises `StartupError` naming the setting or the file.
     """
     _silence_libraries()
-    torch.set_num_threads(settings.cpu_threads or usable_processors())
+    set_network_threads(settings.cpu_threads)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     if device.type == "cpu" and dtype == torch.float16:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import torch
 
 from atelier_restorer.align import CROP_SIZE
@@ -35,6 +36,7 @@ from atelier_runtime.processors import usable_processors
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from atelier_runtime.snapshot import Snapshot, take
+from atelier_runtime.threads import set_network_threads
 from atelier_runtime.upscaler import Upscaler
 from atelier_runtime.weights import Component, ModelSet
 
@@ -177,7 +179,8 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
 
     Networks of other roles are not loaded. Raises `StartupError` naming the setting or the file.
     """
-    torch.set_num_threads(settings.cpu_threads or usable_processors())
+    set_network_threads(settings.cpu_threads)
+    cv2.setNumThreads(usable_processors())
     device = choose_device(settings.device)
     dtype = restorer_dtype(settings.dtype, device)
     if device.type == "cuda":

@@ -23,7 +23,8 @@ def usable_processors(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("
 
 def _folders(cgroups: Path, own: Path) -> list[Path]:
     """Return the folders of our group and its parents, in either version."""
-    folders = [cgroups, cgroups / "cpu"]
+    version_2 = (cgroups, cgroups / "unified")  # the second where both versions are mounted
+    folders = [*version_2, cgroups / "cpu"]
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -31,9 +32,9 @@ def _folders(cgroups: Path, own: Path) -> list[Path]:
     for line in lines:  # such as 0::/kubepods/pod1 or 4:cpu,cpuacct:/kubepods/pod1
         _, controllers, name = line.split(":", 2)
         if controllers == "" or "cpu" in controllers.split(","):
-            root = cgroups / "cpu" if controllers else cgroups
             path = PurePosixPath(name.lstrip("/"))
-            folders += [root / path, *(root / parent for parent in path.parents)]
+            for root in (cgroups / "cpu",) if controllers else version_2:
+                folders += [root / path, *(root / parent for parent in path.parents)]
     return folders
 
 
@@ -45,8 +46,8 @@ def _quota(folder: Path) -> float | None:
         else:
             quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
             period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+        if quota in ("max", "-1") or int(period) <= 0:
+            return None
+        return int(quota) / int(period)
     except (OSError, ValueError):
         return None
-    if quota in ("max", "-1") or int(period) <= 0:
-        return None
-    return int(quota) / int(period)

@@ -88,6 +88,19 @@ def test_bfloat16_may_be_asked_for_on_any_cpu(full_models):
     assert {network.dtype for network in networks} == {models.dtype} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize(("setting", "expected"), [(0, 1), (3, 3)])
+def test_threads_follow_the_usable_processors_and_the_setting(full_models, monkeypatch, setting, expected):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    folder = str(full_models.model_set.folder)
+    try:
+        load_models(GeneratorSettings(device="cpu", model_set=folder, cpu_threads=setting))
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_folders_with_fp16_variants_load(tmp_path):
     folder = build_set(tmp_path, upscaler=False)
     for path in (folder / "base").rglob("*.safetensors"):

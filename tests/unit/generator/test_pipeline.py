@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import HeunDiscreteScheduler
 
 from atelier_generator.generation import Generation, Progress
@@ -346,3 +347,17 @@ def test_stages_account_for_the_time(full_models):
 def test_the_plan_is_what_is_run(small_models):
     plan = Pipeline(small_models).plan(request_for(width_px=512, height_px=384))
     assert (plan.base, plan.full) == ((128, 128), (512, 384))
+
+
+def test_an_image_does_not_depend_on_the_number_of_threads(full_models):
+    """In float32, within the rounding to levels."""
+    before = torch.get_num_threads()
+    pixels = []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            pixels.append(generate(full_models, use_refiner=True).pixels.astype(int))
+    finally:
+        torch.set_num_threads(before)
+    assert pixels[0].std() > 1
+    assert max(np.abs(other - pixels[0]).max() for other in pixels[1:]) <= 1

@@ -4,9 +4,11 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,42 @@ def test_what_was_loaded_from_where_is_logged(tmp_path: Path, caplog: pytest.Log
     assert models.detector and models.codeformer and models.upscaler
     record = next(r for r in caplog.records if r.getMessage() == "CodeFormer loaded successfully")
     assert record.__dict__["file"] == str(tmp_path / "codeformer.safetensors")
+
+
+@pytest.fixture
+def threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
+
+
+@pytest.mark.parametrize(("setting", "expected"), [(0, 1), (3, 3)])
+def test_threads_follow_the_usable_processors_and_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_as_before: None, setting: int, expected: int
+) -> None:
+    """OpenCV's too: by itself it does not see the quota of an inner control group."""
+    torch.set_num_threads(2)
+    cv2.setNumThreads(2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    load_models(settings_for(build_set(tmp_path), cpu_threads=setting))
+    assert torch.get_num_threads() == expected
+    assert cv2.getNumThreads() == 1
+
+
+def test_a_face_does_not_depend_on_the_number_of_threads(tmp_path: Path, threads_as_before: None) -> None:
+    """In float32, within the rounding to levels."""
+    models = load_models(settings_for(build_set(tmp_path, codeformer=codeformer_state())))
+    assert models.codeformer is not None
+    crops = np.random.default_rng(0).integers(0, 256, (2, 512, 512, 3), np.uint8)
+    restored = []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        restored.append(
+            np.stack([np.int16(crop) for crop in models.codeformer.restore(crops, [(0, 0.5), (1, 0)])])
+        )
+    assert restored[0].std() > 1
+    assert max(np.abs(other - restored[0]).max() for other in restored[1:]) <= 1
 
 
 def test_published_file_formats_are_read(tmp_path: Path) -> None:

@@ -48,6 +48,33 @@ def test_a_quota_of_version_1(tmp_path: Path, quota: str, processors: int) -> No
     assert usable_processors(tmp_path / "cgroup", tmp_path / "own") == processors
 
 
+def test_a_quota_of_version_2_beside_version_1(tmp_path: Path) -> None:
+    write(tmp_path / "cgroup/unified/service/cpu.max", "250000 100000\n")
+    write(tmp_path / "own", "5:memory:/elsewhere\n0::/service\n")
+    assert usable_processors(tmp_path / "cgroup", tmp_path / "own") == 3
+
+
+def test_a_fraction_of_a_processor_in_version_1(tmp_path: Path) -> None:
+    write(tmp_path / "cgroup/cpu/cpu.cfs_quota_us", "120000")
+    write(tmp_path / "cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    assert usable_processors(tmp_path / "cgroup", tmp_path / "own") == 2
+
+
+def test_the_smallest_of_quotas_and_affinity_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "cgroup/pod/cpu.max", "400000 100000\n")
+    write(tmp_path / "cgroup/pod/container/cpu.max", "600000 100000\n")
+    write(tmp_path / "own", "0::/pod/container\n")
+    assert usable_processors(tmp_path / "cgroup", tmp_path / "own") == 4
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 7, 9})
+    assert usable_processors(tmp_path / "cgroup", tmp_path / "own") == 3
+
+
+@pytest.mark.parametrize("text", ["", "100000", "many 100000", "100000 often"])
+def test_a_quota_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "cgroup/cpu.max", text)
+    assert usable_processors(tmp_path / "cgroup", tmp_path / "own") == 16
+
+
 def test_without_control_groups_affinity_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5})
     assert usable_processors(tmp_path / "none", tmp_path / "neither") == 2
