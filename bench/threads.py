@@ -164,21 +164,23 @@ def networks_at_once(
     command += ["--threads", str(threads), "--seconds", str(seconds)]
     environment = os.environ | WAITING[waiting]
     with ExitStack() as stack:
-        running_now = [
+        started = [
             stack.enter_context(
                 subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             )
             for _ in range(processes)
         ]
-        for process in running_now:
+        for process in started:
+            stack.callback(process.kill)  # before it is waited for, also if this is interrupted
+        for process in started:
             assert process.stdout is not None
             process.stdout.readline()  # warm
-        for process in running_now:
+        for process in started:
             assert process.stdin is not None
             process.stdin.write(b"\n")
             process.stdin.flush()
         total = 0.0
-        for process in running_now:
+        for process in started:
             assert process.stdout is not None
             total += float(process.stdout.readline())
         return total

@@ -42,6 +42,7 @@ EXCUSED: Mapping[str, str] = {
     "kubectl apply": "needs a cluster; test_kubernetes.py renders it",
     "inspect codeformer.pth": "needs published files; tests/integration/test_restorer_command_published.py",
     "--networks published --device cuda": "needs a GPU",
+    "python -m bench.cards": "needs a GPU",
     "http.server 3000": "runs until it is stopped; test_examples.py opens the page",
 }
 """Parts of shell blocks that no test runs as they stand, and why."""
