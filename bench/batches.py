@@ -77,7 +77,7 @@ def compare(pipeline: Pipeline, asked: Sequence[GenerateRequest], rounds: int) -
         pairs = zip(images[size], images[1], strict=True)
         levels = np.concatenate([np.abs(a.astype(np.int16) - b).ravel() for a, b in pairs])
         result[str(size)] = {
-            "seconds_an_image": spread(seconds[size]),
+            "seconds_per_image": spread(seconds[size]),
             "times_as_fast": spread([a / b for a, b in zip(seconds[1], seconds[size], strict=True)]),
             "levels": {
                 "mean": round(float(levels.mean()), 5),

@@ -78,6 +78,8 @@ def _canonical_unet(
     sample = given["sample"].clone(memory_format=torch.channels_last)
     timestep = torch.as_tensor(given["timestep"], dtype=torch.float32, device=sample.device)
     given["encoder_hidden_states"] = _copy(given["encoder_hidden_states"])
+    if given.get("timestep_cond") is not None:
+        given["timestep_cond"] = _copy(given["timestep_cond"])
     conditions = given.get("added_cond_kwargs") or {}
     given["added_cond_kwargs"] = {name: _copy(conditions[name]) for name in sorted(conditions)}
     rest = {
@@ -102,12 +104,13 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 def _passes(models: Models, sizes: Iterable[Size], batch_sizes: Sequence[int]) -> Iterator[Pass]:
     base_sizes, refiner_sizes = _pass_sizes(models, sizes)
-    # Guidance doubles the rows.
-    rows = sorted({count * factor for count in batch_sizes for factor in (1, 2)})
     for name, unet, unet_sizes in (
         ("base", models.text_to_image.unet, base_sizes),
         ("refiner", models.refiner and models.refiner.unet, refiner_sizes),
     ):
+        # Guidance doubles the rows, but for networks that have the guidance scale as an input.
+        factors = (1,) if unet is not None and unet.config.time_cond_proj_dim else (1, 2)
+        rows = sorted({count * factor for count in batch_sizes for factor in factors})
         for size in unet_sizes:
             for count in rows:
                 yield f"{name}, {size}, {count} rows", partial(_denoise, models, name, unet, size, count)
@@ -156,6 +159,7 @@ def _denoise(models: Models, name: str, unet: Any, size: Size, rows: int) -> Non
         _latents(models, size, rows).to(models.dtype),
         torch.zeros((), device=models.device),
         encoder_hidden_states=zeros(rows, tokens, config.cross_attention_dim),
+        timestep_cond=zeros(rows, config.time_cond_proj_dim) if config.time_cond_proj_dim else None,
         added_cond_kwargs={"text_embeds": zeros(rows, text_width), "time_ids": zeros(rows, time_ids)},
         return_dict=False,
     )

@@ -52,7 +52,10 @@ class Denoising:
             if self.guidance_rescale > 0:
                 prediction = _rescaled(prediction, positive, self.guidance_rescale)
         known = inspect.signature(self.scheduler.step).parameters
-        options = {"generator": self.generator} if "generator" in known else {}
+        # eta 0: of the samplers that have it, the deterministic kind, as in diffusers' pipelines
+        options: dict[str, Any] = {
+            name: value for name, value in {"eta": 0.0, "generator": self.generator}.items() if name in known
+        }
         step = self.scheduler.step(
             prediction, self.timesteps[index], self.latents, return_dict=False, **options
         )

@@ -12,7 +12,7 @@ import torch
 
 from atelier_generator.denoising import Denoising
 from atelier_generator.plan import Passes, Plan
-from atelier_generator.prompts import EncodedPrompt
+from atelier_generator.prompts import EncodedPrompt, PendingPrompt
 from atelier_generator.request import GenerateRequest
 from atelier_runtime import metrics
 from atelier_runtime.device import is_out_of_memory
@@ -56,7 +56,7 @@ class Run:
     """The state of one completed request while it runs on `device`.
 
     `check` raises if the request was canceled or its deadline has passed; `emit` sends its progress.
-    `read_prompt` waits for its encoded prompt. `latents`: scaled, of the last pass, (1, C, H/8, W/8);
+    `latents`: scaled, of the last pass, (1, C, H/8, W/8);
     `image`: what the networks have made of them, uint8 RGB (H, W, 3).
     """
 
@@ -66,7 +66,7 @@ class Run:
     device: torch.device
     check: Callable[[], None]
     emit: Callable[[Progress], None]
-    read_prompt: Callable[[], EncodedPrompt]
+    pending_prompt: PendingPrompt | None
     timer: StageTimer = field(init=False)
     prompt: EncodedPrompt | None = None
     denoising: Denoising | None = None
@@ -131,6 +131,11 @@ class Run:
                 raise OutOfMemory from None
             raise
 
+    def let_go(self) -> None:
+        """Keep nothing but what the result is made of: neither tensors nor those who wait for it."""
+        self.check, self.emit = _nothing, _ignore
+        self.pending_prompt = self.prompt = self.denoising = self.latents = None
+
     def result(self, pixels: RgbArray) -> Generation:
         """Return the result of the request, once its image is finished."""
         not_loaded = self.request.use_refiner and not self.refined
@@ -161,6 +166,14 @@ class Run:
         if not (plan.second or plan.base).contains(plan.full):
             text += f", then upscaled to {plan.full} by {self.upscaler}"
         self.warn(WarningCode.SIZE_LIMITED, text)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _ignore(progress: Progress) -> None:
+    pass
 
 
 class EveryRequestEnded(Exception):
@@ -197,6 +210,7 @@ class Batch:
     def end(self, run: Run, error: Exception | None = None) -> None:
         """Let a run leave."""
         self.runs.remove(run)
+        run.let_go()
         self._end(run, error)
 
     @contextmanager

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Denoiser:
     """Runs passes, at most `max_batch` requests in one forward pass.
 
-    If the device runs out of memory, a forward pass is halved, and later ones stay that small.
+    If the device runs out of memory, a forward pass is halved, and the others of the pass stay that small.
     """
 
     def __init__(self, device: torch.device, max_batch: int) -> None:
@@ -35,11 +35,13 @@ class Denoiser:
         metrics.BATCH_SIZE.observe(len(batch.runs))
         for run in batch.runs:
             run.steps_done = run.steps_finished
+        size = self.max_batch
         total = len(_denoising(batch.runs[0]).timesteps)
         for index in range(total):
-            runs, size = list(batch.runs), self.max_batch
-            for start in range(0, len(runs), size):
-                self._predict(unet, batch, runs[start : start + size], index)
+            runs = list(batch.runs)
+            while runs:
+                group, runs = runs[:size], runs[size:]
+                size = min(size, self._predict(unet, batch, group, index) or size)
             # Second-order schedulers take two of these for each step.
             done = min(steps, (index + 1) * steps // total)
             batch.each(partial(_step, index=index, done=done, progress=Progress(stage, index + 1, total)))
@@ -47,8 +49,11 @@ class Denoiser:
             run.latents, run.denoising = _denoising(run).latents, None
             run.steps_finished += steps
 
-    def _predict(self, unet: Any, batch: Batch, runs: Sequence[Run], index: int) -> None:
-        """Set the predictions of some runs; one for which that fails leaves the batch."""
+    def _predict(self, unet: Any, batch: Batch, runs: Sequence[Run], index: int) -> int | None:
+        """Set the predictions of some runs; one for which that fails leaves the batch.
+
+        Returns how many fit into the device's memory, if these did not.
+        """
 
         def forward() -> None:
             parts = [_denoising(run) for run in runs]
@@ -57,21 +62,28 @@ class Denoiser:
 
         if len(runs) == 1:
             batch.attempt(runs[0], lambda run: run.retried(forward))
-            return
+            return None
         try:
             forward()
         except Exception as error:  # whatever a network raises is this forward pass's failure
             out_of_memory = is_out_of_memory(error)
-            logger.exception("a forward pass for several requests failed", extra={"requests": len(runs)})
+            if not out_of_memory:
+                logger.exception("a forward pass for several requests failed", extra={"requests": len(runs)})
         else:
-            return
+            return None
         free_memory(self._device)
         # Out of memory, half of them may fit. Otherwise a single one may have failed all: each by itself.
         size = (len(runs) + 1) // 2 if out_of_memory else 1
         if out_of_memory:
-            self.max_batch = min(self.max_batch, size)
-        for start in range(0, len(runs), size):
+            logger.warning(
+                "the device ran short of memory; fewer requests share a forward pass",
+                extra={"requests": len(runs), "now": size},
+            )
+        fitting = [
             self._predict(unet, batch, runs[start : start + size], index)
+            for start in range(0, len(runs), size)
+        ]
+        return min([size, *(fit for fit in fitting if fit is not None)]) if out_of_memory else None
 
 
 def _step(run: Run, *, index: int, done: int, progress: Progress) -> None:

@@ -1,12 +1,14 @@
 """Generating one image: base pass, upscaling, second pass or refiner, guards.
 
-    text ▶ base ▶ [refiner] ▶ decode ▶ [upscale]                           without hires fix
-    text ▶ base ▶ decode ▶ upscale ▶ encode ▶ hires ▶ decode ▶ [upscale]   with it
+    base ▶ [refiner] ▶ decode ▶ [upscale]                           without hires fix
+    base ▶ decode ▶ upscale ▶ encode ▶ hires ▶ decode ▶ [upscale]   with it
+
+The prompt is encoded before, in a thread of its own (`prompts`).
 
 Before a refiner that works at a larger size than its base, the image is upscaled as for hires fix.
 
 Requests whose passes agree run together, as a `Batch`: they share the UNet's forward passes and nothing else.
-Everything here runs on the device thread. A request is canceled when its `check` raises: within one
+All of it but `finish` runs on the device thread. A request is canceled when its `check` raises: within one
 denoising step, before each decode, and before each tile of an upscaling. No state of a request outlives it:
 its noise and its schedulers are its own.
 """
@@ -24,7 +26,7 @@ from atelier_generator.generation import Batch, EveryRequestEnded, Generation, P
 from atelier_generator.models import Models
 from atelier_generator.passes import Denoiser
 from atelier_generator.plan import Passes, Plan, count_steps, make_plan, refiner_schedule_steps
-from atelier_generator.prompts import EncodedPrompt, PromptEncoder
+from atelier_generator.prompts import PendingPrompt, PromptEncoder
 from atelier_generator.request import GenerateRequest
 from atelier_runtime import defaults
 from atelier_runtime.errors import BadImage, OutOfMemory
@@ -59,7 +61,7 @@ class Pipeline:
 
     @property
     def max_batch(self) -> int:
-        """Requests that may run together; smaller once memory has run out."""
+        """Requests that may run together."""
         return self._denoiser.max_batch
 
     def plan(self, request: GenerateRequest) -> Plan:
@@ -80,8 +82,8 @@ class Pipeline:
         plan = self.plan(request)
         return plan.base, plan.second, self._passes(request), request.guided
 
-    def start_prompt(self, request: GenerateRequest) -> Callable[[], EncodedPrompt]:
-        """Start to encode a completed request's prompts; returns what `Run.read_prompt` needs."""
+    def start_prompt(self, request: GenerateRequest) -> PendingPrompt:
+        """Start to encode a completed request's prompts, for `run`."""
         return self._prompts.start(request, refine=self._refines(request))
 
     def run(
@@ -89,7 +91,7 @@ class Pipeline:
         request: GenerateRequest,
         check: Callable[[], None],
         emit: Callable[[Progress], None],
-        read_prompt: Callable[[], EncodedPrompt] | None = None,
+        prompt: PendingPrompt | None = None,
     ) -> Run:
         """Return a completed request ready for `generate_batch`.
 
@@ -102,7 +104,7 @@ class Pipeline:
             device=self._models.device,
             check=check,
             emit=emit,
-            read_prompt=read_prompt or partial(self._prompts.encode, request, refine=self._refines(request)),
+            pending_prompt=prompt or self._prompts.later(request, refine=self._refines(request)),
         )
 
     def generate(
@@ -129,11 +131,15 @@ class Pipeline:
         `end` is called once for each, with the error that has stopped it, if any. The others do not notice.
         See `generate` for what is raised.
         """
+        batch = Batch(runs, end)
         try:
             with torch.inference_mode():
-                self._generate(Batch(runs, end))
+                self._generate(batch)
         except EveryRequestEnded:
             pass
+        except Exception as error:  # of what they share, such as copying a network to the device
+            for run in list(batch.runs):
+                batch.end(run, error)
 
     def finish(self, run: Run) -> Generation:
         """Do what is left once the networks have run: resize by Lanczos. In any thread."""
@@ -187,7 +193,9 @@ class Pipeline:
 
     def _read_prompt(self, run: Run) -> None:
         run.check()
-        run.prompt = run.read_prompt()
+        pending, run.pending_prompt = run.pending_prompt, None
+        assert pending is not None, "a prompt is read once"
+        run.prompt = pending.read(run.check)
         run.timer.reports.append(run.prompt.cost)
         run.warnings.extend(run.prompt.warnings)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ import torch
 from atelier_generator.models import Models
 from atelier_generator.prompt_words import truncation_warning
 from atelier_generator.request import GenerateRequest
+from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
 from atelier_runtime.vram import probe_for
+
+_CHECK_S = 0.05  # how often a wait asks whether anybody is still waiting for the image
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,47 @@ class EncodedPrompt:
     cost: StageReport
 
 
+class PendingPrompt:
+    """A request's prompts on their way: encoded in another thread, or by whoever reads them."""
+
+    def __init__(self, encode: Callable[[], EncodedPrompt]) -> None:
+        self._encode = encode
+        self._future: Future[EncodedPrompt] | None = None
+
+    def encode_in(self, executor: Executor, encode: Callable[[], EncodedPrompt]) -> None:
+        """Let an executor encode them."""
+        self._future = executor.submit(encode)
+
+    def read(self, check: Callable[[], None]) -> EncodedPrompt:
+        """Wait for the result, once; on the device thread. `check` raises to stop the wait.
+
+        If memory ran out in the other thread, beside what the device was doing, they are encoded again.
+        """
+        future, self._future = self._future, None
+        while future is not None:
+            check()
+            try:
+                return future.result(timeout=_CHECK_S)
+            except TimeoutError:
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            future = None  # its exception keeps the tensors of the failed attempt
+        return self._encode()
+
+    def cancel(self) -> None:
+        """Do not encode the prompts any more, if that has not begun."""
+        if (future := self._future) is not None:
+            future.cancel()
+
+
 class PromptEncoder:
     """Encodes the prompts of waiting requests in a thread of its own, beside the steps of others.
 
-    On a GPU in a stream of its own, so that neither waits for the other. The tokenizers are used by this
-    thread alone: they cannot be shared. Where the networks take turns on the device (`offload`), prompts are
-    encoded in turn too, on the device thread.
+    On a GPU in a stream of its own. While requests are served the tokenizers, which threads cannot share, are
+    used by this thread alone. Where the networks take turns on the device (`offload`), prompts are encoded in
+    turn too, on the device thread.
     """
 
     def __init__(self, models: Models) -> None:
@@ -60,14 +98,16 @@ class PromptEncoder:
         self._stream = torch.cuda.Stream(models.device) if models.device.type == "cuda" else None
         self._executor = None if models.placement.offload else ThreadPoolExecutor(1, "text")
 
-    def start(self, request: GenerateRequest, *, refine: bool) -> Callable[[], EncodedPrompt]:
-        """Start to encode a completed request's prompts; return a function that waits for the result.
+    def start(self, request: GenerateRequest, *, refine: bool) -> PendingPrompt:
+        """Start to encode a completed request's prompts; `refine`: the refiner network will run."""
+        pending = self.later(request, refine=refine)
+        if self._executor is not None:
+            pending.encode_in(self._executor, partial(self._encode_beside, request, refine=refine))
+        return pending
 
-        `refine`: the refiner network will run.
-        """
-        if self._executor is None:
-            return functools.partial(self.encode, request, refine=refine)
-        return self._executor.submit(self._encode_beside, request, refine=refine).result
+    def later(self, request: GenerateRequest, *, refine: bool) -> PendingPrompt:
+        """Leave it to the reader to encode a completed request's prompts."""
+        return PendingPrompt(partial(self.encode, request, refine=refine))
 
     def encode(self, request: GenerateRequest, *, refine: bool) -> EncodedPrompt:
         """Encode a completed request's prompts; on the device thread."""

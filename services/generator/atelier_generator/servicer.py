@@ -17,6 +17,7 @@ from atelier_generator.models import ROLES, Models, choose_max_batch, load_model
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device_worker import DeviceWorker, Job, Together
+from atelier_runtime.errors import AtelierError
 from atelier_runtime.images import Picture, encode_output
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
@@ -90,23 +91,27 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
 
         worker, deadline = self._service.worker, deadline_of(context)
         worker.check_slot(deadline)  # no prompt is encoded in vain
-        read_prompt = pipeline.start_prompt(request)
+        prompt = pipeline.start_prompt(request)
 
         together = Together(
             key=pipeline.batch_key(request),
             limit=pipeline.max_batch,
             function=partial(_generate, pipeline),
-            item=(request, read_prompt),
+            item=(request, prompt),
         )
-        job = worker.submit(together, deadline=deadline)
+        try:
+            job = worker.submit(together, deadline=deadline)
+        except AtelierError:
+            prompt.cancel()
+            raise
         try:
             async for progress in job.events():
                 yield convert.progress_to_proto(progress)
-            run = await job.result()
-            generation = await asyncio.to_thread(pipeline.finish, run)
-            del run
+            generation = await asyncio.to_thread(pipeline.finish, await job.result())
         finally:
             job.cancel()
+            prompt.cancel()
+            del job, together, prompt  # an error's traceback would keep them, and they the error
         timer = StageTimer()
         encode = partial(
             encode_output, Picture(rgb=generation.pixels), request.output_format, request.quality
@@ -117,7 +122,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
 
 
 def _generate(pipeline: Pipeline, jobs: Sequence[Job[Run]]) -> None:
-    """Generate the images of jobs whose items are a request and what waits for its encoded prompt."""
+    """Generate the images of jobs whose items are a request and its prompt."""
     job_of = {pipeline.run(job.item[0], job.check, job.emit, job.item[1]): job for job in jobs}
 
     def end(run: Run, error: Exception | None) -> None:

@@ -52,8 +52,9 @@ class GeneratorSettings(ServiceSettings):
         0,
         ge=0,
         le=16,
-        description="Waiting requests of the same size, steps and passes that are denoised together; 0: 4 on "
-        "a device with 40 GB, 2 on one with 20 GB, else 1.",
+        description="Waiting requests of the same size, steps and passes that are denoised together, of the "
+        "one that is next and at most QUEUE_CAPACITY others; 0: 4 on a device with 40 GB, 2 on one with "
+        "20 GB, else 1.",
     )
     memory: Literal["full", "offload"] = Field(
         "full",
@@ -63,5 +64,6 @@ class GeneratorSettings(ServiceSettings):
     warm_sizes: Annotated[str, AfterValidator(_check_sizes)] = Field(
         f"{defaults.SIDE_PX}x{defaults.SIDE_PX}",
         description="Sizes of requests, separated by commas, that networks are compiled for, with and "
-        "without hires fix, guidance and refiner. Requests of other sizes run as with COMPILE=off.",
+        "without hires fix, guidance and refiner, for batches of 1 to MAX_BATCH. Requests of other sizes run "
+        "as with COMPILE=off.",
     )

@@ -17,8 +17,8 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ def prepare(settings: ServiceSettings) -> None:
             raise StartupError(f"COMPILE_CACHE={settings.compile_cache}: {error.strerror}") from error
     else:
         folder = _temporary_cache()
+    _use_cache(folder)
+
+
+def _use_cache(folder: Path) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
 
@@ -81,8 +85,8 @@ def compile_part(part: Any, mode: Compile, backend: Backend = INDUCTOR) -> None:
 def warm_up(settings: ServiceSettings, passes: Sequence[Pass]) -> None:
     """Run each pass, which compiles what it needs; afterwards nothing is compiled any more.
 
-    A cache that an earlier process left incomplete is emptied, and everything compiled anew. Raises
-    `StartupError` naming setting, pass and reason.
+    If that fails with a cache that an earlier process may have left incomplete, everything is compiled anew,
+    and replaces it. Raises `StartupError` naming setting, pass and reason.
     """
     start, before = time.perf_counter(), counters["stats"]["unique_graphs"]
     try:
@@ -92,9 +96,9 @@ def warm_up(settings: ServiceSettings, passes: Sequence[Pass]) -> None:
             if not settings.compile_cache:
                 raise
             logger.warning("compiling failed; again, without the cache", extra={"error": str(error)})
-            _empty(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
             torch.compiler.reset()
-            _compile(settings.compile, passes)
+            with _replaced_cache(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])):
+                _compile(settings.compile, passes)
     except _CompilationFailed as error:
         raise StartupError(str(error)) from error
     finally:
@@ -129,7 +133,8 @@ def _compile(mode: Compile, passes: Sequence[Pass]) -> None:
     ):
         # diffusers memoizes a function of constants; tracing through it is right
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
-        for name, run in passes:
+        for number, (name, run) in enumerate(passes, 1):
+            logger.info("compiling", extra={"part": name, "number": number, "of": len(passes)})
             try:
                 run()
             except Exception as error:
@@ -171,9 +176,20 @@ def _temporary_cache() -> Path:
 _temporary: tempfile.TemporaryDirectory[str] | None = None
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+@contextmanager
+def _replaced_cache(folder: Path) -> Iterator[None]:
+    """Use a new folder, which takes the cache's place once what is inside has succeeded.
+
+    Other replicas may be using the cache: it is moved away as a whole, and only then.
+    """
+    new = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    old = new.with_name(f"{new.name}-old")
+    _use_cache(new)
+    try:
+        yield
+        folder.rename(old)
+        new.rename(folder)
+    finally:
+        _use_cache(folder)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)

@@ -64,7 +64,7 @@ class Job(Generic[T]):
         """`deadline`: on the clock of `time.monotonic`. `has_slot`: its request has reserved a slot."""
         self.deadline = deadline
         self.has_slot = has_slot
-        self.work = work
+        self.work: Callable[[Job[T]], T] | Together[T] | None = work
         self.item: Any = work.item if isinstance(work, Together) else None
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
@@ -115,6 +115,7 @@ class Job(Generic[T]):
     def succeed(self, result: T) -> None:
         """End the job, which then no longer counts as running, and deliver its result."""
         self._leave(self, True)
+        self.work = self.item = None  # they may lead back to the job
         self._future.set_result(result)
         self.emit(_END)
 
@@ -126,6 +127,7 @@ class Job(Generic[T]):
             # An expected error needs no traceback; its frames would keep the failed work's tensors alive.
             error.__traceback__ = error.__context__ = error.__cause__ = None
         self._leave(self, False)
+        self.work = self.item = None
         self._future.set_exception(error)
         self.emit(_END)
 
@@ -177,7 +179,8 @@ class DeviceWorker:
             retry_after = max(1.0, math.ceil(wait))
             if self._draining:
                 raise ServiceDraining(retry_after_s=retry_after)
-            if self._requests > self.capacity:
+            # The device takes one request, or those that run together.
+            if self._requests - max(1, self.running) >= self.capacity:
                 raise QueueFull(
                     f"The queue is full ({self.depth} waiting, capacity {self.capacity}).",
                     retry_after_s=retry_after,
@@ -328,6 +331,7 @@ class DeviceWorker:
             return
         [first, *others] = jobs
         work = first.work
+        assert work is not None, "these have not ended"
         # What belongs to several requests is logged under the ID of none.
         context = contextvars.Context() if others else first._context
         try:

@@ -39,14 +39,15 @@ REFUSALS = Counter(
 )
 STAGE_DURATION = Histogram(
     "atelier_stage_duration_seconds",
-    "Wall time of a stage, between device synchronizations.",
+    "Wall time of a stage, between device synchronizations; requests that share it count once.",
     ["stage"],
     buckets=_SECONDS,
     registry=None,
 )
 STAGE_PEAK_VRAM = Gauge(
     "atelier_stage_peak_vram_bytes",
-    "Peak device memory during the latest run of a stage. Absent on a CPU.",
+    "Peak device memory during the latest run of a stage. Absent on a CPU, and for prompts that are encoded "
+    "beside other work.",
     ["stage"],
     registry=None,
 )
@@ -73,7 +74,8 @@ CPU_POOL_BUSY = Gauge(
 )
 BATCH_SIZE = Histogram(
     "atelier_batch_size",
-    "Faces in one forward pass of the restorer, requests in one pass of the generator.",
+    "Faces in one forward pass of the restorer; requests in one pass of the generator, however many forward "
+    "passes it takes.",
     buckets=(1, 2, 4, 8, 16, 32),
     registry=None,
 )

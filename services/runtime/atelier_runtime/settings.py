@@ -131,7 +131,7 @@ def explain(settings_class: type[BaseSettings], error: ValidationError) -> list[
     for problem in error.errors():
         name = f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper()
         given = "" if problem["type"] == "missing" else f"={problem['input']}"
-        lines.append(f"{name}{given}: {problem['msg']}")
+        lines.append(f"{name}{given}: {problem['msg'].removeprefix('Value error, ')}")
     return lines
 
 

@@ -1,7 +1,9 @@
 """How many threads each part of a process uses on P usable processors, in one place.
 
-    networks            CPU_THREADS, by default P: OpenMP's threads of the device thread, the only one that
-                        runs networks. They sleep while they wait for each other (`torch_setup`).
+    networks            CPU_THREADS, by default P: OpenMP's threads of the device thread. They sleep while
+                        they wait for each other (`torch_setup`).
+    text encoders       as many, of the generator's thread that encodes the prompts of waiting requests.
+    asyncio's pool      what the processor does with an image that was generated, such as resizing it.
     torch's other pool  never started: only graphs with branches, and training, would use it.
     OpenCV              P, all callers together: a call that finds them busy runs on its own thread.
     the CPU pool        P functions at a time (`cpu_pool` of the restorer).

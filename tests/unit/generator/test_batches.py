@@ -164,11 +164,14 @@ def own_models(full_models, tmp_path):
     return load(shutil.copytree(full_models.model_set.folder, tmp_path / "set"))
 
 
-def test_out_of_memory_halves_the_batch_from_then_on(own_models):
+def test_out_of_memory_halves_the_batch_for_the_rest_of_the_pass(own_models):
     requests = requests_for(num_inference_steps=2, use_refiner=False)
     alone = singles(own_models, requests)
 
+    tried: list[int] = []
+
     def fail_above_two(module: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        tried.append(len(inputs[0]))
         if len(inputs[0]) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -176,8 +179,9 @@ def test_out_of_memory_halves_the_batch_from_then_on(own_models):
     pipeline = Pipeline(own_models, max_batch=4)
     with UnetCalls(own_models.text_to_image) as base:
         together = run_together(pipeline, requests)
-    assert pipeline.max_batch == 2
-    assert base.batches[-2:] == [4, 2], "no further try of three"
+    assert base.batches == [4, 2, 4, 2]
+    assert tried == [6, 4, 2, 4, 2], "no further try of three"
+    assert pipeline.max_batch == 4, "the next batch may find more memory"
     for number, image in enumerate(alone):
         outcome = together.outcome[number]
         assert isinstance(outcome, Generation) and outcome.warnings == ()

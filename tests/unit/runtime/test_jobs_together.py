@@ -72,6 +72,27 @@ async def test_only_equal_keys_run_together_and_the_order_stays(
     assert calls.items == [["a1", "a2"], ["b1", "b2"], ["c1"], ["plain"]]
 
 
+async def test_a_batch_that_runs_takes_no_place_in_the_queue(worker: DeviceWorker, blocker: Blocker) -> None:
+    running, release = threading.Event(), threading.Event()
+
+    def work(jobs: Sequence[Job[str]]) -> None:
+        running.set()
+        release.wait(10)
+        for job in jobs:
+            job.succeed("")
+
+    jobs = [worker.submit(Together("key", 4, work, None)) for _ in range(4)]
+    blocker.release.set()
+    assert await asyncio.to_thread(running.wait, 10)
+    try:
+        waiting = [worker.submit(lambda job: "") for _ in range(worker.capacity)]
+        with pytest.raises(errors.QueueFull, match="8 waiting, capacity 8"):
+            worker.submit(lambda job: "")
+    finally:
+        release.set()
+    await asyncio.gather(*(job.result() for job in [*jobs, *waiting]))
+
+
 async def test_nothing_waits_for_a_batch_to_fill(worker: DeviceWorker) -> None:
     calls = Calls()
     assert await worker.submit(calls.share(1)).result() == 1
