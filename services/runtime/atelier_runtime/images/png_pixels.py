@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import cast
 
 import numpy as np
@@ -28,7 +30,7 @@ Pixels = tuple[PixelArray, PixelArray | None]
 _CHANNELS = {0: 1, 2: 3, 6: 4}  # by color type, of those that libspng returns as they are
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _BAND_BYTES = 2**19
-_PACKED_BYTES = 2**16
+_PACKED_BYTES = 2**19  # in small pieces, unpacking would wait for libspng, which keeps the GIL, after each
 _STORED_BYTES = 65_535  # of an uncompressed block of deflate
 _ZLIB_HEADER = b"\x78\x01"
 _IsalError = cast(type[Exception], igzip_lib.IsalError)  # its stubs call it an instance
@@ -40,18 +42,28 @@ def read(data: bytes, chunks: png.Chunks) -> Pixels | None:
 
     Raises `ImageFault` if pixels are missing, and `ValueError` if they are corrupt.
     """
-    width, height = png.size(data)
+    width, _ = png.size(data)
     channels = _CHANNELS.get(chunks.color_type, 0)
     row_bytes = 1 + width * channels * chunks.depth // 8
     is_plain = channels > 0 and chunks.depth in (8, 16) and not chunks.is_interlaced
     has_transparent_color = b"tRNS" in chunks.first and channels < 4
     if not is_plain or row_bytes > _BAND_BYTES or (has_transparent_color and chunks.depth == 8):
         return None
+    with ThreadPoolExecutor(1) as ahead:
+        # It starts before the pixels' memory is taken: starting one without memory can wait forever.
+        ahead.submit(int).result()
+        return _read(data, chunks, row_bytes, channels, ahead)
+
+
+def _read(
+    data: bytes, chunks: png.Chunks, row_bytes: int, channels: int, ahead: ThreadPoolExecutor
+) -> Pixels:
+    width, height = png.size(data)
     dtype = np.uint8 if chunks.depth == 8 else np.uint16
     rgb = np.empty((height, width, 3), dtype)
     alpha = np.empty((height, width), dtype) if channels == 4 else None
     top = 0
-    for pixels in _bands(data, row_bytes, width, height):
+    for pixels in _bands(data, row_bytes, width, height, ahead):
         bottom = top + len(pixels)
         if pixels.shape[2] == channels == 3:
             rgb[top:bottom] = pixels
@@ -61,32 +73,31 @@ def read(data: bytes, chunks: png.Chunks) -> Pixels | None:
         if alpha is not None:
             alpha[top:bottom] = pixels[..., 3]
         top = bottom
-    if has_transparent_color:
-        alpha = _keyed_alpha(rgb, chunks)
-    return rgb, alpha
+    return rgb, _keyed_alpha(rgb, chunks) if alpha is None else alpha
 
 
-def _bands(data: bytes, row_bytes: int, width: int, height: int) -> Iterator[PixelArray]:
+def _bands(
+    data: bytes, row_bytes: int, width: int, height: int, ahead: ThreadPoolExecutor
+) -> Iterator[PixelArray]:
     """Iterate over bands of rows, (H, W, C); libspng may return more channels than the file has."""
     rows = _BAND_BYTES // row_bytes
+    sizes = (min(rows, height - top) * row_bytes for top in range(0, height, rows))
     unpacked = _Unpacked(data)
     depth_and_kind = data[24:26]
     above = bytes(row_bytes)
-    with ThreadPoolExecutor(1) as ahead:
-        band = ahead.submit(unpacked.take, min(rows, height) * row_bytes)
-        for top in range(0, height, rows):
-            filtered = band.result()
-            rest = height - top - rows
-            if rest > 0:
-                band = ahead.submit(unpacked.take, min(rows, rest) * row_bytes)
-            # The filters of the first row refer to the one above it: it comes first, unfiltered.
-            file = _stored(width, depth_and_kind, row_bytes, above + filtered)
-            try:
-                pixels = np.atleast_3d(pyspng.load(file))
-            except RuntimeError as error:
-                raise ValueError(str(error)) from None
-            above = _as_row(pixels[-1], row_bytes)
-            yield pixels[1:]
+    # Two: libspng keeps the GIL, without which the thread could not start on a band given only then.
+    bands = deque(ahead.submit(unpacked.take, size) for size in islice(sizes, 2))
+    while bands:
+        filtered = bands.popleft().result()
+        bands += [ahead.submit(unpacked.take, size) for size in islice(sizes, 1)]
+        # The filters of the first row refer to the one above it: it comes first, unfiltered.
+        file = _stored(width, depth_and_kind, row_bytes, above + filtered)
+        try:
+            pixels = np.atleast_3d(pyspng.load(file))
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+        above = _as_row(pixels[-1], row_bytes)
+        yield pixels[1:]
     unpacked.finish()
 
 
@@ -158,10 +169,21 @@ class _Unpacked:
 
 
 def _packed(data: bytes) -> Iterator[bytes]:
+    """Iterate over the contents of the pixels' chunks, in pieces that take few calls to unpack."""
+    view = memoryview(data)
+    pieces: list[memoryview] = []
+    size = 0
     for kind, start, end in png.iterate_chunks(data):
-        if kind == b"IDAT":
-            for first in range(start, end, _PACKED_BYTES):
-                yield data[first : min(first + _PACKED_BYTES, end)]
+        if kind != b"IDAT":
+            continue
+        for first in range(start, end, _PACKED_BYTES):
+            pieces.append(view[first : min(first + _PACKED_BYTES, end)])
+            size += len(pieces[-1])
+            if size >= _PACKED_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+    if size > 0:
+        yield b"".join(pieces)
 
 
 def check_pixels(data: bytes, chunks: png.Chunks) -> None:
