@@ -1,4 +1,4 @@
-"""Compare our image files with Pillow's and OpenCV's: PNG of 8 and 16 bits, lossless WebP.
+"""Compare our image files with those of 0.1, Pillow and OpenCV: PNG of 8 and 16 bits, lossless WebP.
 
 The photo has 1536x1536 px and grain, as from a camera. In each round all encoders take a turn.
 """
@@ -9,6 +9,7 @@ import io
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from skimage import data
 
 from atelier_runtime import images
+from atelier_runtime.images import png_writer
 from bench.report import machine, print_json, spread
 
 RUNS = 7
@@ -42,6 +44,19 @@ def photo(dtype: type[np.uint8] | type[np.uint16]) -> images.PixelArray:
     return np.asarray(np.clip(np.rint(large + grain), 0, white), dtype)
 
 
+def drawing() -> NDArray[np.uint8]:
+    """Return shapes and text (SIDE_PX, SIDE_PX, 3) with smooth edges."""
+    rng = np.random.default_rng(0)
+    image = np.full((SIDE_PX, SIDE_PX, 3), 250, np.uint8)
+    for _ in range(60):
+        color = [int(level) for level in rng.integers(0, 255, 3)]
+        x, y = (int(place) for place in rng.integers(0, SIDE_PX, 2))
+        cv2.circle(image, (x, y), 90, color, 4, cv2.LINE_AA)
+        cv2.rectangle(image, (y, x), (y + 200, x + 120), color, cv2.FILLED)
+        cv2.putText(image, "A drawing", (x, y), cv2.FONT_HERSHEY_SIMPLEX, 2, color, 3, cv2.LINE_AA)
+    return image
+
+
 def _pillow(rgb: NDArray[np.uint8], file_format: str, **options: object) -> Callable[[], bytes]:
     def encode() -> bytes:
         buffer = io.BytesIO()
@@ -55,9 +70,23 @@ def _opencv(bgr: images.PixelArray, *options: int) -> Callable[[], bytes]:
     return lambda: cv2.imencode(".png", bgr, options)[1].tobytes()
 
 
+def _run_lengths(rows: memoryview, window_bits: int, is_last: bool) -> bytes:
+    deflate = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
+    return deflate.compress(rows) + deflate.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)
+
+
+def _as_in_0_1(rgb: images.PixelArray) -> bytes:
+    """Encode by zlib's run lengths alone; `_PHOTO` 0: bands get no second window."""
+    with patch.multiple(png_writer, _deflate=_run_lengths, _PHOTO=0):
+        return images.encode(images.Picture(rgb), "png", 92)
+
+
 def png_encoders(rgb: images.PixelArray) -> Encoders:
     """Return ours first, then the alternatives."""
-    encoders = {"atelier": lambda: images.encode(images.Picture(rgb), "png", 92)}
+    encoders: dict[str, Callable[[], bytes]] = {
+        "atelier": lambda: images.encode(images.Picture(rgb), "png", 92),
+        "atelier 0.1": lambda: _as_in_0_1(rgb),
+    }
     if rgb.dtype == np.uint8:
         encoders["pillow, default"] = _pillow(rgb, "PNG")
         encoders["pillow, level 1, rle"] = _pillow(rgb, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
@@ -89,19 +118,26 @@ def webp_encoders(rgb: NDArray[np.uint8]) -> Encoders:
 
 
 def compare(encoders: Encoders, pixel_bytes: int) -> dict[str, object]:
-    """Time encoders in turn; `slower` is each one's time relative to the first, round by round."""
+    """Time encoders in turn; `slower` is each one's time relative to the first, round by round.
+
+    `cpu_seconds`, of all threads, hardly depends on what else is running.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
+    cpu: dict[str, list[float]] = {name: [] for name in encoders}
     sizes: dict[str, int] = {}
     for _ in range(RUNS):
         for name, encode in encoders.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             sizes[name] = len(encode())
             seconds[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - cpu_start)
     first = next(iter(seconds.values()))
     return {
         name: {
             "seconds": spread(taken),
             "slower": spread([a / b for a, b in zip(taken, first, strict=True)]),
+            "slower_of_min": round(min(taken) / min(first), 2),
+            "cpu_seconds": spread(cpu[name]),
             "share_of_raw": round(sizes[name] / pixel_bytes, 4),
         }
         for name, taken in seconds.items()
@@ -110,12 +146,13 @@ def compare(encoders: Encoders, pixel_bytes: int) -> dict[str, object]:
 
 def main() -> None:
     """Run the benchmark."""
-    eight, sixteen = photo(np.uint8), photo(np.uint16)
+    eight, sixteen, drawn = photo(np.uint8), photo(np.uint16), drawing()
     print_json(
         {
             "machine": machine(),
             "png, 8 bits": compare(png_encoders(eight), eight.nbytes),
             "png, 16 bits": compare(png_encoders(sixteen), sixteen.nbytes),
+            "png, a drawing": compare(png_encoders(drawn), drawn.nbytes),
             "webp": compare(webp_encoders(eight), eight.nbytes),
         }
     )

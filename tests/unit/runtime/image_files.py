@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -44,6 +45,33 @@ def png_16(
     rows = [b"\0" + row.astype(">u2").tobytes() for part in passes if part.size for row in part]
     pixels = chunk(b"IDAT", zlib.compress(b"".join(rows)))
     return header(width, height, 16, color_type, interlaced) + before + pixels + after + chunk(b"IEND", b"")
+
+
+def filtered(samples: np.ndarray, types: Sequence[int]) -> bytes:
+    """Return samples (H, W, C) of 8 or 16 bits as a PNG's rows, each filtered by one of the types 0 to 4."""
+    height, _, channels = samples.shape
+    pixel = channels * samples.itemsize
+    big_endian = np.ascontiguousarray(samples, samples.dtype.newbyteorder(">"))
+    rows = big_endian.view(np.uint8).reshape(height, -1).astype(np.int16)
+    above = np.pad(rows, ((1, 0), (0, 0)))[:-1]
+    left, corner = (np.pad(known, ((0, 0), (pixel, 0)))[:, :-pixel] for known in (rows, above))
+    sides = np.stack([left, above, corner])
+    nearest = np.abs(left + above - corner - sides).argmin(axis=0)  # the first of those that are as near
+    paeth = np.take_along_axis(sides, nearest[None], axis=0)[0]
+    predicted = np.stack([np.zeros_like(rows), left, above, (left + above) // 2, paeth])
+    return b"".join(
+        bytes([kind]) + (rows[y] - predicted[kind, y]).astype(np.uint8).tobytes()
+        for y, kind in enumerate(types)
+    )
+
+
+def png_of(samples: np.ndarray, stream: bytes, chunk_bytes: int = 8192) -> bytes:
+    """Return a PNG of the samples' kind with this stream, compressed already, as its pixels."""
+    height, width, channels = samples.shape
+    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    pieces = [stream[start : start + chunk_bytes] for start in range(0, len(stream), chunk_bytes)]
+    pixels = b"".join(chunk(b"IDAT", piece) for piece in pieces)
+    return header(width, height, 8 * samples.itemsize, color_type) + pixels + chunk(b"IEND", b"")
 
 
 def png_few_bits(rows: list[bytes], width: int, depth: int, transparent: int) -> bytes:

@@ -193,9 +193,9 @@ async def test_what_a_decoder_writes_to_standard_error_is_a_log_line(
         return True
 
     caplog.handler.addFilter(render)
-    # 16 bits and too few rows: libpng, in OpenCV, writes an error to standard error.
+    # 16 bits, interlaced, and too few rows: libpng, in OpenCV, writes an error to standard error.
     pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
-    data = header(40, 40, 16, 2) + pixels + chunk(b"IEND", b"")
+    data = header(40, 40, 16, 2, interlaced=True) + pixels + chunk(b"IEND", b"")
     with pytest.raises(InvalidRequest):
         await workers.decode(InputImage(data), stage())
     log.request_id.reset(token)
@@ -269,12 +269,16 @@ async def test_memory_is_limited(workers: ImageWorkers) -> None:
     assert len(await workers.encode(partial(bytes, 10**8), stage())) == 10**8
 
 
-async def test_an_image_that_needs_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mib", [64, 128, 191])
+async def test_an_image_that_needs_too_much_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch, mib: int
+) -> None:
+    """Its pixels alone take 192 MiB."""
     workers = ImageWorkers(1, decode_seconds=20, max_pixels=2**26)
-    monkeypatch.setattr(workers, "_memory_bytes", 2**28)
+    monkeypatch.setattr(workers, "_memory_bytes", mib * 2**20)
     file = io.BytesIO()
     Image.new("RGB", (8192, 8192)).save(file, "PNG", compress_level=1)
-    with pytest.raises(InvalidRequest, match="image: takes more than 256 MiB of memory"):
+    with pytest.raises(InvalidRequest, match=f"image: takes more than {mib} MiB of memory"):
         await workers.decode(InputImage(file.getvalue()), stage())
     workers.close()
 

@@ -20,6 +20,7 @@ from atelier_runtime.images import (
     metadata,
     photoshop,
     png,
+    png_pixels,
     sniffing,
     structure,
     text,
@@ -117,14 +118,17 @@ def _decode_png(data: bytes, max_pixels: int, deep: bool) -> Picture:
     parts.photoshop = b"".join(photoshop.from_profile(profile) for profile in unpacked.values())
     if chunks.depth > 8:
         _reject_too_deep(png.size(data), deep)
-        rgb, alpha = png.read_16_bit(data, chunks)
-        gray = chunks.color_type in (0, 4)
+    gray = chunks.color_type in (0, 4)
+    pixels = png_pixels.read(data, chunks)
+    if pixels is not None:
+        rgb, alpha = pixels
+    elif chunks.depth > 8:
+        rgb, alpha = png_pixels.read_16_bit(data, chunks)
     else:
         with Image.open(io.BytesIO(png.without_metadata(data, chunks)), formats=["PNG"]) as image:
             rgb, alpha, gray = _eight_bit_pixels(image, chunks)
-            is_interlaced = bool(image.info.get("interlace"))
-            if is_interlaced or not np.asarray(image.crop((0, image.height - 1, *image.size))).any():
-                png.check_pixels(data, chunks)
+            if chunks.is_interlaced or not np.asarray(image.crop((0, image.height - 1, *image.size))).any():
+                png_pixels.check_pixels(data, chunks)
     picture = _picture("png", rgb, alpha, gray, parts, chunks.trailer)
     return replace(
         picture,

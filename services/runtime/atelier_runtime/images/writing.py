@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier_runtime.images import jpeg, metadata, png, text, xmp
+from atelier_runtime.images import jpeg, metadata, png_writer, text, xmp
 from atelier_runtime.images.picture import Format, ImageFault, Picture, to_eight_bit
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
@@ -83,7 +83,7 @@ def encode(picture: Picture, file_format: Format, quality: int) -> bytes:
 
 def encode_gray_png(mask: NDArray[np.uint8]) -> bytes:
     """Encode one 8-bit channel (H, W) as a gray PNG."""
-    return png.write(mask[:, :, None], None, gray=True)
+    return png_writer.write(mask[:, :, None], None, gray=True)
 
 
 def is_lossless(image_format: Format | Literal["raw"], quality: int) -> bool:
@@ -216,21 +216,21 @@ def _printable(keyword: bytes) -> str:
 def _png(picture: Picture) -> bytes:
     chunks = []
     if picture.icc is not None:
-        chunks.append(png.profile_chunk(picture.icc))
+        chunks.append(png_writer.profile_chunk(picture.icc))
     # A file may have a profile or an sRGB chunk, not both.
     chunks += [chunk for chunk in picture.png_color if picture.icc is None or chunk[0] != b"sRGB"]
     if picture.exif is not None:
         chunks.append((b"eXIf", metadata.without_prefix(picture.exif)))
     if picture.xmp is not None:
-        chunks.append(png.xmp_chunk(picture.xmp))
+        chunks.append(png_writer.xmp_chunk(picture.xmp))
     if picture.photoshop is not None:
         chunks.append(text.raw_profile_chunk(b"iptc", picture.photoshop))
     chunks += picture.texts
     chunks += [chunk for comment in picture.comments if (chunk := text.comment_chunk(comment)) is not None]
-    resolution = png.resolution_chunk(picture.dpi) if picture.dpi else None
+    resolution = png_writer.resolution_chunk(picture.dpi) if picture.dpi else None
     if resolution:
         chunks.append(resolution)
-    return png.write(picture.rgb, picture.alpha, gray=picture.gray, before_pixels=chunks)
+    return png_writer.write(picture.rgb, picture.alpha, gray=picture.gray, before_pixels=chunks)
 
 
 def _fits(data: bytes, jpeg_bytes: int, file_format: Format) -> bool:
@@ -248,7 +248,7 @@ def _resolution_fits(picture: Picture, file_format: Format) -> bool:
     if picture.dpi is None:
         return False
     if file_format == "png":
-        return png.resolution_chunk(picture.dpi) is not None
+        return png_writer.resolution_chunk(picture.dpi) is not None
     if file_format == "jpeg":
         return min(map(round, picture.dpi)) >= 1 and max(picture.dpi) <= _JPEG_DPI
     return picture.exif is not None and metadata.has_tag(picture.exif, metadata.X_RESOLUTION)
