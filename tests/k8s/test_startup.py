@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from atelier_gateway.settings import GatewaySettings
-from atelier_generator.settings import GeneratorSettings
+from atelier_generator.settings import GeneratorSettings, read_sizes
 from atelier_restorer.models import ROLES as RESTORERS
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.settings import ServiceSettings
@@ -74,6 +74,8 @@ def test_networks_that_are_compiled_have_the_time_for_it(workload: Workload) -> 
     needed = ASSUMED["image_and_node_s"] + window_s(workload) + spec["minReadySeconds"]
     assert needed <= spec["progressDeadlineSeconds"] and spec["progressDeadlineSeconds"] in page.figures()
     assert load < 60 * alert_minutes() <= window_s(workload) - 60
+    if isinstance(read := settings(workload), GeneratorSettings):
+        assert (read.max_batch, len(read_sizes(read.warm_sizes))) == (1, 1), "what `compile_s` is for"
 
 
 @pytest.mark.parametrize("workload", COMPILED, ids=str)

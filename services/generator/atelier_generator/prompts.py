@@ -118,12 +118,12 @@ class PromptEncoder:
         timer = StageTimer()
         if self._stream is None:
             return self._encode_all(request, refine, timer)
-        with torch.cuda.stream(self._stream):
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
             prompt = self._encode_all(request, refine, timer)
-        for text in (prompt.base, prompt.refiner):
-            for tensor in text.tensors if text else ():
-                # Or its memory could be used again while the device thread's stream still reads it.
-                tensor.record_stream(torch.cuda.default_stream(self._models.device))
+            for text in (prompt.base, prompt.refiner):
+                for tensor in text.tensors if text else ():
+                    # Or its memory could be used again while the device thread's stream still reads it.
+                    tensor.record_stream(torch.cuda.default_stream(self._models.device))
         return prompt
 
     def _encode_all(self, request: GenerateRequest, refine: bool, timer: StageTimer) -> EncodedPrompt:
