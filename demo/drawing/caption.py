@@ -240,19 +240,19 @@ def _each(rng: Rng, people: tuple[Person, ...]) -> str:
 
 def scene_caption(rng: Rng, kind: str, facts: Facts) -> str:
     """Caption of an image without people."""
-    phrases = dict(facts)
+    known = dict(facts)
     variants = words.SCENE[kind]
     fitting = [
         text
         for needs, text in variants
-        if all(phrases.get(k) == v or (v == "" and k in phrases) for k, v in needs)
+        if all(known.get(k) == v or (v == "" and k in known) for k, v in needs)
     ]
-    text = fitting[int(rng.integers(len(fitting)))].format(**phrases)
+    text = fitting[int(rng.integers(len(fitting)))].format(**known)
     if kind in words.LANDSCAPE_OF:
         if _chance(rng, 0.4):
             text = _choose(rng, words.LANDSCAPE if _chance(rng, 0.65) else words.LANDSCAPE_OF[kind])
         if _chance(rng, 0.2):
             text += _choose(rng, words.NOBODY)
-    if "background" in phrases and kind != "empty" and "table" not in text and _chance(rng, 0.7):
-        text += _background(rng, phrases["background"])
+    if "background" in known and kind != "empty" and "table" not in text and _chance(rng, 0.7):
+        text += _background(rng, known["background"])
     return _finished(rng, text, False, 0.35)

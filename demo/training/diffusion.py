@@ -139,8 +139,8 @@ def encode_images(
 ) -> tuple[dict[tuple[int, int], Latents], list[str]]:
     """Latents by shape, and all captions: every drawing once, those of every other shard also mirrored.
 
-    Crops to the other shapes come from one shard in four. Those of shard 0 come first; they are held out. Captions of the
-    other shards are reworded.
+    Crops to the other shapes come from one shard in four. Those of shard 0 come first; they are held out.
+    Captions of the other shards are reworded.
     """
     rng = np.random.default_rng(options.seed)
     reader = ShardReader(options, PICTURES, options.profile.encoded)
