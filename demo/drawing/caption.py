@@ -46,7 +46,7 @@ def _hair(rng: Rng, person: Person) -> str | None:
     if person.hat and person.hair_style in ("swept", "parted", "bangs"):
         return f"{person.hair_color} hair"
     color = _choose(rng, words.HAIR_COLOR.get(person.hair_color, (person.hair_color,)))
-    style = _choose(rng, words.HAIR_STYLE[person.hair_style]) if _chance(rng, 0.75) else "{} hair"
+    style = _choose(rng, words.HAIR_STYLE[person.hair_style]) if _chance(rng, 0.88) else "{} hair"
     return style.format(color)
 
 
@@ -64,7 +64,7 @@ def _clothes(rng: Rng, person: Person) -> str:
 def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
     """One person in words; `detail` (0 to 1) scales how likely each fact is mentioned."""
     adjectives = []
-    if person.hair_style == "bald" and _chance(rng, 0.85):
+    if person.hair_style == "bald" and _chance(rng, 0.95):
         adjectives.append("bald")
     if person.expression == "serious":
         if _chance(rng, 0.5 * detail):
@@ -79,11 +79,11 @@ def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
     hair = _hair(rng, person)
     if hair and _chance(rng, 0.95 * detail):
         features.append(hair)
-    if person.beard and _chance(rng, 0.92):
+    if person.beard and _chance(rng, 0.97):
         beard = _choose(rng, words.BEARD[person.beard])
         colored = _chance(rng, 0.45)
         features.append(_with_article(f"{person.hair_color} {beard}" if colored else beard))
-    if person.glasses and _chance(rng, 0.94):
+    if person.glasses and _chance(rng, 0.98):
         features.append(f"{person.glasses} glasses" if _chance(rng, 0.4) else "glasses")
     if person.eye_color != "dark" and _chance(rng, 0.16 * detail):
         features.append(f"{person.eye_color} eyes")
@@ -101,7 +101,7 @@ def describe(rng: Rng, person: Person, detail: float = 1.0) -> str:
     worn = []
     if person.scarf and person.cover != "scarf" and _chance(rng, 0.85):
         worn.append(_with_article(f"{person.scarf} scarf"))
-    if person.hat and person.cover != "brim" and _chance(rng, 0.95):
+    if person.hat and person.cover != "brim" and _chance(rng, 0.98):
         worn.append(f"a {person.hat_color} {_choose(rng, words.HAT[person.hat])}")
     if _chance(rng, 0.75 * detail):
         worn.append(_clothes(rng, person))
@@ -148,7 +148,8 @@ def portrait_caption(rng: Rng, person: Person, background: str, theme: str, far:
         return _finished(rng, text + _background(rng, background), False)
     if _chance(rng, 0.07):
         return _finished(rng, _with_article(_noun(rng, person)), True, 0.85)
-    text = describe(rng, person, detail=float(rng.uniform(0.75, 1.1))) + _turned(rng, person)
+    detail = float(rng.uniform(0.8, 1.1) if _chance(rng, 0.93) else rng.uniform(0, 0.3))
+    text = describe(rng, person, detail) + _turned(rng, person)
     if _chance(rng, 0.85):
         text += _background(rng, background)
     return _finished(rng, text, True)
@@ -182,28 +183,76 @@ def group_caption(rng: Rng, people: tuple[Person, ...], background: str, far: bo
     if far:
         text = _choose(rng, words.COUNT[len(people)]) + _choose(rng, words.FAR)
         return _finished(rng, text + _background(rng, background), False)
-    if len(people) > 3 or _chance(rng, 0.25):
+    if len(people) > 3:
         text = _choose(rng, words.COUNT[len(people)])
-    elif len(people) == 2:
-        link = _choose(rng, (" and ", " next to ", " beside "))
-        text = describe(rng, people[0], 0.6) + link + describe(rng, people[1], 0.6)
+    elif _chance(rng, 0.4):
+        text = _counted(rng, people)
     else:
-        text = f"{_choose(rng, words.COUNT[len(people)])}, " + _joined(
-            [_with_article(_noun(rng, p)) for p in people]
-        )
-    if _chance(rng, 0.75):
+        text = _each(rng, people)
+    if _chance(rng, 0.7):
         text += _background(rng, background)
     return _finished(rng, text, False)
 
 
+def _counted(rng: Rng, people: tuple[Person, ...]) -> str:
+    """How many there are, and what all of them share."""
+    count, first = len(people), people[0]
+    text = _choose(rng, words.COUNT[count])
+    if {(p.sex, p.age == "child") for p in people} == {(first.sex, False)} and _chance(rng, 0.6):
+        text = words.SEVERAL[count].format(_choose(rng, words.ALIKE[first.sex]))
+    elif count == 2 and _chance(rng, 0.35):
+        text = " and ".join(_with_article(_noun(rng, p)) for p in people)
+    shared = []
+    if all(p.expression != "serious" for p in people):
+        shared.append(_choose(rng, words.SMILING))
+    elif all(p.expression == "serious" for p in people):
+        shared.append("serious")
+    for thing in ("glasses", "beard", "hat"):
+        if all(getattr(p, thing) == "beard" or (getattr(p, thing) and thing != "beard") for p in people):
+            shared.append({"glasses": "with glasses", "beard": "with beards", "hat": "with hats"}[thing])
+    if _chance(rng, 0.4):
+        text += _choose(rng, words.TOGETHER)
+    if shared and _chance(rng, 0.75):
+        text += f", {words.ALL[count]} " + " and ".join(shared[:2])
+    return text
+
+
+def _each(rng: Rng, people: tuple[Person, ...]) -> str:
+    """One after the other; from left to right, unless each one's place is given."""
+    count = len(people)
+    phrases = [
+        describe(rng, person, 0.45 if count == 2 else 0.2)
+        if count == 2 or _chance(rng, 0.6)
+        else _with_article(_noun(rng, person))
+        for person in people
+    ]
+    if _chance(rng, 0.5):
+        phrases = [one + place for one, place in zip(phrases, words.PLACES[count], strict=True)]
+        if _chance(rng, 0.3):
+            phrases.reverse()
+        text = _joined(phrases)
+    elif count == 2:
+        text = phrases[0] + _choose(rng, (" and ", " next to ", " beside ")) + phrases[1]
+    else:
+        text = _joined(phrases)
+    return f"{_choose(rng, words.COUNT[count])}, {text}" if _chance(rng, 0.25) else text
+
+
 def scene_caption(rng: Rng, kind: str, facts: Facts) -> str:
     """Caption of an image without people."""
-    told = dict(facts)
+    known = dict(facts)
     variants = words.SCENE[kind]
     fitting = [
-        text for needs, text in variants if all(told.get(k) == v or (v == "" and k in told) for k, v in needs)
+        text
+        for needs, text in variants
+        if all(known.get(k) == v or (v == "" and k in known) for k, v in needs)
     ]
-    text = fitting[int(rng.integers(len(fitting)))].format(**told)
-    if "background" in told and kind != "empty" and "table" not in text and _chance(rng, 0.7):
-        text += _background(rng, told["background"])
+    text = fitting[int(rng.integers(len(fitting)))].format(**known)
+    if kind in words.LANDSCAPE_OF:
+        if _chance(rng, 0.4):
+            text = _choose(rng, words.LANDSCAPE if _chance(rng, 0.65) else words.LANDSCAPE_OF[kind])
+        if _chance(rng, 0.2):
+            text += _choose(rng, words.NOBODY)
+    if "background" in known and kind != "empty" and "table" not in text and _chance(rng, 0.7):
+        text += _background(rng, known["background"])
     return _finished(rng, text, False, 0.35)

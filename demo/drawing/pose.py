@@ -31,8 +31,8 @@ def sample_poses(rng: np.random.Generator, people: tuple[Person, ...], kind: str
         return [_single(rng, people[0], cut)]
     if len(people) > 3:
         return _two_rows(rng, people)
-    spacing, half = (0.46, 0.17) if len(people) == 2 else (0.31, 0.118)
-    if rng.random() < 0.2:  # close together: one face may half hide another
+    spacing, half = (0.46, 0.178) if len(people) == 2 else (0.315, 0.124)
+    if rng.random() < 0.08:  # close together: one face may half hide another
         spacing *= float(rng.uniform(0.58, 0.8))
     poses = []
     for index, person in enumerate(people):

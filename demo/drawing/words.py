@@ -102,11 +102,32 @@ BUSINESS = {
               "portrait of a businesswoman", "female manager in a suit"),
 }  # fmt: skip
 COUNT = {
-    2: ("two people", "two friends", "a couple", "two persons side by side", "a pair of people"),
-    3: ("three people", "three friends", "a group of people", "a group of three people"),
+    2: ("two people", "two people", "two friends", "a couple", "a couple", "two persons", "a pair of people"),
+    3: ("three people", "three people", "three friends", "a group of people", "a group of three people"),
     4: ("four people", "four friends", "a group of people", "a family of four", "a group of four people"),
     5: ("five people", "five friends", "a group of people", "a crowd of five", "a group of five people"),
 }
+SEVERAL = {2: "two {}", 3: "three {}"}
+ALIKE = {"man": ("men", "men", "guys"), "woman": ("women", "women", "ladies")}
+ALL = {2: "both", 3: "all"}
+TOGETHER = (" side by side", " side by side", " next to each other", " together")
+PLACES = {
+    2: (" on the left", " on the right"),
+    3: (" on the left", " in the middle", " on the right"),
+}
+# Also captions of landscapes, by kind; most of these words say no more than that it is one.
+LANDSCAPE = ("landscape photo", "landscape", "a landscape", "scenery", "nature", "a beautiful landscape",
+             "landscape photography", "nature photo", "outdoors", "beautiful scenery", "wide landscape",
+             "countryside", "a view of the countryside", "a quiet place", "wallpaper")  # fmt: skip
+LANDSCAPE_OF = {
+    "hills": ("summer", "a summer day", "morning", "a field", "green grass", "spring landscape", "a garden"),
+    "mountains": ("winter", "a winter landscape", "cold mountains", "a valley", "rocks and snow"),
+    "sunset": ("evening", "an evening sky", "autumn", "dawn", "an orange sky", "warm light"),
+    "sea": ("a lake", "a river", "water", "a summer day by the sea", "blue water", "vacation"),
+    "night": ("night", "at night", "a dark night", "space", "the universe", "darkness"),
+    "tree": ("a forest", "trees", "a park", "a tree in nature", "the woods"),
+}
+NOBODY = (", no people", ", no people", ", without people", ", nobody")
 # (facts that must hold, text); an empty value means any value of this fact.
 SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
     "hills": (
@@ -185,8 +206,8 @@ SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
         ((), "the front of a {color} building"), ((), "a {color} building with many windows"),
     ),
     "sun": (
-        ((), "a big yellow sun"), ((), "the sun in a blue sky"), ((), "the sun with rays"),
-        ((), "a bright sun"),
+        ((), "a big yellow sun"), ((), "a yellow sun"), ((), "the sun in a blue sky"),
+        ((), "the sun with rays"), ((), "a bright sun"),
     ),
     "apples": (
         ((), "{color} {fruit} on a table"), ((), "{fruit} on a wooden table"), ((), "some {color} {fruit}"),
@@ -215,12 +236,12 @@ SCENE: dict[str, tuple[tuple[Needs, str], ...]] = {
         ((), "a plain {background} background"), ((), "{background} background"),
         ((), "an empty {background} background"),
         ((), "nothing but {background}"), ((), "a {background} wall"),
-        ((), "empty, no people, {background} background"),
+        ((), "empty, {background} background"),
     ),
 }  # fmt: skip
 
 _STRUCTURE = """a an and with wearing in of to next beside person young hair eyes skin bald natural glasses
-round square earrings gold suit tie scarf pearl necklace apples oranges"""
+round square earrings gold hats beards suit tie scarf pearl necklace apples oranges"""
 # Words that people type, in negative prompts too: the tokenizer knows them although no caption has them.
 _ALSO_TYPED = """the on at no not without people human face faces head smile looking front men women kid baby
 teenager dark light pale warm cold big small large tall colors background foreground blurry blur low bad worst
@@ -236,7 +257,8 @@ def _texts() -> list[str]:
         ADULT, OLD, CHILD, SMILING, LAUGHING, SERIOUS, HAIR_COLOR, HAIR_STYLE, BEARD, SKIN, HAT,
         CLOTHES_COLOR, CLOTHES,
         PLAIN_BACKGROUND, BACKGROUND, PREFIX, PORTRAIT_PREFIX, QUALITY, HEADSHOT, HEADSHOT_QUALITY,
-        BUSINESS, COUNT, SCENE, TURNED, COVER, FAR,
+        BUSINESS, COUNT, SEVERAL, ALIKE, ALL, TOGETHER, PLACES, LANDSCAPE, LANDSCAPE_OF, NOBODY,
+        SCENE, TURNED, COVER, FAR,
         list(palette.COLORS), list(palette.HAIR), list(palette.EYES), _STRUCTURE, _ALSO_TYPED,
     ]  # fmt: skip
     texts: list[str] = []

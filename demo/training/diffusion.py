@@ -25,6 +25,7 @@ from training.loop import CHECKPOINT, EXPORT, Loop, Recipe, compiled, load_expor
 from training.options import Options, parse_options, prepare_torch
 from training.profile import Profile
 from training.tokenizer import LENGTH, build_tokenizer
+from training.wording import reworded, swap_sides
 
 TOKENIZER = "tokenizer"
 TEXT_WIDTH = 128
@@ -139,6 +140,7 @@ def encode_images(
     """Latents by shape, and all captions: every drawing once, those of every other shard also mirrored.
 
     Crops to the other shapes come from one shard in four. Those of shard 0 come first; they are held out.
+    Captions of the other shards are reworded.
     """
     rng = np.random.default_rng(options.seed)
     reader = ShardReader(options, PICTURES, options.profile.encoded)
@@ -173,7 +175,9 @@ def encode_images(
                 kept = [(c, number) for c, number in cut if c is not None]
                 flipped = [np.ascontiguousarray(c[:, ::-1] if mirrored else c) for c, _ in kept]
                 encode((height, width), flipped, [n for _, n in kept])
-        captions += [note["caption"] for note in notes]
+            plain = reader.next == 1  # shard 0 measures, and measures the same as before
+            texts = [n["caption"] if plain else reworded(rng, n["caption"], n["kind"]) for n in notes]
+            captions += [swap_sides(text) for text in texts] if mirrored else texts
         if reader.next % 4 == 0:
             print(f"{options.out.name} encoded {len(captions)} images", flush=True)
     device = options.device

@@ -92,6 +92,7 @@ class Loop:
             fused=options.device.type == "cuda",
         )
         self.step = 0
+        self._cold_step, self._cold_progress = 0, 0.0  # where the optimizer began to know the weights
         self.minutes_before = 0.0
         self.smoke_steps = smoke_steps
         self._sums: dict[str, Tensor] = {}
@@ -205,7 +206,8 @@ class Loop:
         return time.time() >= self.options.until or self.minutes >= self.options.minutes
 
     def _learning_rate(self) -> float:
-        warm = min(1.0, max((self.step + 1) / self.recipe.warm_up, self.progress / WARM_SHARE))
+        steps, progress = self.step - self._cold_step, self.progress - self._cold_progress
+        warm = min(1.0, max((steps + 1) / self.recipe.warm_up, progress / WARM_SHARE))
         fall = max(0.0, (self.progress - self.recipe.flat) / (1 - self.recipe.flat))
         return self.recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
 
@@ -232,6 +234,8 @@ class Loop:
                 load_export(exported, name, network)
             facts = read_facts(exported)
             self.step, self.minutes_before = int(str(facts["step"])), float(str(facts["minutes"]))
+            self._cold_step = self.step
+            self._cold_progress = min(1.0, self.minutes_before / max(1e-6, self.options.minutes))
         print(
             f"{self.options.out.name} resumes at step {self.step}, {self.minutes_before:.2f} min", flush=True
         )

@@ -219,10 +219,48 @@ def test_captions_tell_the_truth_about_what_they_name(portraits: list[Drawing]) 
         assert ("suit" not in words) or person["clothes"] == "suit"
 
 
-def test_most_drawings_show_people_and_most_of_those_are_single_portraits(drawings: list[Drawing]) -> None:
+def test_captions_of_two_and_three_people_tell_how_many_who_and_where() -> None:
+    rng = np.random.default_rng(6)
+    seen: set[str] = set()
+    for number in range(600):
+        drawing = draw(rng, 16, ("pair", "group")[number % 2])
+        people, words = drawing.attributes["people"], drawing.caption.split(" ")
+        bare = [word.strip(",") for word in words]
+        seen |= set(bare)
+        assert not any(person["cover"] for person in people)
+        assert ("two" not in bare or len(people) == 2) and ("three" not in bare or len(people) == 3)
+        if "both" in bare or "all" in bare:
+            shared = bare[bare.index("both" if "both" in bare else "all") + 1 :]
+            assert shared[0] != "smiling" or all(p["expression"] != "serious" for p in people)
+            assert "glasses" not in shared or all(p["glasses"] for p in people)
+            assert "beards" not in shared or all(p["beard"] == "beard" for p in people)
+            assert "hats" not in shared or all(p["hat"] for p in people)
+        if bare[:3] == ["a", "bald", "man"] and "on the left and" in drawing.caption:
+            assert people[0]["hair_style"] == "bald"
+    assert {"two", "three", "couple", "side", "both", "all", "left", "middle", "right", "women"} <= seen
+
+
+@pytest.mark.parametrize("kind", ["pair", "group"])
+def test_faces_of_two_and_three_people_are_large_enough_for_the_base(kind: str) -> None:
+    heights = [f.box[3] - f.box[1] for seed in range(40) for f in drawn(seed, 128, kind).faces]
+    assert np.mean(np.array(heights) >= 24) > 0.97
+    assert min(heights) > 21
+
+
+def test_landscapes_are_also_called_what_people_type_who_want_any() -> None:
+    rng = np.random.default_rng(4)
+    seen = [draw(rng, 16, kind).caption for _ in range(150) for kind in ("hills", "sea", "night", "sunset")]
+    assert {"landscape photo", "scenery"} <= set(seen)
+    assert any("no people" in text for text in seen)
+
+
+def test_most_drawings_show_people_half_are_single_portraits_and_one_in_five_two_or_three_people(
+    drawings: list[Drawing],
+) -> None:
     kinds = [drawing.kind for drawing in drawings]
     assert 0.66 < sum(kind in PEOPLE_KINDS for kind in kinds) / 1000 < 0.78
-    assert 0.52 < kinds.count("portrait") / 1000 < 0.64
+    assert 0.43 < kinds.count("portrait") / 1000 < 0.54
+    assert 0.16 < sum(kind in ("pair", "group") for kind in kinds) / 1000 < 0.27
     assert set(kinds) == set(KINDS)
 
 

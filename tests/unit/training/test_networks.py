@@ -204,6 +204,20 @@ def test_loop_continues_from_the_export_alone(tmp_path: Path) -> None:
     torch.testing.assert_close(same.weight, network.weight, atol=2e-3, rtol=0)
 
 
+def test_an_optimizer_that_begins_with_trained_weights_warms_up_again(tmp_path: Path) -> None:
+    loop, _ = small_loop(options_for(tmp_path, "--minutes", "100"))
+    loop.step, loop.minutes_before = 500, 60.0
+    loop.export(loop.averaged())
+    again, _ = small_loop(options_for(tmp_path, "--minutes", "100", "--resume"))
+    again.recipe = Recipe(learning_rate=0.05, warm_up=100)
+    rates = []
+    for again.step in (500, 549, 599, 700):
+        rates.append(again._learning_rate())
+    assert rates[0] == pytest.approx(rates[2] / 100, rel=0.01)
+    assert rates[1] == pytest.approx(rates[2] / 2, rel=0.01)
+    assert rates[2] == pytest.approx(rates[3], rel=0.01)
+
+
 def test_loop_skips_a_step_that_overflowed(tmp_path: Path) -> None:
     loop, network = small_loop(options_for(tmp_path, "--smoke"))
     before = network.weight.clone()
