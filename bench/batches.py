@@ -15,9 +15,10 @@ import numpy as np
 from atelier_generator.generation import Run
 from atelier_generator.models import load_models
 from atelier_generator.pipeline import Pipeline
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.images import RgbArray
+from atelier_runtime.model_defaults import ModelDefaults
 from bench.report import machine, print_json, spread
 
 SIZES = (1, 2, 4, 8)
@@ -33,7 +34,7 @@ PROMPTS = (
 )
 
 
-def requests(side: int, steps: int, *, hires: bool) -> list[GenerateRequest]:
+def requests(side: int, steps: int, *, hires: bool) -> list[CompletedRequest]:
     """Return eight requests that may run together."""
     return [
         GenerateRequest(
@@ -44,12 +45,12 @@ def requests(side: int, steps: int, *, hires: bool) -> list[GenerateRequest]:
             guidance_scale=3.0 + number,
             seed=number,
             hires_fix=hires,
-        ).completed("")
+        ).completed(ModelDefaults())
         for number, prompt in enumerate(PROMPTS)
     ]
 
 
-def generate(pipeline: Pipeline, group: Sequence[GenerateRequest]) -> list[RgbArray]:
+def generate(pipeline: Pipeline, group: Sequence[CompletedRequest]) -> list[RgbArray]:
     """Return the images of some requests, denoised together."""
     runs = [pipeline.run(request, lambda: None, lambda progress: None) for request in group]
 
@@ -61,7 +62,7 @@ def generate(pipeline: Pipeline, group: Sequence[GenerateRequest]) -> list[RgbAr
     return [pipeline.finish(run).pixels for run in runs]
 
 
-def compare(pipeline: Pipeline, asked: Sequence[GenerateRequest], rounds: int) -> dict[str, object]:
+def compare(pipeline: Pipeline, asked: Sequence[CompletedRequest], rounds: int) -> dict[str, object]:
     """Return seconds an image and levels from the single images, by batch size."""
     seconds: dict[int, list[float]] = {size: [] for size in SIZES}
     images: dict[int, list[RgbArray]] = {}

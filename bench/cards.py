@@ -30,7 +30,7 @@ import torch
 from atelier_generator.compilation import compile_networks
 from atelier_generator.models import Models
 from atelier_generator.pipeline import Pipeline
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.compilation import compile_codeformer
 from atelier_restorer.models import FaceRestorer, restorer_dtype
@@ -38,6 +38,7 @@ from atelier_restorer.nets.codeformer import CodeFormer
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.compilation import compiled, prepare
 from atelier_runtime.device import choose_device, choose_dtype, device_name
+from atelier_runtime.model_defaults import ModelDefaults
 from atelier_runtime.settings import Compile
 from atelier_runtime.torch_setup import prepare_torch
 from atelier_runtime.vram import probe_for
@@ -127,7 +128,7 @@ def sdxl(given: argparse.Namespace, device: torch.device, folder: str) -> list[R
     return rows
 
 
-def request_of(case: Case, seed: int) -> GenerateRequest:
+def request_of(case: Case, seed: int) -> CompletedRequest:
     """Return a case as a request."""
     return GenerateRequest(
         PROMPT,
@@ -138,7 +139,7 @@ def request_of(case: Case, seed: int) -> GenerateRequest:
         hires_fix=case.hires,
         use_refiner=case.hires,
         seed=seed,
-    )
+    ).completed(ModelDefaults())
 
 
 def generate(pipeline: Pipeline, case: Case, count: int) -> None:

@@ -63,9 +63,9 @@ def compare_generation(
         start = time.perf_counter()
         answer = client.post("/generate", json=body).raise_for_status().json()
         middle = time.perf_counter()
-        request = GenerateRequest(
-            PROMPT, width_px=side, height_px=side, num_inference_steps=steps, seed=seed
-        ).completed(pipeline.model_set.default_negative_prompt)
+        request = pipeline.complete(
+            GenerateRequest(PROMPT, width_px=side, height_px=side, num_inference_steps=steps, seed=seed)
+        )
         generation = pipeline.generate(request)
         file = images.encode(images.Picture(rgb=generation.pixels), "png", request.quality)
         end = time.perf_counter()

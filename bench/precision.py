@@ -24,6 +24,7 @@ from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import defaults
 from atelier_runtime.compilation import prepare
+from atelier_runtime.model_defaults import ModelDefaults
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import Compile
 from atelier_runtime.weights import ModelSet
@@ -122,10 +123,9 @@ def compiled_differences(model_set: str, mode: Compile, dtype: str) -> list[np.n
     for seed, prompt in enumerate(PROMPTS):
         request = GenerateRequest(
             prompt, "blurry", 256, 256, seed=seed, use_refiner=False, use_upscaler=False
-        )
+        ).completed(ModelDefaults())
         eager, compiled = (
-            pipelines[name].generate(request, lambda: None, lambda progress: None).pixels.astype(int)
-            for name in ("eager", "compiled")
+            pipelines[name].generate(request).pixels.astype(int) for name in ("eager", "compiled")
         )
         found.append(np.abs(compiled - eager))
     return found

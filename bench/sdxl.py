@@ -117,7 +117,8 @@ class OurFlow:
             use_refiner=case.hires,
             seed=1,
         )
-        generation = Pipeline(self.models).generate(request)
+        pipeline = Pipeline(self.models)
+        generation = pipeline.generate(pipeline.complete(request))
         assert generation.refiner_applied == case.hires
         stages: dict[str, tuple[float, int | None]] = {}
         for report in generation.stages:

@@ -49,6 +49,10 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
             upscaler="demo_x2" if request.hires_fix and use_upscaler else "",
             stages=wire.stages_to_proto([StageReport("base", 1.25)]),
             model_set="demo",
+            sampler=request.sampler or "euler",
+            schedule=request.schedule or "trailing",
+            num_inference_steps=request.num_inference_steps or defaults.NUM_INFERENCE_STEPS,
+            guidance_scale=request.guidance_scale or defaults.GUIDANCE_SCALE,
         )
         if self.script.no_image:
             result.ClearField("image")

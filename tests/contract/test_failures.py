@@ -87,6 +87,7 @@ def test_every_error_of_the_generator(stack: Stack, reason: ErrorReason) -> None
     [
         ({}, "num_inference_steps", "num_inference_steps"),
         ({"steps": 3}, "num_inference_steps", "steps"),
+        ({"sampler": "restart"}, "sampler", "sampler"),
         ({"use_realesrgan": True}, "use_upscaler", "use_realesrgan"),
         ({"hires_fix_simple": True}, "lanczos_scale", "hires_scale"),
         ({"output_format": "png"}, "output.format", "output_format"),

@@ -57,6 +57,10 @@ def test_the_response_has_the_contracts_fields_and_no_other(stack: Stack) -> Non
         "final_resolution": "256x256",
         "refiner_applied": False,
         "refiner_reason": "not_loaded",
+        "sampler": "euler",
+        "schedule": "trailing",
+        "num_inference_steps": 30,
+        "guidance_scale": 7.5,
         "hires_fix_applied": False,
         "hires_fix_reason": None,
         "upscaler": None,
@@ -82,6 +86,12 @@ def test_the_image_is_the_restorers(stack: Stack) -> None:
     assert left[0] == 255 and right[0] == 0, "the scripted restorer inverts the scripted generator's image"
 
 
+def test_the_response_says_how_the_image_was_denoised(stack: Stack) -> None:
+    answer = stack.generate(sampler="ddim", num_inference_steps=7).json()
+    assert (answer["sampler"], answer["schedule"]) == ("ddim", "trailing")
+    assert (answer["num_inference_steps"], answer["guidance_scale"]) == (7, 7.5)
+
+
 @pytest.mark.parametrize(
     ("given", "holds"),
     [
@@ -96,6 +106,10 @@ def test_the_image_is_the_restorers(stack: Stack) -> None:
         ({"steps": 30.0}, lambda r: r.num_inference_steps == 30),
         ({"guidance_scale": 0}, lambda r: r.HasField("guidance_scale") and r.guidance_scale == 0),
         ({"cfg_scale": 30}, lambda r: r.guidance_scale == 30),
+        ({"guidance_scale": None}, lambda r: not r.HasField("guidance_scale")),
+        ({"sampler": "DPM++ 2M Karras"}, lambda r: r.sampler == "DPM++ 2M Karras"),
+        ({"sampler": None}, lambda r: not r.HasField("sampler")),
+        ({"schedule": "sgm_uniform"}, lambda r: r.schedule == "sgm_uniform"),
         ({"seed": 0}, lambda r: r.HasField("seed") and r.seed == 0),
         ({"seed": 2**53 - 1}, lambda r: r.seed == 2**53 - 1),
         ({"seed": None}, lambda r: not r.HasField("seed")),

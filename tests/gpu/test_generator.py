@@ -14,6 +14,7 @@ from atelier_generator.models import Models, load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_runtime.model_defaults import ModelDefaults
 from tests.tiny_sdxl import build_set
 
 pytestmark = pytest.mark.gpu
@@ -31,7 +32,7 @@ def load(folder: Path, **options: Any) -> Models:
 def generate(models: Models, **options: Any) -> Generation:
     request = GenerateRequest(
         "a cat", width_px=256, height_px=256, num_inference_steps=8, seed=1, **options
-    ).completed("")
+    ).completed(ModelDefaults())
     return Pipeline(models).generate(request)
 
 
@@ -79,7 +80,9 @@ def test_real_exhaustion_is_an_error_and_the_next_request_succeeds(set_folder):
     try:
         request = GenerateRequest("a cat", width_px=2048, height_px=2048, num_inference_steps=1, seed=1)
         with pytest.raises(OutOfMemory):
-            Pipeline(models).generate(request.completed(""), check=lambda: None, emit=lambda progress: None)
+            Pipeline(models).generate(
+                request.completed(ModelDefaults()), check=lambda: None, emit=lambda progress: None
+            )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert np.array_equal(generate(models).pixels, expected)
@@ -105,7 +108,7 @@ def test_requests_denoised_together_give_nearly_the_images_of_each_alone(set_fol
     requests = [
         GenerateRequest(
             prompt, width_px=256, height_px=256, num_inference_steps=8, seed=seed, guidance_scale=4.0 + seed
-        ).completed("")
+        ).completed(ModelDefaults())
         for seed, prompt in enumerate(("a cat", "a dog", "a red apple"))
     ]
     alone = [pipeline.generate(request).pixels for request in requests]

@@ -10,6 +10,7 @@ import torch
 
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
+from atelier_runtime.model_defaults import ModelDefaults
 from bench.sdxl import make_models
 
 pytestmark = pytest.mark.gpu
@@ -27,7 +28,9 @@ def test_base_hires_and_refiner_generate(dtype, vae):
     parameters = [models.text_to_image.unet.num_parameters(), models.refiner.unet.num_parameters()]
     assert parameters == [2_567_463_684, 2_259_526_660]
     for hires, side in ((False, 1024), (True, 1536)):
-        request = GenerateRequest("a cat", num_inference_steps=4, seed=1, hires_fix=hires).completed("")
+        request = GenerateRequest("a cat", num_inference_steps=4, seed=1, hires_fix=hires).completed(
+            ModelDefaults()
+        )
         generation = Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
         assert generation.pixels.shape == (side, side, 3)
         assert generation.refiner_applied and generation.warnings == ()

@@ -95,6 +95,20 @@ async def test_the_status_reports_what_is_loaded(set_folder: Path) -> None:
     assert (status.queue_depth, status.queue_capacity, status.running) == (0, 3, 0)
 
 
+async def test_the_status_lists_the_samplers_and_what_is_used_by_default(running: Running) -> None:
+    status = await running.generator.GetStatus(pb.GetStatusRequest())
+    samplers = {sampler.name: sampler for sampler in status.samplers}
+    assert list(samplers) == [
+        *("euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde"),
+        *("ddim", "unipc", "lcm", "tcd"),
+    ]
+    assert list(samplers["dpmpp_2m"].schedules) == ["default", "karras", "exponential", "beta", "trailing"]
+    assert list(samplers["lcm"].schedules) == ["default"]
+    assert list(samplers["euler_ancestral"].aliases) == ["euler_a"]
+    assert (status.defaults.sampler, status.defaults.schedule) == ("euler", "default")
+    assert (status.defaults.num_inference_steps, status.defaults.guidance_scale) == (30, 7.5)
+
+
 async def test_reflection_names_the_service(running: Running) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
     requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
@@ -143,6 +157,38 @@ async def test_unset_options_have_the_documented_defaults(running: Running) -> N
     for option, value in (("negative_prompt", ""), ("guidance_scale", 7.0), ("use_refiner", False)):
         changed = await result_of(running.generator.GenerateImage(request(**{option: value})))
         assert changed.image.data != by_default.image.data, option
+
+
+async def test_each_sampler_draws_an_image_of_its_own_and_is_named(running: Running) -> None:
+    drawn: dict[bytes, tuple[str, str]] = {}
+    names = [("Euler a", None), ("DPM++ 2M Karras", None), ("ddim", "SGM Uniform"), (None, "beta")]
+    for sampler, schedule in names:
+        given = request(sampler=sampler, schedule=schedule, num_inference_steps=4)
+        result, again = [await result_of(running.generator.GenerateImage(given)) for _ in range(2)]
+        assert result.image.data == again.image.data, "its noise is the request's own"
+        drawn[result.image.data] = (result.sampler, result.schedule)
+        assert (result.num_inference_steps, result.guidance_scale) == (4, 7.5)
+    assert list(drawn.values()) == [
+        *(("euler_ancestral", "default"), ("dpmpp_2m", "karras"), ("ddim", "trailing"), ("euler", "beta")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "lists"),
+    [
+        ({"sampler": "restart"}, "sampler", "euler, euler_ancestral, heun"),
+        ({"schedule": "linear"}, "schedule", "default, karras, exponential, beta, trailing"),
+        ({"sampler": "ddim", "schedule": "karras"}, "schedule", "default, trailing"),
+        ({"sampler": "lcm", "num_inference_steps": 51}, "num_inference_steps", "at most 50"),
+    ],
+)
+async def test_a_sampler_that_there_is_not_is_refused_with_the_list(
+    running: Running, options: dict[str, Any], field: str, lists: str
+) -> None:
+    error = await failure_of(running.generator.GenerateImage(request(**options)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    [violation] = from_rpc_error(error).fields
+    assert violation.field == field and lists in violation.message
 
 
 async def test_every_output_format_contains_the_image(running: Running) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from atelier_gateway.settings import GatewaySettings
 from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.settings import RestorerSettings
-from tools.docs import http, kubernetes, metrics, models, protos, settings
+from tools.docs import http, kubernetes, metrics, models, protos, samplers, settings
 from tools.docs.markdown import fenced
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "skip reasons": http.skip_reasons,
     "warning codes": http.warning_codes,
     "models": models.components,
+    "samplers": samplers.overview,
     "k8s scaling": kubernetes.scaling,
     "k8s draining": kubernetes.draining,
     "k8s alerts": kubernetes.alerts,

@@ -24,6 +24,7 @@ from atelier_gateway.core.values import (
     Progress,
     Restoration,
     RestoreSpec,
+    Sampling,
 )
 from atelier_runtime import wire
 from atelier_runtime.errors import InternalError
@@ -68,6 +69,8 @@ def generate_spec_to_proto(spec: GenerateSpec) -> generator_pb.GenerateImageRequ
         height_px=spec.height,
         num_inference_steps=spec.num_inference_steps,
         guidance_scale=spec.guidance_scale,
+        sampler=spec.sampler,
+        schedule=spec.schedule,
         seed=spec.seed,
         use_refiner=spec.use_refiner,
         hires_fix=spec.hires_fix,
@@ -90,6 +93,12 @@ def generated_image_from_proto(
         image=_image_from_proto(message.image, spec.output_format),
         seed=message.seed,
         model_set=message.model_set,
+        sampling=Sampling(
+            sampler=message.sampler,
+            schedule=message.schedule,
+            num_inference_steps=message.num_inference_steps,
+            guidance_scale=message.guidance_scale,
+        ),
         refiner_applied=message.refiner_applied,
         refiner_reason=wire.skip_reason_from_proto(message.refiner_reason),
         hires_fix_applied=message.hires_fix_applied,

@@ -243,6 +243,7 @@ def _unrestored(
         image=generated.image,
         seed=generated.seed,
         model_set=generated.model_set,
+        sampling=generated.sampling,
         refiner_applied=generated.refiner_applied,
         refiner_reason=generated.refiner_reason,
         hires_fix_applied=generated.hires_fix_applied,

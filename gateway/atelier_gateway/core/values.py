@@ -50,6 +50,8 @@ class GenerateSpec:
     height: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    sampler: str | None = None
+    schedule: str | None = None
     seed: int | None = None
     use_refiner: bool | None = None
     hires_fix: bool | None = None
@@ -80,12 +82,23 @@ class GenerateSpec:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How an image was denoised: with the request's values, or the model set's where it left them open."""
+
+    sampler: str
+    schedule: str
+    num_inference_steps: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
 class GeneratedImage:
     """What the generator returned. A reason is None where nothing was skipped."""
 
     image: EncodedImage
     seed: int
     model_set: str
+    sampling: Sampling
     refiner_applied: bool
     refiner_reason: SkipReason | None
     hires_fix_applied: bool
@@ -102,6 +115,7 @@ class Generation:
     image: EncodedImage
     seed: int
     model_set: str
+    sampling: Sampling
     refiner_applied: bool
     refiner_reason: SkipReason | None
     hires_fix_applied: bool

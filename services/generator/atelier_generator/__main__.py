@@ -76,8 +76,9 @@ def draw(args: argparse.Namespace) -> int:
         from atelier_generator.pipeline import Pipeline
 
         models = load_models(settings)
-        request = request.completed(models.model_set.default_negative_prompt)
-        generation = Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
+        pipeline = Pipeline(models)
+        completed = pipeline.complete(request)
+        generation = pipeline.generate(completed)
     except AtelierError as error:
         print(error.message, file=sys.stderr)
         return 1
@@ -87,7 +88,7 @@ def draw(args: argparse.Namespace) -> int:
     output.write_bytes(images.encode(images.Picture(rgb=generation.pixels), file_format, request.quality))
     for warning in generation.warnings:
         print(warning.message, file=sys.stderr)
-    print(f"{output}: {request.result_size}, seed {request.seed}")
+    print(f"{output}: {request.result_size}, seed {completed.seed}")
     return 0
 
 
@@ -112,6 +113,8 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("picture.png"), help="PNG, JPEG or WebP file"
     )
     parser.add_argument("--negative-prompt", help="what to avoid (default: set by the model set)")
+    for flag in ("--sampler", "--schedule"):
+        parser.add_argument(flag, help="see docs/http-api.md (default: set by the model set)")
     parser.add_argument("--seed", type=int, help="seed of the noise (default: random, and printed)")
     flags: dict[str, tuple[str, type]] = {
         "width_px": ("--width", int),
@@ -122,7 +125,8 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
     }
     for name, (flag, kind) in flags.items():
         default = getattr(GenerateRequest, name)
-        parser.add_argument(flag, dest=name, type=kind, default=default, help=f"(default {default})")
+        shown = "set by the model set" if default is None else default
+        parser.add_argument(flag, dest=name, type=kind, default=default, help=f"(default {shown})")
     for name, flag in (
         ("use_refiner", "--refiner"),
         ("use_upscaler", "--upscaler"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator.generation import Generation, Progress
 from atelier_generator.request import GenerateRequest
+from atelier_generator.samplers import SAMPLERS
 from atelier_runtime import wire
 from atelier_runtime.checks import build_checked
 from atelier_runtime.errors import FieldViolation
@@ -13,6 +16,7 @@ from atelier_runtime.metrics import StageReport
 
 _OPTIONS = (
     *("negative_prompt", "width_px", "height_px", "num_inference_steps", "guidance_scale", "seed"),
+    *("sampler", "schedule"),
     *("use_refiner", "hires_fix", "use_upscaler", "lanczos_scale"),
 )
 """The options that have the same name in the message and in the dataclass."""
@@ -54,5 +58,17 @@ def result_to_proto(
             warnings=wire.warnings_to_proto(generation.warnings),
             stages=wire.stages_to_proto(stages),
             model_set=model_set,
+            sampler=generation.sampler,
+            schedule=generation.schedule,
+            num_inference_steps=generation.num_inference_steps,
+            guidance_scale=generation.guidance_scale,
         )
     )
+
+
+def samplers_to_proto(names: Iterable[str]) -> list[pb.Sampler]:
+    """Write samplers with their schedules and further names."""
+    return [
+        pb.Sampler(name=name, schedules=SAMPLERS[name].schedules, aliases=SAMPLERS[name].other_names)
+        for name in names
+    ]

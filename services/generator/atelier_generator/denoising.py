@@ -6,15 +6,17 @@ by step, so that one request alone gives their images. Only the UNet is shared b
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import TCDScheduler
 
 from atelier_generator.prompts import Text
+from atelier_generator.samplers import OWN, Choice
+from atelier_generator.scheduling import TCD_GAMMA, Schedulers
 from atelier_runtime.sizes import Size
 
 _AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # diffusers' defaults, for refiners that want one
@@ -52,10 +54,10 @@ class Denoising:
             if self.guidance_rescale > 0:
                 prediction = _rescaled(prediction, positive, self.guidance_rescale)
         known = inspect.signature(self.scheduler.step).parameters
-        # eta 0: of the samplers that have it, the deterministic kind, as in diffusers' pipelines
-        options: dict[str, Any] = {
-            name: value for name, value in {"eta": 0.0, "generator": self.generator}.items() if name in known
-        }
+        # eta: stochasticity. DDIM's is 0, as in diffusers' pipelines.
+        eta = TCD_GAMMA if isinstance(self.scheduler, TCDScheduler) else 0.0
+        given = {"eta": eta, "generator": self.generator}
+        options: dict[str, Any] = {name: value for name, value in given.items() if name in known}
         step = self.scheduler.step(
             prediction, self.timesteps[index], self.latents, return_dict=False, **options
         )
@@ -72,6 +74,7 @@ class Conditions:
         self._pipeline = pipeline
         self._device = device
         self._rescale = guidance_rescale
+        self.schedulers = Schedulers(pipeline.scheduler)
 
     def from_noise(
         self,
@@ -80,13 +83,14 @@ class Conditions:
         text: Text,
         guidance_scale: float,
         generator: torch.Generator,
+        choice: Choice = OWN,
     ) -> Denoising:
         """Start from noise, for an image of `size`."""
         factor = self._pipeline.vae_scale_factor
         shape = (1, self._pipeline.unet.config.in_channels, size.height // factor, size.width // factor)
         # Sampled in float32 on the CPU: one seed means one image on every device and dtype.
         noise = torch.randn(shape, generator=generator).to(self._dtype).to(self._device)
-        scheduler = self._scheduler(steps)
+        scheduler = self._scheduler(choice, steps)
         scheduler_timesteps = scheduler.timesteps
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
@@ -101,9 +105,10 @@ class Conditions:
         text: Text,
         guidance_scale: float,
         generator: torch.Generator,
+        choice: Choice = OWN,
     ) -> Denoising:
         """Start from latents with noise added, `strength` (0 to 1) of the way up the schedule of `steps`."""
-        scheduler = self._scheduler(steps)
+        scheduler = self._scheduler(choice, steps)
         first = max(steps - min(int(steps * strength), steps), 0) * scheduler.order
         timesteps = scheduler.timesteps[first:]
         if hasattr(scheduler, "set_begin_index"):
@@ -118,9 +123,8 @@ class Conditions:
         dtype: torch.dtype = self._pipeline.unet.dtype
         return dtype
 
-    def _scheduler(self, steps: int) -> Any:
-        """Return a scheduler of the request's own: it keeps state from step to step."""
-        scheduler = copy.deepcopy(self._pipeline.scheduler)
+    def _scheduler(self, choice: Choice, steps: int) -> Any:
+        scheduler = self.schedulers.make(choice)
         scheduler.set_timesteps(steps, device=self._device)
         return scheduler
 

@@ -13,7 +13,7 @@ import torch
 from atelier_generator.denoising import Denoising
 from atelier_generator.plan import Passes, Plan
 from atelier_generator.prompts import EncodedPrompt, PendingPrompt
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest
 from atelier_runtime import metrics
 from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.errors import Cancelled, DeadlineExceeded, OutOfMemory
@@ -43,6 +43,10 @@ class Generation:
 
     pixels: RgbArray
     seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+    schedule: str
     refiner_applied: bool
     refiner_reason: SkipReason | None
     hires_fix_applied: bool
@@ -55,18 +59,20 @@ class Generation:
 class Run:
     """The state of one completed request while it runs on `device`.
 
-    `check` raises if the request was canceled or its deadline has passed; `emit` sends its progress.
-    `latents`: scaled, of the last pass, (1, C, H/8, W/8);
+    `sampler`, `schedule`: the names of those that are used. `check` raises if the request was canceled or its
+    deadline has passed; `emit` sends its progress. `latents`: scaled, of the last pass, (1, C, H/8, W/8);
     `image`: what the networks have made of them, uint8 RGB (H, W, 3).
     """
 
-    request: GenerateRequest
+    request: CompletedRequest
     plan: Plan
     passes: Passes
     device: torch.device
     check: Callable[[], None]
     emit: Callable[[Progress], None]
     pending_prompt: PendingPrompt | None
+    sampler: str
+    schedule: str
     timer: StageTimer = field(init=False)
     prompt: EncodedPrompt | None = None
     denoising: Denoising | None = None
@@ -84,12 +90,6 @@ class Run:
         self.timer = StageTimer(probe_for(self.device))
 
     @property
-    def seed(self) -> int:
-        """The seed of the request."""
-        assert self.request.seed is not None, "only completed requests run"
-        return self.request.seed
-
-    @property
     def encoded_prompt(self) -> EncodedPrompt:
         """The prompt, once it has been read."""
         assert self.prompt is not None, "the prompt is read first"
@@ -103,7 +103,9 @@ class Run:
 
     def noise_generator(self, index: int) -> torch.Generator:
         """Return the CPU generator of a pass; pass 0 uses the seed itself."""
-        return torch.Generator("cpu").manual_seed((self.seed + index * _SEED_STRIDE) % _GENERATOR_SEEDS)
+        return torch.Generator("cpu").manual_seed(
+            (self.request.seed + index * _SEED_STRIDE) % _GENERATOR_SEEDS
+        )
 
     def retried(self, work: Callable[[], T]) -> T:
         """Run `work`. Once per request, if memory runs out, free what can be freed and retry.
@@ -141,7 +143,11 @@ class Run:
         not_loaded = self.request.use_refiner and not self.refined
         return Generation(
             pixels=pixels,
-            seed=self.seed,
+            seed=self.request.seed,
+            num_inference_steps=self.request.num_inference_steps,
+            guidance_scale=self.request.guidance_scale,
+            sampler=self.sampler,
+            schedule=self.schedule,
             refiner_applied=self.refined,
             refiner_reason=SkipReason.NOT_LOADED if not_loaded else None,
             hires_fix_applied=self.request.hires_fix,

@@ -40,6 +40,8 @@ from atelier_generator.nets.published import Kind
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_generator.placement import Placement
+from atelier_generator.samplers import name_problems, read_choice
+from atelier_generator.scheduling import Schedulers, trained_as
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadImage
@@ -189,6 +191,7 @@ def load_models(settings: GeneratorSettings) -> Models:
         stored_refiner = _read(refiner, "refiner", stored_base) if refiner else None
     with _named_errors(model_set, base):
         text_to_image = load_base(stored_base, home, dtype)
+    text_to_image.scheduler = _trained_scheduler(model_set, text_to_image.scheduler)
     with _named_errors(model_set, refiner or base):
         refining = load_refiner(stored_refiner, text_to_image, home, dtype) if stored_refiner else None
     models = Models(
@@ -279,6 +282,23 @@ def vae_dtype(dtype: torch.dtype, config: Mapping[str, Any]) -> torch.dtype:
     """Return the VAE's dtype where the other networks run in `dtype`."""
     upcast = dtype == torch.float16 and config.get("force_upcast", True)
     return torch.float32 if upcast else dtype
+
+
+def _trained_scheduler(model_set: ModelSet, own: Any) -> Any:
+    """Return the base's scheduler as the manifest wants it; raise `StartupError` if that is impossible."""
+    try:
+        scheduler = trained_as(own, model_set.prediction_type, model_set.zero_terminal_snr)
+    except ValueError as error:
+        raise StartupError(f"MODEL_SET: the manifest of '{model_set.name}': {error}") from error
+    default = model_set.defaults
+    problems = list(name_problems(default.sampler, default.schedule))
+    if not problems:
+        choice = read_choice(default.sampler, default.schedule)
+        problem = Schedulers(scheduler).problem(choice, default.num_inference_steps)
+        problems = [problem] if problem else []
+    for field, message in problems:
+        raise StartupError(f"MODEL_SET: the manifest of '{model_set.name}': sampling.{field} {message}")
+    return scheduler
 
 
 def _read(component: Component, kind: Kind, base: StoredPipeline | None = None) -> StoredPipeline:

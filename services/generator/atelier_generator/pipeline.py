@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +28,11 @@ from atelier_generator.models import Models
 from atelier_generator.passes import Denoiser
 from atelier_generator.plan import Passes, Plan, count_steps, make_plan, refiner_schedule_steps
 from atelier_generator.prompts import PendingPrompt, PromptEncoder
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest, GenerateRequest
+from atelier_generator.samplers import read_choice
 from atelier_runtime import defaults
-from atelier_runtime.errors import BadImage, OutOfMemory
+from atelier_runtime.checks import raise_violations
+from atelier_runtime.errors import BadImage, FieldViolation, OutOfMemory
 from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import WarningCode
@@ -77,18 +80,48 @@ class Pipeline:
             refiner_max_side=model_set.refiner_max_side,
         )
 
-    def batch_key(self, request: GenerateRequest) -> Hashable:
-        """Return what requests that run together have in common: sizes, steps, with or without guidance."""
-        plan = self.plan(request)
-        return plan.base, plan.second, self._passes(request), request.guided
+    def complete(self, request: GenerateRequest) -> CompletedRequest:
+        """Return a request with the model set's values where it leaves them open.
 
-    def start_prompt(self, request: GenerateRequest) -> PendingPrompt:
+        Raises `InvalidRequest` for a sampler, a schedule or steps that are impossible with its networks.
+        """
+        completed = request.completed(self.model_set.defaults)
+        steps = completed.num_inference_steps
+        problems = {self._base.schedulers.problem(completed.choice, steps): None}
+        if self._refiner is not None and self._refines(completed):
+            problems[self._refiner.schedulers.problem(completed.choice, refiner_schedule_steps(steps))] = None
+        raise_violations(FieldViolation(*problem) for problem in problems if problem is not None)
+        return completed
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """The names of the samplers that requests may choose."""
+        return tuple(self._base.schedulers.samplers())
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """Sampler, schedule, steps and guidance of requests that leave them open."""
+        model = self.model_set.defaults
+        sampler, schedule = self._base.schedulers.names(read_choice(model.sampler, model.schedule))
+        return {
+            "sampler": sampler,
+            "schedule": schedule,
+            "num_inference_steps": model.num_inference_steps,
+            "guidance_scale": model.guidance_scale,
+        }
+
+    def batch_key(self, request: CompletedRequest) -> Hashable:
+        """Return what requests that run together have in common: sizes, steps, sampler, whether guided."""
+        plan = self.plan(request)
+        return plan.base, plan.second, self._passes(request), request.guided, request.choice
+
+    def start_prompt(self, request: CompletedRequest) -> PendingPrompt:
         """Start to encode a completed request's prompts, for `run`."""
         return self._prompts.start(request, refine=self._refines(request))
 
     def run(
         self,
-        request: GenerateRequest,
+        request: CompletedRequest,
         check: Callable[[], None],
         emit: Callable[[Progress], None],
         prompt: PendingPrompt | None = None,
@@ -97,8 +130,11 @@ class Pipeline:
 
         `check` is called between steps and raises to stop the work.
         """
+        sampler, schedule = self._base.schedulers.names(request.choice)
         return Run(
             request=request,
+            sampler=sampler,
+            schedule=schedule,
             plan=self.plan(request),
             passes=self._passes(request),
             device=self._models.device,
@@ -109,7 +145,7 @@ class Pipeline:
 
     def generate(
         self,
-        request: GenerateRequest,
+        request: CompletedRequest,
         check: Callable[[], None] = lambda: None,
         emit: Callable[[Progress], None] = lambda progress: None,
     ) -> Generation:
@@ -157,15 +193,10 @@ class Pipeline:
         """Generate a small image with every network of the set. Raises `StartupError` if that fails."""
         side = max(self._models.native_side, defaults.SIDE_PX_RANGE[0])
         request = GenerateRequest(
-            prompt="a red apple",
-            negative_prompt=self._models.model_set.default_negative_prompt,
-            width_px=side,
-            height_px=side,
-            num_inference_steps=2,
-            seed=0,
+            prompt="a red apple", width_px=side, height_px=side, num_inference_steps=2, seed=0
         )
         try:
-            generation = self.generate(request)
+            generation = self.generate(self.complete(request))
             if self._models.upscaler is not None and not generation.upscaler:
                 self._models.upscaler.upscale(generation.pixels[:64, :64], check=lambda: None)
         except (BadImage, OutOfMemory) as error:
@@ -175,7 +206,7 @@ class Pipeline:
         """Whether the refiner network runs, be it for a hires fix."""
         return self._refiner is not None and (request.use_refiner or request.hires_fix)
 
-    def _passes(self, request: GenerateRequest) -> Passes:
+    def _passes(self, request: CompletedRequest) -> Passes:
         refine = self._refines(request) and not request.hires_fix
         return count_steps(request.num_inference_steps, hires_fix=request.hires_fix, refine=refine)
 
@@ -208,6 +239,7 @@ class Pipeline:
                 text,
                 request.guidance_scale,
                 run.noise_generator(0),
+                request.choice,
             )
 
         with batch.stage("base"):
@@ -230,6 +262,7 @@ class Pipeline:
                 prompt.refiner or prompt.base,
                 request.guidance_scale,
                 run.noise_generator(1),
+                request.choice,
             )
             run.refined = self._refiner is not None
 

@@ -12,7 +12,7 @@ import torch
 
 from atelier_generator.models import Models
 from atelier_generator.prompt_words import truncation_warning
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest
 from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
@@ -98,22 +98,22 @@ class PromptEncoder:
         self._stream = torch.cuda.Stream(models.device) if models.device.type == "cuda" else None
         self._executor = None if models.placement.offload else ThreadPoolExecutor(1, "text")
 
-    def start(self, request: GenerateRequest, *, refine: bool) -> PendingPrompt:
+    def start(self, request: CompletedRequest, *, refine: bool) -> PendingPrompt:
         """Start to encode a completed request's prompts; `refine`: the refiner network will run."""
         pending = self.later(request, refine=refine)
         if self._executor is not None:
             pending.encode_in(self._executor, partial(self._encode_beside, request, refine=refine))
         return pending
 
-    def later(self, request: GenerateRequest, *, refine: bool) -> PendingPrompt:
+    def later(self, request: CompletedRequest, *, refine: bool) -> PendingPrompt:
         """Leave it to the reader to encode a completed request's prompts."""
         return PendingPrompt(partial(self.encode, request, refine=refine))
 
-    def encode(self, request: GenerateRequest, *, refine: bool) -> EncodedPrompt:
+    def encode(self, request: CompletedRequest, *, refine: bool) -> EncodedPrompt:
         """Encode a completed request's prompts; on the device thread."""
         return self._encode_all(request, refine, StageTimer(probe_for(self._models.device)))
 
-    def _encode_beside(self, request: GenerateRequest, *, refine: bool) -> EncodedPrompt:
+    def _encode_beside(self, request: CompletedRequest, *, refine: bool) -> EncodedPrompt:
         # Without a probe: it would wait for the steps of others, and reset the peak of their memory.
         timer = StageTimer()
         if self._stream is None:
@@ -126,7 +126,7 @@ class PromptEncoder:
                     tensor.record_stream(torch.cuda.default_stream(self._models.device))
         return prompt
 
-    def _encode_all(self, request: GenerateRequest, refine: bool, timer: StageTimer) -> EncodedPrompt:
+    def _encode_all(self, request: CompletedRequest, refine: bool, timer: StageTimer) -> EncodedPrompt:
         base, refiner = self._models.text_to_image, self._models.refiner
         with torch.inference_mode(), timer.stage("text"):
             warnings = tuple(self._warnings(request))
@@ -137,7 +137,7 @@ class PromptEncoder:
                 torch.cuda.current_stream(self._models.device).synchronize()
         return EncodedPrompt(text, refiner_text, warnings, timer.reports[0])
 
-    def _encode(self, pipeline: Any, request: GenerateRequest) -> Text:
+    def _encode(self, pipeline: Any, request: CompletedRequest) -> Text:
         embeddings, negative_embeddings, pooled, negative_pooled = pipeline.encode_prompt(
             prompt=request.prompt,
             device=self._models.device,
@@ -147,7 +147,7 @@ class PromptEncoder:
         )
         return Text(embeddings, negative_embeddings, pooled, negative_pooled)
 
-    def _warnings(self, request: GenerateRequest) -> Iterator[ResponseWarning]:
+    def _warnings(self, request: CompletedRequest) -> Iterator[ResponseWarning]:
         """Warn of words that no text encoder sees, and of a negative prompt that has no effect."""
         base = self._models.text_to_image
         tokenizers = (base.tokenizer, base.tokenizer_2)
@@ -155,7 +155,7 @@ class PromptEncoder:
             message = truncation_warning(name, text, tokenizers)
             if message is not None:
                 yield ResponseWarning(WarningCode.PROMPT_TRUNCATED, message)
-        own_negative = (request.negative_prompt or "") != self._models.model_set.default_negative_prompt
+        own_negative = (request.negative_prompt or "") != self._models.model_set.defaults.negative_prompt
         if own_negative and request.negative_prompt and not request.guided:
             yield ResponseWarning(
                 WarningCode.OPTION_HAS_NO_EFFECT,

@@ -1,4 +1,4 @@
-"""What a caller may request: a frozen, self-validating dataclass with its defaults.
+"""What a caller may request: frozen, self-validating dataclasses with their defaults.
 
 Field names are those of `atelier.generator.v1.GenerateImageRequest`, so that a violation names the field that
 the caller sent.
@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
+from atelier_generator.samplers import Choice, name_problems, read_choice
 from atelier_runtime import defaults
 from atelier_runtime.checks import check_length, check_multiple, check_range, raise_violations
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import OutputFormat
+from atelier_runtime.model_defaults import ModelDefaults
 from atelier_runtime.sizes import Size, result_size
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One image to generate. `None` in `negative_prompt` or `seed`: not chosen yet, see `completed`."""
+    """One image to generate. None: left to the model set, or to chance, see `completed`.
+
+    `sampler` and `schedule`: names in `samplers`.
+    """
 
     prompt: str
     negative_prompt: str | None = None
     width_px: int = defaults.SIDE_PX
     height_px: int = defaults.SIDE_PX
-    num_inference_steps: int = defaults.NUM_INFERENCE_STEPS
-    guidance_scale: float = defaults.GUIDANCE_SCALE
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     """1 or less disables classifier-free guidance: the negative prompt then has no effect."""
+    sampler: str | None = None
+    schedule: str | None = None
     seed: int | None = None
     use_refiner: bool = defaults.USE_REFINER
     hires_fix: bool = defaults.HIRES_FIX
@@ -47,11 +55,6 @@ class GenerateRequest:
             Size(self.width_px, self.height_px), hires_fix=self.hires_fix, lanczos_scale=self.lanczos_scale
         )
 
-    @property
-    def guided(self) -> bool:
-        """Whether there is classifier-free guidance."""
-        return self.guidance_scale > 1
-
     def check_size(self, max_pixels: int) -> None:
         """Raise `InvalidRequest` if the finished image would exceed `max_pixels`."""
         size = self.result_size
@@ -59,11 +62,24 @@ class GenerateRequest:
             message = f"the finished image would be {size} = {size.pixels} pixels, the limit is {max_pixels}"
             raise_violations(FieldViolation(field, message) for field in ("width_px", "height_px"))
 
-    def completed(self, default_negative_prompt: str) -> GenerateRequest:
-        """Return the request with the set's negative prompt and a random seed where none was given."""
-        negative = default_negative_prompt if self.negative_prompt is None else self.negative_prompt
-        seed = secrets.randbelow(defaults.SEED_RANGE[1] + 1) if self.seed is None else self.seed
-        return replace(self, negative_prompt=negative, seed=seed)
+    def completed(self, model: ModelDefaults) -> CompletedRequest:
+        """Return the request with the model set's values, and a random seed, where it has none.
+
+        The set's schedule goes with its own sampler: for another one, its default is used. Raises
+        `InvalidRequest` for a schedule that the set's sampler cannot follow.
+        """
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        chosen: dict[str, Any] = {
+            "negative_prompt": model.negative_prompt,
+            "num_inference_steps": model.num_inference_steps,
+            "guidance_scale": model.guidance_scale,
+            "seed": secrets.randbelow(defaults.SEED_RANGE[1] + 1),
+        }
+        if self.sampler is None:
+            chosen |= {"sampler": model.sampler, "schedule": model.schedule}
+        return CompletedRequest(
+            **values | {name: value for name, value in chosen.items() if values[name] is None}
+        )
 
     def _violations(self) -> Iterator[FieldViolation]:
         yield from check_length("prompt", self.prompt, defaults.PROMPT_CHARS)
@@ -80,8 +96,31 @@ class GenerateRequest:
         }
         for field, limits in ranges.items():
             yield from check_range(field, getattr(self, field), limits)
+        for field, problem in name_problems(self.sampler, self.schedule):
+            yield FieldViolation(field, problem)
         if self.hires_fix and self.lanczos_scale is not None:
             message = "hires_fix and lanczos_scale exclude each other"
             yield FieldViolation("hires_fix", message)
             yield FieldViolation("lanczos_scale", message)
         yield from check_range("output.quality", self.quality, defaults.QUALITY_RANGE)
+
+
+@dataclass(frozen=True)
+class CompletedRequest(GenerateRequest):
+    """A request that leaves nothing open but what the networks' own files say."""
+
+    _: KW_ONLY
+    negative_prompt: str
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is classifier-free guidance."""
+        return self.guidance_scale > 1
+
+    @property
+    def choice(self) -> Choice:
+        """The sampler and the schedule."""
+        return read_choice(self.sampler, self.schedule)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 import grpc
+from google.protobuf.message import Message
 
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
@@ -38,6 +39,11 @@ class GeneratorService:
         self.image_workers = image_workers
         self._models: Models | None = None
         self._pipeline: Pipeline | None = None
+
+    @property
+    def loaded_pipeline(self) -> Pipeline | None:
+        """The pipeline, None until it is loaded."""
+        return self._pipeline
 
     @property
     def pipeline(self) -> Pipeline:
@@ -80,6 +86,15 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         super().__init__(pb.GetStatusResponse, status)
         self._service = service
 
+    async def GetStatus(self, request: Message, context: grpc.aio.ServicerContext) -> pb.GetStatusResponse:
+        """Report what is loaded, what requests may choose, and how busy the service is."""
+        response = pb.GetStatusResponse()
+        response.MergeFrom(await super().GetStatus(request, context))
+        if (pipeline := self._service.loaded_pipeline) is not None:
+            response.samplers.extend(convert.samplers_to_proto(pipeline.samplers))
+            response.defaults.CopyFrom(pb.SamplingDefaults(**pipeline.sampling_defaults))
+        return response
+
     async def GenerateImage(
         self, message: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateImageResponse]:
@@ -87,7 +102,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         pipeline = self._service.pipeline
         request = convert.request_from_proto(message)
         request.check_size(self._service.settings.max_pixels)
-        request = request.completed(pipeline.model_set.default_negative_prompt)
+        request = pipeline.complete(request)
 
         worker, deadline = self._service.worker, deadline_of(context)
         worker.check_slot(deadline)  # no prompt is encoded in vain

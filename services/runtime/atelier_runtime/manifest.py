@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from atelier_runtime import defaults
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.snapshot import CheckpointError, take
 
 _MOST_BYTES = 16 << 20  # thousands of times that of a large set
 _MOST_QUOTED = 60
+_STEPS, _GUIDANCE = defaults.NUM_INFERENCE_STEPS_RANGE, defaults.GUIDANCE_SCALE_RANGE
 
 Side = Annotated[int, Field(ge=1)]
 
@@ -40,6 +42,17 @@ class FileEntry(_Table):
     bytes: int | None = None
 
 
+class SamplingEntry(_Table):
+    """How the base draws where a request leaves it open. No further keys: a misspelt one would do nothing."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    num_inference_steps: Annotated[int, Field(ge=_STEPS[0], le=_STEPS[1])] | None = None
+    guidance_scale: Annotated[float, Field(ge=_GUIDANCE[0], le=_GUIDANCE[1])] | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+
+
 class Manifest(_Table):
     """The fields are those of `atelier_runtime.weights.ModelSet`."""
 
@@ -51,6 +64,10 @@ class Manifest(_Table):
     refiner_max_side: Side | None = None
     size_multiple: Side = 8
     default_negative_prompt: str = ""
+    sampling: SamplingEntry = SamplingEntry()
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    zero_terminal_snr: bool | None = None
+    clip_skip: Annotated[int, Field(ge=1, le=12)] = 2
     guidance_rescale: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     match_tone: bool = False
 

@@ -1,8 +1,8 @@
 """Model sets and their weights: read from disk, verified by SHA-256, never downloaded or unpickled unsafely.
 
 A model set is a folder with a `manifest.json`: name, license, `max_side`, `refiner_max_side`,
-`size_multiple`, `default_negative_prompt`, `guidance_rescale`, `match_tone`, `components` (role -> path and
-name) and `files` (path -> SHA-256 and size).
+`size_multiple`, `default_negative_prompt`, `sampling`, `prediction_type`, `zero_terminal_snr`, `clip_skip`,
+`guidance_rescale`, `match_tone`, `components` (role -> path and name) and `files` (path -> SHA-256 and size).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 from atelier_runtime.file_kinds import is_safetensors, problem_of
 from atelier_runtime.manifest import ComponentEntry, Manifest, ManifestError, read_manifest
+from atelier_runtime.model_defaults import ModelDefaults
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.set_files import Listed, check_files, compare, read_verified
 from atelier_runtime.settings import BUILT_IN, StartupError
@@ -72,10 +73,13 @@ class ModelSet:
     """An opened model set.
 
     `max_side`, in px, is None where the base network generates well at any size; `refiner_max_side`, never
-    below it, is None where the refiner works at the same sizes as the base. `guidance_rescale` (0 to 1)
-    reduces the overexposure that strong guidance causes in small and v-prediction networks (Lin et al. 2023,
-    arXiv:2305.08891, section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored are matched
-    to the tone of their surroundings before pasting; false reproduces the published pipeline exactly.
+    below it, is None where the refiner works at the same sizes as the base. `prediction_type` and
+    `zero_terminal_snr` say how the base was trained (Lin et al. 2023, arXiv:2305.08891, section 3.1); None
+    where its own files do. `clip_skip`: which hidden layer of the text encoders is used, counted from the
+    last one, 1; SDXL's is 2. `guidance_rescale` (0 to 1) reduces the overexposure that strong guidance causes
+    in small and v-prediction networks (same paper, section 3.4); 0 for SDXL. `match_tone`: faces that its
+    CodeFormer restored are matched to the tone of their surroundings before pasting; false reproduces the
+    published pipeline exactly.
     """
 
     name: str
@@ -84,7 +88,10 @@ class ModelSet:
     max_side: int | None
     refiner_max_side: int | None
     size_multiple: int
-    default_negative_prompt: str
+    defaults: ModelDefaults
+    prediction_type: str | None
+    zero_terminal_snr: bool | None
+    clip_skip: int
     guidance_rescale: float
     match_tone: bool
     components: Mapping[NetworkRole, Component]
@@ -126,7 +133,10 @@ class ModelSet:
             max_side=manifest.max_side,
             refiner_max_side=manifest.refiner_max_side,
             size_multiple=manifest.size_multiple,
-            default_negative_prompt=manifest.default_negative_prompt,
+            defaults=_defaults(manifest),
+            prediction_type=manifest.prediction_type,
+            zero_terminal_snr=manifest.zero_terminal_snr,
+            clip_skip=manifest.clip_skip,
             guidance_rescale=manifest.guidance_rescale,
             match_tone=manifest.match_tone,
             components={
@@ -169,6 +179,11 @@ class ModelSet:
                         compare(path, sha256(path), self.folder, self.files)
             except CheckpointError as error:
                 raise StartupError(f"MODEL_SET: {error}") from error
+
+
+def _defaults(manifest: Manifest) -> ModelDefaults:
+    given = manifest.sampling.model_dump(exclude_none=True)
+    return ModelDefaults(negative_prompt=manifest.default_negative_prompt, **given)
 
 
 def _expanded(setting: str) -> Path:
@@ -231,6 +246,23 @@ def _header_of_safetensors(path: Path) -> Snapshot | None:
         if not is_safetensors(file):
             return None
     return take(path, beginning=8 + length)
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Return the metadata in the header of a safetensors file, empty for other files.
+
+    Raises:
+        CheckpointError: the file is missing or corrupt.
+    """
+    header = _header_of_safetensors(path)
+    if header is None:
+        return {}
+    with header:
+        try:
+            with safe_open(header.path, "numpy") as file:
+                return dict(file.metadata() or {})
+        except Exception as error:  # safetensors raises its own exceptions; all mean the same here
+            raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
 
 
 def read_snapshot(snapshot: Snapshot, *, shapes_only: bool = False) -> dict[str, torch.Tensor]:

@@ -9,8 +9,9 @@ import pytest
 from atelier_generator.generation import Generation, Progress
 from atelier_generator.models import Models, load_models
 from atelier_generator.pipeline import Pipeline
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_runtime.model_defaults import ModelDefaults
 from tests import narrow_sdxl
 from tests.tiny_sdxl import build_set
 
@@ -62,7 +63,7 @@ def narrow_set(narrow_networks, tmp_path_factory):
     return narrow_sdxl.write_set(folder, {"base": "base", "refiner": "refiner"})
 
 
-def request_for(**options: Any) -> GenerateRequest:
+def request_for(**options: Any) -> CompletedRequest:
     defaults = {
         "prompt": "a cat",
         "width_px": SIDE,
@@ -71,7 +72,7 @@ def request_for(**options: Any) -> GenerateRequest:
         "seed": 1,
         "guidance_scale": 5.0,
     }
-    return GenerateRequest(**{**defaults, **options}).completed("")
+    return GenerateRequest(**{**defaults, **options}).completed(ModelDefaults())
 
 
 def generate(

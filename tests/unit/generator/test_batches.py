@@ -13,7 +13,7 @@ import torch
 from atelier_generator.generation import Generation, Progress, Run
 from atelier_generator.models import Models
 from atelier_generator.pipeline import Pipeline
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest
 from atelier_runtime import metrics
 from atelier_runtime.errors import BadImage, Cancelled, DeadlineExceeded
 from tests.unit.generator.conftest import UnetCalls, load, request_for
@@ -42,7 +42,7 @@ class Outcomes:
 
 
 def run_together(
-    pipeline: Pipeline, requests: list[GenerateRequest], checks: dict[int, Check] | None = None
+    pipeline: Pipeline, requests: list[CompletedRequest], checks: dict[int, Check] | None = None
 ) -> Outcomes:
     """`checks`: of some requests, by number; a check is given the events of its request so far."""
     assert len({pipeline.batch_key(request) for request in requests}) == 1
@@ -62,11 +62,11 @@ def run_together(
     return outcomes
 
 
-def requests_for(**options: Any) -> list[GenerateRequest]:
+def requests_for(**options: Any) -> list[CompletedRequest]:
     return [request_for(**{**options, **request}) for request in REQUESTS]
 
 
-def singles(models: Models, requests: list[GenerateRequest]) -> list[np.ndarray]:
+def singles(models: Models, requests: list[CompletedRequest]) -> list[np.ndarray]:
     return [Pipeline(models).generate(request).pixels for request in requests]
 
 

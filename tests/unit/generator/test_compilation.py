@@ -19,9 +19,10 @@ from atelier_generator.compilation import compile_networks
 from atelier_generator.generation import Generation
 from atelier_generator.models import Models, load_models
 from atelier_generator.pipeline import Pipeline
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.compilation import compiled, prepare
+from atelier_runtime.model_defaults import ModelDefaults
 from atelier_runtime.settings import StartupError
 from tests.compiling import CountingBackend, own_compiler
 from tests.tiny_sdxl import build_set
@@ -38,17 +39,19 @@ def load(folder: Path, **options: Any) -> tuple[Models, GeneratorSettings]:
     return load_models(settings), settings
 
 
-def request(width: int = 320, height: int = 256, **options: Any) -> GenerateRequest:
+def request(width: int = 320, height: int = 256, **options: Any) -> CompletedRequest:
     chosen: dict[str, Any] = {
         "num_inference_steps": 2,
         "seed": 3,
         "use_refiner": False,
         "use_upscaler": False,
     } | options
-    return GenerateRequest(prompt="a cat", negative_prompt="", width_px=width, height_px=height, **chosen)
+    return GenerateRequest(
+        prompt="a cat", negative_prompt="", width_px=width, height_px=height, **chosen
+    ).completed(ModelDefaults())
 
 
-def generate(models: Models, given: GenerateRequest) -> Generation:
+def generate(models: Models, given: CompletedRequest) -> Generation:
     return Pipeline(models).generate(given)
 
 

@@ -11,6 +11,7 @@ import torch
 from atelier_generator.denoising import Conditions, predict
 from atelier_generator.models import Models
 from atelier_generator.prompts import PromptEncoder
+from atelier_generator.scheduling import TCD_GAMMA
 from atelier_runtime.sizes import Size
 from tests.unit.generator.conftest import request_for
 
@@ -73,6 +74,7 @@ def test_the_base_pass_is_that_of_diffusers(
         num_inference_steps=STEPS,
         guidance_scale=guidance,
         guidance_rescale=rescale,
+        eta=TCD_GAMMA if scheduler == "TCDScheduler" else 0.0,
         prompt_embeds=text.embeddings,
         negative_prompt_embeds=text.negative_embeddings,
         pooled_prompt_embeds=text.pooled,
@@ -104,6 +106,7 @@ def test_image_to_image_is_that_of_diffusers(plain_models: Models, scheduler: st
         generator=torch.Generator().manual_seed(3),
         num_inference_steps=10,
         strength=0.5,
+        eta=TCD_GAMMA if scheduler == "TCDScheduler" else 0.0,
         guidance_scale=5.0,
         prompt_embeds=text.embeddings,
         negative_prompt_embeds=text.negative_embeddings,

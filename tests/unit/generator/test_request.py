@@ -5,8 +5,10 @@ import pytest
 
 from atelier_generator.request import GenerateRequest
 from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.model_defaults import ModelDefaults
 
 MAX_PIXELS = 50_000_000
+BLURRY = ModelDefaults(negative_prompt="blurry")
 
 
 def violations(max_pixels: int = MAX_PIXELS, **options: Any) -> dict[str, str]:
@@ -18,7 +20,9 @@ def violations(max_pixels: int = MAX_PIXELS, **options: Any) -> dict[str, str]:
 def test_defaults_are_the_documented_ones():
     request = GenerateRequest("a cat")
     assert (request.width_px, request.height_px) == (1024, 1024)
-    assert (request.num_inference_steps, request.guidance_scale) == (30, 7.5)
+    completed = request.completed(ModelDefaults())
+    assert (completed.num_inference_steps, completed.guidance_scale) == (30, 7.5)
+    assert (completed.sampler, completed.schedule) == (None, None)
     assert (request.use_refiner, request.use_upscaler) == (True, True)
     assert (request.hires_fix, request.lanczos_scale) == (False, None)
     assert (request.output_format, request.quality) == ("png", 92)
@@ -85,9 +89,9 @@ def test_limits_themselves_are_allowed():
 
 def test_completion_adds_a_seed_and_the_sets_negative_prompt():
     request = GenerateRequest("a cat")
-    seeds = {request.completed("blurry").seed for _ in range(20)}
+    seeds = {request.completed(BLURRY).seed for _ in range(20)}
     assert len(seeds) == 20
     assert all(seed is not None and 0 <= seed < 2**53 for seed in seeds)
-    assert request.completed("blurry").negative_prompt == "blurry"
-    kept = GenerateRequest("a cat", negative_prompt="", seed=7).completed("blurry")
+    assert request.completed(BLURRY).negative_prompt == "blurry"
+    kept = GenerateRequest("a cat", negative_prompt="", seed=7).completed(BLURRY)
     assert (kept.negative_prompt, kept.seed) == ("", 7)

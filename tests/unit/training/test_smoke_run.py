@@ -98,7 +98,8 @@ def test_base_and_refiner_generate_together_as_the_generator_runs_them(trained: 
         guidance_scale=7.5,
         seed=1,
     )
-    generation = Pipeline(models).generate(request, check=lambda: None, emit=lambda progress: None)
+    pipeline = Pipeline(models)
+    generation = pipeline.generate(pipeline.complete(request))
     [warning] = generation.warnings
     assert generation.refiner_applied and warning.code is WarningCode.SIZE_LIMITED
     assert f"{side}x{side * 3 // 4}" in warning.message

@@ -37,6 +37,7 @@ _CONTRACT_NAMES = {
 
 _SAME_NAME = (
     *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "use_refiner"),
+    *("sampler", "schedule"),
     *("hires_fix", "match_tone", "upscale", "on_restore_failure", "output_format", "quality"),
 )
 
@@ -46,6 +47,7 @@ _Side = Annotated[
     INTEGER,
 ]
 _STEPS_RANGE = Field(ge=defaults.NUM_INFERENCE_STEPS_RANGE[0], le=defaults.NUM_INFERENCE_STEPS_RANGE[1])
+_GUIDANCE_RANGE = Field(ge=defaults.GUIDANCE_SCALE_RANGE[0], le=defaults.GUIDANCE_SCALE_RANGE[1])
 _SEED_RANGE = Field(ge=-1, le=defaults.SEED_RANGE[1])
 
 
@@ -62,14 +64,25 @@ class GenerateRequest(RequestModel):
     )
     width: _Side = Field(defaults.SIDE_PX, description="Requested width in px.")
     height: _Side = Field(defaults.SIDE_PX, description="Requested height in px.")
-    num_inference_steps: Annotated[int, _STEPS_RANGE, INTEGER] = Field(
-        defaults.NUM_INFERENCE_STEPS, description="Denoising steps."
+    num_inference_steps: Annotated[int, _STEPS_RANGE, INTEGER] | None = Field(
+        None,
+        description="Denoising steps. Default: set by the model set, otherwise "
+        f"{defaults.NUM_INFERENCE_STEPS}.",
     )
-    guidance_scale: float = Field(
-        defaults.GUIDANCE_SCALE,
-        description="Classifier-free guidance.",
-        ge=defaults.GUIDANCE_SCALE_RANGE[0],
-        le=defaults.GUIDANCE_SCALE_RANGE[1],
+    guidance_scale: Annotated[float, _GUIDANCE_RANGE] | None = Field(
+        None,
+        description="Classifier-free guidance. Default: set by the model set, otherwise "
+        f"{defaults.GUIDANCE_SCALE}.",
+    )
+    sampler: Annotated[str, Field(max_length=100)] | None = Field(
+        None,
+        description="The sampler, such as euler_ancestral or dpmpp_2m. Other programs' names are understood, "
+        "such as DPM++ 2M Karras. Default: the model set's own.",
+    )
+    schedule: Annotated[str, Field(max_length=100)] | None = Field(
+        None,
+        description="The noise levels at which the sampler stops: default, karras, exponential, beta or "
+        "trailing (sgm_uniform), as far as the sampler can follow them.",
     )
     seed: Annotated[int, _SEED_RANGE, INTEGER] | None = Field(
         None, description="Seed of the noise; random if null, absent or -1. The response contains it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 import orjson
@@ -38,6 +39,10 @@ class GenerateReport(BaseModel):
     success: Literal[True] = True
     seed: int = Field(description="The seed of the noise that was used.")
     model: str = Field(description="The model set that generated the image; SDXL for the set sdxl.")
+    sampler: str = Field(description="The sampler that was used.", examples=["euler"])
+    schedule: str = Field(description="The schedule that was used.", examples=["default"])
+    num_inference_steps: int = Field(description="The denoising steps of the base pass.")
+    guidance_scale: float = Field(description="The guidance that was used.")
     request_id: str
     final_resolution: str = Field(description="Width x height of the returned image.", examples=["1536x1536"])
     generation_time_seconds: float = Field(description="Wall time of the request.")
@@ -75,6 +80,7 @@ def generate_report(generation: Generation, request_id: str, seconds: float) -> 
     return GenerateReport(
         seed=generation.seed,
         model=SDXL if model_set.upper() == SDXL else model_set,
+        **asdict(generation.sampling),
         request_id=request_id,
         final_resolution=f"{generation.image.width}x{generation.image.height}",
         generation_time_seconds=seconds,

@@ -18,6 +18,7 @@ from atelier_generator.nets.published import Kind, configuration
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import StoredNetwork, empty_network
 from atelier_generator.nets.stored_pipeline import StoredPipeline
+from atelier_generator.samplers import sampler_of, schedule_of
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.snapshot import take
 from atelier_runtime.upscaler import Upscaler
@@ -77,6 +78,7 @@ def _describe(stored: StoredPipeline) -> dict[str, Any]:
     files = {path: _describe_file(path) for network in stored.networks.values() for path in network.files}
     if stored.layout == "single file":
         description["files"] = list(files.values())
+    description["scheduler"] = _describe_scheduler(stored.scheduler())
     description["parameters"] = 0
     description["components"] = {}
     for part, network in stored.networks.items():
@@ -86,6 +88,17 @@ def _describe(stored: StoredPipeline) -> dict[str, Any]:
         description["components"][part] = component
         description["parameters"] += component["parameters"]
     return description
+
+
+def _describe_scheduler(scheduler: Any) -> dict[str, Any]:
+    kind, config = type(scheduler).__name__, scheduler.config
+    return {
+        "class": kind,
+        "sampler": sampler_of(kind, config),
+        "schedule": schedule_of(config),
+        "prediction_type": config.get("prediction_type"),
+        "zero_terminal_snr": bool(config.get("rescale_betas_zero_snr")),
+    }
 
 
 def _describe_network(network: StoredNetwork, kind: Kind) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from atelier_generator.nets.published import Kind
 from atelier_generator.nets.stored import Origin, StoredNetwork
 from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_runtime.snapshot import Reader, take
-from atelier_runtime.weights import CheckpointError, read_checkpoint
+from atelier_runtime.weights import CheckpointError, read_checkpoint, read_metadata
 
 _OTHER_KINDS = {
     "cond_stage_model.transformer.": "a Stable Diffusion 1 checkpoint",
@@ -57,6 +57,8 @@ _LEFTOVER_PREFIXES = (
     "loss.",
 )
 _LEFTOVER_SUFFIXES = ("position_ids", "logit_scale", "attn_mask")
+_V_PREDICTION, _ZERO_TERMINAL_SNR = "v_pred", "ztsnr"
+"""Empty tensors by which checkpoints say how they were trained (NoobAI-XL began it, ComfyUI reads them)."""
 # CLIP-L has a projection, which SDXL does not use: it takes the layer before. Merging programs keep it.
 _UNUSED_PROJECTIONS = tuple(
     f"{names.CLIP_L}{module}text_projection{kind}"
@@ -86,7 +88,7 @@ def read_single_file(path: Path, read: Reader = take) -> StoredPipeline:
         own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         networks[part] = StoredNetwork(part, config, (path,), own, origins, _is_leftover, read)
     scheduler_class: Any = diffusers.EulerDiscreteScheduler  # diffusers is not fully annotated
-    scheduler = dict(published.configuration(kind, "scheduler"))
+    scheduler = {**published.configuration(kind, "scheduler"), **_training(tensors, read_metadata(path))}
     return StoredPipeline(
         path=path,
         layout="single file",
@@ -96,6 +98,24 @@ def read_single_file(path: Path, read: Reader = take) -> StoredPipeline:
         scheduler=lambda: scheduler_class.from_config(scheduler),
         tokenizer=published.tokenizer,
     )
+
+
+def _training(tensors: Iterable[str], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a checkpoint says of its training, as options of its scheduler.
+
+    In metadata: `modelspec.prediction_type` (Stability AI's ModelSpec) and kohya's `ss_` entries.
+    """
+    known: dict[str, Any] = {}
+    predicts = metadata.get("modelspec.prediction_type", "").lower()
+    if (
+        _V_PREDICTION in tensors
+        or predicts in ("v", "v_prediction", "v-prediction")
+        or metadata.get("ss_v_parameterization") == "True"
+    ):
+        known["prediction_type"] = "v_prediction"
+    if _ZERO_TERMINAL_SNR in tensors or metadata.get("ss_zero_terminal_snr") == "True":
+        known |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return known
 
 
 def _read_part(
@@ -148,5 +168,7 @@ def _some_parts(found: Sequence[str]) -> str:
 
 def _is_leftover(key: str) -> bool:
     return (
-        key.startswith(_LEFTOVER_PREFIXES) or key.endswith(_LEFTOVER_SUFFIXES) or key in _UNUSED_PROJECTIONS
+        key.startswith(_LEFTOVER_PREFIXES)
+        or key.endswith(_LEFTOVER_SUFFIXES)
+        or key in (*_UNUSED_PROJECTIONS, _V_PREDICTION, _ZERO_TERMINAL_SNR)
     )

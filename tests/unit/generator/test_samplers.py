@@ -1,0 +1,240 @@
+"""The names of samplers and schedules, and the schedulers that they choose."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from atelier_generator.request import GenerateRequest
+from atelier_generator.samplers import (
+    OWN,
+    SAMPLERS,
+    SCHEDULES,
+    Choice,
+    name_problems,
+    read_choice,
+    sampler_of,
+    schedule_of,
+)
+from atelier_generator.scheduling import TCD_GAMMA, Schedulers, trained_as
+from atelier_runtime.errors import InvalidRequest
+
+SDXL = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+"""Of the published scheduler configuration."""
+CHOICES = [
+    read_choice(sampler, schedule) for sampler, entry in SAMPLERS.items() for schedule in entry.schedules
+]
+
+
+def scheduler(**options: Any) -> Any:
+    build: Any = diffusers.EulerDiscreteScheduler
+    return build(**SDXL | options)
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "choice"),
+    [
+        (None, None, OWN),
+        (None, "default", OWN),
+        (None, "karras", Choice(None, "karras")),
+        ("euler", None, Choice("euler")),
+        ("Euler", None, Choice("euler")),
+        ("Euler a", None, Choice("euler_ancestral")),
+        ("k_euler_ancestral", None, Choice("euler_ancestral")),
+        ("k_euler_a", None, Choice("euler_ancestral")),
+        ("Heun", "Exponential", Choice("heun", "exponential")),
+        ("DPM++ 2M", "Automatic", Choice("dpmpp_2m")),
+        ("DPM++ 2M", "Karras", Choice("dpmpp_2m", "karras")),
+        ("DPM++ 2M Karras", None, Choice("dpmpp_2m", "karras")),
+        ("DPM++ 2M Karras", "karras", Choice("dpmpp_2m", "karras")),
+        ("DPM++ 2M SDE", None, Choice("dpmpp_2m_sde")),
+        ("DPM++ 2M SDE Karras", None, Choice("dpmpp_2m_sde", "karras")),
+        ("dpmpp_2m_sde_gpu", "sgm_uniform", Choice("dpmpp_2m_sde", "trailing")),
+        ("DPM++ 3M SDE Exponential", None, Choice("dpmpp_3m_sde", "exponential")),
+        ("DPM++ 2M SGM Uniform", None, Choice("dpmpp_2m", "trailing")),
+        (" dpmpp-2m ", "Beta", Choice("dpmpp_2m", "beta")),
+        ("DDIM", "SGM Uniform", Choice("ddim", "trailing")),
+        ("UniPC", None, Choice("unipc")),
+        ("uni_pc", "karras", Choice("unipc", "karras")),
+        ("LCM", None, Choice("lcm")),
+        ("TCD", "default", Choice("tcd")),
+    ],
+)
+def test_names_are_read_in_the_spellings_of_several_programs(
+    sampler: str | None, schedule: str | None, choice: Choice
+) -> None:
+    assert list(name_problems(sampler, schedule)) == []
+    assert read_choice(sampler, schedule) == choice
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "problems"),
+    [
+        ("Restart", None, {"sampler": "euler_ancestral"}),
+        ("", None, {"sampler": "euler"}),
+        ("DPM++ 2M Polyexponential", None, {"sampler": "dpmpp_2m"}),
+        ("euler", "polyexponential", {"schedule": "karras"}),
+        ("euler", "", {"schedule": "default"}),
+        ("karras", "euler", {"sampler": "euler", "schedule": "karras"}),
+        ("Euler a", "karras", {"schedule": "default, trailing with the sampler euler_ancestral"}),
+        ("Euler a Karras", None, {"schedule": "default, trailing with the sampler euler_ancestral"}),
+        ("lcm", "trailing", {"schedule": "one of default with the sampler lcm"}),
+        ("DPM++ 2M Karras", "exponential", {"schedule": "karras"}),
+        ("DPM++ 2M Karras", "default", {"schedule": "karras"}),
+    ],
+)
+def test_names_that_cannot_be_followed_are_named_with_what_can(
+    sampler: str | None, schedule: str | None, problems: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        GenerateRequest("a cat", sampler=sampler, schedule=schedule)
+    found = {violation.field: violation.message for violation in caught.value.fields}
+    assert found.keys() == problems.keys()
+    assert all(part in found[field] for field, part in problems.items())
+
+
+# --- schedulers ---
+
+
+TRAININGS: dict[str, dict[str, Any]] = {
+    "epsilon": {},
+    "v": {"prediction_type": "v_prediction"},
+    "v, zero terminal SNR": {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+}
+COMBINATIONS = [
+    (training, choice, steps)
+    for training, options in TRAININGS.items()
+    for choice in CHOICES
+    for steps in (1, 2, 3, 20, 50, 150)
+    if Schedulers(scheduler(**options)).problem(choice, steps) is None
+]
+
+
+@pytest.mark.parametrize(("training", "choice", "steps"), COMBINATIONS)
+def test_every_combination_arrives_at_the_only_image_that_there_is(
+    training: str, choice: Choice, steps: int
+) -> None:
+    """With the exact prediction for a distribution of one image, each sampler must end at that image."""
+    schedulers = Schedulers(scheduler(**TRAININGS[training]))
+    chosen = schedulers.make(choice)
+    chosen.set_timesteps(steps)
+    if hasattr(chosen, "set_begin_index"):
+        chosen.set_begin_index(0)
+    generator = torch.Generator().manual_seed(1)
+    image = torch.linspace(-1.5, 1.5, 64).reshape(1, 1, 8, 8)
+    latents = torch.randn(image.shape, generator=generator) * chosen.init_noise_sigma
+    for index, timestep in enumerate(chosen.timesteps):
+        if hasattr(chosen, "sigmas"):
+            alpha = 1 / math.sqrt(1 + float(chosen.sigmas[index]) ** 2)
+        else:
+            alpha = float(chosen.alphas_cumprod[int(timestep)]) ** 0.5
+        sigma = math.sqrt(1 - alpha**2)
+        seen = chosen.scale_model_input(latents, timestep)
+        noise = (seen - alpha * image) / sigma
+        prediction = alpha * noise - sigma * image if training != "epsilon" else noise
+        extra = {} if choice.sampler in ("unipc", "heun") else {"generator": generator}
+        latents = chosen.step(prediction, timestep, latents, return_dict=False, **extra)[0]
+        assert torch.isfinite(latents).all()
+    # DDIM's last step ends at the first timestep's noise level, 0.03, not at none.
+    assert (latents - image).abs().max() < (0.2 if choice.sampler in ("ddim", "tcd") else 0.01)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SAMPLERS.items() if "karras" in entry.schedules])
+def test_the_schedules_are_those_of_their_papers(name: str) -> None:
+    schedulers, steps = Schedulers(scheduler()), 10
+
+    def sigmas(schedule: str | None) -> torch.Tensor:
+        chosen = schedulers.make(Choice(name, schedule))
+        chosen.set_timesteps(steps)
+        values = [float(sigma) for sigma in chosen.sigmas if sigma > 0]
+        return torch.tensor(sorted(set(values), reverse=True), dtype=torch.float64)
+
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    karras, exponential = sigmas("karras"), sigmas("exponential")
+    high, low, rho = karras[0], karras[-1], 7
+    expected = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    assert torch.allclose(karras, expected, rtol=1e-4)
+    expected = torch.exp(torch.log(high) + ramp * (torch.log(low) - torch.log(high)))
+    assert torch.allclose(exponential, expected, rtol=1e-4)
+    assert sigmas("trailing")[0] > 14 > 13 > sigmas(None)[0]  # the last timestep's; leading spacing omits it
+    beta = torch.log(sigmas("beta"))
+    gaps = beta[:-1] - beta[1:]
+    assert gaps[0] < gaps[4] and gaps[-1] > gaps[4]  # beta(0.6, 0.6) is dense at both ends of time
+
+
+def test_the_sets_own_values_reach_other_samplers_but_nothing_is_clipped() -> None:
+    schedulers = Schedulers(scheduler(prediction_type="v_prediction"))
+    for choice in CHOICES:
+        config = schedulers.make(choice).config
+        assert (config.prediction_type, config.beta_end) == ("v_prediction", 0.012)
+        assert not config.get("clip_sample") and not config.get("thresholding")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_scheduler_is_called_by_the_names_that_chose_it(choice: Choice) -> None:
+    schedulers = Schedulers(scheduler())
+    assert schedulers.names(choice) == (choice.sampler, choice.schedule or "default")
+
+
+def test_a_scheduler_that_no_name_chooses_is_called_by_its_class() -> None:
+    own: Any = diffusers.PNDMScheduler(**SDXL)
+    schedulers = Schedulers(own)
+    assert schedulers.names(OWN) == ("PNDMScheduler", "default")
+    field, problem = schedulers.problem(Choice(None, "karras"), 10) or ("", "")
+    assert field == "schedule" and "PNDMScheduler" in problem
+    assert schedulers.problem(Choice("euler", "karras"), 10) is None
+    third: Any = diffusers.DPMSolverMultistepScheduler(solver_order=3)
+    assert sampler_of("DPMSolverMultistepScheduler", third.config) is None
+    assert schedule_of(third.config) == "default"
+
+
+def test_requests_do_not_share_a_scheduler() -> None:
+    schedulers = Schedulers(scheduler())
+    for choice in (OWN, Choice("dpmpp_2m", "karras")):
+        assert schedulers.make(choice) is not schedulers.make(choice)
+
+
+@pytest.mark.parametrize("sampler", ["lcm", "tcd"])
+def test_distilled_samplers_have_as_many_steps_as_they_were_distilled_with(sampler: str) -> None:
+    schedulers = Schedulers(scheduler())
+    assert schedulers.problem(Choice(sampler), 50) is None
+    field, problem = schedulers.problem(Choice(sampler), 51) or ("", "")
+    assert field == "num_inference_steps" and "at most 50" in problem and sampler in problem
+
+
+def test_a_network_of_zero_terminal_snr_has_no_sampler_that_cannot_start_at_pure_noise() -> None:
+    schedulers = Schedulers(trained_as(scheduler(), "v_prediction", True))
+    field, problem = schedulers.problem(Choice("heun"), 10) or ("", "")
+    assert field == "sampler" and "euler_ancestral" in problem and "zero terminal SNR" in problem
+    assert set(schedulers.samplers()) == SAMPLERS.keys() - {"heun"}
+    assert list(Schedulers(scheduler()).samplers()) == list(SAMPLERS)
+
+
+def test_a_scheduler_is_changed_only_as_far_as_the_training_was_another() -> None:
+    own = scheduler()
+    assert trained_as(own, None, None) is own
+    assert trained_as(own, "epsilon", False) is own
+    changed = trained_as(own, "v_prediction", True)
+    assert (changed.config.prediction_type, changed.config.timestep_spacing) == ("v_prediction", "trailing")
+    changed.set_timesteps(4)
+    assert changed.timesteps[0] == 999 and changed.sigmas[0] > 1000
+    with pytest.raises(ValueError, match="HeunDiscreteScheduler does not have rescale_betas_zero_snr"):
+        trained_as(diffusers.HeunDiscreteScheduler(**SDXL), None, True)
+
+
+def test_every_schedule_is_followed_by_a_sampler() -> None:
+    assert {schedule for entry in SAMPLERS.values() for schedule in entry.schedules} == SCHEDULES.keys()
+    assert TCD_GAMMA == 0.3
