@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from atelier.common.v1 import image_pb2, warning_pb2
+from atelier.generator.v1 import generator_service_pb2 as generator_pb
 from atelier_runtime import wire
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from tests.contract.problem_body import problem
@@ -43,6 +44,23 @@ def test_the_smallest_request_leaves_every_default_to_the_services(stack: Stack)
     assert restore.upscale == 1
     assert restore.image.format == image_pb2.IMAGE_FORMAT_RAW_RGB8
     assert restore.output == image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_PNG)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "sent"),
+    [
+        (None, None),
+        ("plain", generator_pb.PROMPT_SYNTAX_PLAIN),
+        ("weighted", generator_pb.PROMPT_SYNTAX_WEIGHTED),
+    ],
+)
+def test_prompts_and_their_syntax_are_passed_on(stack: Stack, syntax: str | None, sent: int | None) -> None:
+    prompt, negative = "a (cat:1.3) BREAK \\(x\\) <lora:b:1>", "[blurry]"
+    response = stack.generate(prompt=prompt, negative_prompt=negative, prompt_syntax=syntax)
+    assert response.json()["prompt"] == prompt
+    [generate] = stack.generator.requests
+    assert (generate.prompt, generate.negative_prompt) == (prompt, negative)
+    assert wire.optional(generate, "prompt_syntax") == sent
 
 
 def test_the_response_has_the_contracts_fields_and_no_other(stack: Stack) -> None:

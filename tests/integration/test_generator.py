@@ -228,6 +228,29 @@ async def test_health_and_status_respond_while_an_image_is_generated(running: Ru
     assert answered >= 1
 
 
+async def test_long_prompts_and_weights(running: Running) -> None:
+    generate = running.generator.GenerateImage
+    start = "x" * 75
+    weighted: dict[str, Any] = {"prompt_syntax": pb.PROMPT_SYNTAX_WEIGHTED}
+    results = {
+        name: await result_of(generate(request(**options)))
+        for name, options in {
+            "short": {"prompt": start},
+            "long": {"prompt": f"{start} red apple"},
+            "two": {"prompt": f"{start} BREAK red apple", **weighted},
+            "other": {"prompt": f"{start} BREAK red (apple:1.4)", **weighted},
+            "negative": {"prompt": f"{start} red apple", "negative_prompt": "(blurry:1.4)", **weighted},
+            "plain": {"prompt": start, "prompt_syntax": pb.PROMPT_SYNTAX_PLAIN},
+            "unspecified": {"prompt": start, "prompt_syntax": pb.PROMPT_SYNTAX_UNSPECIFIED},
+        }.items()
+    }
+    data = {name: result.image.data for name, result in results.items()}
+    assert data["short"] == data["plain"] == data["unspecified"]
+    assert data["two"] == data["long"]
+    assert len(set(data.values())) == 4
+    assert not any(result.warnings for result in results.values())
+
+
 # --- refusing ---
 
 
@@ -243,6 +266,18 @@ async def test_every_bad_field_is_named(set_folder: Path) -> None:
         error = await failure_of(running.generator.GenerateImage(request(width_px=1024, height_px=1960)))
         assert {v.field for v in from_rpc_error(error).fields} == {"width_px", "height_px"}
         await result_of(running.generator.GenerateImage(request()))
+
+
+async def test_what_a_weighted_prompt_may_not_contain_is_named(running: Running) -> None:
+    options: dict[str, Any] = {"prompt_syntax": pb.PROMPT_SYNTAX_WEIGHTED}
+    bad = request(prompt="a [cat:dog:0.5]", negative_prompt="(blurry:11)", **options)
+    error = await failure_of(running.generator.GenerateImage(bad))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    problem = from_rpc_error(error)
+    assert isinstance(problem, InvalidRequest)
+    messages = {violation.field: violation.message for violation in problem.fields}
+    assert set(messages) == {"prompt", "negative_prompt"}
+    assert "character 3" in messages["prompt"] and "0 to 10" in messages["negative_prompt"]
 
 
 async def test_a_full_queue_refuses_and_says_when_to_retry(set_folder: Path) -> None:

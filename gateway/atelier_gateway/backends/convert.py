@@ -22,6 +22,7 @@ from atelier_gateway.core.values import (
     GenerateSpec,
     MaskKind,
     Progress,
+    PromptSyntax,
     Restoration,
     RestoreSpec,
     Sampling,
@@ -38,6 +39,10 @@ _RULES: Mapping[FaceRule, restorer_pb.FaceRule] = {
 _MASKS: Mapping[MaskKind, restorer_pb.MaskKind] = {
     "feather": restorer_pb.MASK_KIND_FEATHER,
     "parse": restorer_pb.MASK_KIND_PARSE,
+}
+_PROMPT_SYNTAXES: Mapping[PromptSyntax, generator_pb.PromptSyntax] = {
+    "plain": generator_pb.PROMPT_SYNTAX_PLAIN,
+    "weighted": generator_pb.PROMPT_SYNTAX_WEIGHTED,
 }
 
 _NESTED = re.compile(r"^restore\.|(?<=\])\.face(?=\.|$)")  # restore.upscale, faces[2].face.box
@@ -76,6 +81,7 @@ def generate_spec_to_proto(spec: GenerateSpec) -> generator_pb.GenerateImageRequ
         hires_fix=spec.hires_fix,
         use_upscaler=spec.use_upscaler,
         lanczos_scale=spec.lanczos_scale,
+        prompt_syntax=None if spec.prompt_syntax is None else _PROMPT_SYNTAXES[spec.prompt_syntax],
         output=wire.output_to_proto(spec.output_format, spec.quality),
     )
 

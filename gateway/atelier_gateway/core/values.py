@@ -17,6 +17,7 @@ from atelier_runtime.sizes import Size, result_size
 
 FaceRule = Literal["all", "largest", "center"]
 MaskKind = Literal["feather", "parse"]
+PromptSyntax = Literal["plain", "weighted"]
 OnRestoreFailure = Literal["return_base", "fail"]
 
 
@@ -46,6 +47,8 @@ class GenerateSpec:
 
     prompt: str
     negative_prompt: str | None = None
+    prompt_syntax: PromptSyntax | None = None
+    """Whether the brackets in both prompts mean themselves or weights."""
     width: int | None = None
     height: int | None = None
     num_inference_steps: int | None = None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from atelier_generator.prompt_syntax import PROMPT_SYNTAXES
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import images
@@ -115,6 +116,13 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", help="what to avoid (default: set by the model set)")
     for flag in ("--sampler", "--schedule"):
         parser.add_argument(flag, help="see docs/http-api.md (default: set by the model set)")
+    parser.add_argument(
+        "--prompt-syntax",
+        choices=PROMPT_SYNTAXES,
+        default=GenerateRequest.prompt_syntax,
+        help="plain: brackets in both prompts mean themselves; weighted: (word:1.3), [word] and BREAK as "
+        f"AUTOMATIC1111 reads them (default {GenerateRequest.prompt_syntax})",
+    )
     parser.add_argument("--seed", type=int, help="seed of the noise (default: random, and printed)")
     flags: dict[str, tuple[str, type]] = {
         "width_px": ("--width", int),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator.generation import Generation, Progress
+from atelier_generator.prompt_syntax import PromptSyntax
 from atelier_generator.request import GenerateRequest
 from atelier_generator.samplers import SAMPLERS
-from atelier_runtime import wire
+from atelier_runtime import defaults, wire
 from atelier_runtime.checks import build_checked
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import EncodedImage
@@ -21,11 +22,21 @@ _OPTIONS = (
 )
 """The options that have the same name in the message and in the dataclass."""
 
+_PROMPT_SYNTAXES: Mapping[pb.PromptSyntax, PromptSyntax] = {
+    pb.PROMPT_SYNTAX_UNSPECIFIED: defaults.PROMPT_SYNTAX,
+    pb.PROMPT_SYNTAX_PLAIN: "plain",
+    pb.PROMPT_SYNTAX_WEIGHTED: "weighted",
+}
+
 
 def request_from_proto(message: pb.GenerateImageRequest) -> GenerateRequest:
     """Read a request; unset options get their defaults. Raises `InvalidRequest` naming every bad field."""
     violations: list[FieldViolation] = []
     options = wire.set_fields(message, _OPTIONS)
+    if message.prompt_syntax in _PROMPT_SYNTAXES:
+        options["prompt_syntax"] = _PROMPT_SYNTAXES[message.prompt_syntax]
+    else:
+        violations.append(FieldViolation("prompt_syntax", f"{message.prompt_syntax} is unknown"))
     output = wire.output_from_proto(message.output, violations)
     if output.format is not None:
         options["output_format"] = output.format

@@ -172,7 +172,9 @@ class Conditions:
 
 
 def predict(unet: Any, parts: Sequence[Denoising], index: int) -> list[torch.Tensor]:
-    """Return the UNet's output for each of some requests, whose timesteps agree, in one forward pass.
+    """Return the UNet's output for each of some requests, in one forward pass.
+
+    Their timesteps agree, and so do the lengths of their texts.
 
     With guidance each output has two rows, the negative one first.
     """

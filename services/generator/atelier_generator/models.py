@@ -322,8 +322,7 @@ def _named_errors(model_set: ModelSet, component: Component) -> Iterator[None]:
 
 
 def _silence_libraries() -> None:
-    # diffusers' warning about a long prompt quotes it, and prompts do not belong in logs; the caller gets a
-    # warning in the response.
+    # Warnings of theirs about long prompts quote them, and prompts do not belong in logs.
     modules: list[Any] = [diffusers.utils.logging, transformers.logging]  # their functions are not annotated
     for module in modules:
         module.set_verbosity_error()

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 class Denoiser:
     """Runs passes, at most `max_batch` requests in one forward pass.
 
+    Requests whose prompts differ in length take their steps at the same time, in forward passes of their own.
     If the device runs out of memory, a forward pass is halved, and the others of the pass stay that small.
     """
 
@@ -38,10 +39,10 @@ class Denoiser:
         size = self.max_batch
         total = len(_denoising(batch.runs[0]).timesteps)
         for index in range(total):
-            runs = list(batch.runs)
-            while runs:
-                group, runs = runs[:size], runs[size:]
-                size = min(size, self._predict(unet, batch, group, index) or size)
+            for runs in _of_equal_length(batch.runs):
+                while runs:
+                    group, runs = runs[:size], runs[size:]
+                    size = min(size, self._predict(unet, batch, group, index) or size)
             # Second-order schedulers take two of these for each step.
             done = min(steps, (index + 1) * steps // total)
             batch.each(partial(_step, index=index, done=done, progress=Progress(stage, index + 1, total)))
@@ -84,6 +85,14 @@ class Denoiser:
             for start in range(0, len(runs), size)
         ]
         return min([size, *(fit for fit in fitting if fit is not None)]) if out_of_memory else None
+
+
+def _of_equal_length(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs by the number of tokens of their text, which one forward pass has in common."""
+    groups: dict[int, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_denoising(run).text.embeddings.shape[1], []).append(run)
+    return list(groups.values())
 
 
 def _step(run: Run, *, index: int, done: int, progress: Progress) -> None:

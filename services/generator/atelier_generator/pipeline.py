@@ -51,7 +51,7 @@ class Pipeline:
     def __init__(self, models: Models, *, max_batch: int = 1) -> None:
         """`max_batch`: requests in one forward pass of a UNet."""
         self._models = models
-        self._prompts = PromptEncoder(models)
+        self._prompts = PromptEncoder(models, models.model_set.clip_skip - 2)
         self._denoiser = Denoiser(models.device, max_batch)
         rescale = models.model_set.guidance_rescale
         self._base = Conditions(models.text_to_image, models.device, rescale)

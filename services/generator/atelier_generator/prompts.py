@@ -1,4 +1,4 @@
-"""Prompts to embeddings: the text encoders, and the warnings about words that they do not see."""
+"""Prompts to embeddings, in a thread of their own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from atelier_generator.models import Models
-from atelier_generator.prompt_words import truncation_warning
+from atelier_generator.prompt_chunks import encode_chunks, whole_text
+from atelier_generator.prompt_syntax import parse
 from atelier_generator.request import CompletedRequest
 from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
+from atelier_runtime.settings import StartupError
 from atelier_runtime.vram import probe_for
 
 _CHECK_S = 0.05  # how often a wait asks whether anybody is still waiting for the image
@@ -25,7 +27,7 @@ _CHECK_S = 0.05  # how often a wait asks whether anybody is still waiting for th
 class Text:
     """Embeddings of a prompt (1, tokens, features) and pooled (1, features); the negative prompt's alike.
 
-    Those are None where there is no guidance.
+    Those are None where there is no guidance. `tokens` is the same for both, a multiple of 77.
     """
 
     embeddings: torch.Tensor
@@ -93,8 +95,15 @@ class PromptEncoder:
     turn too, on the device thread.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, clip_skip: int | None = None) -> None:
+        """`clip_skip`: of the base, as in diffusers' `encode_prompt`: layers to skip before the last but one.
+
+        It is 2 less than what manifests and AUTOMATIC1111 count from the last layer. Raises `StartupError` if
+        the text encoders have fewer layers.
+        """
         self._models = models
+        self._clip_skip = clip_skip
+        self._check_clip_skip()
         self._stream = torch.cuda.Stream(models.device) if models.device.type == "cuda" else None
         self._executor = None if models.placement.offload else ThreadPoolExecutor(1, "text")
 
@@ -131,30 +140,42 @@ class PromptEncoder:
         with torch.inference_mode(), timer.stage("text"):
             warnings = tuple(self._warnings(request))
             self._models.placement.use("text")
-            text = self._encode(base, request)
+            text = self._encode(base, request, self._clip_skip)
             refiner_text = self._encode(refiner, request) if refine else None
             if self._stream is not None:
                 torch.cuda.current_stream(self._models.device).synchronize()
         return EncodedPrompt(text, refiner_text, warnings, timer.reports[0])
 
-    def _encode(self, pipeline: Any, request: CompletedRequest) -> Text:
+    def _encode(self, pipeline: Any, request: CompletedRequest, clip_skip: int | None = None) -> Text:
+        prompt = parse(request.prompt, request.prompt_syntax)
+        negative = parse(request.negative_prompt or "", request.prompt_syntax) if request.guided else None
+        text = whole_text(pipeline, prompt)
+        negative_text = whole_text(pipeline, negative) if negative is not None else ""
+        if text is None or negative_text is None:
+            return Text(
+                *encode_chunks(pipeline, prompt, negative, device=self._models.device, clip_skip=clip_skip)
+            )
         embeddings, negative_embeddings, pooled, negative_pooled = pipeline.encode_prompt(
-            prompt=request.prompt,
+            prompt=text,
             device=self._models.device,
             do_classifier_free_guidance=request.guided,
             # None lets the set's own configuration decide what an empty prompt is (SDXL: zeros).
-            negative_prompt=request.negative_prompt or None,
+            negative_prompt=negative_text or None,
+            clip_skip=clip_skip,
         )
         return Text(embeddings, negative_embeddings, pooled, negative_pooled)
 
-    def _warnings(self, request: CompletedRequest) -> Iterator[ResponseWarning]:
-        """Warn of words that no text encoder sees, and of a negative prompt that has no effect."""
+    def _check_clip_skip(self) -> None:
         base = self._models.text_to_image
-        tokenizers = (base.tokenizer, base.tokenizer_2)
-        for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt or "")):
-            message = truncation_warning(name, text, tokenizers)
-            if message is not None:
-                yield ResponseWarning(WarningCode.PROMPT_TRUNCATED, message)
+        layers = min(e.config.num_hidden_layers for e in (base.text_encoder, base.text_encoder_2))
+        if self._clip_skip is not None and not -1 <= self._clip_skip < layers:
+            raise StartupError(
+                f"MODEL_SET: clip_skip is {self._clip_skip + 2}; with text encoders of {layers} layers it "
+                f"must be from 1 to {layers + 1}"
+            )
+
+    def _warnings(self, request: CompletedRequest) -> Iterator[ResponseWarning]:
+        """Warn of a negative prompt that has no effect."""
         own_negative = (request.negative_prompt or "") != self._models.model_set.defaults.negative_prompt
         if own_negative and request.negative_prompt and not request.guided:
             yield ResponseWarning(

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
+from atelier_generator.prompt_syntax import PROMPT_SYNTAXES, PromptSyntax, check_prompt
 from atelier_generator.samplers import Choice, name_problems, read_choice
 from atelier_runtime import defaults
-from atelier_runtime.checks import check_length, check_multiple, check_range, raise_violations
+from atelier_runtime.checks import check_choice, check_length, check_multiple, check_range, raise_violations
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import OutputFormat
 from atelier_runtime.model_defaults import ModelDefaults
@@ -41,6 +42,8 @@ class GenerateRequest:
     hires_fix: bool = defaults.HIRES_FIX
     use_upscaler: bool = defaults.USE_UPSCALER
     lanczos_scale: float | None = None
+    prompt_syntax: PromptSyntax = defaults.PROMPT_SYNTAX
+    """Of both prompts."""
     output_format: OutputFormat = defaults.OUTPUT_FORMAT
     quality: int = defaults.QUALITY
 
@@ -84,6 +87,9 @@ class GenerateRequest:
     def _violations(self) -> Iterator[FieldViolation]:
         yield from check_length("prompt", self.prompt, defaults.PROMPT_CHARS)
         yield from check_length("negative_prompt", self.negative_prompt, defaults.NEGATIVE_PROMPT_CHARS)
+        yield from check_choice("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
+        yield from check_prompt("prompt", self.prompt, self.prompt_syntax)
+        yield from check_prompt("negative_prompt", self.negative_prompt, self.prompt_syntax)
         for field in ("width_px", "height_px"):
             yield from check_multiple(
                 field, getattr(self, field), defaults.SIDE_PX_RANGE, defaults.SIDE_PX_MULTIPLE

@@ -7,6 +7,9 @@ from typing import Final
 
 PROMPT_CHARS = (1, 2000)
 NEGATIVE_PROMPT_CHARS = (0, 2000)
+PROMPT_SYNTAX: Final = "plain"
+PROMPT_WEIGHT_RANGE = (0.0, 10.0)
+"""Of a word in the weighted syntax, with all brackets around it."""
 
 SIDE_PX = 1024
 SIDE_PX_RANGE = (256, 2048)

@@ -235,9 +235,47 @@ def test_requests_whose_passes_differ_do_not_run_together(full_models, other):
     assert pipeline.batch_key(request_for()) != pipeline.batch_key(request_for(**other))
 
 
+LONG = "a dog in the snow, " * 9
+"""Two chunks: each letter is one token."""
+
+
+def test_requests_of_other_lengths_run_together_in_forward_passes_of_their_own(full_models):
+    requests = requests_for(num_inference_steps=3)
+    requests[1:1] = [request_for(prompt=LONG, seed=4, num_inference_steps=3)]
+    requests += [
+        request_for(prompt=LONG, seed=5, negative_prompt="x", num_inference_steps=3),
+        request_for(negative_prompt="y" * 200, seed=6, num_inference_steps=3),
+    ]
+    with UnetCalls(full_models.text_to_image) as base, UnetCalls(full_models.refiner) as refiner:
+        together = run_together(Pipeline(full_models, max_batch=8), requests)
+    assert base.batches == [6, 4, 2] * 3, "three of one chunk, two of two, one of three"
+    assert refiner.batches == [6, 4, 2]
+    for number, image in enumerate(singles(full_models, requests)):
+        assert levels(together.pixels(number), image) <= 1
+
+
+def test_a_forward_pass_of_long_prompts_has_at_most_max_batch_requests(plain_models):
+    requests = [request_for(prompt=LONG, seed=seed, num_inference_steps=1) for seed in (1, 2, 3)]
+    with UnetCalls(plain_models.text_to_image) as base:
+        run_together(Pipeline(plain_models, max_batch=2), [*requests, request_for(num_inference_steps=1)])
+    assert base.batches == [4, 2, 2]
+
+
+def test_one_that_is_stopped_leaves_those_of_other_lengths(plain_models):
+    requests = [
+        request_for(prompt=LONG, num_inference_steps=4),
+        request_for(seed=2, num_inference_steps=4),
+    ]
+    with UnetCalls(plain_models.text_to_image) as base:
+        together = run_together(Pipeline(plain_models, max_batch=4), requests, {0: after(2, Cancelled)})
+    assert base.batches == [2, 2] * 2 + [2] * 2
+    assert isinstance(together.outcome[0], Cancelled)
+    assert np.array_equal(together.pixels(1), singles(plain_models, requests)[1])
+
+
 def test_what_does_not_concern_the_networks_does_not_keep_requests_apart(full_models):
     pipeline = Pipeline(full_models, max_batch=4)
-    own = request_for(prompt="x", negative_prompt="y", seed=7, guidance_scale=3.0, output_format="jpeg")
+    own = request_for(prompt=LONG, negative_prompt="y", seed=7, guidance_scale=3.0, output_format="jpeg")
     assert pipeline.batch_key(own) == pipeline.batch_key(request_for())
 
 

@@ -49,6 +49,21 @@ def test_draw_names_what_is_wrong(environment, tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_draw_reads_weights_if_asked(environment, tmp_path):
+    pictures = {}
+    for name, prompt, *options in (
+        ("text", "a (cat:1.5)"),
+        ("plain", "a (cat:1.5)", "--prompt-syntax", "plain"),
+        ("weighted", "a (cat:1.5)", "--prompt-syntax", "weighted"),
+        ("escaped", "a \\(cat:1.5\\)", "--prompt-syntax", "weighted"),
+    ):
+        output = tmp_path / f"{name}.png"
+        small = ["--width", "256", "--height", "256", "--steps", "2", "--seed", "7", "--guidance-scale", "3"]
+        assert main(["draw", prompt, "-o", str(output), *small, *options]) == 0
+        pictures[name] = images.decode(output.read_bytes(), max_pixels=10**6).rgb.tobytes()
+    assert pictures["text"] == pictures["plain"] == pictures["escaped"] != pictures["weighted"]
+
+
 def test_help_names_every_setting(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])

@@ -159,6 +159,19 @@ def test_a_size_that_was_not_warmed_runs_eagerly(warmed: Compiled, eager: Models
     assert np.array_equal(generate(warmed.models, given).pixels, generate(eager, given).pixels)
 
 
+def test_a_prompt_of_several_chunks_runs_eagerly_where_its_length_matters(
+    warmed: Compiled, eager: Models
+) -> None:
+    graphs = warmed.backend.graphs
+    given = replace(request(use_refiner=True), prompt="a cat in the snow, " * 9)
+    runs, parts = warmed.runs_of(lambda: generate(warmed.models, given))
+    assert 0 < runs < parts and warmed.backend.graphs == graphs
+    difference = generate(warmed.models, given).pixels.astype(int) - generate(eager, given).pixels
+    assert np.abs(difference).max() <= 1
+    runs, parts = warmed.runs_of(lambda: generate(warmed.models, request(use_refiner=True)))
+    assert runs == parts > 0, "those of one chunk are not affected"
+
+
 def test_images_are_those_of_eager_networks(warmed: Compiled, eager: Models) -> None:
     for given in MIXED[3:9]:
         difference = generate(warmed.models, given).pixels.astype(int) - generate(eager, given).pixels

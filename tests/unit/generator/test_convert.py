@@ -36,6 +36,7 @@ def test_every_option_is_read(upscaling):
         "seed": 2**53 - 1,
         "use_refiner": False,
         "use_upscaler": False,
+        "prompt_syntax": pb.PROMPT_SYNTAX_WEIGHTED,
         **upscaling,
     }
     output = image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=55)
@@ -44,6 +45,7 @@ def test_every_option_is_read(upscaling):
     assert unset == set(pb.GenerateImageRequest.DESCRIPTOR.fields_by_name), (
         "a field that this test does not cover"
     )
+    options["prompt_syntax"] = "weighted"
     expected = GenerateRequest("a cat", output_format="webp", quality=55, **options)
     wire = message.SerializeToString()
     assert convert.request_from_proto(pb.GenerateImageRequest.FromString(wire)) == expected
@@ -70,6 +72,27 @@ def test_an_unknown_format_is_refused_together_with_the_other_fields():
     with pytest.raises(InvalidRequest) as caught:
         convert.request_from_proto(message)
     assert {violation.field for violation in caught.value.fields} == {"output.format", "width_px"}
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (pb.PROMPT_SYNTAX_UNSPECIFIED, "plain"),
+        (pb.PROMPT_SYNTAX_PLAIN, "plain"),
+        (pb.PROMPT_SYNTAX_WEIGHTED, "weighted"),
+    ],
+)
+def test_prompt_syntaxes(number, name):
+    assert number in pb.PromptSyntax.values()
+    message = pb.GenerateImageRequest(prompt="a cat", prompt_syntax=number)
+    assert convert.request_from_proto(message).prompt_syntax == name
+
+
+def test_an_unknown_prompt_syntax_is_refused_together_with_the_other_fields():
+    message = pb.GenerateImageRequest.FromString(b"\x88\x01\x63")  # field 17: 99; no prompt
+    with pytest.raises(InvalidRequest) as caught:
+        convert.request_from_proto(message)
+    assert {violation.field for violation in caught.value.fields} == {"prompt", "prompt_syntax"}
 
 
 @pytest.mark.parametrize("reason", [None, *SkipReason])

@@ -26,6 +26,7 @@ def test_defaults_are_the_documented_ones():
     assert (request.use_refiner, request.use_upscaler) == (True, True)
     assert (request.hires_fix, request.lanczos_scale) == (False, None)
     assert (request.output_format, request.quality) == ("png", 92)
+    assert request.prompt_syntax == "plain"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,12 @@ def test_defaults_are_the_documented_ones():
         ("guidance_scale", {"guidance_scale": -0.1}, "0 to 30"),
         ("guidance_scale", {"guidance_scale": math.nan}, "0 to 30"),
         ("guidance_scale", {"guidance_scale": math.inf}, "0 to 30"),
+        ("prompt", {"prompt": "a (cat:10.5)", "prompt_syntax": "weighted"}, "0 to 10, is 10.5"),
+        ("prompt", {"prompt": "((a cat:4):4)", "prompt_syntax": "weighted"}, "0 to 10, is 16"),
+        ("prompt", {"prompt": "[a:b:0.5]", "prompt_syntax": "weighted"}, "not supported"),
+        ("negative_prompt", {"negative_prompt": "(a:-1)", "prompt_syntax": "weighted"}, "0 to 10, is -1"),
+        ("negative_prompt", {"negative_prompt": "[a|b]", "prompt_syntax": "weighted"}, "not supported"),
+        ("prompt_syntax", {"prompt_syntax": "compel"}, "plain, weighted"),
         ("seed", {"seed": 2**53}, "0 to 9007199254740991"),
         ("lanczos_scale", {"lanczos_scale": 0.99}, "1 to 4"),
         ("lanczos_scale", {"lanczos_scale": math.nan}, "1 to 4"),
@@ -85,6 +92,10 @@ def test_limits_themselves_are_allowed():
     )
     for options in limits:
         GenerateRequest(**{"prompt": "a", **options}).check_size(MAX_PIXELS)
+
+
+def test_brackets_of_a_plain_prompt_mean_themselves():
+    GenerateRequest("a [cat|dog:0.5] AND (x:99)", negative_prompt="[a:b:0.5]")
 
 
 def test_completion_adds_a_seed_and_the_sets_negative_prompt():

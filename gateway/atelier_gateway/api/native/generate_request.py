@@ -37,7 +37,7 @@ _CONTRACT_NAMES = {
 
 _SAME_NAME = (
     *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "use_refiner"),
-    *("sampler", "schedule"),
+    *("sampler", "schedule", "prompt_syntax"),
     *("hires_fix", "match_tone", "upscale", "on_restore_failure", "output_format", "quality"),
 )
 
@@ -61,6 +61,11 @@ class GenerateRequest(RequestModel):
     )
     negative_prompt: Annotated[str, Field(max_length=defaults.NEGATIVE_PROMPT_CHARS[1])] | None = Field(
         None, description="What to avoid. Default: set by the model set."
+    )
+    prompt_syntax: Literal["plain", "weighted"] = Field(
+        default=defaults.PROMPT_SYNTAX,
+        description="plain: brackets in both prompts mean themselves. weighted: (word:1.3), [word] and BREAK "
+        "as AUTOMATIC1111 reads them.",
     )
     width: _Side = Field(defaults.SIDE_PX, description="Requested width in px.")
     height: _Side = Field(defaults.SIDE_PX, description="Requested height in px.")

@@ -28,6 +28,7 @@ def test_documented_defaults_are_those_of_the_shared_table() -> None:
     assert request.face_restoration_weight == defaults.FIDELITY
     assert request.hires_scale == defaults.LANCZOS_SCALE
     assert request.on_restore_failure == defaults.ON_RESTORE_FAILURE
+    assert request.prompt_syntax == defaults.PROMPT_SYNTAX
     assert (request.upscale, request.quality) == (defaults.UPSCALE, defaults.QUALITY)
 
 
@@ -46,6 +47,7 @@ def test_a_given_default_is_sent() -> None:
     [
         ({"seed": -1}, "seed", None),
         ({"seed": 0}, "seed", 0),
+        ({"prompt_syntax": "weighted"}, "prompt_syntax", "weighted"),
         ({"use_realesrgan": False}, "use_upscaler", False),
         ({"hires_fix_simple": True}, "lanczos_scale", defaults.LANCZOS_SCALE),
         ({"hires_fix_simple": True, "hires_scale": 3}, "lanczos_scale", 3),

@@ -84,10 +84,19 @@ def test_every_option_of_a_generation_is_sent_even_if_it_is_zero() -> None:
         hires_fix=False,
         use_upscaler=False,
         lanczos_scale=1.0,
+        prompt_syntax="plain",
     )
     message = convert.generate_spec_to_proto(spec)
     assert set_names(message) == {field.name for field in generator_pb.GenerateImageRequest.DESCRIPTOR.fields}
     assert (message.width_px, message.height_px) == (256, 264)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("plain", generator_pb.PROMPT_SYNTAX_PLAIN), ("weighted", generator_pb.PROMPT_SYNTAX_WEIGHTED)],
+)
+def test_prompt_syntaxes(name: Any, number: generator_pb.PromptSyntax) -> None:
+    assert convert.generate_spec_to_proto(GenerateSpec("x", prompt_syntax=name)).prompt_syntax == number
 
 
 def test_a_face_comes_back_unchanged() -> None:
