@@ -36,6 +36,8 @@ def test_every_option_is_read(upscaling):
         "seed": 2**53 - 1,
         "use_refiner": False,
         "use_upscaler": False,
+        "sampler": "euler",
+        "schedule": "karras",
         "prompt_syntax": pb.PROMPT_SYNTAX_WEIGHTED,
         **upscaling,
     }

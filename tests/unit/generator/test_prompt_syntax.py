@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from atelier_generator.prompt_syntax import PromptSyntaxError, Segment, check_prompt, parse
 
 
-def read(text: str) -> list[list[tuple[str, float]]]:
+def read(text: str) -> list[list[tuple[str, Any]]]:
     """Return text and weight of each segment, by part, and check that adjacent weights differ."""
     parts = parse(text, "weighted")
     for part in parts:
