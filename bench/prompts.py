@@ -42,8 +42,9 @@ class Case:
 CASES: Mapping[str, Case] = {
     PLAIN: Case("portrait of a woman with red hair", "plain", 1),
     "one chunk, weighted": Case("portrait of a (woman:1.2) with (red hair:1.4)", "weighted", 1),
-    "four chunks": Case("red " * 300, "plain", 4),
-    "four chunks, weighted": Case("(red:1.4) hair " * 150, "weighted", 4),
+    # 75 is no multiple of 4, so that the chunks differ: equal ones are encoded once
+    "four chunks": Case("red hair blue hat " * 75, "plain", 4),
+    "four chunks, weighted": Case("(red:1.4) hair blue hat " * 75, "weighted", 4),
 }
 
 
