@@ -9,8 +9,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from atelier_generator import lora_tags
+from atelier_generator.lora_tags import Lora
 from atelier_generator.samplers import Choice, name_problems, read_choice
 from atelier_runtime import defaults
 from atelier_runtime.checks import check_length, check_multiple, check_range, raise_violations
@@ -26,6 +28,8 @@ class GenerateRequest:
 
     `sampler` and `schedule`: names in `samplers`.
     """
+
+    _prompt_chars: ClassVar = defaults.PROMPT_CHARS
 
     prompt: str
     negative_prompt: str | None = None
@@ -43,6 +47,8 @@ class GenerateRequest:
     lanczos_scale: float | None = None
     output_format: OutputFormat = defaults.OUTPUT_FORMAT
     quality: int = defaults.QUALITY
+    loras: tuple[Lora, ...] = ()
+    """Applied to the base network and the text encoders, together with those that the prompt's tags name."""
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
@@ -69,6 +75,8 @@ class GenerateRequest:
         `InvalidRequest` for a schedule that the set's sampler cannot follow.
         """
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["prompt"], tagged = lora_tags.read_tags(self.prompt)
+        values["loras"] = (*self.loras, *tagged)
         chosen: dict[str, Any] = {
             "negative_prompt": model.negative_prompt,
             "num_inference_steps": model.num_inference_steps,
@@ -82,7 +90,8 @@ class GenerateRequest:
         )
 
     def _violations(self) -> Iterator[FieldViolation]:
-        yield from check_length("prompt", self.prompt, defaults.PROMPT_CHARS)
+        yield from check_length("prompt", self.prompt, self._prompt_chars)
+        yield from lora_tags.violations(self.prompt, self.negative_prompt, self.loras)
         yield from check_length("negative_prompt", self.negative_prompt, defaults.NEGATIVE_PROMPT_CHARS)
         for field in ("width_px", "height_px"):
             yield from check_multiple(
@@ -107,7 +116,12 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class CompletedRequest(GenerateRequest):
-    """A request that leaves nothing open but what the networks' own files say."""
+    """A request that leaves nothing open but what the networks' own files say.
+
+    Its prompt has no tags any more: what they name is in `loras`. It is empty if it had nothing else.
+    """
+
+    _prompt_chars: ClassVar = (0, defaults.PROMPT_CHARS[1])
 
     _: KW_ONLY
     negative_prompt: str
