@@ -1,8 +1,8 @@
 """What LoRAs cost: reading one, switching to another, and a step with one and with five.
 
 `python -m bench.loras` uses the base of the model set of ATELIER_GENERATOR_MODEL_SET and made-up LoRAs for
-all layers of its attention, `--device cuda` a GPU. In each round every variant runs once, in turn; ratios are of
-the same round.
+all layers of its attention, `--device cuda` a GPU. In each round every variant runs once, in turn; ratios are
+of the same round.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,7 +74,7 @@ def switching(models: Models, rounds: int) -> dict[str, object]:
 
     for number in range(rounds + 1):  # the first does not count: it imports peft
         fresh = LoraStore(store.folder, store.device, store.dtype, store.most_bytes)
-        seconds = {"first load": timed(lambda fresh=fresh: fresh.get([Lora(NAMES[0])]), models.device)}
+        seconds = {"first load": timed(partial(fresh.get, [Lora(NAMES[0])]), models.device)}
         store.get([Lora(name) for name in NAMES])
         switch(NAMES[1])()
         seconds["to another"] = timed(switch(NAMES[2]), models.device)

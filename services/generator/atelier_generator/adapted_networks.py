@@ -67,13 +67,13 @@ class AdaptedNetworks:
         self._networks[layer.part].set_submodule(layer.name, module, strict=True)
 
 
-def _peft_layer(lora: LoadedLora, layer: Layer, own: nn.Module) -> Any:
+def _peft_layer(lora: LoadedLora, layer: Layer, own: Any) -> Any:
     from peft.tuners.lora import Conv2d, Linear  # takes a second, and most services have no LoRAs
 
     delta = lora.deltas[layer]
     while hasattr(own, "base_layer"):  # of a request that is running
         own = own.base_layer
-    kind = Conv2d if len(layer.shape) == 4 else Linear
+    kind: Any = Conv2d if len(layer.shape) == 4 else Linear  # annotated for whole alphas only
     # On no device, and of this thread alone, unlike accelerate's init_empty_weights. Not in inference mode:
     # parameters that are made in it cannot be moved later, see placement.py.
     with torch.inference_mode(False), torch.device("meta"):

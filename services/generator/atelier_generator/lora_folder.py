@@ -101,7 +101,7 @@ class LoraFolder:
             return f"{shown} cannot be used: its file {reason}"
         if not self.offered:
             return f"there is no {shown}: this service has no LoRAs"
-        names = [f"'{_short(other)}'" for other in self.offered]
+        names = [f"'{_short(other)}'" for other in list(self.offered)]
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         return f"there is no {shown}; there are {', '.join(names[:_MOST_NAMED])}{more}"
 

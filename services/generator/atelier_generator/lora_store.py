@@ -105,9 +105,9 @@ class LoraStore:
 
     def _get(self, lora: Lora, together_with: Sequence[str]) -> LoadedLora:
         with self._lock:
-            if (loaded := self._loaded.get(lora.name)) is not None:
+            if (known := self._loaded.get(lora.name)) is not None:
                 self._loaded.move_to_end(lora.name)
-                return loaded
+                return known
         raise_violations(self.violations([lora]))
         file = self.folder.offered[lora.name]
         needed = file.bytes_in(self.dtype)

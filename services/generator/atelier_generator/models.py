@@ -25,10 +25,11 @@ docs/precision.md has the figures.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -83,7 +84,7 @@ class Models:
     autoencoder: Autoencoder
     upscaler: Upscaler | None
     placement: Placement
-    loras: LoraStore = field(default_factory=LoraStore)
+    loras: LoraStore = dataclasses.field(default_factory=LoraStore)
 
     @cached_property
     def adapted_unet(self) -> AdaptedNetworks:

@@ -91,8 +91,8 @@ class Pipeline:
     def complete(self, request: GenerateRequest) -> CompletedRequest:
         """Return a request with the model set's values where it leaves them open.
 
-        Raises `InvalidRequest` for a sampler, a schedule or steps that are impossible with its networks, and for
-        LoRAs that there are not.
+        Raises `InvalidRequest` for a sampler, a schedule or steps that are impossible with its networks, and
+        for LoRAs that there are not.
         """
         completed = request.completed(self.model_set.defaults)
         steps = completed.num_inference_steps

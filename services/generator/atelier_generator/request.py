@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
 
 from atelier_generator import lora_tags
@@ -74,7 +74,7 @@ class GenerateRequest:
         The set's schedule goes with its own sampler: for another one, its default is used. Raises
         `InvalidRequest` for a schedule that the set's sampler cannot follow.
         """
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["prompt"], tagged = lora_tags.read_tags(self.prompt)
         values["loras"] = (*self.loras, *tagged)
         chosen: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_a_request_with_a_lora_runs_eagerly_and_the_next_one_compiled(folder, mo
     graphs, passes = backend.graphs, []
     hook = models.text_to_image.unet.register_forward_hook(lambda *_: passes.append(backend.runs))
 
-    def runs_of_unet(**options: object) -> int:
+    def runs_of_unet(**options: Any) -> int:
         """Return how many compiled parts ran in the UNet from its first call to its last."""
         passes.clear()
         pixels.append(generate(models, num_inference_steps=3, **options).pixels)

@@ -82,7 +82,7 @@ def test_trigger_words_are_those_of_the_metadata_and_few(listing, tmp_path):
     assert file.trigger_words == ("inkstyle", *"a" * 19)
 
 
-KINDS = {
+KINDS: dict[str, dict[str, tuple[int, ...]]] = {
     "is a LoHa": {f"{LAYER}.hada_w1_a": (4, 4)},
     "is a LoKr": {f"{LAYER}.lokr_w1": (4, 4)},
     "is a DoRA": {f"{LAYER}.lora_down.weight": (4, 32), f"{LAYER}.dora_scale": (32,)},
@@ -262,9 +262,9 @@ def test_what_the_manifest_lists_is_missed(own_set):
     tiny_loras.write(own_set / "loras/ink.safetensors")
     tiny_sdxl.seal(own_set)
     (own_set / "loras/ink.safetensors").unlink()
-    assert "is listed in the manifest, and missing" in load(own_set).loras.folder.problem_of("ink")
+    assert "is listed in the manifest, and missing" in str(load(own_set).loras.folder.problem_of("ink"))
     (own_set / "loras").rmdir()
-    assert "is listed in the manifest, and missing" in load(own_set).loras.folder.problem_of("ink")
+    assert "is listed in the manifest, and missing" in str(load(own_set).loras.folder.problem_of("ink"))
 
 
 def test_a_linked_folder_of_the_set_and_a_folder_that_is_none_are_startup_errors(own_set, tmp_path, layers):

@@ -107,7 +107,8 @@ def test_a_lora_computes_what_diffusers_and_peft_compute(models, folder):
 
     def prediction(unet: Any) -> torch.Tensor:
         with torch.inference_mode():
-            return unet(*inputs, added_cond_kwargs=conditions, return_dict=False)[0]
+            output: torch.Tensor = unet(*inputs, added_cond_kwargs=conditions, return_dict=False)[0]
+        return output
 
     plain = prediction(models.text_to_image.unet)
     for style in ("kohya", "peft"):
@@ -155,7 +156,8 @@ def test_a_refiner_runs_without(models):
         pending = Pipeline(models).start_prompt(request)
         texts.append(pending.read(lambda: None))
     assert not torch.equal(texts[0].base.embeddings, texts[1].base.embeddings)
-    assert all(map(torch.equal, texts[0].refiner.tensors, texts[1].refiner.tensors))
+    first, second = (text.refiner for text in texts)
+    assert first and second and all(map(torch.equal, first.tensors, second.tensors))
     layers: set[type] = set()
     with UnetCalls(models.refiner) as calls:
         hook = models.refiner.unet.register_forward_pre_hook(
@@ -192,7 +194,7 @@ def test_requests_with_the_same_loras_run_together(models):
     assert len({key(), key(Lora("kohya")), key(Lora("kohya", 0.5)), key(Lora("other"))}) == 4
 
     requests = [request_for(seed=seed, loras=(Lora("kohya"),), use_refiner=False) for seed in (1, 2)]
-    outcome: dict[int, Any] = {}
+    outcome: dict[int | None, Any] = {}
     runs = [pipeline.run(request, lambda: None, lambda progress: None) for request in requests]
 
     def end(run: Run, error: Exception | None) -> None:
