@@ -198,7 +198,7 @@ def test_requests_with_the_same_loras_run_together(models):
     runs = [pipeline.run(request, lambda: None, lambda progress: None) for request in requests]
 
     def end(run: Run, error: Exception | None) -> None:
-        outcome[run.seed] = error or pipeline.finish(run)
+        outcome[run.request.seed] = error or pipeline.finish(run)
 
     with UnetCalls(models.text_to_image) as calls:
         pipeline.generate_batch(runs, end)
