@@ -63,6 +63,21 @@ def test_prompts_and_their_syntax_are_passed_on(stack: Stack, syntax: str | None
     assert wire.optional(generate, "prompt_syntax") == sent
 
 
+@pytest.mark.parametrize("loras", [[], None])
+def test_no_loras_are_none(stack: Stack, loras: Any) -> None:
+    assert stack.generate(loras=loras).status_code == 200
+    assert not stack.generator.requests[-1].loras
+
+
+def test_loras_are_passed_on_as_they_are_named(stack: Stack) -> None:
+    named = [{"name": "ink"}, {"name": "charcoal v2", "weight": -0.5}, {"name": "x", "weight": None}]
+    assert stack.generate(prompt="a <lora:b:0.3>", loras=named).status_code == 200
+    request = stack.generator.requests[-1]
+    assert request.prompt == "a <lora:b:0.3>"
+    given = [(lora.name, lora.weight if lora.HasField("weight") else None) for lora in request.loras]
+    assert given == [("ink", None), ("charcoal v2", -0.5), ("x", None)]
+
+
 def test_the_response_has_the_contracts_fields_and_no_other(stack: Stack) -> None:
     answer = stack.generate(prompt="a red apple", seed=42).json()
     assert 0 < answer.pop("generation_time_seconds") < 30

@@ -42,6 +42,14 @@ def ignore_progress(progress: Progress) -> None:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A LoRA to apply, by the name that the generator knows it by."""
+
+    name: str
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
 class GenerateSpec:
     """An image to generate, and what to do with its faces."""
 
@@ -62,6 +70,8 @@ class GenerateSpec:
     """Upscale with the upscaler network rather than Lanczos."""
     lanczos_scale: float | None = None
     """Upscale the generated image this many times with Lanczos; None: not at all."""
+    loras: tuple[Lora, ...] = ()
+    """Applied together with those that the prompt's tags name."""
     model_set: str | None = None
     """Fail unless this model set is loaded."""
     face_detector: str | None = None

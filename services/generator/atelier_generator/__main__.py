@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
-from atelier_runtime import images
+from atelier_runtime import defaults, images
 from atelier_runtime import settings as runtime_settings
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.settings import StartupError
@@ -70,6 +71,7 @@ def draw(args: argparse.Namespace) -> int:
         print(f"--output: {output} must end with {', '.join(_FORMAT_OF_SUFFIX)}", file=sys.stderr)
         return 2
     options = {name: getattr(args, name) for name in GenerateRequest.__dataclass_fields__ if name in args}
+    options["loras"] = tuple(args.loras)
     try:
         request = GenerateRequest(**options, output_format=file_format)
         request.check_size(settings.max_pixels)
@@ -107,6 +109,16 @@ def inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def _lora(text: str) -> Lora:
+    name, colon, weight = text.rpartition(":")
+    try:
+        return Lora(name, float(weight)) if colon else Lora(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{weight!r:.60} is not a number; give NAME or NAME:WEIGHT"
+        ) from None
+
+
 def _add_draw(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=draw)
     parser.add_argument("prompt", help="what to generate")
@@ -135,6 +147,16 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
         default = getattr(GenerateRequest, name)
         shown = "set by the model set" if default is None else default
         parser.add_argument(flag, dest=name, type=kind, default=default, help=f"(default {shown})")
+    parser.add_argument(
+        "--lora",
+        dest="loras",
+        action="append",
+        type=_lora,
+        default=[],
+        metavar="NAME[:WEIGHT]",
+        help="a LoRA to apply, by its file's name without .safetensors; may be given several times "
+        f"(default weight {defaults.LORA_WEIGHT:g})",
+    )
     for name, flag in (
         ("use_refiner", "--refiner"),
         ("use_upscaler", "--upscaler"),

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator.generation import Generation, Progress
+from atelier_generator.lora_folder import LoraFolder
+from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PromptSyntax
 from atelier_generator.request import GenerateRequest
 from atelier_generator.samplers import SAMPLERS
@@ -42,7 +44,16 @@ def request_from_proto(message: pb.GenerateImageRequest) -> GenerateRequest:
         options["output_format"] = output.format
     if output.quality is not None:
         options["quality"] = output.quality
+    options["loras"] = tuple(Lora(lora.name, **wire.set_fields(lora, ("weight",))) for lora in message.loras)
     return build_checked(GenerateRequest, {"prompt": message.prompt, **options}, violations)
+
+
+def loras_to_proto(loras: LoraFolder) -> list[pb.AvailableLora]:
+    """Write the LoRAs that requests may name."""
+    return [
+        pb.AvailableLora(name=file.name, trigger_words=file.trigger_words)
+        for file in list(loras.offered.values())
+    ]
 
 
 def progress_to_proto(progress: Progress) -> pb.GenerateImageResponse:

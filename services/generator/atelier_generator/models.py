@@ -4,6 +4,7 @@
     refiner         its own UNet and scheduler; VAE and second text encoder of the base
     autoencoder     the VAE in its own dtype, with checks of its output
     upscaler        any network that spandrel loads
+    loras           changes of the base's UNet and text encoders, applied to the requests that name them
 
 Base and refiner are folders in diffusers' layout or single files (nets/). Nothing is downloaded: startup
 fails if a file is missing or not in the manifest, or if a network is incomplete.
@@ -24,10 +25,12 @@ docs/precision.md has the figures.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import diffusers
@@ -36,6 +39,10 @@ import torch
 import transformers
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
+from atelier_generator.adapted_networks import AdaptedNetworks
+from atelier_generator.lora_folder import LoraFolder
+from atelier_generator.lora_store import LoraStore
+from atelier_generator.nets.lora_layers import PARTS, layers_by_name
 from atelier_generator.nets.published import Kind
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored_pipeline import StoredPipeline
@@ -77,6 +84,18 @@ class Models:
     autoencoder: Autoencoder
     upscaler: Upscaler | None
     placement: Placement
+    loras: LoraStore = dataclasses.field(default_factory=LoraStore)
+
+    @cached_property
+    def adapted_unet(self) -> AdaptedNetworks:
+        """The base's UNet, to apply LoRAs to it; on the device thread."""
+        return AdaptedNetworks({"unet": self.text_to_image.unet})
+
+    @cached_property
+    def adapted_text_encoders(self) -> AdaptedNetworks:
+        """The text encoders, to apply LoRAs to them; by whoever encodes prompts."""
+        parts = [part for part in PARTS if part != "unet"]
+        return AdaptedNetworks({part: getattr(self.text_to_image, part) for part in parts})
 
     @property
     def native_side(self) -> int:
@@ -203,6 +222,7 @@ def load_models(settings: GeneratorSettings) -> Models:
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
         placement=place(text_to_image, refining, device, offload=offload),
+        loras=list_loras(settings, model_set, text_to_image, home, dtype),
     )
     model_set.verify(*ROLES)  # the files that no network needed
     for role in ROLES:
@@ -210,6 +230,16 @@ def load_models(settings: GeneratorSettings) -> Models:
         if component is not None:
             logger.info("network loaded", extra={"role": role, "network": component.name})
     return models
+
+
+def list_loras(
+    settings: GeneratorSettings, model_set: ModelSet, base: Any, device: torch.device, dtype: torch.dtype
+) -> LoraStore:
+    """Return the LoRAs for a base, none of them loaded. Raises `StartupError`."""
+    layers = layers_by_name({part: getattr(base, part) for part in PARTS})
+    most_bytes = settings.lora_memory_mb << 20
+    folder = LoraFolder.open(settings.loras, model_set, layers, most_bytes, dtype)
+    return LoraStore(folder, device, dtype, most_bytes)
 
 
 def choose_max_batch(setting: int, device: torch.device) -> int:

@@ -15,7 +15,8 @@ its noise and its schedulers are its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,8 @@ import torch
 
 from atelier_generator.denoising import Conditions
 from atelier_generator.generation import Batch, EveryRequestEnded, Generation, Progress, Run
+from atelier_generator.lora_folder import LoraFolder
+from atelier_generator.lora_tags import in_effect
 from atelier_generator.models import Models
 from atelier_generator.passes import Denoiser
 from atelier_generator.plan import Passes, Plan, count_steps, make_plan, refiner_schedule_steps
@@ -67,6 +70,11 @@ class Pipeline:
         """Requests that may run together."""
         return self._denoiser.max_batch
 
+    @property
+    def loras(self) -> LoraFolder:
+        """The LoRAs that requests may name."""
+        return self._models.loras.folder
+
     def plan(self, request: GenerateRequest) -> Plan:
         """Return the sizes of a request's passes."""
         model_set = self._models.model_set
@@ -83,14 +91,16 @@ class Pipeline:
     def complete(self, request: GenerateRequest) -> CompletedRequest:
         """Return a request with the model set's values where it leaves them open.
 
-        Raises `InvalidRequest` for a sampler, a schedule or steps that are impossible with its networks.
+        Raises `InvalidRequest` for a sampler, a schedule or steps that are impossible with its networks, and
+        for LoRAs that there are not.
         """
         completed = request.completed(self.model_set.defaults)
         steps = completed.num_inference_steps
         problems = {self._base.schedulers.problem(completed.choice, steps): None}
         if self._refiner is not None and self._refines(completed):
             problems[self._refiner.schedulers.problem(completed.choice, refiner_schedule_steps(steps))] = None
-        raise_violations(FieldViolation(*problem) for problem in problems if problem is not None)
+        found = [FieldViolation(*problem) for problem in problems if problem is not None]
+        raise_violations([*found, *self._models.loras.violations(completed.loras)])
         return completed
 
     @property
@@ -111,9 +121,9 @@ class Pipeline:
         }
 
     def batch_key(self, request: CompletedRequest) -> Hashable:
-        """Return what requests that run together have in common: sizes, steps, sampler, whether guided."""
-        plan = self.plan(request)
-        return plan.base, plan.second, self._passes(request), request.guided, request.choice
+        """Return what requests that run together have in common: sizes, steps, sampler, guidance, LoRAs."""
+        plan, loras = self.plan(request), in_effect(request.loras)
+        return plan.base, plan.second, self._passes(request), request.guided, request.choice, loras
 
     def start_prompt(self, request: CompletedRequest) -> PendingPrompt:
         """Start to encode a completed request's prompts, for `run`."""
@@ -242,7 +252,7 @@ class Pipeline:
                 request.choice,
             )
 
-        with batch.stage("base"):
+        with batch.stage("base"), self._adapted(batch):
             self._models.placement.use("base")
             batch.each(start)
             self._denoiser.denoise(self._models.text_to_image.unet, batch, "base", batch.runs[0].passes.base)
@@ -268,10 +278,24 @@ class Pipeline:
 
         stage = "hires" if hires else "refiner"
         unet = (self._models.refiner or self._models.text_to_image).unet
-        with batch.stage(stage):
+        # Of a refiner the LoRAs do not change anything: they are made for the base.
+        with batch.stage(stage), nullcontext() if self._refiner else self._adapted(batch):
             self._models.placement.use("refiner" if self._refiner else "base")
             batch.each(start)
             self._denoiser.denoise(unet, batch, stage, passes.second or passes.refiner)
+
+    @contextmanager
+    def _adapted(self, batch: Batch) -> Iterator[None]:
+        """Apply the LoRAs of the requests, which are the same, to the base's UNet."""
+        loras = self._models.loras.get(batch.runs[0].request.loras)
+        if not loras:
+            yield
+            return
+        from atelier_runtime.compilation import compiled  # takes seconds, and `draw` compiles nothing
+
+        self._models.placement.release()  # or what they add would not be copied
+        with compiled(False), self._models.adapted_unet.applied(loras):
+            yield
 
     def _resize_latents(self, run: Run, size: Size) -> None:
         image = self._decode(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -91,8 +92,8 @@ class PromptEncoder:
     """Encodes the prompts of waiting requests in a thread of its own, beside the steps of others.
 
     On a GPU in a stream of its own. While requests are served the tokenizers, which threads cannot share, are
-    used by this thread alone. Where the networks take turns on the device (`offload`), prompts are encoded in
-    turn too, on the device thread.
+    used by one thread at a time, and so are the text encoders, which LoRAs change for a while. Where the
+    networks take turns on the device (`offload`), prompts are encoded in turn too, on the device thread.
     """
 
     def __init__(self, models: Models, clip_skip: int | None = None) -> None:
@@ -104,6 +105,7 @@ class PromptEncoder:
         self._models = models
         self._clip_skip = clip_skip
         self._check_clip_skip()
+        self._lock = threading.Lock()
         self._stream = torch.cuda.Stream(models.device) if models.device.type == "cuda" else None
         self._executor = None if models.placement.offload else ThreadPoolExecutor(1, "text")
 
@@ -137,10 +139,17 @@ class PromptEncoder:
 
     def _encode_all(self, request: CompletedRequest, refine: bool, timer: StageTimer) -> EncodedPrompt:
         base, refiner = self._models.text_to_image, self._models.refiner
-        with torch.inference_mode(), timer.stage("text"):
+        placement = self._models.placement
+        with self._lock, torch.inference_mode(), timer.stage("text"):
             warnings = tuple(self._warnings(request))
-            self._models.placement.use("text")
-            text = self._encode(base, request, self._clip_skip)
+            loras = self._models.loras.get(request.loras)
+            if loras:
+                placement.release()  # or what they add would not be copied
+                self._models.adapted_unet.prepare(loras)  # beside the steps of others
+            with self._models.adapted_text_encoders.applied(loras):
+                placement.use("text")
+                text = self._encode(base, request, self._clip_skip)
+            # Without LoRAs, which are made for the base.
             refiner_text = self._encode(refiner, request) if refine else None
             if self._stream is not None:
                 torch.cuda.current_stream(self._models.device).synchronize()

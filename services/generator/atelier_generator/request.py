@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar
 
+from atelier_generator import lora_tags
+from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES, PromptSyntax, check_prompt
 from atelier_generator.samplers import Choice, name_problems, read_choice
 from atelier_runtime import defaults
@@ -27,6 +29,8 @@ class GenerateRequest:
 
     `sampler` and `schedule`: names in `samplers`.
     """
+
+    _prompt_chars: ClassVar = defaults.PROMPT_CHARS
 
     prompt: str
     negative_prompt: str | None = None
@@ -46,6 +50,8 @@ class GenerateRequest:
     """Of both prompts."""
     output_format: OutputFormat = defaults.OUTPUT_FORMAT
     quality: int = defaults.QUALITY
+    loras: tuple[Lora, ...] = ()
+    """Applied to the base network and the text encoders, together with those that the prompt's tags name."""
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
@@ -71,7 +77,9 @@ class GenerateRequest:
         The set's schedule goes with its own sampler: for another one, its default is used. Raises
         `InvalidRequest` for a schedule that the set's sampler cannot follow.
         """
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["prompt"], tagged = lora_tags.read_tags(self.prompt)
+        values["loras"] = (*self.loras, *tagged)
         chosen: dict[str, Any] = {
             "negative_prompt": model.negative_prompt,
             "num_inference_steps": model.num_inference_steps,
@@ -85,7 +93,8 @@ class GenerateRequest:
         )
 
     def _violations(self) -> Iterator[FieldViolation]:
-        yield from check_length("prompt", self.prompt, defaults.PROMPT_CHARS)
+        yield from check_length("prompt", self.prompt, self._prompt_chars)
+        yield from lora_tags.violations(self.prompt, self.negative_prompt, self.loras)
         yield from check_length("negative_prompt", self.negative_prompt, defaults.NEGATIVE_PROMPT_CHARS)
         yield from check_choice("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
         yield from check_prompt("prompt", self.prompt, self.prompt_syntax)
@@ -113,7 +122,12 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class CompletedRequest(GenerateRequest):
-    """A request that leaves nothing open but what the networks' own files say."""
+    """A request that leaves nothing open but what the networks' own files say.
+
+    Its prompt has no tags any more: what they name is in `loras`. It is empty if it had nothing else.
+    """
+
+    _prompt_chars: ClassVar = (0, defaults.PROMPT_CHARS[1])
 
     _: KW_ONLY
     negative_prompt: str

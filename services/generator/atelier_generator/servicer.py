@@ -93,6 +93,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         if (pipeline := self._service.loaded_pipeline) is not None:
             response.samplers.extend(convert.samplers_to_proto(pipeline.samplers))
             response.defaults.CopyFrom(pb.SamplingDefaults(**pipeline.sampling_defaults))
+            response.loras.extend(convert.loras_to_proto(pipeline.loras))
         return response
 
     async def GenerateImage(

@@ -61,6 +61,18 @@ class GeneratorSettings(ServiceSettings):
         description="full: all networks stay on the device; offload: only those at work, for GPUs with 8 to "
         "12 GB, at the cost of copying them for each request.",
     )
+    loras: str = Field(
+        "",
+        description="Folder of LoRAs that requests may name, as safetensors files; empty: the folder loras "
+        "of the model set, if it has one.",
+    )
+    lora_memory_mb: int = Field(
+        2048,
+        ge=1,
+        le=1_000_000,
+        description="Memory, of the device or with MEMORY=offload of the host, that loaded LoRAs may take "
+        "together; the least recently used are dropped.",
+    )
     warm_sizes: Annotated[str, AfterValidator(_check_sizes)] = Field(
         f"{defaults.SIDE_PX}x{defaults.SIDE_PX}",
         description="Sizes of requests, separated by commas, that networks are compiled for, with and "

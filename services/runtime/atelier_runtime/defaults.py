@@ -33,6 +33,10 @@ USE_UPSCALER = True
 LANCZOS_SCALE = 1.5
 """Of the JSON contract's `hires_fix_simple`; over gRPC an unset `lanczos_scale` means no upscaling."""
 LANCZOS_SCALE_RANGE = (1.0, 4.0)
+MOST_LORAS = 5
+LORA_NAME_CHARS = (1, 200)
+LORA_WEIGHT = 1.0
+LORA_WEIGHT_RANGE = (-4.0, 4.0)
 
 USE_FACE_RESTORATION = True
 FIDELITY = 0.6

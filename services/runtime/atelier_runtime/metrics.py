@@ -122,6 +122,16 @@ CONNECTIONS_CLOSED = Counter(
     ["cause"],
     registry=None,
 )
+LORA_MEMORY = Gauge(
+    "atelier_lora_memory_bytes",
+    "Memory of the LoRAs that are loaded, or are being read.",
+    registry=None,
+)
+LORA_LOADS = Counter(
+    "atelier_lora_loads_total",
+    "LoRAs that were read from their files. If it keeps growing, LORA_MEMORY_MB is too small.",
+    registry=None,
+)
 MODEL_LOAD = Gauge(
     "atelier_model_load_seconds",
     "Time from the start of loading to the end of the warm-up.",
@@ -149,7 +159,7 @@ _BY_PROCESS = {
         CONNECTIONS,
         CONNECTIONS_CLOSED,
     ),
-    "generator": (*_SERVICES, BATCH_SIZE, CANCELLED_STEPS),
+    "generator": (*_SERVICES, BATCH_SIZE, CANCELLED_STEPS, LORA_MEMORY, LORA_LOADS),
     "restorer": (*_SERVICES, CPU_POOL_BUSY, BATCH_SIZE, FACES),
 }
 

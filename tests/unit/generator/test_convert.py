@@ -5,6 +5,7 @@ from atelier.common.v1 import image_pb2, skip_reason_pb2, warning_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator import convert
 from atelier_generator.generation import Generation
+from atelier_generator.lora_tags import Lora
 from atelier_generator.request import GenerateRequest
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import EncodedImage
@@ -42,13 +43,15 @@ def test_every_option_is_read(upscaling):
         **upscaling,
     }
     output = image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=55)
-    message = pb.GenerateImageRequest(prompt="a cat", output=output, **options)
-    unset = {"prompt", "output", "hires_fix", "lanczos_scale", *options}
+    loras = [pb.Lora(name="ink"), pb.Lora(name="charcoal", weight=0.0)]
+    message = pb.GenerateImageRequest(prompt="a cat", output=output, loras=loras, **options)
+    unset = {"prompt", "output", "loras", "hires_fix", "lanczos_scale", *options}
     assert unset == set(pb.GenerateImageRequest.DESCRIPTOR.fields_by_name), (
         "a field that this test does not cover"
     )
     options["prompt_syntax"] = "weighted"
-    expected = GenerateRequest("a cat", output_format="webp", quality=55, **options)
+    named = (Lora("ink", 1.0), Lora("charcoal", 0.0))
+    expected = GenerateRequest("a cat", output_format="webp", quality=55, loras=named, **options)
     wire = message.SerializeToString()
     assert convert.request_from_proto(pb.GenerateImageRequest.FromString(wire)) == expected
 

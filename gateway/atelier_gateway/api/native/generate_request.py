@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from atelier_gateway.api.native.request import ClientNames, Quality, given_fields
+from atelier_gateway.core import values
 from atelier_gateway.core.values import GenerateSpec
 from atelier_gateway.http import schemas
 from atelier_gateway.http.validation import INTEGER, RequestModel, Validator, refusal
@@ -48,14 +49,28 @@ _Side = Annotated[
 ]
 _STEPS_RANGE = Field(ge=defaults.NUM_INFERENCE_STEPS_RANGE[0], le=defaults.NUM_INFERENCE_STEPS_RANGE[1])
 _GUIDANCE_RANGE = Field(ge=defaults.GUIDANCE_SCALE_RANGE[0], le=defaults.GUIDANCE_SCALE_RANGE[1])
+_LoraWeight = Annotated[float, Field(ge=defaults.LORA_WEIGHT_RANGE[0], le=defaults.LORA_WEIGHT_RANGE[1])]
 _SEED_RANGE = Field(ge=-1, le=defaults.SEED_RANGE[1])
+
+
+class Lora(RequestModel):
+    """A LoRA to apply."""
+
+    name: str = Field(
+        description="Its file's name in the generator's folder of LoRAs, without .safetensors.",
+        min_length=defaults.LORA_NAME_CHARS[0],
+        max_length=defaults.LORA_NAME_CHARS[1],
+    )
+    weight: _LoraWeight | None = Field(
+        None, description=f"How strongly; 0 is not at all. Default: {defaults.LORA_WEIGHT:g}."
+    )
 
 
 class GenerateRequest(RequestModel):
     """The body of `POST /generate`, with every default."""
 
     prompt: str = Field(
-        description="What the image shows.",
+        description="What the image shows. <lora:name:0.8> in it applies a LoRA and is not part of the text.",
         min_length=defaults.PROMPT_CHARS[0],
         max_length=defaults.PROMPT_CHARS[1],
     )
@@ -100,6 +115,11 @@ class GenerateRequest(RequestModel):
     )
     use_realesrgan: bool = Field(
         defaults.USE_UPSCALER, description="Upscale with the upscaler network, if loaded; otherwise Lanczos."
+    )
+    loras: Annotated[list[Lora], Field(max_length=defaults.MOST_LORAS)] = Field(
+        [],
+        description="LoRAs to apply to the base network and its text encoders; at most "
+        f"{defaults.MOST_LORAS}, those that the prompt names included.",
     )
     hires_fix_simple: bool = Field(
         False, description="Upscale by hires_scale with Lanczos only. Not with hires_fix."
@@ -153,6 +173,7 @@ class GenerateRequest(RequestModel):
             seed=None if self.seed == -1 else self.seed,
             use_upscaler=given.get("use_realesrgan"),
             lanczos_scale=self.hires_scale if self.hires_fix_simple else None,
+            loras=tuple(values.Lora(lora.name, lora.weight) for lora in self.loras),
             restore_faces=self.use_face_restoration,
             fidelity=given.get("face_restoration_weight"),
             model_set=None if self.model is None or self.model.upper() == SDXL else self.model,

@@ -6,6 +6,7 @@ memory. The exception is a set's upscaler, which spandrel must build to identify
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atelier_generator.lora_folder import LoraFolder
+from atelier_generator.nets.lora_layers import PARTS, layers_by_name
 from atelier_generator.nets.published import Kind, configuration
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import StoredNetwork, empty_network
@@ -69,6 +72,7 @@ def _describe_set(model_set: ModelSet) -> dict[str, Any]:
         description["refiner"] = _describe(refiner)
     if component := model_set.component(NetworkRole.UPSCALER):
         description["upscaler"] = _describe_upscaler(component)
+    description["loras"] = _describe_loras(model_set, base)
     _compare_with_manifest(model_set, description)
     return description
 
@@ -99,6 +103,23 @@ def _describe_scheduler(scheduler: Any) -> dict[str, Any]:
         "prediction_type": config.get("prediction_type"),
         "zero_terminal_snr": bool(config.get("rescale_betas_zero_snr")),
     }
+
+
+def _describe_loras(model_set: ModelSet, base: StoredPipeline) -> dict[str, Any]:
+    """Describe the files of the set's folder of LoRAs: those that requests may name, and what others are."""
+    layers = layers_by_name({part: base.networks[part].empty() for part in PARTS})
+    folder = LoraFolder.open("", model_set, layers, sys.maxsize, torch.float32)
+    offered = [
+        {
+            "name": file.name,
+            "layers": len(file.pairs),
+            "parameters": file.values,
+            "trigger_words": file.trigger_words,
+            "files": [_describe_file(file.path)] if folder.is_listed(file) else [],
+        }
+        for file in folder.offered.values()
+    ]
+    return {"offered": offered, "not_offered": dict(folder.refused)}
 
 
 def _describe_network(network: StoredNetwork, kind: Kind) -> dict[str, Any]:
