@@ -77,6 +77,7 @@ def generate_spec_to_proto(spec: GenerateSpec) -> generator_pb.GenerateImageRequ
         use_upscaler=spec.use_upscaler,
         lanczos_scale=spec.lanczos_scale,
         output=wire.output_to_proto(spec.output_format, spec.quality),
+        num_images=spec.num_images,
     )
 
 

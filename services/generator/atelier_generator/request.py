@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from atelier_generator.samplers import Choice, name_problems, read_choice
 from atelier_runtime import defaults
-from atelier_runtime.checks import check_length, check_multiple, check_range, raise_violations
+from atelier_runtime.checks import (
+    check_last_seed,
+    check_length,
+    check_multiple,
+    check_range,
+    raise_violations,
+)
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import OutputFormat
 from atelier_runtime.model_defaults import ModelDefaults
@@ -22,7 +28,7 @@ from atelier_runtime.sizes import Size, result_size
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One image to generate. None: left to the model set, or to chance, see `completed`.
+    """What to generate. None: left to the model set, or to chance, see `completed`.
 
     `sampler` and `schedule`: names in `samplers`.
     """
@@ -43,6 +49,8 @@ class GenerateRequest:
     lanczos_scale: float | None = None
     output_format: OutputFormat = defaults.OUTPUT_FORMAT
     quality: int = defaults.QUALITY
+    num_images: int = defaults.NUM_IMAGES
+    """Images, with the seeds `seed`, `seed + 1`, ..."""
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
@@ -68,12 +76,13 @@ class GenerateRequest:
         The set's schedule goes with its own sampler: for another one, its default is used. Raises
         `InvalidRequest` for a schedule that the set's sampler cannot follow.
         """
+        seeds = defaults.SEED_RANGE[1] + 2 - self.num_images  # of these the last image's is in range too
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         chosen: dict[str, Any] = {
             "negative_prompt": model.negative_prompt,
             "num_inference_steps": model.num_inference_steps,
             "guidance_scale": model.guidance_scale,
-            "seed": secrets.randbelow(defaults.SEED_RANGE[1] + 1),
+            "seed": secrets.randbelow(seeds),
         }
         if self.sampler is None:
             chosen |= {"sampler": model.sampler, "schedule": model.schedule}
@@ -93,11 +102,13 @@ class GenerateRequest:
             "guidance_scale": defaults.GUIDANCE_SCALE_RANGE,
             "seed": defaults.SEED_RANGE,
             "lanczos_scale": defaults.LANCZOS_SCALE_RANGE,
+            "num_images": defaults.NUM_IMAGES_RANGE,
         }
         for field, limits in ranges.items():
             yield from check_range(field, getattr(self, field), limits)
         for field, problem in name_problems(self.sampler, self.schedule):
             yield FieldViolation(field, problem)
+        yield from check_last_seed(self.seed, self.num_images)
         if self.hires_fix and self.lanczos_scale is not None:
             message = "hires_fix and lanczos_scale exclude each other"
             yield FieldViolation("hires_fix", message)
@@ -124,3 +135,7 @@ class CompletedRequest(GenerateRequest):
     def choice(self) -> Choice:
         """The sampler and the schedule."""
         return read_choice(self.sampler, self.schedule)
+
+    def for_each_image(self) -> list[CompletedRequest]:
+        """Return the requests for each single image."""
+        return [replace(self, seed=self.seed + number, num_images=1) for number in range(self.num_images)]
