@@ -117,4 +117,4 @@ def named_error(run: Run, error: Exception) -> Exception:
     if not isinstance(error, BadImage | OutOfMemory):
         return error
     kind: type[AtelierError] = type(error)
-    return kind(f"Image {run.number} of {run.images} (seed {run.seed}): {error.message}")
+    return kind(f"Image {run.number} of {run.images} (seed {run.request.seed}): {error.message}")

@@ -17,7 +17,7 @@ from atelier_generator.generation import Progress, Run
 from atelier_generator.models import ROLES, Models, choose_max_batch, load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.prompts import PendingPrompt
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device_worker import DeviceWorker, Job, Together
 from atelier_runtime.errors import AtelierError
@@ -138,7 +138,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
             prompt.cancel()
             del job, work, prompt  # an error's traceback would keep them, and they the error
 
-    async def _response(self, request: GenerateRequest, event: Progress | Run) -> pb.GenerateImageResponse:
+    async def _response(self, request: CompletedRequest, event: Progress | Run) -> pb.GenerateImageResponse:
         """Return the event of a step, or of an image that the networks have made."""
         if isinstance(event, Progress):
             return convert.progress_to_proto(event)
@@ -154,7 +154,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
 
 
 def _generate_images(
-    pipeline: Pipeline, request: GenerateRequest, prompt: PendingPrompt, job: Job[None]
+    pipeline: Pipeline, request: CompletedRequest, prompt: PendingPrompt, job: Job[None]
 ) -> None:
     """Generate the images of one request."""
     pipeline.generate_group(pipeline.image_runs(request, job.check, job.emit, prompt), job.emit)

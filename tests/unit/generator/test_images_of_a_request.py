@@ -105,7 +105,7 @@ def test_images_are_delivered_one_by_one_in_order(plain_models, monkeypatch):
 
     monkeypatch.setattr(type(plain_models.autoencoder), "decode", recorded)
     runs = pipeline.image_runs(request_for(num_images=3), lambda: None, lambda event: None)
-    pipeline.generate_group(runs, lambda run: order.append(run.seed))
+    pipeline.generate_group(runs, lambda run: order.append(run.request.seed))
     assert order == ["decoded", 1, "decoded", 2, "decoded", 3]
 
 
@@ -160,7 +160,7 @@ def test_the_request_fails_with_the_first_image_that_fails_and_names_it(
     with pytest.raises(error) as caught:
         pipeline.generate_group(runs, delivered.append)
     assert caught.value.message == f"Image 2 of 4 (seed 11): {error.default_message}"
-    assert begun == [1, 2] and [run.seed for run in delivered] == [10]
+    assert begun == [1, 2] and [run.request.seed for run in delivered] == [10]
     kept = [(run.latents, run.denoising, run.prompt, run.pending_prompt) for run in runs]
     assert kept == [(None, None, None, None)] * 4
 

@@ -18,6 +18,7 @@ from atelier_gateway.core.values import (
     Progress,
     Restoration,
     RestoreSpec,
+    Sampling,
 )
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.images import EncodedImage
@@ -95,6 +96,7 @@ class FakeGenerator(GeneratorBackend):
             image=EncodedImage(data, spec.output_format, SIDE, SIDE),
             seed=7 + number,
             model_set="demo",
+            sampling=Sampling("euler", "default", 30, 7.5),
             refiner_applied=False,
             refiner_reason=SkipReason.NOT_LOADED,
             hires_fix_applied=False,
