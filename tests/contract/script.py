@@ -45,6 +45,8 @@ class Script:
     """Respond without the restored image."""
     image: image_pb2.Image | None = None
     """The restored image, if it is to be another one."""
+    error_at: int | None = None
+    """The number, from 0, of the generated image that fails, of several."""
     requests: list[Any] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     seconds_left: list[float] = field(default_factory=list)

@@ -1,16 +1,19 @@
-"""The generator's stand-in: it takes three steps, and returns a gradient of the requested size."""
+"""The generator's stand-in: it takes three steps, and returns gradients of the requested size."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import grpc
+from grpc_status import rpc_status
 
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc
 from atelier_runtime import defaults, wire
+from atelier_runtime.errors import BadImage
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.rpc_errors import to_status
 from atelier_runtime.sizes import Size, result_size
 from tests.contract.script import Scripted, encoded, gradient, set_fields
 
@@ -25,7 +28,15 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
             progress = pb.GenerateImageProgress(stage="base", step=step, total_steps=STEPS)
             yield pb.GenerateImageResponse(progress=progress)
         await self.begin(request, context)
-        yield pb.GenerateImageResponse(result=self._result(request))
+        first = self._result(request)
+        for number in range(request.num_images or 1):
+            if number == self.script.error_at:
+                error = BadImage(f"Image {number + 1} of {request.num_images}")
+                await context.abort_with_status(rpc_status.to_status(to_status(error, "service")))
+            result = pb.GenerateImageResult()
+            result.CopyFrom(first)
+            result.seed = first.seed + number
+            yield pb.GenerateImageResponse(result=result)
 
     async def GetStatus(
         self, request: pb.GetStatusRequest, context: grpc.aio.ServicerContext

@@ -82,6 +82,21 @@ def test_requests_that_fail_in_a_service(
     eventually(lambda: remaining() == [])
 
 
+@pytest.mark.parametrize("failing", ["generator", "second image", "restorer"])
+def test_several_images_of_which_one_fails(
+    stack: Stack, remaining: Callable[[], list[object]], failing: str
+) -> None:
+    error = InternalError("a bug")
+    if failing == "second image":
+        stack.generator.error_at = 1
+    else:
+        service = stack.generator if failing == "generator" else stack.restorer
+        service.error = error
+    assert stack.generate(num_images=4, on_restore_failure="fail").status_code >= 500
+    stack.generator.error = stack.restorer.error = error.__traceback__ = None
+    eventually(lambda: remaining() == [])
+
+
 def test_a_client_that_disconnects(stack: Stack, remaining: Callable[[], list[object]]) -> None:
     stack.generator.hold = True
     with pytest.raises(httpx.ReadTimeout):

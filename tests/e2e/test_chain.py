@@ -106,6 +106,24 @@ def test_a_landscape_has_no_face_and_is_a_success(atelier: Atelier) -> None:
     assert response["face_restoration_reason"] == "no_face"
 
 
+def test_several_images_are_those_of_their_seeds(atelier: Atelier) -> None:
+    body: dict[str, Any] = {"prompt": PORTRAIT, "width": 256, "height": 256, "num_inference_steps": 4}
+    several = atelier.post(**body, seed=1, num_images=3).json()
+    assert [image["seed"] for image in several["images"]] == [1, 2, 3]
+    assert several["image"] == several["images"][0]["image"]
+    for image in several["images"]:
+        assert {"text", "base", "refiner", "detect", "encode"} <= {
+            stage["stage"] for stage in image["stages"]
+        }
+    last = several["images"][2]
+    alone = atelier.post(**body, seed=3, use_face_restoration=False).json()
+    together = atelier.post(**body, seed=2, num_images=2, use_face_restoration=False).json()["images"][1]
+    pixels = [np.asarray(image_of(image)).astype(int) for image in (last, alone, together)]
+    assert pixels[0].shape == (256, 256, 3)
+    # bfloat16 may round differently in a batch: far less than another seed differs
+    assert np.abs(pixels[1] - pixels[2]).mean() < 0.5
+
+
 def test_the_image_can_be_requested_as_a_file(atelier: Atelier) -> None:
     response = httpx.post(
         f"{atelier.url}/generate",

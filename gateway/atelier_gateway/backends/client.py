@@ -26,8 +26,8 @@ from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
     DetectSpec,
-    GeneratedImage,
     GenerateSpec,
+    OnImage,
     OnProgress,
     Restoration,
     RestoreSpec,
@@ -108,25 +108,31 @@ class GeneratorClient(_Client, GeneratorBackend):
     _status_request = generator_pb.GetStatusRequest
 
     async def generate(
-        self, spec: GenerateSpec, on_progress: OnProgress, *, deadline: float
-    ) -> GeneratedImage:
-        """Generate an image."""
+        self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
+    ) -> None:
+        """Generate the images."""
         request = convert.generate_spec_to_proto(spec)
 
-        async def once(stub: Any) -> GeneratedImage:
+        async def once(stub: Any) -> None:
             events = stub.GenerateImage(request, **_options(deadline))
+            number = 0
             try:
                 async for event in events:
                     kind = event.WhichOneof("event")
                     if kind == "progress":
                         on_progress(convert.progress_from_proto(event.progress))
                     elif kind == "result":
-                        return convert.generated_image_from_proto(event.result, spec)
+                        await on_image(number, convert.generated_image_from_proto(event.result, spec))
+                        number += 1
+                        if number == spec.image_count:
+                            return
             finally:
                 events.cancel()  # no effect on a finished call; stops the work of any other
-            raise InternalError("The generator ended its stream without an image.")
+            raise InternalError(
+                f"The generator ended its stream after {number} of {spec.image_count} images."
+            )
 
-        return await self._call(once, deadline)
+        await self._call(once, deadline)
 
 
 _RestorerStub: Any = restorer_service_pb2_grpc.RestorerServiceStub

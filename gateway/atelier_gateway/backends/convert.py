@@ -84,6 +84,7 @@ def generate_spec_to_proto(spec: GenerateSpec) -> generator_pb.GenerateImageRequ
         prompt_syntax=None if spec.prompt_syntax is None else _PROMPT_SYNTAXES[spec.prompt_syntax],
         output=wire.output_to_proto(spec.output_format, spec.quality),
         loras=[generator_pb.Lora(name=lora.name, weight=lora.weight) for lora in spec.loras],
+        num_images=spec.num_images,
     )
 
 

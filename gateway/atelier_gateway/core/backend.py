@@ -8,8 +8,8 @@ from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
     DetectSpec,
-    GeneratedImage,
     GenerateSpec,
+    OnImage,
     OnProgress,
     Restoration,
     RestoreSpec,
@@ -35,9 +35,9 @@ class GeneratorBackend(Backend):
 
     @abstractmethod
     async def generate(
-        self, spec: GenerateSpec, on_progress: OnProgress, *, deadline: float
-    ) -> GeneratedImage:
-        """Generate an image, in the spec's output format. What the spec says about faces is ignored."""
+        self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
+    ) -> None:
+        """Generate the images, in the spec's output format. What the spec says about faces is ignored."""
 
 
 class RestorerBackend(Backend):

@@ -6,6 +6,8 @@ and the generated image is returned as it is, the gateway encodes, in a thread.
 
 An image that was generated waits for a slot in the restorer's queue until its deadline: its work is done, and
 nobody wants it without the faces that were asked for. While many wait, new requests are refused instead.
+
+Of several images each is restored as soon as it arrives, while the generator works on the next (`hand_over`).
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
+from atelier_gateway.core.hand_over import AT_ONCE, hand_over
 from atelier_gateway.core.health import require_ready
 from atelier_gateway.core.values import (
     GeneratedImage,
@@ -28,6 +32,7 @@ from atelier_gateway.core.values import (
     ignore_progress,
 )
 from atelier_runtime import defaults
+from atelier_runtime.checks import check_last_seed
 from atelier_runtime.errors import (
     DEFAULT_RETRY_AFTER_S,
     AtelierError,
@@ -48,7 +53,7 @@ from atelier_runtime.service_status import NetworkRole
 logger = logging.getLogger(__name__)
 
 RESTORE_STAGE = "restore"
-"""The stage of the one progress event that says that the generated image went to the restorer."""
+"""The stage of the progress events that say that a generated image went to the restorer."""
 
 _RESTORER_FAULTS = frozenset(
     {SkipReason.FAILED, SkipReason.NOT_FINITE, SkipReason.OUT_OF_MEMORY, SkipReason.NOT_LOADED}
@@ -81,10 +86,15 @@ class Generate:
         self._max_pixels = max_pixels
 
     def violations(self, spec: GenerateSpec) -> list[FieldViolation]:
-        """Return what can be found without calling a service: a result above `max_pixels`."""
-        size = spec.result_size()
+        """Return what can be found without calling a service: pixels or seeds above the limits."""
+        size, count = spec.result_size(), spec.image_count
+        seeds = list(check_last_seed(spec.seed, count))
         if size.pixels <= self._max_pixels:
-            return []
+            pixels = count * size.pixels
+            if pixels <= self._max_pixels:  # they are held together until the response is written
+                return seeds
+            message = f"{count} images of {size} have {pixels} px together, the limit is {self._max_pixels}"
+            return [*seeds, FieldViolation("num_images", message)]
         message = f"the final image would be {size} = {size.pixels} px, the limit is {self._max_pixels}"
         upscaling = {
             "upscale": spec.upscale > 1,
@@ -92,40 +102,54 @@ class Generate:
             "lanczos_scale": spec.lanczos_scale is not None,
         }
         fields = ("width", "height", *(field for field, is_set in upscaling.items() if is_set))
-        return [FieldViolation(field, message) for field in fields]
+        return [*seeds, *(FieldViolation(field, message) for field in fields)]
 
     async def run(
         self, spec: GenerateSpec, on_progress: OnProgress = ignore_progress, *, deadline: float
-    ) -> Generation:
+    ) -> list[Generation]:
         """Carry out a spec; `deadline` is an absolute deadline on the `time.monotonic()` clock.
 
+        Returns the images in the order of their seeds.
+
         Raises:
-            AtelierError: there is no image. Canceling the task stops the services' work.
+            AtelierError: an image is missing. Canceling the task stops the services' work.
         """
         if violations := self.violations(spec):
             raise InvalidRequest(violations)
         warnings = await self._check_names(spec)
         if not (spec.restore_faces or spec.upscale > 1):
-            generated = await self._generator.generate(spec, on_progress, deadline=deadline)
-            return _unrestored(spec, generated, None, warnings)
-        if self._restorer.waiting_for_slot >= _MAX_WAITING:
+            generate = partial(self._generator.generate, spec, on_progress=on_progress, deadline=deadline)
+
+            async def as_it_is(number: int, generated: GeneratedImage) -> Generation:
+                return _unrestored(spec, generated, None, warnings)
+
+            return await hand_over(generate, as_it_is)
+        if self._restorer.waiting_for_slot + min(spec.image_count, AT_ONCE) > _MAX_WAITING:
             raise QueueFull(
                 f"The restorer's queue is full, and {_MAX_WAITING} generated images wait for it.",
                 retry_after_s=DEFAULT_RETRY_AFTER_S,
             )
         raw_spec = replace(spec, output_format="raw")
-        generated = await self._generator.generate(raw_spec, on_progress, deadline=deadline)
-        on_progress(Progress(RESTORE_STAGE, 0, 1))
-        if spec.on_restore_failure == "fail":
-            restoration = await self._restore_or_fail(spec, generated, deadline)
-        else:
-            # A restorer that hangs must leave the time to encode the generated image.
-            reserve = min(_MAX_RESERVE_S, _RESERVED_SHARE * max(0.0, deadline - time.monotonic()))
+        generate = partial(self._generator.generate, raw_spec, on_progress=on_progress, deadline=deadline)
+        restore_until: float | None = None
+
+        async def finish(number: int, generated: GeneratedImage) -> Generation:
+            nonlocal restore_until
+            on_progress(Progress(RESTORE_STAGE, number, spec.image_count))
+            if spec.on_restore_failure == "fail":
+                restoration = await self._restore_or_fail(spec, generated, deadline)
+                return _restored(spec, generated, restoration, warnings)
+            if restore_until is None:
+                # A restorer that hangs must leave the time to encode the generated images.
+                reserve = min(_MAX_RESERVE_S, _RESERVED_SHARE * max(0.0, deadline - time.monotonic()))
+                restore_until = deadline - reserve
             try:
-                restoration = await self._restore(spec, generated, deadline - reserve)
+                restoration = await self._restore(spec, generated, restore_until)
             except AtelierError as error:
                 return await self._fall_back(spec, generated, error, warnings)
-        return _restored(spec, generated, restoration, warnings)
+            return _restored(spec, generated, restoration, warnings)
+
+        return await hand_over(generate, finish)
 
     async def _check_names(self, spec: GenerateSpec) -> list[ResponseWarning]:
         """Refuse names of networks that are not loaded; return a warning for what could not be checked."""

@@ -5,7 +5,7 @@ In a spec, None means that the service decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +31,10 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-"""Called in the event loop. A call that is retried on another replica starts again from step 0."""
+"""Called in the event loop, once for a step of all images.
+
+A call that is retried on another replica starts again from step 0.
+"""
 
 
 def ignore_progress(progress: Progress) -> None:
@@ -51,7 +54,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class GenerateSpec:
-    """An image to generate, and what to do with its faces."""
+    """An image to generate, or several, and what to do with their faces."""
 
     prompt: str
     negative_prompt: str | None = None
@@ -85,9 +88,16 @@ class GenerateSpec:
     """Where the restorer fails: return the generated image as it is, or fail."""
     output_format: OutputFormat = defaults.OUTPUT_FORMAT
     quality: int | None = None
+    num_images: int | None = None
+    """Images, with the seeds `seed`, `seed` + 1, ..."""
+
+    @property
+    def image_count(self) -> int:
+        """How many images."""
+        return defaults.NUM_IMAGES if self.num_images is None else self.num_images
 
     def result_size(self) -> Size:
-        """Return the size of the final image."""
+        """Return the size of each final image."""
         requested = Size(self.width or defaults.SIDE_PX, self.height or defaults.SIDE_PX)
         hires_fix = defaults.HIRES_FIX if self.hires_fix is None else self.hires_fix
         generated = result_size(requested, hires_fix=hires_fix, lanczos_scale=self.lanczos_scale)
@@ -119,6 +129,13 @@ class GeneratedImage:
     """What upscaled the image, a network's name or "lanczos"; empty if nothing was upscaled."""
     warnings: tuple[ResponseWarning, ...]
     stages: tuple[StageReport, ...]
+
+
+OnImage = Callable[[int, GeneratedImage], Awaitable[None]]
+"""Called in the event loop with each image and its number, from 0, in order; then the next is read.
+
+A call that is retried on another replica starts again from 0: what was handed on before does not count.
+"""
 
 
 @dataclass(frozen=True)

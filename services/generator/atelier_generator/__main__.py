@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True)
     serve_parser = commands.add_parser("serve", help="serve gRPC until SIGTERM")
     serve_parser.set_defaults(command=serve)
-    _add_draw(commands.add_parser("draw", help="generate an image and write it to a file, without a server"))
+    _add_draw(commands.add_parser("draw", help="generate images and write them to files, without a server"))
     inspect_parser = commands.add_parser("inspect", help="describe a model set, folder or single file")
     inspect_parser.set_defaults(command=inspect)
     inspect_parser.add_argument(
@@ -63,7 +63,7 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def draw(args: argparse.Namespace) -> int:
-    """Generate one image; errors go to standard error."""
+    """Generate one image or several; errors go to standard error."""
     settings = runtime_settings.load(GeneratorSettings)
     output: Path = args.output
     file_format = _FORMAT_OF_SUFFIX.get(output.suffix.lower())
@@ -80,18 +80,19 @@ def draw(args: argparse.Namespace) -> int:
 
         models = load_models(settings)
         pipeline = Pipeline(models)
-        completed = pipeline.complete(request)
-        generation = pipeline.generate(completed)
+        generations = pipeline.generate_images(pipeline.complete(request))
     except AtelierError as error:
         print(error.message, file=sys.stderr)
         return 1
     except StartupError as error:
         print(f"{GeneratorSettings.model_config['env_prefix']}{error}", file=sys.stderr)
         return 1
-    output.write_bytes(images.encode(images.Picture(rgb=generation.pixels), file_format, request.quality))
-    for warning in generation.warnings:
-        print(warning.message, file=sys.stderr)
-    print(f"{output}: {request.result_size}, seed {completed.seed}")
+    warnings = dict.fromkeys(warning.message for each in generations for warning in each.warnings)
+    print(*warnings, sep="\n", end="\n" if warnings else "", file=sys.stderr)
+    for number, generation in enumerate(generations, start=1):
+        path = output if request.num_images == 1 else output.with_stem(f"{output.stem}-{number}")
+        path.write_bytes(images.encode(images.Picture(generation.pixels), file_format, request.quality))
+        print(f"{path}: {request.result_size}, seed {generation.seed}")
     return 0
 
 
@@ -123,7 +124,11 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=draw)
     parser.add_argument("prompt", help="what to generate")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("picture.png"), help="PNG, JPEG or WebP file"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("picture.png"),
+        help="PNG, JPEG or WebP file (default picture.png); of several images picture-1.png, ...",
     )
     parser.add_argument("--negative-prompt", help="what to avoid (default: set by the model set)")
     for flag in ("--sampler", "--schedule"):
@@ -135,13 +140,18 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
         help="plain: brackets in both prompts mean themselves; weighted: (word:1.3), [word] and BREAK as "
         f"AUTOMATIC1111 reads them (default {GenerateRequest.prompt_syntax})",
     )
-    parser.add_argument("--seed", type=int, help="seed of the noise (default: random, and printed)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="seed of the noise (default: random, and printed); of several images the first",
+    )
     flags: dict[str, tuple[str, type]] = {
         "width_px": ("--width", int),
         "height_px": ("--height", int),
         "num_inference_steps": ("--steps", int),
         "guidance_scale": ("--guidance-scale", float),
         "quality": ("--quality", int),
+        "num_images": ("--num-images", int),
     }
     for name, (flag, kind) in flags.items():
         default = getattr(GenerateRequest, name)

@@ -20,7 +20,7 @@ from atelier_runtime.metrics import StageReport
 _OPTIONS = (
     *("negative_prompt", "width_px", "height_px", "num_inference_steps", "guidance_scale", "seed"),
     *("sampler", "schedule"),
-    *("use_refiner", "hires_fix", "use_upscaler", "lanczos_scale"),
+    *("use_refiner", "hires_fix", "use_upscaler", "lanczos_scale", "num_images"),
 )
 """The options that have the same name in the message and in the dataclass."""
 
@@ -68,7 +68,7 @@ def progress_to_proto(progress: Progress) -> pb.GenerateImageResponse:
 def result_to_proto(
     generation: Generation, image: EncodedImage, stages: list[StageReport], model_set: str
 ) -> pb.GenerateImageResponse:
-    """Write the last event. `image`: encoded in the requested format; `stages`: encoding included."""
+    """Write the event of an image. `image`: encoded in the requested format; `stages`: encoding included."""
     return pb.GenerateImageResponse(
         result=pb.GenerateImageResult(
             image=wire.image_to_proto(image),

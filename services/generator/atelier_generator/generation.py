@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -73,6 +73,9 @@ class Run:
     pending_prompt: PendingPrompt | None
     sampler: str
     schedule: str
+    number: int = 1
+    """Of the request's images, from 1 to `images`."""
+    images: int = 1
     timer: StageTimer = field(init=False)
     prompt: EncodedPrompt | None = None
     denoising: Denoising | None = None
@@ -135,7 +138,7 @@ class Run:
 
     def let_go(self) -> None:
         """Keep nothing but what the result is made of: neither tensors nor those who wait for it."""
-        self.check, self.emit = _nothing, _ignore
+        self.check, self.emit = _nothing, ignore_progress
         self.pending_prompt = self.prompt = self.denoising = self.latents = None
 
     def result(self, pixels: RgbArray) -> Generation:
@@ -178,8 +181,17 @@ def _nothing() -> None:
     pass
 
 
-def _ignore(progress: Progress) -> None:
-    pass
+def ignore_progress(progress: Progress) -> None:
+    """Do nothing."""
+
+
+class ForwardPass(NamedTuple):
+    """What the memory of a UNet's forward pass depends on, but for how many share it."""
+
+    stage: str
+    height: int  # of the latents
+    width: int
+    guided: bool
 
 
 class EveryRequestEnded(Exception):
@@ -209,9 +221,20 @@ class Batch:
         try:
             work(run)
         except Exception as error:
-            if isinstance(error, Cancelled | DeadlineExceeded):
-                metrics.CANCELLED_STEPS.inc(max(0, run.passes.total - run.steps_done))
-            self.end(run, error)
+            self.fail(run, error)
+
+    def fail(self, run: Run, error: Exception) -> None:
+        """Let a run leave that cannot go on."""
+        if isinstance(error, Cancelled | DeadlineExceeded):
+            metrics.CANCELLED_STEPS.inc(max(0, run.passes.total - run.steps_done))
+        self.end(run, error)
+
+    def most_together(self, kind: ForwardPass, max_batch: int) -> int:
+        """Return how many runs are to share a forward pass, of `max_batch` requests at most."""
+        return max_batch
+
+    def ran_short(self, kind: ForwardPass, fitting: int) -> None:
+        """Learn that a forward pass of as many as were to share it ran out of memory, and how many fit."""
 
     def end(self, run: Run, error: Exception | None = None) -> None:
         """Let a run leave."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from atelier_generator.denoising import Denoising, predict
-from atelier_generator.generation import Batch, Progress, Run, free_memory
+from atelier_generator.generation import Batch, ForwardPass, Progress, Run, free_memory
 from atelier_runtime import metrics
 from atelier_runtime.device import is_out_of_memory
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Denoiser:
-    """Runs passes, at most `max_batch` requests in one forward pass.
+    """Runs passes, at most `max_batch` requests in one forward pass; of a request's images see `images`.
 
     Requests whose prompts differ in length take their steps at the same time, in forward passes of their own.
     If the device runs out of memory, a forward pass is halved, and the others of the pass stay that small.
@@ -36,13 +36,20 @@ class Denoiser:
         metrics.BATCH_SIZE.observe(len(batch.runs))
         for run in batch.runs:
             run.steps_done = run.steps_finished
-        size = self.max_batch
-        total = len(_denoising(batch.runs[0]).timesteps)
+        first = _denoising(batch.runs[0])
+        height, width = first.latents.shape[-2:]
+        kind = ForwardPass(stage, height, width, first.guided)
+        size = batch.most_together(kind, self.max_batch)
+        total = len(first.timesteps)
+        del first  # or the first run's latents would stay in memory until the end of the pass
         for index in range(total):
             for runs in _of_equal_length(batch.runs):
                 while runs:
                     group, runs = runs[:size], runs[size:]
-                    size = min(size, self._predict(unet, batch, group, index) or size)
+                    fitting = self._predict(unet, batch, group, index)
+                    if fitting is not None and fitting < size:
+                        size = fitting
+                        batch.ran_short(kind, fitting)
             # Second-order schedulers take two of these for each step.
             done = min(steps, (index + 1) * steps // total)
             batch.each(partial(_step, index=index, done=done, progress=Progress(stage, index + 1, total)))

@@ -1,4 +1,4 @@
-"""Generating one image: base pass, upscaling, second pass or refiner, guards.
+"""Generating images: base pass, upscaling, second pass or refiner, guards.
 
     base ▶ [refiner] ▶ decode ▶ [upscale]                           without hires fix
     base ▶ decode ▶ upscale ▶ encode ▶ hires ▶ decode ▶ [upscale]   with it
@@ -8,6 +8,7 @@ The prompt is encoded before, in a thread of its own (`prompts`).
 Before a refiner that works at a larger size than its base, the image is upscaled as for hires fix.
 
 Requests whose passes agree run together, as a `Batch`: they share the UNet's forward passes and nothing else.
+So do the images of one request, as an `ImageGroup`; they share the prompt too, and one that fails ends all.
 All of it but `finish` runs on the device thread. A request is canceled when its `check` raises: within one
 denoising step, before each decode, and before each tile of an upscaling. No state of a request outlives it:
 its noise and its schedulers are its own.
@@ -20,11 +21,18 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from atelier_generator.denoising import Conditions
-from atelier_generator.generation import Batch, EveryRequestEnded, Generation, Progress, Run
+from atelier_generator.generation import (
+    Batch,
+    EveryRequestEnded,
+    Generation,
+    Progress,
+    Run,
+    ignore_progress,
+)
+from atelier_generator.image_group import ImageGroup, named_error, sharing_on
 from atelier_generator.lora_folder import LoraFolder
 from atelier_generator.lora_tags import in_effect
 from atelier_generator.models import Models
@@ -41,7 +49,7 @@ from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import WarningCode
 from atelier_runtime.settings import StartupError
 from atelier_runtime.sizes import Size
-from atelier_runtime.upscaler import LANCZOS, Upscaler, center_crop, upscale_to
+from atelier_runtime.upscaler import LANCZOS, Upscaler, crop_to, upscale_to
 from atelier_runtime.weights import ModelSet
 
 TILED_PIXELS = 1536 * 1536
@@ -51,11 +59,15 @@ TILED_PIXELS = 1536 * 1536
 class Pipeline:
     """Generates images with the networks of one model set."""
 
-    def __init__(self, models: Models, *, max_batch: int = 1) -> None:
-        """`max_batch`: requests in one forward pass of a UNet."""
+    def __init__(self, models: Models, *, max_batch: int = 1, max_images: int | None = None) -> None:
+        """`max_batch`: requests in one forward pass of a UNet. `max_images`: images of one request in it.
+
+        Without `max_images` as many as memory allows; on a CPU as many as have the pixels of the largest one.
+        """
         self._models = models
         self._prompts = PromptEncoder(models, models.model_set.clip_skip - 2)
         self._denoiser = Denoiser(models.device, max_batch)
+        self._sharing = sharing_on(models, max_images)
         rescale = models.model_set.guidance_rescale
         self._base = Conditions(models.text_to_image, models.device, rescale)
         self._refiner = Conditions(models.refiner, models.device, rescale) if models.refiner else None
@@ -140,18 +152,39 @@ class Pipeline:
 
         `check` is called between steps and raises to stop the work.
         """
+        [run] = self.image_runs(request, check, emit, prompt)
+        return run
+
+    def image_runs(
+        self,
+        request: CompletedRequest,
+        check: Callable[[], None],
+        emit: Callable[[Progress], None],
+        prompt: PendingPrompt | None = None,
+    ) -> list[Run]:
+        """Return the images of a completed request ready for `generate_group`, in the order of their seeds.
+
+        They share `prompt`. `check` is called between steps and raises to stop the work; `emit` is called
+        once for each step.
+        """
+        prompt = prompt or self._prompts.later(request, refine=self._refines(request))
         sampler, schedule = self._base.schedulers.names(request.choice)
-        return Run(
-            request=request,
-            sampler=sampler,
-            schedule=schedule,
-            plan=self.plan(request),
-            passes=self._passes(request),
-            device=self._models.device,
-            check=check,
-            emit=emit,
-            pending_prompt=prompt or self._prompts.later(request, refine=self._refines(request)),
-        )
+        return [
+            Run(
+                request=single,
+                sampler=sampler,
+                schedule=schedule,
+                plan=self.plan(single),
+                passes=self._passes(single),
+                device=self._models.device,
+                check=check,
+                emit=emit if number == request.num_images else ignore_progress,
+                pending_prompt=prompt,
+                number=number,
+                images=request.num_images,
+            )
+            for number, single in enumerate(request.for_each_image(), start=1)
+        ]
 
     def generate(
         self,
@@ -164,12 +197,37 @@ class Pipeline:
         Raises what `check` raises, `BadImage` rather than return an image with non-finite values or of a
         single color, and `OutOfMemory` after one retry.
         """
-        run = self.run(request, check, emit)
+        [generation] = self.generate_images(request, check, emit)
+        return generation
+
+    def generate_images(
+        self,
+        request: CompletedRequest,
+        check: Callable[[], None] = lambda: None,
+        emit: Callable[[Progress], None] = lambda progress: None,
+    ) -> list[Generation]:
+        """Generate all images of a completed request, in the order of their seeds; see `generate`."""
+        generated: list[Run] = []
+        self.generate_group(self.image_runs(request, check, emit), generated.append)
+        return [self.finish(run) for run in generated]
+
+    def generate_group(self, runs: Sequence[Run], deliver: Callable[[Run], None]) -> None:
+        """Generate the images of one request (`image_runs`), all but what `finish` does.
+
+        `deliver` is called with each as soon as it is generated, in order. If one fails, its error is raised,
+        with a message that names the image, and no other is delivered from then on.
+        """
         errors: list[Exception] = []
-        self.generate_batch([run], lambda run, error: errors.append(error) if error else None)
+
+        def end(run: Run, error: Exception | None) -> None:
+            if error is None:
+                deliver(run)
+            elif not errors:
+                errors.append(error)
+
+        self._generate_all(ImageGroup(runs, end, self._sharing))
         if errors:
             raise errors.pop()
-        return self.finish(run)
 
     def generate_batch(self, runs: Sequence[Run], end: Callable[[Run, Exception | None], None]) -> None:
         """Generate the images of requests with equal `batch_key`, all but what `finish` does.
@@ -177,7 +235,9 @@ class Pipeline:
         `end` is called once for each, with the error that has stopped it, if any. The others do not notice.
         See `generate` for what is raised.
         """
-        batch = Batch(runs, end)
+        self._generate_all(Batch(runs, end))
+
+    def _generate_all(self, batch: Batch) -> None:
         try:
             with torch.inference_mode():
                 self._generate(batch)
@@ -188,15 +248,21 @@ class Pipeline:
                 batch.end(run, error)
 
     def finish(self, run: Run) -> Generation:
-        """Do what is left once the networks have run: resize by Lanczos. In any thread."""
+        """Do what is left once the networks have run: resize by Lanczos. In any thread.
+
+        Raises `OutOfMemory`, which names the image.
+        """
         plan, timer = run.plan, StageTimer(reports=run.timer.reports)
         image, run.image = run.image, None
         assert image is not None, "the networks run first"
-        image = self._upscale(run, image, plan.full, None, timer)
-        if plan.limited:
-            run.warn_of_limited_size()
-        if plan.result != plan.full:
-            image = self._upscale(run, image, plan.result, None, timer)
+        try:
+            image = self._upscale(run, image, plan.full, None, timer)
+            if plan.limited:
+                run.warn_of_limited_size()
+            if plan.result != plan.full:
+                image = self._upscale(run, image, plan.result, None, timer)
+        except OutOfMemory as error:
+            raise named_error(run, error) from None
         return run.result(image)
 
     def warm_up(self) -> None:
@@ -347,7 +413,7 @@ class Pipeline:
         self, run: Run, image: RgbArray, size: Size, upscaler: Upscaler | None, timer: StageTimer
     ) -> RgbArray:
         if Size(image.shape[1], image.shape[0]).contains(size):
-            return _crop(image, size)
+            return crop_to(image, size)
         with timer.stage("upscale"):
             upscaled = run.retried(lambda: upscale_to(image, size, upscaler, run.check))
         run.upscaler = run.upscaler or (upscaler.name if upscaler else LANCZOS)
@@ -355,9 +421,3 @@ class Pipeline:
 
     def _network_upscaler(self, run: Run) -> Upscaler | None:
         return self._models.upscaler if run.request.use_upscaler else None
-
-
-def _crop(image: RgbArray, size: Size) -> RgbArray:
-    """Return the center of an image that contains the size, its pixels unchanged."""
-    left, top, right, bottom = center_crop(Size(image.shape[1], image.shape[0]), size)
-    return np.ascontiguousarray(image[top:bottom, left:right])

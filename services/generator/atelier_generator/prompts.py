@@ -54,10 +54,15 @@ class EncodedPrompt:
 
 
 class PendingPrompt:
-    """A request's prompts on their way: encoded in another thread, or by whoever reads them."""
+    """A request's prompts on their way: encoded in another thread, or by whoever reads them.
 
-    def __init__(self, encode: Callable[[], EncodedPrompt]) -> None:
+    Each of the request's images reads them, `readers` in all; the last lets go of them.
+    """
+
+    def __init__(self, encode: Callable[[], EncodedPrompt], readers: int = 1) -> None:
         self._encode = encode
+        self._unread = readers
+        self._result: EncodedPrompt | None = None
         self._future: Future[EncodedPrompt] | None = None
 
     def encode_in(self, executor: Executor, encode: Callable[[], EncodedPrompt]) -> None:
@@ -65,10 +70,16 @@ class PendingPrompt:
         self._future = executor.submit(encode)
 
     def read(self, check: Callable[[], None]) -> EncodedPrompt:
-        """Wait for the result, once; on the device thread. `check` raises to stop the wait.
+        """Wait for the result; on the device thread. `check` raises to stop the wait.
 
         If memory ran out in the other thread, beside what the device was doing, they are encoded again.
         """
+        result = self._result or self._wait(check)
+        self._unread -= 1
+        self._result = result if self._unread > 0 else None
+        return result
+
+    def _wait(self, check: Callable[[], None]) -> EncodedPrompt:
         future, self._future = self._future, None
         while future is not None:
             check()
@@ -118,7 +129,7 @@ class PromptEncoder:
 
     def later(self, request: CompletedRequest, *, refine: bool) -> PendingPrompt:
         """Leave it to the reader to encode a completed request's prompts."""
-        return PendingPrompt(partial(self.encode, request, refine=refine))
+        return PendingPrompt(partial(self.encode, request, refine=refine), request.num_images)
 
     def encode(self, request: CompletedRequest, *, refine: bool) -> EncodedPrompt:
         """Encode a completed request's prompts; on the device thread."""

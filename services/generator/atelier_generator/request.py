@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from atelier_generator import lora_tags
@@ -16,7 +16,14 @@ from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES, PromptSyntax, check_prompt
 from atelier_generator.samplers import Choice, name_problems, read_choice
 from atelier_runtime import defaults
-from atelier_runtime.checks import check_choice, check_length, check_multiple, check_range, raise_violations
+from atelier_runtime.checks import (
+    check_choice,
+    check_last_seed,
+    check_length,
+    check_multiple,
+    check_range,
+    raise_violations,
+)
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import OutputFormat
 from atelier_runtime.model_defaults import ModelDefaults
@@ -25,7 +32,7 @@ from atelier_runtime.sizes import Size, result_size
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One image to generate. None: left to the model set, or to chance, see `completed`.
+    """What to generate. None: left to the model set, or to chance, see `completed`.
 
     `sampler` and `schedule`: names in `samplers`.
     """
@@ -52,6 +59,8 @@ class GenerateRequest:
     quality: int = defaults.QUALITY
     loras: tuple[Lora, ...] = ()
     """Applied to the base network and the text encoders, together with those that the prompt's tags name."""
+    num_images: int = defaults.NUM_IMAGES
+    """Images, with the seeds `seed`, `seed + 1`, ..."""
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
@@ -77,6 +86,7 @@ class GenerateRequest:
         The set's schedule goes with its own sampler: for another one, its default is used. Raises
         `InvalidRequest` for a schedule that the set's sampler cannot follow.
         """
+        seeds = defaults.SEED_RANGE[1] + 2 - self.num_images  # of these the last image's is in range too
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["prompt"], tagged = lora_tags.read_tags(self.prompt)
         values["loras"] = (*self.loras, *tagged)
@@ -84,7 +94,7 @@ class GenerateRequest:
             "negative_prompt": model.negative_prompt,
             "num_inference_steps": model.num_inference_steps,
             "guidance_scale": model.guidance_scale,
-            "seed": secrets.randbelow(defaults.SEED_RANGE[1] + 1),
+            "seed": secrets.randbelow(seeds),
         }
         if self.sampler is None:
             chosen |= {"sampler": model.sampler, "schedule": model.schedule}
@@ -108,11 +118,13 @@ class GenerateRequest:
             "guidance_scale": defaults.GUIDANCE_SCALE_RANGE,
             "seed": defaults.SEED_RANGE,
             "lanczos_scale": defaults.LANCZOS_SCALE_RANGE,
+            "num_images": defaults.NUM_IMAGES_RANGE,
         }
         for field, limits in ranges.items():
             yield from check_range(field, getattr(self, field), limits)
         for field, problem in name_problems(self.sampler, self.schedule):
             yield FieldViolation(field, problem)
+        yield from check_last_seed(self.seed, self.num_images)
         if self.hires_fix and self.lanczos_scale is not None:
             message = "hires_fix and lanczos_scale exclude each other"
             yield FieldViolation("hires_fix", message)
@@ -144,3 +156,7 @@ class CompletedRequest(GenerateRequest):
     def choice(self) -> Choice:
         """The sampler and the schedule."""
         return read_choice(self.sampler, self.schedule)
+
+    def for_each_image(self) -> list[CompletedRequest]:
+        """Return the requests for each single image."""
+        return [replace(self, seed=self.seed + number, num_images=1) for number in range(self.num_images)]

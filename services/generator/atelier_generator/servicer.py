@@ -13,9 +13,11 @@ from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc as pb_grpc
 from atelier_generator import convert
 from atelier_generator.compilation import compile_networks
-from atelier_generator.generation import Run
+from atelier_generator.generation import Progress, Run
 from atelier_generator.models import ROLES, Models, choose_max_batch, load_models
 from atelier_generator.pipeline import Pipeline
+from atelier_generator.prompts import PendingPrompt
+from atelier_generator.request import CompletedRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device_worker import DeviceWorker, Job, Together
 from atelier_runtime.errors import AtelierError
@@ -54,7 +56,10 @@ class GeneratorService:
     def load(self) -> LoadedModels:
         """Read the networks into memory. Raises `StartupError`."""
         self._models = models = load_models(self.settings)
-        self._pipeline = Pipeline(models, max_batch=choose_max_batch(self.settings.max_batch, models.device))
+        max_batch = choose_max_batch(self.settings.max_batch, models.device)
+        # Only batches up to that are compiled, and one image must not be compiled and another not.
+        max_images = None if self.settings.compile == "off" else max_batch
+        self._pipeline = Pipeline(models, max_batch=max_batch, max_images=max_images)
         components = (models.model_set.component(role) for role in ROLES)
         return LoadedModels(
             model_set=models.model_set.name,
@@ -99,7 +104,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
     async def GenerateImage(
         self, message: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateImageResponse]:
-        """Stream progress, then the image. A canceled call stops within one denoising step."""
+        """Stream progress, then the images. A canceled call stops within one denoising step."""
         pipeline = self._service.pipeline
         request = convert.request_from_proto(message)
         request.check_size(self._service.settings.max_pixels)
@@ -109,42 +114,62 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         worker.check_slot(deadline)  # no prompt is encoded in vain
         prompt = pipeline.start_prompt(request)
 
-        together = Together(
-            key=pipeline.batch_key(request),
-            limit=pipeline.max_batch,
-            function=partial(_generate, pipeline),
-            item=(request, prompt),
-        )
+        work: Callable[[Job[None]], None] | Together[None]
+        if request.num_images > 1:
+            work = partial(_generate_images, pipeline, request, prompt)
+        else:
+            work = Together(
+                key=pipeline.batch_key(request),
+                limit=pipeline.max_batch,
+                function=partial(_generate, pipeline),
+                item=(request, prompt),
+            )
         try:
-            job = worker.submit(together, deadline=deadline)
+            job = worker.submit(work, deadline=deadline, weight=request.num_images)
         except AtelierError:
             prompt.cancel()
             raise
         try:
-            async for progress in job.events():
-                yield convert.progress_to_proto(progress)
-            generation = await asyncio.to_thread(pipeline.finish, await job.result())
+            async for event in job.events():
+                yield await self._response(request, event)
+                del event
+            await job.result()
         finally:
             job.cancel()
             prompt.cancel()
-            del job, together, prompt  # an error's traceback would keep them, and they the error
+            del job, work, prompt  # an error's traceback would keep them, and they the error
+
+    async def _response(self, request: CompletedRequest, event: Progress | Run) -> pb.GenerateImageResponse:
+        """Return the event of a step, or of an image that the networks have made."""
+        if isinstance(event, Progress):
+            return convert.progress_to_proto(event)
+        pipeline = self._service.pipeline
+        generation = await asyncio.to_thread(pipeline.finish, event)
         timer = StageTimer()
         encode = partial(
             encode_output, Picture(rgb=generation.pixels), request.output_format, request.quality
         )
         image = await self._service.image_workers.encode(encode, timer.stage("encode"))
         stages = [*generation.stages, *timer.reports]
-        yield convert.result_to_proto(generation, image, stages, pipeline.model_set.name)
+        return convert.result_to_proto(generation, image, stages, pipeline.model_set.name)
 
 
-def _generate(pipeline: Pipeline, jobs: Sequence[Job[Run]]) -> None:
+def _generate_images(
+    pipeline: Pipeline, request: CompletedRequest, prompt: PendingPrompt, job: Job[None]
+) -> None:
+    """Generate the images of one request."""
+    pipeline.generate_group(pipeline.image_runs(request, job.check, job.emit, prompt), job.emit)
+
+
+def _generate(pipeline: Pipeline, jobs: Sequence[Job[None]]) -> None:
     """Generate the images of jobs whose items are a request and its prompt."""
     job_of = {pipeline.run(job.item[0], job.check, job.emit, job.item[1]): job for job in jobs}
 
     def end(run: Run, error: Exception | None) -> None:
         job = job_of.pop(run)
         if error is None:
-            job.succeed(run)
+            job.emit(run)
+            job.succeed(None)
         else:
             job.fail(error)
 

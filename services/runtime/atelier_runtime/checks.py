@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
+from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 
 T = TypeVar("T")
@@ -47,6 +48,14 @@ def check_choice(field: str, value: Any, choices: Collection[Any]) -> Iterator[F
     """Check that a value is one of several."""
     if value not in choices:
         yield FieldViolation(field, f"must be one of {', '.join(map(str, choices))}, is {value}")
+
+
+def check_last_seed(seed: int | None, num_images: int) -> Iterator[FieldViolation]:
+    """Check that the seed of the last of several images is within the limits too."""
+    low, high = defaults.SEED_RANGE
+    if seed is not None and low <= seed <= high < seed + num_images - 1:
+        message = f"must be at most {high - num_images + 1} for {num_images} images, is {seed}"
+        yield FieldViolation("seed", message)
 
 
 def raise_violations(violations: Iterable[FieldViolation]) -> None:

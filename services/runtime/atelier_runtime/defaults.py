@@ -22,6 +22,9 @@ GUIDANCE_SCALE_RANGE = (0.0, 30.0)
 SEED_RANGE = (0, 2**53 - 1)
 """The largest seed is the largest integer that a JSON reader with doubles keeps exactly."""
 
+NUM_IMAGES = 1
+NUM_IMAGES_RANGE = (1, 8)
+
 USE_REFINER = True
 REFINER_STRENGTH = 0.3
 HIRES_FIX = False

@@ -60,10 +60,21 @@ class Job(Generic[T]):
     Whoever does the work calls `check` often: between denoising steps, between batches.
     """
 
-    def __init__(self, work: Callable[[Job[T]], T] | Together[T], deadline: float | None, *, has_slot: bool):
-        """`deadline`: on the clock of `time.monotonic`. `has_slot`: its request has reserved a slot."""
+    def __init__(
+        self,
+        work: Callable[[Job[T]], T] | Together[T],
+        deadline: float | None,
+        *,
+        has_slot: bool,
+        weight: int = 1,
+    ) -> None:
+        """`deadline`: on the clock of `time.monotonic`. `has_slot`: its request has reserved a slot.
+
+        `weight`: how many times as long as others of its kind it takes.
+        """
         self.deadline = deadline
         self.has_slot = has_slot
+        self.weight = weight
         self.work: Callable[[Job[T]], T] | Together[T] | None = work
         self.item: Any = work.item if isinstance(work, Together) else None
         self._context = contextvars.copy_context()
@@ -151,6 +162,7 @@ class DeviceWorker:
         self._started = 0.0
         self._batch = 1
         self._requests = 0
+        self._weight = 0  # of all requests together
         self._mean_seconds: float | None = None
         self._state = threading.Condition()
         self._draining = False
@@ -169,8 +181,11 @@ class DeviceWorker:
         return len(self._running)
 
     def estimated_wait_s(self) -> float:
-        """Return the estimated wait of a new request, from the mean time of past ones; 0 if unknown."""
-        return self._requests * (self._mean_seconds or 0.0)
+        """Return the estimated wait of a new request, from the mean time of past ones; 0 if unknown.
+
+        The mean is of requests of weight 1.
+        """
+        return self._weight * (self._mean_seconds or 0.0)
 
     def check_slot(self, deadline: float | None = None) -> None:
         """Raise what `submit` and `reserve_slot` would raise now."""
@@ -201,8 +216,8 @@ class DeviceWorker:
         """
         with self._state:
             self.check_slot(deadline)
-            ahead = self._requests
-            self._count(+1)
+            ahead = self._weight
+            self._count(+1, +1)
         start = time.monotonic()
         is_measured = False
 
@@ -217,7 +232,7 @@ class DeviceWorker:
             measure()
         finally:
             with self._state:
-                self._count(-1)
+                self._count(-1, -1)
 
     def submit(
         self,
@@ -225,17 +240,19 @@ class DeviceWorker:
         *,
         deadline: float | None = None,
         has_slot: bool = False,
+        weight: int = 1,
     ) -> Job[T]:
         """Queue a function, or a share in one that runs jobs together; call on the event loop.
 
+        `weight`: how many times as long as others it will take, for the estimated wait of those behind it.
         A job whose request has a slot is always accepted. Any other is a request of its own: raises
         `ServiceDraining`, `QueueFull` or `DeadlineUnmeetable` at once.
         """
-        job = Job(work, deadline, has_slot=has_slot)
+        job = Job(work, deadline, has_slot=has_slot, weight=weight)
         with self._state:
             if not has_slot:
                 self.check_slot(deadline)
-                self._count(+1)
+                self._count(+1, weight)
             # Closures over the job would keep it, and its image, alive.
             job._remove, job._leave = self._withdraw, self._leave
             self._waiting.append(job)
@@ -284,11 +301,15 @@ class DeviceWorker:
             else:
                 self._running.remove(job)
             if succeeded and not job.has_slot:
-                self._update_mean((time.monotonic() - self._started) / self._batch)
-            self._count(0 if job.has_slot else -1)
+                self._update_mean((time.monotonic() - self._started) / self._batch / job.weight)
+            if job.has_slot:
+                self._count(0, 0)
+            else:
+                self._count(-1, -job.weight)
 
-    def _count(self, change: int) -> None:
-        self._requests += change
+    def _count(self, requests: int, weight: int) -> None:
+        self._requests += requests
+        self._weight += weight
         metrics.QUEUE_DEPTH.set(self.depth)
 
     def _update_mean(self, seconds: float) -> None:

@@ -74,7 +74,7 @@ CPU_POOL_BUSY = Gauge(
 )
 BATCH_SIZE = Histogram(
     "atelier_batch_size",
-    "Faces in one forward pass of the restorer; requests in one pass of the generator, however many forward "
+    "Faces in one forward pass of the restorer; images in one pass of the generator, however many forward "
     "passes it takes.",
     buckets=(1, 2, 4, 8, 16, 32),
     registry=None,

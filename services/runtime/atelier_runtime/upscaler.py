@@ -156,6 +156,12 @@ def center_crop(size: Size, crop: Size) -> tuple[int, int, int, int]:
     return left, top, left + crop.width, top + crop.height
 
 
+def crop_to(image: RgbArray, size: Size) -> RgbArray:
+    """Return the center of an image that contains the size, its pixels unchanged."""
+    left, top, right, bottom = center_crop(Size(image.shape[1], image.shape[0]), size)
+    return np.ascontiguousarray(image[top:bottom, left:right])
+
+
 def covering_box(size: Size, target: Size) -> tuple[float, float, float, float]:
     """Return the centered (left, top, right, bottom) of `size` that has the aspect ratio of `target`."""
     scale = max(target.width / size.width, target.height / size.height)

@@ -36,11 +36,26 @@ def test_draw_takes_a_sampler_by_any_of_its_names(environment, tmp_path):
     assert one == same != other
 
 
+def test_draw_writes_each_of_several_images(environment, tmp_path, capsys):
+    small = ["--width", "256", "--height", "256", "--steps", "2"]
+    several = ["-o", str(tmp_path / "cat.png"), "--seed", "7", "--num-images", "2"]
+    assert main(["draw", "a cat", *small, *several]) == 0
+    out = capsys.readouterr().out
+    assert "cat-1.png: 256x256, seed 7\n" in out and "cat-2.png: 256x256, seed 8\n" in out
+    assert main(["draw", "a cat", *small, "--seed", "8", "-o", str(tmp_path / "eight.png")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"cat-1.png", "cat-2.png", "eight.png"}
+    first, second, alone = (
+        images.decode((tmp_path / name).read_bytes(), max_pixels=10**6).rgb.astype(int)
+        for name in ("cat-1.png", "cat-2.png", "eight.png")
+    )
+    assert abs(second - alone).max() <= abs(first - alone).max() / 2
+
+
 def test_draw_names_what_is_wrong(environment, tmp_path, capsys, monkeypatch):
     output = str(tmp_path / "image.png")
-    assert main(["draw", "a cat", "-o", output, "--width", "100", "--steps", "0"]) == 1
+    assert main(["draw", "a cat", "-o", output, "--width", "100", "--steps", "0", "--num-images", "9"]) == 1
     error = capsys.readouterr().err
-    assert "width_px" in error and "num_inference_steps" in error
+    assert all(name in error for name in ("width_px", "num_inference_steps", "num_images"))
     assert main(["draw", "a cat", "-o", str(tmp_path / "image.gif")]) == 2
     assert "--output" in capsys.readouterr().err
     monkeypatch.setenv("ATELIER_GENERATOR_MODEL_SET", str(tmp_path))

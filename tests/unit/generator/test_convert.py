@@ -34,12 +34,13 @@ def test_every_option_is_read(upscaling):
         "height_px": 768,
         "num_inference_steps": 7,
         "guidance_scale": 3.25,
-        "seed": 2**53 - 1,
+        "seed": 2**53 - 8,
         "use_refiner": False,
         "use_upscaler": False,
         "sampler": "euler",
         "schedule": "karras",
         "prompt_syntax": pb.PROMPT_SYNTAX_WEIGHTED,
+        "num_images": 8,
         **upscaling,
     }
     output = image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=55)

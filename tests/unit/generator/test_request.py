@@ -53,6 +53,9 @@ def test_defaults_are_the_documented_ones():
         ("seed", {"seed": 2**53}, "0 to 9007199254740991"),
         ("lanczos_scale", {"lanczos_scale": 0.99}, "1 to 4"),
         ("lanczos_scale", {"lanczos_scale": math.nan}, "1 to 4"),
+        ("num_images", {"num_images": 0}, "1 to 8"),
+        ("num_images", {"num_images": 9}, "1 to 8"),
+        ("seed", {"seed": 2**53 - 3, "num_images": 4}, "at most 9007199254740988 for 4 images"),
         ("output.quality", {"quality": 0}, "1 to 100"),
         ("output.quality", {"quality": 101}, "1 to 100"),
     ],
@@ -89,6 +92,7 @@ def test_limits_themselves_are_allowed():
         {"prompt": "x" * 2000, "negative_prompt": "x" * 2000, "seed": 2**53 - 1},
         {"width_px": 256, "height_px": 2048, "guidance_scale": 0.0, "num_inference_steps": 1, "seed": 0},
         {"guidance_scale": 30.0, "num_inference_steps": 150, "lanczos_scale": 1.0, "quality": 1},
+        {"num_images": 8, "seed": 2**53 - 8},
     )
     for options in limits:
         GenerateRequest(**{"prompt": "a", **options}).check_size(MAX_PIXELS)
@@ -106,3 +110,17 @@ def test_completion_adds_a_seed_and_the_sets_negative_prompt():
     assert request.completed(BLURRY).negative_prompt == "blurry"
     kept = GenerateRequest("a cat", negative_prompt="", seed=7).completed(BLURRY)
     assert (kept.negative_prompt, kept.seed) == ("", 7)
+
+
+def test_a_random_seed_leaves_room_for_those_of_all_images(monkeypatch):
+    monkeypatch.setattr("secrets.randbelow", lambda limit: limit - 1)
+    assert GenerateRequest("a cat").completed(BLURRY).seed == 2**53 - 1
+    request = GenerateRequest("a cat", num_images=8).completed(BLURRY)
+    assert [single.seed for single in request.for_each_image()][-1] == 2**53 - 1
+
+
+def test_each_image_is_a_request_of_its_own():
+    request = GenerateRequest("a cat", num_images=3, seed=5, hires_fix=True).completed(BLURRY)
+    assert request.for_each_image() == [
+        GenerateRequest("a cat", seed=seed, hires_fix=True).completed(BLURRY) for seed in (5, 6, 7)
+    ]

@@ -102,6 +102,24 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(worker: 
     blocker.release.set()
 
 
+async def test_a_job_counts_as_its_weight_in_the_estimated_wait(worker: DeviceWorker) -> None:
+    await worker.submit(lambda job: time.sleep(0.4), weight=8).result()
+    blocker = Blocker()
+    worker.submit(blocker, weight=4)
+    await blocker.running()
+    of_one = worker.estimated_wait_s() / 4
+    assert 0.05 <= of_one < 0.4, "an eighth of what the one of weight 8 took"
+    waiting = worker.submit(lambda job: None, weight=8)
+    assert worker.estimated_wait_s() == pytest.approx(12 * of_one)
+    waiting.cancel()
+    assert worker.estimated_wait_s() == pytest.approx(4 * of_one)
+    with pytest.raises(errors.DeadlineUnmeetable):
+        worker.submit(lambda job: None, deadline=time.monotonic() + 3 * of_one)
+    blocker.release.set()
+    with contextlib.suppress(errors.Cancelled):
+        await waiting.result()
+
+
 async def test_out_of_memory_is_translated_and_keeps_no_frames(worker: DeviceWorker) -> None:
     def work(job: Job[None]) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -20,6 +20,7 @@ from atelier_gateway.http.errors import path_below_root
 from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_format
 from atelier_gateway.http.validation import fields_renamed
 from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.log import request_id
 
 PATH = "/generate"
@@ -48,17 +49,27 @@ async def _generate(
     parsed = parse_request(body, generate.violations)
     accepted = preferred_format(request.headers.get("accept"))
     spec = parsed.spec
+    if accepted is not None and spec.image_count > 1:
+        message = (
+            f"must be 1 where Accept prefers an image to JSON, not {spec.image_count}: a file holds one image"
+        )
+        raise InvalidRequest.of(parsed.names("num_images"), message)
     if accepted is not None and parsed.request.output_format is None:
         spec = replace(spec, output_format=accepted)
     with fields_renamed(parsed.names):
-        generation = await generate.run(spec, deadline=clock.deadline)
-    report = generate_report(generation, request_id.get() or "", clock.elapsed_s())
-    image = generation.image
+        generations = await generate.run(spec, deadline=clock.deadline)
+    report = generate_report(generations[0], request_id.get() or "", clock.elapsed_s())
+    image = generations[0].image
     if accepted is not None:
         headers = {REPORT_HEADER: report_header(report)}
         return Response(image.data, media_type=MEDIA_TYPES[image.format], headers=headers)
     is_older_client = parsed.uses_alias or path_below_root(request.scope) != PATH
     content = await asyncio.to_thread(
-        generate_body, report, image, spec.prompt, with_plain_base64=is_older_client
+        generate_body,
+        report,
+        generations,
+        spec.prompt,
+        with_images=spec.num_images is not None,
+        with_plain_base64=is_older_client,
     )
     return Response(content, media_type="application/json")

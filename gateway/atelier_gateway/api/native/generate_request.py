@@ -38,7 +38,7 @@ _CONTRACT_NAMES = {
 
 _SAME_NAME = (
     *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "use_refiner"),
-    *("sampler", "schedule", "prompt_syntax"),
+    *("sampler", "schedule", "prompt_syntax", "num_images"),
     *("hires_fix", "match_tone", "upscale", "on_restore_failure", "output_format", "quality"),
 )
 
@@ -50,6 +50,7 @@ _Side = Annotated[
 _STEPS_RANGE = Field(ge=defaults.NUM_INFERENCE_STEPS_RANGE[0], le=defaults.NUM_INFERENCE_STEPS_RANGE[1])
 _GUIDANCE_RANGE = Field(ge=defaults.GUIDANCE_SCALE_RANGE[0], le=defaults.GUIDANCE_SCALE_RANGE[1])
 _LoraWeight = Annotated[float, Field(ge=defaults.LORA_WEIGHT_RANGE[0], le=defaults.LORA_WEIGHT_RANGE[1])]
+_NUM_IMAGES_RANGE = Field(ge=defaults.NUM_IMAGES_RANGE[0], le=defaults.NUM_IMAGES_RANGE[1])
 _SEED_RANGE = Field(ge=-1, le=defaults.SEED_RANGE[1])
 
 
@@ -164,6 +165,10 @@ class GenerateRequest(RequestModel):
         None, description="The image's format. Default: what Accept prefers, otherwise png."
     )
     quality: Quality = Field(defaults.QUALITY, description="For jpeg and webp; 100 makes webp lossless.")
+    num_images: Annotated[int, _NUM_IMAGES_RANGE, INTEGER] = Field(
+        defaults.NUM_IMAGES,
+        description="Images, with the seeds seed, seed + 1, ...; if given, the response has images.",
+    )
 
     def to_spec(self) -> GenerateSpec:
         """Return what is requested; None where the client left it open."""

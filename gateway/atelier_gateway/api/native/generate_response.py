@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -18,7 +19,6 @@ from atelier_gateway.api.native.report import (
     warnings_and_stages,
 )
 from atelier_gateway.core.values import FaceOutcome, Generation
-from atelier_runtime.images import EncodedImage
 from atelier_runtime.outcomes import SkipReason
 
 
@@ -31,6 +31,26 @@ class FaceAnswer(BaseModel):
     confidence: float = Field(description="The detector's, 0 to 1.")
     restored: bool
     reason: SkipReason | None = Field(None, description="Why it was not restored.")
+
+
+class GeneratedImageAnswer(BaseModel):
+    """One of several images, and what may differ between them."""
+
+    image: str = Field(description="The image as a data URI.", examples=["data:image/png;base64,..."])
+    seed: int
+    final_resolution: str = Field(description="Width x height of the image.", examples=["1536x1536"])
+    upscaler: str | None = Field(None, description="What upscaled the image; null if nothing was upscaled.")
+    upscale_applied: int
+    face_restoration_applied: bool
+    face_restoration_reason: SkipReason | None = None
+    tone_matched: bool
+    faces: list[FaceAnswer] = []
+    warnings: list[str] = []
+    warning_codes: WarningCodes = []
+    stages: list[StageAnswer] = []
+
+
+_OF_EACH_IMAGE = set(GeneratedImageAnswer.model_fields) - {"image"}
 
 
 class GenerateReport(BaseModel):
@@ -72,6 +92,11 @@ class GenerateAnswer(GenerateReport):
         None,
         description="The image without the prefix. Only for requests with an alias or to an older path.",
     )
+    images: list[GeneratedImageAnswer] | None = Field(
+        None,
+        description="All images, in the order of their seeds; the other fields are the first one's. Only for "
+        "requests with num_images.",
+    )
 
 
 def generate_report(generation: Generation, request_id: str, seconds: float) -> GenerateReport:
@@ -98,19 +123,39 @@ def generate_report(generation: Generation, request_id: str, seconds: float) -> 
 
 
 def generate_body(
-    report: GenerateReport, image: EncodedImage, prompt: str, *, with_plain_base64: bool
+    report: GenerateReport,
+    generations: Sequence[Generation],
+    prompt: str,
+    *,
+    with_images: bool,
+    with_plain_base64: bool,
 ) -> bytes:
-    """Return report and image as JSON. Takes milliseconds per megabyte: not for the event loop."""
+    """Return the first image's report and the images as JSON.
+
+    Takes milliseconds per megabyte: not for the event loop. `with_images`: all of them, under `images`.
+    """
+    image = generations[0].image
     encoded = to_base64(image)
+    first = to_data_uri(image, encoded)
     body: dict[str, Any] = {
         "success": True,
-        "image": to_data_uri(image, encoded),
+        "image": first,
         "prompt": prompt,
         **report.model_dump(mode="json", exclude={"success"}),
     }
     if with_plain_base64:
         body["image_base64"] = encoded
+    if with_images:
+        uris = (first, *(to_data_uri(generation.image) for generation in generations[1:]))
+        body["images"] = [
+            {"image": uri, **_of_each_image(generation)}
+            for uri, generation in zip(uris, generations, strict=True)
+        ]
     return orjson.dumps(body)
+
+
+def _of_each_image(generation: Generation) -> dict[str, Any]:
+    return generate_report(generation, "", 0.0).model_dump(mode="json", include=_OF_EACH_IMAGE)
 
 
 def _face_answer(outcome: FaceOutcome) -> FaceAnswer:

@@ -74,6 +74,10 @@ _GENERATE_EXAMPLES: dict[str, Any] = {
             "face_restoration_weight": 0.7,
         },
     },
+    "several": {
+        "summary": "Four images with the seeds 42 to 45, in images",
+        "value": {"prompt": "professional headshot of a woman", "seed": 42, "num_images": 4},
+    },
     "older": {
         "summary": "Aliases; the response has image_base64 too",
         "value": {"prompt": "sunset over mountains", "steps": 30, "cfg_scale": 7.5, "use_hires_fix": False},
@@ -122,7 +126,7 @@ _COMPARE_EXAMPLES: dict[str, Any] = {
 def generate_route() -> dict[str, Any]:
     """Return the OpenAPI arguments of `POST /generate`, for FastAPI's route decorator."""
     return {
-        "description": "Generate an image, restore its faces, and return it with a report.",
+        "description": "Generate images, restore their faces, and return them with a report.",
         "tags": ["pictures"],
         "response_model": None,
         "responses": {

@@ -18,6 +18,7 @@ from atelier_gateway.backends.client import GeneratorClient, RestorerClient
 from atelier_gateway.core.values import (
     CompareSpec,
     DetectSpec,
+    GeneratedImage,
     GenerateSpec,
     Progress,
     RestoreSpec,
@@ -56,6 +57,9 @@ class Generator(generator_grpc.GeneratorServiceServicer):
         self.image: image_pb2.Image | None = image_pb2.Image(data=b"png", format=image_pb2.IMAGE_FORMAT_PNG)
         self.error: AtelierError | None = None
         self.request_ids: list[str | None] = []
+        self.results = 1
+        self.lost_after: int | None = None
+        """The first call ends as its replica is lost, after so many images."""
 
     async def GenerateImage(
         self, request: generator_pb.GenerateImageRequest, context: grpc.aio.ServicerContext
@@ -67,9 +71,24 @@ class Generator(generator_grpc.GeneratorServiceServicer):
         yield generator_pb.GenerateImageResponse()  # an event that only a newer version knows
         if self.error is not None:
             await fail(context, self.error)
-        if self.image is not None:
-            result = generator_pb.GenerateImageResult(image=self.image, seed=7)
+        for number in range(self.results if self.image is not None else 0):
+            if number == self.lost_after:
+                self.lost_after = None
+                await fail(context, ServiceUnavailable())
+            result = generator_pb.GenerateImageResult(image=self.image, seed=7 + number)
             yield generator_pb.GenerateImageResponse(result=result)
+
+
+class Received:
+    """The images that a client has handed over."""
+
+    def __init__(self) -> None:
+        self.images: list[GeneratedImage] = []
+
+    async def __call__(self, number: int, image: GeneratedImage) -> None:
+        del self.images[number:]
+        assert number == len(self.images)
+        self.images.append(image)
 
 
 class Restorer(restorer_grpc.RestorerServiceServicer):
@@ -132,15 +151,46 @@ async def restorer() -> AsyncIterator[tuple[Restorer, RestorerClient]]:
 async def test_progress_of_the_stream_is_handed_on(generator: tuple[Generator, GeneratorClient]) -> None:
     _, client = generator
     seen: list[Progress] = []
-    generated = await client.generate(GenerateSpec("x"), seen.append, deadline=in_time())
+    received = Received()
+    await client.generate(GenerateSpec("x"), received, seen.append, deadline=in_time())
+    [generated] = received.images
     assert seen == [Progress("base", 1, 2), Progress("base", 2, 2)]
     assert (generated.image.data, generated.seed) == (b"png", 7)
+
+
+async def test_several_images_are_handed_over_in_order(generator: tuple[Generator, GeneratorClient]) -> None:
+    servicer, client = generator
+    servicer.results = 3
+    received = Received()
+    await client.generate(GenerateSpec("x", num_images=3), received, ignore_progress, deadline=in_time())
+    assert [image.seed for image in received.images] == [7, 8, 9]
+
+
+async def test_images_that_are_missing_are_an_internal_error(
+    generator: tuple[Generator, GeneratorClient],
+) -> None:
+    _, client = generator  # as an older one, which does not know num_images
+    with pytest.raises(InternalError, match="after 1 of 2 images"):
+        await client.generate(
+            GenerateSpec("x", num_images=2), Received(), ignore_progress, deadline=in_time()
+        )
+
+
+async def test_a_replica_that_is_lost_between_images_is_replaced(
+    generator: tuple[Generator, GeneratorClient],
+) -> None:
+    servicer, client = generator
+    servicer.results, servicer.lost_after = 3, 2
+    received = Received()
+    await client.generate(GenerateSpec("x", num_images=3), received, ignore_progress, deadline=in_time())
+    assert [image.seed for image in received.images] == [7, 8, 9]
+    assert len(servicer.request_ids) == 2
 
 
 async def test_the_request_id_is_sent(generator: tuple[Generator, GeneratorClient]) -> None:
     servicer, client = generator
     token = request_id.set("request-66")
-    await client.generate(GenerateSpec("x"), ignore_progress, deadline=in_time())
+    await client.generate(GenerateSpec("x"), Received(), ignore_progress, deadline=in_time())
     request_id.reset(token)
     assert servicer.request_ids == ["request-66"]
 
@@ -152,7 +202,9 @@ async def test_a_stream_without_the_requested_image_is_an_internal_error(
     servicer, client = generator
     servicer.image = image
     with pytest.raises(InternalError):
-        await client.generate(GenerateSpec("x", output_format="png"), ignore_progress, deadline=in_time())
+        await client.generate(
+            GenerateSpec("x", output_format="png"), Received(), ignore_progress, deadline=in_time()
+        )
 
 
 async def test_refused_fields_are_named_as_in_the_spec(
@@ -161,7 +213,7 @@ async def test_refused_fields_are_named_as_in_the_spec(
     servicer, client = generator
     servicer.error = InvalidRequest.of("width_px", "is too large")
     with pytest.raises(InvalidRequest) as refused:
-        await client.generate(GenerateSpec("x"), ignore_progress, deadline=in_time())
+        await client.generate(GenerateSpec("x"), Received(), ignore_progress, deadline=in_time())
     assert [violation.field for violation in refused.value.fields] == ["width"]
     with pytest.raises(InvalidRequest) as refused:
         await restorer[1].detect(DetectSpec(IMAGE), deadline=in_time())

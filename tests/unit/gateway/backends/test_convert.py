@@ -85,6 +85,7 @@ def test_every_option_of_a_generation_is_sent_even_if_it_is_zero() -> None:
         use_upscaler=False,
         lanczos_scale=1.0,
         prompt_syntax="plain",
+        num_images=1,
     )
     message = convert.generate_spec_to_proto(spec)
     assert set_names(message) == {field.name for field in generator_pb.GenerateImageRequest.DESCRIPTOR.fields}

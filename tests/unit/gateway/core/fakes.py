@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
 from atelier_gateway.core.values import (
     CompareSpec,
@@ -11,10 +13,12 @@ from atelier_gateway.core.values import (
     FaceOutcome,
     GeneratedImage,
     GenerateSpec,
+    OnImage,
     OnProgress,
     Progress,
     Restoration,
     RestoreSpec,
+    Sampling,
 )
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.images import EncodedImage
@@ -56,6 +60,11 @@ class FakeGenerator(GeneratorBackend):
         self.specs: list[GenerateSpec] = []
         self.upscaler = ""
         self.raw = bytes(SIDE * SIDE * 3)
+        self.fails_before: dict[int, AtelierError] = {}
+        """What is raised instead of an image, by number from 0."""
+        self.begins_again_before: set[int] = set()
+        """As a call does that is retried on another replica."""
+        self.handed_over = 0
 
     async def status(self) -> ServiceStatus:
         if isinstance(self.reported, AtelierError):
@@ -63,18 +72,31 @@ class FakeGenerator(GeneratorBackend):
         return self.reported
 
     async def generate(
-        self, spec: GenerateSpec, on_progress: OnProgress, *, deadline: float
-    ) -> GeneratedImage:
+        self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
+    ) -> None:
         self.specs.append(spec)
         if self.error is not None:
             raise self.error
         for step in range(1, STEPS + 1):
             on_progress(Progress("base", step, STEPS))
+        for number in range(spec.image_count):
+            await asyncio.sleep(0)
+            if number in self.fails_before:
+                raise self.fails_before.pop(number)
+            if number in self.begins_again_before:
+                self.begins_again_before.remove(number)
+                await self.generate(spec, on_image, on_progress, deadline=deadline)
+                return
+            self.handed_over += 1
+            await on_image(number, self._image(spec, number))
+
+    def _image(self, spec: GenerateSpec, number: int) -> GeneratedImage:
         data = self.raw if spec.output_format == "raw" else b"a file of the generator"
         return GeneratedImage(
             image=EncodedImage(data, spec.output_format, SIDE, SIDE),
-            seed=7,
+            seed=7 + number,
             model_set="demo",
+            sampling=Sampling("euler", "default", 30, 7.5),
             refiner_applied=False,
             refiner_reason=SkipReason.NOT_LOADED,
             hires_fix_applied=False,
@@ -100,6 +122,11 @@ class FakeRestorer(RestorerBackend):
         self.results = 8
         self.waiting = 0
         self.waits: list[bool] = []
+        self.gate: asyncio.Event | None = None
+        """Restorations wait for it."""
+        self.errors: dict[int, AtelierError] = {}
+        """By the number of the call, from 0."""
+        self.at_once = self.most_at_once = self.cancelled = 0
 
     async def status(self) -> ServiceStatus:
         if isinstance(self.reported, AtelierError):
@@ -116,8 +143,19 @@ class FakeRestorer(RestorerBackend):
         self.specs.append(spec)
         self.waits.append(wait_for_slot)
         self.deadlines.append(deadline)
-        if self.error is not None:
-            raise self.error
+        error = self.errors.get(len(self.specs) - 1, self.error)
+        if error is not None:
+            raise error
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.at_once -= 1
         outcome = FaceOutcome(face(0), self.applied, self.reason, spec.fidelity, None, None)
         return Restoration(
             image=EncodedImage(b"a file of the restorer", spec.output_format or "png", SIDE, SIDE),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -36,6 +39,10 @@ class Chain:
     progress: list[Progress] = field(default_factory=list)
 
     async def run(self, spec: GenerateSpec, seconds: float = 100.0) -> Generation:
+        [generation] = await self.run_all(spec, seconds)
+        return generation
+
+    async def run_all(self, spec: GenerateSpec, seconds: float = 100.0) -> list[Generation]:
         generate = Generate(self.generator, self.restorer, max_pixels=2**22)
         return await generate.run(spec, self.progress.append, deadline=time.monotonic() + seconds)
 
@@ -245,3 +252,125 @@ async def test_a_result_above_the_limit_is_refused_before_any_call(
     assert [violation.field for violation in refused.value.fields] == fields
     assert all(size in violation.message for violation in refused.value.fields)
     assert not chain.generator.specs
+
+
+# --- several images ---
+
+
+def several(num_images: int, **options: Any) -> GenerateSpec:
+    return GenerateSpec("x", num_images=num_images, width=256, height=256, **options)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_each_image_is_restored_and_they_are_returned_in_order(chain: Chain) -> None:
+    generations = await chain.run_all(several(4))
+    assert [generation.seed for generation in generations] == [7, 8, 9, 10]
+    assert len(chain.restorer.specs) == 4 and chain.restorer.waits == [True] * 4
+    assert all(generation.face_restoration_applied for generation in generations)
+    assert chain.progress == [
+        *(Progress("base", step, STEPS) for step in range(1, STEPS + 1)),
+        *(Progress("restore", number, 4) for number in range(4)),
+    ]
+
+
+async def test_several_images_without_faces_do_not_need_the_restorer(chain: Chain) -> None:
+    chain.restorer.error = ServiceUnavailable()
+    generations = await chain.run_all(several(3, restore_faces=False))
+    assert [generation.seed for generation in generations] == [7, 8, 9]
+    assert not chain.restorer.specs
+
+
+async def test_two_are_restored_at_once_while_the_generator_goes_on(chain: Chain) -> None:
+    chain.restorer.gate = asyncio.Event()
+    running = asyncio.create_task(chain.run_all(several(5)))
+    await until(lambda: chain.restorer.at_once == 2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert chain.generator.handed_over == 3, "one more waits, and the next is not read"
+    chain.restorer.gate.set()
+    assert len(await running) == 5
+    assert chain.restorer.most_at_once == 2
+
+
+async def test_one_image_that_is_not_restored_does_not_affect_the_others(chain: Chain) -> None:
+    chain.restorer.errors = {1: ServiceUnavailable()}
+    first, second, third = await chain.run_all(several(3))
+    assert first.face_restoration_applied and third.face_restoration_applied
+    assert second.face_restoration_reason is SkipReason.RESTORER_UNAVAILABLE
+    assert Image.open(io.BytesIO(second.image.data)).size == (16, 16)
+    assert [w.code for w in second.warnings][:1] == [WarningCode.RESTORER_FAILED]
+    assert second.seed == 8
+
+
+async def test_one_that_fails_ends_the_request_if_it_is_to(chain: Chain) -> None:
+    chain.restorer.errors = {1: ServiceUnavailable("gone")}
+    chain.restorer.gate = asyncio.Event()
+    with pytest.raises(ServiceUnavailable, match="gone"):
+        await chain.run_all(several(4, on_restore_failure="fail"))
+    assert (chain.restorer.cancelled, chain.restorer.at_once) == (1, 0)
+    assert chain.generator.handed_over == 3, "nothing more began"
+
+
+async def test_an_error_of_the_generator_between_images_ends_the_request(chain: Chain) -> None:
+    chain.generator.fails_before = {2: BadImage("Image 3 of 4")}
+    chain.restorer.gate = asyncio.Event()
+    with pytest.raises(BadImage, match="Image 3 of 4"):
+        await chain.run_all(several(4))
+    assert (chain.restorer.cancelled, chain.restorer.at_once) == (2, 0)
+
+
+async def test_images_of_a_call_that_began_again_do_not_count(chain: Chain) -> None:
+    chain.generator.begins_again_before = {2}
+    chain.restorer.gate = asyncio.Event()
+    running = asyncio.create_task(chain.run_all(several(3)))
+    await until(lambda: chain.restorer.cancelled == 2)
+    chain.restorer.gate.set()
+    assert [generation.seed for generation in await running] == [7, 8, 9]
+
+
+async def test_canceling_stops_all_images(chain: Chain) -> None:
+    chain.restorer.gate = asyncio.Event()
+    running = asyncio.create_task(chain.run_all(several(4)))
+    await until(lambda: chain.restorer.at_once == 2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (chain.restorer.cancelled, chain.restorer.at_once) == (2, 0)
+
+
+@pytest.mark.parametrize(("waiting", "num_images", "refused"), [(7, 1, False), (7, 2, True), (6, 8, False)])
+async def test_images_that_will_wait_count_before_they_are_generated(
+    chain: Chain, waiting: int, num_images: int, refused: bool
+) -> None:
+    chain.restorer.waiting = waiting
+    if not refused:
+        assert len(await chain.run_all(several(num_images))) == num_images
+        return
+    with pytest.raises(QueueFull):
+        await chain.run_all(several(num_images))
+    assert not chain.generator.specs
+
+
+async def test_what_a_restorer_that_hangs_leaves_is_the_same_for_all(chain: Chain) -> None:
+    await chain.run_all(several(8))
+    assert len(set(chain.restorer.deadlines)) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "fields"),
+    [
+        (GenerateSpec("x", num_images=4, width=1024, height=1024), []),
+        (GenerateSpec("x", num_images=4, width=1024, height=1032), ["num_images"]),
+        (GenerateSpec("x", num_images=2, upscale=4), ["width", "height", "upscale"]),
+        (GenerateSpec("x", num_images=8, width=256, height=256, seed=2**53 - 8), []),
+        (GenerateSpec("x", num_images=8, width=256, height=256, seed=2**53 - 7), ["seed"]),
+    ],
+)
+def test_too_many_pixels_or_seeds_are_refused(chain: Chain, spec: GenerateSpec, fields: list[str]) -> None:
+    generate = Generate(chain.generator, chain.restorer, max_pixels=2**22)
+    assert [violation.field for violation in generate.violations(spec)] == fields
