@@ -32,6 +32,7 @@ from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
 from atelier_runtime import defaults
 from atelier_runtime.device import choose_device, choose_dtype, device_name
+from atelier_runtime.model_defaults import ModelDefaults
 from atelier_runtime.vram import probe_for
 from atelier_runtime.weights import ModelSet
 from bench.report import machine, print_json, spread
@@ -250,7 +251,23 @@ def make_models(device: torch.device, dtype: torch.dtype, tiny: bool) -> Models:
     text_to_image = load_base(synthetic_pipeline("base", device, tiny), device, dtype)
     refiner = load_refiner(synthetic_pipeline("refiner", device, tiny), text_to_image, device, dtype)
     return Models(
-        model_set=ModelSet("synthetic", Path(), "none", None, None, 8, "", 0.0, False, {}, {}),
+        model_set=ModelSet(
+            name="synthetic",
+            folder=Path(),
+            license="none",
+            max_side=None,
+            refiner_max_side=None,
+            size_multiple=8,
+            defaults=ModelDefaults(),
+            prediction_type=None,
+            zero_terminal_snr=None,
+            max_prompt_chunks=None,
+            clip_skip=2,
+            guidance_rescale=0.0,
+            match_tone=False,
+            components={},
+            files={},
+        ),
         device=device,
         dtype=dtype,
         text_to_image=text_to_image,

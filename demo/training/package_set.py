@@ -158,6 +158,7 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
         "refiner_max_side": profile.refiner_side if refined else None,
         "size_multiple": profile.size_multiple,
         "default_negative_prompt": "",
+        "max_prompt_chunks": 1,  # captions in training are never longer
         "guidance_rescale": GUIDANCE_RESCALE,
         "match_tone": True,  # the small CodeFormer changes the tone of the surroundings
         "components": components,

@@ -64,7 +64,7 @@ class Studio:
             hires_fix=hires_fix,
             seed=seed,
         )
-        return self.pipeline.generate(request, check=lambda: None, emit=lambda progress: None).pixels
+        return self.pipeline.generate(self.pipeline.complete(request)).pixels
 
     def faces(self, image: NDArray[np.uint8]) -> list[Face]:
         """Faces above the service's default confidence, highest confidence first."""

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from atelier_generator.models import Models
-from atelier_generator.pipeline import TILED_PIXELS, Pipeline
+from atelier_generator.pipeline import Pipeline
+from atelier_generator.pixels import TILED_PIXELS
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings, read_sizes
 from atelier_runtime.compilation import INDUCTOR, Backend, Pass, compile_part, warm_up

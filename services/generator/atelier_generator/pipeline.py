@@ -37,6 +37,7 @@ from atelier_generator.lora_folder import LoraFolder
 from atelier_generator.lora_tags import in_effect
 from atelier_generator.models import Models
 from atelier_generator.passes import Denoiser
+from atelier_generator.pixels import PixelStages
 from atelier_generator.plan import Passes, Plan, count_steps, make_plan, refiner_schedule_steps
 from atelier_generator.prompts import PendingPrompt, PromptEncoder
 from atelier_generator.request import CompletedRequest, GenerateRequest
@@ -44,16 +45,10 @@ from atelier_generator.samplers import read_choice
 from atelier_runtime import defaults
 from atelier_runtime.checks import raise_violations
 from atelier_runtime.errors import BadImage, FieldViolation, OutOfMemory
-from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageTimer
-from atelier_runtime.outcomes import WarningCode
 from atelier_runtime.settings import StartupError
 from atelier_runtime.sizes import Size
-from atelier_runtime.upscaler import LANCZOS, Upscaler, crop_to, upscale_to
 from atelier_runtime.weights import ModelSet
-
-TILED_PIXELS = 1536 * 1536
-"""Above this the VAE works in tiles on CUDA: its memory grows with the image."""
 
 
 class Pipeline:
@@ -69,6 +64,7 @@ class Pipeline:
         self._denoiser = Denoiser(models.device, max_batch)
         self._sharing = sharing_on(models, max_images)
         rescale = models.model_set.guidance_rescale
+        self._pixels = PixelStages(models)
         self._base = Conditions(models.text_to_image, models.device, rescale)
         self._refiner = Conditions(models.refiner, models.device, rescale) if models.refiner else None
 
@@ -256,11 +252,11 @@ class Pipeline:
         image, run.image = run.image, None
         assert image is not None, "the networks run first"
         try:
-            image = self._upscale(run, image, plan.full, None, timer)
+            image = self._pixels.upscale(run, image, plan.full, None, timer)
             if plan.limited:
                 run.warn_of_limited_size()
             if plan.result != plan.full:
-                image = self._upscale(run, image, plan.result, None, timer)
+                image = self._pixels.upscale(run, image, plan.result, None, timer)
         except OutOfMemory as error:
             raise named_error(run, error) from None
         return run.result(image)
@@ -364,60 +360,14 @@ class Pipeline:
             yield
 
     def _resize_latents(self, run: Run, size: Size) -> None:
-        image = self._decode(run)
-        image = self._upscale(run, image, size, self._network_upscaler(run), run.timer)
+        image = self._pixels.decode(run)
+        image = self._pixels.upscale(run, image, size, self._pixels.network_upscaler(run), run.timer)
         run.check()
         with run.timer.stage("encode_latents"):
-            run.latents = run.retried(lambda: self._encode(run, image))
+            run.latents = run.retried(lambda: self._pixels.encode(run, image))
 
     def _to_pixels(self, run: Run, batch: Batch) -> None:
-        run.image = self._decode(run)
-        if upscaler := self._network_upscaler(run):
-            run.image = self._upscale(run, run.image, run.plan.full, upscaler, run.timer)
+        run.image = self._pixels.decode(run)
+        if upscaler := self._pixels.network_upscaler(run):
+            run.image = self._pixels.upscale(run, run.image, run.plan.full, upscaler, run.timer)
         batch.end(run)
-
-    # --- between latents and pixels ---
-
-    def _decode(self, run: Run) -> RgbArray:
-        run.check()
-        latents = run.scaled_latents
-        self._models.placement.use("vae")
-        autoencoder = self._models.autoencoder
-        with run.timer.stage("decode"):
-            try:
-                image = run.retried(lambda: autoencoder.decode(latents, tiled=self._tiled(run, latents)))
-            except BadImage:
-                # 32 bits can help the autoencoder, but not latents that are already broken.
-                if not autoencoder.half_precision or not torch.isfinite(latents).all():
-                    raise
-            else:
-                return image
-            image = autoencoder.decode_in_float32(latents, tiled=self._tiled(run, latents))
-        run.warn(
-            WarningCode.PRECISION_FALLBACK,
-            "The autoencoder failed in 16 bits; the image was decoded again in 32 bits.",
-        )
-        return image
-
-    def _encode(self, run: Run, image: RgbArray) -> torch.Tensor:
-        self._models.placement.use("vae")
-        tiled = self._models.device.type == "cuda" and image.shape[0] * image.shape[1] > TILED_PIXELS
-        return self._models.autoencoder.encode(image, tiled=tiled or run.memory_retry_used)
-
-    def _tiled(self, run: Run, latents: torch.Tensor) -> bool:
-        factor = self._models.text_to_image.vae_scale_factor
-        pixels = latents.shape[-1] * latents.shape[-2] * factor**2
-        return run.memory_retry_used or (self._models.device.type == "cuda" and pixels > TILED_PIXELS)
-
-    def _upscale(
-        self, run: Run, image: RgbArray, size: Size, upscaler: Upscaler | None, timer: StageTimer
-    ) -> RgbArray:
-        if Size(image.shape[1], image.shape[0]).contains(size):
-            return crop_to(image, size)
-        with timer.stage("upscale"):
-            upscaled = run.retried(lambda: upscale_to(image, size, upscaler, run.check))
-        run.upscaler = run.upscaler or (upscaler.name if upscaler else LANCZOS)
-        return upscaled
-
-    def _network_upscaler(self, run: Run) -> Upscaler | None:
-        return self._models.upscaler if run.request.use_upscaler else None

@@ -21,6 +21,7 @@ _COMMA, _WORD_END = ",</w>", "</w>"
 _BACKTRACK = 20
 """A chunk ends up to this many tokens earlier, so that the text after a comma, or a word, stays whole."""
 _CHUNKS_AT_ONCE = 8
+_SHOWN_CHARS = 200
 _MEAN_FACTORS = (0.5, 2.0)
 
 
@@ -45,10 +46,11 @@ def whole_text(pipeline: Any, prompt: ParsedPrompt) -> str | None:
     return "".join(segment.text for segment in chain.from_iterable(prompt))
 
 
-def split_prompt(tokenizer: Any, prompt: ParsedPrompt) -> list[Chunk]:
+def split_prompt(tokenizer: Any, prompt: ParsedPrompt, most: int | None = None) -> list[Chunk]:
     """Return the chunks of a prompt; of an empty one a single empty chunk. `tokenizer`: of transformers.
 
     Each BREAK begins a chunk, which is empty if another follows at once; one at the end has no effect.
+    `most`: of more chunks, those after it are dropped.
     """
     chunks: list[Chunk] = []
     for part in prompt:
@@ -58,10 +60,35 @@ def split_prompt(tokenizer: Any, prompt: ParsedPrompt) -> list[Chunk]:
             ids = tokenizer(segment.text, add_special_tokens=False).input_ids
             tokens += ids
             weights += [segment.weight] * len(ids)
-        chunks += _split(tokenizer, tokens, weights)
+        left = None if most is None else most - len(chunks)
+        if left != 0:
+            chunks += _split(tokenizer, tokens, weights, left)
     if len(chunks) > 1 and not chunks[-1].tokens:
         chunks.pop()
     return chunks
+
+
+def dropped_text(tokenizer: Any, prompt: ParsedPrompt, most: int) -> str:
+    """Return the end of a prompt that `most` chunks do not hold, from a word on; or nothing."""
+    ids: list[int] = []
+    for segment in chain.from_iterable(prompt):
+        ids += tokenizer(segment.text, add_special_tokens=False).input_ids
+    start = sum(len(chunk.tokens) for chunk in split_prompt(tokenizer, prompt, most))
+    if start == len(ids):
+        return ""
+    names = tokenizer.convert_ids_to_tokens(ids)
+    while start and not names[start - 1].endswith(_WORD_END):
+        start -= 1
+    return str(tokenizer.decode(ids[start:])).strip()
+
+
+def truncation_warning(field: str, dropped: str) -> str:
+    """Return a warning that names the words of a prompt that have no effect."""
+    shown = dropped if len(dropped) <= _SHOWN_CHARS else f"{dropped[:_SHOWN_CHARS].rsplit(maxsplit=1)[0]} ..."
+    return (
+        f"{field}: {len(dropped.split())} words beyond what the model set's networks take in have no effect: "
+        f'"{shown}"'
+    )
 
 
 def encode_chunks(
@@ -70,31 +97,33 @@ def encode_chunks(
     negative: ParsedPrompt | None,
     *,
     device: torch.device,
-    clip_skip: int | None = None,
+    clip_skip: int = 0,
+    most: int | None = None,
 ) -> Embeddings:
     """Encode prompts of any length; the shorter one is padded with empty chunks.
 
     `pipeline`: diffusers', for its tokenizers, text encoders and configuration. `negative`: None without
     guidance. Empty, it is zeros of the prompt's length where the pipeline's configuration says so.
-    `clip_skip`: as in diffusers' `encode_prompt`, layers to skip before the usual one, of the prompt only.
+    `clip_skip`: as in diffusers' `encode_prompt`, layers to skip before the usual one, but of both prompts.
+    `most`: chunks, beyond which a prompt is cut off.
     The pooled embedding is that of the first chunk.
     """
     encoders = list(_encoders(pipeline))
-    chunks = [split_prompt(tokenizer, prompt) for tokenizer, _ in encoders]
+    chunks = [split_prompt(tokenizer, prompt, most) for tokenizer, _ in encoders]
     zeros = negative is not None and not any(negative) and pipeline.config.force_zeros_for_empty_prompt
     if negative is not None and not zeros:
-        negative_chunks = [split_prompt(tokenizer, negative) for tokenizer, _ in encoders]
+        negative_chunks = [split_prompt(tokenizer, negative, most) for tokenizer, _ in encoders]
     else:
         negative_chunks = []
     count = max(map(len, [*chunks, *negative_chunks]))
     dtype = pipeline.text_encoder_2.dtype
-    embeddings, pooled = _encode(encoders, chunks, count, -2 - (clip_skip or 0))
+    embeddings, pooled = _encode(encoders, chunks, count, -2 - clip_skip)
     embeddings = embeddings.to(device, dtype)
     if negative is None:
         return embeddings, None, pooled, None
     if zeros:
         return embeddings, torch.zeros_like(embeddings), pooled, torch.zeros_like(pooled)
-    negative_embeddings, negative_pooled = _encode(encoders, negative_chunks, count, -2)
+    negative_embeddings, negative_pooled = _encode(encoders, negative_chunks, count, -2 - clip_skip)
     return embeddings, negative_embeddings.to(device, dtype), pooled, negative_pooled
 
 
@@ -108,14 +137,14 @@ def _encoders(pipeline: Any) -> Iterator[tuple[Any, Any]]:
 # --- splitting ---
 
 
-def _split(tokenizer: Any, tokens: Sequence[int], weights: Sequence[float]) -> list[Chunk]:
+def _split(tokenizer: Any, tokens: Sequence[int], weights: Sequence[float], most: int | None) -> list[Chunk]:
     room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
     names = tokenizer.convert_ids_to_tokens(tokens) if len(tokens) > room else []
     chunks: list[Chunk] = []
     start = 0
-    while not chunks or start < len(tokens):
+    while not chunks or (start < len(tokens) and len(chunks) != most):
         end = start + room
-        if end < len(tokens):
+        if end < len(tokens) and len(chunks) + 1 != most:
             end = _border(names, start, end)
         chunks.append(Chunk(tuple(tokens[start:end]), tuple(weights[start:end])))
         start = end

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 
 from atelier_generator.models import Models
-from atelier_generator.prompt_chunks import encode_chunks, whole_text
+from atelier_generator.prompt_chunks import (
+    dropped_text,
+    encode_chunks,
+    truncation_warning,
+    whole_text,
+)
 from atelier_generator.prompt_syntax import parse
 from atelier_generator.request import CompletedRequest
 from atelier_runtime.device import is_out_of_memory
@@ -107,7 +112,7 @@ class PromptEncoder:
     networks take turns on the device (`offload`), prompts are encoded in turn too, on the device thread.
     """
 
-    def __init__(self, models: Models, clip_skip: int | None = None) -> None:
+    def __init__(self, models: Models, clip_skip: int = 0) -> None:
         """`clip_skip`: of the base, as in diffusers' `encode_prompt`: layers to skip before the last but one.
 
         It is 2 less than what manifests and AUTOMATIC1111 count from the last layer. Raises `StartupError` if
@@ -166,14 +171,16 @@ class PromptEncoder:
                 torch.cuda.current_stream(self._models.device).synchronize()
         return EncodedPrompt(text, refiner_text, warnings, timer.reports[0])
 
-    def _encode(self, pipeline: Any, request: CompletedRequest, clip_skip: int | None = None) -> Text:
+    def _encode(self, pipeline: Any, request: CompletedRequest, clip_skip: int = 0) -> Text:
+        most = self._models.model_set.max_prompt_chunks
         prompt = parse(request.prompt, request.prompt_syntax)
         negative = parse(request.negative_prompt or "", request.prompt_syntax) if request.guided else None
         text = whole_text(pipeline, prompt)
         negative_text = whole_text(pipeline, negative) if negative is not None else ""
-        if text is None or negative_text is None:
+        if text is None or negative_text is None or clip_skip:
+            device = self._models.device
             return Text(
-                *encode_chunks(pipeline, prompt, negative, device=self._models.device, clip_skip=clip_skip)
+                *encode_chunks(pipeline, prompt, negative, device=device, clip_skip=clip_skip, most=most)
             )
         embeddings, negative_embeddings, pooled, negative_pooled = pipeline.encode_prompt(
             prompt=text,
@@ -181,24 +188,33 @@ class PromptEncoder:
             do_classifier_free_guidance=request.guided,
             # None lets the set's own configuration decide what an empty prompt is (SDXL: zeros).
             negative_prompt=negative_text or None,
-            clip_skip=clip_skip,
         )
         return Text(embeddings, negative_embeddings, pooled, negative_pooled)
 
     def _check_clip_skip(self) -> None:
         base = self._models.text_to_image
         layers = min(e.config.num_hidden_layers for e in (base.text_encoder, base.text_encoder_2))
-        if self._clip_skip is not None and not -1 <= self._clip_skip < layers:
+        if not -1 <= self._clip_skip < layers:
             raise StartupError(
                 f"MODEL_SET: clip_skip is {self._clip_skip + 2}; with text encoders of {layers} layers it "
                 f"must be from 1 to {layers + 1}"
             )
 
     def _warnings(self, request: CompletedRequest) -> Iterator[ResponseWarning]:
-        """Warn of a negative prompt that has no effect."""
+        """Warn of words that the model set cannot take in, and of a negative prompt that has no effect."""
+        most = self._models.model_set.max_prompt_chunks
+        if most is not None:
+            yield from self._truncations(request, most)
         own_negative = (request.negative_prompt or "") != self._models.model_set.defaults.negative_prompt
         if own_negative and request.negative_prompt and not request.guided:
             yield ResponseWarning(
                 WarningCode.OPTION_HAS_NO_EFFECT,
                 "negative_prompt: has no effect when guidance_scale is 1 or less",
             )
+
+    def _truncations(self, request: CompletedRequest, most: int) -> Iterator[ResponseWarning]:
+        tokenizers = self._models.text_to_image.tokenizer, self._models.text_to_image.tokenizer_2
+        for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+            prompt = parse(text, request.prompt_syntax)
+            if cut := max((dropped_text(tokenizer, prompt, most) for tokenizer in tokenizers), key=len):
+                yield ResponseWarning(WarningCode.PROMPT_TRUNCATED, truncation_warning(field, cut))

@@ -93,8 +93,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
 
     async def GetStatus(self, request: Message, context: grpc.aio.ServicerContext) -> pb.GetStatusResponse:
         """Report what is loaded, what requests may choose, and how busy the service is."""
-        response = pb.GetStatusResponse()
-        response.MergeFrom(await super().GetStatus(request, context))
+        response = pb.GetStatusResponse(status=self.current_status())
         if (pipeline := self._service.loaded_pipeline) is not None:
             response.samplers.extend(convert.samplers_to_proto(pipeline.samplers))
             response.defaults.CopyFrom(pb.SamplingDefaults(**pipeline.sampling_defaults))

@@ -67,6 +67,7 @@ class Manifest(_Table):
     sampling: SamplingEntry = SamplingEntry()
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     zero_terminal_snr: bool | None = None
+    max_prompt_chunks: Annotated[int, Field(ge=1)] | None = None
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 2
     guidance_rescale: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     match_tone: bool = False

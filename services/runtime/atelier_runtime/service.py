@@ -12,6 +12,7 @@ import psutil
 import torch
 from google.protobuf.message import Message
 
+from atelier.common.v1 import service_status_pb2
 from atelier_runtime import __version__, wire
 from atelier_runtime.device import device_name
 from atelier_runtime.device_worker import DeviceWorker
@@ -56,8 +57,12 @@ class StatusServicer:
 
     async def GetStatus(self, request: Message, context: grpc.aio.ServicerContext) -> Message:
         """Report what is loaded and how busy the service is."""
-        response: Message = self._status_response(status=wire.status_to_proto(self._status()))
+        response: Message = self._status_response(status=self.current_status())
         return response
+
+    def current_status(self) -> service_status_pb2.ServiceStatus:
+        """Return the part of the response that all services have."""
+        return wire.status_to_proto(self._status())
 
 
 def service_status(

@@ -1,8 +1,9 @@
 """Model sets and their weights: read from disk, verified by SHA-256, never downloaded or unpickled unsafely.
 
 A model set is a folder with a `manifest.json`: name, license, `max_side`, `refiner_max_side`,
-`size_multiple`, `default_negative_prompt`, `sampling`, `prediction_type`, `zero_terminal_snr`, `clip_skip`,
-`guidance_rescale`, `match_tone`, `components` (role -> path and name) and `files` (path -> SHA-256 and size).
+`size_multiple`, `default_negative_prompt`, `sampling`, `prediction_type`, `zero_terminal_snr`,
+`max_prompt_chunks`, `clip_skip`, `guidance_rescale`, `match_tone`, `components` (role -> path and name) and
+`files` (path -> SHA-256 and size).
 """
 
 from __future__ import annotations
@@ -75,11 +76,11 @@ class ModelSet:
     `max_side`, in px, is None where the base network generates well at any size; `refiner_max_side`, never
     below it, is None where the refiner works at the same sizes as the base. `prediction_type` and
     `zero_terminal_snr` say how the base was trained (Lin et al. 2023, arXiv:2305.08891, section 3.1); None
-    where its own files do. `clip_skip`: which hidden layer of the text encoders is used, counted from the
-    last one, 1; SDXL's is 2. `guidance_rescale` (0 to 1) reduces the overexposure that strong guidance causes
-    in small and v-prediction networks (same paper, section 3.4); 0 for SDXL. `match_tone`: faces that its
-    CodeFormer restored are matched to the tone of their surroundings before pasting; false reproduces the
-    published pipeline exactly.
+    where its own files do. `max_prompt_chunks`: of 75 tokens; None: any number. `clip_skip`: which hidden
+    layer of the text encoders is used, counted from the last one, 1; SDXL's is 2. `guidance_rescale` (0 to 1)
+    reduces the overexposure that strong guidance causes in small and v-prediction networks (same paper,
+    section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored are matched to the tone of
+    their surroundings before pasting; false reproduces the published pipeline exactly.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ModelSet:
     defaults: ModelDefaults
     prediction_type: str | None
     zero_terminal_snr: bool | None
+    max_prompt_chunks: int | None
     clip_skip: int
     guidance_rescale: float
     match_tone: bool
@@ -136,6 +138,7 @@ class ModelSet:
             defaults=_defaults(manifest),
             prediction_type=manifest.prediction_type,
             zero_terminal_snr=manifest.zero_terminal_snr,
+            max_prompt_chunks=manifest.max_prompt_chunks,
             clip_skip=manifest.clip_skip,
             guidance_rescale=manifest.guidance_rescale,
             match_tone=manifest.match_tone,

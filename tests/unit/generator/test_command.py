@@ -28,7 +28,11 @@ def test_draw_writes_the_image_of_its_seed(environment, tmp_path, capsys):
 
 def test_draw_takes_a_sampler_by_any_of_its_names(environment, tmp_path):
     small = ["--width", "256", "--height", "256", "--steps", "2", "--seed", "7"]
-    flags = (["--sampler", "DPM++ 2M Karras"], ["--sampler", "dpmpp_2m", "--schedule", "karras"], [])
+    flags: tuple[list[str], ...] = (
+        ["--sampler", "DPM++ 2M Karras"],
+        ["--sampler", "dpmpp_2m", "--schedule", "karras"],
+        [],
+    )
     files = [tmp_path / f"{number}.png" for number in range(len(flags))]
     for file, chosen in zip(files, flags, strict=True):
         assert main(["draw", "a cat", "-o", str(file), *small, *chosen]) == 0

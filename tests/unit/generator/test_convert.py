@@ -106,6 +106,10 @@ def test_a_result_reports_how_the_image_was_made(reason):
     generation = Generation(
         pixels=np.zeros((24, 16, 3), np.uint8),
         seed=2**53 - 1,
+        num_inference_steps=12,
+        guidance_scale=4.5,
+        sampler="dpmpp_2m",
+        schedule="karras",
         refiner_applied=reason is None,
         refiner_reason=reason,
         hires_fix_applied=True,
@@ -121,6 +125,8 @@ def test_a_result_reports_how_the_image_was_made(reason):
     result = convert.result_to_proto(generation, image, stages, "tiny").result
     assert (result.image.data, result.image.format) == (b"data", image_pb2.IMAGE_FORMAT_WEBP)
     assert (result.image.width_px, result.image.height_px) == (16, 24)
+    assert (result.num_inference_steps, result.guidance_scale) == (12, 4.5)
+    assert (result.sampler, result.schedule) == ("dpmpp_2m", "karras")
     name = f"SKIP_REASON_{reason.name if reason else 'UNSPECIFIED'}"
     assert skip_reason_pb2.SkipReason.Name(result.refiner_reason) == name
     assert result.seed == 2**53 - 1

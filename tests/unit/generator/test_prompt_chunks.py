@@ -5,6 +5,7 @@ The tiny tokenizer makes a token of every letter; 75 of them fit between the beg
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,19 @@ import torch
 
 from atelier_generator.models import Models
 from atelier_generator.nets import published
-from atelier_generator.prompt_chunks import encode_chunks, split_prompt, weighted, whole_text
+from atelier_generator.prompt_chunks import (
+    dropped_text,
+    encode_chunks,
+    split_prompt,
+    truncation_warning,
+    weighted,
+    whole_text,
+)
 from atelier_generator.prompt_syntax import parse
 from atelier_generator.prompts import PromptEncoder, Text
+from atelier_runtime.outcomes import WarningCode
 from atelier_runtime.settings import StartupError
+from tests.tiny_sdxl import build_set
 from tests.unit.generator.conftest import load, request_for
 
 CPU = torch.device("cpu")
@@ -118,18 +128,21 @@ def test_the_longest_prompt_loses_nothing(tokenizer: Any) -> None:
 # --- encoding ---
 
 
-@pytest.mark.parametrize("clip_skip", [None, -1, 0, 1])
+@pytest.mark.parametrize("clip_skip", [-1, 0, 1])
 @pytest.mark.parametrize("negative", ["blurry", ""])
 @pytest.mark.parametrize("prompt", ["a red apple", "x" * ROOM, " "])
 @torch.inference_mode()
 def test_one_chunk_is_what_diffusers_makes_of_it(
-    full_models: Models, prompt: str, negative: str, clip_skip: int | None
+    full_models: Models, prompt: str, negative: str, clip_skip: int
 ) -> None:
-    for pipeline, skip in ((full_models.text_to_image, clip_skip), (full_models.refiner, None)):
+    for pipeline, skip in ((full_models.text_to_image, clip_skip), (full_models.refiner, 0)):
         assert pipeline is not None
         expected = pipeline.encode_prompt(
             prompt=prompt, device="cpu", negative_prompt=negative or None, clip_skip=skip
         )
+        if negative:  # diffusers skips layers for the prompt only
+            as_prompt = pipeline.encode_prompt(prompt=negative, device="cpu", clip_skip=skip)[0]
+            expected = (expected[0], as_prompt, *expected[2:])
         ours = encode_chunks(
             pipeline, parse(prompt, "plain"), parse(negative, "plain"), device=CPU, clip_skip=skip
         )
@@ -291,15 +304,14 @@ def test_weights_stay_in_their_chunk(plain_models: Models) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["a cat", "x" * 100, "a (cat:1.5)"])
-def test_clip_skip_is_that_of_diffusers(full_models: Models, prompt: str) -> None:
+def test_clip_skip_is_that_of_both_prompts(full_models: Models, prompt: str) -> None:
     request = request_for(prompt=prompt, negative_prompt="blurry", prompt_syntax="weighted")
-    usual, zero, one, last = (
-        PromptEncoder(full_models, clip_skip).encode(request, refine=True) for clip_skip in (None, 0, 1, -1)
+    usual, one, last = (
+        PromptEncoder(full_models, clip_skip).encode(request, refine=True) for clip_skip in (0, 1, -1)
     )
     assert not torch.equal(last.base.embeddings, usual.base.embeddings)
-    assert all(torch.equal(a, b) for a, b in zip(usual.base.tensors, zero.base.tensors, strict=True))
     different = [not torch.equal(a, b) for a, b in zip(usual.base.tensors, one.base.tensors, strict=True)]
-    assert different == [True, False, False, False], "the prompt's embeddings only"
+    assert different == [True, True, False, False], "both prompts' embeddings, not the pooled ones"
     assert usual.refiner is not None and one.refiner is not None
     assert torch.equal(usual.refiner.embeddings, one.refiner.embeddings), "the base's only"
 
@@ -342,3 +354,38 @@ def test_two_encoders_may_split_differently(plain_models: Models) -> None:
         )
     assert negative is not None
     assert embeddings.shape == negative.shape == (1, 154, 64)
+
+
+# --- sets that take in a limited number of chunks ---
+
+
+def test_a_limit_fills_its_last_chunk_and_names_the_rest_from_a_word_on(tokenizer: Any) -> None:
+    words = ["cat"] * 100
+    words[70] = ","  # where a chunk would end if another followed
+    words[74:76] = ["antidisestablishmentarianism"] * 2
+    prompt = parse(" ".join(words), "plain")
+    [chunk] = split_prompt(tokenizer, prompt, 1)
+    assert len(chunk.tokens) == ROOM
+    dropped = dropped_text(tokenizer, prompt, 1)
+    assert dropped.split() == words[74:], "what was cut off in its middle is named whole"
+    assert dropped_text(tokenizer, prompt, 2) == ""
+    assert dropped_text(tokenizer, parse("a cat BREAK a dog", "weighted"), 1) == "a dog"
+    warning = truncation_warning("prompt", dropped)
+    assert warning.startswith("prompt: 26 words") and warning.endswith('..."')
+
+
+def test_a_set_of_one_chunk_draws_a_long_prompt_as_diffusers_does_and_says_so(tmp_path: Path) -> None:
+    folder = build_set(tmp_path, refiner=True)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"max_prompt_chunks": 1}))
+    models = load(folder)
+    long = "a cat, " * 20
+    prompt = PromptEncoder(models).encode(request_for(prompt=long, negative_prompt=long[::-1]), refine=True)
+    assert prompt.refiner is not None
+    for pipeline, text in ((models.text_to_image, prompt.base), (models.refiner, prompt.refiner)):
+        assert pipeline is not None
+        expected = pipeline.encode_prompt(prompt=long, device="cpu", negative_prompt=long[::-1])
+        assert all(torch.equal(a, b) for a, b in zip(text.tensors, expected, strict=True))
+    assert [warning.code for warning in prompt.warnings] == [WarningCode.PROMPT_TRUNCATED] * 2
+    assert prompt.warnings[1].message.startswith("negative_prompt: ")
+    assert PromptEncoder(models).encode(request_for(), refine=True).warnings == ()

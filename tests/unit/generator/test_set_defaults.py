@@ -45,7 +45,13 @@ def a_set(built: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def drawn(pipeline: Pipeline, **options: Any) -> Generation:
-    given = {"prompt": "a cat", "width_px": 256, "height_px": 256, "seed": 1, "use_refiner": False}
+    given: dict[str, Any] = {
+        "prompt": "a cat",
+        "width_px": 256,
+        "height_px": 256,
+        "seed": 1,
+        "use_refiner": False,
+    }
     return pipeline.generate(pipeline.complete(GenerateRequest(**given | options)))
 
 

@@ -17,6 +17,10 @@ def report(faces: int, warnings: list[str]) -> GenerateReport:
     return GenerateReport(
         seed=1,
         model="demo",
+        sampler="euler_ancestral",
+        schedule="exponential",
+        num_inference_steps=150,
+        guidance_scale=7.5,
         request_id="r" * 64,
         final_resolution="256x256",
         generation_time_seconds=1.0,
