@@ -371,7 +371,8 @@ def test_a_limit_fills_its_last_chunk_and_names_the_rest_from_a_word_on(tokenize
     assert dropped_text(tokenizer, prompt, 2) == ""
     assert dropped_text(tokenizer, parse("a cat BREAK a dog", "weighted"), 1) == "a dog"
     warning = truncation_warning("prompt", dropped)
-    assert warning.startswith("prompt: 26 words") and warning.endswith('..."')
+    assert warning.startswith("prompt: 26 words") and warning.endswith(f'"{dropped}"')
+    assert truncation_warning("prompt", "cat " * 100).endswith(' cat ..."')
 
 
 def test_a_set_of_one_chunk_draws_a_long_prompt_as_diffusers_does_and_says_so(tmp_path: Path) -> None:

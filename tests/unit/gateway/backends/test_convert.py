@@ -17,6 +17,7 @@ from atelier_gateway.core.values import (
     Face,
     FaceEdit,
     GenerateSpec,
+    Lora,
     RestoreSpec,
 )
 from atelier_runtime.errors import InternalError
@@ -85,11 +86,16 @@ def test_every_option_of_a_generation_is_sent_even_if_it_is_zero() -> None:
         use_upscaler=False,
         lanczos_scale=1.0,
         prompt_syntax="plain",
+        sampler="euler",
+        schedule="default",
+        loras=(Lora("ink", 0.0),),
         num_images=1,
     )
     message = convert.generate_spec_to_proto(spec)
     assert set_names(message) == {field.name for field in generator_pb.GenerateImageRequest.DESCRIPTOR.fields}
     assert (message.width_px, message.height_px) == (256, 264)
+    [lora] = message.loras
+    assert lora.name == "ink" and lora.HasField("weight")
 
 
 @pytest.mark.parametrize(
