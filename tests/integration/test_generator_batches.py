@@ -154,10 +154,10 @@ class Held:
         encoder = running.server.service.pipeline._prompts
         encode = encoder._encode
 
-        def held(pipeline: Any, request: Any) -> Any:
+        def held(pipeline: Any, request: Any, *options: Any) -> Any:
             self.encoded.append(request.prompt)
             assert self.release.wait(60)
-            return encode(pipeline, request)
+            return encode(pipeline, request, *options)
 
         monkeypatch.setattr(encoder, "_encode", held)
 
