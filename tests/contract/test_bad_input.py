@@ -79,7 +79,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     ({"loras": [{"name": "ink"}, {"name": "x" * 201, "unet": 1}]}, {"loras[1].name", "loras[1].unet"}),
     ({"loras": [{"name": "ink", "weight": "1"}]}, {"loras[0].weight"}),
     ({"loras": [{"name": "ink", "weight": True}]}, {"loras[0].weight"}),
-    ({"sampler": "euler"}, {"sampler"}),
+    ({"sampler": 7}, {"sampler"}),
     ({"widht": 512, "steps": -1, "seed": "x", "quality": 500}, {"widht", "steps", "seed", "quality"}),
     ({"width": 2048, "height": 2048, "upscale_factor": 4}, {"width", "height", "upscale_factor"}),
     (

@@ -26,6 +26,7 @@ GAUGES = (
     "atelier_cpu_pool_busy",
     "atelier_gateway_bytes_in_flight",
     "atelier_gateway_connections",
+    "atelier_lora_memory_bytes",
 )
 COUNTERS = (
     GENERATED,
@@ -38,6 +39,7 @@ COUNTERS = (
     "atelier_batch_size_count",
     'atelier_faces_total{outcome="restored"}',
     "atelier_cancelled_steps_total",
+    "atelier_lora_loads_total",
     'atelier_image_workers_lost_total{cause="cancelled"}',
     'atelier_gateway_connections_closed_total{cause="malformed"}',
 )
