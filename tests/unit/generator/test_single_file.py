@@ -135,7 +135,7 @@ def lose_a_block(state):
             lambda s: s.pop("first_stage_model.encoder.down.0.block.0.conv2.weight"),
             r"vae: .*conv2\.weight is missing",
         ),
-        (lambda s: s.update(v_pred=torch.zeros(1)), r"1 tensors? .*SDXL base: v_pred"),
+        (lambda s: s.update(edm_mean=torch.zeros(4)), r"1 tensors? .*SDXL base: edm_mean"),
         (
             lambda s: s.update({"first_stage_model.quant_conv.bias": torch.zeros(7)}),
             r"quant_conv\.bias has shape \(7,\), not \(8,\)",
