@@ -12,7 +12,6 @@ import psutil
 import torch
 from google.protobuf.message import Message
 
-from atelier.common.v1 import service_status_pb2
 from atelier_runtime import __version__, wire
 from atelier_runtime.device import device_name
 from atelier_runtime.device_worker import DeviceWorker
@@ -60,8 +59,8 @@ class StatusServicer:
         response: Message = self._status_response(status=self.current_status())
         return response
 
-    def current_status(self) -> service_status_pb2.ServiceStatus:
-        """Return the part of the response that all services have."""
+    def current_status(self) -> Any:
+        """Return the part of the response that all services have, a `ServiceStatus` message."""
         return wire.status_to_proto(self._status())
 
 
