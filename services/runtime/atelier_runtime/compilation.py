@@ -27,6 +27,7 @@ import torch._dynamo
 import torch._inductor.config
 from torch._dynamo.utils import counters
 from torch._inductor.async_compile import shutdown_compile_workers
+from torch._inductor.utils import clear_caches
 
 from atelier_runtime.device import choose_device, is_out_of_memory
 from atelier_runtime.processors import usable_processors
@@ -66,6 +67,7 @@ def prepare(settings: ServiceSettings) -> None:
 
 
 def _use_cache(folder: Path) -> None:
+    clear_caches()  # torch's, in memory: they hold paths of the folder used before
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
 
