@@ -31,9 +31,14 @@ class Lora:
     field: str = field(default="loras", compare=False)
 
 
+def without_tags(prompt: str) -> str:
+    """Return a prompt without its tags."""
+    return _TAG.sub("", prompt)
+
+
 def read_tags(prompt: str) -> tuple[str, tuple[Lora, ...]]:
     """Return a prompt without its tags, and what they name; of a prompt without violations."""
-    return _TAG.sub("", prompt), tuple(_lora(match[1]) for match in _TAG.finditer(prompt))
+    return without_tags(prompt), tuple(_lora(match[1]) for match in _TAG.finditer(prompt))
 
 
 def in_effect(loras: Iterable[Lora]) -> tuple[Lora, ...]:
@@ -69,6 +74,8 @@ def violations(prompt: str, negative_prompt: str | None, loras: Sequence[Lora]) 
 def _problems_of_tags(prompt: str) -> Iterator[str]:
     if prompt.lower().count(_BEGINNING) > len(_TAG.findall(prompt)):
         yield "a <lora: has no end; write <lora:name> or <lora:name:0.8>"
+    elif _BEGINNING in without_tags(prompt).lower():
+        yield "a <lora:name> stands inside of another"
     for match in _TAG.finditer(prompt):
         tag = _quoted(match[0])
         name, *numbers = match[1].split(":")

@@ -47,11 +47,13 @@ from atelier_generator.nets.published import Kind
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_generator.placement import Placement
+from atelier_generator.prompt_syntax import PROMPT_SYNTAXES
+from atelier_generator.request import GenerateRequest
 from atelier_generator.samplers import name_problems, read_choice
 from atelier_generator.scheduling import Schedulers, trained_as
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import choose_device, choose_dtype
-from atelier_runtime.errors import BadImage
+from atelier_runtime.errors import BadImage, InvalidRequest
 from atelier_runtime.images import RgbArray
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
@@ -201,6 +203,7 @@ def load_models(settings: GeneratorSettings) -> Models:
     home = torch.device("cpu") if offload else device
     model_set = ModelSet.open(settings.model_set)
     base = model_set.require(NetworkRole.BASE)
+    _check_negative_prompt(model_set)
     model_set.check_files(*ROLES)
 
     refiner, upscaler = (model_set.component(role) for role in (NetworkRole.REFINER, NetworkRole.UPSCALER))
@@ -312,6 +315,19 @@ def vae_dtype(dtype: torch.dtype, config: Mapping[str, Any]) -> torch.dtype:
     """Return the VAE's dtype where the other networks run in `dtype`."""
     upcast = dtype == torch.float16 and config.get("force_upcast", True)
     return torch.float32 if upcast else dtype
+
+
+def _check_negative_prompt(model_set: ModelSet) -> None:
+    """Raise `StartupError` if the set's negative prompt would spoil requests that leave it open."""
+    for syntax in PROMPT_SYNTAXES:
+        try:
+            GenerateRequest("a", negative_prompt=model_set.defaults.negative_prompt, prompt_syntax=syntax)
+        except InvalidRequest as error:
+            problem = error.fields[0].message
+            raise StartupError(
+                f"MODEL_SET: the manifest of '{model_set.name}': default_negative_prompt, in the {syntax} "
+                f"syntax: {problem}"
+            ) from error
 
 
 def _trained_scheduler(model_set: ModelSet, own: Any) -> Any:

@@ -44,7 +44,7 @@ from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.samplers import read_choice
 from atelier_runtime import defaults
 from atelier_runtime.checks import raise_violations
-from atelier_runtime.errors import BadImage, FieldViolation, OutOfMemory
+from atelier_runtime.errors import BadImage, FieldViolation, InvalidRequest, OutOfMemory
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.settings import StartupError
 from atelier_runtime.sizes import Size
@@ -271,7 +271,7 @@ class Pipeline:
             generation = self.generate(self.complete(request))
             if self._models.upscaler is not None and not generation.upscaler:
                 self._models.upscaler.upscale(generation.pixels[:64, :64], check=lambda: None)
-        except (BadImage, OutOfMemory) as error:
+        except (BadImage, InvalidRequest, OutOfMemory) as error:
             raise StartupError(f"MODEL_SET: the warm-up image failed: {error.message}") from error
 
     def _refines(self, request: GenerateRequest) -> bool:

@@ -38,7 +38,7 @@ _TOKEN = re.compile(
 )
 _BREAK = re.compile(r"\bBREAK\b")
 _AND = re.compile(r"\bAND\b")
-_WHEN = re.compile(r"(?<!\\)(?:\\\\)*:\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$")
+_STEP_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,9 @@ def _refuse_editing(bracket: _Bracket, inside: str) -> None:
             f"the bracket at character {position} alternates prompts, [a|b], which is not supported; write "
             "\\| for a bar that is text"
         )
-    if _WHEN.search(inside):
+    before, colon, when = inside.rpartition(":")
+    escaped = (len(before) - len(before.rstrip("\\"))) % 2 == 1
+    if colon and not escaped and _STEP_NUMBER.fullmatch(when):
         raise PromptSyntaxError(
             f"the bracket at character {position} changes the prompt at a step, [a:b:0.5], which is not "
             "supported; for less weight write (word:0.9)"

@@ -103,12 +103,7 @@ class GenerateRequest:
         )
 
     def _violations(self) -> Iterator[FieldViolation]:
-        yield from check_length("prompt", self.prompt, self._prompt_chars)
-        yield from lora_tags.violations(self.prompt, self.negative_prompt, self.loras)
-        yield from check_length("negative_prompt", self.negative_prompt, defaults.NEGATIVE_PROMPT_CHARS)
-        yield from check_choice("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
-        yield from check_prompt("prompt", self.prompt, self.prompt_syntax)
-        yield from check_prompt("negative_prompt", self.negative_prompt, self.prompt_syntax)
+        yield from self._prompt_violations()
         for field in ("width_px", "height_px"):
             yield from check_multiple(
                 field, getattr(self, field), defaults.SIDE_PX_RANGE, defaults.SIDE_PX_MULTIPLE
@@ -130,6 +125,21 @@ class GenerateRequest:
             yield FieldViolation("hires_fix", message)
             yield FieldViolation("lanczos_scale", message)
         yield from check_range("output.quality", self.quality, defaults.QUALITY_RANGE)
+
+    def _prompt_violations(self) -> Iterator[FieldViolation]:
+        yield from check_choice("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
+        prompt, negative_prompt = self.prompt, self.negative_prompt
+        if problems := list(check_length("prompt", prompt, self._prompt_chars)):
+            yield from problems
+            prompt = ""  # to read one of any length would take any time
+        if problems := list(
+            check_length("negative_prompt", negative_prompt, defaults.NEGATIVE_PROMPT_CHARS)
+        ):
+            yield from problems
+            negative_prompt = ""
+        yield from lora_tags.violations(prompt, negative_prompt, self.loras)
+        yield from check_prompt("prompt", lora_tags.without_tags(prompt), self.prompt_syntax)
+        yield from check_prompt("negative_prompt", negative_prompt, self.prompt_syntax)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ def test_tags_name_loras_and_leave_the_rest_as_it_is(prompt, text, loras):
     assert request.completed(ModelDefaults()) == request
 
 
+def test_the_syntax_of_prompts_does_not_reach_into_names():
+    request = GenerateRequest("a cat <lora:Cats AND Dogs (1.5):1>", prompt_syntax="weighted")
+    assert request.completed(ModelDefaults()).prompt == "a cat "
+
+
 def test_tags_are_added_to_the_field():
     request = completed("a cat <lora:b:0.5>", Lora("c"), Lora("a", 2.0))
     assert request.loras == (Lora("c"), Lora("a", 2.0), Lora("b", 0.5))
@@ -49,6 +54,7 @@ def test_what_is_in_effect_has_a_weight_and_one_order():
     [
         ("a <lora:ink", (), "prompt", "has no end"),
         ("a <lora:ink <lora:b>", (), "prompt", "has no end"),
+        ("a <lo<lora:ink>ra:b>", (), "prompt", "stands inside of another"),
         ("<lora:>", (), "prompt", "has no name"),
         ("<lora: :1>", (), "prompt", "has no name"),
         ("<lora:ink:0.5:0.7>", (), "prompt", "several weights"),

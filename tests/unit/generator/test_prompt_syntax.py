@@ -170,6 +170,11 @@ def test_only_the_weight_with_all_brackets_counts() -> None:
     assert not list(check_prompt("prompt", "((a:20):0.5) (b:10) (c:0)", "weighted"))
 
 
+def test_reading_takes_time_in_proportion_to_the_length() -> None:
+    digits = "1" * 200_000  # would take hours if each digit was compared with each other one
+    assert len(parse(f"[a:{digits}x]", "weighted")) == 1
+
+
 def test_messages_quote_no_words() -> None:
     for text in ("secret [secret:secret:0.5]", "(secret:99)", "[secret|secret]", "(secret:1.2.3)"):
         assert "secret" not in refusal("prompt", text)

@@ -72,6 +72,21 @@ def test_a_sets_sampling_is_that_of_requests_that_leave_it_open(a_set: Callable[
     assert drawn(pipeline, schedule="default").schedule == "default"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("ugly [hands|feet]", "in the weighted syntax: the bracket at character 6 alternates"),
+        ("ugly " * 500, "in the plain syntax: must have .* 2000 characters"),
+        ("<lora:ugly:1>", "in the plain syntax: a LoRA applies to the whole image"),
+    ],
+)
+def test_a_negative_prompt_that_would_spoil_every_request_stops_the_start(
+    a_set: Callable[..., Path], prompt: str, message: str
+) -> None:
+    with pytest.raises(StartupError, match=f"^MODEL_SET: .*default_negative_prompt, {message}"):
+        load(a_set(default_negative_prompt=prompt))
+
+
 def test_a_set_that_says_nothing_is_run_as_before(built: Path) -> None:
     pipeline = Pipeline(load(built))
     assert pipeline.sampling_defaults == {
