@@ -23,6 +23,7 @@ from atelier_generator.models import load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_runtime.torch_setup import prepare_torch
 from bench.phases import reset_high_water_mark, resident_kib
 from bench.report import machine, print_json, spread
 
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    prepare_torch()
     result: dict[str, object] = {}
     for dtype in args.dtypes:
         models = load_models(GeneratorSettings(device=args.device, dtype=dtype))

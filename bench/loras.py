@@ -24,6 +24,7 @@ from atelier_generator.nets.lora_layers import PARTS, layers_by_name
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_runtime.torch_setup import prepare_torch
 from bench.report import machine, print_json, spread
 
 COUNT = 5
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rank", type=int, default=16)
     args = parser.parse_args()
+    prepare_torch()
     with tempfile.TemporaryDirectory() as folder:
         given = GeneratorSettings()
         chosen = {"device": args.device, "dtype": args.dtype}

@@ -22,6 +22,7 @@ from atelier_generator.prompt_chunks import encode_chunks, split_prompt, whole_t
 from atelier_generator.prompt_syntax import PromptSyntax, parse
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import choose_device, choose_dtype
+from atelier_runtime.torch_setup import prepare_torch
 from atelier_runtime.vram import probe_for
 from bench.report import machine, print_json, spread
 from bench.synthetic_sdxl import weights
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--published", action="store_true", help="text encoders of SDXL's size, too")
     args = parser.parse_args()
+    prepare_torch()
     device = choose_device(args.device)
     models = load_models(GeneratorSettings(device=args.device, dtype=args.dtype))
     pipeline = models.text_to_image

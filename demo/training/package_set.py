@@ -19,6 +19,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
+from training import latent_colors
 from training.attributes import JUDGE
 from training.autoencoder import build_autoencoder
 from training.diffusion import GUIDANCE_RESCALE, TOKENIZER, build_scheduler, load_trained
@@ -40,12 +41,17 @@ DESCRIPTION = (
 )
 
 
+def load_trained_autoencoder(runs: Path, profile: Profile) -> Any:
+    """The autoencoder, with the decoder that was trained last."""
+    stages = [stage for stage in ("decoder", "autoencoder") if (runs / stage / EXPORT).exists()]
+    return load_export(runs / stages[0] / EXPORT, "autoencoder", build_autoencoder(profile))
+
+
 def write_base(runs: Path, folder: Path, profile: Profile) -> None:
     """The small SDXL as a diffusers folder that `StableDiffusionXLPipeline.from_pretrained` loads."""
     tokenizer = CLIPTokenizer.from_pretrained(runs / "diffusion" / TOKENIZER)
     model = load_trained(runs / "diffusion", len(tokenizer), profile)
-    stages = [stage for stage in ("decoder", "autoencoder") if (runs / stage / EXPORT).exists()]
-    autoencoder = load_export(runs / stages[0] / EXPORT, "autoencoder", build_autoencoder(profile))
+    autoencoder = load_trained_autoencoder(runs, profile)
     pipeline: Any = StableDiffusionXLPipeline(
         vae=autoencoder,
         text_encoder=model.text_encoder,
@@ -146,6 +152,7 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
         if (runs / stage / EXPORT).exists():
             write_network(runs / stage / EXPORT, network, folder / file)
             components[component] = {"path": file, "name": name}
+    preview = latent_colors.fit(load_trained_autoencoder(runs, profile), profile.native)
     files = checksums(folder)
     total = sum(int(entry["bytes"]) for entry in files.values())
     if total > MAX_BYTES:
@@ -159,6 +166,7 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
         "size_multiple": profile.size_multiple,
         "default_negative_prompt": "",
         "max_prompt_chunks": 1,  # captions in training are never longer
+        "preview": preview,
         "guidance_rescale": GUIDANCE_RESCALE,
         "match_tone": True,  # the small CodeFormer changes the tone of the surroundings
         "components": components,

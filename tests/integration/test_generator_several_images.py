@@ -23,6 +23,7 @@ from atelier_generator.denoising import predict
 from atelier_generator.generation import Run
 from atelier_runtime import metrics
 from atelier_runtime.errors import BadImage, ErrorReason, InvalidRequest, OutOfMemory
+from atelier_runtime.images import decode
 from atelier_runtime.rpc_errors import from_rpc_error
 from tests.integration.generator_server import Running, failure_of, request, result_of, serving, until
 from tests.tiny_sdxl import build_set
@@ -65,6 +66,17 @@ async def test_the_stream_ends_with_one_result_for_each_image(
         assert list(result.warnings) == list(alone.warnings) and result.upscaler == alone.upscaler
         assert [stage.stage for stage in result.stages] == [stage.stage for stage in alone.stages]
         assert result.stages[-1].stage == "encode"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_previews_are_small_jpegs_of_each_image(running: Running) -> None:
+    events = await events_of(running.generator.GenerateImage(request(num_images=2, preview_interval_steps=3)))
+    previews = [list(event.progress.previews) for event in events if event.progress.previews]
+    assert len(previews) == sum(event.progress.step == 3 for event in events) > 0
+    for data in (data for each in previews for data in each):
+        picture = decode(data, max_pixels=256 * 256)
+        assert data.startswith(b"\xff\xd8") and max(picture.width, picture.height) <= 256
+    assert {len(each) for each in previews} == {2}
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -14,13 +14,15 @@ from atelier_generator.samplers import SAMPLERS
 from atelier_runtime import defaults, wire
 from atelier_runtime.checks import build_checked
 from atelier_runtime.errors import FieldViolation
-from atelier_runtime.images import EncodedImage
+from atelier_runtime.images import EncodedImage, Picture, encode
 from atelier_runtime.metrics import StageReport
+
+_PREVIEW_QUALITY = 75
 
 _OPTIONS = (
     *("negative_prompt", "width_px", "height_px", "num_inference_steps", "guidance_scale", "seed"),
     *("sampler", "schedule"),
-    *("use_refiner", "hires_fix", "use_upscaler", "lanczos_scale", "num_images"),
+    *("use_refiner", "hires_fix", "use_upscaler", "lanczos_scale", "num_images", "preview_interval_steps"),
 )
 """The options that have the same name in the message and in the dataclass."""
 
@@ -57,10 +59,13 @@ def loras_to_proto(loras: LoraFolder) -> list[pb.AvailableLora]:
 
 
 def progress_to_proto(progress: Progress) -> pb.GenerateImageResponse:
-    """Write a progress event."""
+    """Write a progress event. Encodes its previews, which takes milliseconds: not for the event loop."""
     return pb.GenerateImageResponse(
         progress=pb.GenerateImageProgress(
-            stage=progress.stage, step=progress.step, total_steps=progress.total_steps
+            stage=progress.stage,
+            step=progress.step,
+            total_steps=progress.total_steps,
+            previews=[encode(Picture(rgb=pixels), "jpeg", _PREVIEW_QUALITY) for pixels in progress.previews],
         )
     )
 

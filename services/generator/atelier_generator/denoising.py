@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import TCDScheduler
 
+from atelier_generator.previews import estimate
 from atelier_generator.prompts import Text
 from atelier_generator.samplers import OWN, Choice
 from atelier_generator.scheduling import TCD_GAMMA, Schedulers
@@ -44,8 +45,8 @@ class Denoising:
     prediction: torch.Tensor | None = None
     """The UNet's output for the current step, (1, C, H/8, W/8), or two rows with guidance, see `time_ids`."""
 
-    def step(self, index: int) -> None:
-        """Take a step with the prediction."""
+    def step(self, index: int, *, estimated: bool = False) -> torch.Tensor | None:
+        """Take a step with the prediction; return what that says the end will be, if asked: `estimate`."""
         assert self.prediction is not None, "the UNet runs first"
         prediction, self.prediction = self.prediction, None
         if self.guided:
@@ -53,6 +54,9 @@ class Denoising:
             prediction = negative + self.guidance_scale * (positive - negative)
             if self.guidance_rescale > 0:
                 prediction = _rescaled(prediction, positive, self.guidance_rescale)
+        end = None
+        if estimated:
+            end = estimate(self.scheduler, self.latents, prediction, self.timesteps[index])
         known = inspect.signature(self.scheduler.step).parameters
         # eta: stochasticity. DDIM's is 0, as in diffusers' pipelines.
         eta = TCD_GAMMA if isinstance(self.scheduler, TCDScheduler) else 0.0
@@ -62,6 +66,7 @@ class Denoising:
             prediction, self.timesteps[index], self.latents, return_dict=False, **options
         )
         self.latents = step[0]
+        return end
 
 
 class Conditions:

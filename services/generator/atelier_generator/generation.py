@@ -28,13 +28,17 @@ _SEED_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps derived seeds ap
 _GENERATOR_SEEDS = 2**63
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Progress:
-    """`step` of `total_steps` steps of a pass ("base", "hires" or "refiner") are done."""
+    """`step` of `total_steps` steps of a pass ("base", "hires" or "refiner") are done.
+
+    `previews`: uint8 RGB (h, w, 3), at most 256 px a side; of each image of the request, if it wants any now.
+    """
 
     stage: str
     step: int
     total_steps: int
+    previews: tuple[RgbArray, ...] = ()
 
 
 @dataclass(frozen=True)

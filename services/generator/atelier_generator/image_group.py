@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from atelier_generator.generation import Batch, EveryRequestEnded, ForwardPass, Run
+from atelier_generator.generation import Batch, EveryRequestEnded, ForwardPass, Progress, Run
 from atelier_generator.models import Models
 from atelier_runtime import defaults
 from atelier_runtime.device import is_out_of_memory
@@ -106,6 +107,22 @@ class ImageGroup(Batch):
                 WarningCode.MEMORY_FALLBACK,
                 f"{start}of {run.images} images at most {together} at a time were denoised together.",
             )
+
+
+class ProgressTogether:
+    """Makes one event of those of each image; they take their steps in turn, in the order of their seeds."""
+
+    def __init__(self, images: int, emit: Callable[[Progress], None]) -> None:
+        self._images = images
+        self._emit = emit
+        self._events: list[Progress] = []
+
+    def emit(self, progress: Progress) -> None:
+        """Send the last image's event, with the previews of all."""
+        self._events.append(progress)
+        if len(self._events) == self._images:
+            events, self._events = self._events, []
+            self._emit(replace(progress, previews=sum((event.previews for event in events), ())))
 
 
 def named_error(run: Run, error: Exception) -> Exception:

@@ -55,6 +55,7 @@ from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import choose_device, choose_dtype
 from atelier_runtime.errors import BadImage, InvalidRequest
 from atelier_runtime.images import RgbArray
+from atelier_runtime.latent_colors import SDXL_COLORS, LatentColors
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from atelier_runtime.threads import set_network_threads
@@ -98,6 +99,12 @@ class Models:
         """The text encoders, to apply LoRAs to them; by whoever encodes prompts."""
         parts = [part for part in PARTS if part != "unet"]
         return AdaptedNetworks({part: getattr(self.text_to_image, part) for part in parts})
+
+    @property
+    def preview_colors(self) -> LatentColors | None:
+        """The colors that the channels of the latents stand for, None if they are unknown."""
+        own, channels = self.model_set.preview_colors, self.text_to_image.vae.config.latent_channels
+        return own or (SDXL_COLORS if channels == len(SDXL_COLORS.factors) else None)
 
     @property
     def native_side(self) -> int:
@@ -214,6 +221,7 @@ def load_models(settings: GeneratorSettings) -> Models:
     with _named_errors(model_set, base):
         text_to_image = load_base(stored_base, home, dtype)
     text_to_image.scheduler = _trained_scheduler(model_set, text_to_image.scheduler)
+    _check_preview_colors(model_set, text_to_image.vae.config.latent_channels)
     with _named_errors(model_set, refiner or base):
         refining = load_refiner(stored_refiner, text_to_image, home, dtype) if stored_refiner else None
     models = Models(
@@ -328,6 +336,16 @@ def _check_negative_prompt(model_set: ModelSet) -> None:
                 f"MODEL_SET: the manifest of '{model_set.name}': default_negative_prompt, in the {syntax} "
                 f"syntax: {problem}"
             ) from error
+
+
+def _check_preview_colors(model_set: ModelSet, channels: int) -> None:
+    """Raise `StartupError` if the manifest's are not those of the VAE's channels."""
+    colors = model_set.preview_colors
+    if colors is not None and len(colors.factors) != channels:
+        raise StartupError(
+            f"MODEL_SET: the manifest of '{model_set.name}': preview.factors must have {channels} rows, one "
+            f"for each channel of the latents, has {len(colors.factors)}"
+        )
 
 
 def _trained_scheduler(model_set: ModelSet, own: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 
 from atelier_generator.denoising import Denoising, predict
 from atelier_generator.generation import Batch, ForwardPass, Progress, Run, free_memory
+from atelier_generator.previews import preview
 from atelier_runtime import metrics
 from atelier_runtime.device import is_out_of_memory
+from atelier_runtime.latent_colors import SDXL_COLORS, LatentColors
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +27,10 @@ class Denoiser:
     If the device runs out of memory, a forward pass is halved, and the others of the pass stay that small.
     """
 
-    def __init__(self, device: torch.device, max_batch: int) -> None:
+    def __init__(self, device: torch.device, max_batch: int, colors: LatentColors = SDXL_COLORS) -> None:
+        """`colors`: for previews."""
         self.max_batch = max_batch
+        self._colors = colors
         self._device = device
 
     def denoise(self, unet: Any, batch: Batch, stage: str, steps: int) -> None:
@@ -52,10 +57,21 @@ class Denoiser:
                         batch.ran_short(kind, fitting)
             # Second-order schedulers take two of these for each step.
             done = min(steps, (index + 1) * steps // total)
-            batch.each(partial(_step, index=index, done=done, progress=Progress(stage, index + 1, total)))
+            batch.each(
+                partial(self._step, index=index, done=done, progress=Progress(stage, index + 1, total))
+            )
         for run in batch.runs:
             run.latents, run.denoising = _denoising(run).latents, None
             run.steps_finished += steps
+
+    def _step(self, run: Run, *, index: int, done: int, progress: Progress) -> None:
+        interval = run.request.preview_interval_steps
+        wanted = interval is not None and progress.step % interval == 0
+        end = _denoising(run).step(index, estimated=wanted)
+        run.steps_done = run.steps_finished + done
+        previews = () if end is None else (preview(end, self._colors),)
+        run.emit(replace(progress, previews=previews))
+        run.check()
 
     def _predict(self, unet: Any, batch: Batch, runs: Sequence[Run], index: int) -> int | None:
         """Set the predictions of some runs; one for which that fails leaves the batch.
@@ -100,14 +116,6 @@ def _of_equal_length(runs: Sequence[Run]) -> list[list[Run]]:
     for run in runs:
         groups.setdefault(_denoising(run).text.embeddings.shape[1], []).append(run)
     return list(groups.values())
-
-
-def _step(run: Run, *, index: int, done: int, progress: Progress) -> None:
-    denoising = _denoising(run)
-    denoising.step(index)
-    run.steps_done = run.steps_finished + done
-    run.emit(progress)
-    run.check()
 
 
 def _denoising(run: Run) -> Denoising:

@@ -30,9 +30,8 @@ from atelier_generator.generation import (
     Generation,
     Progress,
     Run,
-    ignore_progress,
 )
-from atelier_generator.image_group import ImageGroup, named_error, sharing_on
+from atelier_generator.image_group import ImageGroup, ProgressTogether, named_error, sharing_on
 from atelier_generator.lora_folder import LoraFolder
 from atelier_generator.lora_tags import in_effect
 from atelier_generator.models import Models
@@ -45,6 +44,7 @@ from atelier_generator.samplers import read_choice
 from atelier_runtime import defaults
 from atelier_runtime.checks import raise_violations
 from atelier_runtime.errors import BadImage, FieldViolation, InvalidRequest, OutOfMemory
+from atelier_runtime.latent_colors import SDXL_COLORS
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.settings import StartupError
 from atelier_runtime.sizes import Size
@@ -61,7 +61,7 @@ class Pipeline:
         """
         self._models = models
         self._prompts = PromptEncoder(models, models.model_set.clip_skip - 2)
-        self._denoiser = Denoiser(models.device, max_batch)
+        self._denoiser = Denoiser(models.device, max_batch, models.preview_colors or SDXL_COLORS)
         self._sharing = sharing_on(models, max_images)
         rescale = models.model_set.guidance_rescale
         self._pixels = PixelStages(models)
@@ -108,6 +108,9 @@ class Pipeline:
         if self._refiner is not None and self._refines(completed):
             problems[self._refiner.schedulers.problem(completed.choice, refiner_schedule_steps(steps))] = None
         found = [FieldViolation(*problem) for problem in problems if problem is not None]
+        if completed.preview_interval_steps is not None and self._models.preview_colors is None:
+            message = "the model set does not say which colors its latents stand for"
+            found.append(FieldViolation("preview_interval_steps", message))
         raise_violations([*found, *self._models.loras.violations(completed.loras)])
         return completed
 
@@ -165,6 +168,7 @@ class Pipeline:
         """
         prompt = prompt or self._prompts.later(request, refine=self._refines(request))
         sampler, schedule = self._base.schedulers.names(request.choice)
+        together = ProgressTogether(request.num_images, emit)
         return [
             Run(
                 request=single,
@@ -174,7 +178,7 @@ class Pipeline:
                 passes=self._passes(single),
                 device=self._models.device,
                 check=check,
-                emit=emit if number == request.num_images else ignore_progress,
+                emit=together.emit,
                 pending_prompt=prompt,
                 number=number,
                 images=request.num_images,

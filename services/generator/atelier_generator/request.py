@@ -61,6 +61,8 @@ class GenerateRequest:
     """Applied to the base network and the text encoders, together with those that the prompt's tags name."""
     num_images: int = defaults.NUM_IMAGES
     """Images, with the seeds `seed`, `seed + 1`, ..."""
+    preview_interval_steps: int | None = None
+    """After each so many steps of a pass there is a preview. None: there are none."""
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
@@ -114,6 +116,7 @@ class GenerateRequest:
             "seed": defaults.SEED_RANGE,
             "lanczos_scale": defaults.LANCZOS_SCALE_RANGE,
             "num_images": defaults.NUM_IMAGES_RANGE,
+            "preview_interval_steps": defaults.PREVIEW_INTERVAL_STEPS_RANGE,
         }
         for field, limits in ranges.items():
             yield from check_range(field, getattr(self, field), limits)
@@ -132,9 +135,7 @@ class GenerateRequest:
         if problems := list(check_length("prompt", prompt, self._prompt_chars)):
             yield from problems
             prompt = ""  # to read one of any length would take any time
-        if problems := list(
-            check_length("negative_prompt", negative_prompt, defaults.NEGATIVE_PROMPT_CHARS)
-        ):
+        if problems := list(check_length("negative_prompt", negative_prompt, defaults.NEGATIVE_PROMPT_CHARS)):
             yield from problems
             negative_prompt = ""
         yield from lora_tags.violations(prompt, negative_prompt, self.loras)

@@ -141,7 +141,8 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
     async def _response(self, request: CompletedRequest, event: Progress | Run) -> pb.GenerateImageResponse:
         """Return the event of a step, or of an image that the networks have made."""
         if isinstance(event, Progress):
-            return convert.progress_to_proto(event)
+            write = convert.progress_to_proto
+            return await asyncio.to_thread(write, event) if event.previews else write(event)
         pipeline = self._service.pipeline
         generation = await asyncio.to_thread(pipeline.finish, event)
         timer = StageTimer()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atelier_runtime import defaults
+from atelier_runtime.latent_colors import LatentColors
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.snapshot import CheckpointError, take
 
@@ -16,6 +17,8 @@ _MOST_QUOTED = 60
 _STEPS, _GUIDANCE = defaults.NUM_INFERENCE_STEPS_RANGE, defaults.GUIDANCE_SCALE_RANGE
 
 Side = Annotated[int, Field(ge=1)]
+_Level = Annotated[float, Field(allow_inf_nan=False)]
+_Rgb = Annotated[tuple[_Level, _Level, _Level], Field(strict=False)]
 
 
 class ManifestError(ValueError):
@@ -53,6 +56,19 @@ class SamplingEntry(_Table):
     schedule: str | None = None
 
 
+class PreviewEntry(_Table):
+    """The colors of the latents' channels, see `LatentColors`. No further keys, as above."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    factors: Annotated[tuple[_Rgb, ...], Field(min_length=1, strict=False)]
+    bias: _Rgb
+
+    def colors(self) -> LatentColors:
+        """Return them."""
+        return LatentColors(self.factors, self.bias)
+
+
 class Manifest(_Table):
     """The fields are those of `atelier_runtime.weights.ModelSet`."""
 
@@ -69,6 +85,7 @@ class Manifest(_Table):
     zero_terminal_snr: bool | None = None
     max_prompt_chunks: Annotated[int, Field(ge=1)] | None = None
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 2
+    preview: PreviewEntry | None = None
     guidance_rescale: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     match_tone: bool = False
 

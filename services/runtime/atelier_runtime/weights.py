@@ -2,8 +2,8 @@
 
 A model set is a folder with a `manifest.json`: name, license, `max_side`, `refiner_max_side`,
 `size_multiple`, `default_negative_prompt`, `sampling`, `prediction_type`, `zero_terminal_snr`,
-`max_prompt_chunks`, `clip_skip`, `guidance_rescale`, `match_tone`, `components` (role -> path and name) and
-`files` (path -> SHA-256 and size).
+`max_prompt_chunks`, `clip_skip`, `preview`, `guidance_rescale`, `match_tone`, `components` (role -> path and
+name) and `files` (path -> SHA-256 and size).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from atelier_runtime.file_kinds import is_safetensors, problem_of
+from atelier_runtime.latent_colors import LatentColors
 from atelier_runtime.manifest import ComponentEntry, Manifest, ManifestError, read_manifest
 from atelier_runtime.model_defaults import ModelDefaults
 from atelier_runtime.service_status import NetworkRole
@@ -77,10 +78,11 @@ class ModelSet:
     below it, is None where the refiner works at the same sizes as the base. `prediction_type` and
     `zero_terminal_snr` say how the base was trained (Lin et al. 2023, arXiv:2305.08891, section 3.1); None
     where its own files do. `max_prompt_chunks`: of 75 tokens; None: any number. `clip_skip`: which hidden
-    layer of the text encoders is used, counted from the last one, 1; SDXL's is 2. `guidance_rescale` (0 to 1)
-    reduces the overexposure that strong guidance causes in small and v-prediction networks (same paper,
-    section 3.4); 0 for SDXL. `match_tone`: faces that its CodeFormer restored are matched to the tone of
-    their surroundings before pasting; false reproduces the published pipeline exactly.
+    layer of the text encoders is used, counted from the last one, 1; SDXL's is 2. `preview_colors`: what the
+    latents' channels stand for; None: as SDXL's. `guidance_rescale` (0 to 1) reduces the overexposure that
+    strong guidance causes in small and v-prediction networks (same paper, section 3.4); 0 for SDXL.
+    `match_tone`: faces that its CodeFormer restored are matched to the tone of their surroundings before
+    pasting; false reproduces the published pipeline exactly.
     """
 
     name: str
@@ -94,6 +96,7 @@ class ModelSet:
     zero_terminal_snr: bool | None
     max_prompt_chunks: int | None
     clip_skip: int
+    preview_colors: LatentColors | None
     guidance_rescale: float
     match_tone: bool
     components: Mapping[NetworkRole, Component]
@@ -140,6 +143,7 @@ class ModelSet:
             zero_terminal_snr=manifest.zero_terminal_snr,
             max_prompt_chunks=manifest.max_prompt_chunks,
             clip_skip=manifest.clip_skip,
+            preview_colors=manifest.preview.colors() if manifest.preview else None,
             guidance_rescale=manifest.guidance_rescale,
             match_tone=manifest.match_tone,
             components={

@@ -9,6 +9,7 @@ import diffusers
 import pytest
 import torch
 
+from atelier_generator.previews import estimate
 from atelier_generator.request import GenerateRequest
 from atelier_generator.samplers import (
     OWN,
@@ -146,6 +147,7 @@ def test_every_combination_arrives_at_the_only_image_that_there_is(
         noise = (seen - alpha * image) / sigma
         prediction = alpha * noise - sigma * image if training != "epsilon" else noise
         extra = {} if choice.sampler in ("unipc", "heun") else {"generator": generator}
+        assert torch.allclose(estimate(chosen, latents, prediction, timestep), image, atol=0.01), "a preview"
         latents = chosen.step(prediction, timestep, latents, return_dict=False, **extra)[0]
         assert torch.isfinite(latents).all()
     # DDIM's last step ends at the first timestep's noise level, 0.03, not at none.
