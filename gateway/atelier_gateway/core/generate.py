@@ -137,7 +137,7 @@ class Generate:
             nonlocal restore_until
             on_progress(Progress(RESTORE_STAGE, number, spec.image_count))
             if spec.on_restore_failure == "fail":
-                restoration = await self._restore_or_fail(spec, generated, deadline)
+                restoration = await self._restore_or_fail(spec, generated, number, deadline)
                 return _restored(spec, generated, restoration, warnings)
             if restore_until is None:
                 # A restorer that hangs must leave the time to encode the generated images.
@@ -201,19 +201,22 @@ class Generate:
         return await self._restorer.restore(restore_spec, deadline=deadline, wait_for_slot=True)
 
     async def _restore_or_fail(
-        self, spec: GenerateSpec, generated: GeneratedImage, deadline: float
+        self, spec: GenerateSpec, generated: GeneratedImage, number: int, deadline: float
     ) -> Restoration:
+        of_several = f"image {number + 1} of {spec.image_count} (seed {generated.seed})"
         try:
             restoration = await self._restore(spec, generated, deadline)
         except (InternalError, BadImage) as error:
             logger.error("restorer failed", extra=error.for_log())
-            raise ServiceUnavailable("The restorer failed.") from error
+            where = f" at {of_several}" if spec.image_count > 1 else ""
+            raise ServiceUnavailable(f"The restorer failed{where}.") from error
         reason = restoration.face_restoration_reason
         if not spec.restore_faces or restoration.face_restoration_applied or reason not in _RESTORER_FAULTS:
             return restoration
         if reason is SkipReason.OUT_OF_MEMORY:
             raise OutOfMemory()
-        raise ServiceUnavailable(f"The restorer restored no face: {reason}.")
+        where = f" of {of_several}" if spec.image_count > 1 else ""
+        raise ServiceUnavailable(f"The restorer restored no face{where}: {reason}.")
 
     async def _fall_back(
         self,

@@ -316,6 +316,16 @@ async def test_one_that_fails_ends_the_request_if_it_is_to(chain: Chain) -> None
     assert chain.generator.handed_over == 3, "nothing more began"
 
 
+async def test_the_image_whose_faces_could_not_be_restored_is_named(chain: Chain) -> None:
+    spec = several(4, on_restore_failure="fail")
+    chain.restorer.errors = {1: InternalError()}
+    with pytest.raises(ServiceUnavailable, match=r"at image 2 of 4 \(seed 8\)\.$"):
+        await chain.run_all(spec)
+    chain.restorer.applied, chain.restorer.reason, chain.restorer.errors = False, SkipReason.FAILED, {}
+    with pytest.raises(ServiceUnavailable, match=r"of image 1 of 4 \(seed 7\): "):
+        await chain.run_all(spec)
+
+
 async def test_an_error_of_the_generator_between_images_ends_the_request(chain: Chain) -> None:
     chain.generator.fails_before = {2: BadImage("Image 3 of 4")}
     chain.restorer.gate = asyncio.Event()
