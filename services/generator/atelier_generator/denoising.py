@@ -17,7 +17,7 @@ from diffusers import TCDScheduler
 from atelier_generator.previews import estimate
 from atelier_generator.prompts import Text
 from atelier_generator.samplers import OWN, Choice
-from atelier_generator.scheduling import TCD_GAMMA, Schedulers
+from atelier_generator.scheduling import TCD_GAMMA, Schedulers, set_timesteps
 from atelier_runtime.sizes import Size
 
 _AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # diffusers' defaults, for refiners that want one
@@ -130,7 +130,7 @@ class Conditions:
 
     def _scheduler(self, choice: Choice, steps: int) -> Any:
         scheduler = self.schedulers.make(choice)
-        scheduler.set_timesteps(steps, device=self._device)
+        set_timesteps(scheduler, steps, self._device)
         return scheduler
 
     def _denoising(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import diffusers
+import torch
 
 from atelier_generator.samplers import (
     DEFAULT_SCHEDULE,
@@ -21,6 +22,36 @@ from atelier_generator.samplers import (
 
 TCD_GAMMA = 0.3
 """Stochasticity of a TCD step: the value of Zheng et al. 2024 (arXiv:2402.19159), section 5."""
+
+
+def options_of(scheduler: Any) -> dict[str, Any]:
+    """Return the options of a scheduler that its class has.
+
+    Its `config` also keeps those of the class that it was made from, or that the file was written by.
+    """
+    known = _parameters(type(scheduler))
+    return {name: value for name, value in scheduler.config.items() if name in known}
+
+
+def set_timesteps(scheduler: Any, steps: int, device: torch.device | None = None) -> None:
+    """Let a scheduler of diffusers take `steps` steps, and no more.
+
+    Its trailing timesteps are `arange(T, 0, -T / steps) - 1` in floats, which for some numbers of steps, such
+    as 61 of 1000, rounds to one too many, at timestep -1.
+    """
+    scheduler.set_timesteps(steps, device=device)
+    if options_of(scheduler).get("timestep_spacing") != "trailing" or scheduler.timesteps[-1] >= 0:
+        return
+    order = scheduler.order  # as many timesteps as each step has
+    kept = len(scheduler.timesteps) - order
+    scheduler.timesteps = scheduler.timesteps[:kept]
+    scheduler.num_inference_steps = steps
+    ancestral = hasattr(scheduler, "sigmas_down")
+    for name in ("sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down"):
+        if (values := getattr(scheduler, name, None)) is not None:
+            # What leads from one noise level to the next is now due a step earlier: to none at all.
+            start = kept - order if ancestral and name != "sigmas" else kept
+            setattr(scheduler, name, torch.cat([values[:start], values[start + order :]]))
 
 
 def trained_as(scheduler: Any, prediction_type: str | None, zero_terminal_snr: bool | None) -> Any:
@@ -100,3 +131,7 @@ class Schedulers:
         return scheduler_class.from_config(
             self._own.config, **{name: value for name, value in options.items() if name in known}
         )
+
+
+def _parameters(scheduler_class: Any) -> Collection[str]:
+    return inspect.signature(scheduler_class.__init__).parameters.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -21,7 +22,7 @@ from atelier_generator.samplers import (
     sampler_of,
     schedule_of,
 )
-from atelier_generator.scheduling import TCD_GAMMA, Schedulers, trained_as
+from atelier_generator.scheduling import TCD_GAMMA, Schedulers, set_timesteps, trained_as
 from atelier_runtime.errors import InvalidRequest
 
 SDXL = {
@@ -119,9 +120,56 @@ COMBINATIONS = [
     (training, choice, steps)
     for training, options in TRAININGS.items()
     for choice in CHOICES
-    for steps in (1, 2, 3, 20, 50, 150)
+    for steps in (1, 2, 3, 20, 50, 61, 122, 150)
     if Schedulers(scheduler(**options)).problem(choice, steps) is None
 ]
+
+
+OTHER_CLASSES = (
+    "DEISMultistepScheduler",
+    "DDPMScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+)
+"""With which a network may be stored, and whose timesteps may be trailing."""
+
+
+def distance_from_the_only_image(
+    chosen: Any, steps: int, *, predicts_v: bool = False, previewed: bool = False
+) -> float:
+    """How far a scheduler ends from an image if each prediction is exact for a distribution of it alone."""
+    set_timesteps(chosen, steps)
+    if hasattr(chosen, "set_begin_index"):
+        chosen.set_begin_index(0)
+    generator = torch.Generator().manual_seed(1)
+    image = torch.linspace(-1.5, 1.5, 64).reshape(1, 1, 8, 8)
+    latents = torch.randn(image.shape, generator=generator) * chosen.init_noise_sigma
+    takes_noise = "generator" in inspect.signature(chosen.step).parameters
+    for index, timestep in enumerate(chosen.timesteps):
+        alpha = alpha_at(chosen, index)
+        sigma = math.sqrt(1 - alpha**2)
+        seen = chosen.scale_model_input(latents, timestep)
+        noise = (seen - alpha * image) / sigma
+        prediction = alpha * noise - sigma * image if predicts_v else noise
+        extra = {"generator": generator} if takes_noise else {}
+        if previewed:
+            assert torch.allclose(estimate(chosen, latents, prediction, timestep), image, atol=0.01)
+        latents = chosen.step(prediction, timestep, latents, return_dict=False, **extra)[0]
+        assert torch.isfinite(latents).all()
+    return float((latents - image).abs().max())
+
+
+def alpha_at(chosen: Any, index: int) -> float:
+    """The factor of the image in what the network sees at a step."""
+    if not hasattr(chosen, "sigmas"):
+        return float(chosen.alphas_cumprod[int(chosen.timesteps[index])]) ** 0.5
+    sigma = chosen.sigmas[index]
+    if hasattr(chosen, "sigmas_interpol") and not chosen.state_in_first_order:
+        sigma = chosen.sigmas_interpol[index - hasattr(chosen, "sigmas_down")]
+    return 1 / math.sqrt(1 + float(sigma) ** 2)
 
 
 @pytest.mark.parametrize(("training", "choice", "steps"), COMBINATIONS)
@@ -129,29 +177,39 @@ def test_every_combination_arrives_at_the_only_image_that_there_is(
     training: str, choice: Choice, steps: int
 ) -> None:
     """With the exact prediction for a distribution of one image, each sampler must end at that image."""
-    schedulers = Schedulers(scheduler(**TRAININGS[training]))
-    chosen = schedulers.make(choice)
-    chosen.set_timesteps(steps)
-    if hasattr(chosen, "set_begin_index"):
-        chosen.set_begin_index(0)
-    generator = torch.Generator().manual_seed(1)
-    image = torch.linspace(-1.5, 1.5, 64).reshape(1, 1, 8, 8)
-    latents = torch.randn(image.shape, generator=generator) * chosen.init_noise_sigma
-    for index, timestep in enumerate(chosen.timesteps):
-        if hasattr(chosen, "sigmas"):
-            alpha = 1 / math.sqrt(1 + float(chosen.sigmas[index]) ** 2)
-        else:
-            alpha = float(chosen.alphas_cumprod[int(timestep)]) ** 0.5
-        sigma = math.sqrt(1 - alpha**2)
-        seen = chosen.scale_model_input(latents, timestep)
-        noise = (seen - alpha * image) / sigma
-        prediction = alpha * noise - sigma * image if training != "epsilon" else noise
-        extra = {} if choice.sampler in ("unipc", "heun") else {"generator": generator}
-        assert torch.allclose(estimate(chosen, latents, prediction, timestep), image, atol=0.01), "a preview"
-        latents = chosen.step(prediction, timestep, latents, return_dict=False, **extra)[0]
-        assert torch.isfinite(latents).all()
+    chosen = Schedulers(scheduler(**TRAININGS[training])).make(choice)
+    missed = distance_from_the_only_image(chosen, steps, predicts_v=training != "epsilon", previewed=True)
     # DDIM's last step ends at the first timestep's noise level, 0.03, not at none.
-    assert (latents - image).abs().max() < (0.2 if choice.sampler in ("ddim", "tcd") else 0.01)
+    assert missed < (0.2 if choice.sampler in ("ddim", "tcd") else 0.01)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, for KDPM2's
+@pytest.mark.parametrize("name", OTHER_CLASSES)
+def test_of_trailing_timesteps_no_class_takes_one_too_many(name: str) -> None:
+    missed = []
+    for steps in (60, 61):
+        own = getattr(diffusers, name)(**SDXL | {"timestep_spacing": "trailing"})
+        missed.append(distance_from_the_only_image(own, steps))
+        assert own.timesteps.min() >= 0
+    assert missed[1] < missed[0] + 0.01, "each has its own distance: DDPM clips, some end before sigma is 0"
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.schedule in (None, "trailing")])
+def test_there_are_as_many_timesteps_as_steps(choice: Choice, spacing: str) -> None:
+    """In floats, `arange(1000, 0, -1000 / 61)` has 62 numbers; so it is with 103, 121 and 122 steps."""
+    for training_steps in (1000, 999, 500, 333):
+        own = scheduler(num_train_timesteps=training_steps, timestep_spacing=spacing)
+        schedulers = Schedulers(own)
+        chosen = schedulers.make(choice)
+        for steps in range(1, 151):
+            if schedulers.problem(choice, steps) is not None:
+                continue
+            set_timesteps(chosen, steps)
+            assert len(chosen.timesteps) == steps * chosen.order - (chosen.order - 1)
+            assert chosen.timesteps.min() >= 0 and chosen.timesteps.max() < training_steps
+            if (sigmas := getattr(chosen, "sigmas", None)) is not None:
+                assert len(sigmas) == len(chosen.timesteps) + 1 and sigmas[-1] == 0 < sigmas[-2]
 
 
 @pytest.mark.parametrize("name", [name for name, entry in SAMPLERS.items() if "karras" in entry.schedules])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from atelier_generator.generation import Generation
+from atelier_generator.generation import Generation, Progress
 from atelier_generator.nets.inspection import inspect
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.pipeline import Pipeline
@@ -21,7 +21,7 @@ from atelier_generator.request import GenerateRequest
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.settings import StartupError
 from tests import narrow_sdxl
-from tests.tiny_sdxl import build_set
+from tests.tiny_sdxl import build_set, seal
 from tests.unit.generator.conftest import load
 
 
@@ -53,6 +53,13 @@ def drawn(pipeline: Pipeline, **options: Any) -> Generation:
         "use_refiner": False,
     }
     return pipeline.generate(pipeline.complete(GenerateRequest(**given | options)))
+
+
+def store_scheduler(folder: Path, part: str, **options: Any) -> None:
+    """Change the configuration of a scheduler in a set; `_class_name`: its class."""
+    path = folder / part / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | options))
+    seal(folder)
 
 
 LIGHTNING = {"num_inference_steps": 4, "guidance_scale": 1.0, "sampler": "Euler a", "schedule": "trailing"}
@@ -204,3 +211,18 @@ def test_an_inpainting_network_and_a_lora_are_named(single_file: Path, tmp_path:
     narrow_sdxl.write_set(tmp_path, {"base": "base.safetensors"})
     with pytest.raises(StartupError, match="is a LoRA, not a complete SDXL checkpoint"):
         load(tmp_path)
+
+
+def test_trailing_timesteps_of_a_sets_own_are_as_many_as_the_steps(built: Path, tmp_path: Path) -> None:
+    """Also of image to image, whose first step counts from the start of the schedule."""
+    folder = shutil.copytree(built, tmp_path / "set")
+    for part in ("base", "refiner"):
+        store_scheduler(folder, part, timestep_spacing="trailing")
+    pipeline = Pipeline(load(folder))
+    events: list[Progress] = []
+    request = pipeline.complete(
+        GenerateRequest("a cat", width_px=256, height_px=256, num_inference_steps=61, use_upscaler=False)
+    )
+    assert pipeline.generate(request, lambda: None, events.append).schedule == "trailing"
+    assert {(event.stage, event.total_steps) for event in events} == {("base", 61), ("refiner", 18)}
+    assert len(events) == 61 + 18
