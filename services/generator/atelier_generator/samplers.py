@@ -18,7 +18,7 @@ NAME_CHARS = 100
 DEFAULT_SCHEDULE = "default"
 """The noise levels of the model set's own scheduler configuration."""
 
-_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 def _sigmas(chosen: str | None = None) -> dict[str, bool]:
@@ -140,7 +140,10 @@ def read_choice(sampler: str | None, schedule: str | None) -> Choice:
 
 
 def sampler_of(scheduler_class: str, config: Mapping[str, Any]) -> str | None:
-    """Return the name of a scheduler of diffusers, None if it is none of the table."""
+    """Return the name of a scheduler of diffusers, None if it is none of the table.
+
+    `config`: those options only that the class has, as in `schedule_of`; see `scheduling.options_of`.
+    """
     matching = (
         name
         for name, entry in SAMPLERS.items()
@@ -154,12 +157,17 @@ def sampler_of(scheduler_class: str, config: Mapping[str, Any]) -> str | None:
     return next(matching, None)
 
 
-def schedule_of(config: Mapping[str, Any]) -> str:
-    """Return the name of the schedule that the configuration of a scheduler describes."""
-    for name, options in SCHEDULES.items():
-        if any(value is True and config.get(option) for option, value in options.items()):
+def schedule_of(sampler: str | None, config: Mapping[str, Any]) -> str:
+    """Return the name of the schedule that the configuration of a scheduler describes.
+
+    `sampler`: its name by `sampler_of`, which follows some schedules only, whatever its options say.
+    """
+    possible = _ALL if sampler is None else SAMPLERS[sampler].schedules
+    for name in possible:
+        if any(value is True and config.get(option) for option, value in SCHEDULES[name].items()):
             return name
-    return "trailing" if config.get("timestep_spacing") == "trailing" else DEFAULT_SCHEDULE
+    trailing = "trailing" in possible and config.get("timestep_spacing") == "trailing"
+    return "trailing" if trailing else DEFAULT_SCHEDULE
 
 
 def _find(name: str) -> tuple[str, str | None] | None:

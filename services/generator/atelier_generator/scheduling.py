@@ -33,6 +33,13 @@ def options_of(scheduler: Any) -> dict[str, Any]:
     return {name: value for name, value in scheduler.config.items() if name in known}
 
 
+def names_of(scheduler: Any) -> tuple[str, str]:
+    """Return the names of a scheduler's sampler and schedule; that of the class for a sampler without one."""
+    kind, options = type(scheduler).__name__, options_of(scheduler)
+    sampler = sampler_of(kind, options)
+    return sampler or kind, schedule_of(sampler, options)
+
+
 def set_timesteps(scheduler: Any, steps: int, device: torch.device | None = None) -> None:
     """Let a scheduler of diffusers take `steps` steps, and no more.
 
@@ -61,13 +68,14 @@ def trained_as(scheduler: Any, prediction_type: str | None, zero_terminal_snr: b
     2023, arXiv:2305.08891, section 3.3). Raises `ValueError` if diffusers' class cannot do it.
     """
     changes: dict[str, Any] = {}
-    if prediction_type is not None and prediction_type != scheduler.config.get("prediction_type"):
+    options = options_of(scheduler)
+    if prediction_type is not None and prediction_type != options.get("prediction_type"):
         changes["prediction_type"] = prediction_type
-    if zero_terminal_snr is not None and zero_terminal_snr != scheduler.config.get("rescale_betas_zero_snr"):
+    if zero_terminal_snr is not None and zero_terminal_snr != bool(options.get("rescale_betas_zero_snr")):
         changes["rescale_betas_zero_snr"] = zero_terminal_snr
         if zero_terminal_snr:
             changes["timestep_spacing"] = "trailing"
-    unknown = changes.keys() - inspect.signature(type(scheduler).__init__).parameters.keys()
+    unknown = changes.keys() - _parameters(type(scheduler))
     if unknown:
         raise ValueError(f"{type(scheduler).__name__} does not have {', '.join(sorted(unknown))}")
     return type(scheduler).from_config(scheduler.config, **changes) if changes else scheduler
@@ -89,16 +97,18 @@ class Schedulers:
 
     def problem(self, choice: Choice, steps: int) -> tuple[str, str] | None:
         """Return the field and why its value is impossible with this network, None if all is well."""
-        own, own_name = self._own.config, type(self._own).__name__
+        own_name = type(self._own).__name__
         if choice.sampler is None:
             if choice.schedule is not None and choice.schedule not in self._own_schedules():
                 possible = ", ".join(self._own_schedules())
                 return "schedule", f"must be one of {possible} with the model set's own sampler, {own_name}"
-        elif own.get("rescale_betas_zero_snr") and not SAMPLERS[choice.sampler].zero_terminal_snr:
+        elif self._zero_terminal_snr and not SAMPLERS[choice.sampler].zero_terminal_snr:
             possible = ", ".join(self.samplers())
             return "sampler", f"must be one of {possible}: the model set was trained with zero terminal SNR"
-        most = self.make(choice).config.get("original_inference_steps")
-        if most is not None and steps > most:
+        options = options_of(self.make(choice))
+        limits = [options.get(name) for name in ("original_inference_steps", "num_train_timesteps")]
+        most = min((limit for limit in limits if limit is not None), default=steps)
+        if steps > most:
             return "num_inference_steps", f"must be at most {most} with the sampler {self.names(choice)[0]}"
         return None
 
@@ -107,17 +117,20 @@ class Schedulers:
 
         The name of the class for a sampler of the model set's own that no request can name.
         """
-        scheduler = self.make(choice)
-        kind = type(scheduler).__name__
-        return sampler_of(kind, scheduler.config) or kind, schedule_of(scheduler.config)
+        return names_of(self.make(choice))
 
     def samplers(self) -> Iterator[str]:
         """Return the names of the samplers that this network can be run with."""
-        zero_snr = self._own.config.get("rescale_betas_zero_snr")
+        zero_snr = self._zero_terminal_snr
         return (name for name, entry in SAMPLERS.items() if entry.zero_terminal_snr or not zero_snr)
 
+    @property
+    def _zero_terminal_snr(self) -> bool:
+        """Whether schedulers are made for it, be it that the class of the network's own does not know it."""
+        return bool(self._own.config.get("rescale_betas_zero_snr"))
+
     def _own_schedules(self) -> tuple[str, ...]:
-        name = sampler_of(type(self._own).__name__, self._own.config)
+        name = sampler_of(type(self._own).__name__, options_of(self._own))
         return SAMPLERS[name].schedules if name else (DEFAULT_SCHEDULE,)
 
     def _build(self, choice: Choice) -> Any:
@@ -127,7 +140,7 @@ class Schedulers:
             entry = SAMPLERS[choice.sampler]
             scheduler_class, options = getattr(diffusers, entry.scheduler), dict(entry.options)
         options |= SCHEDULES[choice.schedule or DEFAULT_SCHEDULE]
-        known = inspect.signature(scheduler_class.__init__).parameters
+        known = _parameters(scheduler_class)
         return scheduler_class.from_config(
             self._own.config, **{name: value for name, value in options.items() if name in known}
         )

@@ -19,10 +19,8 @@ from atelier_generator.samplers import (
     Choice,
     name_problems,
     read_choice,
-    sampler_of,
-    schedule_of,
 )
-from atelier_generator.scheduling import TCD_GAMMA, Schedulers, set_timesteps, trained_as
+from atelier_generator.scheduling import TCD_GAMMA, Schedulers, names_of, set_timesteps, trained_as
 from atelier_runtime.errors import InvalidRequest
 
 SDXL = {
@@ -256,9 +254,53 @@ def test_a_scheduler_that_no_name_chooses_is_called_by_its_class() -> None:
     field, problem = schedulers.problem(Choice(None, "karras"), 10) or ("", "")
     assert field == "schedule" and "PNDMScheduler" in problem
     assert schedulers.problem(Choice("euler", "karras"), 10) is None
-    third: Any = diffusers.DPMSolverMultistepScheduler(solver_order=3)
-    assert sampler_of("DPMSolverMultistepScheduler", third.config) is None
-    assert schedule_of(third.config) == "default"
+    third: Any = diffusers.DPMSolverMultistepScheduler(solver_order=3, use_karras_sigmas=True)
+    assert names_of(third) == ("DPMSolverMultistepScheduler", "karras")
+
+
+def test_options_that_only_another_class_has_mean_nothing() -> None:
+    """diffusers keeps them when it makes a scheduler from the configuration of another class."""
+    lcm: Any = diffusers.LCMScheduler(**SDXL | {"timestep_spacing": "trailing"})
+    schedulers = Schedulers(lcm)
+    assert schedulers.names(OWN) == schedulers.names(Choice("lcm")) == ("lcm", "default")
+    assert schedulers.problem(Choice("euler"), 51) is None
+    assert schedulers.names(Choice("euler")) == ("euler", "trailing")
+    assert schedulers.problem(OWN, 51) is not None
+    karras = Schedulers(scheduler(use_karras_sigmas=True))
+    assert karras.names(OWN) == ("euler", "karras") == karras.names(Choice("euler"))
+    for sampler in ("euler_ancestral", "ddim", "lcm", "tcd"):
+        assert karras.names(Choice(sampler)) == (sampler, "default")
+    from_lcm: Any = diffusers.EulerDiscreteScheduler.from_config(lcm.config)
+    assert Schedulers(from_lcm).problem(OWN, 150) is None
+
+
+def test_training_that_only_another_class_can_follow_is_not_taken_as_followed() -> None:
+    zero_snr = scheduler(rescale_betas_zero_snr=True)
+    heun: Any = diffusers.HeunDiscreteScheduler.from_config(zero_snr.config)
+    with pytest.raises(ValueError, match="does not have rescale_betas_zero_snr"):
+        trained_as(heun, None, True)
+    plain: Any = diffusers.HeunDiscreteScheduler(**SDXL)
+    assert trained_as(plain, "epsilon", False) is plain
+
+
+def test_a_schedule_replaces_each_other_that_diffusers_knows() -> None:
+    own: Any = diffusers.DPMSolverMultistepScheduler(**SDXL | {"use_lu_lambdas": True})
+    schedulers = Schedulers(own)
+    plain = Schedulers(diffusers.DPMSolverMultistepScheduler(**SDXL))
+    for schedule in ("karras", "exponential", "beta", "trailing"):
+        sigmas = []
+        for each in (schedulers, plain):
+            chosen = each.make(Choice("dpmpp_2m", schedule))
+            set_timesteps(chosen, 10)
+            sigmas.append(chosen.sigmas)
+        assert torch.equal(*sigmas)
+
+
+def test_no_sampler_takes_more_steps_than_the_network_was_trained_with() -> None:
+    schedulers = Schedulers(scheduler(num_train_timesteps=100))
+    assert schedulers.problem(Choice("ddim"), 100) is None
+    field, problem = schedulers.problem(Choice("ddim"), 101) or ("", "")
+    assert field == "num_inference_steps" and "at most 100" in problem
 
 
 def test_requests_do_not_share_a_scheduler() -> None:

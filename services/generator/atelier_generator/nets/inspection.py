@@ -21,7 +21,8 @@ from atelier_generator.nets.published import Kind, configuration
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import StoredNetwork, empty_network
 from atelier_generator.nets.stored_pipeline import StoredPipeline
-from atelier_generator.samplers import sampler_of, schedule_of
+from atelier_generator.samplers import sampler_of
+from atelier_generator.scheduling import names_of, options_of
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.snapshot import take
 from atelier_runtime.upscaler import Upscaler
@@ -95,13 +96,14 @@ def _describe(stored: StoredPipeline) -> dict[str, Any]:
 
 
 def _describe_scheduler(scheduler: Any) -> dict[str, Any]:
-    kind, config = type(scheduler).__name__, scheduler.config
+    options = options_of(scheduler)
+    _, schedule = names_of(scheduler)
     return {
-        "class": kind,
-        "sampler": sampler_of(kind, config),
-        "schedule": schedule_of(config),
-        "prediction_type": config.get("prediction_type"),
-        "zero_terminal_snr": bool(config.get("rescale_betas_zero_snr")),
+        "class": type(scheduler).__name__,
+        "sampler": sampler_of(type(scheduler).__name__, options),
+        "schedule": schedule,
+        "prediction_type": options.get("prediction_type"),
+        "zero_terminal_snr": bool(options.get("rescale_betas_zero_snr")),
     }
 
 
