@@ -40,7 +40,7 @@ from atelier_generator.pixels import PixelStages
 from atelier_generator.plan import Passes, Plan, count_steps, make_plan, refiner_schedule_steps
 from atelier_generator.prompts import PendingPrompt, PromptEncoder
 from atelier_generator.request import CompletedRequest, GenerateRequest
-from atelier_generator.samplers import read_choice
+from atelier_generator.samplers import OWN, read_choice
 from atelier_runtime import defaults
 from atelier_runtime.checks import raise_violations
 from atelier_runtime.errors import BadImage, FieldViolation, InvalidRequest, OutOfMemory
@@ -102,7 +102,8 @@ class Pipeline:
         Raises `InvalidRequest` for a sampler, a schedule or steps that are impossible with its networks, and
         for LoRAs that there are not.
         """
-        completed = request.completed(self.model_set.defaults)
+        stored_sampler, _ = self._base.schedulers.names(OWN)
+        completed = request.completed(self.model_set.defaults, stored_sampler)
         steps = completed.num_inference_steps
         problems = {self._base.schedulers.problem(completed.choice, steps): None}
         if self._refiner is not None and self._refines(completed):

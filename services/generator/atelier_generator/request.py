@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from atelier_generator import lora_tags
 from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES, PromptSyntax, check_prompt
-from atelier_generator.samplers import Choice, name_problems, read_choice
+from atelier_generator.samplers import Choice, completed_choice, name_problems, read_choice
 from atelier_runtime import defaults
 from atelier_runtime.checks import (
     check_choice,
@@ -82,11 +82,11 @@ class GenerateRequest:
             message = f"the finished image would be {size} = {size.pixels} pixels, the limit is {max_pixels}"
             raise_violations(FieldViolation(field, message) for field in ("width_px", "height_px"))
 
-    def completed(self, model: ModelDefaults) -> CompletedRequest:
+    def completed(self, model: ModelDefaults, stored_sampler: str | None = None) -> CompletedRequest:
         """Return the request with the model set's values, and a random seed, where it has none.
 
-        The set's schedule goes with its own sampler: for another one, its default is used. Raises
-        `InvalidRequest` for a schedule that the set's sampler cannot follow.
+        `stored_sampler`: the name of the base's own; see `completed_choice`. Raises `InvalidRequest` for a
+        schedule that the set's sampler cannot follow.
         """
         seeds = defaults.SEED_RANGE[1] + 2 - self.num_images  # of these the last image's is in range too
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -98,8 +98,9 @@ class GenerateRequest:
             "guidance_scale": model.guidance_scale,
             "seed": secrets.randbelow(seeds),
         }
-        if self.sampler is None:
-            chosen |= {"sampler": model.sampler, "schedule": model.schedule}
+        values["sampler"], values["schedule"] = completed_choice(
+            self.sampler, self.schedule, (model.sampler, model.schedule), stored_sampler
+        )
         return CompletedRequest(
             **values | {name: value for name, value in chosen.items() if values[name] is None}
         )

@@ -139,6 +139,28 @@ def read_choice(sampler: str | None, schedule: str | None) -> Choice:
     return Choice(name, None if chosen == DEFAULT_SCHEDULE else chosen)
 
 
+def completed_choice(
+    sampler: str | None, schedule: str | None, own: tuple[str | None, str | None], stored: str | None
+) -> tuple[str | None, str | None]:
+    """Return the names of the sampler and the schedule of a request that may leave them to the model set.
+
+    `own`: those of the set's manifest, without `name_problems`, like the request's. `stored`: the sampler of
+    its base's files, which is the set's if the manifest names none. A schedule that the request names, be it
+    at the end of its sampler's name, is the request's. Otherwise it is the set's, but not for another sampler
+    than the set's, which gets the default. None: as the base's own scheduler.
+    """
+    asked, sets = read_choice(sampler, schedule), read_choice(*own)
+    names_none = schedule is None and not _names_a_schedule(sampler)
+    if names_none and asked.sampler in (None, sets.sampler or stored):
+        return asked.sampler or sets.sampler, sets.schedule
+    return asked.sampler or sets.sampler, asked.schedule or DEFAULT_SCHEDULE
+
+
+def _names_a_schedule(sampler: str | None) -> bool:
+    found = None if sampler is None else _find(_normalized(sampler))
+    return found is not None and found[1] is not None
+
+
 def sampler_of(scheduler_class: str, config: Mapping[str, Any]) -> str | None:
     """Return the name of a scheduler of diffusers, None if it is none of the table.
 

@@ -22,6 +22,7 @@ from atelier_generator.samplers import (
 )
 from atelier_generator.scheduling import TCD_GAMMA, Schedulers, names_of, set_timesteps, trained_as
 from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.model_defaults import ModelDefaults
 
 SDXL = {
     "beta_start": 0.00085,
@@ -104,6 +105,67 @@ def test_names_that_cannot_be_followed_are_named_with_what_can(
     found = {violation.field: violation.message for violation in caught.value.fields}
     assert found.keys() == problems.keys()
     assert all(part in found[field] for field, part in problems.items())
+
+
+@pytest.mark.parametrize("stored", ["euler", "PNDMScheduler"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        ("dpmpp_2m", "karras"),
+        ("DPM++ 2M Karras", None),
+        ("k_dpmpp_2m", "Karras"),
+        ("DPM++ 2M Karras", "karras"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "choice"),
+    [
+        (None, None, Choice("dpmpp_2m", "karras")),
+        ("dpmpp_2m", None, Choice("dpmpp_2m", "karras")),
+        ("DPM++ 2M", None, Choice("dpmpp_2m", "karras")),
+        ("DPM++ 2M", "beta", Choice("dpmpp_2m", "beta")),
+        ("DPM++ 2M", "default", Choice("dpmpp_2m")),
+        ("DPM++ 2M Exponential", None, Choice("dpmpp_2m", "exponential")),
+        ("DPM++ 2M Automatic", None, Choice("dpmpp_2m")),
+        (None, "beta", Choice("dpmpp_2m", "beta")),
+        (None, "Automatic", Choice("dpmpp_2m")),
+        ("euler", None, Choice("euler")),
+        ("Euler Karras", None, Choice("euler", "karras")),
+        ("euler", "trailing", Choice("euler", "trailing")),
+        ("lcm", None, Choice("lcm")),
+    ],
+)
+def test_a_sets_schedule_goes_with_its_sampler(
+    stored: str, own: tuple[str, str | None], sampler: str | None, schedule: str | None, choice: Choice
+) -> None:
+    model = ModelDefaults(sampler=own[0], schedule=own[1])
+    completed = GenerateRequest("a cat", sampler=sampler, schedule=schedule).completed(model, stored)
+    assert completed.choice == choice
+    assert completed.completed(model, stored) == completed
+
+
+@pytest.mark.parametrize(
+    ("own_schedule", "stored", "sampler", "schedule", "choice"),
+    [
+        ("karras", "euler", None, None, Choice(None, "karras")),
+        ("karras", "euler", "Euler", None, Choice("euler", "karras")),
+        ("karras", "euler", "dpmpp_2m", None, Choice("dpmpp_2m")),
+        ("karras", "euler", "euler", "beta", Choice("euler", "beta")),
+        ("karras", "euler", None, "default", OWN),
+        ("karras", "euler", None, "beta", Choice(None, "beta")),
+        ("default", "PNDMScheduler", "euler", None, Choice("euler")),
+        (None, "euler", None, None, OWN),
+        (None, "euler", "euler", None, Choice("euler")),
+        (None, "euler", None, "karras", Choice(None, "karras")),
+    ],
+)
+def test_a_sets_sampler_is_the_stored_one_if_the_manifest_names_none(
+    own_schedule: str | None, stored: str, sampler: str | None, schedule: str | None, choice: Choice
+) -> None:
+    model = ModelDefaults(schedule=own_schedule)
+    completed = GenerateRequest("a cat", sampler=sampler, schedule=schedule).completed(model, stored)
+    assert completed.choice == choice
+    assert completed.completed(model, stored) == completed
 
 
 # --- schedulers ---

@@ -55,10 +55,15 @@ def drawn(pipeline: Pipeline, **options: Any) -> Generation:
     return pipeline.generate(pipeline.complete(GenerateRequest(**given | options)))
 
 
-def store_scheduler(folder: Path, part: str, **options: Any) -> None:
-    """Change the configuration of a scheduler in a set; `_class_name`: its class."""
-    path = folder / part / "scheduler/scheduler_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | options))
+def store_scheduler(folder: Path, part: str, kind: str = "EulerDiscreteScheduler", **options: Any) -> None:
+    """Change the class of a scheduler in a set, and its configuration."""
+    changes = {
+        "model_index.json": {"scheduler": ["diffusers", kind]},
+        "scheduler/scheduler_config.json": options,
+    }
+    for name, values in changes.items():
+        path = folder / part / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
     seal(folder)
 
 
@@ -92,6 +97,15 @@ def test_a_negative_prompt_that_would_spoil_every_request_stops_the_start(
 ) -> None:
     with pytest.raises(StartupError, match=f"^MODEL_SET: .*default_negative_prompt, {message}"):
         load(a_set(default_negative_prompt=prompt))
+
+
+def test_a_request_that_names_the_sampler_of_the_defaults_keeps_the_sets_schedule(
+    a_set: Callable[..., Path],
+) -> None:
+    pipeline = Pipeline(load(a_set(sampling={"schedule": "karras", "num_inference_steps": 2})))
+    assert pipeline.sampling_defaults["sampler"] == "euler"
+    assert drawn(pipeline, sampler="euler").schedule == drawn(pipeline).schedule == "karras"
+    assert drawn(pipeline, sampler="dpmpp_2m").schedule == "default"
 
 
 def test_a_set_that_says_nothing_is_run_as_before(built: Path) -> None:
