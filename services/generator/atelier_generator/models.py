@@ -47,6 +47,7 @@ from atelier_generator.nets.published import Kind
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_generator.placement import Placement
+from atelier_generator.plan import refiner_schedule_steps
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES
 from atelier_generator.request import GenerateRequest
 from atelier_generator.samplers import name_problems, read_choice
@@ -224,6 +225,9 @@ def load_models(settings: GeneratorSettings) -> Models:
     _check_preview_colors(model_set, text_to_image.vae.config.latent_channels)
     with _named_errors(model_set, refiner or base):
         refining = load_refiner(stored_refiner, text_to_image, home, dtype) if stored_refiner else None
+    if refining is not None:
+        steps = refiner_schedule_steps(model_set.defaults.num_inference_steps)
+        _check_sampling(model_set, refining.scheduler, steps, ", of the refiner")
     models = Models(
         model_set=model_set,
         device=device,
@@ -355,14 +359,23 @@ def _trained_scheduler(model_set: ModelSet, own: Any) -> Any:
     except ValueError as error:
         raise StartupError(f"MODEL_SET: the manifest of '{model_set.name}': {error}") from error
     default = model_set.defaults
-    problems = list(name_problems(default.sampler, default.schedule))
-    if not problems:
-        choice = read_choice(default.sampler, default.schedule)
-        problem = Schedulers(scheduler).problem(choice, default.num_inference_steps)
-        problems = [problem] if problem else []
-    for field, message in problems:
+    for field, message in name_problems(default.sampler, default.schedule):
         raise StartupError(f"MODEL_SET: the manifest of '{model_set.name}': sampling.{field} {message}")
+    _check_sampling(model_set, scheduler, default.num_inference_steps)
     return scheduler
+
+
+def _check_sampling(model_set: ModelSet, scheduler: Any, steps: int, network: str = "") -> None:
+    """Raise `StartupError` if a network with this scheduler cannot do what the manifest wants by default.
+
+    `steps`: of the schedule. `network`: names it in the message.
+    """
+    choice = read_choice(model_set.defaults.sampler, model_set.defaults.schedule)
+    if (problem := Schedulers(scheduler).problem(choice, steps)) is not None:
+        field, message = problem
+        raise StartupError(
+            f"MODEL_SET: the manifest of '{model_set.name}': sampling.{field} {message}{network}"
+        )
 
 
 def _read(component: Component, kind: Kind, base: StoredPipeline | None = None) -> StoredPipeline:

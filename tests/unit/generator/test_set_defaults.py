@@ -167,6 +167,22 @@ def test_a_wrong_entry_stops_the_start_and_is_named(
         load(a_set(**entries))
 
 
+def test_a_default_that_the_refiner_cannot_follow_stops_the_start(built: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(built, tmp_path / "set")
+    store_scheduler(folder, "refiner", "DDIMScheduler")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"sampling": {"schedule": "karras"}}))
+    with pytest.raises(StartupError, match=r"'tiny': sampling\.schedule .*DDIMScheduler, of the refiner"):
+        load(folder)
+    store_scheduler(folder, "refiner", "DDIMScheduler", rescale_betas_zero_snr=True)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sampling": {"sampler": "heun"}}))
+    with pytest.raises(StartupError, match=r"sampling\.sampler .*zero terminal SNR, of the refiner"):
+        load(folder)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sampling": {"schedule": "trailing"}}))
+    load(folder)
+
+
 # --- what single files say ---
 
 
