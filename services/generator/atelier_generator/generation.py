@@ -196,6 +196,7 @@ class ForwardPass(NamedTuple):
     height: int  # of the latents
     width: int
     guided: bool
+    tokens: int = 77  # of the text: one chunk
 
 
 class EveryRequestEnded(Exception):

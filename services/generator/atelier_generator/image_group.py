@@ -34,7 +34,8 @@ class Sharing:
     ) -> None:
         """`max_images`: in one forward pass. `max_latents`: positions of the latents of all of them.
 
-        `max_latents` is for a CPU, which does not run out of memory with an error that can be handled.
+        `max_latents` is for a CPU, which does not run out of memory with an error that can be handled. It
+        limits the tokens of the texts too: cross-attention keeps features for each as for each position.
         None: no limit. `clock`: seconds that never run backwards.
         """
         self._max_images = max_images
@@ -46,7 +47,7 @@ class Sharing:
         """Return how many of some images may share a forward pass, whatever memory there is."""
         most = images if self._max_images is None else min(images, self._max_images)
         if self._max_latents is not None:
-            most = min(most, self._max_latents // (kind.height * kind.width))
+            most = min(most, self._max_latents // max(kind.height * kind.width, kind.tokens))
         return max(1, most)
 
     def most(self, kind: ForwardPass, images: int) -> int:

@@ -43,7 +43,7 @@ class Denoiser:
             run.steps_done = run.steps_finished
         first = _denoising(batch.runs[0])
         height, width = first.latents.shape[-2:]
-        kind = ForwardPass(stage, height, width, first.guided)
+        kind = ForwardPass(stage, height, width, first.guided, first.text.embeddings.shape[1])
         size = batch.most_together(kind, self.max_batch)
         total = len(first.timesteps)
         del first  # or the first run's latents would stay in memory until the end of the pass

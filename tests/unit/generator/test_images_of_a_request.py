@@ -241,6 +241,31 @@ def test_how_many_share_a_forward_pass(limits, expected):
     assert Sharing(**limits).most(ForwardPass("base", 128, 128, guided=True), 8) == expected
 
 
+def test_long_texts_count_like_large_images(bare_models):
+    """Each BREAK is a chunk: the longest prompt that is accepted has 334."""
+    long = request_for(
+        prompt="BREAK " * 333,
+        prompt_syntax="weighted",
+        num_images=8,
+        num_inference_steps=1,
+        guidance_scale=1.0,
+    )
+    pipeline = Pipeline(bare_models)
+    with UnetCalls(bare_models.text_to_image) as base:
+        pipeline.generate_images(long)
+    assert base.batches == [2, 2, 2, 2], "of 256 * 256 tokens at most, 25641 each"
+    with UnetCalls(bare_models.text_to_image) as base:
+        pipeline.generate_images(request_for(num_images=8, num_inference_steps=1, guidance_scale=1.0))
+    assert base.batches == [8]
+
+
+def test_what_fits_is_remembered_for_texts_of_that_length():
+    sharing = Sharing()
+    short, long = (ForwardPass("base", 32, 32, guided=True, tokens=tokens) for tokens in (77, 7700))
+    sharing.remember(long, 2)
+    assert (sharing.most(long, 8), sharing.most(short, 8)) == (2, 8)
+
+
 def test_a_shortage_is_forgotten_in_time():
     now = 0.0
     sharing = Sharing(clock=lambda: now)
