@@ -30,8 +30,8 @@ class AdaptedNetworks:
         """Make the layers that `applied` puts in place, which takes a while the first time; in any thread."""
         for lora, _ in loras:
             for layer in self._layers_of(lora):
-                if layer not in lora.layers:
-                    lora.layers[layer] = _peft_layer(lora, layer, self._own(layer))
+                if layer not in lora.layers:  # or another thread's, if that is made meanwhile
+                    lora.layers.setdefault(layer, _peft_layer(lora, layer, self._own(layer)))
 
     @contextmanager
     def applied(self, loras: Sequence[Weighted]) -> Iterator[None]:
@@ -40,8 +40,9 @@ class AdaptedNetworks:
         stacks: dict[Layer, list[Any]] = {}
         for lora, weight in loras:
             for layer in self._layers_of(lora):
-                lora.layers[layer].set_scale(_NAME, weight)
-                stacks.setdefault(layer, []).append(lora.layers[layer])
+                changed = lora.layers[layer]
+                changed.set_scale(_NAME, weight)
+                stacks.setdefault(layer, []).append(changed)
         own = {layer: self._own(layer) for layer in stacks}
         try:
             for layer, stack in stacks.items():

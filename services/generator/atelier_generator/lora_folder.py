@@ -89,13 +89,14 @@ class LoraFolder:
 
     def refuse(self, name: str, reason: str) -> None:
         """Offer a LoRA no longer, because of what its file is."""
-        if (file := self.offered.pop(name, None)) is not None:
-            self.refused[file.path.name] = reason
+        if (file := self.offered.get(name)) is not None:
+            self.refused[file.path.name] = reason  # before: other threads are told why
+            self.offered.pop(name, None)
 
-    def problem_of(self, name: str) -> str | None:
-        """Return why a request may not name a LoRA; None if it may."""
-        if name in self.offered:
-            return None
+    def find(self, name: str) -> LoraFile | str:
+        """Return the file of a LoRA, or why a request may not name it; in any thread."""
+        if (file := self.offered.get(name)) is not None:
+            return file
         shown = f"'{_short(name)}'"
         if (reason := self.refused.get(f"{name}{_SUFFIX}")) is not None:
             return f"{shown} cannot be used: its file {reason}"

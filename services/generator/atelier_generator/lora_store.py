@@ -22,7 +22,7 @@ from atelier_generator.nets.lora_layers import Layer
 from atelier_runtime import metrics
 from atelier_runtime.checks import raise_violations
 from atelier_runtime.device import is_out_of_memory
-from atelier_runtime.errors import FieldViolation
+from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.weights import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -75,14 +75,15 @@ class LoraStore:
 
     def violations(self, loras: Sequence[Lora]) -> list[FieldViolation]:
         """Return what is wrong with names: that there are not, or are more than fit into memory together."""
+        found = {lora.name: self.folder.find(lora.name) for lora in loras}  # another thread may refuse one
         violations = [
             FieldViolation(lora.field, problem)
             for lora in loras
-            if (problem := self.folder.problem_of(lora.name)) is not None
+            if isinstance(problem := found[lora.name], str)
         ]
         if not violations:
-            files = [self.folder.offered[lora.name] for lora in in_effect(loras)]
-            needed = sum(file.bytes_in(self.dtype) for file in files)
+            files = [found[lora.name] for lora in in_effect(loras)]
+            needed = sum(file.bytes_in(self.dtype) for file in files if isinstance(file, LoraFile))
             if needed > self.most_bytes:
                 violations.append(
                     FieldViolation(
@@ -109,7 +110,9 @@ class LoraStore:
                 self._loaded.move_to_end(lora.name)
                 return known
         raise_violations(self.violations([lora]))
-        file = self.folder.offered[lora.name]
+        file = self.folder.find(lora.name)
+        if isinstance(file, str):  # another thread has refused it just now
+            raise InvalidRequest([FieldViolation(lora.field, file)])
         needed = file.bytes_in(self.dtype)
         with self._set_aside(needed, together_with):
             start = time.perf_counter()

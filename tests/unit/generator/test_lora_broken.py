@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from atelier_generator.lora_folder import LoraFolder
 from atelier_generator.lora_tags import Lora
 from atelier_generator.models import Models, load_models
 from atelier_generator.pipeline import Pipeline
@@ -107,3 +109,29 @@ def test_a_folder_elsewhere_is_read_in_place_of_the_sets(own_set, tmp_path):
     models = load_models(settings)
     assert list(models.loras.folder.offered) == ["own"]
     assert np.array_equal(pixels(models, "own"), pixels(load(own_set), "good"))
+
+
+class RefusedMeanwhile(dict[str, Any]):
+    """What a folder offers, until another thread refuses a LoRA right after it has been looked up."""
+
+    def __init__(self, folder: LoraFolder) -> None:
+        super().__init__(folder.offered)
+        self._folder, self._looked_up = folder, False
+
+    def __contains__(self, name: object) -> bool:
+        return self.get(name) is not None
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        found = super().get(name, default)
+        if not self._looked_up:
+            self._looked_up = True
+            self._folder.refuse(name, "has changed")
+        return found
+
+
+def test_one_that_another_thread_refuses_meanwhile_is_refused_here_too(own_set):
+    models = load(own_set)
+    folder = models.loras.folder
+    folder.offered = RefusedMeanwhile(folder)
+    with pytest.raises(InvalidRequest, match="'good' cannot be used: its file has changed"):
+        models.loras.get([Lora("good", 0.5)])

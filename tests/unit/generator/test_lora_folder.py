@@ -163,7 +163,7 @@ def test_what_is_no_lora_for_this_base_is_named(kind, listing, tmp_path):
     found = listing()
     assert not found.offered
     assert re.match(kind, found.refused["x.safetensors"])
-    assert f"'x' cannot be used: its file {found.refused['x.safetensors']}" == found.problem_of("x")
+    assert f"'x' cannot be used: its file {found.refused['x.safetensors']}" == found.find("x")
 
 
 def test_integers_and_broken_metadata_are_refused(listing, tmp_path):
@@ -239,11 +239,11 @@ def test_one_that_does_not_fit_into_the_memory_is_not_offered(listing, tmp_path)
 
 
 def test_messages_about_unknown_names_are_short(listing, tmp_path):
-    assert listing().problem_of("x" * 200) == f"there is no '{'x' * 40}...': this service has no LoRAs"
+    assert listing().find("x" * 200) == f"there is no '{'x' * 40}...': this service has no LoRAs"
     file = tiny_loras.write(tmp_path / "0.safetensors", part="text_encoder_2")
     for number in range(1, 25):
         (tmp_path / f"{number}{'x' * 150}.safetensors").write_bytes(file.read_bytes())
-    problem = listing().problem_of("none")
+    problem = listing().find("none")
     assert problem.startswith("there is no 'none'; there are '0', '10xxx") and problem.endswith("and 5 more")
     assert len(problem) < 1200
 
@@ -262,9 +262,9 @@ def test_what_the_manifest_lists_is_missed(own_set):
     tiny_loras.write(own_set / "loras/ink.safetensors")
     tiny_sdxl.seal(own_set)
     (own_set / "loras/ink.safetensors").unlink()
-    assert "is listed in the manifest, and missing" in str(load(own_set).loras.folder.problem_of("ink"))
+    assert "is listed in the manifest, and missing" in str(load(own_set).loras.folder.find("ink"))
     (own_set / "loras").rmdir()
-    assert "is listed in the manifest, and missing" in str(load(own_set).loras.folder.problem_of("ink"))
+    assert "is listed in the manifest, and missing" in str(load(own_set).loras.folder.find("ink"))
 
 
 def test_a_linked_folder_of_the_set_and_a_folder_that_is_none_are_startup_errors(own_set, tmp_path, layers):

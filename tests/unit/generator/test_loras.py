@@ -336,3 +336,21 @@ def test_threads_can_ask_at_the_same_time(models, small_store):
     finally:
         stop.set()
         thread.join()
+
+
+class MadeMeanwhile(dict[Any, Any]):
+    """The layers of a LoRA, each of which another thread makes just after it is not found."""
+
+    def __contains__(self, layer: object) -> bool:
+        found = super().__contains__(layer)
+        if not found:
+            super().__setitem__(layer, f"the other thread's {layer}")
+        return found
+
+
+def test_a_layer_that_two_threads_make_stays_the_first_ones(folder):
+    models = load(folder)
+    [(lora, _)] = loras = models.loras.get([Lora("unet")])
+    lora.layers = MadeMeanwhile()
+    models.adapted_unet.prepare(loras)
+    assert lora.layers and all(made == f"the other thread's {layer}" for layer, made in lora.layers.items())
