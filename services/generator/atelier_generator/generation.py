@@ -77,6 +77,8 @@ class Run:
     pending_prompt: PendingPrompt | None
     sampler: str
     schedule: str
+    free: Callable[[], None] = lambda: None
+    """Drops what the device's memory holds for other requests."""
     number: int = 1
     """Of the request's images, from 1 to `images`."""
     images: int = 1
@@ -128,6 +130,7 @@ class Run:
                 raise OutOfMemory from None
         # Not inside `except`: there the exception's frames still hold the tensors of the failed attempt.
         self.memory_retry_used = True
+        self.free()
         free_memory(self.device)
         self.warn(
             WarningCode.MEMORY_FALLBACK,
@@ -142,7 +145,7 @@ class Run:
 
     def let_go(self) -> None:
         """Keep nothing but what the result is made of: neither tensors nor those who wait for it."""
-        self.check, self.emit = _nothing, ignore_progress
+        self.check, self.emit, self.free = _nothing, ignore_progress, _nothing
         self.pending_prompt = self.prompt = self.denoising = self.latents = None
 
     def result(self, pixels: RgbArray) -> Generation:

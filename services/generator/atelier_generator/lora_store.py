@@ -104,6 +104,11 @@ class LoraStore:
         names = [lora.name for lora in wanted]
         return tuple((self._get(lora, names), lora.weight) for lora in wanted)
 
+    def drop_idle(self, used: Sequence[Lora]) -> None:
+        """Drop all but those that are used: the device has run short of memory."""
+        with self._lock:
+            self._drop(0, [lora.name for lora in used])
+
     def _get(self, lora: Lora, together_with: Sequence[str]) -> LoadedLora:
         with self._lock:
             if (known := self._loaded.get(lora.name)) is not None:

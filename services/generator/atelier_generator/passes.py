@@ -95,6 +95,8 @@ class Denoiser:
                 logger.exception("a forward pass for several requests failed", extra={"requests": len(runs)})
         else:
             return None
+        if out_of_memory:
+            runs[0].free()  # of a batch all use the same
         free_memory(self._device)
         # Out of memory, half of them may fit. Otherwise a single one may have failed all: each by itself.
         size = (len(runs) + 1) // 2 if out_of_memory else 1

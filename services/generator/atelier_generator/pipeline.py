@@ -181,6 +181,7 @@ class Pipeline:
                 check=check,
                 emit=together.emit,
                 pending_prompt=prompt,
+                free=partial(self._models.loras.drop_idle, request.loras),
                 number=number,
                 images=request.num_images,
             )

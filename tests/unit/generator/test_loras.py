@@ -354,3 +354,21 @@ def test_a_layer_that_two_threads_make_stays_the_first_ones(folder):
     lora.layers = MadeMeanwhile()
     models.adapted_unet.prepare(loras)
     assert lora.layers and all(made == f"the other thread's {layer}" for layer, made in lora.layers.items())
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_idle_loras_make_room_for_a_step_that_runs_out_of_memory(folder, images):
+    models = load(folder)
+    models.loras.get([Lora("other")])
+    failed: list[int] = []
+
+    def fail_once(module: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if not failed:
+            failed.append(len(inputs[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = models.text_to_image.unet.register_forward_pre_hook(fail_once)
+    request = request_for(loras=(Lora("kohya"),), use_refiner=False, num_images=images)
+    Pipeline(models).generate_images(request)
+    hook.remove()
+    assert failed and models.loras.names == ("kohya",)
