@@ -92,7 +92,7 @@ def distance_from_the_only_image(
 def alpha_at(chosen: Any, index: int) -> float:
     """The factor of the image in what the network sees at a step."""
     if not hasattr(chosen, "sigmas"):
-        return float(chosen.alphas_cumprod[int(chosen.timesteps[index])]) ** 0.5
+        return math.sqrt(float(chosen.alphas_cumprod[int(chosen.timesteps[index])]))
     sigma = chosen.sigmas[index]
     if hasattr(chosen, "sigmas_interpol") and not chosen.state_in_first_order:
         sigma = chosen.sigmas_interpol[index - hasattr(chosen, "sigmas_down")]
