@@ -263,6 +263,7 @@ def make_models(device: torch.device, dtype: torch.dtype, tiny: bool) -> Models:
             zero_terminal_snr=None,
             max_prompt_chunks=None,
             clip_skip=2,
+            preview_colors=None,
             guidance_rescale=0.0,
             match_tone=False,
             components={},

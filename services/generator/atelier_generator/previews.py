@@ -24,7 +24,7 @@ def estimate(scheduler: Any, latents: Tensor, prediction: Tensor, timestep: Tens
     sqrt(a) x - sqrt(1 - a) v, Salimans and Ho 2022 (arXiv:2202.00512), appendix D. Of schedulers that have no
     such levels, or predict something else: x.
     """
-    x = scheduler.scale_model_input(latents, timestep).float()
+    x: Tensor = scheduler.scale_model_input(latents, timestep).float()
     kind = scheduler.config.get("prediction_type")
     if not hasattr(scheduler, "alphas_cumprod") or kind not in ("epsilon", "v_prediction", "sample"):
         return x
