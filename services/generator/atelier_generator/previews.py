@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def estimate(scheduler: Any, latents: Tensor, prediction: Tensor, timestep: Tens
     if kind == "sample":
         return prediction.float()
     level = _level(scheduler, timestep)
-    signal, noise = level**0.5, (1 - level) ** 0.5
+    signal, noise = math.sqrt(level), math.sqrt(1 - level)
     if kind == "epsilon":
         return (x - noise * prediction.float()) / signal
     return signal * x - noise * prediction.float()
