@@ -30,10 +30,8 @@ from atelier_runtime.upscaler import Upscaler, network_passes
 
 logger = logging.getLogger(__name__)
 
-_LORA_COST = 1.17
-"""A step with LoRAs over one without, on the demo models (docs/speed.md); once seen, such steps have their
-own.
-"""
+_LORA_COST = 0.15
+"""What each LoRA adds to a step, on the demo models (docs/speed.md); once seen, such steps have their own."""
 
 # Seconds per pixel, until the first is seen. PNG: that of a portrait on a slow core.
 _LANCZOS_S = 30e-9
@@ -229,8 +227,8 @@ class Estimator:
     def _text(self, request: CompletedRequest, plan: Plan) -> Stage:
         refine = self._refiner is not None and plan.second is not None
         rows = (1 + request.guided) * (1 + refine)
-        adapted = bool(in_effect(request.loras))
-        work = Work("text", (request.guided, refine, adapted), 1, rows, rows)
+        variant = request.guided, refine, len(in_effect(request.loras))
+        work = Work("text", variant, 1, rows, rows)
         return Stage("text", work, plan.base, shared=True, on_device=self._models.placement.offload)
 
     def _denoise(
@@ -250,16 +248,13 @@ class Estimator:
         if at_once is None:
             at_once = self._sharing.most(ForwardPass(name, height, width, guided), images)
         timesteps = network.timesteps(request.choice, schedule_steps, steps)
-        adapted = network is self._base and bool(in_effect(request.loras))
+        loras = len(in_effect(request.loras)) if network is self._base else 0
         rows = images * (1 + guided)
         work = Work(
             kind=f"unet of the {network.name}",
-            variant=(width, height, rows, at_once, adapted),
+            variant=(width, height, rows, at_once, loras),
             calls=timesteps * -(-images // at_once),
-            amount=timesteps
-            * rows
-            * network.operations.count(width * height)
-            * (_LORA_COST if adapted else 1),
+            amount=timesteps * rows * network.operations.count(width * height) * (1 + _LORA_COST * loras),
             held=min(images, at_once) * (1 + guided) * width * height,
         )
         return Stage(name, work, size, shared=True, steps=timesteps)
