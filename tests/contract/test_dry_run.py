@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from atelier_runtime.errors import FieldViolation, InvalidRequest, QueueFull, ServiceNotReady
+from atelier_runtime.errors import AtelierError, FieldViolation, InvalidRequest, QueueFull, ServiceNotReady
 from tests.contract.problem_body import problem
 from tests.contract.stack import Stack
 
@@ -101,7 +101,7 @@ def test_the_fields_that_the_generator_refuses_have_the_clients_names(stack: Sta
 @pytest.mark.parametrize(
     ("failure", "status"), [(ServiceNotReady(retry_after_s=7), 503), (QueueFull(retry_after_s=3), 429)]
 )
-def test_errors_are_those_of_every_call(stack: Stack, failure: Exception, status: int) -> None:
+def test_errors_are_those_of_every_call(stack: Stack, failure: AtelierError, status: int) -> None:
     stack.generator.error = failure
     response = stack.generate(dry_run=True)
     assert response.status_code == status and response.headers["retry-after"] in ("3", "7")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def steps_of_all() -> float:
         for sample in metric.samples
         if sample.name.endswith("_count")
     )
+
+
+def in_queue(running: Running, number: int) -> bool:
+    return running.server.worker.depth == number
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,7 @@ async def test_the_queue_says_when_to_come_again(running: Running, monkeypatch: 
         assert await asyncio.to_thread(held.reached.wait, 30)
         for number in (1, 2):
             calls.append(asyncio.create_task(result_of(running.generator.GenerateImage(longest))))
-            await until(lambda number=number: running.server.worker.depth == number)
+            await until(partial(in_queue, running, number))
         refused = from_rpc_error(await failure_of(running.generator.GenerateImage(request())))
         assert refused.reason is ErrorReason.QUEUE_FULL and refused.retry_after_s is not None
         seconds = expected.duration.expected.ToNanoseconds() / 1e9

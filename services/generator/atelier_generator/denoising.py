@@ -133,7 +133,8 @@ class Conditions:
         """Return how often the UNet runs for the last `steps` of a schedule."""
         scheduler = self.schedulers.make(choice)
         scheduler.set_timesteps(schedule_steps, device="cpu")
-        return len(scheduler.timesteps) - (schedule_steps - steps) * scheduler.order
+        skipped: int = (schedule_steps - steps) * scheduler.order
+        return len(scheduler.timesteps) - skipped
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -41,6 +41,7 @@ _UNSEEN_RATIOS = (0.5, 0.8, 1.25, 2.0)
 _GUESS_RATIOS = (0.25, 4.0)
 _SMALL = 0.1  # a part of the whole that does not matter for what is known of it
 _MANY = 3
+_TINY = 1e-12  # instead of a divisor of 0
 _FRESH_S = 600.0
 
 
@@ -133,6 +134,8 @@ class _Kind:
         default_factory=lambda: (deque(maxlen=_MAX_RATIOS), deque(maxlen=_MAX_RATIOS))
     )
     line: tuple[float, float] | None = None
+    is_outdated: bool = False
+    """The line is from before the latest observations; it is fitted anew by whoever asks for an estimate."""
 
 
 class CostModel:
@@ -152,10 +155,10 @@ class CostModel:
     def observe(
         self, work: Work, seconds: float, peak_bytes: int | None = None, *, provisional: bool = False
     ) -> None:
-        """Learn what work has taken. What is `provisional` is forgotten with the first of its kind that is
-        not.
+        """Learn what work has taken.
 
-        Such are the first runs of a process, which allocate, tune and compile.
+        What is `provisional` is forgotten as soon as there is anything else of its kind: first runs of a process,
+        which allocate, tune and compile.
         """
         if work.calls < 1 or not seconds > 0:
             return
@@ -176,7 +179,7 @@ class CostModel:
             variant.latest = self._clock()
             if peak_bytes is not None:
                 variant.peaks.append(peak_bytes)
-            kind.line = None
+            kind.is_outdated = True
 
     def estimate(self, work: Work) -> Cost:
         """Return what work is expected to take."""
@@ -184,6 +187,8 @@ class CostModel:
             kind = self._kinds.get(work.kind)
             if kind is None:
                 return self._from_another(work)
+            if kind.is_outdated:
+                kind.line, kind.is_outdated = None, False
             seconds = work.calls * _call_seconds(kind, work)
             variant = kind.variants.get(work.variant)
             low, high = _spread(kind, work, variant)
@@ -217,7 +222,7 @@ def _call_seconds(kind: _Kind, work: Work) -> float:
     correction, weight = 0.0, _OWN_DOUBT
     for other, nearness in near:
         count = nearness * len(other.seconds)
-        correction += count * math.log(other.median / (fixed + rate * other.amount))
+        correction += count * math.log(other.median / max(fixed + rate * other.amount, _TINY))
         weight += count
     return (fixed + rate * amount) * math.exp(correction / weight)
 
@@ -228,7 +233,7 @@ def _neighbors(kind: _Kind, amount: float) -> list[tuple[_Variant, float]]:
 
 
 def _distance(one: float, other: float) -> float:
-    return abs(math.log(max(one, 1e-9) / max(other, 1e-9)))
+    return abs(math.log(max(one, _TINY) / max(other, _TINY)))
 
 
 def _spread(kind: _Kind, work: Work, variant: _Variant | None) -> tuple[float, float]:
@@ -276,7 +281,7 @@ def fit_line(points: Sequence[tuple[float, float, int]]) -> tuple[float, float]:
     fixed, rate = 0.0, 0.0
     for _ in range(_ROUNDS):
         fixed, rate = _weighted_line(x, y, weights)
-        errors = np.log(y / np.maximum(fixed + rate * x, 1e-12))
+        errors = np.log(y / np.maximum(fixed + rate * x, _TINY))
         weights = own_weights / (1 + (errors / _OUTLIER) ** 2)
     return fixed, rate / unit
 
