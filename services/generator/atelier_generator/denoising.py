@@ -124,15 +124,13 @@ class Conditions:
         return self._denoising(noisy, scheduler, timesteps, text, guidance_scale, generator)
 
     def guides(self, guidance_scale: float) -> bool:
-        """Return whether classifier-free guidance needs a second row; no, where the scale is an input
-        (LCM).
-        """
+        """Return whether guidance needs a second row; it does not where its scale is an input (LCM)."""
         return guidance_scale > 1 and self._pipeline.unet.config.time_cond_proj_dim is None
 
     def count_timesteps(self, choice: Choice, schedule_steps: int, steps: int) -> int:
         """Return how often the UNet runs for the last `steps` of a schedule."""
         scheduler = self.schedulers.make(choice)
-        scheduler.set_timesteps(schedule_steps, device="cpu")
+        set_timesteps(scheduler, schedule_steps)
         skipped: int = (schedule_steps - steps) * scheduler.order
         return len(scheduler.timesteps) - skipped
 

@@ -157,8 +157,8 @@ class CostModel:
     ) -> None:
         """Learn what work has taken.
 
-        What is `provisional` is forgotten as soon as there is anything else of its kind: first runs of a process,
-        which allocate, tune and compile.
+        What is `provisional` is forgotten as soon as there is anything else of its kind: first runs of a
+        process, which allocate, tune and compile.
         """
         if work.calls < 1 or not seconds > 0:
             return

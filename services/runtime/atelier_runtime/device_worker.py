@@ -191,9 +191,7 @@ class DeviceWorker:
         return len(self._running)
 
     def expected_wait(self, together: Together[Any] | None = None) -> Wait:
-        """Return how long a new request is expected to wait; one that is to be done `together` with
-        others.
-        """
+        """Return how long a new request would wait; `together`: that of one that may join others."""
         with self._state:
             return expected_wait(
                 [job for job in self._running if not job.has_slot],
@@ -227,16 +225,13 @@ class DeviceWorker:
                 return
             seconds_left = deadline - time.monotonic()
             if wait.low_s >= seconds_left:
-                raise DeadlineUnmeetable(
-                    f"The work would start in about {wait.seconds:.1f} s, after the deadline.",
-                    retry_after_s=retry_after,
-                )
+                message = f"The work would start in about {wait.seconds:.1f} s, after the deadline."
+                raise DeadlineUnmeetable(message, retry_after_s=retry_after)
             own = cost_of_call(expected, wait.call, 0.0)
             if own.proven and wait.low_s + own.low_s >= seconds_left:
-                raise DeadlineUnmeetable(
-                    f"The work would end in about {wait.seconds + own.seconds:.1f} s, after the deadline.",
-                    retry_after_s=retry_after,
-                )
+                seconds = wait.seconds + own.seconds
+                message = f"The work would end in about {seconds:.1f} s, after the deadline."
+                raise DeadlineUnmeetable(message, retry_after_s=retry_after)
 
     @contextlib.contextmanager
     def reserve_slot(self, deadline: float | None = None) -> Iterator[Callable[[], None]]:
