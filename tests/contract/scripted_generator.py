@@ -38,6 +38,33 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
             result.seed = first.seed + number
             yield pb.GenerateImageResponse(result=result)
 
+    async def EstimateImage(
+        self, request: pb.EstimateImageRequest, context: grpc.aio.ServicerContext
+    ) -> pb.EstimateImageResponse:
+        await self.begin(request, context)
+        seconds = pb.EstimatedDuration(
+            expected=wire.duration_to_proto(12.5),
+            low=wire.duration_to_proto(11),
+            high=wire.duration_to_proto(15),
+        )
+        result = self._result(request.request)
+        return pb.EstimateImageResponse(
+            passes=[pb.EstimatedPass(stage="base", width_px=256, height_px=192, steps=STEPS)],
+            stages=[pb.EstimatedStage(stage="base", duration=seconds)],
+            width_px=result.image.width_px,
+            height_px=result.image.height_px,
+            duration=seconds,
+            observations=3,
+            peak_vram_bytes=7 * 2**30,
+            queue_wait=wire.duration_to_proto(40.25),
+            model_set=result.model_set,
+            sampler=result.sampler,
+            schedule=result.schedule,
+            num_inference_steps=result.num_inference_steps,
+            guidance_scale=result.guidance_scale,
+            num_images=request.request.num_images or 1,
+        )
+
     async def GetStatus(
         self, request: pb.GetStatusRequest, context: grpc.aio.ServicerContext
     ) -> pb.GetStatusResponse:

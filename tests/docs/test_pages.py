@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from atelier_gateway.api.native.errors import Problem
+from atelier_gateway.api.native.estimate_response import EstimateAnswer
 from atelier_gateway.api.native.generate_response import GenerateAnswer
 from tests.docs.pages import EXCUSED, EXECUTED, ROOT, Block, block, blocks, pages
 from tools.docs import __main__ as generator
@@ -140,7 +141,8 @@ def test_every_shell_block_is_run_or_excused(found: Block) -> None:
 @pytest.mark.parametrize(
     ("page", "containing", "model"),
     [
-        ("docs/http-api.md", '"success": true', GenerateAnswer),
+        ("docs/http-api.md", '"image": "data:image/png;base64,...",\n  "prompt"', GenerateAnswer),
+        ("docs/http-api.md", '"dry_run": true,', EstimateAnswer),
         ("docs/http-api.md", '"success": false', Problem),
     ],
 )

@@ -59,6 +59,15 @@ def test_auto_suits_the_card_and_stages_report_their_memory(set_folder):
         assert (stage.peak_vram_bytes or 0) > 0
 
 
+def test_the_peak_of_a_request_that_ran_is_expected_again(set_folder):
+    pipeline = Pipeline(load(set_folder))
+    request = GenerateRequest("a cat", width_px=512, height_px=512, num_inference_steps=4, seed=1)
+    completed = pipeline.complete(request)
+    assert pipeline.estimate(completed).peak_bytes is None
+    stages = [stage for stage in pipeline.generate(completed).stages if stage.stage != "text"]
+    assert pipeline.estimate(completed).peak_bytes == max(stage.peak_vram_bytes or 0 for stage in stages)
+
+
 def test_memory_is_flat_over_requests(set_folder):
     models = load(set_folder)
     generate(models, hires_fix=True)

@@ -137,6 +137,7 @@ async def test_a_call_that_is_canceled_between_images_stops_the_rest(
     async for event in call:
         if event.HasField("result"):
             break
+    await until(lambda: decoded == 2)
     call.cancel()
     await until(lambda: metrics.REQUESTS_IN_PROGRESS._value.get() == 0)
     release.set()

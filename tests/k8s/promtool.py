@@ -45,6 +45,7 @@ COUNTERS = (
 )
 BUCKETS = (
     "atelier_queue_wait_seconds_bucket",
+    "atelier_expected_ratio_bucket",
     'atelier_request_duration_seconds_bucket{method="GenerateImage", code="OK"}',
     'atelier_stage_duration_seconds_bucket{stage="base"}',
 )

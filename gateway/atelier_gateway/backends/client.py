@@ -27,6 +27,7 @@ from atelier_gateway.core.values import (
     Detection,
     DetectSpec,
     GenerateSpec,
+    GeneratorEstimate,
     OnImage,
     OnProgress,
     Restoration,
@@ -133,6 +134,15 @@ class GeneratorClient(_Client, GeneratorBackend):
             )
 
         await self._call(once, deadline)
+
+    async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:
+        """Return what generating the images would take."""
+        request = generator_pb.EstimateImageRequest(request=convert.generate_spec_to_proto(spec))
+
+        async def once(stub: Any) -> GeneratorEstimate:
+            return convert.estimate_from_proto(await stub.EstimateImage(request, **_options(deadline)))
+
+        return await self._call(once, deadline)
 
 
 _RestorerStub: Any = restorer_service_pb2_grpc.RestorerServiceStub

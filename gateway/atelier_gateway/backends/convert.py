@@ -14,12 +14,14 @@ from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
     DetectSpec,
+    EstimatedPass,
     Face,
     FaceEdit,
     FaceOutcome,
     FaceRule,
     GeneratedImage,
     GenerateSpec,
+    GeneratorEstimate,
     MaskKind,
     Progress,
     PromptSyntax,
@@ -28,8 +30,10 @@ from atelier_gateway.core.values import (
     Sampling,
 )
 from atelier_runtime import wire
+from atelier_runtime.cost_model import Cost
 from atelier_runtime.errors import InternalError
 from atelier_runtime.images import EncodedImage, InputImage, OutputFormat
+from atelier_runtime.sizes import Size
 
 _RULES: Mapping[FaceRule, restorer_pb.FaceRule] = {
     "all": restorer_pb.FACE_RULE_ALL,
@@ -113,6 +117,38 @@ def generated_image_from_proto(
         upscaler=message.upscaler,
         warnings=wire.warnings_from_proto(message.warnings),
         stages=wire.stages_from_proto(message.stages),
+    )
+
+
+def estimate_from_proto(message: generator_pb.EstimateImageResponse) -> GeneratorEstimate:
+    """Read what the generator expects a request to take."""
+    return GeneratorEstimate(
+        passes=tuple(
+            EstimatedPass(each.stage, Size(each.width_px, each.height_px), each.steps)
+            for each in message.passes
+        ),
+        stages=tuple((each.stage, _cost_from_proto(each.duration)) for each in message.stages),
+        cost=replace(
+            _cost_from_proto(message.duration),
+            observations=message.observations,
+            peak_bytes=wire.optional(message, "peak_vram_bytes"),
+        ),
+        queue_wait_s=wire.duration_from_proto(message.queue_wait),
+        model_set=message.model_set,
+        sampling=Sampling(
+            sampler=message.sampler,
+            schedule=message.schedule,
+            num_inference_steps=message.num_inference_steps,
+            guidance_scale=message.guidance_scale,
+        ),
+    )
+
+
+def _cost_from_proto(message: generator_pb.EstimatedDuration) -> Cost:
+    return Cost(
+        wire.duration_from_proto(message.expected),
+        wire.duration_from_proto(message.low),
+        wire.duration_from_proto(message.high),
     )
 
 

@@ -9,6 +9,7 @@ from atelier_gateway.core.values import (
     Detection,
     DetectSpec,
     GenerateSpec,
+    GeneratorEstimate,
     OnImage,
     OnProgress,
     Restoration,
@@ -38,6 +39,10 @@ class GeneratorBackend(Backend):
         self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
     ) -> None:
         """Generate the images, in the spec's output format. What the spec says about faces is ignored."""
+
+    @abstractmethod
+    async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:
+        """Return what `generate` would do and take, and raise what it would refuse. Generates nothing."""
 
 
 class RestorerBackend(Backend):

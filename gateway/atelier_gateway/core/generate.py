@@ -21,7 +21,9 @@ from functools import partial
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
 from atelier_gateway.core.hand_over import AT_ONCE, hand_over
 from atelier_gateway.core.health import require_ready
+from atelier_gateway.core.restoration_costs import RestorationCosts
 from atelier_gateway.core.values import (
+    Estimate,
     GeneratedImage,
     GenerateSpec,
     Generation,
@@ -33,6 +35,7 @@ from atelier_gateway.core.values import (
 )
 from atelier_runtime import defaults
 from atelier_runtime.checks import check_last_seed
+from atelier_runtime.cost_model import total
 from atelier_runtime.errors import (
     DEFAULT_RETRY_AFTER_S,
     AtelierError,
@@ -84,6 +87,7 @@ class Generate:
         self._generator = generator
         self._restorer = restorer
         self._max_pixels = max_pixels
+        self._restoration_costs = RestorationCosts()
 
     def violations(self, spec: GenerateSpec) -> list[FieldViolation]:
         """Return what can be found without calling a service: pixels or seeds above the limits."""
@@ -117,7 +121,7 @@ class Generate:
         if violations := self.violations(spec):
             raise InvalidRequest(violations)
         warnings = await self._check_names(spec)
-        if not (spec.restore_faces or spec.upscale > 1):
+        if not spec.restored:
             generate = partial(self._generator.generate, spec, on_progress=on_progress, deadline=deadline)
 
             async def as_it_is(number: int, generated: GeneratedImage) -> Generation:
@@ -150,6 +154,23 @@ class Generate:
             return _restored(spec, generated, restoration, warnings)
 
         return await hand_over(generate, finish)
+
+    async def estimate(self, spec: GenerateSpec, *, deadline: float) -> Estimate:
+        """Return what `run` is expected to take, and raise what it would refuse of the spec; runs nothing."""
+        if violations := self.violations(spec):
+            raise InvalidRequest(violations)
+        warnings = await self._check_names(spec)
+        generated = replace(spec, output_format="raw") if spec.restored else spec
+        generator = await self._generator.estimate(generated, deadline=deadline)
+        restoration = self._restoration_costs.estimate(spec) if spec.restored else None
+        return Estimate(
+            generator=generator,
+            restored=spec.restored,
+            restoration=restoration,
+            cost=generator.cost if restoration is None else total([generator.cost, restoration]),
+            result=spec.result_size(),
+            warnings=tuple(warnings),
+        )
 
     async def _check_names(self, spec: GenerateSpec) -> list[ResponseWarning]:
         """Refuse names of networks that are not loaded; return a warning for what could not be checked."""
@@ -198,7 +219,8 @@ class Generate:
             output_format=spec.output_format,
             quality=spec.quality,
         )
-        return await self._restorer.restore(restore_spec, deadline=deadline, wait_for_slot=True)
+        with self._restoration_costs.measured(spec):
+            return await self._restorer.restore(restore_spec, deadline=deadline, wait_for_slot=True)
 
     async def _restore_or_fail(
         self, spec: GenerateSpec, generated: GeneratedImage, number: int, deadline: float

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from atelier_runtime import defaults
+from atelier_runtime.cost_model import Cost
 from atelier_runtime.images import EncodedImage, InputImage, OutputFormat
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import ResponseWarning, SkipReason
@@ -96,6 +97,11 @@ class GenerateSpec:
         """How many images."""
         return defaults.NUM_IMAGES if self.num_images is None else self.num_images
 
+    @property
+    def restored(self) -> bool:
+        """Whether the restorer has work to do."""
+        return self.restore_faces or self.upscale > 1
+
     def result_size(self) -> Size:
         """Return the size of each final image."""
         requested = Size(self.width or defaults.SIDE_PX, self.height or defaults.SIDE_PX)
@@ -160,6 +166,44 @@ class Generation:
     faces: tuple[FaceOutcome, ...]
     warnings: tuple[ResponseWarning, ...]
     stages: tuple[StageReport, ...]
+
+
+@dataclass(frozen=True)
+class EstimatedPass:
+    """A denoising pass that a request would have. `steps`: as progress events count them."""
+
+    stage: str
+    size: Size
+    steps: int
+
+
+@dataclass(frozen=True)
+class GeneratorEstimate:
+    """What the generator would do with a spec, and what it expects that to take."""
+
+    passes: tuple[EstimatedPass, ...]
+    stages: tuple[tuple[str, Cost], ...]
+    """In order, each with its cost for all images."""
+    cost: Cost
+    """Of all images, without the wait in the queue."""
+    queue_wait_s: float
+    model_set: str
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a spec is expected to take, without its wait in the generator's queue."""
+
+    generator: GeneratorEstimate
+    restored: bool
+    """The restorer would be called."""
+    restoration: Cost | None
+    """Of its calls for all images; None if none was made yet, or none would be."""
+    cost: Cost
+    """Of all of it, as far as it is known."""
+    result: Size
+    warnings: tuple[ResponseWarning, ...]
 
 
 # --- faces ---

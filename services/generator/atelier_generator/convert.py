@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from atelier.generator.v1 import generator_service_pb2 as pb
+from atelier_generator.estimates import Estimate
 from atelier_generator.generation import Generation, Progress
 from atelier_generator.lora_folder import LoraFolder
 from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PromptSyntax
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.samplers import SAMPLERS
 from atelier_runtime import defaults, wire
 from atelier_runtime.checks import build_checked
+from atelier_runtime.cost_model import Cost
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import EncodedImage, Picture, encode
 from atelier_runtime.metrics import StageReport
@@ -90,6 +92,47 @@ def result_to_proto(
             num_inference_steps=generation.num_inference_steps,
             guidance_scale=generation.guidance_scale,
         )
+    )
+
+
+def estimate_to_proto(
+    estimate: Estimate, request: CompletedRequest, names: tuple[str, str], wait_s: float, model_set: str
+) -> pb.EstimateImageResponse:
+    """Write what a request is expected to take. `names`: of the sampler and the schedule."""
+    return pb.EstimateImageResponse(
+        passes=[
+            pb.EstimatedPass(
+                stage=stage.name,
+                width_px=stage.size.width,
+                height_px=stage.size.height,
+                steps=stage.steps,
+            )
+            for stage in estimate.passes
+        ],
+        stages=[
+            pb.EstimatedStage(stage=stage.name, duration=_cost_to_proto(cost))
+            for stage, cost in estimate.stages
+        ],
+        width_px=estimate.result.width,
+        height_px=estimate.result.height,
+        duration=_cost_to_proto(estimate.cost),
+        observations=estimate.cost.observations,
+        peak_vram_bytes=estimate.peak_bytes,
+        queue_wait=wire.duration_to_proto(wait_s),
+        model_set=model_set,
+        sampler=names[0],
+        schedule=names[1],
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        num_images=request.num_images,
+    )
+
+
+def _cost_to_proto(cost: Cost) -> pb.EstimatedDuration:
+    return pb.EstimatedDuration(
+        expected=wire.duration_to_proto(cost.seconds),
+        low=wire.duration_to_proto(cost.low_s),
+        high=wire.duration_to_proto(cost.high_s),
     )
 
 

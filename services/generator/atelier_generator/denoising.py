@@ -123,6 +123,17 @@ class Conditions:
         noisy = scheduler.add_noise(latents, noise, timesteps[:1])
         return self._denoising(noisy, scheduler, timesteps, text, guidance_scale, generator)
 
+    def guides(self, guidance_scale: float) -> bool:
+        """Return whether guidance needs a second row; it does not where its scale is an input (LCM)."""
+        return guidance_scale > 1 and self._pipeline.unet.config.time_cond_proj_dim is None
+
+    def count_timesteps(self, choice: Choice, schedule_steps: int, steps: int) -> int:
+        """Return how often the UNet runs for the last `steps` of a schedule."""
+        scheduler = self.schedulers.make(choice)
+        set_timesteps(scheduler, schedule_steps)
+        skipped: int = (schedule_steps - steps) * scheduler.order
+        return len(scheduler.timesteps) - skipped
+
     @property
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = self._pipeline.unet.dtype
@@ -143,7 +154,7 @@ class Conditions:
         generator: torch.Generator,
     ) -> Denoising:
         condition_features = self._pipeline.unet.config.time_cond_proj_dim
-        guided = guidance_scale > 1 and condition_features is None
+        guided = self.guides(guidance_scale)
         condition = None
         if condition_features is not None:
             condition = self._pipeline.get_guidance_scale_embedding(

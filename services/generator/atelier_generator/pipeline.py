@@ -16,6 +16,7 @@ its noise and its schedulers are its own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 
 from atelier_generator.denoising import Conditions
+from atelier_generator.estimates import Estimate, Estimator
 from atelier_generator.generation import (
     Batch,
     EveryRequestEnded,
@@ -67,6 +69,7 @@ class Pipeline:
         self._pixels = PixelStages(models)
         self._base = Conditions(models.text_to_image, models.device, rescale)
         self._refiner = Conditions(models.refiner, models.device, rescale) if models.refiner else None
+        self.estimator = Estimator(models, self._base, self._refiner, self._sharing)
 
     @property
     def model_set(self) -> ModelSet:
@@ -132,6 +135,15 @@ class Pipeline:
             "guidance_scale": model.guidance_scale,
         }
 
+    def estimate(self, request: CompletedRequest, *, requests: int = 1) -> Estimate:
+        """Return what a request will take, or `requests` of the kind together. Runs nothing."""
+        plan, passes = self.plan(request), self._passes(request)
+        return self.estimator.estimate(request, plan, passes, requests=requests)
+
+    def sampling_names(self, request: CompletedRequest) -> tuple[str, str]:
+        """Return the names of the sampler and the schedule that a request is drawn with."""
+        return self._base.schedulers.names(request.choice)
+
     def batch_key(self, request: CompletedRequest) -> Hashable:
         """Return what requests that run together have in common: sizes, steps, sampler, guidance, LoRAs."""
         plan, loras = self.plan(request), in_effect(request.loras)
@@ -168,7 +180,7 @@ class Pipeline:
         once for each step.
         """
         prompt = prompt or self._prompts.later(request, refine=self._refines(request))
-        sampler, schedule = self._base.schedulers.names(request.choice)
+        sampler, schedule = self.sampling_names(request)
         together = ProgressTogether(request.num_images, emit)
         return [
             Run(
@@ -227,7 +239,7 @@ class Pipeline:
             elif not errors:
                 errors.append(error)
 
-        self._generate_all(ImageGroup(runs, end, self._sharing))
+        self._generate_all(ImageGroup(runs, self.estimator.learning(runs, end), self._sharing))
         if errors:
             raise errors.pop()
 
@@ -237,7 +249,7 @@ class Pipeline:
         `end` is called once for each, with the error that has stopped it, if any. The others do not notice.
         See `generate` for what is raised.
         """
-        self._generate_all(Batch(runs, end))
+        self._generate_all(Batch(runs, self.estimator.learning(runs, end)))
 
     def _generate_all(self, batch: Batch) -> None:
         try:
@@ -273,12 +285,17 @@ class Pipeline:
         request = GenerateRequest(
             prompt="a red apple", width_px=side, height_px=side, num_inference_steps=2, seed=0
         )
+        self.estimator.warming_up = True
         try:
             generation = self.generate(self.complete(request))
             if self._models.upscaler is not None and not generation.upscaler:
+                start = time.perf_counter()
                 self._models.upscaler.upscale(generation.pixels[:64, :64], check=lambda: None)
+                self.estimator.learn_upscaling(Size(64, 64), time.perf_counter() - start)
         except (BadImage, InvalidRequest, OutOfMemory) as error:
             raise StartupError(f"MODEL_SET: the warm-up image failed: {error.message}") from error
+        finally:
+            self.estimator.warming_up = False
 
     def _refines(self, request: GenerateRequest) -> bool:
         """Whether the refiner network runs, be it for a hires fix."""

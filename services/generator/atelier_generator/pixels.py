@@ -17,6 +17,11 @@ TILED_PIXELS = 1536 * 1536
 """Above this the VAE works in tiles on CUDA: its memory grows with the image."""
 
 
+def works_in_tiles(device: torch.device, pixels: int) -> bool:
+    """Return whether the VAE works in tiles on an image of some pixels, as long as memory suffices."""
+    return device.type == "cuda" and pixels > TILED_PIXELS
+
+
 class PixelStages:
     """Runs the VAE and the upscaler of a model set."""
 
@@ -48,13 +53,13 @@ class PixelStages:
     def encode(self, run: Run, image: RgbArray) -> torch.Tensor:
         """Return the latents of an image whose sides are multiples of the VAE's factor."""
         self._models.placement.use("vae")
-        tiled = self._models.device.type == "cuda" and image.shape[0] * image.shape[1] > TILED_PIXELS
+        tiled = works_in_tiles(self._models.device, image.shape[0] * image.shape[1])
         return self._models.autoencoder.encode(image, tiled=tiled or run.memory_retry_used)
 
     def _tiled(self, run: Run, latents: torch.Tensor) -> bool:
         factor = self._models.text_to_image.vae_scale_factor
         pixels = latents.shape[-1] * latents.shape[-2] * factor**2
-        return run.memory_retry_used or (self._models.device.type == "cuda" and pixels > TILED_PIXELS)
+        return run.memory_retry_used or works_in_tiles(self._models.device, pixels)
 
     def upscale(
         self, run: Run, image: RgbArray, size: Size, upscaler: Upscaler | None, timer: StageTimer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -19,6 +20,7 @@ from atelier_generator.pipeline import Pipeline
 from atelier_generator.prompts import PendingPrompt
 from atelier_generator.request import CompletedRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_runtime.cost_model import Cost
 from atelier_runtime.device_worker import DeviceWorker, Job, Together
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.images import Picture, encode_output
@@ -100,31 +102,36 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
             response.loras.extend(convert.loras_to_proto(pipeline.loras))
         return response
 
+    async def EstimateImage(
+        self, message: pb.EstimateImageRequest, context: grpc.aio.ServicerContext
+    ) -> pb.EstimateImageResponse:
+        """Tell what a request would take. Neither queues nor touches the device."""
+        pipeline = self._service.pipeline
+        request = self._read(message.request)
+        estimate = pipeline.estimate(request)
+        wait = self._service.worker.expected_wait(_together(pipeline, request))
+        return convert.estimate_to_proto(
+            estimate, request, pipeline.sampling_names(request), wait.seconds, pipeline.model_set.name
+        )
+
     async def GenerateImage(
         self, message: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateImageResponse]:
         """Stream progress, then the images. A canceled call stops within one denoising step."""
         pipeline = self._service.pipeline
-        request = convert.request_from_proto(message)
-        request.check_size(self._service.settings.max_pixels)
-        request = pipeline.complete(request)
-
+        request = self._read(message)
         worker, deadline = self._service.worker, deadline_of(context)
-        worker.check_slot(deadline)  # no prompt is encoded in vain
+        together, expected = _together(pipeline, request), _expected(pipeline, request)
+        worker.check_slot(deadline, expected, together)  # no prompt is encoded in vain
         prompt = pipeline.start_prompt(request)
 
         work: Callable[[Job[None]], None] | Together[None]
-        if request.num_images > 1:
+        if together is None:
             work = partial(_generate_images, pipeline, request, prompt)
         else:
-            work = Together(
-                key=pipeline.batch_key(request),
-                limit=pipeline.max_batch,
-                function=partial(_generate, pipeline),
-                item=(request, prompt),
-            )
+            work = replace(together, item=(request, prompt))
         try:
-            job = worker.submit(work, deadline=deadline, weight=request.num_images)
+            job = worker.submit(work, deadline=deadline, expected=expected)
         except AtelierError:
             prompt.cancel()
             raise
@@ -136,14 +143,20 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         finally:
             job.cancel()
             prompt.cancel()
-            del job, work, prompt  # an error's traceback would keep them, and they the error
+            del job, work, prompt, together  # an error's traceback would keep them, and they the error
+
+    def _read(self, message: pb.GenerateImageRequest) -> CompletedRequest:
+        """Return a request with nothing left open. Raises `InvalidRequest`."""
+        request = convert.request_from_proto(message)
+        request.check_size(self._service.settings.max_pixels)
+        return self._service.pipeline.complete(request)
 
     async def _response(self, request: CompletedRequest, event: Progress | Run) -> pb.GenerateImageResponse:
         """Return the event of a step, or of an image that the networks have made."""
         if isinstance(event, Progress):
             write = convert.progress_to_proto
             return await asyncio.to_thread(write, event) if event.previews else write(event)
-        pipeline = self._service.pipeline
+        pipeline, on_device = self._service.pipeline, len(event.timer.reports)
         generation = await asyncio.to_thread(pipeline.finish, event)
         timer = StageTimer()
         encode = partial(
@@ -151,7 +164,26 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         )
         image = await self._service.image_workers.encode(encode, timer.stage("encode"))
         stages = [*generation.stages, *timer.reports]
+        pipeline.estimator.learn(event, stages[on_device:], on_device=False)
         return convert.result_to_proto(generation, image, stages, pipeline.model_set.name)
+
+
+def _together(pipeline: Pipeline, request: CompletedRequest) -> Together[None] | None:
+    """Return a request's share in a batch, without its item; None for several images, which are their own."""
+    if request.num_images > 1:
+        return None
+    return Together(
+        key=pipeline.batch_key(request),
+        limit=pipeline.max_batch,
+        function=partial(_generate, pipeline),
+        item=None,
+    )
+
+
+def _expected(pipeline: Pipeline, request: CompletedRequest) -> tuple[Cost, ...]:
+    """Return what a request is expected to keep the device busy, alone and in batches of 2, 3, ..."""
+    most = 1 if request.num_images > 1 else pipeline.max_batch
+    return tuple(pipeline.estimate(request, requests=number).on_device for number in range(1, most + 1))
 
 
 def _generate_images(

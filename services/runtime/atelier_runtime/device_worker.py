@@ -6,6 +6,9 @@ A request that needs several jobs reserves a slot in the queue first (`DeviceWor
 
 Jobs that may run together (`Together`) are run in one call, as many as wait when the first of them is next.
 Nothing waits for a batch to fill, and nothing else is overtaken for longer than the batch takes.
+
+How long a new request would wait is the sum of what those before it are expected to take: each says so
+when it is submitted, or counts as the mean of past ones (`queue_time`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from atelier_runtime import metrics
+from atelier_runtime.cost_model import Cost
 from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.errors import (
     AtelierError,
@@ -34,6 +38,7 @@ from atelier_runtime.errors import (
     QueueFull,
     ServiceDraining,
 )
+from atelier_runtime.queue_time import Wait, cost_of_call, expected_wait
 
 T = TypeVar("T")
 
@@ -66,15 +71,15 @@ class Job(Generic[T]):
         deadline: float | None,
         *,
         has_slot: bool,
-        weight: int = 1,
+        expected: Sequence[Cost] = (),
     ) -> None:
         """`deadline`: on the clock of `time.monotonic`. `has_slot`: its request has reserved a slot.
 
-        `weight`: how many times as long as others of its kind it takes.
+        `expected`: the costs of a call that does it alone, of one for two such jobs, ...; empty: unknown.
         """
         self.deadline = deadline
         self.has_slot = has_slot
-        self.weight = weight
+        self.expected = expected
         self.work: Callable[[Job[T]], T] | Together[T] | None = work
         self.item: Any = work.item if isinstance(work, Together) else None
         self._context = contextvars.copy_context()
@@ -147,6 +152,11 @@ class Job(Generic[T]):
         """Whether the job has succeeded or failed."""
         return self._future.done()
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether the job has ended with a result."""
+        return self.ended and self._future.exception() is None
+
 
 _END = object()
 
@@ -162,7 +172,7 @@ class DeviceWorker:
         self._started = 0.0
         self._batch = 1
         self._requests = 0
-        self._weight = 0  # of all requests together
+        self._slots = 0  # requests that have reserved one
         self._mean_seconds: float | None = None
         self._state = threading.Condition()
         self._draining = False
@@ -180,18 +190,29 @@ class DeviceWorker:
         """Jobs running."""
         return len(self._running)
 
-    def estimated_wait_s(self) -> float:
-        """Return the estimated wait of a new request, from the mean time of past ones; 0 if unknown.
+    def expected_wait(self, together: Together[Any] | None = None) -> Wait:
+        """Return how long a new request would wait; `together`: that of one that may join others."""
+        with self._state:
+            return expected_wait(
+                [job for job in self._running if not job.has_slot],
+                self._batch,
+                time.monotonic() - self._started,
+                [job for job in self._waiting if not job.has_slot],
+                self._slots,
+                self._mean_seconds or 0.0,
+                together,
+            )
 
-        The mean is of requests of weight 1.
-        """
-        return self._weight * (self._mean_seconds or 0.0)
-
-    def check_slot(self, deadline: float | None = None) -> None:
+    def check_slot(
+        self,
+        deadline: float | None = None,
+        expected: Sequence[Cost] = (),
+        together: Together[Any] | None = None,
+    ) -> None:
         """Raise what `submit` and `reserve_slot` would raise now."""
         with self._state:
-            wait = self.estimated_wait_s()
-            retry_after = max(1.0, math.ceil(wait))
+            wait = self.expected_wait(together)
+            retry_after = max(1.0, math.ceil(wait.seconds))
             if self._draining:
                 raise ServiceDraining(retry_after_s=retry_after)
             # The device takes one request, or those that run together.
@@ -200,11 +221,17 @@ class DeviceWorker:
                     f"The queue is full ({self.depth} waiting, capacity {self.capacity}).",
                     retry_after_s=retry_after,
                 )
-            if deadline is not None and time.monotonic() + wait >= deadline:
-                raise DeadlineUnmeetable(
-                    f"The work would start in about {wait:.1f} s, after the deadline.",
-                    retry_after_s=retry_after,
-                )
+            if deadline is None:
+                return
+            seconds_left = deadline - time.monotonic()
+            if wait.low_s >= seconds_left:
+                message = f"The work would start in about {wait.seconds:.1f} s, after the deadline."
+                raise DeadlineUnmeetable(message, retry_after_s=retry_after)
+            own = cost_of_call(expected, wait.call, 0.0)
+            if own.proven and wait.low_s + own.low_s >= seconds_left:
+                seconds = wait.seconds + own.seconds
+                message = f"The work would end in about {seconds:.1f} s, after the deadline."
+                raise DeadlineUnmeetable(message, retry_after_s=retry_after)
 
     @contextlib.contextmanager
     def reserve_slot(self, deadline: float | None = None) -> Iterator[Callable[[], None]]:
@@ -216,8 +243,9 @@ class DeviceWorker:
         """
         with self._state:
             self.check_slot(deadline)
-            ahead = self._weight
-            self._count(+1, +1)
+            ahead = self._requests
+            self._count(+1)
+            self._slots += 1
         start = time.monotonic()
         is_measured = False
 
@@ -232,7 +260,8 @@ class DeviceWorker:
             measure()
         finally:
             with self._state:
-                self._count(-1, -1)
+                self._count(-1)
+                self._slots -= 1
 
     def submit(
         self,
@@ -240,19 +269,19 @@ class DeviceWorker:
         *,
         deadline: float | None = None,
         has_slot: bool = False,
-        weight: int = 1,
+        expected: Sequence[Cost] = (),
     ) -> Job[T]:
         """Queue a function, or a share in one that runs jobs together; call on the event loop.
 
-        `weight`: how many times as long as others it will take, for the estimated wait of those behind it.
-        A job whose request has a slot is always accepted. Any other is a request of its own: raises
-        `ServiceDraining`, `QueueFull` or `DeadlineUnmeetable` at once.
+        `expected`: what it is expected to take, for the wait of those behind it, see `Job`. A job whose
+        request has a slot is always accepted. Any other is a request of its own: raises `ServiceDraining`,
+        `QueueFull` or `DeadlineUnmeetable` at once.
         """
-        job = Job(work, deadline, has_slot=has_slot, weight=weight)
+        job = Job(work, deadline, has_slot=has_slot, expected=expected)
         with self._state:
             if not has_slot:
-                self.check_slot(deadline)
-                self._count(+1, weight)
+                self.check_slot(deadline, expected, work if isinstance(work, Together) else None)
+                self._count(+1)
             # Closures over the job would keep it, and its image, alive.
             job._remove, job._leave = self._withdraw, self._leave
             self._waiting.append(job)
@@ -301,15 +330,11 @@ class DeviceWorker:
             else:
                 self._running.remove(job)
             if succeeded and not job.has_slot:
-                self._update_mean((time.monotonic() - self._started) / self._batch / job.weight)
-            if job.has_slot:
-                self._count(0, 0)
-            else:
-                self._count(-1, -job.weight)
+                self._update_mean((time.monotonic() - self._started) / self._batch)
+            self._count(0 if job.has_slot else -1)
 
-    def _count(self, requests: int, weight: int) -> None:
+    def _count(self, requests: int) -> None:
         self._requests += requests
-        self._weight += weight
         metrics.QUEUE_DEPTH.set(self.depth)
 
     def _update_mean(self, seconds: float) -> None:
@@ -367,3 +392,6 @@ class DeviceWorker:
         for job in jobs:
             if not job.ended:
                 job.fail(InternalError())
+        expected = cost_of_call(first.expected, len(jobs), 0.0).seconds
+        if expected > 0 and all(job.succeeded for job in jobs):
+            metrics.EXPECTED_RATIO.observe((time.monotonic() - self._started) / expected)

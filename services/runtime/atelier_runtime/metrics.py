@@ -57,6 +57,12 @@ QUEUE_WAIT = Histogram(
     buckets=_SECONDS,
     registry=None,
 )
+EXPECTED_RATIO = Histogram(
+    "atelier_expected_ratio",
+    "Time that requests have had the device, over what they were expected to take.",
+    buckets=(0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 8),
+    registry=None,
+)
 QUEUE_DEPTH = Gauge("atelier_queue_depth", "Requests waiting for the device.", registry=None)
 IMAGE_WORKERS = Gauge("atelier_image_workers", "Processes that decode and encode images.", registry=None)
 IMAGE_WORKERS_BUSY = Gauge("atelier_image_workers_busy", "Image workers that are busy.", registry=None)
@@ -159,7 +165,7 @@ _BY_PROCESS = {
         CONNECTIONS,
         CONNECTIONS_CLOSED,
     ),
-    "generator": (*_SERVICES, BATCH_SIZE, CANCELLED_STEPS, LORA_MEMORY, LORA_LOADS),
+    "generator": (*_SERVICES, BATCH_SIZE, CANCELLED_STEPS, EXPECTED_RATIO, LORA_MEMORY, LORA_LOADS),
     "restorer": (*_SERVICES, CPU_POOL_BUSY, BATCH_SIZE, FACES),
 }
 

@@ -162,7 +162,7 @@ def stages_from_proto(messages: Iterable[stage_report_pb2.StageReport]) -> tuple
     return tuple(
         StageReport(
             stage=message.stage,
-            seconds=message.duration.ToNanoseconds() / 1e9,
+            seconds=duration_from_proto(message.duration),
             peak_vram_bytes=optional(message, "peak_vram_bytes"),
         )
         for message in messages
@@ -171,16 +171,26 @@ def stages_from_proto(messages: Iterable[stage_report_pb2.StageReport]) -> tuple
 
 def stages_to_proto(reports: Iterable[StageReport]) -> list[stage_report_pb2.StageReport]:
     """Write the cost of each stage, rounded to nanoseconds."""
-    messages = []
-    for report in reports:
-        duration = Duration()
-        duration.FromNanoseconds(round(report.seconds * 1e9))
-        messages.append(
-            stage_report_pb2.StageReport(
-                stage=report.stage, duration=duration, peak_vram_bytes=report.peak_vram_bytes
-            )
+    return [
+        stage_report_pb2.StageReport(
+            stage=report.stage,
+            duration=duration_to_proto(report.seconds),
+            peak_vram_bytes=report.peak_vram_bytes,
         )
-    return messages
+        for report in reports
+    ]
+
+
+def duration_to_proto(seconds: float) -> Duration:
+    """Write a time, rounded to nanoseconds."""
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def duration_from_proto(message: Duration) -> float:
+    """Read a time, in seconds."""
+    return message.ToNanoseconds() / 1e9
 
 
 # --- the state of a service ---

@@ -13,6 +13,7 @@ import pytest_asyncio
 import torch
 
 from atelier_runtime import errors
+from atelier_runtime.cost_model import Cost
 from atelier_runtime.device_worker import DeviceWorker, Job
 from atelier_runtime.log import request_id
 from tests.unit.runtime.blocker import Blocker
@@ -102,22 +103,49 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(worker: 
     blocker.release.set()
 
 
-async def test_a_job_counts_as_its_weight_in_the_estimated_wait(worker: DeviceWorker) -> None:
-    await worker.submit(lambda job: time.sleep(0.4), weight=8).result()
+def cost(seconds: float, low_s: float | None = None, *, proven: bool = True) -> Cost:
+    return Cost(seconds, seconds if low_s is None else low_s, 2 * seconds, 3, proven=proven)
+
+
+async def test_the_wait_is_what_those_before_are_expected_to_take(worker: DeviceWorker) -> None:
     blocker = Blocker()
-    worker.submit(blocker, weight=4)
+    worker.submit(blocker, expected=[cost(100, 80)])
     await blocker.running()
-    of_one = worker.estimated_wait_s() / 4
-    assert 0.05 <= of_one < 0.4, "an eighth of what the one of weight 8 took"
-    waiting = worker.submit(lambda job: None, weight=8)
-    assert worker.estimated_wait_s() == pytest.approx(12 * of_one)
+    waiting = worker.submit(lambda job: None, expected=[cost(30, 20)])
+    wait = worker.expected_wait()
+    assert 129 <= wait.seconds <= 130 and 99 <= wait.low_s <= 100, "less what has passed since"
+    with pytest.raises(errors.QueueFull) as caught:
+        worker.submit(lambda job: None)
+    assert caught.value.retry_after_s == 130
     waiting.cancel()
-    assert worker.estimated_wait_s() == pytest.approx(4 * of_one)
-    with pytest.raises(errors.DeadlineUnmeetable):
-        worker.submit(lambda job: None, deadline=time.monotonic() + 3 * of_one)
+    assert 99 <= worker.expected_wait().seconds <= 100
     blocker.release.set()
-    with contextlib.suppress(errors.Cancelled):
-        await waiting.result()
+
+
+async def test_a_deadline_is_compared_with_the_least_that_wait_and_work_may_take(
+    worker: DeviceWorker,
+) -> None:
+    blocker = Blocker()
+    worker.submit(blocker, expected=[cost(100, 40)])
+    await blocker.running()
+    now = time.monotonic()
+    with pytest.raises(errors.DeadlineUnmeetable, match=r"start in about (99|100)\.\d s"):
+        worker.check_slot(now + 30)
+    with pytest.raises(errors.DeadlineUnmeetable, match=r"end in about 1[12]\d\.\d s") as caught:
+        worker.check_slot(now + 50, [cost(20, 15)])
+    assert caught.value.retry_after_s == 100, "the wait: with a later deadline it can be met at once"
+    worker.check_slot(now + 56, [cost(20, 15)])
+    worker.check_slot(now + 50, [cost(20, 15, proven=False)])  # or it would never be found out
+    blocker.release.set()
+
+
+async def test_a_job_that_takes_longer_than_expected_has_no_negative_time_left(worker: DeviceWorker) -> None:
+    blocker = Blocker()
+    worker.submit(blocker, expected=[cost(0.001)])
+    await blocker.running()
+    await asyncio.sleep(0.01)
+    assert worker.expected_wait() == (0.0, 0.0, 1)
+    blocker.release.set()
 
 
 async def test_out_of_memory_is_translated_and_keeps_no_frames(worker: DeviceWorker) -> None:
@@ -215,16 +243,16 @@ async def test_a_slot_that_is_held_after_the_work_is_measured_without_that_time(
     with worker.reserve_slot() as work_is_done:
         await worker.submit(lambda job: time.sleep(0.2), has_slot=True).result()
         work_is_done()
-        estimated = worker.estimated_wait_s()
+        estimated = worker.expected_wait().seconds
         await asyncio.sleep(0.5)
     with worker.reserve_slot():
-        assert worker.estimated_wait_s() == estimated
+        assert worker.expected_wait().seconds == estimated
 
 
 async def test_slots_measure_how_long_a_request_takes(worker: DeviceWorker) -> None:
     with worker.reserve_slot():
         await worker.submit(lambda job: time.sleep(0.2), has_slot=True).result()
     with worker.reserve_slot():
-        assert worker.estimated_wait_s() >= 0.2
+        assert worker.expected_wait().seconds >= 0.2
         with pytest.raises(errors.DeadlineUnmeetable), worker.reserve_slot(deadline=time.monotonic() + 0.1):
             pass

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from atelier_runtime import errors
+from atelier_runtime.cost_model import Cost
 from atelier_runtime.device_worker import DeviceWorker, Job, Together
 from atelier_runtime.log import request_id
 from tests.unit.runtime.blocker import Blocker
@@ -185,7 +186,25 @@ async def test_a_batch_counts_as_its_share_for_each_request(worker: DeviceWorker
         await job.result()
     elapsed = time.monotonic() - start
     worker.submit(Blocker())
-    assert 0 < worker.estimated_wait_s() <= elapsed / 2, "a fourth of the batch's time, not all of it"
+    assert 0 < worker.expected_wait().seconds <= elapsed / 2, "a fourth of the batch's time, not all of it"
+
+
+async def test_those_that_will_run_together_count_as_one_call(worker: DeviceWorker, blocker: Blocker) -> None:
+    costs = [Cost(10.0, 8.0, 12.0), Cost(13.0, 10.0, 16.0)]  # of one, and of two in a call
+    share = Calls().share(0, limit=2)
+    empty = worker.expected_wait().seconds
+    assert empty == 0, "nothing is known of what is running"
+    first = worker.submit(share, expected=costs)
+    assert worker.expected_wait() == (10, 8, 1), "another kind of request comes after it"
+    assert worker.expected_wait(share) == (0, 0, 2), "one of this kind joins it"
+    second = worker.submit(share, expected=costs)
+    assert worker.expected_wait(share) == (13, 10, 1), "their call is full"
+    third = worker.submit(share, expected=costs)
+    assert worker.expected_wait() == (23, 18, 1)
+    assert worker.expected_wait(share) == (13, 10, 2)
+    blocker.release.set()
+    await asyncio.gather(first.result(), second.result(), third.result())
+    assert worker.expected_wait() == (0, 0, 1)
 
 
 async def test_a_finished_batch_leaves_nothing_to_the_garbage_collector(worker: DeviceWorker) -> None:

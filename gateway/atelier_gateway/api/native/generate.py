@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atelier_gateway.api.native import openapi
+from atelier_gateway.api.native.estimate_response import estimate_answer
 from atelier_gateway.api.native.generate_request import parse_request
 from atelier_gateway.api.native.generate_response import generate_body, generate_report
 from atelier_gateway.api.native.report import REPORT_HEADER, report_header
@@ -56,6 +57,11 @@ async def _generate(
         raise InvalidRequest.of(parsed.names("num_images"), message)
     if accepted is not None and parsed.request.output_format is None:
         spec = replace(spec, output_format=accepted)
+    if parsed.request.dry_run:
+        with fields_renamed(parsed.names):
+            estimate = await generate.estimate(spec, deadline=clock.deadline)
+        answer = estimate_answer(estimate, spec.image_count, request_id.get() or "")
+        return Response(answer.model_dump_json(), media_type="application/json")
     with fields_renamed(parsed.names):
         generations = await generate.run(spec, deadline=clock.deadline)
     report = generate_report(generations[0], request_id.get() or "", clock.elapsed_s())

@@ -169,6 +169,9 @@ class GenerateRequest(RequestModel):
         defaults.NUM_IMAGES,
         description="Images, with the seeds seed, seed + 1, ...; if given, the response has images.",
     )
+    dry_run: bool = Field(
+        False, description="Generate nothing: check the request, and return what it would take."
+    )
 
     def to_spec(self) -> GenerateSpec:
         """Return what is requested; None where the client left it open."""

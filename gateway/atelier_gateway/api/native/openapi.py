@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel
 
 from atelier_gateway.api.native.errors import Problem
+from atelier_gateway.api.native.estimate_response import EstimateAnswer
 from atelier_gateway.api.native.faces_request import COMPARE, DETECT, RESTORE
 from atelier_gateway.api.native.faces_response import CompareAnswer, DetectAnswer, RestoreAnswer
 from atelier_gateway.api.native.generate_request import request_schema
@@ -78,6 +80,10 @@ _GENERATE_EXAMPLES: dict[str, Any] = {
         "summary": "Four images with the seeds 42 to 45, in images",
         "value": {"prompt": "professional headshot of a woman", "seed": 42, "num_images": 4},
     },
+    "dry_run": {
+        "summary": "What it would take; nothing is generated",
+        "value": {"prompt": "professional headshot of a woman", "hires_fix": True, "dry_run": True},
+    },
     "older": {
         "summary": "Aliases; the response has image_base64 too",
         "value": {"prompt": "sunset over mountains", "steps": 30, "cfg_scale": 7.5, "use_hires_fix": False},
@@ -130,7 +136,9 @@ def generate_route() -> dict[str, Any]:
         "tags": ["pictures"],
         "response_model": None,
         "responses": {
-            200: _image_or_json(GenerateAnswer, "The response without image and prompt, ASCII JSON."),
+            200: _image_or_json(
+                GenerateAnswer | EstimateAnswer, "The response without image and prompt, ASCII JSON."
+            ),
             **_problems(_FAILURES),
         },
         "openapi_extra": {
@@ -175,7 +183,7 @@ def _problems(failures: dict[int, str]) -> dict[int, dict[str, Any]]:
     return {status: {"model": Problem, "description": text} for status, text in failures.items()}
 
 
-def _image_or_json(model: type[BaseModel], report: str) -> dict[str, Any]:
+def _image_or_json(model: type[BaseModel] | UnionType, report: str) -> dict[str, Any]:
     file = {"schema": {"type": "string", "format": "binary"}}
     return {
         "model": model,

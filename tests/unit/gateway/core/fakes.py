@@ -9,10 +9,12 @@ from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
     DetectSpec,
+    EstimatedPass,
     Face,
     FaceOutcome,
     GeneratedImage,
     GenerateSpec,
+    GeneratorEstimate,
     OnImage,
     OnProgress,
     Progress,
@@ -20,11 +22,13 @@ from atelier_gateway.core.values import (
     RestoreSpec,
     Sampling,
 )
+from atelier_runtime.cost_model import Cost
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.images import EncodedImage
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
+from atelier_runtime.sizes import Size
 
 SIDE = 16
 STEPS = 2
@@ -58,6 +62,7 @@ class FakeGenerator(GeneratorBackend):
         self.error: AtelierError | None = None
         self.reported: ServiceStatus | AtelierError = status((NetworkRole.BASE, "demo-sdxl"))
         self.specs: list[GenerateSpec] = []
+        self.estimated: list[GenerateSpec] = []
         self.upscaler = ""
         self.raw = bytes(SIDE * SIDE * 3)
         self.fails_before: dict[int, AtelierError] = {}
@@ -89,6 +94,19 @@ class FakeGenerator(GeneratorBackend):
                 return
             self.handed_over += 1
             await on_image(number, self._image(spec, number))
+
+    async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:
+        self.estimated.append(spec)
+        if self.error is not None:
+            raise self.error
+        return GeneratorEstimate(
+            passes=(EstimatedPass("base", Size(SIDE, SIDE), STEPS),),
+            stages=(("base", Cost(10.0, 8.0, 13.0)),),
+            cost=Cost(10.0, 8.0, 13.0, observations=2),
+            queue_wait_s=4.0,
+            model_set="demo",
+            sampling=Sampling("euler", "default", 30, 7.5),
+        )
 
     def _image(self, spec: GenerateSpec, number: int) -> GeneratedImage:
         data = self.raw if spec.output_format == "raw" else b"a file of the generator"
