@@ -167,7 +167,7 @@ async def test_a_deadline_that_the_work_itself_exceeds_is_refused_before_it_star
     assert estimate.observations >= 3
     low = estimate.duration.low.ToNanoseconds() / 1e9
     ran = steps_of_all()
-    error = await failure_of(running.generator.GenerateImage(request(**options), timeout=low / 3))
+    error = await failure_of(running.generator.GenerateImage(request(**options), timeout=0.7 * low))
     assert from_rpc_error(error).reason is ErrorReason.DEADLINE_UNMEETABLE
     assert steps_of_all() == ran
     await result_of(running.generator.GenerateImage(request(**options), timeout=60))
