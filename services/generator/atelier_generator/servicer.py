@@ -19,9 +19,11 @@ from atelier_generator.pipeline import Pipeline
 from atelier_generator.prompts import PendingPrompt
 from atelier_generator.request import CompletedRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_generator.source_reading import read_source
+from atelier_generator.warm_up import warm_up
 from atelier_runtime.device_worker import DeviceWorker, Job, Together
 from atelier_runtime.errors import AtelierError
-from atelier_runtime.images import Picture, encode_output
+from atelier_runtime.images import InputImage, Picture, encode_output
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.service import LoadedModels, StatusServicer, deadline_of
@@ -70,8 +72,8 @@ class GeneratorService:
 
     def warm_up(self) -> None:
         """Generate a small image, then compile what the settings ask for. Raises `StartupError`."""
-        self.pipeline.warm_up()
         assert self._models is not None, "used after load()"
+        warm_up(self.pipeline, self._models)
         batch_sizes = range(1, self.pipeline.max_batch + 1)
         compile_networks(self._models, self.settings, batch_sizes=batch_sizes)
 
@@ -106,11 +108,18 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         """Stream progress, then the images. A canceled call stops within one denoising step."""
         pipeline = self._service.pipeline
         request = convert.request_from_proto(message)
-        request.check_size(self._service.settings.max_pixels)
+        if not request.own_size:
+            request.check_size(self._service.settings.max_pixels)
         request = pipeline.complete(request)
 
         worker, deadline = self._service.worker, deadline_of(context)
-        worker.check_slot(deadline)  # no prompt is encoded in vain
+        if request.image is None:
+            worker.check_slot(deadline)  # no prompt is encoded in vain
+        else:
+            message.ClearField("image")  # nothing of the files is kept while the request waits
+            message.ClearField("mask")
+            with worker.hold_slot(deadline):
+                request = await self._with_source(request)
         prompt = pipeline.start_prompt(request)
 
         work: Callable[[Job[None]], None] | Together[None]
@@ -137,6 +146,19 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
             job.cancel()
             prompt.cancel()
             del job, work, prompt  # an error's traceback would keep them, and they the error
+
+    async def _with_source(self, request: CompletedRequest) -> CompletedRequest:
+        """Return a request with its image and mask decoded, and brought to the size of the result."""
+        workers, timer = self._service.image_workers, StageTimer()
+        assert request.image is not None, "checked by the caller"
+        picture = await workers.decode(InputImage(request.image), timer.stage("read_image"))
+        mask = None
+        if request.mask is not None:
+            mask = await workers.decode(InputImage(request.mask), timer.stage("read_image"), "mask")
+        source = await asyncio.to_thread(read_source, request, picture, mask, timer.reports)
+        request = request.with_source(source)
+        request.check_size(self._service.settings.max_pixels)
+        return request
 
     async def _response(self, request: CompletedRequest, event: Progress | Run) -> pb.GenerateImageResponse:
         """Return the event of a step, or of an image that the networks have made."""

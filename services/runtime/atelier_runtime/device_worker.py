@@ -207,6 +207,21 @@ class DeviceWorker:
                 )
 
     @contextlib.contextmanager
+    def hold_slot(self, deadline: float | None = None) -> Iterator[None]:
+        """Hold a slot in the queue while the image of a request is decoded, which is then submitted.
+
+        What is submitted next, before the event loop goes on, gets the slot. Raises like `reserve_slot`.
+        """
+        with self._state:
+            self.check_slot(deadline)
+            self._count(+1, +1)
+        try:
+            yield
+        finally:
+            with self._state:
+                self._count(-1, -1)
+
+    @contextlib.contextmanager
     def reserve_slot(self, deadline: float | None = None) -> Iterator[Callable[[], None]]:
         """Hold a slot in the queue for a request of several jobs, from before its decoding to its last job.
 
