@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from atelier_generator.generation import Generation
-from atelier_generator.models import Models
+from atelier_generator.lora_tags import Lora
+from atelier_generator.models import Models, place
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.plan import pass_size
 from atelier_generator.request import CompletedRequest
@@ -19,7 +25,8 @@ from atelier_runtime.images import RgbArray
 from atelier_runtime.outcomes import WarningCode
 from atelier_runtime.sizes import Size
 from atelier_runtime.upscaler import crop_to, upscale_to
-from tests.unit.generator.conftest import UnetCalls, request_for
+from tests import tiny_loras
+from tests.unit.generator.conftest import UnetCalls, load, request_for
 
 STEPS = 4
 
@@ -208,3 +215,32 @@ def test_what_is_fitted_to_a_pass_comes_back_in_its_place(
     back = upscale_to(fitted.pixels, size, None, lambda: None).astype(int)
     inner = slice(8, -8)
     assert np.abs(back - source.pixels)[inner, inner].max() <= 4
+
+
+def test_networks_that_take_turns_change_no_pixel(inpaint_models: Models) -> None:
+    models = load(inpaint_models.model_set.folder)
+    offloaded = place(models.text_to_image, models.refiner, torch.device("cpu"), models.inpaint, offload=True)
+    uses: list[str] = []
+    use = offloaded.use
+
+    def recorded(name: str) -> None:
+        uses.append(name)
+        use(name)
+
+    source = Source(picture(), soft_mask())
+    expected = generate(inpaint_models, source).pixels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offloaded, "use", recorded)
+        assert np.array_equal(generate(replace(models, placement=offloaded), source).pixels, expected)
+    assert [name for name, _ in groupby(uses)] == ["text", "vae", "inpaint", "refiner", "vae"]
+
+
+def test_loras_change_what_the_inpainting_network_draws(inpaint_models: Models, tmp_path: Path) -> None:
+    folder = shutil.copytree(inpaint_models.model_set.folder, tmp_path / "set")
+    tiny_loras.write(folder / "loras" / "ink.safetensors", part="unet")
+    models = load(folder)
+    source = Source(picture(), soft_mask())
+    before = generate(models, source).pixels
+    changed = generate(models, source, loras=(Lora("ink", 1.0),)).pixels
+    assert not np.array_equal(changed, before)
+    assert np.array_equal(generate(models, source).pixels, before)

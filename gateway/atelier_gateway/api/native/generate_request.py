@@ -152,8 +152,8 @@ class GenerateRequest(RequestModel):
     )
     use_face_restoration: bool = Field(
         defaults.USE_FACE_RESTORATION,
-        description="Restore the faces with RetinaFace and CodeFormer. Not with a mask, outside of which nothing "
-        "changes: the default is then false.",
+        description="Restore the faces with RetinaFace and CodeFormer. Not with a mask, outside of which "
+        "nothing changes: the default is then false.",
     )
     face_restoration_weight: float = Field(
         defaults.FIDELITY,
@@ -271,9 +271,7 @@ def _image_violations(
             "mask" if request.mask else "image", f"{fields}: {size} bytes, the limit is {max_image_bytes}"
         )
     if request.mask is not None and request.use_face_restoration and "use_face_restoration" in given:
-        message = (
-            "cannot be used with a mask, outside of which nothing changes; /restore can be told which faces"
-        )
+        message = "cannot be used with a mask, outside of which nothing changes; /restore takes single faces"
         yield FieldViolation("use_face_restoration", message)
     if request.hires_fix:
         yield FieldViolation(names("hires_fix"), "cannot be used with an image; hires_fix_simple can")
