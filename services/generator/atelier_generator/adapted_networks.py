@@ -66,7 +66,7 @@ class AdaptedNetworks:
             if layer.part in self._networks and tuple(self._own(layer).weight.shape) == layer.shape
         )
 
-    def _own(self, layer: Layer) -> nn.Module:
+    def _own(self, layer: Layer) -> Any:
         return self._networks[layer.part].get_submodule(layer.name)
 
     def _put(self, layer: Layer, module: nn.Module) -> None:

@@ -340,8 +340,8 @@ class Pipeline:
         with batch.stage("base"), self._adapted(batch, inpaint=inpaint):
             self._models.placement.use("inpaint" if inpaint else "base")
             batch.each(start)
-            unet = (self._models.inpaint if inpaint else self._models.text_to_image).unet
-            self._denoiser.denoise(unet, batch, "base", batch.runs[0].passes.base)
+            pipeline = (inpaint and self._models.inpaint) or self._models.text_to_image
+            self._denoiser.denoise(pipeline.unet, batch, "base", batch.runs[0].passes.base)
 
     def _second_pass(self, batch: Batch) -> None:
         """Run image to image on the latents, with the refiner network or, without one, with the base's."""

@@ -43,7 +43,8 @@ def soft_mask(width: int = 256, height: int = 256) -> MaskArray:
     """White in the middle, black at the borders, soft between."""
     y, x = np.mgrid[0:height, 0:width]
     distance = np.maximum(abs(x - width / 2) / width, abs(y - height / 2) / height)
-    return (np.clip((0.35 - distance) * 10, 0, 1) * 255).round().astype(np.uint8)
+    mask: MaskArray = (np.clip((0.35 - distance) * 10, 0, 1) * 255).round().astype(np.uint8)
+    return mask
 
 
 def request(source: Source, **options: Any) -> CompletedRequest:
