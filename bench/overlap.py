@@ -56,7 +56,7 @@ def serve(name: str) -> int:
     if name == "generator":
         from atelier_generator import passes
         from atelier_generator.__main__ import main
-        from atelier_generator.models import Autoencoder
+        from atelier_generator.autoencoder import Autoencoder
         from atelier_generator.prompts import PromptEncoder
 
         networks: list[tuple[Any, str]] = [

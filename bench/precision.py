@@ -16,8 +16,9 @@ import diffusers
 import numpy as np
 import torch
 
+from atelier_generator.autoencoder import Autoencoder
 from atelier_generator.compilation import compile_networks
-from atelier_generator.models import Autoencoder, load_base, load_models
+from atelier_generator.models import load_base, load_models
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest

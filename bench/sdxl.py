@@ -24,7 +24,8 @@ import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
-from atelier_generator.models import Autoencoder, Models, load_base, load_refiner, place
+from atelier_generator.autoencoder import Autoencoder
+from atelier_generator.models import Models, load_base, load_refiner, place
 from atelier_generator.nets import published
 from atelier_generator.nets.stored import CLASSES, StoredNetwork
 from atelier_generator.nets.stored_pipeline import StoredPipeline

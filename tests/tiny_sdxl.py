@@ -33,6 +33,7 @@ def build_set(
     folder: Path,
     *,
     refiner: bool = False,
+    inpaint: bool = False,
     upscaler: bool = True,
     max_side: int | None = None,
     refiner_max_side: int | None = None,
@@ -49,6 +50,10 @@ def build_set(
         if refiner:
             _save_refiner(base, folder / "refiner")
             components["refiner"] = {"path": "refiner", "name": "tiny-refiner"}
+        if inpaint:
+            base.unet = _unet(latent_channels, words_width=2 * TEXT_WIDTH, time_ids=6, mask=True)
+            base.save_pretrained(folder / "inpaint")
+            components["inpaint"] = {"path": "inpaint", "name": "tiny-inpaint"}
         if upscaler:
             components["upscaler"] = {"path": build_upscaler(folder).name, "name": UPSCALER_NAME}
     manifest = {
@@ -135,10 +140,10 @@ def _save_refiner(base: Any, folder: Path) -> None:
     pipeline.save_config(folder)  # model_index.json: shared parts are not stored twice
 
 
-def _unet(channels: int, words_width: int, time_ids: int) -> UNet2DConditionModel:
+def _unet(channels: int, words_width: int, time_ids: int, *, mask: bool = False) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=32,
-        in_channels=channels,
+        in_channels=2 * channels + 1 if mask else channels,
         out_channels=channels,
         block_out_channels=(16, 32),
         layers_per_block=1,

@@ -92,8 +92,8 @@ class GatewaySettings(ProcessSettings):
     max_body_bytes: int = Field(
         2**20,
         ge=1024,
-        description="Largest body of a photo request, not counting its image, whose limit follows from "
-        "MAX_PIXELS. A valid one has less than 0.5 MiB. That of /generate is 64 KiB at most.",
+        description="Largest body of a request, not counting its images, whose limit follows from "
+        "MAX_PIXELS. A valid one has less than 0.5 MiB. That of /generate is 192 KiB at most.",
     )
     max_bytes_in_flight: int = Field(
         512 * 2**20,

@@ -33,25 +33,6 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
-def test_generated_requests(stack: Stack, mode: GenerationMode) -> None:
-    stack.generator.size = (8, 8)  # requests are checked here, not images
-    document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
-    cases = document["/generate"]["POST"].as_strategy(generation_mode=mode)
-    statuses: Counter[int] = Counter()
-
-    @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(case=cases)
-    def respond(case: schemathesis.Case[Any]) -> None:
-        response = case.call_and_validate(checks=CHECKS)
-        statuses[response.status_code] += 1
-
-    respond()
-    expected = {200, 422} if mode is GenerationMode.POSITIVE else {400, 415, 422}
-    assert statuses and set(statuses) <= expected, statuses
-    assert mode is GenerationMode.NEGATIVE or statuses[200] > 20, "valid requests are served"
-
-
 FORM = "multipart/form-data"
 IMAGE = file_of(gradient(32, 24))
 
@@ -70,6 +51,35 @@ def images_for_schemathesis(mode: GenerationMode) -> Iterator[None]:
         unregister_string_format(name)
 
 
+def checks_of(case: schemathesis.Case[Any]) -> list[Any]:
+    """A form holds text, and nothing for an empty list: what is invalid as JSON may be valid as a form."""
+    return [check for check in CHECKS if check is not negative_data_rejection or case.media_type != FORM]
+
+
+@pytest.mark.usefixtures("images_for_schemathesis")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+def test_generated_requests(stack: Stack, mode: GenerationMode) -> None:
+    stack.generator.size = (8, 8)  # requests are checked here, not images
+    document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
+    cases = document["/generate"]["POST"].as_strategy(generation_mode=mode)
+    statuses: Counter[tuple[str, int]] = Counter()
+
+    @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=cases)
+    def respond(case: schemathesis.Case[Any]) -> None:
+        response = case.call_and_validate(checks=checks_of(case))
+        statuses[case.media_type or "", response.status_code] += 1
+
+    respond()
+    expected = {200, 422} if mode is GenerationMode.POSITIVE else {200, 400, 415, 422}
+    assert {media_type for media_type, _ in statuses} == {"application/json", FORM}
+    assert {status for _, status in statuses} <= expected, statuses
+    assert mode is GenerationMode.NEGATIVE or statuses["application/json", 200] > 20, (
+        "valid requests are served"
+    )
+    assert mode is GenerationMode.POSITIVE or statuses["application/json", 200] == 0, statuses
+
+
 @pytest.mark.usefixtures("images_for_schemathesis")
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 @pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
@@ -81,9 +91,7 @@ def test_generated_requests_for_photos(stack: Stack, path: str, mode: Generation
     @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=cases)
     def respond(case: schemathesis.Case[Any]) -> None:
-        # a form holds text, and nothing for an empty list: what is invalid as JSON may be valid as a form
-        checks = [c for c in CHECKS if c is not negative_data_rejection or case.media_type != FORM]
-        response = case.call_and_validate(checks=checks)
+        response = case.call_and_validate(checks=checks_of(case))
         statuses[case.media_type or "", response.status_code] += 1
 
     respond()

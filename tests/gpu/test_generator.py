@@ -14,6 +14,7 @@ from atelier_generator.models import Models, load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_generator.warm_up import warm_up
 from atelier_runtime.model_defaults import ModelDefaults
 from tests.tiny_sdxl import build_set
 
@@ -43,7 +44,7 @@ def test_half_precision_gives_nearly_the_image_of_the_cpu(set_folder, dtype, vae
     assert models.refiner is not None
     assert models.text_to_image.unet.dtype == models.refiner.unet.dtype == getattr(torch, dtype)
     assert models.text_to_image.vae.dtype == getattr(torch, vae)
-    Pipeline(models).warm_up()
+    warm_up(Pipeline(models), models)
     generation = generate(models, hires_fix=hires)
     expected = generate(load(set_folder, device="cpu"), hires_fix=hires)
     assert generation.warnings == () and generation.refiner_applied

@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from atelier_generator.models import Autoencoder, load_base, load_refiner
+from atelier_generator.autoencoder import Autoencoder
+from atelier_generator.models import load_base, load_refiner
 from atelier_generator.nets import published
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import empty_network

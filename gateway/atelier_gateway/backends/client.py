@@ -100,19 +100,22 @@ class _Client(Backend):
             raise error.rename_fields(convert.field_from_proto) from error
 
 
+_GeneratorStub: Any = generator_service_pb2_grpc.GeneratorServiceStub
+
+
 class GeneratorClient(_Client, GeneratorBackend):
     """The generator."""
 
     _name = "generator"
     _service = generator_pb.DESCRIPTOR.services_by_name["GeneratorService"]
-    _stub = generator_service_pb2_grpc.GeneratorServiceStub
+    _stub = staticmethod(lambda channel: _GeneratorStub(SerializedRequests(channel)))
     _status_request = generator_pb.GetStatusRequest
 
     async def generate(
         self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
     ) -> None:
         """Generate the images."""
-        request = convert.generate_spec_to_proto(spec)
+        request = await asyncio.to_thread(convert.generate_request, spec)
 
         async def once(stub: Any) -> None:
             events = stub.GenerateImage(request, **_options(deadline))

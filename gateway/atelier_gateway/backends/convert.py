@@ -9,7 +9,7 @@ from dataclasses import replace
 from atelier.common.v1 import image_pb2
 from atelier.generator.v1 import generator_service_pb2 as generator_pb
 from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
-from atelier_gateway.backends.large_request import serialize_with
+from atelier_gateway.backends.large_request import serialize_with, serialize_with_files
 from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
@@ -89,7 +89,17 @@ def generate_spec_to_proto(spec: GenerateSpec) -> generator_pb.GenerateImageRequ
         output=wire.output_to_proto(spec.output_format, spec.quality),
         loras=[generator_pb.Lora(name=lora.name, weight=lora.weight) for lora in spec.loras],
         num_images=spec.num_images,
+        strength=spec.strength,
+        image=spec.image,
+        mask=spec.mask,
     )
+
+
+def generate_request(spec: GenerateSpec) -> generator_pb.GenerateImageRequest | bytes:
+    """Return the request of a generation, serialized if there are images in it."""
+    files = {name: data for name in ("image", "mask") if (data := getattr(spec, name)) is not None}
+    message = generate_spec_to_proto(replace(spec, image=None, mask=None))
+    return serialize_with_files(message, files) if files else message
 
 
 def progress_from_proto(message: generator_pb.GenerateImageProgress) -> Progress:
@@ -110,6 +120,7 @@ def generated_image_from_proto(
             schedule=message.schedule,
             num_inference_steps=message.num_inference_steps,
             guidance_scale=message.guidance_scale,
+            strength=wire.optional(message, "strength"),
         ),
         refiner_applied=message.refiner_applied,
         refiner_reason=wire.skip_reason_from_proto(message.refiner_reason),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -16,6 +16,19 @@ def serialize_with(message: Message, path: tuple[str, ...], data: bytes) -> byte
 
     Protobuf reads a nested message that comes twice as one, so what is there already stays.
     """
+    return b"".join((message.SerializeToString(), _head(message, path, data), data))
+
+
+def serialize_with_files(message: Message, files: Mapping[str, bytes]) -> bytes:
+    """Serialize a message with more fields of its own, by name."""
+    pieces = [message.SerializeToString()]
+    for name, data in files.items():
+        pieces += [_head(message, (name,), data), data]
+    return b"".join(pieces)
+
+
+def _head(message: Message, path: tuple[str, ...], data: bytes) -> bytes:
+    """Return what comes before the data of a field."""
     descriptor: Any = message.DESCRIPTOR
     tags = []
     for name in path:
@@ -25,7 +38,7 @@ def serialize_with(message: Message, path: tuple[str, ...], data: bytes) -> byte
     head = b""
     for tag in reversed(tags):
         head = tag + _varint(len(head) + len(data)) + head
-    return b"".join((message.SerializeToString(), head, data))
+    return head
 
 
 def _varint(value: int) -> bytes:

@@ -105,7 +105,8 @@ class Generate:
             "hires_fix": spec.hires_fix,
             "lanczos_scale": spec.lanczos_scale is not None,
         }
-        fields = ("width", "height", *(field for field, is_set in upscaling.items() if is_set))
+        sides = ("image",) if spec.own_size else ("width", "height")
+        fields = (*sides, *(field for field, is_set in upscaling.items() if is_set))
         return [*seeds, *(FieldViolation(field, message) for field in fields)]
 
     async def run(

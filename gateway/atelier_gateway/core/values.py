@@ -6,12 +6,12 @@ In a spec, None means that the service decides.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from atelier_runtime import defaults
 from atelier_runtime.cost_model import Cost
-from atelier_runtime.images import EncodedImage, InputImage, OutputFormat
+from atelier_runtime.images import EncodedImage, InputImage, OutputFormat, stored_size
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import ResponseWarning, SkipReason
 from atelier_runtime.sizes import Size, result_size
@@ -91,6 +91,17 @@ class GenerateSpec:
     quality: int | None = None
     num_images: int | None = None
     """Images, with the seeds `seed`, `seed` + 1, ..."""
+    image: bytes | None = field(default=None, repr=False)
+    """A file to start from; without `width` and `height`, the result has its size."""
+    mask: bytes | None = field(default=None, repr=False)
+    """A file of the same size, white where the image is to be drawn anew."""
+    strength: float | None = None
+    """How much of the image is drawn anew, 0 to 1."""
+
+    @property
+    def own_size(self) -> bool:
+        """Whether the image to start from decides on the size."""
+        return self.image is not None and self.width is None and self.height is None
 
     @property
     def image_count(self) -> int:
@@ -103,8 +114,13 @@ class GenerateSpec:
         return self.restore_faces or self.upscale > 1
 
     def result_size(self) -> Size:
-        """Return the size of each final image."""
+        """Return the size of each final image, width and height perhaps exchanged if it is that of `image`.
+
+        That of a file that cannot be read is unknown; then any.
+        """
         requested = Size(self.width or defaults.SIDE_PX, self.height or defaults.SIDE_PX)
+        if self.own_size and self.image is not None:
+            requested = stored_size(self.image) or requested
         hires_fix = defaults.HIRES_FIX if self.hires_fix is None else self.hires_fix
         generated = result_size(requested, hires_fix=hires_fix, lanczos_scale=self.lanczos_scale)
         return Size(generated.width * self.upscale, generated.height * self.upscale)
@@ -118,6 +134,8 @@ class Sampling:
     schedule: str
     num_inference_steps: int
     guidance_scale: float
+    strength: float | None = None
+    """Of image to image."""
 
 
 @dataclass(frozen=True)

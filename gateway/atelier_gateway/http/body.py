@@ -39,24 +39,6 @@ _UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 _MEMORY_BYTES = 4 * 2**20
 
 
-async def read_json_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
-    """Return the body's JSON object.
-
-    Raises:
-        UnsupportedMediaType: another content type, charset or content encoding.
-        BodyTooLarge: more than `max_bytes`, announced or received.
-        QueueFull: too much is in flight already.
-        RequestTimeout: it arrived too slowly.
-        MalformedBody: invalid UTF-8 or JSON, NaN or Infinity, or not an object.
-        InvalidRequest: a field is given twice.
-        Cancelled: the client disconnected.
-    """
-    if _media_type(request) not in _READ_AS_JSON:
-        raise UnsupportedMediaType()
-    _check_encoding(request)
-    return parse_json_object(await _receive(request, max_bytes), max_bytes=max_bytes)
-
-
 async def read_json_or_form(
     request: Request,
     validator: Validator[Any],
@@ -68,7 +50,16 @@ async def read_json_or_form(
     """Return the body's JSON object, or the fields of a form (multipart/form-data) as JSON would have them.
 
     Images stay where they are: files of a form as `memoryview`, long strings in JSON as `LongText`. All else
-    has at most `max_fields_bytes`. Raises like `read_json_object`.
+    has at most `max_fields_bytes`.
+
+    Raises:
+        UnsupportedMediaType: another content type, charset or content encoding.
+        BodyTooLarge: more than one of the limits, announced or received.
+        QueueFull: too much is in flight already.
+        RequestTimeout: it arrived too slowly.
+        MalformedBody: invalid UTF-8, JSON or form, NaN or Infinity, or not an object.
+        InvalidRequest: a field is given twice.
+        Cancelled: the client disconnected.
     """
     media_type = _media_type(request)
     if media_type not in (*_READ_AS_JSON, _FORM):

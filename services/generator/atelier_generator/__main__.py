@@ -73,14 +73,26 @@ def draw(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in GenerateRequest.__dataclass_fields__ if name in args}
     options["loras"] = tuple(args.loras)
     try:
+        for name in ("image", "mask"):
+            options[name] = options[name] and options[name].read_bytes()
         request = GenerateRequest(**options, output_format=file_format)
-        request.check_size(settings.max_pixels)
+        if not request.own_size:
+            request.check_size(settings.max_pixels)
         from atelier_generator.models import load_models
         from atelier_generator.pipeline import Pipeline
 
         models = load_models(settings)
         pipeline = Pipeline(models)
-        generations = pipeline.generate_images(pipeline.complete(request))
+        completed = pipeline.complete(request)
+        if request.from_image:
+            from atelier_generator.source_reading import decode_source
+
+            completed = completed.with_source(decode_source(request, settings.max_pixels))
+            completed.check_size(settings.max_pixels)
+        generations = pipeline.generate_images(completed)
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except AtelierError as error:
         print(error.message, file=sys.stderr)
         return 1
@@ -92,7 +104,7 @@ def draw(args: argparse.Namespace) -> int:
     for number, generation in enumerate(generations, start=1):
         path = output if request.num_images == 1 else output.with_stem(f"{output.stem}-{number}")
         path.write_bytes(images.encode(images.Picture(generation.pixels), file_format, request.quality))
-        print(f"{path}: {request.result_size}, seed {generation.seed}")
+        print(f"{path}: {completed.result_size}, seed {generation.seed}")
     return 0
 
 
@@ -145,9 +157,23 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="seed of the noise (default: random, and printed); of several images the first",
     )
+    parser.add_argument("--image", type=Path, help="an image to start from: a PNG, JPEG or WebP file")
+    parser.add_argument(
+        "--mask", type=Path, help="where to draw the image anew: a file of its size, white there, else black"
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        help=f"how much of the image is drawn anew, 0 to 1 (default {defaults.STRENGTH:g})",
+    )
+    for flag in ("--width", "--height"):
+        parser.add_argument(
+            flag,
+            dest=f"{flag.removeprefix('--')}_px",
+            type=int,
+            help=f"(default {defaults.SIDE_PX}, or that of the image)",
+        )
     flags: dict[str, tuple[str, type]] = {
-        "width_px": ("--width", int),
-        "height_px": ("--height", int),
         "num_inference_steps": ("--steps", int),
         "guidance_scale": ("--guidance-scale", float),
         "quality": ("--quality", int),

@@ -59,9 +59,14 @@ class AdaptedNetworks:
                     changed.base_layer = own[layer]  # not another LoRA's, whose memory it would keep
 
     def _layers_of(self, lora: LoadedLora) -> Iterator[Layer]:
-        return (layer for layer in lora.deltas if layer.part in self._networks)
+        # All but the first layer of an inpainting UNet, which takes in more channels than the base's.
+        return (
+            layer
+            for layer in lora.deltas
+            if layer.part in self._networks and tuple(self._own(layer).weight.shape) == layer.shape
+        )
 
-    def _own(self, layer: Layer) -> nn.Module:
+    def _own(self, layer: Layer) -> Any:
         return self._networks[layer.part].get_submodule(layer.name)
 
     def _put(self, layer: Layer, module: nn.Module) -> None:

@@ -58,6 +58,8 @@ def _networks(models: Models) -> Iterator[tuple[Any, Any]]:
     yield models.text_to_image.unet, _canonical_unet
     if models.refiner is not None:
         yield models.refiner.unet, _canonical_unet
+    if models.inpaint is not None:
+        yield models.inpaint.unet, _canonical_unet
     yield models.text_to_image.vae.decoder, _canonical_decoder
 
 
@@ -108,6 +110,7 @@ def _passes(models: Models, sizes: Iterable[Size], batch_sizes: Sequence[int]) -
     for name, unet, unet_sizes in (
         ("base", models.text_to_image.unet, base_sizes),
         ("refiner", models.refiner and models.refiner.unet, refiner_sizes),
+        ("inpaint", models.inpaint and models.inpaint.unet, base_sizes if models.inpaint else []),
     ):
         # Guidance doubles the rows, but for networks that have the guidance scale as an input.
         factors = (1,) if unet is not None and unet.config.time_cond_proj_dim else (1, 2)
@@ -136,15 +139,9 @@ def _pass_sizes(models: Models, sizes: Iterable[Size]) -> tuple[list[Size], list
     return list(base), list(refiner)
 
 
-def _latents(models: Models, size: Size, rows: int) -> torch.Tensor:
+def _latents(models: Models, size: Size, rows: int, channels: int) -> torch.Tensor:
     factor = models.text_to_image.vae_scale_factor
-    shape = (
-        rows,
-        models.text_to_image.vae.config.latent_channels,
-        size.height // factor,
-        size.width // factor,
-    )
-    return torch.zeros(shape, device=models.device)
+    return torch.zeros((rows, channels, size.height // factor, size.width // factor), device=models.device)
 
 
 @torch.inference_mode()
@@ -157,7 +154,7 @@ def _denoise(models: Models, name: str, unet: Any, size: Size, rows: int) -> Non
     tokens = models.text_to_image.tokenizer_2.model_max_length
     zeros = partial(torch.zeros, device=models.device, dtype=models.dtype)
     unet(
-        _latents(models, size, rows).to(models.dtype),
+        _latents(models, size, rows, config.in_channels).to(models.dtype),
         torch.zeros((), device=models.device),
         encoder_hidden_states=zeros(rows, tokens, config.cross_attention_dim),
         timestep_cond=zeros(rows, config.time_cond_proj_dim) if config.time_cond_proj_dim else None,
@@ -171,6 +168,6 @@ def _decode(models: Models, size: Size) -> None:
     """Run the decoder on zeros, in tiles where requests of this size would."""
     models.placement.use("vae")
     vae = models.text_to_image.vae
-    latents = _latents(models, size, 1).to(vae.dtype)
+    latents = _latents(models, size, 1, vae.config.latent_channels).to(vae.dtype)
     models.autoencoder.set_tiling(models.device.type == "cuda" and size.pixels > TILED_PIXELS)
     vae.decode(latents)

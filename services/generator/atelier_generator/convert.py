@@ -25,6 +25,7 @@ _OPTIONS = (
     *("negative_prompt", "width_px", "height_px", "num_inference_steps", "guidance_scale", "seed"),
     *("sampler", "schedule"),
     *("use_refiner", "hires_fix", "use_upscaler", "lanczos_scale", "num_images", "preview_interval_steps"),
+    *("image", "strength", "mask"),
 )
 """The options that have the same name in the message and in the dataclass."""
 
@@ -91,6 +92,7 @@ def result_to_proto(
             schedule=generation.schedule,
             num_inference_steps=generation.num_inference_steps,
             guidance_scale=generation.guidance_scale,
+            strength=generation.strength,
         )
     )
 

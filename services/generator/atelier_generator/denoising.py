@@ -1,7 +1,8 @@
 """What one request denoises in one pass: its latents, its own scheduler, its text and its noise.
 
-The arithmetic is that of diffusers' `StableDiffusionXLPipeline` and `StableDiffusionXLImg2ImgPipeline`, step
-by step, so that one request alone gives their images. Only the UNet is shared by the requests of a batch.
+The arithmetic is that of diffusers' `StableDiffusionXLPipeline`, `StableDiffusionXLImg2ImgPipeline` and
+`StableDiffusionXLInpaintPipeline`, step by step, so that one request alone gives their images. Only the
+UNet is shared by the requests of a batch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import TCDScheduler
 
+from atelier_generator.inpainting import Kept, Masked
 from atelier_generator.previews import estimate
 from atelier_generator.prompts import Text
 from atelier_generator.samplers import OWN, Choice
@@ -29,7 +31,8 @@ class Denoising:
 
     `latents`: (1, C, H/8, W/8). `time_ids`: sizes and crop of SDXL's micro-conditioning (SDXL paper,
     section 2.2), one row, or two with guidance, the negative one first. `timestep_condition`: of UNets that
-    are distilled with their guidance scale as an input (LCM).
+    are distilled with their guidance scale as an input (LCM). With a mask: `kept` is put back after each
+    step, or an inpainting UNet takes in `unet_input`, (1, C + 1, H/8, W/8).
     """
 
     latents: torch.Tensor
@@ -42,6 +45,8 @@ class Denoising:
     guidance_scale: float
     guidance_rescale: float
     guided: bool
+    kept: Kept | None = None
+    unet_input: torch.Tensor | None = None
     prediction: torch.Tensor | None = None
     """The UNet's output for the current step, (1, C, H/8, W/8), or two rows with guidance, see `time_ids`."""
 
@@ -66,7 +71,15 @@ class Denoising:
             prediction, self.timesteps[index], self.latents, return_dict=False, **options
         )
         self.latents = step[0]
+        if self.kept is not None:
+            following = self.timesteps[index + 1 : index + 2]
+            self.latents = self.kept.put_back(self.latents, self.scheduler, following)
         return end
+
+    def scaled_input(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Return what the UNet takes in at a step, without guidance, (1, C, H/8, W/8)."""
+        scaled: torch.Tensor = self.scheduler.scale_model_input(self.latents, timestep)
+        return scaled if self.unet_input is None else torch.cat([scaled, self.unet_input], dim=1)
 
 
 class Conditions:
@@ -111,8 +124,12 @@ class Conditions:
         guidance_scale: float,
         generator: torch.Generator,
         choice: Choice = OWN,
+        masked: Masked | None = None,
     ) -> Denoising:
-        """Start from latents with noise added, `strength` (0 to 1) of the way up the schedule of `steps`."""
+        """Start from latents with noise added, `strength` (0 to 1) of the way up the schedule of `steps`.
+
+        `masked`: only a part of them is drawn anew; at strength 1 that part starts from noise alone.
+        """
         scheduler = self._scheduler(choice, steps)
         first = max(steps - min(int(steps * strength), steps), 0) * scheduler.order
         timesteps = scheduler.timesteps[first:]
@@ -120,8 +137,17 @@ class Conditions:
             scheduler.set_begin_index(first)
         latents = latents.to(self._device, self._dtype)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        noisy = scheduler.add_noise(latents, noise, timesteps[:1])
-        return self._denoising(noisy, scheduler, timesteps, text, guidance_scale, generator)
+        if masked is not None and strength == 1:
+            noisy = noise * scheduler.init_noise_sigma
+        else:
+            noisy = scheduler.add_noise(latents, noise, timesteps[:1])
+        denoising = self._denoising(noisy, scheduler, timesteps, text, guidance_scale, generator)
+        if masked is not None:
+            masked = masked.to(self._device, self._dtype)
+            denoising.unet_input = masked.unet_input
+            if denoising.unet_input is None:
+                denoising.kept = Kept(latents, noise, masked.cells)
+        return denoising
 
     def guides(self, guidance_scale: float) -> bool:
         """Return whether guidance needs a second row; it does not where its scale is an input (LCM)."""
@@ -196,7 +222,7 @@ def predict(unet: Any, parts: Sequence[Denoising], index: int) -> list[torch.Ten
     """
     timestep = parts[0].timesteps[index]
     guided = parts[0].guided
-    inputs = [part.scheduler.scale_model_input(part.latents, timestep) for part in parts]
+    inputs = [part.scaled_input(timestep) for part in parts]
     texts = [part.text for part in parts]
     embeddings, pooled = [text.embeddings for text in texts], [text.pooled for text in texts]
     time_ids = [part.time_ids[-1:] for part in parts]

@@ -83,17 +83,26 @@ class Estimator:
     """Knows which stages a request has, and learns what they take."""
 
     def __init__(
-        self, models: Models, conditions: Conditions, refiner: Conditions | None, sharing: Sharing
+        self,
+        models: Models,
+        base: Conditions,
+        *,
+        refiner: Conditions | None,
+        inpaint: Conditions | None,
+        sharing: Sharing,
     ) -> None:
-        """`conditions`: of the base; `sharing`: of the images of one request."""
+        """`base`, `refiner`, `inpaint`: those of each network; `sharing`: of the images of one request."""
         self.costs = CostModel()
         self.warming_up = False
         """Whether what is learned is of first runs, which are slow."""
         self._models = models
         self._sharing = sharing
-        self._base = _Network("base", conditions, models.text_to_image.unet)
+        self._base = _Network("base", base, models.text_to_image.unet)
         self._refiner = (
             _Network("refiner", refiner, models.refiner.unet) if refiner and models.refiner else None
+        )
+        self._inpaint = (
+            _Network("inpaint", inpaint, models.inpaint.unet) if inpaint and models.inpaint else None
         )
 
     # --- before ---
@@ -134,7 +143,11 @@ class Estimator:
             return self._denoise(request, name, network, size, steps, schedule_steps, images, at_once)
 
         yield self._text(request, plan)
-        yield denoise("base", self._base, size, passes.base, request.num_inference_steps)
+        inpaint = self._inpaint if request.masked else None
+        if request.from_image:
+            yield self._encode_start(size, requests, times=2 if inpaint else 1)
+        if passes.base:
+            yield denoise("base", inpaint or self._base, size, passes.base, request.num_inference_steps)
         if plan.second is not None:
             if plan.second != size:
                 yield self._autoencode("decode", size)
@@ -248,7 +261,7 @@ class Estimator:
         if at_once is None:
             at_once = self._sharing.most(ForwardPass(name, height, width, guided), images)
         timesteps = network.timesteps(request.choice, schedule_steps, steps)
-        loras = len(in_effect(request.loras)) if network is self._base else 0
+        loras = 0 if network is self._refiner else len(in_effect(request.loras))
         rows = images * (1 + guided)
         work = Work(
             kind=f"unet of the {network.name}",
@@ -258,6 +271,13 @@ class Estimator:
             held=min(images, at_once) * (1 + guided) * width * height,
         )
         return Stage(name, work, size, shared=True, steps=timesteps)
+
+    def _encode_start(self, size: Size, requests: int, *, times: int) -> Stage:
+        """Return the stage that encodes what requests start from; `times`: for an inpainting UNet two."""
+        once = self._autoencode("encode_latents", size)
+        calls = requests * times
+        work = once.work._replace(calls=calls, amount=calls * once.work.amount)
+        return once._replace(work=work, shared=True)
 
     def _autoencode(self, name: str, size: Size) -> Stage:
         tiled = works_in_tiles(self._models.device, size.pixels)

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from atelier_generator.denoising import Denoising
+from atelier_generator.inpainting import Masked
 from atelier_generator.plan import Passes, Plan
 from atelier_generator.prompts import EncodedPrompt, PendingPrompt
 from atelier_generator.request import CompletedRequest
@@ -28,7 +29,7 @@ _SEED_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps derived seeds ap
 _GENERATOR_SEEDS = 2**63
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Progress:
     """`step` of `total_steps` steps of a pass ("base", "hires" or "refiner") are done.
 
@@ -38,7 +39,18 @@ class Progress:
     stage: str
     step: int
     total_steps: int
-    previews: tuple[RgbArray, ...] = ()
+    previews: tuple[RgbArray, ...] = field(default=(), compare=False)
+
+
+@dataclass(eq=False)
+class Start:
+    """What the images of a request start from instead of noise alone: encoded once, for all of them.
+
+    `latents`: (1, C, H/8, W/8).
+    """
+
+    latents: torch.Tensor | None = None
+    masked: Masked | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Generation:
     upscaler: str
     warnings: tuple[ResponseWarning, ...]
     stages: tuple[StageReport, ...]
+    strength: float | None = None
+    """None if it did not start from an image."""
 
 
 @dataclass(eq=False)
@@ -82,6 +96,7 @@ class Run:
     number: int = 1
     """Of the request's images, from 1 to `images`."""
     images: int = 1
+    start: Start | None = None
     timer: StageTimer = field(init=False)
     prompt: EncodedPrompt | None = None
     denoising: Denoising | None = None
@@ -95,8 +110,11 @@ class Run:
     warnings: list[ResponseWarning] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Start the timer."""
+        """Start the timer, after what reading the request's image took."""
         self.timer = StageTimer(probe_for(self.device))
+        if (source := self.request.source) is not None:
+            self.timer.reports.extend(source.stages)
+            self.warnings.extend(source.warnings)
 
     @property
     def encoded_prompt(self) -> EncodedPrompt:
@@ -109,6 +127,15 @@ class Run:
         """The latents of the last pass."""
         assert self.latents is not None, "there has been a pass"
         return self.latents
+
+    def read_prompt(self) -> None:
+        """Wait for the prompt to be encoded."""
+        self.check()
+        pending, self.pending_prompt = self.pending_prompt, None
+        assert pending is not None, "a prompt is read once"
+        self.prompt = pending.read(self.check)
+        self.timer.reports.append(self.prompt.cost)
+        self.warnings.extend(self.prompt.warnings)
 
     def noise_generator(self, index: int) -> torch.Generator:
         """Return the CPU generator of a pass; pass 0 uses the seed itself."""
@@ -146,7 +173,7 @@ class Run:
     def let_go(self) -> None:
         """Keep nothing but what the result is made of: neither tensors nor those who wait for it."""
         self.check, self.emit, self.free = _nothing, ignore_progress, _nothing
-        self.pending_prompt = self.prompt = self.denoising = self.latents = None
+        self.pending_prompt = self.prompt = self.denoising = self.latents = self.start = None
 
     def result(self, pixels: RgbArray) -> Generation:
         """Return the result of the request, once its image is finished."""
@@ -164,6 +191,7 @@ class Run:
             upscaler=self.upscaler,
             warnings=tuple(self.warnings),
             stages=tuple(self.timer.reports),
+            strength=self.request.strength,
         )
 
     # --- warnings ---

@@ -2,6 +2,7 @@
 
     text_to_image   the base: UNet, text encoders, tokenizers, scheduler, VAE
     refiner         its own UNet and scheduler; VAE and second text encoder of the base
+    inpaint         likewise, with both text encoders of the base
     autoencoder     the VAE in its own dtype, with checks of its output
     upscaler        any network that spandrel loads
     loras           changes of the base's UNet and text encoders, applied to the requests that name them
@@ -34,18 +35,17 @@ from functools import cached_property
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 import transformers
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
 from atelier_generator.adapted_networks import AdaptedNetworks
+from atelier_generator.autoencoder import Autoencoder
 from atelier_generator.lora_folder import LoraFolder
 from atelier_generator.lora_store import LoraStore
 from atelier_generator.nets.lora_layers import PARTS, layers_by_name
-from atelier_generator.nets.published import Kind
 from atelier_generator.nets.reading import read_pipeline
-from atelier_generator.nets.stored_pipeline import StoredPipeline
+from atelier_generator.nets.stored_pipeline import Role, StoredPipeline
 from atelier_generator.placement import Placement
 from atelier_generator.plan import refiner_schedule_steps
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES
@@ -54,8 +54,7 @@ from atelier_generator.samplers import name_problems, read_choice
 from atelier_generator.scheduling import Schedulers, trained_as
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.device import choose_device, choose_dtype
-from atelier_runtime.errors import BadImage, InvalidRequest
-from atelier_runtime.images import RgbArray
+from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.latent_colors import SDXL_COLORS, LatentColors
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
@@ -65,10 +64,8 @@ from atelier_runtime.weights import CheckpointError, Component, ModelSet
 
 logger = logging.getLogger(__name__)
 
-ROLES = (NetworkRole.BASE, NetworkRole.REFINER, NetworkRole.UPSCALER)
+ROLES = (NetworkRole.BASE, NetworkRole.REFINER, NetworkRole.INPAINT, NetworkRole.UPSCALER)
 """The networks that the generator runs."""
-
-_ONE_COLOR_DEVIATION = 0.5  # of 255: no image, however plain, is as uniform as that
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class Models:
     """Everything that a request may run.
 
     diffusers' classes hide their attributes from the type checker, hence `Any`: `text_to_image` is a
-    `StableDiffusionXLPipeline`, `refiner` a `StableDiffusionXLImg2ImgPipeline`. They are used for their
-    networks, their configuration and their text encoding.
+    `StableDiffusionXLPipeline`, and so is `inpaint`, `refiner` a `StableDiffusionXLImg2ImgPipeline`. They are
+    used for their networks, their configuration and their text encoding.
     """
 
     model_set: ModelSet
@@ -89,6 +86,13 @@ class Models:
     upscaler: Upscaler | None
     placement: Placement
     loras: LoraStore = dataclasses.field(default_factory=LoraStore)
+    inpaint: Any | None = None
+
+    @cached_property
+    def adapted_inpaint_unet(self) -> AdaptedNetworks:
+        """The inpainting UNet, likewise."""
+        assert self.inpaint is not None, "checked by the caller"
+        return AdaptedNetworks({"unet": self.inpaint.unet})
 
     @cached_property
     def adapted_unet(self) -> AdaptedNetworks:
@@ -114,86 +118,6 @@ class Models:
         return min(side, self.model_set.max_side or side)
 
 
-class Autoencoder:
-    """The VAE: pixels (uint8 RGB) to scaled latents (1, C, H/8, W/8) and back."""
-
-    def __init__(self, vae: Any) -> None:
-        """`vae`: diffusers' `AutoencoderKL`, shared with the pipelines."""
-        self._vae = vae
-
-    @property
-    def half_precision(self) -> bool:
-        """True if it runs in fewer than 32 bits."""
-        return bool(self._vae.dtype != torch.float32)
-
-    def encode(self, image: RgbArray, *, tiled: bool) -> torch.Tensor:
-        """Return the mean latents of an image whose sides are multiples of the VAE's factor."""
-        self.set_tiling(tiled)
-        pixels = torch.from_numpy(image.copy()).to(self._vae.device)
-        batch = pixels.permute(2, 0, 1).unsqueeze(0).float().div_(127.5).sub_(1)
-        latents = self._vae.encode(batch.to(self._vae.dtype)).latent_dist.mode()
-        mean, std = self._statistics(latents)
-        scaled: torch.Tensor = (latents - mean) * (self._vae.config.scaling_factor / std)
-        return scaled
-
-    def decode(self, latents: torch.Tensor, *, tiled: bool) -> RgbArray:
-        """Return the image of some latents.
-
-        Raises `BadImage` if latents or image have non-finite values, or the image is a single color.
-        """
-        if not torch.isfinite(latents).all():
-            raise BadImage("The output of the diffusion network has non-finite values.")
-        self.set_tiling(tiled)
-        latents = latents.to(self._vae.dtype)
-        mean, std = self._statistics(latents)
-        pixels = self._vae.decode(latents * (std / self._vae.config.scaling_factor) + mean).sample
-        return checked_picture(pixels.float())
-
-    def decode_in_float32(self, latents: torch.Tensor, *, tiled: bool) -> RgbArray:
-        """`decode` in 32 bits, whatever the VAE's own dtype."""
-        usual = self._vae.dtype
-        try:  # the conversion may run out of memory halfway through
-            self._convert(torch.float32)
-            return self.decode(latents, tiled=tiled)
-        finally:
-            self._convert(usual)
-
-    def _convert(self, dtype: torch.dtype) -> None:
-        with torch.inference_mode(False):  # parameters created in inference mode could not be changed later
-            self._vae.to(dtype)
-
-    def set_tiling(self, tiled: bool) -> None:
-        """Let the VAE work in tiles, or not, until the next encoding or decoding."""
-        if tiled:
-            self._vae.enable_tiling()
-        else:
-            self._vae.disable_tiling()
-
-    def _statistics(self, latents: torch.Tensor) -> tuple[Any, Any]:
-        """Return mean and deviation of the latent channels, for the sets whose VAE names them."""
-        config = self._vae.config
-        if config.latents_mean is None or config.latents_std is None:
-            return 0.0, 1.0
-        mean, std = (
-            torch.tensor(values, dtype=latents.dtype, device=latents.device).view(1, -1, 1, 1)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return mean, std
-
-
-def checked_picture(pixels: torch.Tensor) -> RgbArray:
-    """Convert a VAE's output, float (1, 3, H, W) from -1 to 1, to uint8 RGB (H, W, 3).
-
-    Raises `BadImage` for non-finite values and for an image of a single color.
-    """
-    if not torch.isfinite(pixels).all():
-        raise BadImage("The output of the autoencoder has non-finite values.")
-    scaled = pixels.squeeze(0).add(1).mul_(127.5).clamp_(0, 255).round_()
-    if scaled.flatten(1).std(dim=1, correction=0).max() < _ONE_COLOR_DEVIATION:
-        raise BadImage("The networks produced an image of a single color.")
-    return np.ascontiguousarray(scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
-
-
 def load_models(settings: GeneratorSettings) -> Models:
     """Load and check the generator's part of the model set in the settings.
 
@@ -214,11 +138,13 @@ def load_models(settings: GeneratorSettings) -> Models:
     _check_negative_prompt(model_set)
     model_set.check_files(*ROLES)
 
-    refiner, upscaler = (model_set.component(role) for role in (NetworkRole.REFINER, NetworkRole.UPSCALER))
+    refiner, inpaint, upscaler = (model_set.component(role) for role in ROLES[1:])
     with _named_errors(model_set, base):
         stored_base = _read(base, "base")
     with _named_errors(model_set, refiner or base):
         stored_refiner = _read(refiner, "refiner", stored_base) if refiner else None
+    with _named_errors(model_set, inpaint or base):
+        stored_inpaint = _read(inpaint, "inpaint", stored_base) if inpaint else None
     with _named_errors(model_set, base):
         text_to_image = load_base(stored_base, home, dtype)
     text_to_image.scheduler = _trained_scheduler(model_set, text_to_image.scheduler)
@@ -228,6 +154,11 @@ def load_models(settings: GeneratorSettings) -> Models:
     if refining is not None:
         steps = refiner_schedule_steps(model_set.defaults.num_inference_steps)
         _check_sampling(model_set, refining.scheduler, steps, ", of the refiner")
+    with _named_errors(model_set, inpaint or base):
+        inpainting = load_inpaint(stored_inpaint, text_to_image, home, dtype) if stored_inpaint else None
+    if inpainting is not None:
+        steps = model_set.defaults.num_inference_steps
+        _check_sampling(model_set, inpainting.scheduler, steps, ", of the inpainting network")
     models = Models(
         model_set=model_set,
         device=device,
@@ -236,8 +167,9 @@ def load_models(settings: GeneratorSettings) -> Models:
         refiner=refining,
         autoencoder=Autoencoder(text_to_image.vae),
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
-        placement=place(text_to_image, refining, device, offload=offload),
+        placement=place(text_to_image, refining, device, inpainting, offload=offload),
         loras=list_loras(settings, model_set, text_to_image, home, dtype),
+        inpaint=inpainting,
     )
     model_set.verify(*ROLES)  # the files that no network needed
     for role in ROLES:
@@ -312,12 +244,28 @@ def load_refiner(stored: StoredPipeline, base: Any, device: torch.device, dtype:
     return refiner
 
 
-def place(base: Any, refiner: Any | None, device: torch.device, *, offload: bool = False) -> Placement:
-    """Return where the networks of two pipelines are; the upscaler is small and always stays."""
+def load_inpaint(stored: StoredPipeline, base: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a checked inpainting UNet, with its scheduler, in a pipeline that is otherwise `base`."""
+    unet = stored.networks["unet"].load(dtype).to(device, memory_format=torch.channels_last)
+    changed = {"unet": unet, "scheduler": stored.scheduler()}
+    pipeline_class: Any = StableDiffusionXLPipeline  # diffusers' constructors are not annotated
+    return pipeline_class(**base.components | changed, add_watermarker=False)
+
+
+def place(
+    base: Any,
+    refiner: Any | None,
+    device: torch.device,
+    inpaint: Any | None = None,
+    *,
+    offload: bool = False,
+) -> Placement:
+    """Return where the networks of the pipelines are; the upscaler is small and always stays."""
     groups = {
         "text": [base.text_encoder, base.text_encoder_2],
         "base": [base.unet],
         "refiner": [refiner.unet] if refiner is not None else [],
+        "inpaint": [inpaint.unet] if inpaint is not None else [],
         "vae": [base.vae],
     }
     return Placement(device, groups, offload=offload)
@@ -378,10 +326,9 @@ def _check_sampling(model_set: ModelSet, scheduler: Any, steps: int, network: st
         )
 
 
-def _read(component: Component, kind: Kind, base: StoredPipeline | None = None) -> StoredPipeline:
+def _read(component: Component, role: Role, base: StoredPipeline | None = None) -> StoredPipeline:
     stored = read_pipeline(component.path, component.read)
-    stored.require(kind)
-    stored.check(base)
+    stored.check_for(role, base)
     return stored
 
 

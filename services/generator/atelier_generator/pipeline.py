@@ -1,7 +1,10 @@
 """Generating images: base pass, upscaling, second pass or refiner, guards.
 
-    base ▶ [refiner] ▶ decode ▶ [upscale]                           without hires fix
+    [encode] ▶ base ▶ [refiner] ▶ decode ▶ [upscale] ▶ [compose]    without hires fix
     base ▶ decode ▶ upscale ▶ encode ▶ hires ▶ decode ▶ [upscale]   with it
+
+What is encoded first is the image to start from, if there is one. With a mask, the base pass is that of the
+inpainting UNet, if the set has one, and in the end what was drawn is put into the image.
 
 The prompt is encoded before, in a thread of its own (`prompts`).
 
@@ -16,7 +19,7 @@ its noise and its schedulers are its own.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -32,6 +35,7 @@ from atelier_generator.generation import (
     Generation,
     Progress,
     Run,
+    Start,
 )
 from atelier_generator.image_group import ImageGroup, ProgressTogether, named_error, sharing_on
 from atelier_generator.lora_folder import LoraFolder
@@ -39,17 +43,22 @@ from atelier_generator.lora_tags import in_effect
 from atelier_generator.models import Models
 from atelier_generator.passes import Denoiser
 from atelier_generator.pixels import PixelStages
-from atelier_generator.plan import Passes, Plan, count_steps, make_plan, refiner_schedule_steps
+from atelier_generator.plan import (
+    Passes,
+    Plan,
+    count_steps,
+    make_plan,
+    refiner_schedule_steps,
+    strength_problem,
+)
 from atelier_generator.prompts import PendingPrompt, PromptEncoder
 from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.samplers import OWN, read_choice
 from atelier_runtime import defaults
 from atelier_runtime.checks import raise_violations
-from atelier_runtime.errors import BadImage, FieldViolation, InvalidRequest, OutOfMemory
+from atelier_runtime.errors import FieldViolation, OutOfMemory
 from atelier_runtime.latent_colors import SDXL_COLORS
 from atelier_runtime.metrics import StageTimer
-from atelier_runtime.settings import StartupError
-from atelier_runtime.sizes import Size
 from atelier_runtime.weights import ModelSet
 
 
@@ -69,7 +78,10 @@ class Pipeline:
         self._pixels = PixelStages(models)
         self._base = Conditions(models.text_to_image, models.device, rescale)
         self._refiner = Conditions(models.refiner, models.device, rescale) if models.refiner else None
-        self.estimator = Estimator(models, self._base, self._refiner, self._sharing)
+        self._inpaint = Conditions(models.inpaint, models.device, rescale) if models.inpaint else None
+        self.estimator = Estimator(
+            models, self._base, refiner=self._refiner, inpaint=self._inpaint, sharing=self._sharing
+        )
 
     @property
     def model_set(self) -> ModelSet:
@@ -89,12 +101,15 @@ class Pipeline:
     def plan(self, request: GenerateRequest) -> Plan:
         """Return the sizes of a request's passes."""
         model_set = self._models.model_set
+        multiple = model_set.size_multiple
+        if request.source is not None:  # of any size
+            multiple = math.lcm(multiple, defaults.SIDE_PX_MULTIPLE)
         return make_plan(
-            Size(request.width_px, request.height_px),
+            request.size,
             hires_fix=request.hires_fix,
             refine=self._refines(request),
             lanczos_scale=request.lanczos_scale,
-            size_multiple=model_set.size_multiple,
+            size_multiple=multiple,
             max_side=model_set.max_side,
             refiner_max_side=model_set.refiner_max_side,
         )
@@ -108,7 +123,8 @@ class Pipeline:
         stored_sampler, _ = self._base.schedulers.names(OWN)
         completed = request.completed(self.model_set.defaults, stored_sampler)
         steps = completed.num_inference_steps
-        problems = {self._base.schedulers.problem(completed.choice, steps): None}
+        problems = {self._first(completed).schedulers.problem(completed.choice, steps): None}
+        problems[strength_problem(steps, completed.strength)] = None
         if self._refiner is not None and self._refines(completed):
             problems[self._refiner.schedulers.problem(completed.choice, refiner_schedule_steps(steps))] = None
         found = [FieldViolation(*problem) for problem in problems if problem is not None]
@@ -142,12 +158,13 @@ class Pipeline:
 
     def sampling_names(self, request: CompletedRequest) -> tuple[str, str]:
         """Return the names of the sampler and the schedule that a request is drawn with."""
-        return self._base.schedulers.names(request.choice)
+        return self._first(request).schedulers.names(request.choice)
 
     def batch_key(self, request: CompletedRequest) -> Hashable:
-        """Return what requests that run together have in common: sizes, steps, sampler, guidance, LoRAs."""
+        """Return what requests that run together have in common: sizes, steps, sampler, ..., LoRAs."""
         plan, loras = self.plan(request), in_effect(request.loras)
-        return plan.base, plan.second, self._passes(request), request.guided, request.choice, loras
+        steps = request.num_inference_steps, request.strength, self._passes(request)
+        return plan.base, plan.second, steps, request.masked, request.guided, request.choice, loras
 
     def start_prompt(self, request: CompletedRequest) -> PendingPrompt:
         """Start to encode a completed request's prompts, for `run`."""
@@ -182,6 +199,7 @@ class Pipeline:
         prompt = prompt or self._prompts.later(request, refine=self._refines(request))
         sampler, schedule = self.sampling_names(request)
         together = ProgressTogether(request.num_images, emit)
+        start = Start() if request.source is not None else None
         return [
             Run(
                 request=single,
@@ -194,6 +212,7 @@ class Pipeline:
                 emit=together.emit,
                 pending_prompt=prompt,
                 free=partial(self._models.loras.drop_idle, request.loras),
+                start=start,
                 number=number,
                 images=request.num_images,
             )
@@ -273,74 +292,65 @@ class Pipeline:
             image = self._pixels.upscale(run, image, plan.full, None, timer)
             if plan.limited:
                 run.warn_of_limited_size()
+            if (source := run.request.source) is not None and source.mask is not None:
+                with timer.stage("compose"):
+                    image = source.composed(image)
             if plan.result != plan.full:
                 image = self._pixels.upscale(run, image, plan.result, None, timer)
         except OutOfMemory as error:
             raise named_error(run, error) from None
         return run.result(image)
 
-    def warm_up(self) -> None:
-        """Generate a small image with every network of the set. Raises `StartupError` if that fails."""
-        side = max(self._models.native_side, defaults.SIDE_PX_RANGE[0])
-        request = GenerateRequest(
-            prompt="a red apple", width_px=side, height_px=side, num_inference_steps=2, seed=0
-        )
-        self.estimator.warming_up = True
-        try:
-            generation = self.generate(self.complete(request))
-            if self._models.upscaler is not None and not generation.upscaler:
-                start = time.perf_counter()
-                self._models.upscaler.upscale(generation.pixels[:64, :64], check=lambda: None)
-                self.estimator.learn_upscaling(Size(64, 64), time.perf_counter() - start)
-        except (BadImage, InvalidRequest, OutOfMemory) as error:
-            raise StartupError(f"MODEL_SET: the warm-up image failed: {error.message}") from error
-        finally:
-            self.estimator.warming_up = False
-
     def _refines(self, request: GenerateRequest) -> bool:
         """Whether the refiner network runs, be it for a hires fix."""
         return self._refiner is not None and (request.use_refiner or request.hires_fix)
 
+    def _first(self, request: GenerateRequest) -> Conditions:
+        """Return the network of the base pass."""
+        return self._inpaint if self._inpaint is not None and request.masked else self._base
+
     def _passes(self, request: CompletedRequest) -> Passes:
         refine = self._refines(request) and not request.hires_fix
-        return count_steps(request.num_inference_steps, hires_fix=request.hires_fix, refine=refine)
+        steps, strength = request.num_inference_steps, request.strength
+        return count_steps(steps, hires_fix=request.hires_fix, refine=refine, strength=strength)
 
     # --- the sequence of stages ---
 
     def _generate(self, batch: Batch) -> None:
         plan = batch.runs[0].plan
-        batch.each(self._read_prompt)
-        self._base_pass(batch)
+        batch.each(Run.read_prompt)
+        if batch.runs[0].start is not None:
+            with batch.stage("encode_latents"):
+                batch.each(self._pixels.start)
+        if batch.runs[0].passes.base:
+            self._base_pass(batch)
         if plan.second is not None:
             if plan.second != plan.base:
-                batch.each(partial(self._resize_latents, size=plan.second))
+                batch.each(partial(self._pixels.resize_latents, size=plan.second))
             self._second_pass(batch)
         batch.each(partial(self._to_pixels, batch=batch))
 
-    def _read_prompt(self, run: Run) -> None:
-        run.check()
-        pending, run.pending_prompt = run.pending_prompt, None
-        assert pending is not None, "a prompt is read once"
-        run.prompt = pending.read(run.check)
-        run.timer.reports.append(run.prompt.cost)
-        run.warnings.extend(run.prompt.warnings)
-
     def _base_pass(self, batch: Batch) -> None:
-        def start(run: Run) -> None:
-            request, text = run.request, run.encoded_prompt.base
-            run.denoising = self._base.from_noise(
-                run.plan.base,
-                request.num_inference_steps,
-                text,
-                request.guidance_scale,
-                run.noise_generator(0),
-                request.choice,
-            )
+        conditions = self._first(batch.runs[0].request)
+        inpaint = conditions is self._inpaint
 
-        with batch.stage("base"), self._adapted(batch):
-            self._models.placement.use("base")
+        def start(run: Run) -> None:
+            request = run.request
+            options = run.encoded_prompt.base, request.guidance_scale, run.noise_generator(0), request.choice
+            steps = request.num_inference_steps
+            if run.start is None:
+                run.denoising = conditions.from_noise(run.plan.base, steps, *options)
+            else:
+                assert request.strength is not None, "completed"
+                run.denoising = conditions.from_latents(
+                    run.scaled_latents, steps, request.strength, *options, run.start.masked
+                )
+
+        with batch.stage("base"), self._adapted(batch, inpaint=inpaint):
+            self._models.placement.use("inpaint" if inpaint else "base")
             batch.each(start)
-            self._denoiser.denoise(self._models.text_to_image.unet, batch, "base", batch.runs[0].passes.base)
+            pipeline = (inpaint and self._models.inpaint) or self._models.text_to_image
+            self._denoiser.denoise(pipeline.unet, batch, "base", batch.runs[0].passes.base)
 
     def _second_pass(self, batch: Batch) -> None:
         """Run image to image on the latents, with the refiner network or, without one, with the base's."""
@@ -370,8 +380,8 @@ class Pipeline:
             self._denoiser.denoise(unet, batch, stage, passes.second or passes.refiner)
 
     @contextmanager
-    def _adapted(self, batch: Batch) -> Iterator[None]:
-        """Apply the LoRAs of the requests, which are the same, to the base's UNet."""
+    def _adapted(self, batch: Batch, *, inpaint: bool = False) -> Iterator[None]:
+        """Apply the LoRAs of the requests, which are the same, to the base's UNet, or the inpainting one."""
         loras = self._models.loras.get(batch.runs[0].request.loras)
         if not loras:
             yield
@@ -379,15 +389,9 @@ class Pipeline:
         from atelier_runtime.compilation import compiled  # takes seconds, and `draw` compiles nothing
 
         self._models.placement.release()  # or what they add would not be copied
-        with compiled(False), self._models.adapted_unet.applied(loras):
+        unet = self._models.adapted_inpaint_unet if inpaint else self._models.adapted_unet
+        with compiled(False), unet.applied(loras):
             yield
-
-    def _resize_latents(self, run: Run, size: Size) -> None:
-        image = self._pixels.decode(run)
-        image = self._pixels.upscale(run, image, size, self._pixels.network_upscaler(run), run.timer)
-        run.check()
-        with run.timer.stage("encode_latents"):
-            run.latents = run.retried(lambda: self._pixels.encode(run, image))
 
     def _to_pixels(self, run: Run, batch: Batch) -> None:
         run.image = self._pixels.decode(run)

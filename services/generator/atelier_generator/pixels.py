@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from atelier_generator.generation import Run
+from atelier_generator.inpainting import Masked, cells_of, drawn_anew
 from atelier_generator.models import Models
+from atelier_generator.source_reading import at_pass
 from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageTimer
@@ -50,11 +54,40 @@ class PixelStages:
         )
         return image
 
-    def encode(self, run: Run, image: RgbArray) -> torch.Tensor:
-        """Return the latents of an image whose sides are multiples of the VAE's factor."""
+    def encode(self, run: Run, image: RgbArray, without: NDArray[np.bool_] | None = None) -> torch.Tensor:
+        """Return the latents of an image whose sides are multiples of the VAE's factor.
+
+        `without`: pixels (H, W) to take for gray.
+        """
         self._models.placement.use("vae")
         tiled = works_in_tiles(self._models.device, image.shape[0] * image.shape[1])
-        return self._models.autoencoder.encode(image, tiled=tiled or run.memory_retry_used)
+        tiled = tiled or run.memory_retry_used
+        return self._models.autoencoder.encode(image, tiled=tiled, without=without)
+
+    def resize_latents(self, run: Run, size: Size) -> None:
+        """Replace a run's latents by those of its image at another size."""
+        image = self.decode(run)
+        image = self.upscale(run, image, size, self.network_upscaler(run), run.timer)
+        run.check()
+        with run.timer.stage("encode_latents"):
+            run.latents = run.retried(lambda: self.encode(run, image))
+
+    def start(self, run: Run) -> None:
+        """Encode what a request starts from; for its first image, the others have the same."""
+        start, source = run.start, run.request.source
+        assert start is not None and source is not None, "checked by the caller"
+        run.check()
+        if start.latents is None:
+            source = at_pass(source, run.plan.base)
+            start.latents = run.retried(lambda: self.encode(run, source.pixels))
+            if (mask := source.mask) is not None:
+                cells = cells_of(mask, self._models.text_to_image.vae_scale_factor)
+                kept_image = None
+                if self._models.inpaint is not None:
+                    without = drawn_anew(mask)
+                    kept_image = run.retried(lambda: self.encode(run, source.pixels, without))
+                start.masked = Masked(cells, kept_image)
+        run.latents = start.latents
 
     def _tiled(self, run: Run, latents: torch.Tensor) -> bool:
         factor = self._models.text_to_image.vae_scale_factor

@@ -99,10 +99,27 @@ def steps_run(schedule_steps: int, strength: float) -> int:
     return min(int(schedule_steps * strength), schedule_steps)
 
 
-def count_steps(num_inference_steps: int, *, hires_fix: bool, refine: bool) -> Passes:
-    """Return the steps of each pass; `refine`: the refiner network runs after the base pass."""
+def strength_problem(num_inference_steps: int, strength: float | None) -> tuple[str, str] | None:
+    """Return the field and why its value is impossible: none of the steps would run."""
+    if not strength or steps_run(num_inference_steps, strength):
+        return None
+    lowest = math.ceil(1000 / num_inference_steps) / 1000
+    steps = "1 step" if num_inference_steps == 1 else f"{num_inference_steps} steps"
+    return "strength", (
+        f"{strength:g} of {steps} is less than one step: it must be 0 or at least {lowest:g}, or "
+        "there must be more num_inference_steps"
+    )
+
+
+def count_steps(
+    num_inference_steps: int, *, hires_fix: bool, refine: bool, strength: float | None = None
+) -> Passes:
+    """Return the steps of each pass; `refine`: the refiner network runs after the base pass.
+
+    `strength`: of a base pass that starts from an image.
+    """
     return Passes(
-        base=num_inference_steps,
+        base=num_inference_steps if strength is None else steps_run(num_inference_steps, strength),
         second=steps_run(defaults.HIRES_STEPS, defaults.HIRES_STRENGTH) if hires_fix else 0,
         refiner=steps_run(refiner_schedule_steps(num_inference_steps), defaults.REFINER_STRENGTH)
         if refine

@@ -6,6 +6,7 @@ the caller sent.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, fields, replace
@@ -15,6 +16,7 @@ from atelier_generator import lora_tags
 from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES, PromptSyntax, check_prompt
 from atelier_generator.samplers import Choice, completed_choice, name_problems, read_choice
+from atelier_generator.source import Source
 from atelier_runtime import defaults
 from atelier_runtime.checks import (
     check_choice,
@@ -41,8 +43,9 @@ class GenerateRequest:
 
     prompt: str
     negative_prompt: str | None = None
-    width_px: int = defaults.SIDE_PX
-    height_px: int = defaults.SIDE_PX
+    width_px: int | None = None
+    height_px: int | None = None
+    """Both None: the size of the image to start from; without one, `SIDE_PX`."""
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     """1 or less disables classifier-free guidance: the negative prompt then has no effect."""
@@ -63,24 +66,53 @@ class GenerateRequest:
     """Images, with the seeds `seed`, `seed + 1`, ..."""
     preview_interval_steps: int | None = None
     """After each so many steps of a pass there is a preview. None: there are none."""
+    image: bytes | None = dataclasses.field(default=None, repr=False)
+    """A file to start from: PNG, JPEG or WebP."""
+    mask: bytes | None = dataclasses.field(default=None, repr=False)
+    """A file of the same size, white where the image is drawn anew."""
+    strength: float | None = None
+    """The share of the steps that are run from the image."""
+    source: Source | None = dataclasses.field(default=None, repr=False)
+    """What has become of `image` and `mask`, see `with_source`."""
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
         raise_violations(self._violations())
 
     @property
+    def from_image(self) -> bool:
+        """Whether it starts from an image."""
+        return self.image is not None or self.source is not None
+
+    @property
+    def masked(self) -> bool:
+        """Whether only a part of the image is drawn anew."""
+        return self.mask is not None or (self.source is not None and self.source.mask is not None)
+
+    @property
+    def own_size(self) -> bool:
+        """Whether the image to start from decides on the size."""
+        return self.from_image and self.width_px is None and self.height_px is None
+
+    @property
+    def size(self) -> Size:
+        """The size that is requested; unknown before `with_source` if it is the image's own."""
+        if self.source is not None:
+            return self.source.size
+        return Size(self.width_px or defaults.SIDE_PX, self.height_px or defaults.SIDE_PX)
+
+    @property
     def result_size(self) -> Size:
         """Size of the finished image."""
-        return result_size(
-            Size(self.width_px, self.height_px), hires_fix=self.hires_fix, lanczos_scale=self.lanczos_scale
-        )
+        return result_size(self.size, hires_fix=self.hires_fix, lanczos_scale=self.lanczos_scale)
 
     def check_size(self, max_pixels: int) -> None:
         """Raise `InvalidRequest` if the finished image would exceed `max_pixels`."""
         size = self.result_size
         if size.pixels > max_pixels:
             message = f"the finished image would be {size} = {size.pixels} pixels, the limit is {max_pixels}"
-            raise_violations(FieldViolation(field, message) for field in ("width_px", "height_px"))
+            fields = ("image",) if self.own_size else ("width_px", "height_px")
+            raise_violations(FieldViolation(field, message) for field in fields)
 
     def completed(self, model: ModelDefaults, stored_sampler: str | None = None) -> CompletedRequest:
         """Return the request with the model set's values, and a random seed, where it has none.
@@ -101,6 +133,8 @@ class GenerateRequest:
         values["sampler"], values["schedule"] = completed_choice(
             self.sampler, self.schedule, (model.sampler, model.schedule), stored_sampler
         )
+        if self.from_image:
+            chosen["strength"] = defaults.STRENGTH
         return CompletedRequest(
             **values | {name: value for name, value in chosen.items() if values[name] is None}
         )
@@ -111,6 +145,7 @@ class GenerateRequest:
             yield from check_multiple(
                 field, getattr(self, field), defaults.SIDE_PX_RANGE, defaults.SIDE_PX_MULTIPLE
             )
+        yield from self._image_violations()
         ranges: dict[str, tuple[float, float]] = {
             "num_inference_steps": defaults.NUM_INFERENCE_STEPS_RANGE,
             "guidance_scale": defaults.GUIDANCE_SCALE_RANGE,
@@ -118,6 +153,7 @@ class GenerateRequest:
             "lanczos_scale": defaults.LANCZOS_SCALE_RANGE,
             "num_images": defaults.NUM_IMAGES_RANGE,
             "preview_interval_steps": defaults.PREVIEW_INTERVAL_STEPS_RANGE,
+            "strength": defaults.STRENGTH_RANGE,
         }
         for field, limits in ranges.items():
             yield from check_range(field, getattr(self, field), limits)
@@ -142,6 +178,18 @@ class GenerateRequest:
         yield from lora_tags.violations(prompt, negative_prompt, self.loras)
         yield from check_prompt("prompt", lora_tags.without_tags(prompt), self.prompt_syntax)
         yield from check_prompt("negative_prompt", negative_prompt, self.prompt_syntax)
+
+    def _image_violations(self) -> Iterator[FieldViolation]:
+        if not self.from_image:
+            for field in ("strength", "mask"):
+                if getattr(self, field) is not None:
+                    yield FieldViolation(field, "requires an image")
+            return
+        if self.hires_fix:
+            yield FieldViolation("hires_fix", "cannot be used with an image; lanczos_scale can")
+        for one, other in (("width_px", "height_px"), ("height_px", "width_px")):
+            if getattr(self, one) is None and getattr(self, other) is not None:
+                yield FieldViolation(one, f"is required with {other}; without both, the image's own size")
 
 
 @dataclass(frozen=True)
@@ -168,6 +216,14 @@ class CompletedRequest(GenerateRequest):
     def choice(self) -> Choice:
         """The sampler and the schedule."""
         return read_choice(self.sampler, self.schedule)
+
+    def with_source(self, source: Source, strength: float | None = None) -> CompletedRequest:
+        """Return the request with its image and mask as the pipeline takes them, instead of their files.
+
+        `strength`: another one.
+        """
+        strength = self.strength if strength is None else strength
+        return replace(self, source=source, image=None, mask=None, strength=strength)
 
     def for_each_image(self) -> list[CompletedRequest]:
         """Return the requests for each single image."""

@@ -20,10 +20,13 @@ from atelier_generator.pipeline import Pipeline
 from atelier_generator.prompts import PendingPrompt
 from atelier_generator.request import CompletedRequest
 from atelier_generator.settings import GeneratorSettings
+from atelier_generator.source_reading import read_source
+from atelier_generator.warm_up import warm_up
 from atelier_runtime.cost_model import Cost
-from atelier_runtime.device_worker import DeviceWorker, Job, Together
+from atelier_runtime.device_job import Job, Together
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import AtelierError
-from atelier_runtime.images import Picture, encode_output
+from atelier_runtime.images import InputImage, Picture, encode_output
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.service import LoadedModels, StatusServicer, deadline_of
@@ -72,8 +75,8 @@ class GeneratorService:
 
     def warm_up(self) -> None:
         """Generate a small image, then compile what the settings ask for. Raises `StartupError`."""
-        self.pipeline.warm_up()
         assert self._models is not None, "used after load()"
+        warm_up(self.pipeline, self._models)
         batch_sizes = range(1, self.pipeline.max_batch + 1)
         compile_networks(self._models, self.settings, batch_sizes=batch_sizes)
 
@@ -108,6 +111,8 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         """Tell what a request would take. Neither queues nor touches the device."""
         pipeline = self._service.pipeline
         request = self._read(message.request)
+        if request.image is not None:
+            request = await self._with_source(request)
         estimate = pipeline.estimate(request)
         wait = self._service.worker.expected_wait(_together(pipeline, request))
         return convert.estimate_to_proto(
@@ -121,6 +126,11 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         pipeline = self._service.pipeline
         request = self._read(message)
         worker, deadline = self._service.worker, deadline_of(context)
+        if request.image is not None:
+            message.ClearField("image")  # nothing of the files is kept while the request waits
+            message.ClearField("mask")
+            with worker.hold_slot(deadline):
+                request = await self._with_source(request)
         together, expected = _together(pipeline, request), _expected(pipeline, request)
         worker.check_slot(deadline, expected, together)  # no prompt is encoded in vain
         prompt = pipeline.start_prompt(request)
@@ -146,10 +156,24 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
             del job, work, prompt, together  # an error's traceback would keep them, and they the error
 
     def _read(self, message: pb.GenerateImageRequest) -> CompletedRequest:
-        """Return a request with nothing left open. Raises `InvalidRequest`."""
+        """Return a request with nothing left open but its image. Raises `InvalidRequest`."""
         request = convert.request_from_proto(message)
-        request.check_size(self._service.settings.max_pixels)
+        if not request.own_size:
+            request.check_size(self._service.settings.max_pixels)
         return self._service.pipeline.complete(request)
+
+    async def _with_source(self, request: CompletedRequest) -> CompletedRequest:
+        """Return a request with its image and mask decoded, and brought to the size of the result."""
+        workers, timer = self._service.image_workers, StageTimer()
+        assert request.image is not None, "checked by the caller"
+        picture = await workers.decode(InputImage(request.image), timer.stage("read_image"))
+        mask = None
+        if request.mask is not None:
+            mask = await workers.decode(InputImage(request.mask), timer.stage("read_image"), "mask")
+        source = await asyncio.to_thread(read_source, request, picture, mask, timer.reports)
+        request = request.with_source(source)
+        request.check_size(self._service.settings.max_pixels)
+        return request
 
     async def _response(self, request: CompletedRequest, event: Progress | Run) -> pb.GenerateImageResponse:
         """Return the event of a step, or of an image that the networks have made."""

@@ -14,7 +14,8 @@ import torch
 from atelier_restorer.gray import to_gray
 from atelier_restorer.models import Models
 from atelier_restorer.request import RestoreRequest
-from atelier_runtime.device_worker import DeviceWorker, Job
+from atelier_runtime.device_job import Job
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import BadImage
 from atelier_runtime.images import Picture, PixelArray, to_depth
 from atelier_runtime.metrics import StageTimer

@@ -22,7 +22,8 @@ import numpy as np
 from atelier_runtime import log as runtime_log
 from atelier_runtime import metrics
 from atelier_runtime.device import is_out_of_memory
-from atelier_runtime.device_worker import DeviceWorker, Job
+from atelier_runtime.device_job import Job
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import AtelierError, DeadlineExceeded, InternalError
 from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageReport, StageTimer

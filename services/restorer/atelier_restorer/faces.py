@@ -20,7 +20,8 @@ from atelier_restorer.request import Face, MaskKind, RestoreRequest
 from atelier_restorer.selection import apply_face_edits
 from atelier_restorer.tone import match_tone
 from atelier_runtime.device import is_out_of_memory
-from atelier_runtime.device_worker import DeviceWorker, Job
+from atelier_runtime.device_job import Job
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import BadImage
 from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageReport, StageTimer

@@ -51,7 +51,8 @@ from atelier_restorer.restoration import (
 from atelier_restorer.selection import select_faces
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults
-from atelier_runtime.device_worker import DeviceWorker, Job
+from atelier_runtime.device_job import Job
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import BadImage, InvalidRequest, ServiceUnavailable
 from atelier_runtime.images import InputImage, Picture, RgbArray
 from atelier_runtime.images.workers import ImageWorkers

@@ -30,11 +30,11 @@ def check_range(field: str, value: float | None, limits: tuple[float, float]) ->
 
 
 def check_multiple(
-    field: str, value: int, limits: tuple[int, int], multiple: int
+    field: str, value: int | None, limits: tuple[int, int], multiple: int
 ) -> Iterator[FieldViolation]:
     """Check that an integer is a multiple of a number and within limits, both inclusive."""
     low, high = limits
-    if not low <= value <= high or value % multiple:
+    if value is not None and (not low <= value <= high or value % multiple):
         yield FieldViolation(field, f"must be a multiple of {multiple} from {low} to {high}, is {value}")
 
 

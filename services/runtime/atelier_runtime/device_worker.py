@@ -13,28 +13,23 @@ when it is submitted, or counts as the mean of past ones (`queue_time`).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from atelier_runtime import metrics
 from atelier_runtime.cost_model import Cost
-from atelier_runtime.device import is_out_of_memory
+from atelier_runtime.device_job import Job, Together
 from atelier_runtime.errors import (
     AtelierError,
     Cancelled,
-    DeadlineExceeded,
     DeadlineUnmeetable,
     InternalError,
-    OutOfMemory,
     QueueFull,
     ServiceDraining,
 )
@@ -43,122 +38,6 @@ from atelier_runtime.queue_time import Wait, cost_of_call, expected_wait
 T = TypeVar("T")
 
 _EWMA_WEIGHT = 0.3  # of the newest job in the running mean of job times
-
-
-@dataclass(frozen=True)
-class Together(Generic[T]):
-    """A share in a call that does several jobs: of those that wait with equal keys, up to `limit`.
-
-    `function` gets the jobs, each with its `item`, and ends each of them, by `Job.succeed` or `Job.fail`, as
-    soon as it can.
-    """
-
-    key: Hashable
-    limit: int = field(compare=False)
-    function: Callable[[Sequence[Job[T]]], None] = field(compare=False)
-    item: Any = field(compare=False)
-
-
-class Job(Generic[T]):
-    """Work that waits for, or runs on, the device thread.
-
-    Whoever does the work calls `check` often: between denoising steps, between batches.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[Job[T]], T] | Together[T],
-        deadline: float | None,
-        *,
-        has_slot: bool,
-        expected: Sequence[Cost] = (),
-    ) -> None:
-        """`deadline`: on the clock of `time.monotonic`. `has_slot`: its request has reserved a slot.
-
-        `expected`: the costs of a call that does it alone, of one for two such jobs, ...; empty: unknown.
-        """
-        self.deadline = deadline
-        self.has_slot = has_slot
-        self.expected = expected
-        self.work: Callable[[Job[T]], T] | Together[T] | None = work
-        self.item: Any = work.item if isinstance(work, Together) else None
-        self._context = contextvars.copy_context()
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Any] = asyncio.Queue()
-        self._future: Future[T] = Future()
-        self._cancelled = threading.Event()
-        self._submitted = time.monotonic()
-        self._remove: Callable[[Job[T]], None] = lambda job: None
-        self._leave: Callable[[Job[T], bool], None] = lambda job, succeeded: None
-
-    # --- on the event loop ---
-
-    def cancel(self) -> None:
-        """Remove the job from the queue, or make its next `check` raise. Safe to repeat."""
-        self._cancelled.set()
-        self._remove(self)
-
-    async def events(self) -> AsyncIterator[Any]:
-        """Yield what the work emits until it ends. Stopping early does not cancel; see `cancel`."""
-        while (event := await self._events.get()) is not _END:
-            yield event
-
-    async def result(self) -> T:
-        """Wait for the result or exception. If the waiting task is canceled, so is the job."""
-        future = asyncio.wrap_future(self._future)
-        try:
-            # Shielded: canceling the wait must not mark the future as done while the thread still works.
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self.cancel()
-            future.add_done_callback(lambda done: done.exception())  # nobody is waiting for it
-            raise
-
-    # --- on the device thread ---
-
-    def check(self) -> None:
-        """Raise `Cancelled` or `DeadlineExceeded` if nobody is waiting for the result any longer."""
-        if self._cancelled.is_set():
-            raise Cancelled
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise DeadlineExceeded
-
-    def emit(self, event: Any) -> None:
-        """Send an event to the reader of `events`."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: there is no reader left
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    def succeed(self, result: T) -> None:
-        """End the job, which then no longer counts as running, and deliver its result."""
-        self._leave(self, True)
-        self.work = self.item = None  # they may lead back to the job
-        self._future.set_result(result)
-        self.emit(_END)
-
-    def fail(self, error: BaseException) -> None:
-        """End the job with an error; out of memory is reported as `OutOfMemory`."""
-        if is_out_of_memory(error):
-            error = OutOfMemory()
-        if isinstance(error, AtelierError) and not isinstance(error, InternalError):
-            # An expected error needs no traceback; its frames would keep the failed work's tensors alive.
-            error.__traceback__ = error.__context__ = error.__cause__ = None
-        self._leave(self, False)
-        self.work = self.item = None
-        self._future.set_exception(error)
-        self.emit(_END)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the job has succeeded or failed."""
-        return self._future.done()
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the job has ended with a result."""
-        return self.ended and self._future.exception() is None
-
-
-_END = object()
 
 
 class DeviceWorker:
@@ -234,6 +113,23 @@ class DeviceWorker:
                 raise DeadlineUnmeetable(message, retry_after_s=retry_after)
 
     @contextlib.contextmanager
+    def hold_slot(self, deadline: float | None = None) -> Iterator[None]:
+        """Hold a slot in the queue while the image of a request is decoded, which is then submitted.
+
+        What is submitted next, before the event loop goes on, gets the slot. Raises like `reserve_slot`.
+        """
+        with self._state:
+            self.check_slot(deadline)
+            self._count(+1)
+            self._slots += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._count(-1)
+                self._slots -= 1
+
+    @contextlib.contextmanager
     def reserve_slot(self, deadline: float | None = None) -> Iterator[Callable[[], None]]:
         """Hold a slot in the queue for a request of several jobs, from before its decoding to its last job.
 
@@ -283,7 +179,7 @@ class DeviceWorker:
                 self.check_slot(deadline, expected, work if isinstance(work, Together) else None)
                 self._count(+1)
             # Closures over the job would keep it, and its image, alive.
-            job._remove, job._leave = self._withdraw, self._leave
+            job.withdraw, job.leave = self._withdraw, self._leave
             self._waiting.append(job)
             self._state.notify_all()
         return job
@@ -367,7 +263,7 @@ class DeviceWorker:
 
     def _run(self, jobs: list[Job[Any]]) -> None:
         for job in list(jobs):
-            metrics.QUEUE_WAIT.observe(self._started - job._submitted)
+            metrics.QUEUE_WAIT.observe(self._started - job.submitted)
             try:
                 job.check()
             except AtelierError as error:
@@ -379,7 +275,7 @@ class DeviceWorker:
         work = first.work
         assert work is not None, "these have not ended"
         # What belongs to several requests is logged under the ID of none.
-        context = contextvars.Context() if others else first._context
+        context = contextvars.Context() if others else first.context
         try:
             if isinstance(work, Together):
                 context.run(work.function, jobs)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from atelier_runtime.cost_model import Cost
-
-if TYPE_CHECKING:
-    from atelier_runtime.device_worker import Job, Together
+from atelier_runtime.device_job import Job, Together
 
 
 class Wait(NamedTuple):

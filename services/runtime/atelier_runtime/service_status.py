@@ -15,6 +15,7 @@ class NetworkRole(StrEnum):
     FACE_DETECTOR = "detector"
     FACE_RESTORER = "codeformer"
     FACE_PARSER = "parser"
+    INPAINT = "inpaint"
 
 
 @dataclass(frozen=True)

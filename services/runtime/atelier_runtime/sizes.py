@@ -31,13 +31,15 @@ def result_size(requested: Size, *, hires_fix: bool, lanczos_scale: float | None
     """Return the size of the generator's finished image: the requested one, upscaled.
 
     Hires fix makes each side 1.5 times as long, `lanczos_scale` that many times. Sides are rounded down to a
-    multiple of 8.
+    multiple of 8, unless they stay as they are.
     """
     scale = 1.0
     if hires_fix:
         scale = defaults.HIRES_BASE_SCALE * defaults.HIRES_ENLARGEMENT
     elif lanczos_scale is not None:
         scale = lanczos_scale
+    if scale == 1:
+        return requested
     multiple = defaults.SIDE_PX_MULTIPLE
     # Without the small addend 360 * 1.4 == 503.99999999999994 would be rounded down to 496, not 504.
     width, height = (math.floor(side * scale / multiple + 1e-9) * multiple for side in requested)

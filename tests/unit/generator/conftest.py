@@ -38,6 +38,12 @@ def full_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture(scope="session")
+def inpaint_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Base, an inpainting network, refiner and upscaler."""
+    return load(build_set(tmp_path_factory.mktemp("inpaint"), refiner=True, inpaint=True))
+
+
+@pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Base and upscaler of a set that generates well up to 128 px only."""
     return load(build_set(tmp_path_factory.mktemp("small"), max_side=128, size_multiple=64))

@@ -41,12 +41,14 @@ def test_every_option_is_read(upscaling):
         "schedule": "karras",
         "prompt_syntax": pb.PROMPT_SYNTAX_WEIGHTED,
         "num_images": 8,
+        "preview_interval_steps": 5,
         **upscaling,
     }
     output = image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=55)
     loras = [pb.Lora(name="ink"), pb.Lora(name="charcoal", weight=0.0)]
     message = pb.GenerateImageRequest(prompt="a cat", output=output, loras=loras, **options)
-    unset = {"prompt", "output", "loras", "hires_fix", "lanczos_scale", *options}
+    from_image = {"image", "mask", "strength"}
+    unset = {"prompt", "output", "loras", "hires_fix", "lanczos_scale", *from_image, *options}
     assert unset == set(pb.GenerateImageRequest.DESCRIPTOR.fields_by_name), (
         "a field that this test does not cover"
     )
@@ -55,6 +57,35 @@ def test_every_option_is_read(upscaling):
     expected = GenerateRequest("a cat", output_format="webp", quality=55, loras=named, **options)
     wire = message.SerializeToString()
     assert convert.request_from_proto(pb.GenerateImageRequest.FromString(wire)) == expected
+
+
+def test_what_an_image_is_drawn_from_is_read():
+    message = pb.GenerateImageRequest(prompt="a cat", image=b"an image", mask=b"a mask", strength=0.0)
+    request = convert.request_from_proto(message)
+    assert request == GenerateRequest("a cat", image=b"an image", mask=b"a mask", strength=0.0)
+    assert request.from_image and request.masked and request.own_size
+    assert "an image" not in repr(request), "files are not for logs"
+
+
+@pytest.mark.parametrize(
+    ("options", "problems"),
+    [
+        ({"strength": 0.5}, {"strength": "requires an image"}),
+        ({"mask": b"m"}, {"mask": "requires an image"}),
+        ({"image": b"i", "strength": 1.5}, {"strength": "from 0 to 1"}),
+        ({"image": b"i", "strength": float("nan")}, {"strength": "from 0 to 1"}),
+        ({"image": b"i", "hires_fix": True}, {"hires_fix": "cannot be used with an image"}),
+        ({"image": b"i", "width_px": 512}, {"height_px": "is required with width_px"}),
+        ({"image": b"i", "height_px": 512}, {"width_px": "is required with height_px"}),
+        ({"image": b"i", "width_px": 516, "height_px": 512}, {"width_px": "multiple of 8"}),
+    ],
+)
+def test_what_does_not_go_with_an_image_is_named(options, problems):
+    with pytest.raises(InvalidRequest) as caught:
+        convert.request_from_proto(pb.GenerateImageRequest(prompt="a cat", **options))
+    found = {violation.field: violation.message for violation in caught.value.fields}
+    assert found.keys() == problems.keys()
+    assert all(part in found[field] for field, part in problems.items())
 
 
 @pytest.mark.parametrize(

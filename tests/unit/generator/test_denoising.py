@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from atelier_generator.denoising import Conditions, predict
+from atelier_generator.inpainting import Masked
 from atelier_generator.models import Models
 from atelier_generator.prompts import PromptEncoder
 from atelier_generator.scheduling import TCD_GAMMA
@@ -84,9 +85,14 @@ def test_the_base_pass_is_that_of_diffusers(
     assert torch.equal(ours, expected)
 
 
+def latents(seed: int) -> torch.Tensor:
+    return torch.randn((1, 4, 32, 32), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.35, 0.5, 1.0])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @torch.inference_mode()
-def test_image_to_image_is_that_of_diffusers(plain_models: Models, scheduler: str) -> None:
+def test_image_to_image_is_that_of_diffusers(plain_models: Models, scheduler: str, strength: float) -> None:
     pipeline = own_pipeline(
         plain_models,
         diffusers.StableDiffusionXLImg2ImgPipeline,
@@ -94,18 +100,18 @@ def test_image_to_image_is_that_of_diffusers(plain_models: Models, scheduler: st
         requires_aesthetics_score=False,
     )
     text = PromptEncoder(plain_models).encode(request_for(), refine=False).base
-    start = torch.randn((1, 4, 32, 32), generator=torch.Generator().manual_seed(9))
+    start = latents(9)
     conditions = Conditions(pipeline, torch.device("cpu"), 0.0)
     ours = denoised(
         conditions,
         pipeline.unet,
-        conditions.from_latents(start, 10, 0.5, text, 5.0, torch.Generator().manual_seed(3)),
+        conditions.from_latents(start, 10, strength, text, 5.0, torch.Generator().manual_seed(3)),
     )
     expected = pipeline(
         image=start,
         generator=torch.Generator().manual_seed(3),
         num_inference_steps=10,
-        strength=0.5,
+        strength=strength,
         eta=TCD_GAMMA if scheduler == "TCDScheduler" else 0.0,
         guidance_scale=5.0,
         prompt_embeds=text.embeddings,
@@ -115,3 +121,53 @@ def test_image_to_image_is_that_of_diffusers(plain_models: Models, scheduler: st
         output_type="latent",
     ).images
     assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("nine_channels", [False, True], ids=["4 channels", "9 channels"])
+@pytest.mark.parametrize(("strength", "guidance"), [(0.5, 5.0), (0.5, 1.0), (1.0, 5.0)])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@torch.inference_mode()
+def test_inpainting_is_that_of_diffusers(
+    plain_models: Models,
+    inpaint_models: Models,
+    scheduler: str,
+    strength: float,
+    guidance: float,
+    nine_channels: bool,
+) -> None:
+    pipeline = own_pipeline(plain_models, diffusers.StableDiffusionXLInpaintPipeline, scheduler)
+    if nine_channels:
+        assert inpaint_models.inpaint is not None
+        pipeline.register_modules(unet=inpaint_models.inpaint.unet)
+    text = PromptEncoder(plain_models).encode(request_for(guidance_scale=guidance), refine=False).base
+    cells = torch.zeros(1, 1, 32, 32)
+    cells[..., 8:20, 4:16] = 1
+    start, kept_image = latents(9), latents(10)
+    conditions = Conditions(pipeline, torch.device("cpu"), 0.0)
+    masked = Masked(cells, kept_image if nine_channels else None)
+    generator = torch.Generator().manual_seed(3)
+    ours = denoised(
+        conditions,
+        pipeline.unet,
+        conditions.from_latents(start, 10, strength, text, guidance, generator, masked=masked),
+    )
+    expected = pipeline(
+        image=start,
+        mask_image=cells.repeat_interleave(8, 2).repeat_interleave(8, 3),
+        masked_image_latents=kept_image,
+        generator=torch.Generator().manual_seed(3),
+        num_inference_steps=10,
+        strength=strength,
+        eta=TCD_GAMMA if scheduler == "TCDScheduler" else 0.0,
+        guidance_scale=guidance,
+        width=256,
+        height=256,
+        prompt_embeds=text.embeddings,
+        negative_prompt_embeds=text.negative_embeddings,
+        pooled_prompt_embeds=text.pooled,
+        negative_pooled_prompt_embeds=text.negative_pooled,
+        output_type="latent",
+    ).images
+    assert torch.equal(ours, expected)
+    kept = (cells == 0).expand_as(ours)
+    assert torch.equal(ours[kept], start[kept]) is not nine_channels

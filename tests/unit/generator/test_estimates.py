@@ -14,6 +14,7 @@ from atelier_generator.lora_tags import Lora
 from atelier_generator.models import Models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import CompletedRequest
+from atelier_generator.warm_up import warm_up
 from atelier_runtime.cost_model import Work
 from atelier_runtime.metrics import StageReport
 from tests.unit.generator.conftest import request_for
@@ -44,7 +45,7 @@ def reports_of(pipeline: Pipeline, request: CompletedRequest, seconds: float, **
 
 def test_the_warm_up_gives_first_values(full_models: Models) -> None:
     pipeline = Pipeline(full_models)
-    pipeline.warm_up()
+    warm_up(pipeline, full_models)
     for options in ({}, {"hires_fix": True}, {"num_images": 4}):
         estimate = pipeline.estimate(request_for(**options))
         costs = {stage.name: cost for stage, cost in estimate.stages}

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from atelier_generator.models import Autoencoder, checked_picture, load_models
+from atelier_generator.autoencoder import Autoencoder, checked_picture
+from atelier_generator.models import load_models
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.errors import BadImage
 from atelier_runtime.settings import StartupError

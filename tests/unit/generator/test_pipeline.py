@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import HeunDiscreteScheduler
 
+from atelier_generator.autoencoder import Autoencoder
 from atelier_generator.generation import Generation, Progress
-from atelier_generator.models import Autoencoder
 from atelier_generator.pipeline import Pipeline
 from atelier_runtime import metrics
 from atelier_runtime.errors import Cancelled, DeadlineExceeded

@@ -9,6 +9,7 @@ import torch
 
 from atelier_generator.generation import Progress
 from atelier_generator.pipeline import Pipeline
+from atelier_generator.warm_up import warm_up
 from atelier_runtime import metrics
 from atelier_runtime.errors import BadImage, Cancelled, OutOfMemory
 from atelier_runtime.settings import StartupError
@@ -53,10 +54,10 @@ def test_latents_with_nans_are_an_error(corrupted_models):
 
 
 def test_warm_up_refuses_networks_that_generate_nothing(corrupted_models):
-    Pipeline(corrupted_models).warm_up()
+    warm_up(Pipeline(corrupted_models), corrupted_models)
     fill(corrupted_models.text_to_image.vae.decoder.conv_out, 0.0)
     with pytest.raises(StartupError, match=r"MODEL_SET.*warm-up"):
-        Pipeline(corrupted_models).warm_up()
+        warm_up(Pipeline(corrupted_models), corrupted_models)
 
 
 def fail_below_float32(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Narrow sets in the published layout: which files are read, that they are complete, and equal images."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atelier_generator.models import load_base, load_models, vae_dtype
+from atelier_generator.nets.inspection import inspect
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.settings import StartupError
@@ -149,14 +151,24 @@ def test_an_inpainting_network_is_named(base):
     config = base / "unet/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
     change(unet(base), lambda state: state.update({"conv_in.weight": torch.zeros(64, 9, 3, 3).half()}))
-    with pytest.raises(CheckpointError, match=r"9 channels.*4.*inpainting"):
-        read_pipeline(base).check()
     index = base / "model_index.json"
-    index.write_text(
-        index.read_text().replace("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
-    )
-    with pytest.raises(CheckpointError, match="is a StableDiffusionXLInpaintPipeline"):
+    for name in ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"):
+        index.write_text(re.sub(r"StableDiffusionXL\w*Pipeline", name, index.read_text()))
+        stored = read_pipeline(base)
+        stored.check_for("inpaint")
+        assert inspect(base)["pipeline"] == "inpaint"
+        with pytest.raises(CheckpointError, match=r"an inpainting network, which goes into the role inpaint"):
+            stored.check_for("base")
+        with pytest.raises(CheckpointError, match=r"is an SDXL base, not a refiner"):
+            stored.check_for("refiner")
+    index.write_text(index.read_text().replace("Inpaint", "ControlNet"))
+    with pytest.raises(CheckpointError, match="is a StableDiffusionXLControlNetPipeline"):
         read_pipeline(base)
+
+
+def test_a_network_that_takes_no_mask_does_not_inpaint(base):
+    with pytest.raises(CheckpointError, match=r"is not an inpainting network"):
+        read_pipeline(base).check_for("inpaint")
 
 
 def test_swapped_base_and_refiner_are_named(narrow_set, tmp_path):

@@ -19,7 +19,7 @@ def violations(max_pixels: int = MAX_PIXELS, **options: Any) -> dict[str, str]:
 
 def test_defaults_are_the_documented_ones():
     request = GenerateRequest("a cat")
-    assert (request.width_px, request.height_px) == (1024, 1024)
+    assert request.size == (1024, 1024)
     completed = request.completed(ModelDefaults())
     assert (completed.num_inference_steps, completed.guidance_scale) == (30, 7.5)
     assert (completed.sampler, completed.schedule) == (None, None)

@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import torch
 
+from atelier_generator.plan import steps_run
 from atelier_generator.previews import estimate
 from atelier_generator.samplers import (
     OWN,
@@ -65,17 +66,30 @@ OTHER_CLASSES = (
 
 
 def distance_from_the_only_image(
-    chosen: Any, steps: int, *, predicts_v: bool = False, previewed: bool = False
+    chosen: Any,
+    steps: int,
+    *,
+    predicts_v: bool = False,
+    previewed: bool = False,
+    strength: float | None = None,
 ) -> float:
-    """How far a scheduler ends from an image if each prediction is exact for a distribution of it alone."""
+    """How far a scheduler ends from an image if each prediction is exact for a distribution of it alone.
+
+    `strength`: of a start from another image; None: from noise alone.
+    """
     set_timesteps(chosen, steps)
+    first = 0 if strength is None else (steps - steps_run(steps, strength)) * chosen.order
     if hasattr(chosen, "set_begin_index"):
-        chosen.set_begin_index(0)
+        chosen.set_begin_index(first)
     generator = torch.Generator().manual_seed(1)
     image = torch.linspace(-1.5, 1.5, 64).reshape(1, 1, 8, 8)
-    latents = torch.randn(image.shape, generator=generator) * chosen.init_noise_sigma
+    latents = torch.randn(image.shape, generator=generator)
+    if strength is None:
+        latents = latents * chosen.init_noise_sigma
+    else:
+        latents = chosen.add_noise(image.flip(-1) / 2, latents, chosen.timesteps[first : first + 1])
     takes_noise = "generator" in inspect.signature(chosen.step).parameters
-    for index, timestep in enumerate(chosen.timesteps):
+    for index, timestep in enumerate(chosen.timesteps[first:], start=first):
         alpha = alpha_at(chosen, index)
         sigma = math.sqrt(1 - alpha**2)
         seen = chosen.scale_model_input(latents, timestep)
@@ -107,6 +121,25 @@ def test_every_combination_arrives_at_the_only_image_that_there_is(
     chosen = Schedulers(scheduler(**TRAININGS[training])).make(choice)
     missed = distance_from_the_only_image(chosen, steps, predicts_v=training != "epsilon", previewed=True)
     # DDIM's last step ends at the first timestep's noise level, 0.03, not at none.
+    assert missed < (0.2 if choice.sampler in ("ddim", "tcd") else 0.01)
+
+
+FROM_IMAGES = [
+    (training, choice, steps, strength)
+    for training, choice, steps in COMBINATIONS
+    for strength in (0.35, 0.75)
+    if steps in (3, 20)
+]
+
+
+@pytest.mark.parametrize(("training", "choice", "steps", "strength"), FROM_IMAGES)
+def test_from_another_image_every_combination_arrives_there_too(
+    training: str, choice: Choice, steps: int, strength: float
+) -> None:
+    chosen = Schedulers(scheduler(**TRAININGS[training])).make(choice)
+    missed = distance_from_the_only_image(
+        chosen, steps, predicts_v=training != "epsilon", previewed=True, strength=strength
+    )
     assert missed < (0.2 if choice.sampler in ("ddim", "tcd") else 0.01)
 
 

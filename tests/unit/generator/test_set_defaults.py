@@ -18,6 +18,7 @@ from atelier_generator.nets.inspection import inspect
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.request import GenerateRequest
+from atelier_generator.warm_up import warm_up
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.settings import StartupError
 from tests import narrow_sdxl
@@ -227,14 +228,34 @@ def test_a_checkpoint_says_how_it_was_trained(
     assert (described["sampler"], described["schedule"]) == ("euler", "trailing" if zero_snr else "default")
 
 
-def test_an_inpainting_network_and_a_lora_are_named(single_file: Path, tmp_path: Path) -> None:
+def save_nine_channels(single_file: Path, path: Path) -> None:
     tensors = load_file(single_file)
     first = "model.diffusion_model.input_blocks.0.0.weight"
     weight = tensors[first]
     nine = torch.cat([weight, weight, weight[:, :1]], dim=1)
-    save_file(tensors | {first: nine}, tmp_path / "base.safetensors")
+    save_file(tensors | {first: nine}, path)
+
+
+def test_a_single_file_inpaints(single_file: Path, tmp_path: Path) -> None:
+    shutil.copy(single_file, tmp_path / "base.safetensors")
+    save_nine_channels(single_file, tmp_path / "inpaint.safetensors")
+    narrow_sdxl.write_set(tmp_path, {"base": "base.safetensors", "inpaint": "inpaint.safetensors"})
+    models = load(tmp_path)
+    assert models.inpaint is not None and models.inpaint.unet.config.in_channels == 9
+    assert models.inpaint.vae is models.text_to_image.vae, "all but the UNet is the base's"
+    description = inspect(tmp_path)
+    assert (description["base"]["pipeline"], description["inpaint"]["pipeline"]) == ("base", "inpaint")
+    warm_up(Pipeline(models), models)
+    shutil.copy(single_file, tmp_path / "inpaint.safetensors")
+    narrow_sdxl.write_set(tmp_path, {"base": "base.safetensors", "inpaint": "inpaint.safetensors"})
+    with pytest.raises(StartupError, match=r"MODEL_SET: the inpaint: .*is not an inpainting network"):
+        load(tmp_path)
+
+
+def test_an_inpainting_network_and_a_lora_are_named(single_file: Path, tmp_path: Path) -> None:
+    save_nine_channels(single_file, tmp_path / "base.safetensors")
     narrow_sdxl.write_set(tmp_path, {"base": "base.safetensors"})
-    with pytest.raises(StartupError, match=r"9 channels.*an inpainting network"):
+    with pytest.raises(StartupError, match=r"an inpainting network, which goes into the role inpaint"):
         load(tmp_path)
     key = "lora_unet_input_blocks_4_1_proj_in.lora_down.weight"
     save_file({key: torch.zeros(4, 8)}, tmp_path / "base.safetensors")

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from atelier_runtime.device_worker import Job
+from atelier_runtime.device_job import Job
 
 
 class Blocker:

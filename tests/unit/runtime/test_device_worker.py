@@ -14,7 +14,8 @@ import torch
 
 from atelier_runtime import errors
 from atelier_runtime.cost_model import Cost
-from atelier_runtime.device_worker import DeviceWorker, Job
+from atelier_runtime.device_job import Job
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.log import request_id
 from tests.unit.runtime.blocker import Blocker
 

@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from atelier_runtime import errors
 from atelier_runtime.cost_model import Cost
-from atelier_runtime.device_worker import DeviceWorker, Job, Together
+from atelier_runtime.device_job import Job, Together
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.log import request_id
 from tests.unit.runtime.blocker import Blocker
 

@@ -21,7 +21,8 @@ from atelier.common.v1 import service_status_pb2 as pb_status
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
 from atelier_runtime import errors, metrics, metrics_server, rpc_errors
-from atelier_runtime.device_worker import DeviceWorker, Job
+from atelier_runtime.device_job import Job
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.server import ServiceServer
 from atelier_runtime.service import LoadedModels, StatusServicer

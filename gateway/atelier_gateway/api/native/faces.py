@@ -7,9 +7,7 @@ decoded here.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from fastapi import APIRouter
@@ -28,6 +26,7 @@ from atelier_gateway.api.native.faces_request import (
 )
 from atelier_gateway.api.native.faces_response import compare_body, detect_body, restore_body, restore_report
 from atelier_gateway.api.native.report import REPORT_HEADER, report_header
+from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.http.body import read_json_or_form
 from atelier_gateway.http.disconnect import RequestClock, work_route
@@ -35,16 +34,12 @@ from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_image
 from atelier_gateway.http.validation import Validator, fields_renamed
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.errors import FieldViolation, InvalidRequest
-from atelier_runtime.images import message_limit_bytes
 from atelier_runtime.log import request_id
-
-_MESSAGE_RESERVE_BYTES = 2 * 2**20  # of a message to the restorer, for the edits of all faces
-_BASE64_GROWTH = 4 / 3
 
 
 def add_routes(router: APIRouter, settings: GatewaySettings, faces: Faces) -> None:
     """Add the three routes."""
-    routes = PhotoRoutes(faces, _Limits.of(settings))
+    routes = PhotoRoutes(faces, BodyLimits.of(settings))
     for path, handler in (
         ("/restore", routes.restore),
         ("/detect", routes.detect),
@@ -54,28 +49,10 @@ def add_routes(router: APIRouter, settings: GatewaySettings, faces: Faces) -> No
         router.post(path, name=path[1:], **openapi.photo_route(path))(endpoint)
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """The largest image file and the largest bodies, in bytes."""
-
-    image: int
-    form: int
-    json: int
-    fields: int
-    """All of a body but its image."""
-
-    @classmethod
-    def of(cls, settings: GatewaySettings) -> _Limits:
-        """The largest file is what fits into a message to the restorer, which follows from `max_pixels`."""
-        image = message_limit_bytes(settings.max_pixels) - _MESSAGE_RESERVE_BYTES
-        rest = settings.max_body_bytes
-        return cls(image, image + rest, math.ceil(image * _BASE64_GROWTH) + rest, rest)
-
-
 class PhotoRoutes:
     """The handlers of the three routes."""
 
-    def __init__(self, faces: Faces, limits: _Limits) -> None:
+    def __init__(self, faces: Faces, limits: BodyLimits) -> None:
         self._faces = faces
         self._limits = limits
 

@@ -11,11 +11,12 @@ from starlette.responses import Response
 
 from atelier_gateway.api.native import openapi
 from atelier_gateway.api.native.estimate_response import estimate_answer
-from atelier_gateway.api.native.generate_request import parse_request
+from atelier_gateway.api.native.generate_request import GENERATE, parse_request
 from atelier_gateway.api.native.generate_response import generate_body, generate_report
 from atelier_gateway.api.native.report import REPORT_HEADER, report_header
+from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.core.generate import Generate
-from atelier_gateway.http.body import read_json_object
+from atelier_gateway.http.body import read_json_or_form
 from atelier_gateway.http.disconnect import RequestClock, work_route
 from atelier_gateway.http.errors import path_below_root
 from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_format
@@ -25,8 +26,8 @@ from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.log import request_id
 
 PATH = "/generate"
-_MAX_BODY_BYTES = 2**16
-"""The longest prompts, every character escaped, take 48 kB. Larger bodies would hold up the event loop."""
+_MAX_FIELDS_BYTES = 2**16
+"""Of a body without images. The longest prompts, every character escaped, take 48 kB."""
 
 OLDER_PATHS = ("/txt2img", "/api/generate")
 
@@ -34,8 +35,10 @@ OLDER_PATHS = ("/txt2img", "/api/generate")
 def add_routes(router: APIRouter, settings: GatewaySettings, generate: Generate) -> None:
     """Add the route under all its paths."""
 
+    limits = BodyLimits.of(settings, most_fields_bytes=_MAX_FIELDS_BYTES)
+
     async def handle(request: Request, clock: RequestClock) -> Response:
-        return await _generate(request, clock, generate, max_body_bytes=settings.max_body_bytes)
+        return await _generate(request, clock, generate, limits)
 
     endpoint = work_route(handle, deadline_s=settings.deadline_seconds)
     router.post(PATH, name="generate", **openapi.generate_route())(endpoint)
@@ -44,10 +47,16 @@ def add_routes(router: APIRouter, settings: GatewaySettings, generate: Generate)
 
 
 async def _generate(
-    request: Request, clock: RequestClock, generate: Generate, *, max_body_bytes: int
+    request: Request, clock: RequestClock, generate: Generate, limits: BodyLimits
 ) -> Response:
-    body = await read_json_object(request, max_bytes=min(max_body_bytes, _MAX_BODY_BYTES))
-    parsed = parse_request(body, generate.violations)
+    body = await read_json_or_form(
+        request,
+        GENERATE,
+        max_json_bytes=limits.json,
+        max_form_bytes=limits.form,
+        max_fields_bytes=limits.fields,
+    )
+    parsed = await asyncio.to_thread(parse_request, body, generate.violations, max_image_bytes=limits.image)
     accepted = preferred_format(request.headers.get("accept"))
     spec = parsed.spec
     if accepted is not None and spec.image_count > 1:

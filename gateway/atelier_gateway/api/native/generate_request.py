@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from atelier_gateway.api.native.image_field import ImageField
 from atelier_gateway.api.native.request import ClientNames, Quality, given_fields
 from atelier_gateway.core import values
 from atelier_gateway.core.values import GenerateSpec
-from atelier_gateway.http import schemas
 from atelier_gateway.http.validation import INTEGER, RequestModel, Validator, refusal
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation
@@ -40,6 +40,7 @@ _SAME_NAME = (
     *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "use_refiner"),
     *("sampler", "schedule", "prompt_syntax", "num_images"),
     *("hires_fix", "match_tone", "upscale", "on_restore_failure", "output_format", "quality"),
+    *("image", "mask", "strength"),
 )
 
 _Side = Annotated[
@@ -51,6 +52,7 @@ _STEPS_RANGE = Field(ge=defaults.NUM_INFERENCE_STEPS_RANGE[0], le=defaults.NUM_I
 _GUIDANCE_RANGE = Field(ge=defaults.GUIDANCE_SCALE_RANGE[0], le=defaults.GUIDANCE_SCALE_RANGE[1])
 _LoraWeight = Annotated[float, Field(ge=defaults.LORA_WEIGHT_RANGE[0], le=defaults.LORA_WEIGHT_RANGE[1])]
 _NUM_IMAGES_RANGE = Field(ge=defaults.NUM_IMAGES_RANGE[0], le=defaults.NUM_IMAGES_RANGE[1])
+_STRENGTH_RANGE = Field(ge=defaults.STRENGTH_RANGE[0], le=defaults.STRENGTH_RANGE[1])
 _SEED_RANGE = Field(ge=-1, le=defaults.SEED_RANGE[1])
 
 
@@ -83,8 +85,25 @@ class GenerateRequest(RequestModel):
         description="plain: brackets in both prompts mean themselves. weighted: (word:1.3), [word] and BREAK "
         "as AUTOMATIC1111 reads them.",
     )
-    width: _Side = Field(defaults.SIDE_PX, description="Requested width in px.")
-    height: _Side = Field(defaults.SIDE_PX, description="Requested height in px.")
+    image: ImageField | None = Field(
+        None,
+        description="An image to start from: a PNG, JPEG or WebP file. It is resized to cover width and "
+        "height; without both, the result has its size, with sides of 256 to 2048 px. Not with hires_fix.",
+        repr=False,
+    )
+    mask: ImageField | None = Field(
+        None,
+        description="Where the image is drawn anew: a gray image of the same size, white there, black where "
+        "the image's pixels are kept, gray to blend.",
+        repr=False,
+    )
+    strength: Annotated[float, _STRENGTH_RANGE] | None = Field(
+        None,
+        description="How much of the image is drawn anew: the share of the steps that run. Default: "
+        f"{defaults.STRENGTH:g}.",
+    )
+    width: _Side = Field(defaults.SIDE_PX, description="Requested width in px; with an image, see there.")
+    height: _Side = Field(defaults.SIDE_PX, description="Requested height in px; with an image, see there.")
     num_inference_steps: Annotated[int, _STEPS_RANGE, INTEGER] | None = Field(
         None,
         description="Denoising steps. Default: set by the model set, otherwise "
@@ -132,7 +151,9 @@ class GenerateRequest(RequestModel):
         le=defaults.LANCZOS_SCALE_RANGE[1],
     )
     use_face_restoration: bool = Field(
-        defaults.USE_FACE_RESTORATION, description="Restore the faces with RetinaFace and CodeFormer."
+        defaults.USE_FACE_RESTORATION,
+        description="Restore the faces with RetinaFace and CodeFormer. Not with a mask, outside of which "
+        "nothing changes: the default is then false.",
     )
     face_restoration_weight: float = Field(
         defaults.FIDELITY,
@@ -182,14 +203,14 @@ class GenerateRequest(RequestModel):
             use_upscaler=given.get("use_realesrgan"),
             lanczos_scale=self.hires_scale if self.hires_fix_simple else None,
             loras=tuple(values.Lora(lora.name, lora.weight) for lora in self.loras),
-            restore_faces=self.use_face_restoration,
+            restore_faces=self.use_face_restoration and self.mask is None,
             fidelity=given.get("face_restoration_weight"),
             model_set=None if self.model is None or self.model.upper() == SDXL else self.model,
             face_detector=self.det_model,
         )
 
 
-_VALIDATOR = Validator(GenerateRequest, ALIASES)
+GENERATE = Validator(GenerateRequest, ALIASES)
 
 
 @dataclass(frozen=True)
@@ -203,19 +224,24 @@ class ParsedRequest:
 
 
 def parse_request(
-    body: Mapping[str, Any], find_violations: Callable[[GenerateSpec], list[FieldViolation]]
+    body: Mapping[str, Any],
+    find_violations: Callable[[GenerateSpec], list[FieldViolation]],
+    *,
+    max_image_bytes: int,
 ) -> ParsedRequest:
-    """Validate a JSON object; `find_violations` checks the spec.
+    """Validate a JSON object, or the fields of a form; `find_violations` checks the spec.
+
+    Large images take a while: not for the event loop. `max_image_bytes`: of image and mask together.
 
     Raises:
         InvalidRequest: names every offending field, up to 100 of them.
     """
-    validated = _VALIDATOR.validate(body)
+    validated = GENERATE.validate(body)
     request, violations = validated.request, validated.violations
     if request is None:
         raise refusal(violations)
     spec, names = request.to_spec(), ClientNames(_CONTRACT_NAMES, validated.names)
-    violations += _contradictions(request, names)
+    violations += [*_contradictions(request, names), *_image_violations(request, names, max_image_bytes)]
     violations += [FieldViolation(names(v.field), v.message) for v in find_violations(spec)]
     if violations:
         raise refusal(violations)
@@ -232,6 +258,26 @@ def _contradictions(request: GenerateRequest, names: ClientNames) -> list[FieldV
     ]
 
 
-def request_schema() -> dict[str, Any]:
-    """Return the documented schema of the body."""
-    return schemas.body_schema("GenerateRequest", _VALIDATOR.schema, ALIASES)
+def _image_violations(
+    request: GenerateRequest, names: ClientNames, max_image_bytes: int
+) -> Iterator[FieldViolation]:
+    given = {name for name in request.model_fields_set if getattr(request, name) is not None}
+    if request.image is None:
+        yield from (
+            FieldViolation(name, "requires an image") for name in ("mask", "strength") if name in given
+        )
+        return
+    size = len(request.image) + len(request.mask or b"")
+    if size > max_image_bytes:
+        fields = "image, mask" if request.mask else "image"
+        yield FieldViolation(
+            "mask" if request.mask else "image", f"{fields}: {size} bytes, the limit is {max_image_bytes}"
+        )
+    if request.mask is not None and request.use_face_restoration and "use_face_restoration" in given:
+        message = "cannot be used with a mask, outside of which nothing changes; /restore takes single faces"
+        yield FieldViolation("use_face_restoration", message)
+    if request.hires_fix:
+        yield FieldViolation(names("hires_fix"), "cannot be used with an image; hires_fix_simple can")
+    for one, other in (("width", "height"), ("height", "width")):
+        if one not in given and other in given:
+            yield FieldViolation(one, f"is required with {other}; without both, the image's own size")

@@ -63,6 +63,11 @@ class GenerateReport(BaseModel):
     schedule: str = Field(description="The schedule that was used.", examples=["default"])
     num_inference_steps: int = Field(description="The denoising steps of the base pass.")
     guidance_scale: float = Field(description="The guidance that was used.")
+    strength: float | None = Field(
+        None,
+        exclude_if=lambda strength: strength is None,
+        description="How much of the request's image was drawn anew. Only for requests with an image.",
+    )
     request_id: str
     final_resolution: str = Field(description="Width x height of the returned image.", examples=["1536x1536"])
     generation_time_seconds: float = Field(description="Wall time of the request.")

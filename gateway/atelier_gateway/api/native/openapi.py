@@ -11,7 +11,7 @@ from atelier_gateway.api.native.errors import Problem
 from atelier_gateway.api.native.estimate_response import EstimateAnswer
 from atelier_gateway.api.native.faces_request import COMPARE, DETECT, RESTORE
 from atelier_gateway.api.native.faces_response import CompareAnswer, DetectAnswer, RestoreAnswer
-from atelier_gateway.api.native.generate_request import request_schema
+from atelier_gateway.api.native.generate_request import GENERATE
 from atelier_gateway.api.native.generate_response import GenerateAnswer
 from atelier_gateway.api.native.report import REPORT_HEADER
 from atelier_gateway.http import schemas
@@ -45,23 +45,20 @@ setImage(answer.image);   // <img src={image} />
 """
 
 _FAILURES = {
-    400: "The body is not a JSON object.",
+    400: "The body is neither a JSON object nor a form that can be read.",
     408: "The body arrived too slowly.",
     413: "The body is larger than the limit.",
-    415: "The body's content type is not JSON or plain text.",
-    422: "Fields are missing, unknown or out of range; each of them is named.",
+    415: "The body's content type is not JSON, plain text or multipart/form-data.",
+    422: "An image cannot be read, or fields are missing, unknown or out of range; each of them is named.",
     429: "The queue is full. Retry-After says when to retry.",
     500: "An internal error; the request ID leads to the log line.",
     503: "A service is loading, draining or unavailable, or the device does not have enough memory.",
     504: "The deadline expired.",
 }
-_PHOTO_FAILURES = {
-    **_FAILURES,
-    400: "The body is neither a JSON object nor a form that can be read.",
-    415: "The body's content type is not JSON, plain text or multipart/form-data.",
-    422: "The image cannot be read, or fields are missing, unknown or out of range; each of them is named.",
-}
 
+_PIXEL = (  # a PNG of one gray pixel
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
 _GENERATE_EXAMPLES: dict[str, Any] = {
     "portrait": {
         "summary": "A portrait with all defaults",
@@ -84,15 +81,16 @@ _GENERATE_EXAMPLES: dict[str, Any] = {
         "summary": "What it would take; nothing is generated",
         "value": {"prompt": "professional headshot of a woman", "hires_fix": True, "dry_run": True},
     },
+    "inpainting": {
+        "summary": "A part of an image drawn anew; a white mask of the image's size is all of it",
+        "value": {"prompt": "sharp eyes", "image": _PIXEL, "mask": _PIXEL, "width": 512, "height": 512},
+    },
     "older": {
         "summary": "Aliases; the response has image_base64 too",
         "value": {"prompt": "sunset over mountains", "steps": 30, "cfg_scale": 7.5, "use_hires_fix": False},
     },
 }
 
-_PIXEL = (  # a PNG of one gray pixel
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
-)
 _FACE: dict[str, Any] = {
     "index": 0,
     "box": [210.5, 120.25, 310.5, 255.75],
@@ -141,13 +139,7 @@ def generate_route() -> dict[str, Any]:
             ),
             **_problems(_FAILURES),
         },
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "description": "JSON, whether Content-Type is application/json, text/plain or absent.",
-                "content": {"application/json": {"schema": request_schema(), "examples": _GENERATE_EXAMPLES}},
-            }
-        },
+        "openapi_extra": {"requestBody": _request_body(GENERATE, _GENERATE_EXAMPLES)},
     }
 
 
@@ -158,20 +150,20 @@ def photo_route(path: str) -> dict[str, Any]:
         "description": description,
         "tags": ["photographs"],
         "response_model": None,
-        "responses": {200: response, **_problems(_PHOTO_FAILURES)},
-        "openapi_extra": {"requestBody": _photo_request_body(validator, examples)},
+        "responses": {200: response, **_problems(_FAILURES)},
+        "openapi_extra": {"requestBody": _request_body(validator, examples)},
     }
 
 
-def _photo_request_body(validator: Validator[Any], examples: dict[str, Any]) -> dict[str, Any]:
+def _request_body(validator: Validator[Any], examples: dict[str, Any]) -> dict[str, Any]:
     arguments = validator.model.__name__, validator.schema, validator.aliases
     form = schemas.form_schema(*arguments)
     as_json = {"contentType": "application/json"}
     nested = {name: as_json for name, field in form["properties"].items() if field.get("type") == "array"}
     return {
         "required": True,
-        "description": "JSON, whether Content-Type is application/json, text/plain or absent, with the image "
-        "as base64 or a data URI; or a form with the image as a file and lists as JSON.",
+        "description": "JSON, whether Content-Type is application/json, text/plain or absent, with images as "
+        "base64 or data URIs; or a form with images as files and lists as JSON.",
         "content": {
             "application/json": {"schema": schemas.body_schema(*arguments), "examples": examples},
             "multipart/form-data": {"schema": form, **({"encoding": nested} if nested else {})},

@@ -19,7 +19,11 @@ from atelier_generator.nets.stored_pipeline import StoredPipeline
 from atelier_runtime.snapshot import Reader, take
 from atelier_runtime.weights import CheckpointError, read_checkpoint
 
-_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
+_PIPELINES = (
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+)
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _VARIANTS = ("", "fp16", "bf16")  # if a folder has several, the first of these is read
 _MOST_JSON_BYTES = 16 << 20

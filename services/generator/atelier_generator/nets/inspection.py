@@ -20,7 +20,7 @@ from atelier_generator.nets.lora_layers import PARTS, layers_by_name
 from atelier_generator.nets.published import Kind, configuration
 from atelier_generator.nets.reading import read_pipeline
 from atelier_generator.nets.stored import StoredNetwork, empty_network
-from atelier_generator.nets.stored_pipeline import StoredPipeline
+from atelier_generator.nets.stored_pipeline import Role, StoredPipeline
 from atelier_generator.samplers import sampler_of
 from atelier_generator.scheduling import names_of, options_of
 from atelier_runtime.service_status import NetworkRole
@@ -61,16 +61,16 @@ def inspect(path: Path) -> dict[str, Any]:
 
 def _describe_set(model_set: ModelSet) -> dict[str, Any]:
     description: dict[str, Any] = {"model_set": model_set.name, "folder": str(model_set.folder)}
-    model_set.check_files(NetworkRole.BASE, NetworkRole.REFINER, NetworkRole.UPSCALER)
+    model_set.check_files(NetworkRole.BASE, NetworkRole.REFINER, NetworkRole.INPAINT, NetworkRole.UPSCALER)
     base = read_pipeline(model_set.require(NetworkRole.BASE).path)
-    base.require("base")
-    base.check()
+    base.check_for("base")
     description["base"] = _describe(base)
-    if component := model_set.component(NetworkRole.REFINER):
-        refiner = read_pipeline(component.path)
-        refiner.require("refiner")
-        refiner.check(base)
-        description["refiner"] = _describe(refiner)
+    roles: tuple[Role, ...] = ("refiner", "inpaint")
+    for role in roles:
+        if component := model_set.component(NetworkRole(role)):
+            stored = read_pipeline(component.path)
+            stored.check_for(role, base)
+            description[role] = _describe(stored)
     if component := model_set.component(NetworkRole.UPSCALER):
         description["upscaler"] = _describe_upscaler(component)
     description["loras"] = _describe_loras(model_set, base)
@@ -79,7 +79,8 @@ def _describe_set(model_set: ModelSet) -> dict[str, Any]:
 
 
 def _describe(stored: StoredPipeline) -> dict[str, Any]:
-    description: dict[str, Any] = {"path": str(stored.path), "pipeline": stored.kind, "layout": stored.layout}
+    kind: Role = "inpaint" if stored.inpaints else stored.kind
+    description: dict[str, Any] = {"path": str(stored.path), "pipeline": kind, "layout": stored.layout}
     files = {path: _describe_file(path) for network in stored.networks.values() for path in network.files}
     if stored.layout == "single file":
         description["files"] = list(files.values())

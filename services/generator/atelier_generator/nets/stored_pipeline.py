@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from atelier_generator.nets.published import Kind
 from atelier_generator.nets.stored import StoredNetwork
 from atelier_runtime.weights import CheckpointError, read_checkpoint
+
+Role = Literal["base", "refiner", "inpaint"]
+"""What a pipeline on disk is to be used for; for inpaint it is a base whose UNet takes in a mask."""
 
 _TIME_IDS = {"base": 6, "refiner": 5}
 """Numbers of micro-conditioning: original size, crop corner, and target size or the refiner's score."""
@@ -34,11 +37,6 @@ class StoredPipeline:
     scheduler: Callable[[], Any]
     tokenizer: Callable[[str], Any]
 
-    def require(self, kind: Kind) -> None:
-        """Raise `CheckpointError` if this is the other kind."""
-        if self.kind != kind:
-            raise CheckpointError(f"{self.path} is an SDXL {self.kind}, not a {kind}")
-
     def load(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, Any]:
         """Return these parts on the CPU, each in its dtype. Raises `CheckpointError`.
 
@@ -56,10 +54,32 @@ class StoredPipeline:
             contents = {path: tensors for path, tensors in contents.items() if path in later}
         return loaded
 
+    @property
+    def inpaints(self) -> bool:
+        """Whether its UNet takes in a mask and a masked image."""
+        unet = self.networks["unet"].empty().config
+        return bool(unet.in_channels == 2 * unet.out_channels + 1)
+
+    def check_for(self, role: Role, base: StoredPipeline | None = None) -> None:
+        """Raise `CheckpointError` unless it is what the role needs and fits `base`; see `check`."""
+        kind: Kind = "base" if role == "inpaint" else role
+        if self.kind != kind:
+            raise CheckpointError(f"{self.path} is an SDXL {self.kind}, not a {kind}")
+        if role == "base" and self.inpaints:
+            raise CheckpointError(
+                f"{self.path}: unet: it is an inpainting network, which goes into the role inpaint, beside "
+                "a base"
+            )
+        if role == "inpaint" and not self.inpaints:
+            raise CheckpointError(
+                f"{self.path}: unet: it is not an inpainting network, which takes in a mask too"
+            )
+        self.check(base)
+
     def check(self, base: StoredPipeline | None = None) -> None:
         """Raise `CheckpointError` unless every network is complete and the networks fit each other.
 
-        `base`: the pipeline whose VAE and second text encoder a refiner works with.
+        `base`: the pipeline whose VAE and text encoders it works with.
         """
         try:
             for network in self.networks.values():
@@ -73,10 +93,10 @@ class StoredPipeline:
     def _check_fit(self, networks: Mapping[str, StoredNetwork]) -> None:
         configs = {part: network.empty().config for part, network in networks.items() if part != "unet"}
         unet = networks["unet"].empty().config
-        if "vae" in configs and unet.in_channels != (channels := configs["vae"].latent_channels):
-            # 9: latents, those of a masked image, and the mask. 8: latents and those of a source image.
-            known = {2 * channels + 1: "an inpainting network", 2 * channels: "an image-editing network"}
-            what = known.get(unet.in_channels, "it does not fit the VAE")
+        if "vae" in configs and unet.in_channels not in _inputs(channels := configs["vae"].latent_channels):
+            # 8: latents and those of a source image.
+            edits = unet.in_channels == 2 * channels
+            what = "an image-editing network" if edits else "it does not fit the VAE"
             raise CheckpointError(
                 f"unet: it takes {unet.in_channels} channels, the VAE has {channels}: {what}"
             )
@@ -97,3 +117,8 @@ class StoredPipeline:
                 f"unet: its added conditioning is {unet.projection_class_embeddings_input_dim} wide; "
                 f"for an SDXL {self.kind} with this text encoder it must be {expected}"
             )
+
+
+def _inputs(channels: int) -> tuple[int, int]:
+    """Return how many channels a UNet takes in: latents, or latents, a mask and those of a masked image."""
+    return channels, 2 * channels + 1

@@ -132,6 +132,11 @@ def read(data: bytes) -> Jpeg:
     return found
 
 
+def frame_of(data: bytes, segment: Segment) -> Frame | None:
+    """Return what a segment says of the image; None if it is of another kind."""
+    return _frame(segment.kind, data[segment.start : segment.end]) if segment.kind in _FRAMES else None
+
+
 def _frame(kind: int, content: bytes) -> Frame | None:
     if len(content) < 6 or len(content) < 6 + 3 * content[5]:
         return None

@@ -212,9 +212,14 @@ def check_pixels(data: bytes, chunks: png.Chunks) -> None:
 def read_16_bit(data: bytes, chunks: png.Chunks) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:
     """Return colors (H, W, 3) and alpha (H, W) or None; gray is repeated in three channels.
 
-    Raises `ValueError` for a corrupt file.
+    Raises `ValueError` for a corrupt file, `ImageFault` where there is no OpenCV.
     """
-    import cv2  # the gateway imports this module but does not have OpenCV
+    try:
+        import cv2
+    except ImportError:  # only the restorer's package depends on it
+        raise ImageFault(
+            "has 16 bits per channel and is interlaced, or has very long rows, which is not read here"
+        ) from None
 
     # Pixel chunks only: OpenCV then neither warns about a profile nor interprets a transparent color itself.
     file = np.frombuffer(png.without_metadata(data, chunks, palette=False), np.uint8)

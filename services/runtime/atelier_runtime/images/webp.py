@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from atelier_runtime.images.picture import ImageFault
+from atelier_runtime.sizes import Size
 
 _HEADER_BYTES = 12
+_HEAD_BYTES = 10
 _FRAME_HEADER_BYTES = 16
 _LOSSY, _LOSSLESS, _EXTENDED = b"VP8 ", b"VP8L", b"VP8X"
 _KNOWN = frozenset({_LOSSY, _LOSSLESS, _EXTENDED, b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "})
@@ -77,6 +79,15 @@ def read(data: bytes) -> WebP:
     if not found.width:
         raise ImageFault("cannot be decoded: the WebP file is corrupt or truncated, it has no image")
     return found
+
+
+def size_in(data: bytes, kind: bytes, start: int, end: int) -> Size | None:
+    """Return the size that a chunk states; None if it states none."""
+    head = data[start : min(end, start + _HEAD_BYTES)]
+    if kind == _EXTENDED and len(head) == _HEAD_BYTES:
+        return Size(1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little"))
+    width, height = _size(kind, head)
+    return Size(width, height) if width and height else None
 
 
 def _pixels_of_frame(frame: bytes) -> tuple[bytes, bytes] | None:

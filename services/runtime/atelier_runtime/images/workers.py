@@ -81,13 +81,15 @@ class ImageWorkers:
         for cause in _CAUSES:
             metrics.IMAGE_WORKERS_LOST.labels(cause)
 
-    async def decode(self, image: InputImage, stage: AbstractContextManager[None]) -> Picture:
+    async def decode(
+        self, image: InputImage, stage: AbstractContextManager[None], field: str = "image"
+    ) -> Picture:
         """Decode the image of a request, 16 bits included; see `decode_input`.
 
-        `stage` times the work, without the wait for a worker. Raises `InvalidRequest` naming `image`, also if
+        `stage` times the work, without the wait for a worker. Raises `InvalidRequest` naming `field`, also if
         decoding takes too long or too much memory.
         """
-        decode = partial(decode_input, image, max_pixels=self._max_pixels, deep=True)
+        decode = partial(decode_input, image, max_pixels=self._max_pixels, field=field, deep=True)
         if image.format == "raw":  # nothing to decode: a view of the bytes
             with stage:
                 return decode()
@@ -102,7 +104,7 @@ class ImageWorkers:
                 problem = f"takes more than {self._decode_seconds:g} s to decode, the limit"
         except OutOfMemory:
             problem = f"takes more than {self._memory_bytes // 2**20} MiB of memory to decode, the limit"
-        raise InvalidRequest.of("image", problem)
+        raise InvalidRequest.of(field, problem)
 
     async def encode(self, encode: Callable[[], T], stage: AbstractContextManager[None]) -> T:
         """Run a function that encodes; it must be picklable, such as a `partial` of a module's function.

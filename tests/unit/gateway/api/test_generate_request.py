@@ -6,18 +6,19 @@ import pytest
 
 from atelier_gateway.api.native.generate_request import (
     ALIASES,
+    GENERATE,
     GenerateRequest,
     ParsedRequest,
     parse_request,
-    request_schema,
 )
 from atelier_gateway.core.values import GenerateSpec
+from atelier_gateway.http import schemas
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 
 
 def parse(**body: Any) -> ParsedRequest:
-    return parse_request({"prompt": "x", **body}, lambda spec: [])
+    return parse_request({"prompt": "x", **body}, lambda spec: [], max_image_bytes=100)
 
 
 def test_documented_defaults_are_those_of_the_shared_table() -> None:
@@ -91,13 +92,58 @@ def test_violations_of_the_spec_are_reported_with_all_others() -> None:
     body = {"prompt": "x", "upscale_factor": 2, "hires_fix_simple": True, "wdth": 1}
     found = [FieldViolation(field, "is too large") for field in ("width", "upscale", "lanczos_scale")]
     with pytest.raises(InvalidRequest) as refused:
-        parse_request(body, lambda spec: found)
+        parse_request(body, lambda spec: found, max_image_bytes=100)
     fields = [violation.field for violation in refused.value.fields]
     assert fields == ["wdth", "width", "upscale_factor", "hires_scale"]
 
 
 def test_the_documented_schema_has_every_field_under_every_name() -> None:
-    schema = request_schema()
+    schema = schemas.body_schema("GenerateRequest", GENERATE.schema, GENERATE.aliases)
     assert set(schema["properties"]) == set(GenerateRequest.model_fields) | set(ALIASES)
     for name, field in schema["properties"].items():
         assert name == "prompt" or {"type": "null"} in field["anyOf"]
+
+
+def test_what_an_image_is_drawn_from_is_sent() -> None:
+    spec = parse(image="aW1hZ2U=", mask=memoryview(b"mask"), strength=0).spec
+    assert (spec.image, spec.mask, spec.strength) == (b"image", b"mask", 0.0)
+    assert (spec.width, spec.height) == (None, None) and spec.own_size
+    assert not parse(image="aW1hZ2U=", width=512, height=256).spec.own_size
+
+
+def test_faces_are_restored_by_default_but_with_a_mask() -> None:
+    given = {"image": "aW1hZ2U="}
+    assert parse(**given).spec.restore_faces and parse(**given, use_face_restoration=True).spec.restore_faces
+    given["mask"] = "bWFzaw=="
+    assert not parse(**given).spec.restore_faces
+    assert not parse(**given, use_face_restoration=False).spec.restore_faces
+
+
+@pytest.mark.parametrize(
+    ("body", "problems"),
+    [
+        ({"strength": 0.5}, {"strength": "requires an image"}),
+        ({"mask": "bWFzaw=="}, {"mask": "requires an image"}),
+        ({"image": "aW1hZ2U=", "strength": 1.1}, {"strength": "from 0 to 1"}),
+        ({"image": "aW1hZ2U=", "use_hires_fix": True}, {"use_hires_fix": "hires_fix_simple can"}),
+        (
+            {"image": "aW1hZ2U=", "mask": "bWFzaw==", "use_face_restoration": True},
+            {"use_face_restoration": "cannot be used with a mask"},
+        ),
+        ({"image": "aW1hZ2U=", "width": 512}, {"height": "is required with width"}),
+        ({"image": "aW1hZ2U=", "height": 512, "width": None}, {"width": "is required with height"}),
+        ({"image": "#"}, {"image": "is not base64"}),
+        ({"image": "aW1hZ2U=", "mask": ""}, {"mask": "is empty"}),
+        ({"image": memoryview(b"i" * 101)}, {"image": "101 bytes, the limit is 100"}),
+        (
+            {"image": memoryview(b"i" * 60), "mask": memoryview(b"m" * 60)},
+            {"mask": "120 bytes, the limit is 100"},
+        ),
+    ],
+)
+def test_what_does_not_go_with_an_image_is_named(body: dict[str, Any], problems: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(**body)
+    found = {violation.field: violation.message for violation in refused.value.fields}
+    assert found.keys() == problems.keys()
+    assert all(part in found[field] for field, part in problems.items())

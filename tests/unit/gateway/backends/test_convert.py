@@ -90,12 +90,26 @@ def test_every_option_of_a_generation_is_sent_even_if_it_is_zero() -> None:
         schedule="default",
         loras=(Lora("ink", 0.0),),
         num_images=1,
+        image=b"",
+        mask=b"",
+        strength=0.0,
     )
     message = convert.generate_spec_to_proto(spec)
-    assert set_names(message) == {field.name for field in generator_pb.GenerateImageRequest.DESCRIPTOR.fields}
+    sent = {field.name for field in generator_pb.GenerateImageRequest.DESCRIPTOR.fields}
+    assert set_names(message) == sent - {"preview_interval_steps"}
     assert (message.width_px, message.height_px) == (256, 264)
     [lora] = message.loras
     assert lora.name == "ink" and lora.HasField("weight")
+
+
+@pytest.mark.parametrize(("image", "mask"), [(b"i", None), (b"i" * 10**6, b"m" * 1000)])
+def test_images_are_serialized_with_the_rest(image: bytes, mask: bytes | None) -> None:
+    spec = GenerateSpec("x", strength=0.25, image=image, mask=mask)
+    sent = convert.generate_request(spec)
+    assert isinstance(sent, bytes)
+    message = generator_pb.GenerateImageRequest.FromString(sent)
+    assert message == convert.generate_spec_to_proto(spec)
+    assert not isinstance(convert.generate_request(GenerateSpec("x")), bytes)
 
 
 @pytest.mark.parametrize(
