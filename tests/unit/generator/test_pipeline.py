@@ -194,9 +194,9 @@ def test_the_second_pass_starts_from_the_upscaled_base_image(plain_models, monke
     encoded = []
     encode = Autoencoder.encode
 
-    def recorded(self, image, tiled):
+    def recorded(self, image, **options):
         encoded.append(image)
-        return encode(self, image, tiled=tiled)
+        return encode(self, image, **options)
 
     monkeypatch.setattr(Autoencoder, "encode", recorded)
     hires = generate(plain_models, width_px=336, height_px=336, hires_fix=True).pixels
