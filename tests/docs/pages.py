@@ -22,6 +22,7 @@ class Block:
 EXECUTED: Mapping[str, tuple[str, str]] = {
     "first curl": ("README.md", "> portrait.png"),
     "generate": ("docs/http-api.md", "> response.json"),
+    "from image": ("docs/http-api.md", "-o glasses.png"),
     "photos": ("docs/http-api.md", "> comparison.json"),
     "plan": ("docs/restorer-cli.md", "compare docs/ruined.png"),
     "folders": ("docs/restorer-cli.md", "photos_restored --report"),

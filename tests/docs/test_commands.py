@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.docs.conftest import Run
 
@@ -28,6 +28,21 @@ def test_generate_responds_with_json(run: Run, folder: Path) -> None:
     run("generate")
     response = json.loads((folder / "response.json").read_text())
     assert response["success"] is True and response["final_resolution"] == "1536x1536"
+
+
+def test_an_image_is_drawn_anew_in_whole_and_in_part(run: Run, folder: Path, portrait: Path) -> None:
+    with Image.open(portrait) as image:
+        drawn = image.convert("RGB")
+    mask = Image.new("L", drawn.size)
+    mask.paste(255, (256, 320, 768, 576))
+    mask.save(folder / "eyes.png")
+    run("from image")
+    with Image.open(folder / "older.png") as older, Image.open(folder / "glasses.png") as glasses:
+        assert older.size == glasses.size == drawn.size
+        changed = ImageChops.difference(glasses, drawn).convert("L").getbbox()
+        assert changed is not None
+        left, top, right, bottom = changed
+        assert left >= 256 and top >= 320 and right <= 768 and bottom <= 576
 
 
 def test_a_photo_is_detected_compared_and_restored(run: Run, folder: Path, portrait: Path) -> None:

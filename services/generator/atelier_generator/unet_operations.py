@@ -41,7 +41,7 @@ def count_operations(unet: Any, tokens: int = 77) -> UnetOperations:
         positions = 0.25 ** _level(name, levels)
         weight = getattr(module, "weight", None)
         if type(module).__name__.startswith("Attention"):
-            width = module.to_q.out_features
+            width = module.inner_dim
             if name.endswith("attn2"):
                 per_position += 4 * width * tokens * positions
             else:

@@ -32,7 +32,8 @@ files = [{ url = "https://example.org/p.pth", bytes = 5, sha256 = "" }]
 
 def test_the_shipped_catalog_has_every_role_and_every_checksum() -> None:
     catalog = read_catalog()
-    assert {entry.role for entry in catalog.entries} == set(NetworkRole)
+    # SDXL has no published inpainting network that would be worth 5 GB to everybody.
+    assert {entry.role for entry in catalog.entries} == set(NetworkRole) - {NetworkRole.INPAINT}
     sources = [source for entry in catalog.entries for source in entry.files]
     texts = [license.text for license in catalog.licenses]
     assert all(source.sha256 and source.url.startswith("https://") for source in (*sources, *texts))
