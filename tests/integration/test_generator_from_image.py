@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -201,3 +203,29 @@ async def test_a_canceled_call_leaves_nothing_behind(running: Running) -> None:
     worker = running.server.worker
     await until(lambda: (worker.running, worker.depth) == (0, 0))
     assert (await drawn(running, image=file_of(photo()))).image.data
+
+
+async def test_an_estimate_has_the_size_and_the_errors_of_the_image(running: Running) -> None:
+    turned = Image.Exif()
+    turned[274] = 6
+    image = file_of(photo(333, 270), "JPEG", exif=turned)
+    estimate = await running.generator.EstimateImage(
+        pb.EstimateImageRequest(request=from_image(image=image, strength=0.5))
+    )
+    assert (estimate.width_px, estimate.height_px) == (270, 333)
+    assert [(each.stage, each.steps) for each in estimate.passes] == [("base", 2)]
+    wrong = from_image(image=image, mask=file_of(mask(64, 64)))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.generator.EstimateImage(pb.EstimateImageRequest(request=wrong))
+    ours = from_rpc_error(caught.value)
+    assert isinstance(ours, InvalidRequest) and [each.field for each in ours.fields] == ["mask"]
+
+
+async def test_images_of_estimates_are_decoded_a_few_at_a_time(running: Running) -> None:
+    asked = pb.EstimateImageRequest(request=from_image(image=file_of(photo(800, 800))))
+    calls = [running.generator.EstimateImage(asked) for _ in range(20)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [from_rpc_error(each) for each in answers if isinstance(each, grpc.aio.AioRpcError)]
+    assert 2 <= len(answers) - len(refused) < 20
+    assert {type(each) for each in refused} == {QueueFull}
+    await running.generator.EstimateImage(asked)

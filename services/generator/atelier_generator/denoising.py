@@ -153,12 +153,11 @@ class Conditions:
         """Return whether guidance needs a second row; it does not where its scale is an input (LCM)."""
         return guidance_scale > 1 and self._pipeline.unet.config.time_cond_proj_dim is None
 
-    def count_timesteps(self, choice: Choice, schedule_steps: int, steps: int) -> int:
-        """Return how often the UNet runs for the last `steps` of a schedule."""
+    def schedule_length(self, choice: Choice, steps: int) -> tuple[int, int]:
+        """Return how often the UNet runs in a schedule, and how often for each step that is left out."""
         scheduler = self.schedulers.make(choice)
-        set_timesteps(scheduler, schedule_steps)
-        skipped: int = (schedule_steps - steps) * scheduler.order
-        return len(scheduler.timesteps) - skipped
+        set_timesteps(scheduler, steps)
+        return len(scheduler.timesteps), scheduler.order
 
     @property
     def _dtype(self) -> torch.dtype:

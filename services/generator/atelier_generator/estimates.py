@@ -21,6 +21,7 @@ from atelier_generator.models import Models
 from atelier_generator.pixels import works_in_tiles
 from atelier_generator.plan import Passes, Plan, refiner_schedule_steps
 from atelier_generator.request import CompletedRequest
+from atelier_generator.samplers import Choice
 from atelier_generator.unet_operations import count_operations
 from atelier_runtime import defaults
 from atelier_runtime.cost_model import Cost, CostModel, Work, total
@@ -293,7 +294,12 @@ class _Network:
         self.name = name
         self.conditions = conditions
         self.operations = count_operations(unet)
-        self.timesteps = lru_cache(maxsize=512)(conditions.count_timesteps)
+        self._schedule = lru_cache(maxsize=512)(conditions.schedule_length)
+
+    def timesteps(self, choice: Choice, schedule_steps: int, steps: int) -> int:
+        """Return how often it runs for the last `steps` of a schedule."""
+        timesteps, order = self._schedule(choice, schedule_steps)
+        return timesteps - (schedule_steps - steps) * order
 
 
 def _upscale(size: Size, target: Size, upscaler: Upscaler | None, *, on_device: bool = True) -> Stage:

@@ -25,12 +25,14 @@ from atelier_generator.warm_up import warm_up
 from atelier_runtime.cost_model import Cost
 from atelier_runtime.device_job import Job, Together
 from atelier_runtime.device_worker import DeviceWorker
-from atelier_runtime.errors import AtelierError
+from atelier_runtime.errors import AtelierError, QueueFull
 from atelier_runtime.images import InputImage, Picture, encode_output
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.service import LoadedModels, StatusServicer, deadline_of
 from atelier_runtime.service_status import LoadedNetwork, ServiceStatus
+
+_MOST_ESTIMATING = 2
 
 
 class GeneratorService:
@@ -95,6 +97,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
     def __init__(self, service: GeneratorService, status: Callable[[], ServiceStatus]) -> None:
         super().__init__(pb.GetStatusResponse, status)
         self._service = service
+        self._estimating = 0
 
     async def GetStatus(self, request: Message, context: grpc.aio.ServicerContext) -> pb.GetStatusResponse:
         """Report what is loaded, what requests may choose, and how busy the service is."""
@@ -112,8 +115,8 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         pipeline = self._service.pipeline
         request = self._read(message.request)
         if request.image is not None:
-            request = await self._with_source(request)
-        estimate = pipeline.estimate(request)
+            request = await self._with_source_of_estimate(request)
+        estimate = await asyncio.to_thread(pipeline.estimate, request)
         wait = self._service.worker.expected_wait(_together(pipeline, request))
         return convert.estimate_to_proto(
             estimate, request, pipeline.sampling_names(request), wait.seconds, pipeline.model_set.name
@@ -129,9 +132,11 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         if request.image is not None:
             message.ClearField("image")  # nothing of the files is kept while the request waits
             message.ClearField("mask")
-            with worker.hold_slot(deadline):
+            with worker.hold_slot():
                 request = await self._with_source(request)
-        together, expected = _together(pipeline, request), _expected(pipeline, request)
+                together, expected = await asyncio.to_thread(_in_queue, pipeline, request)
+        else:
+            together, expected = await asyncio.to_thread(_in_queue, pipeline, request)
         worker.check_slot(deadline, expected, together)  # no prompt is encoded in vain
         prompt = pipeline.start_prompt(request)
 
@@ -161,6 +166,19 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         if not request.own_size:
             request.check_size(self._service.settings.max_pixels)
         return self._service.pipeline.complete(request)
+
+    async def _with_source_of_estimate(self, request: CompletedRequest) -> CompletedRequest:
+        """`_with_source` without a slot in the queue; for a few at once, since their images take memory."""
+        if self._estimating >= _MOST_ESTIMATING:
+            raise QueueFull(
+                f"{_MOST_ESTIMATING} estimates are being made whose images have to be decoded.",
+                retry_after_s=1.0,
+            )
+        self._estimating += 1
+        try:
+            return await self._with_source(request)
+        finally:
+            self._estimating -= 1
 
     async def _with_source(self, request: CompletedRequest) -> CompletedRequest:
         """Return a request with its image and mask decoded, and brought to the size of the result."""
@@ -202,6 +220,13 @@ def _together(pipeline: Pipeline, request: CompletedRequest) -> Together[None] |
         function=partial(_generate, pipeline),
         item=None,
     )
+
+
+def _in_queue(
+    pipeline: Pipeline, request: CompletedRequest
+) -> tuple[Together[None] | None, tuple[Cost, ...]]:
+    """Return `_together` and `_expected`; not for the event loop: schedules of many steps take a while."""
+    return _together(pipeline, request), _expected(pipeline, request)
 
 
 def _expected(pipeline: Pipeline, request: CompletedRequest) -> tuple[Cost, ...]:

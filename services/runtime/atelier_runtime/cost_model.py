@@ -42,7 +42,8 @@ _GUESS_RATIOS = (0.25, 4.0)
 _SMALL = 0.1  # a part of the whole that does not matter for what is known of it
 _MANY = 3
 _TINY = 1e-12  # instead of a divisor of 0
-_FRESH_S = 600.0
+FRESH_S = 600.0
+"""Seconds after which what was seen of a variant proves nothing any more."""
 
 
 class Work(NamedTuple):
@@ -175,6 +176,8 @@ class CostModel:
             kind.variants[work.variant] = variant  # the latest at the end
             if len(kind.variants) > _MAX_VARIANTS:
                 del kind.variants[next(iter(kind.variants))]
+            if self._clock() - variant.latest >= FRESH_S:
+                variant.seconds.clear()  # one run decides whether the device is still as slow
             variant.seconds.append(seconds / work.calls)
             variant.latest = self._clock()
             if peak_bytes is not None:
@@ -193,10 +196,13 @@ class CostModel:
             variant = kind.variants.get(work.variant)
             low, high = _spread(kind, work, variant)
             count = len(variant.seconds) if variant and not kind.provisional else 0
-            recent = variant is not None and self._clock() - variant.latest < _FRESH_S
+            recent = variant is not None and self._clock() - variant.latest < FRESH_S
+            low_s = low * seconds
+            if variant is not None:  # it has been that fast just now, whatever the median says
+                low_s = min(low_s, work.calls * min(variant.seconds))
             return Cost(
                 seconds,
-                low * seconds,
+                low_s,
                 high * seconds,
                 count,
                 proven=count >= _MANY and recent,

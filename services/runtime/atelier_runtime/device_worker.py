@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from atelier_runtime import metrics
-from atelier_runtime.cost_model import Cost
+from atelier_runtime.cost_model import FRESH_S, Cost
 from atelier_runtime.device_job import Job, Together
 from atelier_runtime.errors import (
     AtelierError,
@@ -52,6 +52,7 @@ class DeviceWorker:
         self._batch = 1
         self._requests = 0
         self._slots = 0  # requests that have reserved one
+        self._undecided = 0  # of unknown cost, see `hold_slot`
         self._mean_seconds: float | None = None
         self._state = threading.Condition()
         self._draining = False
@@ -78,6 +79,7 @@ class DeviceWorker:
                 time.monotonic() - self._started,
                 [job for job in self._waiting if not job.has_slot],
                 self._slots,
+                self._undecided,
                 self._mean_seconds or 0.0,
                 together,
             )
@@ -110,24 +112,27 @@ class DeviceWorker:
             if own.proven and wait.low_s + own.low_s >= seconds_left:
                 seconds = wait.seconds + own.seconds
                 message = f"The work would end in about {seconds:.1f} s, after the deadline."
-                raise DeadlineUnmeetable(message, retry_after_s=retry_after)
+                # Without a queue it would not fit either: not until what is known of it is out of date.
+                late = wait.low_s + own.low_s - seconds_left if own.low_s < seconds_left else FRESH_S
+                raise DeadlineUnmeetable(message, retry_after_s=max(1.0, math.ceil(late)))
 
     @contextlib.contextmanager
-    def hold_slot(self, deadline: float | None = None) -> Iterator[None]:
+    def hold_slot(self) -> Iterator[None]:
         """Hold a slot in the queue while the image of a request is decoded, which is then submitted.
 
-        What is submitted next, before the event loop goes on, gets the slot. Raises like `reserve_slot`.
+        What is submitted next, before the event loop goes on, gets the slot. Whether a deadline can be met is
+        checked then: before, its cost is unknown. Raises `ServiceDraining` or `QueueFull` at once.
         """
         with self._state:
-            self.check_slot(deadline)
+            self.check_slot()
             self._count(+1)
-            self._slots += 1
+            self._undecided += 1
         try:
             yield
         finally:
             with self._state:
                 self._count(-1)
-                self._slots -= 1
+                self._undecided -= 1
 
     @contextlib.contextmanager
     def reserve_slot(self, deadline: float | None = None) -> Iterator[Callable[[], None]]:

@@ -27,7 +27,7 @@ def cost_of_call(expected: Sequence[Cost], jobs: int, mean_s: float) -> Cost:
     """
     if expected:
         return expected[min(jobs, len(expected)) - 1]
-    return Cost(jobs * mean_s, jobs * mean_s, jobs * mean_s)
+    return Cost(jobs * mean_s, jobs * mean_s, jobs * mean_s, observations=1)
 
 
 def expected_wait(
@@ -36,28 +36,34 @@ def expected_wait(
     elapsed_s: float,
     waiting: Sequence[Job[Any]],
     slots: int,
+    undecided: int,
     mean_s: float,
     together: Together[Any] | None = None,
 ) -> Wait:
     """Return the wait of a new request.
 
     `running`: since `elapsed_s`, in a call that was for `batch` jobs; `waiting`: in order. `slots`: further
-    requests, each of which takes `mean_s`. `together`: of the new request, which joins others if there are
-    such.
+    requests, each of which takes `mean_s`; so do those `undecided`, but they may take no time at all.
+    `together`: of the new request, which joins others if there are such.
     """
-    seconds = low_s = slots * mean_s
+    seconds, low_s = (slots + undecided) * mean_s, slots * mean_s
     if running:
         cost = cost_of_call(running[0].expected, batch, mean_s)
         seconds += max(0.0, cost.seconds - elapsed_s)
-        low_s += max(0.0, cost.low_s - elapsed_s)
+        low_s += max(0.0, _certain(cost) - elapsed_s)
     for group in _calls(waiting):
         work = group[0].work
         if together is not None and work == together and len(group) < together.limit:
             return Wait(seconds, low_s, len(group) + 1)
         cost = cost_of_call(group[0].expected, len(group), mean_s)
         seconds += cost.seconds
-        low_s += cost.low_s
+        low_s += _certain(cost)
     return Wait(seconds, low_s)
+
+
+def _certain(cost: Cost) -> float:
+    """Return the seconds that count for sure: none of a guess, such as one from the first runs."""
+    return cost.low_s if cost.observations else 0.0
 
 
 def _calls(waiting: Sequence[Job[Any]]) -> list[list[Job[Any]]]:

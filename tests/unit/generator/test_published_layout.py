@@ -166,6 +166,18 @@ def test_an_inpainting_network_is_named(base):
         read_pipeline(base)
 
 
+def test_an_inpainting_folder_may_have_no_more_than_its_unet_and_its_scheduler(base):
+    config = base / "unet/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    change(unet(base), lambda state: state.update({"conv_in.weight": torch.zeros(64, 9, 3, 3).half()}))
+    whole = read_pipeline(base)
+    for part in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        shutil.rmtree(base / part)
+    stored = read_pipeline(base)
+    assert list(stored.networks) == ["unet"]
+    stored.check_for("inpaint", whole)
+
+
 def test_a_network_that_takes_no_mask_does_not_inpaint(base):
     with pytest.raises(CheckpointError, match=r"is not an inpainting network"):
         read_pipeline(base).check_for("inpaint")

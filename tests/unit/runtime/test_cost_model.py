@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from atelier_runtime.cost_model import Cost, CostModel, Work, fit_line, total
+from atelier_runtime.cost_model import FRESH_S, Cost, CostModel, Work, fit_line, total
 
 FIXED, RATE = 0.02, 3e-6
 
@@ -70,6 +70,26 @@ def test_a_device_that_slows_down_is_followed() -> None:
     for _ in range(3):
         model.observe(work(10_000), 2 * true_seconds(10_000))
     assert model.estimate(work(10_000)).seconds == pytest.approx(2 * true_seconds(10_000), rel=0.1)
+
+
+def test_a_slow_spell_proves_nothing_for_long() -> None:
+    now = 0.0
+    model = CostModel(lambda: now)
+    size = work(10_000)
+    usual = true_seconds(10_000)
+    for seconds in (usual, usual, 10 * usual, 10 * usual, 10 * usual):
+        model.observe(size, seconds)
+    cost = model.estimate(size)
+    assert cost.seconds > 5 * usual and cost.proven
+    assert cost.low_s <= usual, "two of the last five took no longer"
+    for _ in range(5):
+        model.observe(size, 10 * usual)
+    assert model.estimate(size).low_s > 5 * usual
+    now = FRESH_S
+    assert not model.estimate(size).proven
+    model.observe(size, usual)
+    cost = model.estimate(size)
+    assert cost.low_s <= usual and cost.seconds < 4 * usual, "one run decides"
 
 
 def test_one_size_scales_with_what_is_computed() -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 import torch
 
 from atelier_runtime import errors
-from atelier_runtime.cost_model import Cost
+from atelier_runtime.cost_model import FRESH_S, Cost
 from atelier_runtime.device_job import Job
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.log import request_id
@@ -134,9 +134,35 @@ async def test_a_deadline_is_compared_with_the_least_that_wait_and_work_may_take
         worker.check_slot(now + 30)
     with pytest.raises(errors.DeadlineUnmeetable, match=r"end in about 1[12]\d\.\d s") as caught:
         worker.check_slot(now + 50, [cost(20, 15)])
-    assert caught.value.retry_after_s == 100, "the wait: with a later deadline it can be met at once"
+    assert caught.value.retry_after_s == 5, "then it fits"
     worker.check_slot(now + 56, [cost(20, 15)])
     worker.check_slot(now + 50, [cost(20, 15, proven=False)])  # or it would never be found out
+    blocker.release.set()
+
+
+async def test_work_that_is_too_long_for_its_deadline_is_not_asked_for_again_at_once(
+    worker: DeviceWorker,
+) -> None:
+    with pytest.raises(errors.DeadlineUnmeetable) as caught:
+        worker.check_slot(time.monotonic() + 10, [cost(20, 15)])
+    assert caught.value.retry_after_s == FRESH_S
+
+
+async def test_requests_whose_images_are_being_decoded_refuse_nobody_a_deadline(worker: DeviceWorker) -> None:
+    await worker.submit(lambda job: time.sleep(0.2)).result()
+    with worker.hold_slot():
+        wait = worker.expected_wait()
+        assert wait.seconds >= 0.2 and wait.low_s == 0
+        worker.check_slot(time.monotonic() + 0.1)
+    assert worker.expected_wait() == (0, 0, 1)
+
+
+async def test_guesses_refuse_nobody_a_deadline(worker: DeviceWorker) -> None:
+    blocker = Blocker()
+    worker.submit(blocker, expected=[Cost(100, 50, 400, observations=0)])
+    await blocker.running()
+    assert 99 <= worker.expected_wait().seconds <= 100
+    worker.check_slot(time.monotonic() + 1)
     blocker.release.set()
 
 

@@ -191,7 +191,7 @@ async def test_a_batch_counts_as_its_share_for_each_request(worker: DeviceWorker
 
 
 async def test_those_that_will_run_together_count_as_one_call(worker: DeviceWorker, blocker: Blocker) -> None:
-    costs = [Cost(10.0, 8.0, 12.0), Cost(13.0, 10.0, 16.0)]  # of one, and of two in a call
+    costs = [Cost(10.0, 8.0, 12.0, 1), Cost(13.0, 10.0, 16.0, 1)]  # of one, and of two in a call
     share = Calls().share(0, limit=2)
     empty = worker.expected_wait().seconds
     assert empty == 0, "nothing is known of what is running"

@@ -45,6 +45,8 @@ def read_folder(folder: Path, read: Reader = take) -> StoredPipeline:
     if kind == "refiner":
         # The VAE and the text encoder come from the base. If the folder has its own, they are checked too.
         parts = [part for part in parts if part == "unet" or list((folder / part).glob("*.safetensors"))]
+    elif _inpaints(folder, read) and not all(list((folder / part).glob("*.safetensors")) for part in parts):
+        parts = ["unet"]  # likewise, with both text encoders
     elif missing := [part for part in CLASSES if part not in parts]:
         raise CheckpointError(f"{folder}: its model_index.json does not list {', '.join(missing)}")
     return StoredPipeline(
@@ -78,6 +80,13 @@ def weight_files(folder: Path, read: Reader = take) -> tuple[Path, ...]:
     )
     found = f"; it has {', '.join(others[:10])}" if others else ""
     raise CheckpointError(f"there are no safetensors weights in {folder}{found}")
+
+
+def _inpaints(folder: Path, read: Reader) -> bool:
+    """Return whether a UNet takes in a mask (1 channel) and a masked image besides the latents."""
+    config = _json(folder / "unet" / "config.json", read)
+    taken, given = config.get("in_channels"), config.get("out_channels", 4)
+    return isinstance(taken, int) and isinstance(given, int) and taken == 2 * given + 1
 
 
 def _is_class_of_part(entry: object) -> bool:
