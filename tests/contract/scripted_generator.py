@@ -63,6 +63,8 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
             num_inference_steps=result.num_inference_steps,
             guidance_scale=result.guidance_scale,
             num_images=request.request.num_images or 1,
+            strength=wire.optional(result, "strength"),
+            warnings=result.warnings,
         )
 
     async def GetStatus(

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from atelier.common.v1 import image_pb2
+from atelier.common.v1 import image_pb2, warning_pb2
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 from tests.contract.problem_body import named_fields, problem
 from tests.contract.script import file_of, gradient
@@ -109,3 +109,33 @@ def test_forms_need_a_prompt_and_know_their_fields(stack: Stack) -> None:
     [sent] = stack.generator.requests
     assert (sent.num_inference_steps, sent.use_refiner, sent.loras[0].name) == (7, False, "ink")
     assert sent.output.format == image_pb2.IMAGE_FORMAT_RAW_RGB8
+
+
+def test_a_file_that_was_not_chosen_is_no_file(stack: Stack) -> None:
+    """Browsers send an empty file without a name for an input that was left empty."""
+    boundary = "b"
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n',
+        *(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename=""\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n\r\n"
+            for name in ("image", "mask")
+        ),
+        f"--{boundary}--\r\n",
+    ]
+    response = stack.client.post(
+        "/generate",
+        content="".join(parts).encode(),
+        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
+    )
+    assert response.status_code == 200, response.text
+    [sent] = stack.generator.requests
+    assert not sent.HasField("image") and not sent.HasField("mask")
+
+
+def test_an_estimate_says_what_the_generator_says_of_the_image(stack: Stack) -> None:
+    stack.generator.result = {"strength": 0.25, "warnings": [warning_pb2.Warning(message="no alpha")]}
+    answer = in_json(stack, {"image": IMAGE, "mask": MASK}, strength=0.25, dry_run=True, upscale=2).json()
+    assert (answer["strength"], answer["warnings"]) == (0.25, ["no alpha"])
+    size = stack.generator.requests[0].request
+    assert answer["final_resolution"] == "2048x2048", size

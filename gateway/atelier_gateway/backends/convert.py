@@ -145,13 +145,16 @@ def estimate_from_proto(message: generator_pb.EstimateImageResponse) -> Generato
             peak_bytes=wire.optional(message, "peak_vram_bytes"),
         ),
         queue_wait_s=wire.duration_from_proto(message.queue_wait),
+        size=Size(message.width_px, message.height_px),
         model_set=message.model_set,
         sampling=Sampling(
             sampler=message.sampler,
             schedule=message.schedule,
             num_inference_steps=message.num_inference_steps,
             guidance_scale=message.guidance_scale,
+            strength=wire.optional(message, "strength"),
         ),
+        warnings=wire.warnings_from_proto(message.warnings),
     )
 
 

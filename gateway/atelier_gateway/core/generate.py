@@ -52,6 +52,7 @@ from atelier_runtime.images import EncodedImage, InputImage, decode_input, encod
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.sizes import Size
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +170,8 @@ class Generate:
             restored=spec.restored,
             restoration=restoration,
             cost=generator.cost if restoration is None else total([generator.cost, restoration]),
-            result=spec.result_size(),
-            warnings=tuple(warnings),
+            result=Size(generator.size.width * spec.upscale, generator.size.height * spec.upscale),
+            warnings=(*warnings, *generator.warnings),
         )
 
     async def _check_names(self, spec: GenerateSpec) -> list[ResponseWarning]:

@@ -205,8 +205,11 @@ class GeneratorEstimate:
     cost: Cost
     """Of all images, without the wait in the queue."""
     queue_wait_s: float
+    size: Size
+    """Of each image as the generator would return it."""
     model_set: str
     sampling: Sampling
+    warnings: tuple[ResponseWarning, ...] = ()
 
 
 @dataclass(frozen=True)

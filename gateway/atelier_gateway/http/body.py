@@ -161,6 +161,9 @@ def _form_object(
     texts_bytes = 0
     for part in parse_form(raw, content_type):
         schema = validator.property(part.name) or {}
+        if part.is_unselected and schema:
+            values.append((part.name, None))
+            continue
         if part.is_file and schema.get("format") == "byte":
             values.append((part.name, part.data))
             continue

@@ -29,6 +29,8 @@ class Part:
     name: str
     is_file: bool
     data: memoryview
+    is_unselected: bool = False
+    """No file was chosen: the filename is empty, and so is the part."""
 
 
 def parse_form(raw: Buffer, content_type: str) -> list[Part]:
@@ -98,4 +100,5 @@ def _part(headers: dict[bytes, bytes], data: memoryview) -> Part:
     media_type = parse_options_header(headers.get(b"content-type", b"text/plain"))[0]
     has_filename = b"filename" in options or _EXTENDED_FILENAME.search(_QUOTED.sub(b"", disposition))
     is_file = bool(has_filename) or media_type.lower() != b"text/plain"
-    return Part(options[b"name"].decode("utf-8", "replace"), is_file, data)
+    is_unselected = options.get(b"filename") == b"" and not data
+    return Part(options[b"name"].decode("utf-8", "replace"), is_file, data, is_unselected)

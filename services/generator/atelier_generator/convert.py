@@ -127,6 +127,8 @@ def estimate_to_proto(
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         num_images=request.num_images,
+        strength=request.strength,
+        warnings=wire.warnings_to_proto(request.source.warnings if request.source else ()),
     )
 
 

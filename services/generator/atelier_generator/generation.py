@@ -18,7 +18,7 @@ from atelier_generator.request import CompletedRequest
 from atelier_runtime import metrics
 from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.errors import Cancelled, DeadlineExceeded, OutOfMemory
-from atelier_runtime.images import RgbArray
+from atelier_runtime.images import RgbArray, is_lossless
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from atelier_runtime.vram import probe_for
@@ -115,6 +115,10 @@ class Run:
         if (source := self.request.source) is not None:
             self.timer.reports.extend(source.stages)
             self.warnings.extend(source.warnings)
+            output_format, quality = self.request.output_format, self.request.quality
+            if source.mask is not None and not is_lossless(output_format, quality):
+                message = f"{output_format} is lossy: pixels outside the mask are not exactly the image's."
+                self.warn(WarningCode.LOSSY_OUTPUT, message)
 
     @property
     def encoded_prompt(self) -> EncodedPrompt:

@@ -120,6 +120,18 @@ def test_the_blend_is_that_of_the_mask() -> None:
     assert Source(kept).composed(drawn) is drawn
 
 
+@pytest.mark.parametrize(
+    ("output_format", "quality", "lossy"), [("jpeg", 100, True), ("webp", 99, True), ("webp", 100, False)]
+)
+def test_a_lossy_file_cannot_keep_the_pixels_outside_the_mask(
+    plain_models: Models, output_format: Any, quality: int, lossy: bool
+) -> None:
+    options = {"output_format": output_format, "quality": quality, "strength": 0.25}
+    for mask, expected in ((soft_mask(), lossy), (None, False)):
+        generation = generate(plain_models, Source(picture(), mask), **options)
+        assert (WarningCode.LOSSY_OUTPUT in {warning.code for warning in generation.warnings}) is expected
+
+
 def test_a_black_mask_returns_the_image(plain_models: Models) -> None:
     pixels = picture(264, 256)
     generation = generate(plain_models, Source(pixels, np.zeros(pixels.shape[:2], np.uint8)))

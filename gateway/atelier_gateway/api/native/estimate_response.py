@@ -68,6 +68,11 @@ class EstimateAnswer(BaseModel):
     schedule: str
     num_inference_steps: int
     guidance_scale: float
+    strength: float | None = Field(
+        None,
+        exclude_if=lambda strength: strength is None,
+        description="Of requests that start from an image.",
+    )
     num_images: int
     final_resolution: str = Field(description="Width x height of each image.", examples=["1536x1536"])
     passes: list[PassAnswer]

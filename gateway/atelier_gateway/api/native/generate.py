@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from atelier_gateway.api.native import openapi
 from atelier_gateway.api.native.estimate_response import estimate_answer
-from atelier_gateway.api.native.generate_request import GENERATE, parse_request
+from atelier_gateway.api.native.generate_request import GENERATE, ParsedRequest, parse_request
 from atelier_gateway.api.native.generate_response import generate_body, generate_report
 from atelier_gateway.api.native.report import REPORT_HEADER, report_header
 from atelier_gateway.api.native.request import BodyLimits
@@ -46,9 +46,8 @@ def add_routes(router: APIRouter, settings: GatewaySettings, generate: Generate)
         router.post(path, name="generate", deprecated=True, include_in_schema=False)(endpoint)
 
 
-async def _generate(
-    request: Request, clock: RequestClock, generate: Generate, limits: BodyLimits
-) -> Response:
+async def _read(request: Request, generate: Generate, limits: BodyLimits) -> ParsedRequest:
+    """Read and check a request. Its body ends here: it would be kept while the images are generated."""
     body = await read_json_or_form(
         request,
         GENERATE,
@@ -56,7 +55,13 @@ async def _generate(
         max_form_bytes=limits.form,
         max_fields_bytes=limits.fields,
     )
-    parsed = await asyncio.to_thread(parse_request, body, generate.violations, max_image_bytes=limits.image)
+    return await asyncio.to_thread(parse_request, body, generate.violations, max_image_bytes=limits.image)
+
+
+async def _generate(
+    request: Request, clock: RequestClock, generate: Generate, limits: BodyLimits
+) -> Response:
+    parsed = await _read(request, generate, limits)
     accepted = preferred_format(request.headers.get("accept"))
     spec = parsed.spec
     if accepted is not None and spec.image_count > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
 from atelier_gateway.core.values import (
@@ -104,6 +105,7 @@ class FakeGenerator(GeneratorBackend):
             stages=(("base", Cost(10.0, 8.0, 13.0)),),
             cost=Cost(10.0, 8.0, 13.0, observations=2),
             queue_wait_s=4.0,
+            size=spec.result_size() if spec.upscale == 1 else replace(spec, upscale=1).result_size(),
             model_set="demo",
             sampling=Sampling("euler", "default", 30, 7.5),
         )
