@@ -13,6 +13,7 @@ from PIL import Image
 
 from atelier.common.v1 import image_pb2, warning_pb2
 from atelier_runtime.errors import FieldViolation, InvalidRequest
+from atelier_runtime.service_status import NetworkRole
 from tests.contract.problem_body import named_fields, problem
 from tests.contract.script import file_of, gradient
 from tests.contract.stack import Stack
@@ -91,6 +92,30 @@ def test_the_size_of_the_image_is_checked_before_it_is_sent(stack: Stack, kind: 
     assert not stack.generator.requests
     response = in_json(stack, {"image": large.getvalue()}, upscale_factor=4, width=512, height=512)
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (
+            {"face_restoration_weight": 0.5, "match_tone": False, "det_model": "retinaface"},
+            "face_restoration_weight, match_tone, det_model: have no effect with a mask, "
+            "where no faces are restored",
+        ),
+        ({"match_tone": True}, "match_tone: has no effect with a mask, where no faces are restored"),
+        ({"match_tone": None, "det_model": None}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"upscale": 2}, {"dry_run": True}], ids=str)
+def test_options_for_faces_have_no_effect_with_a_mask(
+    stack: Stack, options: dict[str, Any], warning: str | None, more: dict[str, Any]
+) -> None:
+    stack.restorer.networks = {NetworkRole.FACE_DETECTOR: "retinaface"}
+    answer = in_json(stack, {"image": IMAGE, "mask": MASK}, **options, **more).json()
+    assert answer["warnings"] == ([] if warning is None else [warning])
+    assert answer["warning_codes"] == ([] if warning is None else ["option_has_no_effect"])
+    assert in_json(stack, {"image": IMAGE}, **options, **more).json()["warnings"] == []
 
 
 def test_what_the_generator_refuses_is_named_as_the_client_named_it(stack: Stack) -> None:

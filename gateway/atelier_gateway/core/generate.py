@@ -175,9 +175,12 @@ class Generate:
         )
 
     async def _check_names(self, spec: GenerateSpec) -> list[ResponseWarning]:
-        """Refuse names of networks that are not loaded; return a warning for what could not be checked."""
+        """Refuse names of networks that are not loaded; return a warning for what could not be checked.
+
+        Before it come the spec's own warnings.
+        """
         violations: list[FieldViolation] = []
-        warnings: list[ResponseWarning] = []
+        warnings = list(spec.warnings)
         if spec.model_set is not None:
             status = await self._generator.status()
             require_ready(status)  # until then, no name is right or wrong

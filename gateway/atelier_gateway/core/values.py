@@ -97,6 +97,8 @@ class GenerateSpec:
     """A file of the same size, white where the image is to be drawn anew."""
     strength: float | None = None
     """How much of the image is drawn anew, 0 to 1."""
+    warnings: tuple[ResponseWarning, ...] = ()
+    """What the client should know of its request."""
 
     @property
     def own_size(self) -> bool:

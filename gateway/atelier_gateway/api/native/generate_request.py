@@ -15,6 +15,7 @@ from atelier_gateway.core.values import GenerateSpec
 from atelier_gateway.http.validation import INTEGER, RequestModel, Validator, refusal
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation
+from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
 ALIASES = {
     "steps": "num_inference_steps",
@@ -35,6 +36,9 @@ _CONTRACT_NAMES = {
     "face_detector": "det_model",
 }
 """The spec's name of a field -> the contract's, where they differ."""
+
+_OF_FACES = ("face_restoration_weight", "match_tone", "det_model")
+"""What has no effect where no faces are restored."""
 
 _SAME_NAME = (
     *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "use_refiner"),
@@ -207,7 +211,16 @@ class GenerateRequest(RequestModel):
             fidelity=given.get("face_restoration_weight"),
             model_set=None if self.model is None or self.model.upper() == SDXL else self.model,
             face_detector=self.det_model,
+            warnings=() if self.mask is None else tuple(_without_effect(given)),
         )
+
+
+def _without_effect(given: Mapping[str, Any]) -> Iterator[ResponseWarning]:
+    """Yield a warning that names the options for faces, if there are any, of a request with a mask."""
+    if names := [name for name in _OF_FACES if given.get(name) is not None]:
+        effect = "have no effect" if len(names) > 1 else "has no effect"
+        message = f"{', '.join(names)}: {effect} with a mask, where no faces are restored"
+        yield ResponseWarning(WarningCode.OPTION_HAS_NO_EFFECT, message)
 
 
 GENERATE = Validator(GenerateRequest, ALIASES)
