@@ -45,15 +45,18 @@ def read_folder(folder: Path, read: Reader = take) -> StoredPipeline:
     if kind == "refiner":
         # The VAE and the text encoder come from the base. If the folder has its own, they are checked too.
         parts = [part for part in parts if part == "unet" or list((folder / part).glob("*.safetensors"))]
-    elif _inpaints(folder, read) and not all(list((folder / part).glob("*.safetensors")) for part in parts):
-        parts = ["unet"]  # likewise, with both text encoders
-    elif missing := [part for part in CLASSES if part not in parts]:
+    networks: dict[str, StoredNetwork] = {}
+    if "unet" in parts:
+        networks["unet"] = unet = _network(folder, "unet", index, read)
+        if _inpaints(unet) and not all(list((folder / part).glob("*.safetensors")) for part in parts):
+            parts = ["unet"]  # likewise, with both text encoders
+    if kind == "base" and parts != ["unet"] and (missing := [part for part in CLASSES if part not in parts]):
         raise CheckpointError(f"{folder}: its model_index.json does not list {', '.join(missing)}")
     return StoredPipeline(
         path=folder,
         layout="folder",
         kind=kind,
-        networks={part: _network(folder, part, index, read) for part in parts},
+        networks={part: networks.get(part) or _network(folder, part, index, read) for part in parts},
         settings={name: value for name, value in index.items() if isinstance(value, bool)},
         scheduler=partial(_scheduler, folder, index, read),
         tokenizer=partial(_tokenizer, folder, index, read),
@@ -82,10 +85,9 @@ def weight_files(folder: Path, read: Reader = take) -> tuple[Path, ...]:
     raise CheckpointError(f"there are no safetensors weights in {folder}{found}")
 
 
-def _inpaints(folder: Path, read: Reader) -> bool:
+def _inpaints(unet: StoredNetwork) -> bool:
     """Return whether a UNet takes in a mask (1 channel) and a masked image besides the latents."""
-    config = _json(folder / "unet" / "config.json", read)
-    taken, given = config.get("in_channels"), config.get("out_channels", 4)
+    taken, given = unet.config.get("in_channels"), unet.config.get("out_channels", 4)
     return isinstance(taken, int) and isinstance(given, int) and taken == 2 * given + 1
 
 
