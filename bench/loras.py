@@ -22,9 +22,9 @@ from atelier_generator.lora_tags import Lora
 from atelier_generator.models import Models, load_models
 from atelier_generator.nets.lora_layers import PARTS, layers_by_name
 from atelier_generator.pipeline import Pipeline
-from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.torch_setup import prepare_torch
+from bench.base_step import seconds_of_a_step
 from bench.report import machine, print_json, spread
 
 COUNT = 5
@@ -96,22 +96,10 @@ def steps(pipeline: Pipeline, side: int, count: int, rounds: int) -> dict[str, o
     samples: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
         for name, loras in variants.items():
-            request = GenerateRequest(
-                "a woman with long red hair",
-                width_px=side,
-                height_px=side,
-                num_inference_steps=count,
-                seed=1,
-                use_refiner=False,
-                use_upscaler=False,
-                loras=tuple(Lora(lora, 0.5) for lora in NAMES[:loras]),
-            )
-            stages = {
-                report.stage: report.seconds
-                for report in pipeline.generate(pipeline.complete(request)).stages
-            }
+            named = tuple(Lora(lora, 0.5) for lora in NAMES[:loras])
+            seconds = seconds_of_a_step(pipeline, side, count, loras=named)
             if number:
-                samples[name].append(stages["base"] / count)
+                samples[name].append(seconds)
     result: dict[str, object] = {}
     for name, values in samples.items():
         ratios = [value / none for value, none in zip(values, samples["none"], strict=True)]

@@ -18,11 +18,11 @@ import torch
 from atelier_generator.models import load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.previews import estimate, preview
-from atelier_generator.request import GenerateRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_runtime.images import Picture, encode
 from atelier_runtime.latent_colors import SDXL_COLORS
 from atelier_runtime.torch_setup import prepare_torch
+from bench.base_step import seconds_of_a_step
 from bench.report import machine, print_json, spread
 
 
@@ -31,19 +31,9 @@ def steps(pipeline: Pipeline, side: int, count: int, rounds: int) -> dict[str, o
     samples: dict[int | None, list[float]] = {None: [], 1: []}
     for number in range(rounds + 1):  # the first does not count
         for interval, values in samples.items():
-            request = GenerateRequest(
-                "a woman with long red hair",
-                width_px=side,
-                height_px=side,
-                num_inference_steps=count,
-                seed=1,
-                use_refiner=False,
-                use_upscaler=False,
-                preview_interval_steps=interval,
-            )
-            stages = pipeline.generate(pipeline.complete(request)).stages
+            seconds = seconds_of_a_step(pipeline, side, count, preview_interval_steps=interval)
             if number:
-                values += [1000 * report.seconds / count for report in stages if report.stage == "base"]
+                values.append(1000 * seconds)
     ratios = [a / b for a, b in zip(samples[1], samples[None], strict=True)]
     return {"without, ms": spread(samples[None]), "with, ms": spread(samples[1]), "ratio": spread(ratios)}
 
