@@ -140,7 +140,8 @@ class GeneratorClient(_Client, GeneratorBackend):
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:
         """Return what generating the images would take."""
-        request = generator_pb.EstimateImageRequest(request=convert.generate_spec_to_proto(spec))
+        message = await asyncio.to_thread(convert.generate_spec_to_proto, spec)
+        request = generator_pb.EstimateImageRequest(request=message)
 
         async def once(stub: Any) -> GeneratorEstimate:
             return convert.estimate_from_proto(await stub.EstimateImage(request, **_options(deadline)))

@@ -115,13 +115,7 @@ def generated_image_from_proto(
         image=_image_from_proto(message.image, spec.output_format),
         seed=message.seed,
         model_set=message.model_set,
-        sampling=Sampling(
-            sampler=message.sampler,
-            schedule=message.schedule,
-            num_inference_steps=message.num_inference_steps,
-            guidance_scale=message.guidance_scale,
-            strength=wire.optional(message, "strength"),
-        ),
+        sampling=_sampling_from_proto(message),
         refiner_applied=message.refiner_applied,
         refiner_reason=wire.skip_reason_from_proto(message.refiner_reason),
         hires_fix_applied=message.hires_fix_applied,
@@ -147,14 +141,20 @@ def estimate_from_proto(message: generator_pb.EstimateImageResponse) -> Generato
         queue_wait_s=wire.duration_from_proto(message.queue_wait),
         size=Size(message.width_px, message.height_px),
         model_set=message.model_set,
-        sampling=Sampling(
-            sampler=message.sampler,
-            schedule=message.schedule,
-            num_inference_steps=message.num_inference_steps,
-            guidance_scale=message.guidance_scale,
-            strength=wire.optional(message, "strength"),
-        ),
+        sampling=_sampling_from_proto(message),
         warnings=wire.warnings_from_proto(message.warnings),
+    )
+
+
+def _sampling_from_proto(
+    message: generator_pb.GenerateImageResult | generator_pb.EstimateImageResponse,
+) -> Sampling:
+    return Sampling(
+        sampler=message.sampler,
+        schedule=message.schedule,
+        num_inference_steps=message.num_inference_steps,
+        guidance_scale=message.guidance_scale,
+        strength=wire.optional(message, "strength"),
     )
 
 
