@@ -127,6 +127,9 @@ def main() -> int:
     url = gateway_url(os.environ)
     for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         signal.signal(number, signal.default_int_handler)
+    if all_ready(os.environ):  # or it would be taken for ours, before ours find their ports taken
+        print(f"Atelier is running already: {url}", file=sys.stderr)
+        return 1
     start = time.monotonic()
     ready = False
     try:

@@ -92,6 +92,17 @@ def test_a_process_that_ends_by_itself_is_named_with_the_end_of_its_log(tmp_path
     assert "restorer" in output and "PORT=1: taken" in output
 
 
+def test_another_instance_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "all_ready", lambda environment: True)
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+    assert run.main() == 1
+    assert "running already: http://127.0.0.1:" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing was started"
+
+
 @pytest.mark.parametrize("name", ["generator", "restorer", "gateway"])
 def test_a_log_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path, name: str) -> None:
     write_programs(tmp_path)
