@@ -38,7 +38,6 @@ from atelier_runtime.images import (
     shared,
 )
 from atelier_runtime.images import workers as workers_module
-from atelier_runtime.images.slots import Slots, Work
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from tests.unit.runtime.image_files import chunk, header
@@ -122,47 +121,6 @@ async def test_workers_run_at_the_same_time_and_the_others_wait(workers: ImageWo
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     await until(lambda: workers.running == workers.waiting == 0)
-
-
-async def test_encoding_does_not_wait_behind_a_flood_of_decoding() -> None:
-    """One more process encodes while decoding occupies all, and what waits to be encoded goes first."""
-    slots = Slots(2)
-    order: list[str] = []
-
-    async def work(name: Work, hold: asyncio.Event) -> None:
-        await slots.acquire(name)
-        order.append(name)
-        await hold.wait()
-        slots.release(name)
-
-    ends: dict[Work, asyncio.Event] = {"decode": asyncio.Event(), "encode": asyncio.Event()}
-    flood = [asyncio.create_task(work("decode", ends["decode"])) for _ in range(50)]
-    await asyncio.sleep(0)
-    results = [asyncio.create_task(work("encode", ends["encode"])) for _ in range(5)]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert order == ["decode", "decode", "encode"]
-    assert (slots.waiting("decode"), slots.waiting("encode")) == (48, 4)
-    ends["encode"].set()
-    await asyncio.gather(*results)
-    assert order[2:7] == ["encode"] * 5, "none of them has waited for decoding"
-    ends["decode"].set()
-    await asyncio.gather(*flood)
-    assert order.count("decode") == 50
-
-
-async def test_a_cancelled_wait_gives_its_place_to_the_next() -> None:
-    slots = Slots(1)
-    await slots.acquire("encode")
-    waiting = [asyncio.create_task(slots.acquire("encode")) for _ in range(3)]
-    await asyncio.sleep(0)
-    waiting[0].cancel()
-    slots.release("encode")  # and this one is given its place in the moment in which it is canceled
-    waiting[1].cancel()
-    await asyncio.wait_for(waiting[2], 20)
-    assert [call.cancelled() for call in waiting] == [True, True, False]
-    slots.release("encode")
-    await asyncio.wait_for(slots.acquire("decode"), 20)
 
 
 async def test_a_result_is_encoded_while_every_worker_decodes() -> None:
@@ -383,7 +341,6 @@ def test_a_worker_ends_with_its_parent(work: str) -> None:
     program = f"""
 import asyncio, hashlib, os, time
 from functools import partial
-from atelier_runtime.images.slots import Slots, Work
 from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from tests.unit.runtime.image_files import chunk, header

@@ -141,7 +141,10 @@ def test_16_bits_are_read_without_opencv(tmp_path: Path) -> None:
     assert bytes.fromhex(run(code)) == samples.tobytes()
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(),
+    reason="the kernel does not keep peaks of memory (/proc/self/clear_refs)",
+)
 def test_decoding_holds_little_more_than_the_pixels(tmp_path: Path) -> None:
     side = 3000
     path = tmp_path / "photo.png"
