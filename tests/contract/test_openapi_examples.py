@@ -56,23 +56,28 @@ def checks_of(case: schemathesis.Case[Any]) -> list[Any]:
     return [check for check in CHECKS if check is not negative_data_rejection or case.media_type != FORM]
 
 
-@pytest.mark.usefixtures("images_for_schemathesis")
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
-def test_generated_requests(stack: Stack, mode: GenerationMode) -> None:
-    stack.generator.size = (8, 8)  # requests are checked here, not images
+def statuses_of(stack: Stack, path: str, mode: GenerationMode) -> Counter[tuple[str, int]]:
+    """Send requests that are made from the schema; return how many had which media type and status."""
     document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
-    cases = document["/generate"]["POST"].as_strategy(generation_mode=mode)
     statuses: Counter[tuple[str, int]] = Counter()
 
     @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(case=cases)
+    @given(case=document[path]["POST"].as_strategy(generation_mode=mode))
     def respond(case: schemathesis.Case[Any]) -> None:
         response = case.call_and_validate(checks=checks_of(case))
         statuses[case.media_type or "", response.status_code] += 1
 
     respond()
-    expected = {200, 422} if mode is GenerationMode.POSITIVE else {200, 400, 415, 422}
     assert {media_type for media_type, _ in statuses} == {"application/json", FORM}
+    return statuses
+
+
+@pytest.mark.usefixtures("images_for_schemathesis")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+def test_generated_requests(stack: Stack, mode: GenerationMode) -> None:
+    stack.generator.size = (8, 8)  # requests are checked here, not images
+    statuses = statuses_of(stack, "/generate", mode)
+    expected = {200, 422} if mode is GenerationMode.POSITIVE else {200, 400, 415, 422}
     assert {status for _, status in statuses} <= expected, statuses
     assert mode is GenerationMode.NEGATIVE or statuses["application/json", 200] > 20, (
         "valid requests are served"
@@ -84,18 +89,7 @@ def test_generated_requests(stack: Stack, mode: GenerationMode) -> None:
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 @pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
 def test_generated_requests_for_photos(stack: Stack, path: str, mode: GenerationMode) -> None:
-    document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
-    cases = document[path]["POST"].as_strategy(generation_mode=mode)
-    statuses: Counter[tuple[str, int]] = Counter()
-
-    @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(case=cases)
-    def respond(case: schemathesis.Case[Any]) -> None:
-        response = case.call_and_validate(checks=checks_of(case))
-        statuses[case.media_type or "", response.status_code] += 1
-
-    respond()
-    assert {media_type for media_type, _ in statuses} == {"application/json", FORM}
+    statuses = statuses_of(stack, path, mode)
     if mode is GenerationMode.POSITIVE:
         # 422: only_center_face together with rule, which a schema cannot express
         assert {status for _, status in statuses} <= {200, 422}, statuses

@@ -200,13 +200,12 @@ class Estimator:
     ) -> None:
         """Learn from the reports of a finished run of what was done on the device thread, or beside it.
 
-        `requests`: denoised together. `shared`: also from the stages that are common to all. An error is
-        logged: the image is finished, and nobody shall lose it.
+        `requests`: denoised together. `shared`: also from the stages that are common to all.
         """
         try:
             if not run.memory_retry_used:
                 self._learn(run, reports, requests, shared=shared, on_device=on_device)
-        except Exception:
+        except Exception:  # whatever is wrong with an estimate is no reason to lose an image
             logger.exception("nothing was learned from a request")
 
     def _learn(

@@ -11,7 +11,7 @@ import torch
 from atelier_generator.denoising import Conditions, predict
 from atelier_generator.inpainting import Masked
 from atelier_generator.models import Models
-from atelier_generator.prompts import PromptEncoder
+from atelier_generator.prompts import PromptEncoder, Text
 from atelier_generator.scheduling import TCD_GAMMA
 from atelier_runtime.sizes import Size
 from tests.unit.generator.conftest import request_for
@@ -50,6 +50,20 @@ def own_pipeline(models: Models, kind: type[Any], scheduler: str, **options: Any
     return pipeline
 
 
+def drawn_by_diffusers(pipeline: Any, text: Text, **options: Any) -> torch.Tensor:
+    """Return the latents of diffusers' own loop, with TCD's stochasticity as ours."""
+    latents: torch.Tensor = pipeline(
+        eta=TCD_GAMMA if isinstance(pipeline.scheduler, diffusers.TCDScheduler) else 0.0,
+        prompt_embeds=text.embeddings,
+        negative_prompt_embeds=text.negative_embeddings,
+        pooled_prompt_embeds=text.pooled,
+        negative_pooled_prompt_embeds=text.negative_pooled,
+        output_type="latent",
+        **options,
+    ).images
+    return latents
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize(("guidance", "rescale"), [(5.0, 0.0), (5.0, 0.7), (1.0, 0.0)])
 @torch.inference_mode()
@@ -67,7 +81,9 @@ def test_the_base_pass_is_that_of_diffusers(
         conditions.from_noise(Size(256, 256), STEPS, text, guidance, generator),
     )
     generator = torch.Generator().manual_seed(3)
-    expected = pipeline(
+    expected = drawn_by_diffusers(
+        pipeline,
+        text,
         latents=noise_of(generator),
         generator=generator,
         width=256,
@@ -75,13 +91,7 @@ def test_the_base_pass_is_that_of_diffusers(
         num_inference_steps=STEPS,
         guidance_scale=guidance,
         guidance_rescale=rescale,
-        eta=TCD_GAMMA if scheduler == "TCDScheduler" else 0.0,
-        prompt_embeds=text.embeddings,
-        negative_prompt_embeds=text.negative_embeddings,
-        pooled_prompt_embeds=text.pooled,
-        negative_pooled_prompt_embeds=text.negative_pooled,
-        output_type="latent",
-    ).images
+    )
     assert torch.equal(ours, expected)
 
 
@@ -107,19 +117,15 @@ def test_image_to_image_is_that_of_diffusers(plain_models: Models, scheduler: st
         pipeline.unet,
         conditions.from_latents(start, 10, strength, text, 5.0, torch.Generator().manual_seed(3)),
     )
-    expected = pipeline(
+    expected = drawn_by_diffusers(
+        pipeline,
+        text,
         image=start,
         generator=torch.Generator().manual_seed(3),
         num_inference_steps=10,
         strength=strength,
-        eta=TCD_GAMMA if scheduler == "TCDScheduler" else 0.0,
         guidance_scale=5.0,
-        prompt_embeds=text.embeddings,
-        negative_prompt_embeds=text.negative_embeddings,
-        pooled_prompt_embeds=text.pooled,
-        negative_pooled_prompt_embeds=text.negative_pooled,
-        output_type="latent",
-    ).images
+    )
     assert torch.equal(ours, expected)
 
 
@@ -151,23 +157,19 @@ def test_inpainting_is_that_of_diffusers(
         pipeline.unet,
         conditions.from_latents(start, 10, strength, text, guidance, generator, masked=masked),
     )
-    expected = pipeline(
+    expected = drawn_by_diffusers(
+        pipeline,
+        text,
         image=start,
         mask_image=cells.repeat_interleave(8, 2).repeat_interleave(8, 3),
         masked_image_latents=kept_image,
         generator=torch.Generator().manual_seed(3),
         num_inference_steps=10,
         strength=strength,
-        eta=TCD_GAMMA if scheduler == "TCDScheduler" else 0.0,
         guidance_scale=guidance,
         width=256,
         height=256,
-        prompt_embeds=text.embeddings,
-        negative_prompt_embeds=text.negative_embeddings,
-        pooled_prompt_embeds=text.pooled,
-        negative_pooled_prompt_embeds=text.negative_pooled,
-        output_type="latent",
-    ).images
+    )
     assert torch.equal(ours, expected)
     kept = (cells == 0).expand_as(ours)
     assert torch.equal(ours[kept], start[kept]) is not nine_channels
