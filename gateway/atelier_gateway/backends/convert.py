@@ -22,6 +22,7 @@ from atelier_gateway.core.values import (
     GeneratedImage,
     GenerateSpec,
     GeneratorEstimate,
+    Look,
     MaskKind,
     Progress,
     PromptSyntax,
@@ -43,6 +44,11 @@ _RULES: Mapping[FaceRule, restorer_pb.FaceRule] = {
 _MASKS: Mapping[MaskKind, restorer_pb.MaskKind] = {
     "feather": restorer_pb.MASK_KIND_FEATHER,
     "parse": restorer_pb.MASK_KIND_PARSE,
+}
+_LOOKS: Mapping[Look, restorer_pb.Look] = {
+    "auto": restorer_pb.LOOK_AUTO,
+    "once": restorer_pb.LOOK_ONCE,
+    "thorough": restorer_pb.LOOK_THOROUGH,
 }
 _PROMPT_SYNTAXES: Mapping[PromptSyntax, generator_pb.PromptSyntax] = {
     "plain": generator_pb.PROMPT_SYNTAX_PLAIN,
@@ -180,6 +186,8 @@ def restore_spec_to_proto(spec: RestoreSpec) -> restorer_pb.RestoreFacesRequest:
         min_face_px=spec.min_face_px,
         max_face_px=spec.max_face_px,
         min_confidence=spec.min_confidence,
+        detect_size_px=spec.detect_size,
+        look=None if spec.look is None else _LOOKS[spec.look],
         max_sharpness=spec.max_sharpness,
         visibility=spec.visibility,
         upscale=spec.upscale,
@@ -230,6 +238,7 @@ def detect_spec_to_proto(spec: DetectSpec) -> restorer_pb.DetectFacesRequest:
         image=wire.image_to_proto(spec.image),
         min_confidence=spec.min_confidence,
         detect_size_px=spec.detect_size,
+        look=None if spec.look is None else _LOOKS[spec.look],
     )
 
 
@@ -251,6 +260,7 @@ def face_to_proto(face: Face) -> restorer_pb.Face:
         size_px=face.size_px,
         sharpness=face.sharpness,
         roll_degrees=face.roll_degrees,
+        orientation_unclear=face.orientation_unclear,
     )
 
 
@@ -265,6 +275,7 @@ def face_from_proto(message: restorer_pb.Face) -> Face:
         size_px=wire.optional(message, "size_px"),
         sharpness=wire.optional(message, "sharpness"),
         roll_degrees=wire.optional(message, "roll_degrees"),
+        orientation_unclear=message.orientation_unclear,
     )
 
 

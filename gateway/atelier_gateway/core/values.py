@@ -18,6 +18,7 @@ from atelier_runtime.sizes import Size, result_size
 
 FaceRule = Literal["all", "largest", "center"]
 MaskKind = Literal["feather", "parse"]
+Look = Literal["auto", "once", "thorough"]
 PromptSyntax = Literal["plain", "weighted"]
 OnRestoreFailure = Literal["return_base", "fail"]
 
@@ -247,6 +248,8 @@ class Face:
     size_px: float | None = None
     sharpness: float | None = None
     roll_degrees: float | None = None
+    orientation_unclear: bool = False
+    """It may be upside down or on its side."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +277,8 @@ class RestoreSpec:
     min_face_px: float | None = None
     max_face_px: float | None = None
     min_confidence: float | None = None
+    detect_size: int | None = None
+    look: Look | None = None
     max_sharpness: float | None = None
     visibility: float | None = None
     upscale: int | None = None
@@ -304,6 +309,7 @@ class DetectSpec:
     min_confidence: float | None = None
     detect_size: int | None = None
     """The image's short side is resized to this, in px; 0: full resolution."""
+    look: Look | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import grpc
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
-from atelier_restorer.convert import MASKS, RULES
+from atelier_restorer.convert import LOOKS, MASKS, RULES
 from atelier_restorer.pace import Pace
 from atelier_restorer.request import DetectRequest, FaceEdit, RestoreRequest
 from atelier_runtime import wire
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _RULE_NUMBERS = {rule: number for number, rule in RULES.items()}  # of two numbers, the one that is not 0
 _MASK_NUMBERS = {mask: number for number, mask in MASKS.items()}
+_LOOK_NUMBERS = {look: number for number, look in LOOKS.items()}
 
 _make_stub: Callable[[grpc.aio.Channel], Any] = (
     pb_grpc.RestorerServiceStub
@@ -135,6 +136,7 @@ class Client:
             image=image_pb2.Image(data=data),
             min_confidence=request.min_confidence,
             detect_size_px=request.detect_size_px,
+            look=_LOOK_NUMBERS[request.look],
         )
         response = await self._with_retries(lambda seconds: self._detect_faces(message, seconds))
         for warning in wire.warnings_from_proto(response.warnings):
@@ -244,6 +246,8 @@ def _restore_request_to_proto(data: bytes, request: RestoreRequest) -> pb.Restor
         min_face_px=request.min_face_px,
         max_face_px=request.max_face_px,
         min_confidence=request.min_confidence,
+        detect_size_px=request.detect_size_px,
+        look=_LOOK_NUMBERS[request.look],
         visibility=request.visibility,
         upscale=request.upscale,
         use_upscaler=request.use_upscaler,
@@ -265,6 +269,7 @@ def _face_edit_to_proto(edit: FaceEdit) -> pb.FaceEdit:
         box=pb.Box(x1_px=x1, y1_px=y1, x2_px=x2, y2_px=y2),
         landmarks=[pb.Point(x_px=x, y_px=y) for x, y in edit.face.landmarks],
         confidence=edit.face.confidence,
+        orientation_unclear=edit.face.orientation_unclear,
     )
     return pb.FaceEdit(face=face, fidelity=edit.fidelity, visibility=edit.visibility, skip=edit.skip)
 
@@ -314,4 +319,5 @@ def _face_report(face: pb.Face) -> dict[str, Any]:
         "size_px": wire.optional(face, "size_px"),
         "sharpness": wire.optional(face, "sharpness"),
         "roll_degrees": wire.optional(face, "roll_degrees"),
+        "orientation_unclear": face.orientation_unclear,
     }

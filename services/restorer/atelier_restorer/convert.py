@@ -13,6 +13,7 @@ from atelier_restorer.request import (
     FaceEdit,
     FaceOutcome,
     FaceRule,
+    Look,
     MaskKind,
     RestoreRequest,
     RestoreResult,
@@ -29,6 +30,12 @@ RULES: Mapping[pb.FaceRule, FaceRule] = {
     pb.FACE_RULE_LARGEST: FaceRule.LARGEST,
     pb.FACE_RULE_CENTER: FaceRule.CENTER,
 }
+LOOKS: Mapping[pb.Look, Look] = {
+    pb.LOOK_UNSPECIFIED: Look.AUTO,
+    pb.LOOK_AUTO: Look.AUTO,
+    pb.LOOK_ONCE: Look.ONCE,
+    pb.LOOK_THOROUGH: Look.THOROUGH,
+}
 MASKS: Mapping[pb.MaskKind, MaskKind] = {
     pb.MASK_KIND_UNSPECIFIED: MaskKind.FEATHER,
     pb.MASK_KIND_FEATHER: MaskKind.FEATHER,
@@ -37,6 +44,7 @@ MASKS: Mapping[pb.MaskKind, MaskKind] = {
 _OPTIONS = (
     *("fidelity", "max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness"),
     *("visibility", "upscale", "use_upscaler", "aligned", "match_tone", "return_mask", "return_crops"),
+    "detect_size_px",
 )
 """The options that have the same name in the message and in the dataclass."""
 
@@ -53,6 +61,7 @@ def restore_request_from_proto(message: pb.RestoreFacesRequest) -> RestoreReques
         options["mask"] = MASKS[message.mask]
     else:
         violations.append(FieldViolation("mask", f"{message.mask} is unknown"))
+    options["look"] = _look_from_proto(message.look, violations)
     output = wire.output_from_proto(message.output, violations)
     options["output_format"] = output.format
     if output.quality is not None:
@@ -93,7 +102,10 @@ def compare_request_from_proto(
 
 def detect_request_from_proto(message: pb.DetectFacesRequest) -> DetectRequest:
     """Read a request. Raises `InvalidRequest` naming every field that is out of range."""
-    return DetectRequest(**wire.set_fields(message, ("min_confidence", "detect_size_px")))
+    violations: list[FieldViolation] = []
+    options = wire.set_fields(message, ("min_confidence", "detect_size_px"))
+    options["look"] = _look_from_proto(message.look, violations)
+    return build_checked(DetectRequest, options, violations)
 
 
 def restore_response_to_proto(
@@ -129,6 +141,12 @@ def detect_response_to_proto(result: DetectResult) -> pb.DetectFacesResponse:
     )
 
 
+def _look_from_proto(look: pb.Look, violations: list[FieldViolation]) -> Look:
+    if look not in LOOKS:
+        violations.append(FieldViolation("look", f"{look} is unknown"))
+    return LOOKS.get(look, Look.AUTO)
+
+
 def _face_edit_from_proto(number: int, message: pb.FaceEdit) -> FaceEdit:
     box = message.face.box
     return FaceEdit(
@@ -137,6 +155,7 @@ def _face_edit_from_proto(number: int, message: pb.FaceEdit) -> FaceEdit:
             box=(box.x1_px, box.y1_px, box.x2_px, box.y2_px),
             landmarks=tuple((point.x_px, point.y_px) for point in message.face.landmarks),
             confidence=message.face.confidence,
+            orientation_unclear=message.face.orientation_unclear,
         ),
         fidelity=wire.optional(message, "fidelity"),
         visibility=wire.optional(message, "visibility"),
@@ -154,6 +173,7 @@ def _face_to_proto(face: Face) -> pb.Face:
         size_px=face.size_px,
         sharpness=face.sharpness,
         roll_degrees=face.roll_degrees,
+        orientation_unclear=face.orientation_unclear,
     )
 
 

@@ -7,19 +7,19 @@ calls, takes one image at a time and downloads weights.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from facexlib.detection.retinaface import RetinaFace
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
+from atelier_restorer.detections import SAME_FACE_OVERLAP, Detections
 from atelier_restorer.nets.checkpoint import load_exactly
 from atelier_restorer.request import Face
 from atelier_runtime.errors import BadImage, InvalidRequest
@@ -29,36 +29,24 @@ from atelier_runtime.images import RgbArray
 _LEVELS = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))
 _CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 _MEAN_BGR = (104.0, 117.0, 123.0)
-_NMS_OVERLAP = 0.4
 _NETWORK_BY_WIDTH = {256: "resnet50", 64: "mobile0.25"}  # channels of the feature pyramid
 
 _COARSEST_STRIDE = _LEVELS[-1][0]
 
-MAX_SIDE_PX = 2560
-"""Maximum long side after resizing: a panorama is resized below the requested size to bound memory."""
-
-MAX_PIXELS_AS_IS = 25_000_000
-"""Maximum pixels for detection at full resolution, with sides rounded up to the network's coarsest stride.
+MAX_PIXELS = 25_000_000
+"""Maximum pixels of a look at an image, with sides rounded up to the network's coarsest stride.
 
 ResNet50 takes 0.21 GB per megapixel in float32: 5.2 GB for a photo of 6000x4000 px.
 """
+
+MAX_SIDE_PX = 32_767
+"""Maximum long side after resizing, px: what OpenCV's 16-bit coordinates hold."""
 
 MAX_CANDIDATES = 50_000
 """Maximum number of candidates above the requested confidence for non-maximum suppression.
 
 Its cost is quadratic: measured 0.1 s for 5,000, 2 s for 20,000 and 14 s for 50,000 that do not overlap.
 """
-
-
-class Detections(NamedTuple):
-    """Faces of one image, highest confidence first; coordinates are fractions of the image's sides."""
-
-    boxes: NDArray[np.float64]
-    """(F, 4): left, top, right, bottom."""
-    landmarks: NDArray[np.float64]
-    """(F, 5, 2)."""
-    scores: NDArray[np.float32]
-    """(F,)."""
 
 
 class FaceDetector:
@@ -92,12 +80,11 @@ class FaceDetector:
         return cls(network.to(device, torch.float32).eval(), device)
 
     def detect(self, images: Sequence[RgbArray], *, size_px: int, min_confidence: float) -> list[list[Face]]:
-        """Find the faces of each image (uint8 RGB (H, W, 3)), highest confidence first.
+        """Look once at each image (uint8 RGB (H, W, 3)): its faces, highest confidence first.
 
         Args:
             images: Those that have the same shape after resizing run in one batch.
-            size_px: Their short side is resized to this, unless the long side would exceed `MAX_SIDE_PX`;
-                0: full resolution.
+            size_px: See `resized`.
             min_confidence: All faces strictly above it are returned.
 
         Bounding boxes may extend beyond the image where a face does.
@@ -107,16 +94,16 @@ class FaceDetector:
             InvalidRequest: an image is too large for full resolution, or more than `MAX_CANDIDATES`
                 candidates are above the confidence.
         """
-        resized = [_resize(image, size_px) for image in images]
+        inputs = [resized(image, size_px) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
-        for number, image in enumerate(resized):
+        for number, image in enumerate(inputs):
             groups.setdefault(image.shape, []).append(number)
         faces: list[list[Face]] = [[] for _ in images]
         for numbers in groups.values():
-            found = self._detect_batch(np.stack([resized[n] for n in numbers]), min_confidence)
+            found = self.look(np.stack([inputs[n] for n in numbers]), min_confidence)
             for number, detections in zip(numbers, found, strict=True):
                 height, width = images[number].shape[:2]
-                faces[number] = _to_faces(detections, width, height)
+                faces[number] = to_faces(detections, width, height)
         return faces
 
     @torch.inference_mode()
@@ -128,7 +115,11 @@ class FaceDetector:
         return offsets, scores, landmarks
 
     @torch.inference_mode()
-    def _detect_batch(self, batch: RgbArray, min_confidence: float) -> list[Detections]:
+    def look(self, batch: RgbArray, min_confidence: float) -> list[Detections]:
+        """Find the faces of images of the size that the network sees, uint8 RGB (N, H, W, 3).
+
+        Raises like `detect`.
+        """
         offsets, scores, landmarks = self.raw(batch)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (offsets, scores, landmarks)):
             raise BadImage("The output of the face detector has non-finite values.")
@@ -139,13 +130,21 @@ class FaceDetector:
         ]
 
 
-def _resize(image: RgbArray, size_px: int) -> RgbArray:
+def resized(image: RgbArray, size_px: int) -> RgbArray:
+    """Return an image (H, W, 3) as a look sees it: its short side resized to `size_px`, if not 0.
+
+    It is smaller where it would exceed `MAX_PIXELS` or `MAX_SIDE_PX`. Raises `InvalidRequest` if the full resolution does.
+    """
     height, width = image.shape[:2]
     if size_px == 0:
         _check_full_resolution(height, width)
         return image
     scale = min(size_px / min(height, width), MAX_SIDE_PX / max(height, width))
     size = max(1, int(width * scale)), max(1, int(height * scale))
+    if _pixels(*size) > MAX_PIXELS:
+        scale *= math.sqrt(MAX_PIXELS / _pixels(*size))
+        # rounded down to whole cells of the coarsest feature map, which rounding up would take over the limit
+        size = _whole_cells(width * scale), _whole_cells(height * scale)
     if size == (width, height):
         return image
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -153,14 +152,23 @@ def _resize(image: RgbArray, size_px: int) -> RgbArray:
 
 
 def _check_full_resolution(height: int, width: int) -> None:
-    rows, columns = (-(-side // _COARSEST_STRIDE) for side in (height, width))
-    pixels = rows * columns * _COARSEST_STRIDE**2
-    if pixels > MAX_PIXELS_AS_IS:
+    pixels = _pixels(width, height)
+    if pixels > MAX_PIXELS:
         raise InvalidRequest.of(
             "detect_size_px",
             f"0 means full resolution, {width}x{height} px: {pixels} pixels with sides rounded up to "
-            f"multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS_AS_IS}. Set a short side in px",
+            f"multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS}. Set a short side in px",
         )
+
+
+def _whole_cells(side_px: float) -> int:
+    return max(1, int(side_px) // _COARSEST_STRIDE * _COARSEST_STRIDE)
+
+
+def _pixels(width: int, height: int) -> int:
+    """Return what the network's feature maps cover."""
+    columns, rows = (-(-side // _COARSEST_STRIDE) for side in (width, height))
+    return columns * rows * _COARSEST_STRIDE**2
 
 
 @lru_cache(maxsize=8)
@@ -217,6 +225,7 @@ def decode(
     candidates = candidates[scores[candidates, 0].argsort(stable=True)]
     candidates = candidates[scores[candidates, 1].argsort(descending=True, stable=True)]
     anchors = make_anchors(height, width).to(offsets.device)[candidates]
+    odds = (scores[candidates, 1].double() / scores[candidates, 0].double().clamp_min(1e-38)).log()
     scores, offsets, landmarks = scores[candidates, 1], offsets[candidates], landmarks[candidates]
     # In px and in the reference's order of float32 operations: rounding decides overlaps close to 0.4.
     sides = torch.tensor([width, height], dtype=torch.float32, device=offsets.device)
@@ -227,17 +236,19 @@ def decode(
     points = center[:, None] + landmarks.view(-1, 5, 2) * _CENTER_VARIANCE * size[:, None]
     points = points * sides
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(points).flatten(1).all(dim=1)
-    boxes, points, scores = boxes[finite], points[finite], scores[finite]
-    kept = nms(boxes, scores, _NMS_OVERLAP)
+    boxes, points, scores, odds = boxes[finite], points[finite], scores[finite], odds[finite]
+    kept = nms(boxes, scores, SAME_FACE_OVERLAP)
     box_sides, point_sides = sides.repeat(2).double(), sides.double()
     return Detections(
         (boxes[kept].double() / box_sides).cpu().numpy(),
         (points[kept].double() / point_sides).cpu().numpy(),
         scores[kept].cpu().numpy(),
+        odds[kept].cpu().numpy(),
     )
 
 
-def _to_faces(found: Detections, width: int, height: int) -> list[Face]:
+def to_faces(found: Detections, width: int, height: int) -> list[Face]:
+    """Return the faces in px of an image of a width and height, px."""
     sides = np.array([width, height], dtype=np.float64)
     corners = found.boxes.reshape(-1, 2, 2) * sides
     points = found.landmarks * sides

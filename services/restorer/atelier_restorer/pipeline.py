@@ -31,6 +31,7 @@ from atelier_restorer.faces import (
 )
 from atelier_restorer.gray import is_gray, recoloring
 from atelier_restorer.limits import check_picture
+from atelier_restorer.looks import find_faces
 from atelier_restorer.models import Models, batch_for
 from atelier_restorer.request import (
     DetectRequest,
@@ -245,7 +246,8 @@ class RestorerPipeline:
             candidates = edited_candidates(request)
         else:
             floor = min(request.min_confidence, self._settings.report_confidence)
-            faces, omitted = await self._detect(rgb, DetectRequest(min_confidence=floor), call)
+            where = DetectRequest(floor, request.detect_size_px, request.look)
+            faces, omitted = await self._detect(rgb, where, call)
             warnings += omitted
             reasons = select_faces(faces, request, rgb.shape[1], rgb.shape[0])
             candidates = [
@@ -269,10 +271,7 @@ class RestorerPipeline:
 
         def work(job: Job[list[Face]]) -> list[Face]:
             with call.device.stage("detect"):
-                job.check()
-                return detector.detect(
-                    [rgb], size_px=request.detect_size_px, min_confidence=request.min_confidence
-                )[0]
+                return find_faces(detector, rgb, request, job.check)
 
         faces = await self._worker.submit(work, deadline=call.deadline, has_slot=True).result()
         limit = defaults.MAX_DETECTED_FACES

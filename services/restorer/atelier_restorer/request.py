@@ -31,6 +31,17 @@ class FaceRule(StrEnum):
     CENTER = "center"
 
 
+class Look(StrEnum):
+    """How often to look at an image for its faces."""
+
+    AUTO = "auto"
+    """Once; again turned and larger where the first look gives reason to."""
+    ONCE = "once"
+    """Once, as the reference does."""
+    THOROUGH = "thorough"
+    """Turned and larger in any case."""
+
+
 class MaskKind(StrEnum):
     """Where a restored face replaces the image."""
 
@@ -42,13 +53,18 @@ class MaskKind(StrEnum):
 
 @dataclass(frozen=True)
 class Face:
-    """A face as the detector found it. Landmarks: eyes, nose tip, corners of the mouth, left ones first."""
+    """A face as the detector found it.
+
+    Landmarks: eyes, nose tip, corners of the mouth, those at the left of the upright face first.
+    `orientation_unclear`: which way up it is could not be told.
+    """
 
     index: int
     box: Box
     landmarks: Points
     confidence: float
     sharpness: float | None = None
+    orientation_unclear: bool = False
 
     @property
     def size_px(self) -> float:
@@ -62,7 +78,7 @@ class Face:
 
     @property
     def roll_degrees(self) -> float:
-        """Angle of the line from left to right eye, clockwise positive (y points down)."""
+        """Angle of the line from left to right eye, -180 to 180, clockwise positive (y points down)."""
         (x1, y1), (x2, y2) = self.landmarks[:2]
         return math.degrees(math.atan2(y2 - y1, x2 - x1))
 
@@ -103,6 +119,8 @@ class RestoreRequest:
     min_face_px: float = defaults.MIN_FACE_PX
     max_face_px: float | None = None
     min_confidence: float = defaults.MIN_CONFIDENCE
+    detect_size_px: int = defaults.DETECT_SIZE_PX
+    look: Look = Look.AUTO
     max_sharpness: float | None = None
     visibility: float = defaults.VISIBILITY
     upscale: int = defaults.UPSCALE
@@ -128,6 +146,7 @@ class RestoreRequest:
         }
         for field, limits in ranges.items():
             yield from check_range(field, getattr(self, field), limits)
+        yield from _detect_size_violations(self.detect_size_px)
         yield from check_range("output.quality", self.quality, defaults.QUALITY_RANGE)
         yield from check_not_negative("min_face_px", self.min_face_px, "px")
         yield from check_not_negative("max_face_px", self.max_face_px, "px")
@@ -149,6 +168,8 @@ class RestoreRequest:
             "min_face_px": self.min_face_px != defaults.MIN_FACE_PX,
             "max_face_px": self.max_face_px is not None,
             "min_confidence": self.min_confidence != defaults.MIN_CONFIDENCE,
+            "detect_size_px": self.detect_size_px != defaults.DETECT_SIZE_PX,
+            "look": self.look is not Look.AUTO,
             "max_sharpness": self.max_sharpness is not None,
         }
         for name in (name for name, given in unused.items() if given):
@@ -179,6 +200,7 @@ class DetectRequest:
 
     min_confidence: float = defaults.MIN_CONFIDENCE
     detect_size_px: int = defaults.DETECT_SIZE_PX
+    look: Look = Look.AUTO
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
@@ -186,8 +208,12 @@ class DetectRequest:
 
     def _violations(self) -> Iterator[FieldViolation]:
         yield from check_range("min_confidence", self.min_confidence, defaults.CONFIDENCE_RANGE)
-        if self.detect_size_px != 0:
-            yield from check_range("detect_size_px", self.detect_size_px, defaults.DETECT_SIZE_PX_RANGE)
+        yield from _detect_size_violations(self.detect_size_px)
+
+
+def _detect_size_violations(size_px: int) -> Iterator[FieldViolation]:
+    if size_px != 0:
+        yield from check_range("detect_size_px", size_px, defaults.DETECT_SIZE_PX_RANGE)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from atelier_restorer.request import Face, FaceRule, RestoreRequest
+from atelier_restorer.request import Face, FaceEdit, FaceRule, RestoreRequest
 from atelier_runtime.defaults import MIN_EYE_DISTANCE_PX
 from atelier_runtime.outcomes import SkipReason
 
@@ -38,16 +38,24 @@ def select_faces(
 
 def apply_face_edits(request: RestoreRequest) -> list[SkipReason | None]:
     """Return for each of the request's face edits None if it is to be restored, else why it is skipped."""
-    reasons = [SkipReason.SKIPPED if edit.skip else None for edit in request.faces]
+    reasons = [_reason_of(edit) for edit in request.faces]
     eligible = [number for number, reason in enumerate(reasons) if reason is None]
     for number in eligible[request.max_faces :]:
         reasons[number] = SkipReason.OVER_LIMIT
     return reasons
 
 
+def _reason_of(edit: FaceEdit) -> SkipReason | None:
+    if edit.skip:
+        return SkipReason.SKIPPED
+    return SkipReason.ORIENTATION_UNCLEAR if edit.face.orientation_unclear else None
+
+
 def _outside_limits(face: Face, request: RestoreRequest) -> SkipReason | None:
     if face.confidence <= request.min_confidence:
         return SkipReason.LOW_CONFIDENCE
+    if face.orientation_unclear:
+        return SkipReason.ORIENTATION_UNCLEAR
     if face.eye_distance_px < MIN_EYE_DISTANCE_PX or face.size_px < request.min_face_px:
         return SkipReason.TOO_SMALL
     if request.max_face_px is not None and face.size_px > request.max_face_px:

@@ -27,7 +27,7 @@ _CONTRACT_NAMES = {"use_upscaler": "use_realesrgan"}
 _SAME_NAME = (
     *("max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness", "visibility", "upscale"),
     *("aligned", "mask", "match_tone", "output_format", "quality", "return_mask", "return_crops"),
-    *("fidelity", "rule"),
+    *("fidelity", "rule", "detect_size", "look"),
 )
 
 _DETECT_SIZE_SCHEMA: dict[str, Any] = {
@@ -78,6 +78,9 @@ class FaceEdit(RequestModel):
         None, description="Opacity of this face's restoration. Default: the request's."
     )
     skip: bool | None = Field(None, description="Leave this face as it is.")
+    orientation_unclear: bool | None = Field(
+        None, description="As returned by /detect: true leaves this face as it is."
+    )
 
     def to_value(self, position: int) -> values.FaceEdit:
         """Return the edit; `position` in the list stands in for the index."""
@@ -90,8 +93,22 @@ class FaceEdit(RequestModel):
             size_px=self.size_px,
             sharpness=self.sharpness,
             roll_degrees=self.roll_degrees,
+            orientation_unclear=bool(self.orientation_unclear),
         )
         return values.FaceEdit(face, fidelity=self.fidelity, visibility=self.visibility, skip=self.skip)
+
+
+_DETECT_SIZE_FIELD = Field(
+    defaults.DETECT_SIZE_PX,
+    description="The image's short side is resized to this for the detector's first look, in px; 0: full "
+    "resolution.",
+)
+_Look = Literal["auto", "once", "thorough"]
+_LOOK_FIELD = Field(
+    "auto",
+    description="How often to look for faces: once, upright; also turned and at larger sizes if the first look "
+    "finds no face, doubtful ones or very small ones (auto); or in any case (thorough).",
+)
 
 
 class PhotoRequest(RequestModel):
@@ -136,6 +153,8 @@ class RestoreOptions(PhotoRequest):
     min_confidence: _Fraction = Field(
         defaults.MIN_CONFIDENCE, description="Faces below this confidence are not restored."
     )
+    detect_size: _DetectSize = _DETECT_SIZE_FIELD
+    look: _Look = _LOOK_FIELD
     visibility: _Fraction = Field(
         defaults.VISIBILITY, description="Opacity of the restored face over the original."
     )
@@ -204,10 +223,8 @@ class DetectRequest(PhotoRequest):
     min_confidence: _Fraction = Field(
         defaults.MIN_CONFIDENCE, description="Faces below this confidence are not returned."
     )
-    detect_size: _DetectSize = Field(
-        defaults.DETECT_SIZE_PX,
-        description="The image's short side is resized to this for the detector, in px; 0: full resolution.",
-    )
+    detect_size: _DetectSize = _DETECT_SIZE_FIELD
+    look: _Look = _LOOK_FIELD
 
     def to_spec(self) -> DetectSpec:
         """Return what is requested; None where the client left it open."""
@@ -216,6 +233,7 @@ class DetectRequest(PhotoRequest):
             InputImage(self.image),
             min_confidence=given.get("min_confidence"),
             detect_size=given.get("detect_size"),
+            look=given.get("look"),
         )
 
 

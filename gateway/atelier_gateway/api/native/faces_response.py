@@ -40,7 +40,10 @@ class FoundFace(BaseModel):
         description="Variance of the Laplacian of the aligned gray crop; higher is sharper. Null: unknown."
     )
     roll_degrees: float | None = Field(
-        description="Angle of the line between the eyes, clockwise positive. Null: unknown."
+        description="Angle of the line between the eyes, -180 to 180 degrees, clockwise positive. Null: unknown."
+    )
+    orientation_unclear: bool = Field(
+        description="Which way up the face is could not be told: it may be upside down or on its side. It is not restored."
     )
 
 
@@ -222,6 +225,7 @@ def _face(outcome: FaceOutcome) -> dict[str, Any]:
         "size_px": _rounded(face.size_px),
         "sharpness": _rounded(face.sharpness),
         "roll_degrees": _rounded(face.roll_degrees),
+        "orientation_unclear": face.orientation_unclear,
         "restored": outcome.restored,
         "reason": outcome.reason,
         "fidelity": outcome.fidelity,

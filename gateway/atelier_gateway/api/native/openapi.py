@@ -99,6 +99,7 @@ _FACE: dict[str, Any] = {
     "size_px": 100.0,
     "sharpness": 41.7,
     "roll_degrees": -0.5,
+    "orientation_unclear": False,
 }
 _RESTORE_EXAMPLES: dict[str, Any] = {
     "all": {"summary": "Every face, with all defaults", "value": {"image": _PIXEL}},

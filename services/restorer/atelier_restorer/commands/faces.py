@@ -10,7 +10,7 @@ from typing import Any
 from atelier_restorer.commands.paths import PlanError, shown
 from atelier_restorer.request import Face, FaceEdit
 
-_KNOWN = ("box", "landmarks", "confidence", "fidelity", "visibility", "skip")
+_KNOWN = ("box", "landmarks", "confidence", "fidelity", "visibility", "skip", "orientation_unclear")
 _IGNORED = ("index", "size_px", "sharpness", "roll_degrees")  # in the output of detect or POST /detect
 _REQUIRED = ("box", "landmarks")
 _LANDMARKS = 5
@@ -61,9 +61,7 @@ def _face_edit(name: str, face: Any) -> FaceEdit:
     if not isinstance(points, list) or len(points) != _LANDMARKS:
         raise PlanError(f"{name}: landmarks must be {_LANDMARKS} points [x, y]")
     landmarks = [_numbers(f"{name}: a landmark", point, 2) for point in points]
-    skip = False if face.get("skip") is None else face["skip"]
-    if not isinstance(skip, bool):
-        raise PlanError(f"{name}: skip must be true or false")
+    skip, unclear = (_flag(name, key, face) for key in ("skip", "orientation_unclear"))
     fidelity, visibility, confidence = (
         None if face.get(key) is None else _numbers(f"{name}: {key}", [face[key]], 1)[0]
         for key in ("fidelity", "visibility", "confidence")
@@ -74,11 +72,19 @@ def _face_edit(name: str, face: Any) -> FaceEdit:
             box=(box[0], box[1], box[2], box[3]),
             landmarks=tuple((x, y) for x, y in landmarks),
             confidence=1.0 if confidence is None else confidence,
+            orientation_unclear=unclear,
         ),
         fidelity=fidelity,
         visibility=visibility,
         skip=skip,
     )
+
+
+def _flag(name: str, key: str, face: dict[str, Any]) -> bool:
+    flag = False if face.get(key) is None else face[key]
+    if not isinstance(flag, bool):
+        raise PlanError(f"{name}: {key} must be true or false")
+    return flag
 
 
 def _numbers(name: str, values: Any, count: int) -> list[float]:

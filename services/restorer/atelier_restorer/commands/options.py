@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from atelier_restorer.client import MAX_CONCURRENCY
 from atelier_restorer.commands.faces import read_face_edits
 from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX
-from atelier_restorer.request import DetectRequest, FaceRule, MaskKind, RestoreRequest
+from atelier_restorer.request import DetectRequest, FaceRule, Look, MaskKind, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images, settings
 from atelier_runtime.errors import AtelierError, InvalidRequest
@@ -77,6 +77,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
     _add_number(faces, "--min-face-px", float, "PX", "skip smaller faces, by the shorter side of the box")
     _add_number(faces, "--max-face-px", float, "PX", "skip larger faces")
     _add_number(faces, "--min-confidence", float, "C", "skip faces of lower confidence")
+    _add_looking(faces)
     _add_number(faces, "--max-sharpness", float, "S", "skip sharper faces (detect prints the sharpness)")
     faces.add_argument(
         "--faces",
@@ -125,15 +126,7 @@ def add_detect(parser: argparse.ArgumentParser, run: Command) -> None:
     """Add the arguments of `detect`."""
     parser.set_defaults(run=run)
     parser.add_argument("source", metavar="IN", type=Path, help="a PNG, JPEG or WebP file")
-    default = DetectRequest.detect_size_px
-    parser.add_argument(
-        "--detect-size",
-        dest="detect_size_px",
-        type=int,
-        metavar="N",
-        default=default,
-        help=f"resize the short side to N px for the detector; 0: full resolution (default {default})",
-    )
+    _add_looking(parser)
     default_confidence = DetectRequest.min_confidence
     parser.add_argument(
         "--min-confidence",
@@ -168,6 +161,7 @@ def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
     )
     parser.add_argument("--aligned", action="store_true", help=_ALIGNED_HELP)
     _add_number(parser, "--max-faces", int, "N", _MAX_FACES_HELP)
+    _add_looking(parser)
     _add_match_tone(parser)
     _add_connection_flags(parser)
 
@@ -176,6 +170,25 @@ def add_inspect(parser: argparse.ArgumentParser, run: Command) -> None:
     """Add the arguments of `inspect`."""
     parser.set_defaults(run=run)
     parser.add_argument("checkpoints", metavar="CHECKPOINT", type=Path, nargs="+", help="a checkpoint file")
+
+
+def _add_looking(group: argparse._ActionsContainer) -> None:
+    size = DetectRequest.detect_size_px
+    group.add_argument(
+        "--detect-size",
+        dest="detect_size_px",
+        type=int,
+        metavar="N",
+        default=size,
+        help=f"resize the short side to N px for the detector; 0: full resolution (default {size})",
+    )
+    group.add_argument(
+        "--look",
+        choices=[look.value for look in Look],
+        default=DetectRequest.look.value,
+        help="look for faces once; also turned and larger in any case (thorough); or as the first look gives "
+        "reason to (default %(default)s)",
+    )
 
 
 def _add_match_tone(group: argparse._ActionsContainer) -> None:
@@ -285,13 +298,14 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
             "min_confidence",
             "max_sharpness",
         ),
-        *("visibility", "upscale", "use_upscaler", "match_tone", "quality"),
+        *("visibility", "upscale", "use_upscaler", "match_tone", "quality", "detect_size_px"),
     )
     try:
         return RestoreRequest(
             **({name: getattr(args, name) for name in names} | _faces(args)),
             return_crops=args.save_crops is not None,
             rule=FaceRule(args.rule),
+            look=Look(args.look),
             mask=MaskKind(args.mask),
             return_mask=args.save_mask is not None,
         )
@@ -305,6 +319,8 @@ def compare_request(args: argparse.Namespace) -> RestoreRequest:
         return RestoreRequest(
             **({"max_faces": args.max_faces} | _faces(args)),
             aligned=args.aligned,
+            detect_size_px=args.detect_size_px,
+            look=Look(args.look),
             match_tone=args.match_tone,
             output_format=FORMAT_OF_SUFFIX.get(args.source.suffix.lower(), defaults.OUTPUT_FORMAT),
         )
@@ -334,7 +350,7 @@ def fidelities(args: argparse.Namespace) -> list[float]:
 def detect_request(args: argparse.Namespace) -> DetectRequest:
     """Return the request. Raises `UsageError` naming every flag out of range."""
     try:
-        return DetectRequest(args.min_confidence, args.detect_size_px)
+        return DetectRequest(args.min_confidence, args.detect_size_px, Look(args.look))
     except InvalidRequest as error:
         raise UsageError(explain(error)) from None
 
