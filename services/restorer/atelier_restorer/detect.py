@@ -24,6 +24,7 @@ from atelier_restorer.nets.checkpoint import load_exactly
 from atelier_restorer.request import Face
 from atelier_runtime.errors import BadImage, InvalidRequest
 from atelier_runtime.images import RgbArray
+from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
 # (stride of a level in px, sides of its square anchors in px)
 _LEVELS = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))
@@ -39,8 +40,8 @@ MAX_PIXELS = 25_000_000
 ResNet50 takes 0.21 GB per megapixel in float32: 5.2 GB for a photo of 6000x4000 px.
 """
 
-MAX_SIDE_PX = 32_767
-"""Maximum long side after resizing, px: what OpenCV's 16-bit coordinates hold."""
+MAX_ENLARGED_SIDE_PX = 2560
+"""Maximum long side of an image that is enlarged: a strip of a few pixels need not become megapixels."""
 
 MAX_CANDIDATES = 50_000
 """Maximum number of candidates above the requested confidence for non-maximum suppression.
@@ -131,24 +132,45 @@ class FaceDetector:
 
 
 def resized(image: RgbArray, size_px: int) -> RgbArray:
-    """Return an image (H, W, 3) as a look sees it: its short side resized to `size_px`, if not 0.
+    """Return an image (H, W, 3) as a look sees it: its short side resized to `size_px`; 0: as it is.
 
-    It is smaller where it would exceed `MAX_PIXELS` or `MAX_SIDE_PX`. Raises `InvalidRequest` if the full resolution does.
+    It is smaller where it would exceed `MAX_PIXELS`, or be enlarged beyond `MAX_ENLARGED_SIDE_PX`.
+
+    Raises:
+        InvalidRequest: the image as it is exceeds `MAX_PIXELS`.
     """
     height, width = image.shape[:2]
-    if size_px == 0:
-        _check_full_resolution(height, width)
-        return image
-    scale = min(size_px / min(height, width), MAX_SIDE_PX / max(height, width))
-    size = max(1, int(width * scale)), max(1, int(height * scale))
-    if _pixels(*size) > MAX_PIXELS:
-        scale *= math.sqrt(MAX_PIXELS / _pixels(*size))
-        # rounded down to whole cells of the coarsest feature map, which rounding up would take over the limit
-        size = _whole_cells(width * scale), _whole_cells(height * scale)
+    size = look_size(width, height, size_px)
     if size == (width, height):
         return image
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_AREA if size[0] < width else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size, interpolation=interpolation), dtype=np.uint8)
+
+
+def look_size(width: int, height: int, size_px: int) -> tuple[int, int]:
+    """Return width and height, px, to which `resized` resizes an image. Raises like it."""
+    if size_px == 0:
+        _check_full_resolution(height, width)
+        return width, height
+    scale = size_px / min(height, width)
+    scale = min(scale, max(1.0, MAX_ENLARGED_SIDE_PX / max(height, width)))
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    while (pixels := _pixels(*size)) > MAX_PIXELS:
+        scale *= min(0.99, math.sqrt(MAX_PIXELS / pixels))  # rounding up may exceed the limit again
+        size = max(1, int(width * scale)), max(1, int(height * scale))
+    return size
+
+
+def size_warnings(width: int, height: int, size_px: int) -> list[ResponseWarning]:
+    """Return what to say where an image cannot be resized to the requested size."""
+    seen = look_size(width, height, size_px)
+    if min(seen) >= size_px - 1:  # rounding
+        return []
+    message = (
+        f"Faces were looked for in {seen[0]}x{seen[1]} px, not with a short side of {size_px} px: the limit "
+        f"is {MAX_PIXELS} pixels, and for an image that is enlarged {MAX_ENLARGED_SIDE_PX} px on its long side."
+    )
+    return [ResponseWarning(WarningCode.DETECT_SIZE_LIMITED, message)]
 
 
 def _check_full_resolution(height: int, width: int) -> None:
@@ -159,10 +181,6 @@ def _check_full_resolution(height: int, width: int) -> None:
             f"0 means full resolution, {width}x{height} px: {pixels} pixels with sides rounded up to "
             f"multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS}. Set a short side in px",
         )
-
-
-def _whole_cells(side_px: float) -> int:
-    return max(1, int(side_px) // _COARSEST_STRIDE * _COARSEST_STRIDE)
 
 
 def _pixels(width: int, height: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 SAME_FACE_OVERLAP = 0.4
 """Boxes that overlap by more than this, intersection over union, are of one face."""
 
-_SAME_HEAD_OVERLAP = 0.5
-_SAME_HEAD_DISTANCE = 0.75
+_SAME_HEAD_OVERLAP = 0.45
+_SAME_HEAD_DISTANCE = 0.6
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Detections:
     scores: NDArray[np.float32]
     """(F,): probability of a face."""
     log_odds: NDArray[np.float64]
-    """(F,): natural logarithm of the odds of a face. Near 1, where probabilities are equal, it still differs."""
+    """(F,): natural logarithm of the odds of a face; it still differs where probabilities round to 1."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def where(self, which: NDArray[Any]) -> Detections:
-        """Return the faces of a mask (F,) or of indices."""
+    def where(self, which: NDArray[Any] | slice) -> Detections:
+        """Return the faces of a mask (F,), of indices, or of a slice."""
         return Detections(self.boxes[which], self.landmarks[which], self.scores[which], self.log_odds[which])
 
     def above(self, score: float) -> Detections:
@@ -49,27 +50,40 @@ class Detections:
         down = (self.boxes[:, 3] - self.boxes[:, 1]) * height
         return np.minimum(across, down)
 
+    def rolls(self, width: int, height: int, quarter_turns: int) -> NDArray[np.float64]:
+        """Return the angles (F,) of the lines between the eyes, degrees, -180 to 180, clockwise positive.
+
+        As seen after turning the image of a width and height counterclockwise.
+        """
+        eyes = (self.landmarks[:, 1] - self.landmarks[:, 0]) * (width, height)
+        angles = np.degrees(np.arctan2(eyes[:, 1], eyes[:, 0])) - 90 * quarter_turns
+        return (angles + 180) % 360 - 180
+
     def turned_back(self, quarter_turns: int) -> Detections:
-        """Return the faces of an image that were found after turning it, counterclockwise, by `numpy.rot90`."""
+        """Return the faces of an image that were found after turning it counterclockwise by `numpy.rot90`."""
         corners = _turn_back(self.boxes.reshape(-1, 2, 2), quarter_turns)
         boxes = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
         return Detections(boxes, _turn_back(self.landmarks, quarter_turns), self.scores, self.log_odds)
 
     def moved(self, left: float, top: float, width: float, height: float) -> Detections:
-        """Return the faces of a part of an image as faces of the image; the part in fractions of its sides."""
+        """Return the faces of a part of an image as faces of the image; the part is in fractions of it."""
         scale, offset = np.array([width, height]), np.array([left, top])
         boxes = self.boxes * np.tile(scale, 2) + np.tile(offset, 2)
         return Detections(boxes, self.landmarks * scale + offset, self.scores, self.log_odds)
 
+    def and_then(self, more: Detections) -> Detections:
+        """Return these faces, then those."""
+        return Detections(
+            np.concatenate((self.boxes, more.boxes)),
+            np.concatenate((self.landmarks, more.landmarks)),
+            np.concatenate((self.scores, more.scores)),
+            np.concatenate((self.log_odds, more.log_odds)),
+        )
+
 
 def joined(several: Sequence[Detections]) -> Detections:
     """Return the faces of all of them, those of the highest log-odds first."""
-    every = Detections(
-        np.concatenate([each.boxes for each in several]),
-        np.concatenate([each.landmarks for each in several]),
-        np.concatenate([each.scores for each in several]),
-        np.concatenate([each.log_odds for each in several]),
-    )
+    every = reduce(Detections.and_then, several)
     return every.where(np.argsort(-every.log_odds, kind="stable"))
 
 
@@ -79,18 +93,21 @@ def overlaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
     return shared / np.maximum(_areas(a)[:, None] + _areas(b)[None] - shared, 1e-12)
 
 
-def additions(known: Detections, more: Detections) -> Detections:
-    """Return the faces of `more` that are none of the known ones."""
-    if not len(known) or not len(more):
-        return more
-    return more.where(overlaps(more.boxes, known.boxes).max(axis=1) <= SAME_FACE_OVERLAP)
+def seen_best(faces: Detections) -> Detections:
+    """Return each face once, of those that overlap the first: they are ordered by what was seen best."""
+    kept: list[int] = []
+    for face in range(len(faces)):
+        others = faces.boxes[np.array(kept, dtype=np.intp)]
+        if not (overlaps(faces.boxes[face : face + 1], others) > SAME_FACE_OVERLAP).any():
+            kept.append(face)
+    return faces.where(np.array(kept, dtype=np.intp))
 
 
 def without_second_boxes(found: Detections, width: int, height: int) -> Detections:
     """Leave out the lower of two boxes over one head.
 
     Non-maximum suppression keeps both if one is much smaller, or half beside the other. They are of one head
-    if half of the smaller is inside of the other and their noses are closer together than
+    if nearly half of the smaller is inside of the other and their noses are closer together than
     `_SAME_HEAD_DISTANCE` times the distance of the eyes of the larger: heads that touch are further apart.
 
     Args:

@@ -1,11 +1,13 @@
 """Decides how often to look at an image for its faces: once, or turned and larger as well, see `Look`.
 
-RetinaFace finds upright faces of 16 px and more in what it sees. docs/faces.md has the figures behind the constants.
+RetinaFace finds upright faces of 16 px and more in what it sees. Of a face that is upside down or on its side
+it often reports landmarks as if it were upright, with a score that is hardly lower: such a face would be
+restored on its head. docs/faces.md has the figures behind the constants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -13,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier_restorer.detect import FaceDetector, resized
-from atelier_restorer.detections import Detections, additions, joined, overlaps, without_second_boxes
+from atelier_restorer.detections import (
+    Detections,
+    joined,
+    overlaps,
+    seen_best,
+    without_second_boxes,
+)
 from atelier_restorer.request import Look
 from atelier_runtime.defaults import MIN_CONFIDENCE
 from atelier_runtime.images import RgbArray
@@ -23,8 +31,9 @@ _QUARTER_TURNS = 4
 _SEEN = 0.5
 """A face of a higher score may be there: it is a reason to look again."""
 
-_SURE = 0.99
-"""Scores of upright faces are higher, as a rule; the median of those in a turned image is not."""
+_SURE = 0.998
+_SURE_ROLL_DEGREES = 35.0
+"""A face of a higher score is upright, if its landmarks say that it is inclined by less."""
 
 _SMALL_PX = 20.0
 """Side of a face in the first look below which others may have been too small to be found."""
@@ -33,16 +42,23 @@ _LARGER_LOOKS = ((2, 48.0), (3, 24.0))
 """Times the first look's size, and up to which side in the first look, px, a face may be added: a larger look
 finds wrong faces within large ones."""
 
-_CROP_PX, _CROP_SIDES = 192, 2.0
-"""A face is looked at by itself in a square of so many times its longer side, resized to so many px."""
+_TURNED_CROP_PX, _FINAL_CROP_PX = 128, 192
+_CROP_SIDES = 2.0
+"""A face is looked at by itself in a square of so many times its longer side. Resized to the first size,
+where the face has 64 px, turns differ most; in the second, landmarks are as precise as in the whole image."""
 
-_NOT_FOUND = -4.0
-"""Log-odds of a face that a look at its crop does not find."""
-
-_CLEARLY = 4.0
-"""Log-odds by which one turn must exceed another, or it is unclear which is right."""
-
+_CROPS_AT_ONCE = 8
 _MAX_CROPS = 64
+"""Faces of one image that are turned by themselves; the others count as seen."""
+
+_INCLINED_DEGREES = 50.0
+"""A face that is inclined by more is not upright in that turn, however high its score."""
+
+_NOT_SEEN = -9.0
+"""Log-odds for a turn in which a face is not seen, or not upright."""
+
+_CLEARLY = 1.0
+"""Log-odds by which another turn must be better than the one in which a face was found."""
 
 
 @dataclass(frozen=True)
@@ -78,136 +94,165 @@ def find_faces(
     Raises like `FaceDetector.detect`.
     """
     floor = min_confidence if look is Look.ONCE else min(min_confidence, _SEEN)
-    search = _Search(detector, image, resized(image, size_px), floor, check)
+    search = _Search(detector, image, size_px, floor, check)
     if look is Look.ONCE:
         faces = search.look_at(search.view)
         return Found(faces, np.zeros(len(faces), bool))
-    turn, faces = search.all_turns() if look is Look.THOROUGH else search.best_turn()
+    faces, turn = search.in_all_turns() if look is Look.THOROUGH else search.in_the_best_turn()
     faces = without_second_boxes(faces, *search.size)
-    faces = search.with_small_faces(faces, turn, size_px, always=look is Look.THOROUGH)
-    found = search.each_upright(faces, turn)
-    order = np.argsort(-found.faces.log_odds, kind="stable")
+    faces = search.with_small_faces(faces, turn, always=look is Look.THOROUGH)
+    found = search.upright(faces, turn)
+    order = np.lexsort((-found.faces.log_odds, -found.faces.scores))
     order = order[found.faces.scores[order] > min_confidence]
     return Found(found.faces.where(order), found.unclear[order])
 
 
 class _Search:
-    """Looks at one image. `view`: what the first look sees."""
+    """Looks at one image. A turn is a number of quarter turns, counterclockwise, before a look."""
 
     def __init__(
         self,
         detector: FaceDetector,
         image: RgbArray,
-        view: RgbArray,
+        size_px: int,
         floor: float,
         check: Callable[[], None],
     ) -> None:
         """`floor`: faces of a lower score are not seen."""
-        self.view = view
-        self.looked_at = 0  # pixels
+        self.view = resized(image, size_px)
         self._detector = detector
         self._image = image
+        self._size_px = size_px
         self._floor = floor
         self._check = check
+        self._turns_of_faces: dict[tuple[float, ...], NDArray[np.float64]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the first look, px."""
         return self.view.shape[1], self.view.shape[0]
 
-    def look_at(self, view: RgbArray, quarter_turns: int = 0, floor: float | None = None) -> Detections:
-        """Look at an image turned counterclockwise; the faces are turned back."""
-        return self._look([view], [quarter_turns], floor)[0]
+    def look_at(self, view: RgbArray, turn: int = 0, floor: float | None = None) -> Detections:
+        """Look at the image, resized to `view`; its faces as if it had not been turned."""
+        self._check()
+        turned = np.ascontiguousarray(np.rot90(view, turn))[None]
+        return self._detector.look(turned, self._floor if floor is None else floor)[0].turned_back(turn)
 
-    def best_turn(self) -> tuple[int, Detections]:
-        """Look at the image as it is and, if that gives reason to, turned: the turn with the most faces."""
-        upright = self.look_at(self.view)
-        sure = upright.above(MIN_CONFIDENCE)
-        if len(sure) and float(np.median(sure.scores)) > _SURE:
-            return 0, upright
-        turned = [upright, *(self.look_at(self.view, turn) for turn in range(1, _QUARTER_TURNS))]
-        evidence = [float(each.above(MIN_CONFIDENCE).log_odds.sum()) for each in turned]
-        best = int(np.argmax(evidence))
-        return best, turned[best]
+    def in_the_best_turn(self) -> tuple[Detections, int]:
+        """Look at the image as it is; if there is no face, or most are turned, in the turn that is best."""
+        faces = self.look_at(self.view)
+        found = faces.above(MIN_CONFIDENCE)
+        if not len(found):
+            turned = [faces, *(self.look_at(self.view, turn) for turn in range(1, _QUARTER_TURNS))]
+            best = _most_evident(turned)
+            return turned[best], best
+        doubtful = self._doubtful(found, 0)
+        votes = np.zeros(_QUARTER_TURNS, int)
+        votes[0] = len(found) - len(doubtful)
+        for evidence in self._turns_of(found.boxes[doubtful]):
+            votes[int(np.argmax(evidence))] += 1
+        best = int(np.argmax(votes))
+        return (self.look_at(self.view, best), best) if best else (faces, 0)
 
-    def all_turns(self) -> tuple[int, Detections]:
-        """Look at the image in all turns: the one with the most faces, and the faces of all of them."""
+    def in_all_turns(self) -> tuple[Detections, int]:
+        """Look at the image in all turns; each face as it was seen best, and the best turn."""
         turned = [self.look_at(self.view, turn) for turn in range(_QUARTER_TURNS)]
-        evidence = [float(each.above(MIN_CONFIDENCE).log_odds.sum()) for each in turned]
-        return int(np.argmax(evidence)), _best_of_each(joined(turned))
+        return seen_best(joined(turned)), _most_evident(turned)
 
-    def with_small_faces(self, faces: Detections, turn: int, size_px: int, *, always: bool) -> Detections:
-        """Add the faces that were too small for the first look, if that gave reason to look closer."""
-        sides = faces.sides(*self.size)
-        if size_px == 0 or (not always and len(faces) and sides.min() >= _SMALL_PX):
+    def with_small_faces(self, faces: Detections, turn: int, *, always: bool) -> Detections:
+        """Add the faces that were too small for the first look, if that gave reason to look closer.
+
+        Small ones that it has seen are replaced where they are seen better.
+        """
+        small = not len(faces) or faces.sides(*self.size).min() < _SMALL_PX
+        if self._size_px == 0 or not (small or always):
             return faces
-        before = self.view.shape
+        seen = self.view.shape[0]
         for times, limit in _LARGER_LOOKS:
-            view = resized(self._image, min(size_px * times, min(self._image.shape[:2])))
-            if view.shape[0] <= before[0]:
+            # No larger than it is: that would show nothing more.
+            view = resized(self._image, min(self._size_px * times, *self._image.shape[:2]))
+            if view.shape[0] <= seen:
                 break
-            before = view.shape
+            seen = view.shape[0]
             more = self.look_at(view, turn, max(self._floor, _SEEN))
-            more = additions(faces, more.where(more.sides(*self.size) < limit))
-            faces = joined([faces, without_second_boxes(more, *self.size)])
+            small_ones = more.where(more.sides(*self.size) < limit)
+            faces = without_second_boxes(seen_best(joined([faces, small_ones])), *self.size)
         return faces
 
-    def each_upright(self, faces: Detections, turn: int) -> Found:
-        """Look at each face that may be turned by itself, in all turns, and see it the right way up."""
+    def upright(self, faces: Detections, turn: int) -> Found:
+        """Return the faces, found in a turn, each seen the right way up, or as unclear."""
         unclear = np.zeros(len(faces), bool)
-        doubtful = np.flatnonzero((faces.scores <= _SURE) & (faces.scores > _SEEN))[:_MAX_CROPS]
-        turned = {int(face): self._turned_face(faces.boxes[face], turn) for face in doubtful}
-        for face, (evidence, best) in turned.items():
-            pass
-        return Found(faces, unclear)
+        replaced = np.zeros(len(faces), bool)
+        better = []
+        doubtful = self._doubtful(faces, turn)
+        for face, evidence in zip(doubtful, self._turns_of(faces.boxes[doubtful]), strict=True):
+            best = int(np.argmax(evidence))
+            if best == turn:
+                continue
+            upright = self._look_at_face(faces.boxes[face], best)
+            if evidence[best] - evidence[turn] >= _CLEARLY and len(upright):
+                better.append(upright)
+                replaced[face] = True
+            else:
+                unclear[face] = True
+        known = faces.where(~replaced)
+        turned = without_second_boxes(joined(better), *self.size) if better else known.where(slice(0))
+        return Found(known.and_then(turned), np.append(unclear[~replaced], np.zeros(len(turned), bool)))
 
-    def _turned_face(
-        self, box: NDArray[np.float64], turn: int
-    ) -> tuple[NDArray[np.float64], list[Detections]]:
-        """Return the log-odds of a face in each turn (4,), relative to `turn`, and what was found there."""
+    def _doubtful(self, faces: Detections, turn: int) -> NDArray[np.intp]:
+        """Return the indices of faces that may be turned, by what was seen in a turn."""
+        inclined = np.abs(faces.rolls(*self.size, turn)) > _SURE_ROLL_DEGREES
+        doubtful = (faces.scores > _SEEN) & ((faces.scores <= _SURE) | inclined)
+        return np.flatnonzero(doubtful)[:_MAX_CROPS]
+
+    def _turns_of(self, boxes: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Return for each face the log-odds (4,) of a face that is upright in each turn."""
+        new = [box for box in boxes if tuple(box) not in self._turns_of_faces]
+        for start in range(0, len(new), _CROPS_AT_ONCE):
+            several = new[start : start + _CROPS_AT_ONCE]
+            self._check()
+            crops = [self._crop(box, _TURNED_CROP_PX)[0] for box in several]
+            turned = np.stack([np.rot90(crop, turn) for crop in crops for turn in range(_QUARTER_TURNS)])
+            seen = self._detector.look(turned, 0.05)
+            for number, box in enumerate(several):
+                of_face = seen[number * _QUARTER_TURNS : (number + 1) * _QUARTER_TURNS]
+                self._turns_of_faces[tuple(box)] = np.array([_evidence(each) for each in of_face])
+        return [self._turns_of_faces[tuple(box)] for box in boxes]
+
+    def _look_at_face(self, box: NDArray[np.float64], turn: int) -> Detections:
+        """Look at one face by itself, in a turn: the face, or none."""
+        self._check()
+        crop, part = self._crop(box, _FINAL_CROP_PX)
+        turned = np.ascontiguousarray(np.rot90(crop, turn))[None]
+        seen = self._detector.look(turned, self._floor)[0].turned_back(turn).moved(*part)
+        return seen.where(np.flatnonzero(overlaps(seen.boxes, box[None])[:, 0] > 0.3)[:1])
+
+    def _crop(
+        self, box: NDArray[np.float64], size_px: int
+    ) -> tuple[RgbArray, tuple[float, float, float, float]]:
+        """Return a square around a face, gray outside of the image, and the part of the image that it is."""
         height, width = self._image.shape[:2]
         corners = box.reshape(2, 2) * (width, height)
-        center, side = corners.mean(axis=0), (corners[1] - corners[0]).max() * _CROP_SIDES
-        left, top = np.round(center - side / 2).astype(int)
-        side = max(1, round(side))
-        crop = _cut(self._image, left, top, side)
-        turns = [(turn + k) % _QUARTER_TURNS for k in range(_QUARTER_TURNS)]
-        seen = self._look([crop] * _QUARTER_TURNS, turns, 0.05)
-        found = [each.moved(left / width, top / height, side / width, side / height) for each in seen]
-        evidence = np.full(_QUARTER_TURNS, _NOT_FOUND)
-        best = []
-        for k, each in enumerate(found):
-            same = each.where(overlaps(each.boxes, box[None])[:, 0] > 0.3)
-            best.append(same.where(np.arange(min(1, len(same)))))
-            if len(same):
-                evidence[k] = max(_NOT_FOUND, float(same.log_odds[0]))
-        return evidence, best
-
-    def _look(
-        self, views: Sequence[RgbArray], turns: Sequence[int], floor: float | None = None
-    ) -> list[Detections]:
-        self._check()
-        turned = np.stack([np.rot90(view, turn) for view, turn in zip(views, turns, strict=True)])
-        self.looked_at += turned[..., 0].size
-        found = self._detector.look(turned, self._floor if floor is None else floor)
-        return [each.turned_back(turn) for each, turn in zip(found, turns, strict=True)]
+        side = max(1, round(float((corners[1] - corners[0]).max()) * _CROP_SIDES))
+        left, top = (int(value) for value in np.round(corners.mean(axis=0) - side / 2))
+        x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
+        border = (y0 - top, top + side - y1, x0 - left, left + side - x1)
+        square = cv2.copyMakeBorder(
+            self._image[y0:y1, x0:x1], *border, cv2.BORDER_CONSTANT, value=(127, 127, 127)
+        )
+        interpolation = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
+        crop = cv2.resize(square, (size_px, size_px), interpolation=interpolation)
+        return np.asarray(crop, np.uint8), (left / width, top / height, side / width, side / height)
 
 
-def _best_of_each(faces: Detections) -> Detections:
-    """Return each face once, as it was seen best; the best first."""
-    kept: list[int] = []
-    for face in range(len(faces)):
-        if not (overlaps(faces.boxes[face : face + 1], faces.boxes[kept]) > 0.3).any():
-            kept.append(face)
-    return faces.where(np.array(kept, dtype=np.intp))
+def _most_evident(turned: list[Detections]) -> int:
+    """Return the turn with the most log-odds of faces."""
+    return int(np.argmax([float(each.above(MIN_CONFIDENCE).log_odds.sum()) for each in turned]))
 
 
-def _cut(image: RgbArray, left: int, top: int, side: int) -> RgbArray:
-    """Return a square of the image, resized to `_CROP_PX`; gray where it is outside."""
-    height, width = image.shape[:2]
-    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
-    inside = image[y0:y1, x0:x1]
-    border = (y0 - top, top + side - y1, x0 - left, left + side - x1)
-    square = cv2.copyMakeBorder(inside, *border, cv2.BORDER_CONSTANT, value=(127, 127, 127))
-    interpolation = cv2.INTER_AREA if side > _CROP_PX else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(square, (_CROP_PX, _CROP_PX), interpolation=interpolation), np.uint8)
+def _evidence(seen: Detections) -> float:
+    """Return the log-odds of an upright face in the middle of a square."""
+    middle = np.array([[0.25, 0.25, 0.75, 0.75]])
+    upright = np.abs(seen.rolls(1, 1, 0)) < _INCLINED_DEGREES
+    faces = seen.where(upright & (overlaps(seen.boxes, middle)[:, 0] > 0.3))
+    return max(_NOT_SEEN, float(faces.log_odds[0])) if len(faces) else _NOT_SEEN

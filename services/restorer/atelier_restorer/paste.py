@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier_restorer.align import CROP_SIZE
+from atelier_restorer.neighbors import FaceCenter, face_center, leave_to_neighbors
 from atelier_runtime.images import PixelArray
 
 # Classes of CelebAMask-HQ: 0 background, 1 skin, 2 nose, 3 glasses, 4 5 eyes, 6 7 brows, 8 9 ears, 10 mouth,
@@ -44,6 +46,7 @@ def paste_face(
     scale: int,
     visibility: float = 1.0,
     parts: NDArray[np.uint8] | None = None,
+    neighbors: Sequence[FaceCenter] = (),
 ) -> bool:
     """Blend an aligned `crop` (512, 512, 3) into `image` (H, W, 3) of 8 or 16 bits, in place.
 
@@ -61,6 +64,8 @@ def paste_face(
         scale: 1, 2 or 4; the border that is cut off the square grows with it.
         visibility: Opacity of the restored face.
         parts: Where in the crop the blend may happen, from `soften_parts`; None: everywhere.
+        neighbors: Faces that are not to be covered: what is closer to one of them than to this face, each in
+            the distance of its own eyes, is left to it.
     """
     square = _square_in_image(matrix)
     left, top, right, bottom = square
@@ -77,6 +82,7 @@ def paste_face(
     if warped is None:
         return False
     (left, top, right, bottom), face, alpha = warped
+    leave_to_neighbors(alpha, (left, top), face_center(matrix), neighbors)
     alpha = _scale_mask(alpha, visibility)
     if not alpha.any():
         return False

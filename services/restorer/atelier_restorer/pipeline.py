@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.background import BackgroundUpscaler, Upscaled
 from atelier_restorer.batching import FaceBatcher
 from atelier_restorer.cpu_pool import CpuPool
+from atelier_restorer.detect import size_warnings, to_faces
 from atelier_restorer.faces import (
     Candidate,
     FaceNetworks,
@@ -271,14 +272,27 @@ class RestorerPipeline:
 
         def work(job: Job[list[Face]]) -> list[Face]:
             with call.device.stage("detect"):
-                return find_faces(detector, rgb, request, job.check)
+                found = find_faces(
+                    detector,
+                    rgb,
+                    size_px=request.detect_size_px,
+                    min_confidence=request.min_confidence,
+                    look=request.look,
+                    check=job.check,
+                )
+            faces = to_faces(found.faces, rgb.shape[1], rgb.shape[0])
+            return [
+                replace(face, orientation_unclear=bool(unclear))
+                for face, unclear in zip(faces, found.unclear, strict=True)
+            ]
 
         faces = await self._worker.submit(work, deadline=call.deadline, has_slot=True).result()
+        warnings = size_warnings(rgb.shape[1], rgb.shape[0], request.detect_size_px)
         limit = defaults.MAX_DETECTED_FACES
         if len(faces) <= limit:
-            return faces, []
+            return faces, warnings
         message = f"{len(faces)} faces were found; the {limit} of the highest confidence are considered."
-        return faces[:limit], [ResponseWarning(WarningCode.FACES_OMITTED, message)]
+        return faces[:limit], [*warnings, ResponseWarning(WarningCode.FACES_OMITTED, message)]
 
     async def _restore_faces(
         self,

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from atelier_restorer.detect import (
     MAX_CANDIDATES,
-    MAX_PIXELS_AS_IS,
-    MAX_SIDE_PX,
+    MAX_ENLARGED_SIDE_PX,
+    MAX_PIXELS,
     FaceDetector,
     decode,
     make_anchors,
+    resized,
 )
 from atelier_runtime.errors import BadImage, InvalidRequest
 from tests.parity import recipe
@@ -110,32 +111,45 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "resized"),
+    ("height", "width", "looked_at"),
     [
         (1, 1, (640, 640)),
-        (1, 1000, (2, MAX_SIDE_PX)),
-        (1000, 1, (MAX_SIDE_PX, 2)),
-        (2, 50, (102, MAX_SIDE_PX)),
-        (1, 6000, (1, MAX_SIDE_PX)),
+        (1, 1000, (2, MAX_ENLARGED_SIDE_PX)),
+        (1000, 1, (MAX_ENLARGED_SIDE_PX, 2)),
+        (2, 50, (102, MAX_ENLARGED_SIDE_PX)),
+        (1, 6000, (1, 6000)),
         (33, 17, (1242, 640)),
     ],
 )
 def test_extreme_shapes(
-    height: int, width: int, resized: tuple[int, int], shapes: list[tuple[int, ...]]
+    height: int, width: int, looked_at: tuple[int, int], shapes: list[tuple[int, ...]]
 ) -> None:
     detector = detector_of({FACES_OF_256_PX: 0.9})
     resized_faces = detector.detect([image_of(1, height, width)], size_px=640, min_confidence=0.5)[0]
     as_is = detector.detect([image_of(1, height, width)], size_px=0, min_confidence=0.5)[0]
-    assert shapes == [(1, *resized, 3), (1, height, width, 3)]
+    assert shapes == [(1, *looked_at, 3), (1, height, width, 3)]
     assert resized_faces and as_is
     for face in (*resized_faces, *as_is):
         assert np.isfinite([*face.box, *np.ravel(face.landmarks)]).all()
 
 
-def test_a_panorama_is_limited_to_the_longest_side(shapes: Shapes) -> None:
-    detector = detector_of({FACES_OF_256_PX: 0.9})
-    detector.detect([image_of(1, 64, 6400), image_of(1, 480, 640)], size_px=64, min_confidence=0.5)
-    assert shapes == [(1, 25, MAX_SIDE_PX, 3), (1, 64, 85, 3)]
+@pytest.mark.parametrize(
+    ("height", "width", "looked_at"),
+    [
+        (768, 8725, (640, 7270)),  # a panorama keeps its short side
+        (300, 3000, (300, 3000)),  # and is not enlarged
+        (300, 1000, (640, 2133)),
+        (300, 2000, (384, 2560)),
+        (1000, 60_000, (640, 38_400)),
+        (1000, 70_000, (585, 41_000)),
+        (6000, 4000, (960, 640)),
+    ],
+)
+def test_what_a_look_at_640_px_sees(height: int, width: int, looked_at: tuple[int, int]) -> None:
+    image = np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
+    seen = resized(image, 640).shape[:2]
+    assert seen == looked_at
+    assert np.prod([-(-side // 32) * 32 for side in seen]) <= MAX_PIXELS
 
 
 def test_full_resolution_is_not_resized(shapes: Shapes) -> None:
@@ -148,7 +162,7 @@ def test_an_image_too_large_for_full_resolution_is_refused(
     height: int, width: int, shapes: list[tuple[int, ...]]
 ) -> None:
     huge = np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
-    with pytest.raises(InvalidRequest, match=f"{width}x{height}.*{MAX_PIXELS_AS_IS}") as caught:
+    with pytest.raises(InvalidRequest, match=f"{width}x{height}.*{MAX_PIXELS}") as caught:
         detector_of({}).detect([huge], size_px=0, min_confidence=0.5)
     assert [violation.field for violation in caught.value.fields] == ["detect_size_px"]
     assert shapes == []

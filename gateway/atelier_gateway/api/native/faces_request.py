@@ -106,8 +106,8 @@ _DETECT_SIZE_FIELD = Field(
 _Look = Literal["auto", "once", "thorough"]
 _LOOK_FIELD = Field(
     "auto",
-    description="How often to look for faces: once, upright; also turned and at larger sizes if the first look "
-    "finds no face, doubtful ones or very small ones (auto); or in any case (thorough).",
+    description="How often to look for faces: once, upright; again, turned or at larger sizes, where the "
+    "first look finds no face, doubtful or very small ones (auto); or in all turns and sizes (thorough).",
 )
 
 

@@ -40,10 +40,11 @@ class FoundFace(BaseModel):
         description="Variance of the Laplacian of the aligned gray crop; higher is sharper. Null: unknown."
     )
     roll_degrees: float | None = Field(
-        description="Angle of the line between the eyes, -180 to 180 degrees, clockwise positive. Null: unknown."
+        description="Angle of the line between the eyes, -180 to 180, clockwise positive. Null: unknown."
     )
     orientation_unclear: bool = Field(
-        description="Which way up the face is could not be told: it may be upside down or on its side. It is not restored."
+        description="Which way up the face is could not be told: it may be on its side or upside down. It is "
+        "not restored."
     )
 
 

@@ -1,0 +1,191 @@
+"""Faces are found whichever way up they are, and however small, by the published RetinaFace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from atelier_restorer.detect import FaceDetector, resized, size_warnings, to_faces
+from atelier_restorer.looks import find_faces
+from atelier_restorer.request import Face, Look
+from atelier_runtime.outcomes import WarningCode
+from tests.published_retinaface import published_detector
+
+ROLL_OF_TURN = {0: 0, 1: -90, 2: 180, 3: 90}
+"""Quarter turns of a photo, counterclockwise -> degrees by which its faces then are turned, clockwise."""
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return published_detector()
+
+
+@pytest.fixture
+def pixels_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pixels of each batch that the detector sees from now on."""
+    seen: list[int] = []
+    original = FaceDetector.raw
+
+    def recording(self: FaceDetector, batch: np.ndarray) -> object:
+        seen.append(batch[..., 0].size)
+        return original(self, batch)
+
+    monkeypatch.setattr(FaceDetector, "raw", recording)
+    return seen
+
+
+def found(
+    detector: FaceDetector,
+    image: np.ndarray,
+    look: Look = Look.AUTO,
+    *,
+    size_px: int = 640,
+    min_confidence: float = 0.8,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[list[Face], list[bool]]:
+    result = find_faces(
+        detector, image, size_px=size_px, min_confidence=min_confidence, look=look, check=check
+    )
+    return to_faces(result.faces, image.shape[1], image.shape[0]), result.unclear.tolist()
+
+
+def portrait(side: int) -> np.ndarray:
+    """Return a photo of a woman's head; her face is 0.42 of it wide."""
+    head = np.ascontiguousarray(data.astronaut()[10:250, 102:342])
+    return cv2.resize(head, (side, side), interpolation=cv2.INTER_AREA)
+
+
+def with_portraits(height: int, width: int, places: list[tuple[int, int, int, int]]) -> np.ndarray:
+    """Return a scene with portraits at (left, top, side, quarter turns)."""
+    scene = np.full((height, width, 3), (96, 104, 112), np.uint8)
+    for left, top, side, turns in places:
+        scene[top : top + side, left : left + side] = np.rot90(portrait(side), turns)
+    return scene
+
+
+def rolls_at(faces: list[Face], places: list[tuple[int, int, int, int]]) -> list[float | None]:
+    """Return the roll of the face that was found in each place, None if there is not exactly one."""
+    rolls: list[float | None] = []
+    for left, top, side, _ in places:
+        middle = [
+            face
+            for face in faces
+            if left < (face.box[0] + face.box[2]) / 2 < left + side
+            and top < (face.box[1] + face.box[3]) / 2 < top + side
+        ]
+        rolls.append(middle[0].roll_degrees if len(middle) == 1 else None)
+    return rolls
+
+
+def angle_between(a: float, b: float) -> float:
+    return abs((a - b + 180) % 360 - 180)
+
+
+@pytest.mark.parametrize("look", [Look.AUTO, Look.THOROUGH])
+@pytest.mark.parametrize("turns", range(4))
+def test_a_turned_photo_has_its_landmarks_where_they_are(
+    detector: FaceDetector, turns: int, look: Look
+) -> None:
+    photo = data.astronaut()
+    [upright], _ = found(detector, photo, Look.ONCE)
+    [face], unclear = found(detector, np.ascontiguousarray(np.rot90(photo, turns)), look)
+    side = photo.shape[0]
+    points = np.array(upright.landmarks)
+    for _ in range(turns):
+        points = np.stack((points[:, 1], side - points[:, 0]), axis=1)
+    apart = np.linalg.norm(np.array(face.landmarks) - points, axis=1).mean()
+    assert apart < 0.1 * upright.eye_distance_px
+    assert angle_between(face.roll_degrees, upright.roll_degrees + ROLL_OF_TURN[turns]) < 8
+    assert unclear == [False]
+
+
+@pytest.mark.parametrize("look", [Look.AUTO, Look.THOROUGH])
+def test_those_that_lie_are_seen_upright_among_others(detector: FaceDetector, look: Look) -> None:
+    places = [(20, 20, 300, 0), (360, 40, 280, 2), (680, 20, 300, 0), (40, 360, 300, 1), (380, 370, 260, 0)]
+    places.append((690, 360, 290, 3))
+    faces, unclear = found(detector, with_portraits(700, 1020, places), look)
+    rolls = rolls_at(faces, places)
+    for (*_, turns), roll in zip(places, rolls, strict=True):
+        assert roll is not None and angle_between(roll, ROLL_OF_TURN[turns]) < 12, rolls
+    assert not any(unclear) and len(faces) == len(places)
+
+
+def test_one_look_is_the_networks_own_list(detector: FaceDetector, pixels_seen: list[int]) -> None:
+    scene = with_portraits(700, 1020, [(20, 20, 300, 2), (360, 40, 40, 0), (680, 20, 300, 0)])
+    faces, unclear = found(detector, scene, Look.ONCE)
+    assert pixels_seen == [resized(scene, 640)[..., 0].size]
+    assert faces == detector.detect([scene], size_px=640, min_confidence=0.8)[0]
+    assert unclear == [False] * len(faces)
+
+
+def test_a_photo_with_a_clear_face_is_looked_at_once(detector: FaceDetector, pixels_seen: list[int]) -> None:
+    photo = data.astronaut()
+    faces, _ = found(detector, photo)
+    assert pixels_seen == [640 * 640]
+    assert faces == detector.detect([photo], size_px=640, min_confidence=0.8)[0]
+
+
+def test_a_photo_without_a_face_is_looked_at_in_all_turns(
+    detector: FaceDetector, pixels_seen: list[int]
+) -> None:
+    assert found(detector, data.coffee()) == ([], [])
+    assert pixels_seen == [640 * 960] * 4, "it is not enlarged further: that shows nothing more"
+
+
+def test_small_faces_are_found_at_a_larger_size(detector: FaceDetector, pixels_seen: list[int]) -> None:
+    """Faces of 30 to 65 px in 6 megapixels: 10 to 21 px in the first look."""
+    places = [
+        (60 + 290 * column, 60 + 300 * row, 72 + 12 * ((row + column) % 8), 0)
+        for row in range(6)
+        for column in range(10)
+    ]
+    scene = with_portraits(2000, 3000, places)
+    once, _ = found(detector, scene, Look.ONCE)
+    pixels_seen.clear()
+    faces, unclear = found(detector, scene)
+    assert len(once) < 50
+    rolls = rolls_at(faces, places)
+    assert all(roll is not None and abs(roll) < 15 for roll in rolls), f"{len(once)} were found at once"
+    assert len(faces) == len(places) and not any(unclear)
+    assert pixels_seen[0] == 640 * 960 and sum(seen >= 1280 * 1920 for seen in pixels_seen) == 2
+
+
+def test_a_large_face_beside_small_ones_is_found_once(detector: FaceDetector) -> None:
+    places = [(100, 100, 1700, 0), *((2000 + 150 * number, 900, 130, 0) for number in range(5))]
+    faces, _ = found(detector, with_portraits(2000, 3000, places))
+    assert None not in rolls_at(faces, places)
+    assert len(faces) == len(places)
+
+
+def test_a_panorama_is_seen_with_its_own_short_side(detector: FaceDetector) -> None:
+    places = [(120 + 140 * number, 60 + 90 * (number % 7), 90, 0) for number in range(60)]
+    panorama = with_portraits(768, 8725, places)
+    once, _ = found(detector, panorama, Look.ONCE)
+    faces, _ = found(detector, panorama)
+    assert len(faces) >= len(once) and None not in rolls_at(faces, places)
+    assert size_warnings(8725, 768, 640) == size_warnings(8725, 768, 0) == []
+    [warning] = size_warnings(8725, 768, 2048)
+    assert warning.code is WarningCode.DETECT_SIZE_LIMITED and "8725x768" in warning.message
+
+
+def test_faces_of_a_lower_confidence_are_left_out(detector: FaceDetector) -> None:
+    scene = with_portraits(700, 1020, [(20, 20, 300, 2), (360, 40, 200, 1), (680, 20, 300, 0)])
+    every, _ = found(detector, scene)
+    confidences = [face.confidence for face in every]
+    assert len(every) == 3 and confidences == sorted(confidences, reverse=True)
+    some, _ = found(detector, scene, min_confidence=confidences[1])
+    assert [face.confidence for face in some] == confidences[:1]
+
+
+def test_a_search_can_be_ended_between_looks(detector: FaceDetector, pixels_seen: list[int]) -> None:
+    def end() -> None:
+        if len(pixels_seen) == 2:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        found(detector, data.coffee(), check=end)
+    assert len(pixels_seen) == 2
