@@ -44,7 +44,7 @@ def published_state() -> dict[str, Tensor]:
             convolution.weight.copy_(weight)
             _set_bias(network, name, convolution, bias)
     assert not weights
-    return network.state_dict()
+    return dict(network.state_dict())
 
 
 def _set_bias(network: nn.Module, name: str, convolution: nn.Conv2d, bias: Tensor) -> None:

@@ -168,7 +168,7 @@ def size_warnings(width: int, height: int, size_px: int) -> list[ResponseWarning
         return []
     message = (
         f"Faces were looked for in {seen[0]}x{seen[1]} px, not with a short side of {size_px} px: the limit "
-        f"is {MAX_PIXELS} pixels, and for an image that is enlarged {MAX_ENLARGED_SIDE_PX} px on its long side."
+        f"is {MAX_PIXELS} pixels, and for enlarging an image {MAX_ENLARGED_SIDE_PX} px on its long side."
     )
     return [ResponseWarning(WarningCode.DETECT_SIZE_LIMITED, message)]
 

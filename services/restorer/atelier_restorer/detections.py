@@ -143,4 +143,4 @@ def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 def _intersections(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    return np.prod(np.maximum(high - low, 0), axis=2)
+    return np.asarray(np.prod(np.maximum(high - low, 0), axis=2), np.float64)

@@ -205,7 +205,7 @@ def test_duplicates_are_suppressed_as_by_hand() -> None:
     both = torch.stack([1 - scores, scores], dim=1)
     offsets = torch.randn(len(anchors), 4, generator=generator)
     landmarks = torch.randn(len(anchors), 10, generator=generator)
-    boxes, points, found = decode(offsets, both, landmarks, 64, 64, 0.6)
+    found = decode(offsets, both, landmarks, 64, 64, 0.6)
 
     centers = anchors[:, :2] + offsets[:, :2] * 0.1 * anchors[:, 2:]
     sizes = anchors[:, 2:] * torch.exp(offsets[:, 2:] * 0.2)
@@ -214,10 +214,10 @@ def test_duplicates_are_suppressed_as_by_hand() -> None:
     for i in scores.argsort(descending=True).tolist():
         if scores[i] > 0.6 and all(overlap(every[i], every[k]) <= 0.4 for k in kept):
             kept.append(i)
-    np.testing.assert_allclose(boxes, every[kept], atol=1e-5)
-    np.testing.assert_allclose(found, scores[kept])
+    np.testing.assert_allclose(found.boxes, every[kept], atol=1e-5)
+    np.testing.assert_allclose(found.scores, scores[kept])
     nose = anchors[kept, :2] + landmarks[kept, 4:6] * 0.1 * anchors[kept, 2:]
-    np.testing.assert_allclose(points[:, 2], nose, atol=1e-5)
+    np.testing.assert_allclose(found.landmarks[:, 2], nose, atol=1e-5)
 
 
 def test_among_equal_scores_the_face_of_higher_confidence_is_kept() -> None:
@@ -226,10 +226,10 @@ def test_among_equal_scores_the_face_of_higher_confidence_is_kept() -> None:
     scores = torch.full((anchors, 2), 0.9999999)
     scores[:, 0] = torch.linspace(2e-7, 1e-7, anchors)  # the last has the highest confidence
     shifts = torch.linspace(0, 0.1, anchors)[:, None].repeat(1, 4)
-    boxes, _, found = decode(shifts, scores, torch.zeros(anchors, 10), 16, 16, 0.8)
-    best, _, _ = decode(shifts[-1:].repeat(anchors, 1), scores, torch.zeros(anchors, 10), 16, 16, 0.8)
-    assert found[0] == np.float32(0.9999999)
-    np.testing.assert_array_equal(boxes[0], best[0])
+    found = decode(shifts, scores, torch.zeros(anchors, 10), 16, 16, 0.8)
+    best = decode(shifts[-1:].repeat(anchors, 1), scores, torch.zeros(anchors, 10), 16, 16, 0.8)
+    assert found.scores[0] == np.float32(0.9999999)
+    np.testing.assert_array_equal(found.boxes[0], best.boxes[0])
 
 
 def test_thousands_of_faces_are_all_returned_and_too_many_candidates_are_refused() -> None:
@@ -239,8 +239,8 @@ def test_thousands_of_faces_are_all_returned_and_too_many_candidates_are_refused
     tiny = torch.tensor([0.0, 0.0, -10.0, -10.0]).repeat(anchors, 1)  # boxes that overlap no others
     few = scores.clone()
     few[8000:, 1] = 0.1
-    boxes, _, _ = decode(tiny, few, torch.zeros(anchors, 10), side, side, 0.8)
-    assert len(boxes) == 8000
+    found = decode(tiny, few, torch.zeros(anchors, 10), side, side, 0.8)
+    assert len(found) == 8000
     assert anchors > MAX_CANDIDATES
     with pytest.raises(InvalidRequest, match=str(MAX_CANDIDATES)) as caught:
         decode(tiny, scores, torch.zeros(anchors, 10), side, side, 0.8)

@@ -98,13 +98,13 @@ class FaceEdit(RequestModel):
         return values.FaceEdit(face, fidelity=self.fidelity, visibility=self.visibility, skip=self.skip)
 
 
-_DETECT_SIZE_FIELD = Field(
+_DETECT_SIZE_FIELD: Any = Field(
     defaults.DETECT_SIZE_PX,
     description="The image's short side is resized to this for the detector's first look, in px; 0: full "
     "resolution.",
 )
 _Look = Literal["auto", "once", "thorough"]
-_LOOK_FIELD = Field(
+_LOOK_FIELD: Any = Field(
     "auto",
     description="How often to look for faces: once, upright; again, turned or at larger sizes, where the "
     "first look finds no face, doubtful or very small ones (auto); or in all turns and sizes (thorough).",
