@@ -198,6 +198,7 @@ def test_the_response_has_these_fields_and_no_other(stack: Stack) -> None:
         "size_px": 100.04,
         "sharpness": 41.75,
         "roll_degrees": -0.12,
+        "orientation_unclear": False,
         "restored": True,
         "reason": None,
         "fidelity": 0.0,
@@ -321,6 +322,8 @@ def test_an_edit_by_hand_needs_box_and_landmarks_only(stack: Stack) -> None:
         ),
         ({"detect_size": 0}, lambda r: r.HasField("detect_size_px")),
         ({"detect_size": 64.0}, lambda r: r.detect_size_px == 64),
+        ({}, lambda r: r.look == pb.LOOK_UNSPECIFIED),
+        ({"look": "thorough"}, lambda r: r.look == pb.LOOK_THOROUGH),
     ],
 )
 @AS_JSON_AND_FORM

@@ -71,6 +71,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], set[str]]] = [
     ("/restore", {"faces": [{**FACE, "weight": 1}], "upscale": 9}, {"faces[0].weight", "upscale"}),
     ("/detect", {"min_confidence": -1, "detect_size": 63}, {"min_confidence", "detect_size"}),
     ("/detect", {"detect_size": 2049}, {"detect_size"}),
+    ("/restore", {"detect_size": 63, "look": "twice"}, {"detect_size", "look"}),
     ("/detect", {"fidelity": 1}, {"fidelity"}),
     ("/compare", {}, {"fidelities"}),
     ("/compare", {"fidelities": []}, {"fidelities"}),

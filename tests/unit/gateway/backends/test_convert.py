@@ -34,6 +34,8 @@ RESTORE_OPTIONS: dict[str, Any] = {
     "min_face_px": 1.0,
     "max_face_px": 2.0,
     "min_confidence": 0.0,
+    "detect_size": 0,
+    "look": "once",
     "max_sharpness": 3.0,
     "visibility": 0.0,
     "upscale": 2,
@@ -68,6 +70,7 @@ def test_every_option_of_a_restoration_is_sent_even_if_it_is_zero() -> None:
     assert set_names(message) == {field.name for field in restorer_pb.RestoreFacesRequest.DESCRIPTOR.fields}
     assert (message.output.format, message.output.quality) == (image_pb2.IMAGE_FORMAT_WEBP, 1)
     assert (message.rule, message.mask) == (restorer_pb.FACE_RULE_LARGEST, restorer_pb.MASK_KIND_PARSE)
+    assert message.look == restorer_pb.LOOK_ONCE
     [edit] = message.faces
     assert (edit.fidelity, edit.HasField("visibility"), edit.skip) == (0.5, True, True)
 
