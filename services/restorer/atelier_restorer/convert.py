@@ -55,6 +55,7 @@ def restore_request_from_proto(message: pb.RestoreFacesRequest) -> RestoreReques
         violations.append(FieldViolation("mask", f"{message.mask} is unknown"))
     output = wire.output_from_proto(message.output, violations)
     options["output_format"] = output.format
+    options["fidelity_given"] = message.HasField("fidelity")
     if output.quality is not None:
         options["quality"] = output.quality
     options["faces"] = tuple(

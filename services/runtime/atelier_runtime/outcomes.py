@@ -43,6 +43,7 @@ class WarningCode(StrEnum):
     RESTORER_FAILED = "restorer_failed"
     FACES_OMITTED = "faces_omitted"
     IMAGE_DAMAGED = "image_damaged"
+    FIDELITY_IGNORED = "fidelity_ignored"
 
 
 @dataclass(frozen=True)
