@@ -114,8 +114,9 @@ def _single_restorer(architecture: Architecture, state: Mapping[str, Tensor]) ->
     sizes: dict[str, Any] = {}
     with contextlib.suppress(ValueError):
         sizes = architecture.sizes_of(state)
-    config = {"image_size": CROP_SIZE, "fidelity": False, **sizes}
     network = architecture.network(**sizes)
+    config = {"image_size": CROP_SIZE, "fidelity": False, **sizes}
+    config.pop("out_size", None)  # the same
     return _KnownNetwork(architecture.name.lower(), "codeformer", network, config)
 
 

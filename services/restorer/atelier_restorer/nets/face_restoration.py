@@ -47,6 +47,8 @@ class Architecture:
         Raises `ValueError` for shapes that no such network has.
         """
         try:
+            if any(0 in tensor.shape for tensor in state.values()):
+                raise ValueError("there is a tensor without elements")
             sizes = self.read_sizes(state)
             with torch.device("meta"):
                 self.network(**sizes)
