@@ -13,6 +13,7 @@ import torch
 
 from atelier.common.v1 import image_pb2, service_status_pb2, skip_reason_pb2, warning_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
+from tests.integration.gateway_client import serve_gateway
 from tests.integration.restorer_command import RunHere
 from tests.integration.restorer_server import (
     Client,
@@ -110,6 +111,19 @@ async def test_the_status_tells_the_network_and_its_dtype(single_restorer: Clien
     names = {network.role: network.name for network in response.status.networks}
     assert names[service_status_pb2.NETWORK_ROLE_FACE_RESTORER] == "tiny-codeformer (GFPGAN)"
     assert response.status.dtype == "float32"
+
+
+async def test_the_gateway_passes_it_on(single: Path) -> None:
+    async with serve_gateway(single) as client:
+        plain = await client.post("/restore", png(photo()), max_faces=1)
+        given = await client.post("/restore", png(photo()), max_faces=1, fidelity=0.6)
+        compared = await client.post("/compare", png(photo()), max_faces=1, fidelities=[0.2, 0.8])
+        health = (await client.http.get("/health")).json()
+    assert plain["warning_codes"] == []
+    assert [face["fidelity"] for face in plain["faces"] if face["restored"]] == [None]
+    assert given["warning_codes"] == ["fidelity_ignored"] and given["image"] == plain["image"]
+    assert [result["warning_codes"] for result in compared["results"]] == [["fidelity_ignored"]] * 2
+    assert health["codeformer_available"]
 
 
 def test_the_command_line_says_it_only_where_a_fidelity_is_given(
