@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,9 +39,6 @@ RestoredCrop = RgbArray | SkipReason
 
 class FaceNetwork(Protocol):
     """Restores a batch; see `FaceRestorer` and `SingleRestorer`."""
-
-    takes_fidelity: ClassVar[bool]
-    """Whether the fidelity has an effect; without, a crop has the same answer at all of them."""
 
     def restore(
         self, crops: RgbArray, decodes: Sequence[tuple[int, float]], *, max_batch: int

@@ -84,7 +84,7 @@ class FaceParser:
         network.requires_grad_(False)
         # Convolutions run faster in this layout, on a CPU as on a GPU.
         dtype = torch.float32 if kind.exact else dtype
-        network.to(device, dtype, memory_format=torch.channels_last)
+        network.to(device, dtype).to(memory_format=torch.channels_last)
         return cls(network.eval(), kind, device)
 
     @torch.inference_mode()
