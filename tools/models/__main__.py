@@ -157,10 +157,10 @@ def make(catalog: Catalog, options: argparse.Namespace) -> None:
             raise Refused("Nothing was fetched.")
         with Client(options.timeout) as client:
             fill(items, folder, FetchContext(client, say, progress, options.retry_pause), trusted)
-        manifest = write_manifest(complete_set(catalog, selection, folder, options), folder)
+        complete = complete_set(catalog, selection, folder, options)
+        manifest = write_manifest(complete, folder)
     print(f"The set '{catalog.name}' is complete: {manifest}")
-    roles = {entry.role for entry in selection.entries} | set(options.only)
-    generates = NetworkRole.BASE in roles
+    generates = any(entry.role == NetworkRole.BASE for entry in complete.entries)
     generator = f"ATELIER_GENERATOR_MODEL_SET={folder} " if generates else ""
     print(f"  {generator}ATELIER_RESTORER_MODEL_SET={folder} make run")
 
