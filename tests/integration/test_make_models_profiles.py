@@ -87,7 +87,7 @@ def test_a_set_without_a_base_is_offered_to_the_restorer_alone(
     assert main(command) == 2, "CodeFormer's license is not accepted"
     assert main([*command, "--accept", "s-lab"]) == 0
     out = capsys.readouterr().out
-    assert f"\n  ATELIER_RESTORER_MODEL_SET={folder} make run" in out
+    assert f"\n  ATELIER_GATEWAY_GENERATOR=none ATELIER_RESTORER_MODEL_SET={folder} make run" in out
     model_set = ModelSet.open(str(folder))
     assert set(model_set.components) == {NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER}
     assert not (folder / "base").exists()

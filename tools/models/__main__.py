@@ -161,8 +161,8 @@ def make(catalog: Catalog, options: argparse.Namespace) -> None:
         manifest = write_manifest(complete, folder)
     print(f"The set '{catalog.name}' is complete: {manifest}")
     generates = any(entry.role == NetworkRole.BASE for entry in complete.entries)
-    generator = f"ATELIER_GENERATOR_MODEL_SET={folder} " if generates else ""
-    print(f"  {generator}ATELIER_RESTORER_MODEL_SET={folder} make run")
+    generator = f"ATELIER_GENERATOR_MODEL_SET={folder}" if generates else "ATELIER_GATEWAY_GENERATOR=none"
+    print(f"  {generator} ATELIER_RESTORER_MODEL_SET={folder} make run")
 
 
 def select(catalog: Catalog, options: argparse.Namespace) -> Catalog:
