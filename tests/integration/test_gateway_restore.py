@@ -185,10 +185,9 @@ async def test_without_a_generator_photos_are_restored_and_prompts_refused_by_na
         health, ready = await client.http.get("/health"), await client.http.get("/readyz")
     assert restored["face_restoration_applied"]
     for response in refused:
-        body = response.json()
-        assert (response.status_code, body["code"]) == (503, "service_unavailable")
-        assert "this gateway has no generator, only a restorer" in body["detail"]
-        assert "the model set 'tiny'" in body["detail"]
+        message = problem(response, 503, "stage_unavailable")["message"]
+        assert "this gateway has no generator, only a restorer" in message
+        assert "the model set 'tiny'" in message
     assert health.status_code == ready.status_code == 200
     assert (health.json()["status"], health.json()["restores_only"]) == ("healthy", True)
     assert (health.json()["model_loaded"], health.json()["generator_load"]) == (False, None)

@@ -2,7 +2,7 @@
 
 Such a network runs in float32, whatever the settings say. RestoreFormer selects codes, which CodeFormer does
 in float32 for that reason, and what bfloat16 would change in GFPGAN's faces has not been measured on the
-published weights (docs/precision.md).
+published weights (docs/precision.md). See docs/decisions/restorers-without-a-fidelity.md.
 """
 
 from __future__ import annotations
