@@ -188,7 +188,8 @@ def read_catalog(path: Path = BUILT_IN, profile: str | None = None) -> Catalog:
 def _select(catalog: Catalog, profiles: Mapping[str, Any], chosen: str | None) -> Catalog:
     """Return a profile's part of the whole catalog, under the profile's name. Checks every profile."""
     known = {entry.key: entry for entry in catalog.entries}
-    sets: dict[str | None, Catalog] = {None: replace(catalog, entries=tuple(e for e in catalog.entries if e.key == e.role))}
+    plain = tuple(entry for entry in catalog.entries if entry.key == entry.role)
+    sets: dict[str | None, Catalog] = {None: replace(catalog, entries=plain)}
     for name, table in profiles.items():
         keys = list(table["components"])
         if unknown := [key for key in keys if key not in known]:
