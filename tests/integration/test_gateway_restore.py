@@ -180,7 +180,7 @@ async def test_without_a_generator_photos_are_restored_and_prompts_refused_by_na
         restored = await client.post("/restore", FILE, max_faces=1)
         refused = [
             await client.http.post("/generate", json={"prompt": "a face", **more})
-            for more in ({}, {"model_set": "tiny"}, {"dry_run": True})
+            for more in ({}, {"model": "tiny"}, {"dry_run": True})
         ]
         health, ready = await client.http.get("/health"), await client.http.get("/readyz")
     assert restored["face_restoration_applied"]
