@@ -7,6 +7,7 @@ its output is read. Its published tensors are checked by their number and size.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +20,15 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from atelier_restorer.identify import identify
+from atelier_restorer.models import load_models
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.paste import restored_parts
+from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.single_restorer import SingleRestorer
 from atelier_runtime.errors import BadImage
+from atelier_runtime.service_status import NetworkRole
 from tests.parity import recipe
-from tests.tiny_restorer import restoreformer_state
+from tests.tiny_restorer import build_set, restoreformer_state
 
 CPU = torch.device("cpu")
 ROUNDING = 0.5
@@ -168,3 +172,22 @@ def test_logits_of_bisenet_that_are_not_finite_are_refused() -> None:
     state["ffm.convblk.bn.bias"][0] = torch.nan
     with pytest.raises(BadImage):
         FaceParser.from_state_dict(state, CPU).classify(np.zeros((1, 512, 512, 3), np.uint8))
+
+
+def test_a_bisenet_takes_the_place_of_a_sets_parser_and_runs_in_float32(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        state = weights_of(BiSeNet(19), 3)
+    torch.save(state, tmp_path / "parsing_bisenet.pth")
+    chosen = RestorerSettings(
+        model_set=str(build_set(tmp_path / "set")),
+        parser=str(tmp_path / "parsing_bisenet.pth"),
+        device="cpu",
+        dtype="bfloat16",
+        cpu_threads=1,
+    )
+    models = load_models(chosen, (NetworkRole.FACE_PARSER,))
+    assert models.components[NetworkRole.FACE_PARSER].name == "parsing_bisenet"
+    assert models.parser is not None
+    network = models.parser()._network
+    assert isinstance(network, BiSeNet)
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
