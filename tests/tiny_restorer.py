@@ -18,6 +18,8 @@ from facexlib.detection.retinaface import RetinaFace
 from facexlib.parsing.parsenet import ParseNet
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
+from spandrel.architectures.GFPGAN import GFPGAN
+from spandrel.architectures.RestoreFormer import RestoreFormer
 from torch import Tensor
 
 from atelier_restorer.align import CROP_SIZE, TEMPLATE
@@ -46,6 +48,29 @@ def codeformer_state(seed: int = 0) -> dict[str, Tensor]:
         network = CodeFormer(CONFIG)
         torch.nn.init.normal_(network.position_emb)
         return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def gfpgan_state(seed: int = 0) -> dict[str, Tensor]:
+    """Return the weights of a narrow GFPGAN whose noise has an effect."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = GFPGAN(narrow=1 / 16, num_style_feat=8)
+        state = {key: value.clone() for key, value in network.state_dict().items()}
+    for key, value in state.items():
+        if key.startswith("stylegan_decoder.style_conv") and key.endswith((".weight", ".bias")):
+            value += 0.1 if value.numel() == 1 else 0  # the strength of the noise
+    return state
+
+
+def restoreformer_state(seed: int = 0) -> dict[str, Tensor]:
+    """Return the weights of a narrow RestoreFormer, named as in the published file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = RestoreFormer(
+            n_embed=32, embed_dim=16, z_channels=16, ch=32, ch_mult=(1, 1, 1, 1, 1, 1), num_res_blocks=1
+        )
+    state = {f"vqvae.{key}": value.clone() for key, value in network.state_dict().items()}
+    return state | {"vqvae.quantize.utility_counter": torch.zeros(32)}
 
 
 def detector_state(faces: dict[tuple[int, int], float] | None = None) -> dict[str, Tensor]:

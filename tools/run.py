@@ -37,19 +37,20 @@ _END_S = 15.0  # a process ends itself ten seconds after DRAIN_SECONDS
 
 
 class Processes:
-    """The three processes, as a context: leaving it stops them."""
+    """The processes, as a context: leaving it stops them."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
+        self._names = started(environment)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
         with ExitStack() as logs:
             LOGS.mkdir(exist_ok=True)
             # All of them before the first process: if one cannot be written, none is left running.
-            files = {name: logs.enter_context((LOGS / f"{name}.log").open("wb")) for name in NAMES}
+            files = {name: logs.enter_context((LOGS / f"{name}.log").open("wb")) for name in self._names}
             try:
-                for name in NAMES:
+                for name in self._names:
                     self._children[name] = subprocess.Popen(
                         [sys.executable, "-m", f"atelier_{name}", "serve"],
                         env=self._environment,
@@ -93,6 +94,12 @@ class Processes:
         return next((name for name, child in self._children.items() if child.poll() is not None), None)
 
 
+def started(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the processes to start: no generator if the gateway's setting says that there is none."""
+    alone = environment.get("ATELIER_GATEWAY_GENERATOR") == "none"
+    return tuple(name for name in NAMES if not (alone and name == "generator"))
+
+
 def stop_seconds(name: str, environment: Mapping[str, str]) -> float:
     """Return how long a process may take to stop."""
     try:
@@ -102,9 +109,11 @@ def stop_seconds(name: str, environment: Mapping[str, str]) -> float:
 
 
 def all_ready(environment: Mapping[str, str]) -> bool:
-    """Return whether generator and restorer are warm, by grpc.health.v1, and the gateway is ready."""
+    """Return whether the services are warm, by grpc.health.v1, and the gateway is ready."""
     try:
         for name, (port, service) in SERVICES.items():
+            if name not in started(environment):
+                continue
             address = f"127.0.0.1:{environment.get(f'ATELIER_{name.upper()}_PORT', port)}"
             with grpc.insecure_channel(address) as channel:
                 request = health_pb2.HealthCheckRequest(service=service)
@@ -134,7 +143,8 @@ def main() -> int:
     ready = False
     try:
         with Processes(dict(os.environ)) as processes:
-            print("Starting generator, restorer and gateway ...", flush=True)
+            *others, last = started(os.environ)
+            print(f"Starting {', '.join(others)} and {last} ...", flush=True)
             while True:
                 if (name := processes.exited()) is not None:
                     print(f"The {name} stopped. Last lines of {LOGS / name}.log:", file=sys.stderr)

@@ -18,11 +18,12 @@ from atelier_gateway.backends.client import GeneratorClient, RestorerClient
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import Health
+from atelier_gateway.core.without_generator import NoGenerator
 from atelier_gateway.http.errors import ErrorRenderer
 from atelier_gateway.http.meta import add_docs, add_metrics
 from atelier_gateway.http.middleware import RequestContextMiddleware, RootPathMiddleware
 from atelier_gateway.http.transfer import TransferMiddleware, Transfers
-from atelier_gateway.settings import GatewaySettings
+from atelier_gateway.settings import NO_GENERATOR, GatewaySettings
 from atelier_runtime import metrics
 
 
@@ -66,18 +67,19 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _clients(settings: GatewaySettings) -> tuple[GeneratorClient, RestorerClient]:
+def _clients(settings: GatewaySettings) -> tuple[GeneratorClient | NoGenerator, RestorerClient]:
     max_pixels = settings.max_pixels
     wait_s = settings.backend_wait_seconds
     status_timeout_s = settings.status_timeout_seconds
-    return (
-        GeneratorClient(
-            settings.generator, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s
-        ),
-        RestorerClient(
-            settings.restorer, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s
-        ),
+    restorer = RestorerClient(
+        settings.restorer, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s
     )
+    if settings.generator == NO_GENERATOR:
+        return NoGenerator(restorer), restorer
+    generator = GeneratorClient(
+        settings.generator, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s
+    )
+    return generator, restorer
 
 
 def _add_cors(app: FastAPI, settings: GatewaySettings) -> None:

@@ -12,6 +12,8 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from atelier_runtime import defaults
 from atelier_runtime.settings import ProcessSettings
 
+NO_GENERATOR = "none"
+
 _HOST_AND_PORT = r"(\[[0-9A-Fa-f:.%]+\]|[^\s/:,\[\]]+):(\d{1,5})"
 _TARGET = re.compile(
     rf"(dns:(//[^\s/]*/)?)?{_HOST_AND_PORT}|ipv[46]:{_HOST_AND_PORT}(,{_HOST_AND_PORT})*|unix(-abstract)?:\S+"
@@ -55,6 +57,10 @@ def _grpc_target(given: object) -> object:
     return given
 
 
+def _grpc_target_or_none(given: object) -> object:
+    return given if given == NO_GENERATOR else _grpc_target(given)
+
+
 class GatewaySettings(ProcessSettings):
     """Frozen; `atelier_runtime.settings.load` explains a bad value in a line that names the variable."""
 
@@ -63,10 +69,11 @@ class GatewaySettings(ProcessSettings):
     renamed: ClassVar[Mapping[str, str]] = {"stage_wait_seconds": "backend_wait_seconds"}
 
     port: int = Field(7860, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
-    generator: Annotated[str, BeforeValidator(_grpc_target)] = Field(
+    generator: Annotated[str, BeforeValidator(_grpc_target_or_none)] = Field(
         "127.0.0.1:50051",
         min_length=1,
-        description="gRPC address of the generator; calls are balanced over all addresses of a name.",
+        description="gRPC address of the generator; calls are balanced over all addresses of a name. none: "
+        "there is no generator, and photos are restored only.",
     )
     restorer: Annotated[str, BeforeValidator(_grpc_target)] = Field(
         "127.0.0.1:50052", min_length=1, description="gRPC address of the restorer, likewise."

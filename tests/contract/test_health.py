@@ -21,6 +21,7 @@ IDLE = {
 }
 HEALTHY_ON_A_CPU = {
     "status": "healthy",
+    "restores_only": False,
     "model_loaded": True,
     "models_loaded": True,
     "cuda_available": False,

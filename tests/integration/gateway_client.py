@@ -39,10 +39,14 @@ class GatewayClient:
 
 
 @asynccontextmanager
-async def serve_gateway(model_set: Path) -> AsyncIterator[GatewayClient]:
-    """Start a restorer of a model set and a gateway before it, and yield a client."""
+async def serve_gateway(model_set: Path, **others: Any) -> AsyncIterator[GatewayClient]:
+    """Start a restorer of a model set and a gateway before it, and yield a client.
+
+    `others`: settings of the gateway.
+    """
     async with serve(model_set) as restorer:
-        settings = GatewaySettings(restorer=f"127.0.0.1:{restorer.server.port}", max_pixels=2_000_000)
+        address = f"127.0.0.1:{restorer.server.port}"
+        settings = GatewaySettings(restorer=address, max_pixels=2_000_000, **others)
         listener = listen("127.0.0.1", 0)
         server = Server(create_app(settings), settings)
         serving = asyncio.create_task(server.serve(sockets=[listener]))

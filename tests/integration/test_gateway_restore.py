@@ -173,3 +173,21 @@ async def test_faults_of_a_file_and_what_is_dropped_are_warnings(seeing: Path) -
     assert still["warning_codes"] == ["lossy_output", "metadata_dropped"]
     assert b"ftyp" not in file_of(still["image"])
     assert "cut short" in problem(cut, 422, "invalid_request")["fields"][0]["message"]
+
+
+async def test_without_a_generator_photos_are_restored_and_prompts_refused_by_name(seeing: Path) -> None:
+    async with serve_gateway(seeing, generator="none") as client:
+        restored = await client.post("/restore", FILE, max_faces=1)
+        refused = [
+            await client.http.post("/generate", json={"prompt": "a face", **more})
+            for more in ({}, {"model": "tiny"}, {"dry_run": True})
+        ]
+        health, ready = await client.http.get("/health"), await client.http.get("/readyz")
+    assert restored["face_restoration_applied"]
+    for response in refused:
+        message = problem(response, 503, "stage_unavailable")["message"]
+        assert "this gateway has no generator, only a restorer" in message
+        assert "the model set 'tiny'" in message
+    assert health.status_code == ready.status_code == 200
+    assert (health.json()["status"], health.json()["restores_only"]) == ("healthy", True)
+    assert (health.json()["model_loaded"], health.json()["generator_load"]) == (False, None)

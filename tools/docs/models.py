@@ -6,19 +6,25 @@ import tomllib
 from pathlib import Path
 
 from tools.docs.markdown import code, table
+from tools.models.catalogue import UPCOMING_ROLES
 
 CATALOG = Path(__file__).parents[1] / "models/catalogue.toml"
 
 
 def components() -> str:
-    """Return a table of the components of the set `sdxl`: what, how large, under which license."""
+    """Return a table of the components: what, how large, under which license, in which sets."""
     catalog = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
     rows = []
-    for role, component in catalog["components"].items():
+    for key, component in catalog["components"].items():
+        role = component.get("role", key)
+        if role in UPCOMING_ROLES:
+            continue
+        sets = [catalog["name"]] if role == key else []
+        sets += [name for name, profile in catalog["profiles"].items() if key in profile["components"]]
         size = sum(file["bytes"] for file in component["files"])
         license = catalog["licenses"][component["license"]]["name"]
-        rows.append((code(role), component["name"], _size(size), license))
-    return table(("component", "published as", "size", "license"), rows)
+        rows.append((code(role), component["name"], _size(size), license, ", ".join(map(code, sets))))
+    return table(("component", "published as", "size", "license", "in the sets"), rows)
 
 
 def _size(size_bytes: int) -> str:

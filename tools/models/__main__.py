@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
 from atelier_runtime.weights import CheckpointError
 from tools.models.addresses import HUB, hub
@@ -72,6 +73,12 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="default: tools/models/catalogue.toml",
     )
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="make another set of the catalog: commercial (no component for non-commercial use only), "
+        "photo (restoration without SDXL) or photo-commercial (both)",
+    )
     parser.add_argument("--yes", action="store_true", help="fetch without asking (does not accept licenses)")
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="give up on a silent server after this"
@@ -97,7 +104,7 @@ def main(given: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = arguments(given)
     try:
-        catalog = read_catalog(options.catalogue)
+        catalog = read_catalog(options.catalogue, options.profile)
         if options.mirror:
             catalog = catalog.mirrored(options.mirror)
         elif (endpoint := hub(os.environ)) != HUB:
@@ -150,9 +157,12 @@ def make(catalog: Catalog, options: argparse.Namespace) -> None:
             raise Refused("Nothing was fetched.")
         with Client(options.timeout) as client:
             fill(items, folder, FetchContext(client, say, progress, options.retry_pause), trusted)
-        manifest = write_manifest(complete_set(catalog, selection, folder, options), folder)
+        complete = complete_set(catalog, selection, folder, options)
+        manifest = write_manifest(complete, folder)
     print(f"The set '{catalog.name}' is complete: {manifest}")
-    print(f"  ATELIER_GENERATOR_MODEL_SET={folder} ATELIER_RESTORER_MODEL_SET={folder} make run")
+    generates = any(entry.role == NetworkRole.BASE for entry in complete.entries)
+    generator = f"ATELIER_GENERATOR_MODEL_SET={folder}" if generates else "ATELIER_GATEWAY_GENERATOR=none"
+    print(f"  {generator} ATELIER_RESTORER_MODEL_SET={folder} make run")
 
 
 def select(catalog: Catalog, options: argparse.Namespace) -> Catalog:

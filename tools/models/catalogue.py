@@ -14,6 +14,12 @@ from atelier_runtime.service_status import NetworkRole
 from tools.models.addresses import HUB, host_of, is_address, public
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
+UPCOMING_ROLES = frozenset({"identity"})
+"""Roles that no service has yet: their entries are read and checked, but are part of no set.
+
+Remove a role here once `NetworkRole` has it; then the sets that list its entry contain it.
+"""
+
 PICKLES = (".pth", ".pt", ".ckpt")
 LICENSE_ROLE = "license"
 
@@ -68,8 +74,12 @@ class License:
 
 @dataclass(frozen=True)
 class Entry:
-    """One component of the set."""
+    """One component of the set.
 
+    `key`: its name in the catalog, which is its role unless it is an alternative to another entry.
+    """
+
+    key: str
     role: str
     name: str
     path: str
@@ -143,8 +153,8 @@ class Catalog:
         return replace(self, entries=tuple(entries))
 
 
-def read_catalog(path: Path = BUILT_IN) -> Catalog:
-    """Read a catalog file.
+def read_catalog(path: Path = BUILT_IN, profile: str | None = None) -> Catalog:
+    """Read a catalog file; return the set of a profile, by default that of the entries named as their role.
 
     Raises `CatalogError` naming the file, the entry and what is wrong with it.
     """
@@ -152,7 +162,7 @@ def read_catalog(path: Path = BUILT_IN) -> Catalog:
         with path.open("rb") as file:
             data = tomllib.load(file)
         licenses = {key: _license(key, table) for key, table in data[_spelling(data, "licenses")].items()}
-        entries = tuple(_entry(role, table, licenses) for role, table in data["components"].items())
+        entries = tuple(_entry(key, table, licenses) for key, table in data["components"].items())
         catalog = Catalog(
             name=str(data["name"]),
             description=str(data.get("description", "")),
@@ -163,6 +173,7 @@ def read_catalog(path: Path = BUILT_IN) -> Catalog:
             entries=entries,
         )
         _check_paths(catalog)
+        selection = _select(catalog, data.get("profiles", {}), profile)
     except OSError as error:
         raise CatalogError(f"{path}: {error.strerror or error}") from error
     except KeyError as error:
@@ -171,7 +182,31 @@ def read_catalog(path: Path = BUILT_IN) -> Catalog:
         raise CatalogError(f"{path}: too many brackets within each other") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise CatalogError(f"{path}: {error}") from error
-    return catalog
+    return selection
+
+
+def _select(catalog: Catalog, profiles: Mapping[str, Any], chosen: str | None) -> Catalog:
+    """Return a profile's part of the whole catalog, under the profile's name. Checks every profile."""
+    known = {entry.key: entry for entry in catalog.entries}
+    plain = tuple(entry for entry in catalog.entries if entry.key == entry.role)
+    sets: dict[str | None, Catalog] = {None: replace(catalog, entries=plain)}
+    for name, table in profiles.items():
+        keys = list(table["components"])
+        if unknown := [key for key in keys if key not in known]:
+            raise CatalogError(f"profiles.{name}: there is no component {', '.join(unknown)}")
+        entries = tuple(known[key] for key in keys)
+        roles = [entry.role for entry in entries]
+        if twice := {role for role in roles if roles.count(role) > 1}:
+            raise CatalogError(f"profiles.{name}: several components are a {', '.join(sorted(twice))}")
+        description = _text(f"profiles.{name}", table, "description")
+        sets[name] = replace(catalog, name=name, description=description, entries=entries)
+    if chosen not in sets:
+        raise CatalogError(
+            f"there is no profile '{chosen}', only {', '.join(profiles) or 'the whole catalog'}"
+        )
+    selection = sets[chosen]
+    ready = tuple(entry for entry in selection.entries if entry.role not in UPCOMING_ROLES)
+    return replace(selection, entries=ready)
 
 
 def _spelling(table: Mapping[str, Any], key: str) -> str:
@@ -193,14 +228,15 @@ def _license(key: str, table: Mapping[str, Any]) -> License:
     return License(key, _text(where, table, "name"), bool(table.get("must_be_accepted", False)), text)
 
 
-def _entry(role: str, table: Mapping[str, Any], licenses: Mapping[str, License]) -> Entry:
-    where = f"components.{role}"
-    if role not in set(NetworkRole):
+def _entry(key: str, table: Mapping[str, Any], licenses: Mapping[str, License]) -> Entry:
+    where = f"components.{key}"
+    role = _text(where, table, "role") if "role" in table else key
+    if role not in {*NetworkRole, *UPCOMING_ROLES}:
         raise CatalogError(f"{where} is unknown; known are {', '.join(NetworkRole)}")
     path = _text(where, table, "path")
-    key = _text(where, table, _spelling(table, "license"))
-    if key not in licenses:
-        raise CatalogError(f"{where}: the license '{key}' is not in the catalog")
+    license = _text(where, table, _spelling(table, "license"))
+    if license not in licenses:
+        raise CatalogError(f"{where}: the license '{license}' is not in the catalog")
     base = table.get("from")
     files = []
     for number, file in enumerate(table["files"]):
@@ -208,7 +244,7 @@ def _entry(role: str, table: Mapping[str, Any], licenses: Mapping[str, License])
         files.append(_source(f"{where}.files[{number}]", role, file, inner, base))
     if not files:
         raise CatalogError(f"{where} has no files")
-    return Entry(role, _text(where, table, "name"), path, licenses[key], tuple(files))
+    return Entry(key, role, _text(where, table, "name"), path, licenses[license], tuple(files))
 
 
 def _source(where: str, role: str, table: Mapping[str, Any], path: str, base: str | None) -> Source:

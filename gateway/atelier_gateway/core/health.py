@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
+from atelier_gateway.core.without_generator import NoGenerator
 from atelier_runtime.errors import AtelierError, ServiceNotReady
 from atelier_runtime.service_status import NetworkRole, ServiceStatus
 
@@ -17,6 +18,8 @@ class SystemStatus:
 
     generator: ServiceStatus | None
     restorer: ServiceStatus | None
+    restores_only: bool = False
+    """There is no generator, on purpose."""
 
     @property
     def can_generate(self) -> bool:
@@ -31,7 +34,12 @@ class SystemStatus:
 
     @property
     def level(self) -> Literal["healthy", "degraded", "unhealthy"]:
-        """Unhealthy: no image can be generated. Degraded: no face can be restored."""
+        """Unhealthy: no image can be generated. Degraded: no face can be restored.
+
+        Without a generator: unhealthy if no face can be restored.
+        """
+        if self.restores_only:
+            return "healthy" if self.can_restore_faces else "unhealthy"
         if not self.can_generate:
             return "unhealthy"
         return "healthy" if self.can_restore_faces else "degraded"
@@ -56,9 +64,12 @@ class Health:
     def __init__(self, generator: GeneratorBackend, restorer: RestorerBackend) -> None:
         self._generator = generator
         self._restorer = restorer
+        self._restores_only = isinstance(generator, NoGenerator)
 
     async def check(self) -> SystemStatus:
         """Ask both services at once."""
+        if self._restores_only:
+            return SystemStatus(None, await _status_or_none(self._restorer), restores_only=True)
         return SystemStatus(
             *await asyncio.gather(_status_or_none(self._generator), _status_or_none(self._restorer))
         )
@@ -68,8 +79,14 @@ class Health:
         return await _status_or_none(self._generator)
 
     async def require_generator(self) -> None:
-        """Raise `ServiceUnavailable` or `ServiceNotReady` unless images can be generated."""
-        require_ready(await self._generator.status())
+        """Raise `ServiceUnavailable` or `ServiceNotReady` unless images can be generated.
+
+        Without a generator: unless the restorer is ready.
+        """
+        if not self._restores_only:
+            require_ready(await self._generator.status())
+        elif not (await self._restorer.status()).ready:
+            raise ServiceNotReady("The restorer is not ready.")
 
 
 def require_ready(generator: ServiceStatus) -> None:

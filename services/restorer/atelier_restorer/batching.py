@@ -1,4 +1,4 @@
-"""One queue of aligned faces for all requests: those that are waiting go through CodeFormer together.
+"""One queue of aligned faces for all requests: those that are waiting go through the network together.
 
 Nothing waits for a batch to fill. Faces accumulate while the device is busy; when it is free, the next batch
 takes those that are there. A face that fails, is canceled or expires never affects the others.
@@ -38,7 +38,7 @@ RestoredCrop = RgbArray | SkipReason
 
 
 class FaceNetwork(Protocol):
-    """Restores a batch; see `FaceRestorer`."""
+    """Restores a batch; see `FaceRestorer` and `SingleRestorer`."""
 
     def restore(
         self, crops: RgbArray, decodes: Sequence[tuple[int, float]], *, max_batch: int

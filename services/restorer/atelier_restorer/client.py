@@ -240,7 +240,7 @@ def _readable(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> At
 def _restore_request_to_proto(data: bytes, request: RestoreRequest) -> pb.RestoreFacesRequest:
     return pb.RestoreFacesRequest(
         image=image_pb2.Image(data=data),
-        fidelity=request.fidelity,
+        fidelity=request.fidelity if request.sets_fidelity else None,
         rule=_RULE_NUMBERS[request.rule],
         max_faces=request.max_faces,
         min_face_px=request.min_face_px,

@@ -64,6 +64,7 @@ def restore_request_from_proto(message: pb.RestoreFacesRequest) -> RestoreReques
     options["look"] = _look_from_proto(message.look, violations)
     output = wire.output_from_proto(message.output, violations)
     options["output_format"] = output.format
+    options["fidelity_given"] = message.HasField("fidelity")
     if output.quality is not None:
         options["quality"] = output.quality
     options["faces"] = tuple(

@@ -102,7 +102,7 @@ def skip_invisible(candidates: list[Candidate], request: RestoreRequest) -> list
 
 
 class FaceNetworks:
-    """CodeFormer and the face parser."""
+    """The face restorer and the face parser."""
 
     def __init__(
         self,
@@ -129,9 +129,11 @@ class FaceNetworks:
         """Restore the candidates that have not been skipped, each at its own fidelity or at all of `sweep`.
 
         Returns one list of all candidates for each fidelity of the sweep. Each candidate has its `restored`
-        crop, or the reason why there is none.
+        crop, or the reason why there is none. A network without a fidelity runs once for all of them.
         """
-        fidelities = [[c.fidelity] if sweep is None else list(sweep) for c in candidates]
+        network = self._models.codeformer
+        one_answer = network is not None and not network.takes_fidelity  # for all of the sweep
+        fidelities = [[c.fidelity] if sweep is None or one_answer else list(sweep) for c in candidates]
         pending = [i for i, candidate in enumerate(candidates) if candidate.reason is None]
         crops = [crop for i in pending if (crop := candidates[i].crop) is not None]
         results = await self._batcher.restore(crops, [fidelities[i] for i in pending], deadline)
@@ -139,9 +141,10 @@ class FaceNetworks:
         by_index = dict(zip(pending, results, strict=True))
         rounds = []
         for number in range(1 if sweep is None else len(sweep)):
-            row = [replace(c, fidelity=f[number]) for c, f in zip(candidates, fidelities, strict=True)]
+            answer = 0 if one_answer else number
+            row = [replace(c, fidelity=f[answer]) for c, f in zip(candidates, fidelities, strict=True)]
             for i, result in by_index.items():
-                restored = result.crops[number]
+                restored = result.crops[answer]
                 if isinstance(restored, SkipReason):
                     row[i].skip(restored)
                 else:

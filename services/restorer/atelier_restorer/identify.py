@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from facexlib.detection.retinaface import RetinaFace
+from facexlib.parsing.bisenet import BiSeNet
 from facexlib.parsing.parsenet import ParseNet
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.models import with_counters
 from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, sizes_of
+from atelier_restorer.nets.face_restoration import ARCHITECTURES, Architecture, canonical
 from atelier_restorer.nets.rrdbnet_layout import rrdbnet_shapes
 
 _MAX_LISTED = 10
@@ -53,7 +55,7 @@ def identify(state: Mapping[str, Tensor]) -> Identity:
         UnknownNetworkError: it is neither, or is incomplete; the first ten tensors that differ from the
             closest network are listed, the rest counted.
     """
-    state = with_counters(state)
+    state = with_counters(canonical(state))
     closest = max(_our_networks(state), key=lambda known: _similarity(known.network.state_dict(), state))
     overlap = _overlap(closest.network.state_dict(), state)
     if overlap < _CORRUPT_OVERLAP:
@@ -100,9 +102,22 @@ def _our_networks(state: Mapping[str, Tensor]) -> Iterator[_KnownNetwork]:
             config = {"backbone": backbone, "pyramid_channels": width}
             yield _KnownNetwork(network.model_name, "detector", network, config)
         parser = ParseNet(in_size=CROP_SIZE, out_size=CROP_SIZE, parsing_ch=_PARSER_CLASSES)
-        yield _KnownNetwork(
-            "parsenet", "parser", parser, {"image_size": CROP_SIZE, "classes": _PARSER_CLASSES}
-        )
+        config = {"image_size": CROP_SIZE, "classes": _PARSER_CLASSES}
+        yield _KnownNetwork("parsenet", "parser", parser, config)
+        yield _KnownNetwork("bisenet", "parser", BiSeNet(_PARSER_CLASSES), config)
+        for architecture in ARCHITECTURES:
+            yield _single_restorer(architecture, state)
+
+
+def _single_restorer(architecture: Architecture, state: Mapping[str, Tensor]) -> _KnownNetwork:
+    """Build a face restorer without a fidelity, with the published sizes if the shapes imply no others."""
+    sizes: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        sizes = architecture.sizes_of(state)
+    network = architecture.network(**sizes)
+    config = {"image_size": CROP_SIZE, "fidelity": False, **sizes}
+    config.pop("out_size", None)  # the same
+    return _KnownNetwork(architecture.name.lower(), "codeformer", network, config)
 
 
 def _codeformer(sizes: CodeFormerConfig) -> _KnownNetwork:

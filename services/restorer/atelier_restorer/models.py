@@ -1,7 +1,8 @@
 """The networks of a model set that restore faces, loaded into one device's memory.
 
     detector     RetinaFace, float32
-    codeformer   CodeFormer; generates in the dtype of the settings, selects codes in a dtype of its own
+    codeformer   CodeFormer; generates in the dtype of the settings, selects codes in a dtype of its own.
+                 Or GFPGAN or RestoreFormer, float32 (`single_restorer`)
     upscaler     any network that spandrel loads, in the dtype of the settings if it supports it
     parser       ParseNet, in the dtype of the settings, put onto the device on first use
 
@@ -25,13 +26,14 @@ import torch
 
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.batching import RestoredCrop
+from atelier_restorer.crop_batches import bucket, network_input, restored_crops
 from atelier_restorer.detect import FaceDetector
 from atelier_restorer.nets.codeformer import CodeFormer, filled
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
+from atelier_restorer.single_restorer import SingleRestorer, is_single, telling_name
 from atelier_runtime.device import choose_device, choose_dtype, computes_in_bfloat16
 from atelier_runtime.images import RgbArray
-from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.processors import usable_processors
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
@@ -45,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 class FaceRestorer:
     """CodeFormer on uint8 crops."""
+
+    takes_fidelity = True
 
     def __init__(
         self,
@@ -87,26 +91,11 @@ class FaceRestorer:
         are given. A face whose output has non-finite values yields `NOT_FINITE`; the others are not affected.
         """
         batch_size = functools.partial(bucket, max_batch=max_batch if self._fixed_batches else 0)
-        x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
-        x = x[filled(len(x), batch_size)].contiguous(memory_format=self._memory_format)
-        x = (x.float() / 255.0 - 0.5) / 0.5
+        x = network_input(crops, filled(len(crops), batch_size), self._device, self._memory_format)
         rows = [decodes[row] for row in filled(len(decodes), batch_size)]
         indices, fidelities = zip(*rows, strict=True)
         output = self.network(x, torch.tensor(fidelities), indices=indices, batch_size=batch_size)
-        image = output.image[: len(decodes)].float()
-        finite = torch.isfinite(image).flatten(1).all(dim=1).tolist()
-        pixels = image.clamp_(-1, 1).add_(1).mul_(127.5).round_().nan_to_num_().to(torch.uint8)
-        restored = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return [restored[i] if finite[i] else SkipReason.NOT_FINITE for i in range(len(decodes))]
-
-
-def bucket(count: int, max_batch: int | None) -> int:
-    """Return the batch size at which `count` rows run: the next power of two, at most `max_batch` if given.
-
-    More rows than `max_batch` stay as many as they are.
-    """
-    power = 1 << (count - 1).bit_length()
-    return power if max_batch is None else max(count, min(power, max_batch))
+        return restored_crops(output.image[: len(decodes)].float())
 
 
 @dataclass(frozen=True)
@@ -122,16 +111,26 @@ class Models:
     device: torch.device
     dtype: torch.dtype
     detector: FaceDetector | None
-    codeformer: FaceRestorer | None
+    codeformer: FaceRestorer | SingleRestorer | None
     upscaler: Upscaler | None
     parser: Callable[[], FaceParser] | None
 
     @property
     def name(self) -> str:
         """Name of what is loaded: the model set's, then the single files that replace its components."""
-        files = [c.path.name for c in self.components.values() if c.single_file]
+        files = [self._file_name(c) for c in self.components.values() if c.single_file]
         from_the_set = len(files) < len(self.components) or not files
         return " + ".join([*([self.model_set.name] if from_the_set else []), *files])
+
+    def _file_name(self, component: Component) -> str:
+        if component.role is NetworkRole.FACE_RESTORER and isinstance(self.codeformer, SingleRestorer):
+            return telling_name(component.path.name, self.codeformer.architecture.name)
+        return component.path.name
+
+    @property
+    def main_dtype(self) -> torch.dtype:
+        """The dtype that faces are restored in."""
+        return self.codeformer.dtype if isinstance(self.codeformer, SingleRestorer) else self.dtype
 
     @property
     def match_tone(self) -> bool:
@@ -194,13 +193,16 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         device=device,
         dtype=dtype,
         detector=_load_detector(detector, device) if detector else None,
-        codeformer=_load_codeformer(codeformer, device, dtype, settings) if codeformer else None,
+        codeformer=_load_face_restorer(codeformer, device, dtype, settings) if codeformer else None,
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
         parser=_lazy_parser(parser, device, dtype) if parser else None,
     )
     if models.detector and detector and detector.single_file:
         # Clients refer to a detector by the network's name; a file's name says little.
         components[NetworkRole.FACE_DETECTOR] = replace(detector, name=models.detector.name)
+    if codeformer and isinstance(models.codeformer, SingleRestorer):
+        name = telling_name(codeformer.name, models.codeformer.architecture.name)
+        components[NetworkRole.FACE_RESTORER] = replace(codeformer, name=name)
     for component in components.values():
         logger.info("network loaded", extra={"role": component.role, "network": component.name})
     if warning := models.mixture_warning:
@@ -267,11 +269,14 @@ def _lazy_parser(component: Component, device: torch.device, dtype: torch.dtype)
     return functools.cache(lambda: FaceParser.from_state_dict(state, device, dtype))
 
 
-def _load_codeformer(
+def _load_face_restorer(
     component: Component, device: torch.device, dtype: torch.dtype, settings: RestorerSettings
-) -> FaceRestorer:
+) -> FaceRestorer | SingleRestorer:
+    state = _state_dict(component)
+    if is_single(state):
+        return _load_single_restorer(component, state, device)
     try:
-        network = CodeFormer.from_state_dict(_state_dict(component))
+        network = CodeFormer.from_state_dict(state)
     except ValueError as error:
         raise StartupError(f"{component.setting}: the codeformer {component.path}: {error}") from error
     if network.config.image_size != CROP_SIZE:
@@ -283,6 +288,20 @@ def _load_codeformer(
     logger.info(
         "CodeFormer loaded successfully",
         extra={"file": str(component.path), "network": component.name, "dtype": str(dtype).split(".")[-1]},
+    )
+    return restorer
+
+
+def _load_single_restorer(
+    component: Component, state: Mapping[str, torch.Tensor], device: torch.device
+) -> SingleRestorer:
+    try:
+        restorer = SingleRestorer(state, device)
+    except ValueError as error:
+        raise StartupError(f"{component.setting}: the face restorer {component.path}: {error}") from error
+    logger.info(
+        "face restorer without a fidelity loaded",
+        extra={"file": str(component.path), "network": restorer.architecture.name, "dtype": "float32"},
     )
     return restorer
 

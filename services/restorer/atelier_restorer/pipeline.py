@@ -38,6 +38,7 @@ from atelier_restorer.request import (
     DetectRequest,
     DetectResult,
     Face,
+    FaceOutcome,
     MaskKind,
     RestoreRequest,
     RestoreResult,
@@ -52,6 +53,7 @@ from atelier_restorer.restoration import (
 )
 from atelier_restorer.selection import select_faces
 from atelier_restorer.settings import RestorerSettings
+from atelier_restorer.single_restorer import SingleRestorer
 from atelier_runtime import defaults
 from atelier_runtime.device_job import Job
 from atelier_runtime.device_worker import DeviceWorker
@@ -127,7 +129,7 @@ class RestorerPipeline:
         if models.codeformer:
             crop = models.codeformer.restore(rgb[None], [(0, RestoreRequest().fidelity)])[0]
             if isinstance(crop, SkipReason):
-                raise StartupError("MODEL_SET: CodeFormer's warm-up output has non-finite values")
+                raise StartupError("MODEL_SET: the face restorer's warm-up output has non-finite values")
 
     async def detect(
         self, image: InputImage, request: DetectRequest, deadline: float | None = None
@@ -216,6 +218,7 @@ class RestorerPipeline:
             warnings.append(ResponseWarning(WarningCode.NOT_LOADED, message))
         elif request.max_faces:
             candidates = await self._candidates(rgb, request, call, warnings)
+            warnings += self._ignored_fidelity(request, sweep)
         background = None
         if not request.aligned:  # an aligned face is upscaled together with its image
             background = self._background.submit(picture, request, gray, call.device, call.deadline)
@@ -233,9 +236,22 @@ class RestorerPipeline:
     def _missing(self, request: RestoreRequest) -> str | None:
         """Return the network without which no face can be restored as requested."""
         if self._models.codeformer is None:
-            return "CodeFormer"
+            return "face restorer"
         detects = not request.aligned and not request.faces
         return "face detector" if detects and self._models.detector is None else None
+
+    def _ignored_fidelity(
+        self, request: RestoreRequest, sweep: Sequence[float] | None
+    ) -> list[ResponseWarning]:
+        """Return a warning if fidelities were given and the network has none."""
+        network = self._models.codeformer
+        edits = any(edit.fidelity is not None for edit in request.faces)
+        if not isinstance(network, SingleRestorer) or not (request.sets_fidelity or edits or sweep):
+            return []
+        message = f"{network.architecture.name} has no fidelity: the value has no effect."
+        if sweep is not None:
+            message = f"{network.architecture.name} has no fidelity: the images of all values are the same."
+        return [ResponseWarning(WarningCode.FIDELITY_IGNORED, message)]
 
     async def _candidates(
         self, rgb: RgbArray, request: RestoreRequest, call: Call, warnings: list[ResponseWarning]
@@ -342,12 +358,17 @@ class RestorerPipeline:
             background=background,
             changed=changed,
             patches=patches_of(candidates, request.upscale),
-            outcomes=tuple(outcome_of(candidate, request) for candidate in candidates),
+            outcomes=tuple(self._outcome(candidate, request) for candidate in candidates),
             reason=overall_reason(candidates, request, missing),
             warnings=(*warnings, *more),
             tone_matched=any(c.tone_matched for c in candidates if c.restored is not None),
             stages=tuple(call.cpu.reports),
         )
+
+    def _outcome(self, candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
+        outcome = outcome_of(candidate, request)
+        takes = self._models.codeformer is None or self._models.codeformer.takes_fidelity
+        return outcome if takes else replace(outcome, fidelity=None)
 
     def _free_memory(self) -> None:
         """Release cached device memory, so that the next attempt has all of it."""

@@ -109,7 +109,8 @@ class FaceEdit:
 class RestoreRequest:
     """Which faces of an image to restore, and how. The proto documents each field.
 
-    `match_tone` None: the model set's default. `output_format` None: the input's.
+    `match_tone` None: the model set's default. `output_format` None: the input's. `fidelity_given`: the
+    caller set it, and is told if it has no effect.
     """
 
     fidelity: float = defaults.FIDELITY
@@ -132,10 +133,16 @@ class RestoreRequest:
     return_crops: bool = False
     output_format: OutputFormat | None = None
     quality: int = defaults.QUALITY
+    fidelity_given: bool = False
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
         raise_violations(self._violations())
+
+    @property
+    def sets_fidelity(self) -> bool:
+        """Whether the caller set the fidelity; one that is not the default's was."""
+        return self.fidelity_given or self.fidelity != defaults.FIDELITY
 
     def _violations(self) -> Iterator[FieldViolation]:
         ranges: dict[str, tuple[float, float]] = {

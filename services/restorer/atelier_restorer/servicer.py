@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from functools import partial
@@ -15,7 +16,7 @@ from atelier_restorer.codec import encode_result
 from atelier_restorer.compilation import compile_codeformer
 from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.limits import check_response
-from atelier_restorer.models import ROLES, Models, batch_for, load_models
+from atelier_restorer.models import ROLES, FaceRestorer, Models, batch_for, load_models
 from atelier_restorer.pipeline import RestorerPipeline
 from atelier_restorer.request import RestoreRequest, RestoreResult
 from atelier_restorer.settings import RestorerSettings
@@ -25,6 +26,8 @@ from atelier_runtime.images.workers import ImageWorkers
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.service import LoadedModels, StatusServicer, deadline_of
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
+
+logger = logging.getLogger(__name__)
 
 
 class RestorerService:
@@ -70,15 +73,18 @@ class RestorerService:
             model_set=models.name,
             networks=tuple(LoadedNetwork(c.role, c.name) for c in models.components.values()),
             device=models.device,
-            dtype=models.dtype,
+            dtype=models.main_dtype,
         )
 
     def warm_up(self) -> None:
         """Run every network once, then compile what the settings ask for. Raises `StartupError`."""
         self.pipeline.warm_up()
-        if self.models.codeformer is not None:
+        restorer = self.models.codeformer
+        if isinstance(restorer, FaceRestorer):
             max_batch = self.settings.max_batch or batch_for(self.models.device)
-            compile_codeformer(self.models.codeformer, self.settings, max_batch=max_batch)
+            compile_codeformer(restorer, self.settings, max_batch=max_batch)
+        elif restorer is not None and self.settings.compile != "off":
+            logger.warning(f"COMPILE={self.settings.compile}: {restorer.architecture.name} is not compiled")
 
     def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
         """Add the servicer to the server."""

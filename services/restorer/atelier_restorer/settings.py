@@ -20,16 +20,24 @@ class RestorerSettings(settings.ServiceSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="dtype that CodeFormer generates in, and of face parser and upscaler; auto: bfloat16 on "
-        "a GPU or CPU that computes in it, else float32. Faces are found in float32.",
+        "a GPU or CPU that computes in it, else float32. Faces are found in float32; GFPGAN, RestoreFormer "
+        "and BiSeNet run in float32.",
     )
     encoder_dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="dtype that CodeFormer selects codes in. bfloat16 is faster where the device computes in "
         "it, but selects other codes for about one part of a face in a hundred.",
     )
-    codeformer: str = Field("", description="Checkpoint file to use instead of the model set's CodeFormer.")
+    codeformer: str = Field(
+        "",
+        description="Checkpoint file to use instead of the model set's face restorer: CodeFormer, GFPGAN or "
+        "RestoreFormer.",
+    )
     detector: str = Field("", description="Checkpoint file to use instead of the model set's face detector.")
-    parser: str = Field("", description="Checkpoint file to use instead of the model set's face parser.")
+    parser: str = Field(
+        "",
+        description="Checkpoint file to use instead of the model set's face parser: ParseNet or BiSeNet.",
+    )
     upscaler: str = Field("", description="Checkpoint file to use instead of the model set's upscaler.")
     max_batch: int = Field(
         0,

@@ -44,6 +44,7 @@ class WarningCode(StrEnum):
     RESTORER_FAILED = "restorer_failed"
     FACES_OMITTED = "faces_omitted"
     IMAGE_DAMAGED = "image_damaged"
+    FIDELITY_IGNORED = "fidelity_ignored"
     DETECT_SIZE_LIMITED = "detect_size_limited"
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier_restorer.models import FaceRestorer, bucket
+from atelier_restorer.crop_batches import bucket
+from atelier_restorer.models import FaceRestorer
 from atelier_restorer.nets.codeformer import CodeFormer
 from tests.tiny_restorer import codeformer_state
 

@@ -19,7 +19,13 @@ from atelier_restorer.__main__ import main
 from atelier_restorer.identify import UnknownNetworkError, identify
 from atelier_restorer.nets.codeformer import CodeFormer
 from tests.parity import recipe
-from tests.tiny_restorer import CONFIG, codeformer_state, detector_state
+from tests.tiny_restorer import (
+    CONFIG,
+    codeformer_state,
+    detector_state,
+    gfpgan_state,
+    restoreformer_state,
+)
 
 Inspect = Callable[..., tuple[int, str, str]]
 
@@ -191,6 +197,32 @@ def test_an_upscaler_of_gray_images_is_refused() -> None:
     state = Compact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=1, upscale=2).state_dict()
     with pytest.raises(UnknownNetworkError, match="does not work on RGB"):
         identify(state)
+
+
+def test_face_restorers_without_a_fidelity_are_identified(inspect: Inspect, tmp_path: Path) -> None:
+    torch.save({"params_ema": gfpgan_state()}, tmp_path / "g.pth")
+    torch.save({"state_dict": restoreformer_state()}, tmp_path / "r.ckpt")
+    code, out, err = inspect(tmp_path / "g.pth", tmp_path / "r.ckpt")
+    assert (code, err) == (0, "")
+    gfpgan, restoreformer = (json.loads(line) for line in out.splitlines())
+    assert (gfpgan["network"], gfpgan["role"]) == ("gfpgan", "codeformer")
+    assert gfpgan["config"].items() >= {"image_size": 512, "fidelity": False, "narrow": 1 / 16}.items()
+    assert (restoreformer["network"], restoreformer["role"]) == ("restoreformer", "codeformer")
+    assert restoreformer["config"].items() >= {"n_embed": 32, "ch": 32, "num_res_blocks": 1}.items()
+
+
+@pytest.mark.parametrize(
+    ("state", "name"), [(gfpgan_state, "gfpgan"), (restoreformer_state, "restoreformer")]
+)
+def test_an_incomplete_face_restorer_is_reported_tensor_by_tensor(
+    state: Callable[[], dict[str, Tensor]], name: str
+) -> None:
+    whole = state()
+    lost = list(whole)[40]
+    broken = {key: tensor for key, tensor in whole.items() if key != lost}
+    with pytest.raises(UnknownNetworkError, match=f"closest is {name}, ") as caught:
+        identify(broken)
+    assert differences(caught) == [f"{lost.removeprefix('vqvae.')} is missing"]
 
 
 def test_a_file_that_is_not_ours_fails_and_the_others_are_reported(inspect: Inspect, tmp_path: Path) -> None:

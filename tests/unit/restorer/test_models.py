@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from atelier_restorer.__main__ import main
-from atelier_restorer.models import load_models
+from atelier_restorer.models import FaceRestorer, load_models
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
 from atelier_runtime.service_status import NetworkRole
@@ -229,7 +229,7 @@ def test_what_runs_in_which_dtype(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
     build_set(tmp_path, codeformer=codeformer_state(), detector=detector_state())
     models = load_models(settings_for(tmp_path, **{"dtype": "auto"} | given))
-    assert models.codeformer and models.detector
+    assert isinstance(models.codeformer, FaceRestorer) and models.detector
     assert models.dtype == generator
     network = models.codeformer.network
     assert network.generator.blocks[0].weight.dtype == generator

@@ -11,7 +11,7 @@ import pytest
 
 from atelier_runtime.service_status import NetworkRole
 from tools.models.__main__ import main
-from tools.models.catalogue import BUILT_IN, CatalogError, read_catalog
+from tools.models.catalogue import BUILT_IN, UPCOMING_ROLES, CatalogError, read_catalog
 
 LICENSE = """
 [licenses.free]
@@ -45,6 +45,55 @@ def test_the_shipped_catalog_has_every_role_and_every_checksum() -> None:
     }
     assert [license.key for license in catalog.licenses if license.must_be_accepted] == ["s-lab", "parsenet"]
     assert (catalog.name, catalog.max_side, catalog.size_multiple) == ("sdxl", None, 8)
+
+
+PROFILES = ("commercial", "photo", "photo-commercial")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_is_a_set_of_its_own_with_every_checksum(profile: str) -> None:
+    catalog = read_catalog(profile=profile)
+    assert catalog.name == profile and catalog.description != read_catalog().description
+    roles = [str(entry.role) for entry in catalog.entries]
+    faces = ["upscaler", "detector", "codeformer", "parser"]
+    assert roles == (faces if "photo" in profile else ["base", "refiner", *faces])
+    sources = [source for entry in catalog.entries for source in entry.files]
+    texts = [license.text for license in catalog.licenses]
+    assert all(source.sha256 and source.url.startswith("https://") for source in (*sources, *texts))
+    assert not any("/main/" in source.url or "/master/" in source.url for source in (*sources, *texts))
+
+
+@pytest.mark.parametrize("profile", ["commercial", "photo-commercial"])
+def test_nothing_of_the_commercial_sets_is_for_non_commercial_use_only(profile: str) -> None:
+    catalog = read_catalog(profile=profile)
+    names = {entry.role: entry.name for entry in catalog.entries}
+    assert (names["codeformer"], names["parser"]) == ("RestoreFormer", "bisenet")
+    assert not [
+        lic.name for lic in catalog.licenses if lic.must_be_accepted or "NON-COMM" in lic.name.upper()
+    ]
+
+
+def test_the_photo_set_asks_for_the_same_licenses_as_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [lic.key for lic in read_catalog(profile="photo").licenses if lic.must_be_accepted]
+    assert keys == ["s-lab", "parsenet"]
+    assert main(["--list", "--profile", "photo"]) == 0
+    out = capsys.readouterr().out
+    assert "The set 'photo'" in out and "\nbase:" not in out and "Total: 638.53 MB" in out
+
+
+def test_a_role_that_no_service_has_yet_is_in_no_set() -> None:
+    assert UPCOMING_ROLES
+    listed = tomllib.loads(BUILT_IN.read_text())
+    assert listed["components"].keys() >= UPCOMING_ROLES
+    assert all("identity" in profile["components"] for profile in listed["profiles"].values())
+    for profile in (None, *PROFILES):
+        assert not UPCOMING_ROLES & {entry.role for entry in read_catalog(profile=profile).entries}
+
+
+def test_an_unknown_profile_is_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--profile", "painting"]) == 2
+    err = capsys.readouterr().err
+    assert "no profile 'painting', only commercial, photo, photo-commercial" in err
 
 
 def test_the_shipped_base_and_refiner_have_what_the_generator_loads() -> None:
@@ -111,6 +160,18 @@ def test_a_mirror_takes_the_place_of_the_scheme() -> None:
         (LICENSE + COMPONENT.replace('"parser.safetensors"', '"../p.safetensors"'), "leads out of the set"),
         (LICENSE + COMPONENT.replace('"parser.safetensors"', '"licences/free.txt"'), "is taken"),
         (LICENSE + COMPONENT.replace('"parser.safetensors"', '"manifest.json"'), "is taken"),
+        (LICENSE + COMPONENT + '[profiles.p]\ncomponents = ["x"]', "profiles.p: there is no component x"),
+        (
+            LICENSE + COMPONENT + '[profiles.p]\ncomponents = ["parser"]',
+            "profiles.p: description must be a string",
+        ),
+        (
+            LICENSE
+            + COMPONENT
+            + COMPONENT.replace("components.parser", "components.other").replace('"p', '"q')
+            + 'role = "parser"\n[profiles.p]\ndescription = ""\ncomponents = ["parser", "other"]',
+            "profiles.p: several components are a parser",
+        ),
     ],
 )
 def test_an_invalid_catalog_is_refused_with_the_entry(tmp_path: Path, text: str, complaint: str) -> None:

@@ -41,9 +41,9 @@ def write_programs(folder: Path, stubborn: str = "") -> None:
         (package / "__main__.py").write_text(PROGRAM.format(name=name, stubborn=stubborn))
 
 
-def wait_until_up(folder: Path) -> None:
+def wait_until_up(folder: Path, names: tuple[str, ...] = run.NAMES) -> None:
     deadline = time.monotonic() + 60
-    while not all((folder / f"{name}.up").exists() for name in run.NAMES):
+    while not all((folder / f"{name}.up").exists() for name in names):
         assert time.monotonic() < deadline, "the programs did not start"
         time.sleep(0.01)
 
@@ -70,6 +70,18 @@ def test_after_ctrl_c_the_services_run_until_the_gateway_has_finished(tmp_path: 
     assert process.returncode == 0 and "Stopped" in output
     ended = (tmp_path / "ended").read_text().split()
     assert ended[0] == "gateway" and set(ended[1:]) == {"generator", "restorer"}
+
+
+def test_without_a_generator_the_other_two_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_programs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    environment = {"ATELIER_GATEWAY_GENERATOR": "none"}
+    with run.Processes(environment) as processes:
+        assert list(processes._children) == ["restorer", "gateway"]
+        wait_until_up(tmp_path, run.started(environment))
+    assert sorted((tmp_path / "ended").read_text().split()) == ["gateway", "restorer"]
 
 
 @pytest.mark.parametrize("stubborn", run.NAMES)

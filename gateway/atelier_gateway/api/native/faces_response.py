@@ -67,7 +67,10 @@ class FaceReport(FoundFace):
 
     restored: bool
     reason: SkipReason | None = Field(None, description="Why it was not restored.")
-    fidelity: float | None = Field(None, description="CodeFormer's w that was used; null if not restored.")
+    fidelity: float | None = Field(
+        None,
+        description="CodeFormer's w that was used; null if not restored, or if the network has none.",
+    )
 
 
 class RestoredFace(FaceReport):

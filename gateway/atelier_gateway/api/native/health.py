@@ -35,6 +35,10 @@ class HealthAnswer(BaseModel):
     status: Literal["healthy", "degraded", "unhealthy"] = Field(
         description="degraded: images are generated, but the restorer or one of its networks is missing."
     )
+    restores_only: bool = Field(
+        description="This gateway has no generator and only restores photos. healthy then means that faces "
+        "are found and restored."
+    )
     model_loaded: bool = Field(description="The generating network is loaded and warm.")
     models_loaded: bool = Field(description="The networks of both services are loaded and warm.")
     cuda_available: bool
@@ -95,7 +99,8 @@ def add_routes(router: APIRouter, health: Health) -> None:
         "/health",
         "health",
         get_health,
-        description="Report what is working: 200 if images can be generated, otherwise 503.",
+        description="Report what is working: 200 if images can be generated (without a generator: faces "
+        "restored), otherwise 503.",
         responses=answers,
     )
     get("/livez", "livez", get_livez, description="Report that this process is alive.")
@@ -103,7 +108,8 @@ def add_routes(router: APIRouter, health: Health) -> None:
         "/readyz",
         "readyz",
         get_readyz,
-        description="Report whether the generator is ready: 200 if it is, otherwise 503.",
+        description="Report whether the generator (without one: the restorer) is ready: 200 if it is, "
+        "otherwise 503.",
         responses=not_ready,
     )
     get("/", "root", get_root, description="Return name and version.", responses={200: {"model": RootAnswer}})
@@ -115,6 +121,7 @@ def health_answer(system: SystemStatus) -> HealthAnswer:
     has_base = system.generator_has(NetworkRole.BASE)
     return HealthAnswer(
         status=system.level,
+        restores_only=system.restores_only,
         model_loaded=has_base,
         models_loaded=has_base and system.can_restore_faces,
         cuda_available=system.on_cuda,

@@ -63,8 +63,12 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
     )
     faces = parser.add_argument_group("faces")
     low, high = defaults.FIDELITY_RANGE
-    _add_number(
-        faces, "--fidelity", float, "W", f"CodeFormer's w: {low:g} looks best, {high:g} is closest to IN"
+    faces.add_argument(
+        "--fidelity",
+        type=float,
+        metavar="W",
+        help=f"CodeFormer's w: {low:g} looks best, {high:g} is closest to IN; others have none "
+        f"(default {defaults.FIDELITY:g})",
     )
     faces.add_argument("--aligned", action="store_true", help=_ALIGNED_HELP)
     faces.add_argument(
@@ -217,9 +221,15 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
     in_process.add_argument(
         "--model-set", metavar="DIR", help="folder with a manifest.json, or demo (default demo)"
     )
-    in_process.add_argument("--codeformer", metavar="FILE", help="checkpoint instead of the set's CodeFormer")
+    in_process.add_argument(
+        "--codeformer",
+        metavar="FILE",
+        help="checkpoint instead of the set's face restorer: CodeFormer, GFPGAN or RestoreFormer",
+    )
     in_process.add_argument("--detector", metavar="FILE", help="checkpoint instead of the set's RetinaFace")
-    in_process.add_argument("--parser", metavar="FILE", help="checkpoint instead of the set's ParseNet")
+    in_process.add_argument(
+        "--parser", metavar="FILE", help="checkpoint instead of the set's face parser: ParseNet or BiSeNet"
+    )
     in_process.add_argument("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     in_process.add_argument(
         "--dtype",
@@ -290,7 +300,6 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
     """Return the request, without its output format. Raises `UsageError` naming every flag out of range."""
     names = (
         *(
-            "fidelity",
             "aligned",
             "max_faces",
             "min_face_px",
@@ -303,6 +312,8 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
     try:
         return RestoreRequest(
             **({name: getattr(args, name) for name in names} | _faces(args)),
+            fidelity=defaults.FIDELITY if args.fidelity is None else args.fidelity,
+            fidelity_given=args.fidelity is not None,
             return_crops=args.save_crops is not None,
             rule=FaceRule(args.rule),
             look=Look(args.look),
