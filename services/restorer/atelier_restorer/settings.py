@@ -31,6 +31,16 @@ class RestorerSettings(settings.ServiceSettings):
     detector: str = Field("", description="Checkpoint file to use instead of the model set's face detector.")
     parser: str = Field("", description="Checkpoint file to use instead of the model set's face parser.")
     upscaler: str = Field("", description="Checkpoint file to use instead of the model set's upscaler.")
+    identity: str = Field(
+        "", description="ONNX file to use instead of the model set's network that tells people apart."
+    )
+    min_similarity: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="Least likeness (cosine) that the guard of faces asks for unless a request says otherwise. "
+        "Default: the model set's, which holds for its own identity network only.",
+    )
     max_batch: int = Field(
         0,
         ge=0,

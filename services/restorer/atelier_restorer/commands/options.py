@@ -12,18 +12,19 @@ from pydantic import ValidationError
 from atelier_restorer.client import MAX_CONCURRENCY
 from atelier_restorer.commands.faces import read_face_edits
 from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX
-from atelier_restorer.request import DetectRequest, FaceRule, MaskKind, RestoreRequest
+from atelier_restorer.request import DetectRequest, FaceRule, IdentityMode, MaskKind, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images, settings
 from atelier_runtime.errors import AtelierError, InvalidRequest
 from atelier_runtime.settings import BUILT_IN, StartupError
 
 _PREFIX = str(RestorerSettings.model_config["env_prefix"])
-_CHECKPOINTS = ("codeformer", "detector", "parser", "upscaler")
+_CHECKPOINTS = ("codeformer", "detector", "parser", "upscaler", "identity")
 _IN_PROCESS = ("model_set", *_CHECKPOINTS, "device", "dtype")
 """Settings that have a flag; with --server they are up to that service."""
 _CONCURRENCY_IN_PROCESS = 2  # while the networks work on one image, another is decoded or encoded
 _CONCURRENCY_AT_SERVER = 4
+_FLAG_OF_SETTING = {"identity": "--identity-network"}
 _FLAG_OF_FIELD = {"use_upscaler": "--no-upscaler", "detect_size_px": "--detect-size"}
 
 _ALIGNED_HELP = "IN is a single face of 512x512 px, already aligned"
@@ -93,6 +94,14 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         "network finds (default %(default)s)",
     )
     _add_match_tone(faces)
+    _add_identity(faces, [mode.value for mode in IdentityMode])
+    _add_number(
+        faces,
+        "--min-similarity",
+        float,
+        "S",
+        "with --identity guard: least cosine of before and after, -1 to 1 (default: set by the model set)",
+    )
     image = parser.add_argument_group("image")
     image.add_argument(
         "--upscale",
@@ -169,6 +178,7 @@ def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
     parser.add_argument("--aligned", action="store_true", help=_ALIGNED_HELP)
     _add_number(parser, "--max-faces", int, "N", _MAX_FACES_HELP)
     _add_match_tone(parser)
+    _add_identity(parser, [IdentityMode.OFF.value, IdentityMode.REPORT.value])
     _add_connection_flags(parser)
 
 
@@ -184,6 +194,21 @@ def _add_match_tone(group: argparse._ActionsContainer) -> None:
         action=argparse.BooleanOptionalAction,
         help="match the tone of a restored face to its surroundings, so that no visible box remains "
         "around the face (default: set by the model set; on for the built-in set)",
+    )
+
+
+def _add_identity(group: argparse._ActionsContainer, modes: list[str]) -> None:
+    guard = (
+        "; guard raises the fidelity of a face that would become somebody else, or leaves it as it was"
+        if IdentityMode.GUARD in modes
+        else ""
+    )
+    group.add_argument(
+        "--identity",
+        dest="identity_mode",
+        choices=modes,
+        help="report how alike each face is to the face before, or do not measure it"
+        f"{guard} (default: report where an identity network is loaded)",
     )
 
 
@@ -207,6 +232,12 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
     in_process.add_argument("--codeformer", metavar="FILE", help="checkpoint instead of the set's CodeFormer")
     in_process.add_argument("--detector", metavar="FILE", help="checkpoint instead of the set's RetinaFace")
     in_process.add_argument("--parser", metavar="FILE", help="checkpoint instead of the set's ParseNet")
+    in_process.add_argument(
+        "--identity-network",
+        dest="identity",
+        metavar="FILE",
+        help="ONNX file instead of the set's identity network",
+    )
     in_process.add_argument("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     in_process.add_argument(
         "--dtype",
@@ -232,7 +263,7 @@ def check_connection_flags(args: argparse.Namespace) -> None:
         if args.timeout is not None:
             raise UsageError("--timeout is for --server; without it there is no timeout")
         return
-    if flags := [_flag(name) for name in _IN_PROCESS if getattr(args, name, None) is not None]:
+    if flags := [_flag_of_setting(name) for name in _IN_PROCESS if getattr(args, name, None) is not None]:
         verb = "selects" if len(flags) == 1 else "select"
         raise UsageError(f"{', '.join(flags)} {verb} networks in this process; --server has its own")
     if args.timeout is not None and not 0 < args.timeout < 1e6:
@@ -285,7 +316,7 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
             "min_confidence",
             "max_sharpness",
         ),
-        *("visibility", "upscale", "use_upscaler", "match_tone", "quality"),
+        *("visibility", "upscale", "use_upscaler", "match_tone", "min_similarity", "quality"),
     )
     try:
         return RestoreRequest(
@@ -293,6 +324,7 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
             return_crops=args.save_crops is not None,
             rule=FaceRule(args.rule),
             mask=MaskKind(args.mask),
+            identity=_identity(args),
             return_mask=args.save_mask is not None,
         )
     except InvalidRequest as error:
@@ -306,10 +338,15 @@ def compare_request(args: argparse.Namespace) -> RestoreRequest:
             **({"max_faces": args.max_faces} | _faces(args)),
             aligned=args.aligned,
             match_tone=args.match_tone,
+            identity=_identity(args),
             output_format=FORMAT_OF_SUFFIX.get(args.source.suffix.lower(), defaults.OUTPUT_FORMAT),
         )
     except InvalidRequest as error:
         raise UsageError(explain(error)) from None
+
+
+def _identity(args: argparse.Namespace) -> IdentityMode | None:
+    return None if args.identity_mode is None else IdentityMode(args.identity_mode)
 
 
 def _faces(args: argparse.Namespace) -> dict[str, Any]:
@@ -359,8 +396,12 @@ def _name_flag(line: str, args: argparse.Namespace) -> str:
     for name in _IN_PROCESS:
         variable = f"{_PREFIX}{name.upper()}"
         if line.startswith((f"{variable}=", f"{variable}:")) and getattr(args, name, None) is not None:
-            return _flag(name) + line[len(variable) :].replace("=", " ", 1)
+            return _flag_of_setting(name) + line[len(variable) :].replace("=", " ", 1)
     return line
+
+
+def _flag_of_setting(name: str) -> str:
+    return _FLAG_OF_SETTING.get(name) or _flag(name)
 
 
 def _flag(name: str) -> str:
