@@ -1,7 +1,7 @@
 """Networks of the identity role that tell faces apart by their colors, as ONNX files.
 
-The embedding is the mean of each channel, relative to gray: red and blue are opposite people, and a gray face
-shows nobody.
+The embedding is the mean of each channel, relative to gray, and how much fine detail each has: red and blue are
+opposite people, and a face without detail is as good as its ruin.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-GRAY = 127.5
+GRAY, DETAIL = 127.5, 5.0
 
 
 def mean_color_network(scale: float = 1.0, *, batch: int | str = 1) -> bytes:
-    """Return a network whose embedding is `scale` times the mean color minus gray, (batch, 3)."""
+    """Return a network whose embedding (batch, 6) is `scale` times mean color minus gray, and the detail."""
     nodes = [
         helper.make_node("GlobalAveragePool", ["data"], ["mean"]),
-        helper.make_node("Flatten", ["mean"], ["flat"], axis=1),
+        helper.make_node("AveragePool", ["data"], ["smooth"], kernel_shape=[7, 7], pads=[3] * 4),
+        helper.make_node("Sub", ["data", "smooth"], ["fine"]),
+        helper.make_node("Abs", ["fine"], ["size"]),
+        helper.make_node("GlobalAveragePool", ["size"], ["detail"]),
+        helper.make_node("Concat", ["mean", "detail"], ["both"], axis=1),
+        helper.make_node("Flatten", ["both"], ["flat"], axis=1),
         helper.make_node("Gemm", ["flat", "weight", "bias"], ["embedding"]),
     ]
-    weights = {"weight": np.eye(3) * scale, "bias": np.full(3, -GRAY * scale)}
-    return _model(nodes, weights, (batch, 3, 112, 112), (batch, 3))
+    weight = np.diag([1.0] * 3 + [DETAIL] * 3) * scale
+    bias = np.array([-GRAY] * 3 + [0.0] * 3) * scale
+    return _model(nodes, {"weight": weight, "bias": bias}, (batch, 3, 112, 112), (batch, 6))
 
 
 def map_network() -> bytes:

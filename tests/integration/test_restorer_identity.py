@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from atelier.common.v1 import service_status_pb2, skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
+from atelier_restorer.identity import FaceIdentifier
 from tests.integration.restorer_command import RunHere, pixels_of, run_at_service
 from tests.integration.restorer_server import Client, failure, photo, pixels, png, serve, stage_names
 from tests.tiny_identity import add_identity, mean_color_network
@@ -84,12 +85,9 @@ async def test_it_is_reported_by_default_and_changes_no_pixel(
 async def test_what_is_measured_is_the_crops_that_are_returned(restorer: Client) -> None:
     response = await restorer.restore(FILE, max_faces=1, return_crops=True)
     [face] = [face for face in response.faces if face.restored]
-    before, after = (
-        pixels(crop).astype(float).mean((0, 1)) - 127.5 for crop in (face.crop_before, face.crop_after)
-    )
-    expected = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
-    # The crop for recognition shows the face without the corners.
-    assert face.identity_similarity == pytest.approx(expected, abs=0.2)
+    identifier = FaceIdentifier(mean_color_network())
+    before, after = (identifier.embed(pixels(crop)) for crop in (face.crop_before, face.crop_after))
+    assert face.identity_similarity == pytest.approx(before.similarity(after), abs=1e-5)
 
 
 async def test_the_network_is_among_those_loaded(restorer: Client) -> None:
@@ -139,7 +137,7 @@ async def test_with_the_sets_own_limit(restorer: Client) -> None:
 
 async def test_a_face_too_ruined_to_tell(tmp_path: Path) -> None:
     folder = add_identity(
-        tiny_set(tmp_path), mean_color_network(), min_similarity=0.9, min_certainty=1000.0
+        tiny_set(tmp_path), mean_color_network(), min_similarity=0.9, min_certainty=1.0
     )
     async with serve(folder) as client:
         reported = await client.restore(FILE, max_faces=1)

@@ -30,7 +30,7 @@ class Likeness:
     """What one request wants to know, and with what.
 
     `guard`: the least cosine that counts as the same person, None to only measure. `min_certainty`: below it
-    an embedding of the face before says nothing.
+    the face before is too ruined to tell; see `FaceIdentifier.certainty`.
     """
 
     identifier: FaceIdentifier
@@ -84,13 +84,14 @@ class Likeness:
         cpu_pool.check()
         try:
             before = self.identifier.embed(restored[0].crop)
+            certainty = self.identifier.certainty(restored[0].crop, before)
         except IdentityNetworkError as error:
             logger.warning("the likeness of a face cannot be measured", extra={"error": str(error)})
             if self.guard is not None:
                 for version in restored:
                     version.skip(SkipReason.FAILED)
             return None
-        if before.certainty >= self.min_certainty:
+        if certainty >= self.min_certainty:
             return before
         for version in restored:
             version.unknown = True

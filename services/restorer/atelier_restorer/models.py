@@ -27,7 +27,7 @@ import torch
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.batching import RestoredCrop
 from atelier_restorer.detect import FaceDetector
-from atelier_restorer.identity import FaceIdentifier, IdentityNetworkError
+from atelier_restorer.identity import MIN_CERTAINTY, FaceIdentifier, IdentityNetworkError
 from atelier_restorer.nets.codeformer import CodeFormer, filled
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
@@ -130,7 +130,7 @@ class Models:
     parser: Callable[[], FaceParser] | None
     identifier: FaceIdentifier | None = None
     min_similarity: float | None = None
-    min_certainty: float = 0.0
+    min_certainty: float = MIN_CERTAINTY
 
     @property
     def name(self) -> str:
@@ -210,7 +210,7 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         parser=_lazy_parser(parser, device, dtype) if parser else None,
         identifier=_load_identifier(identity) if identity else None,
         min_similarity=min_similarity,
-        min_certainty=measured.min_certainty if measured else 0.0,
+        min_certainty=measured.min_certainty if measured else MIN_CERTAINTY,
     )
     if models.detector and detector and detector.single_file:
         # Clients refer to a detector by the network's name; a file's name says little.

@@ -64,7 +64,7 @@ class IdentityEntry(_Table):
     min_similarity: Annotated[
         float, Field(ge=defaults.MIN_SIMILARITY_RANGE[0], le=defaults.MIN_SIMILARITY_RANGE[1])
     ]
-    min_certainty: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    min_certainty: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
 class PreviewEntry(_Table):
