@@ -1,7 +1,7 @@
 """Networks of the identity role that tell faces apart by their colors, as ONNX files.
 
-The embedding is the mean of each channel, relative to gray, and how much fine detail each has: red and blue are
-opposite people, and a face without detail is as good as its ruin.
+The embedding is the mean of each channel, relative to gray, and how much fine detail each has: red and blue
+are opposite people, and a face without detail is as good as its ruin.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _model(
 def add_identity(
     folder: Path, content: bytes, *, min_similarity: float | None = None, min_certainty: float | None = None
 ) -> Path:
-    """Add an identity network to the model set in `folder`, with what was measured for it; return the folder."""
+    """Add an identity network, and what was measured for it, to the model set in `folder`; return it."""
     (folder / "identity.onnx").write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["components"]["identity"] = {"path": "identity.onnx", "name": "tiny-identity"}

@@ -8,6 +8,14 @@ from .person import Person, sample_person
 from .words import split_words, vocabulary
 
 __all__ = [
-    *("KINDS", "PEOPLE_KINDS", "Drawing", "FaceAnnotation", "Person"),
-    *("draw", "draw_portrait", "sample_person", "split_words", "vocabulary"),
+    "KINDS",
+    "PEOPLE_KINDS",
+    "Drawing",
+    "FaceAnnotation",
+    "Person",
+    "draw",
+    "draw_portrait",
+    "sample_person",
+    "split_words",
+    "vocabulary",
 ]

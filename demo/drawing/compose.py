@@ -96,7 +96,9 @@ def draw(rng: np.random.Generator, size: int = 256, kind: str | None = None) -> 
     return Drawing(image, text, faces, attributes)
 
 
-def draw_portrait(rng: np.random.Generator, person: Person, size: int) -> tuple[NDArray[np.uint8], FaceAnnotation]:
+def draw_portrait(
+    rng: np.random.Generator, person: Person, size: int
+) -> tuple[NDArray[np.uint8], FaceAnnotation]:
     """One more picture of a person: the image (size, size, 3) and where the face is.
 
     Backdrop, light and pose are sampled; what the person looks like is as given.

@@ -2,10 +2,10 @@
 
 `python -m training.identity --out .runs/identity`
 
-A small residual network on faces of 112 px, aligned by ArcFace's template, with a global depthwise convolution
-before the embedding, as MobileFaceNet has (Chen et al. 2018, arXiv:1804.07573). It learns to name each person
-of the training set with an additive cosine margin (CosFace, Wang et al. 2018, arXiv:1801.09414, equation 4);
-what it is used for is the cosine of two embeddings. The views are from `people.py`.
+A small residual network on faces of 112 px, aligned by ArcFace's template, with a global depthwise
+convolution before the embedding, as MobileFaceNet has (Chen et al. 2018, arXiv:1804.07573). It learns to name
+each person of the training set with an additive cosine margin (CosFace, Wang et al. 2018, arXiv:1801.09414,
+equation 4); what it is used for is the cosine of two embeddings. The views are from `people.py`.
 """
 
 import numpy as np
@@ -27,6 +27,8 @@ SCALE, MARGIN = 24.0, 0.25
 MARGIN_GROWS = 0.15  # of the budget, before the margin is whole
 DEGRADED_SHARE = 0.6
 GRAY_SHARE = 0.1
+CALIBRATION = "calibration.json"
+"""In the stage's folder: what the manifest says of the network, as `score_identity.py` measured it."""
 Image = NDArray[np.uint8]
 
 
@@ -120,7 +122,7 @@ class People:
         self.shards += [views for views, _ in self.reader.new()]
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Views (N, 3, 112, 112) in 0 to 1, two of each person, half of them mirrored; the people's numbers."""
+        """Views (N, 3, 112, 112) in 0 to 1, two of each person, some mirrored; the people's numbers."""
         size = len(self.shards[0])
         numbers = np.repeat(self.rng.integers(len(self.shards) * size, size=-(-count // 2)), 2)[:count]
         views = []

@@ -4,9 +4,9 @@
 
 A person is what stays the same from one picture to the next: sex, age, skin, the colors of eyes and hair,
 hair style, beard, glasses and the shape of the head. Expression, turn, light, backdrop, clothes, jewelry and
-hats change. Each shard `people_NNNN.npy` has 100 people with eight views (112, 112, 3) of each, aligned as for
-face recognition; the number of a person is that of the shard times 100 plus the row. Restoring takes longer
-than drawing, so that only every fourth person is seen degraded and restored.
+hats change. Each shard `people_NNNN.npy` has 100 people with eight views (112, 112, 3) of each, aligned as
+for face recognition; the number of a person is that of the shard times 100 plus the row. Restoring takes
+longer than drawing, so that only every fourth person is seen degraded and restored.
 """
 
 from dataclasses import dataclass, replace
@@ -25,12 +25,15 @@ from training.data import PEOPLE, save, shard_path, shards
 from training.degrade import degrade_face
 from training.detector import LatestAutoencoder
 from training.faces import build_codeformer
-from training.loop import EXPORT, load_export, replace as write_atomically
+from training.loop import EXPORT, load_export
+from training.loop import replace as write_atomically
 from training.options import Options, parse_options, prepare_torch
 
 Image = NDArray[np.uint8]
 VIEWS = 8
-RESTORED_EVERY = 4  # of these people, three views are of one drawing: degraded, and restored at two fidelities
+RESTORED_EVERY = (
+    4  # of these people, three views are of one drawing: degraded, and restored at two fidelities
+)
 DRAWN_SIDE, FULL_SIDE = 192, 512  # px
 UNSEEN = 1_000_000  # people from this number on are never trained on
 _LANDMARK_ERROR = 0.012  # standard deviation, as a share of the face's height; about the detector's

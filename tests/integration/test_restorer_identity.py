@@ -25,9 +25,7 @@ LADDER = [0.4, 0.6, 0.8, 1.0]
 
 
 def tiny_set(folder: Path) -> Path:
-    return build_set(
-        folder, detector=detector_state({FACES_OF_512_PX: 0.99}), codeformer=codeformer_state()
-    )
+    return build_set(folder, detector=detector_state({FACES_OF_512_PX: 0.99}), codeformer=codeformer_state())
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +56,7 @@ def likenesses(response: pb.RestoreFacesResponse) -> list[float]:
 
 
 async def sweep(client: Client, fidelities: list[float], **fields: object) -> list[pb.RestoreFacesResponse]:
-    request = pb.CompareFidelitiesRequest(
-        restore=pb.RestoreFacesRequest(**fields), fidelities=fidelities
-    )
+    request = pb.CompareFidelitiesRequest(restore=pb.RestoreFacesRequest(**fields), fidelities=fidelities)
     return [each.result async for each in client.stub.CompareFidelities(request)]
 
 
@@ -136,9 +132,7 @@ async def test_with_the_sets_own_limit(restorer: Client) -> None:
 
 
 async def test_a_face_too_ruined_to_tell(tmp_path: Path) -> None:
-    folder = add_identity(
-        tiny_set(tmp_path), mean_color_network(), min_similarity=0.9, min_certainty=1.0
-    )
+    folder = add_identity(tiny_set(tmp_path), mean_color_network(), min_similarity=0.9, min_certainty=1.0)
     async with serve(folder) as client:
         reported = await client.restore(FILE, max_faces=1)
         guarded = await client.restore(FILE, max_faces=1, identity=GUARD)
@@ -148,7 +142,9 @@ async def test_a_face_too_ruined_to_tell(tmp_path: Path) -> None:
     assert np.abs(pixels(reported.image).astype(int) - pixels(guarded.image)).max() <= 1
 
 
-async def test_what_cannot_be_told_is_refused(restorer: Client, plain_restorer: Client, without: Path) -> None:
+async def test_what_cannot_be_told_is_refused(
+    restorer: Client, plain_restorer: Client, without: Path
+) -> None:
     for mode in (REPORT, GUARD):
         _, _, fields, _ = await failure(plain_restorer.restore(FILE, identity=mode))
         assert fields == ["identity"]

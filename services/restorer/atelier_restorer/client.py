@@ -73,7 +73,8 @@ class Restored:
     """A restored image as a file's bytes, its mask as a gray PNG if requested, and the report.
 
     `report` has the names of the HTTP API: `faces`, `face_restoration_applied`, `face_restoration_reason`,
-    `tone_matched`, `min_similarity`, `upscale_applied`, `upscaler`, `warnings`, `warning_codes`, `stages`, `model_set`.
+    `tone_matched`, `min_similarity`, `upscale_applied`, `upscaler`, `warnings`, `warning_codes`, `stages`,
+    `model_set`.
     """
 
     picture: bytes

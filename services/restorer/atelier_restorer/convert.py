@@ -97,7 +97,8 @@ def compare_request_from_proto(
     if message.restore.identity == pb.IDENTITY_MODE_GUARD:
         violations.append(
             FieldViolation(
-                "restore.identity", "guard would change the fidelities that are compared; report measures each"
+                "restore.identity",
+                "guard would change the fidelities that are compared; report measures each",
             )
         )
     try:

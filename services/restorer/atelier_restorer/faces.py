@@ -131,8 +131,8 @@ class FaceNetworks:
     ) -> list[list[Candidate]]:
         """Restore the candidates that have not been skipped, each at one or several fidelities of its own.
 
-        Returns for each candidate a list of versions of it, one for each of its fidelities, with its `restored`
-        crop or the reason why there is none.
+        Returns for each candidate a list of versions of it, one for each of its fidelities, with its
+        `restored` crop or the reason why there is none.
         """
         pending = [i for i, candidate in enumerate(candidates) if candidate.reason is None]
         crops = [crop for i in pending if (crop := candidates[i].crop) is not None]

@@ -87,7 +87,9 @@ def describe_onnx(snapshot: Snapshot) -> dict[str, Any]:
     try:
         network = FaceIdentifier(snapshot.read())
     except IdentityNetworkError as error:
-        raise UnknownNetworkError(f"not a network of the restorer: as an identity network it {error}") from error
+        raise UnknownNetworkError(
+            f"not a network of the restorer: as an identity network it {error}"
+        ) from error
     return {
         "network": SFACE if snapshot.sha256 == SFACE_SHA256 else "identity",
         "role": "identity",

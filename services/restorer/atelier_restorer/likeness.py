@@ -54,8 +54,8 @@ class Likeness:
     def choose(self, versions: Sequence[Candidate]) -> Candidate:
         """Return the version of a face that the guard lets through, lowest fidelity first.
 
-        If there is none, the face is left as it was, with the likeness of the version most alike. Measures only
-        what it needs to.
+        If there is none, the face is left as it was, with the likeness of the version most alike. Measures
+        only what it needs to.
         """
         first, before = versions[0], self._before(versions)
         if before is None or self.guard is None:

@@ -303,7 +303,11 @@ class RestorerPipeline:
         if self._faces is None or all(candidate.reason is not None for candidate in candidates):
             return [candidates] * (1 if sweep is None else len(sweep))
         fidelities = [
-            list(sweep) if sweep is not None else likeness.fidelities(c.fidelity) if likeness else [c.fidelity]
+            list(sweep)
+            if sweep is not None
+            else likeness.fidelities(c.fidelity)
+            if likeness
+            else [c.fidelity]
             for c in candidates
         ]
         versions = await self._faces.restore(candidates, fidelities, call.device.reports, call.deadline)
@@ -365,9 +369,7 @@ def _eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
     return rgb, picture.gray or is_gray(rgb)
 
 
-def _with_likeness(
-    versions: list[list[Candidate]], likeness: Likeness, call: Call
-) -> list[list[Candidate]]:
+def _with_likeness(versions: list[list[Candidate]], likeness: Likeness, call: Call) -> list[list[Candidate]]:
     """Measure the likeness of the versions of each face; with a guard, one version of each remains."""
     with call.cpu.stage("identity"):
         if likeness.guard is None:

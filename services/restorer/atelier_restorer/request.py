@@ -209,9 +209,9 @@ class DetectRequest:
 class FaceOutcome:
     """The outcome for one face, in px of the returned image. `reason` is None where it was restored.
 
-    `before` and `after` are its aligned crops (512, 512, 3), where they were requested and exist. `similarity`:
-    the cosine of both, None where it was not measured, or cannot be told because the face before is too ruined
-    (`unknown`). `fidelity_requested`: where the guard used another one.
+    `before` and `after` are its aligned crops (512, 512, 3), where they were requested and exist.
+    `similarity`: the cosine of both, None where it was not measured, or cannot be told because the face
+    before is too ruined (`unknown`). `fidelity_requested`: where the guard used another one.
     """
 
     face: Face

@@ -85,7 +85,9 @@ def paste(
             size = Size(alpha.shape[1] * request.upscale, alpha.shape[0] * request.upscale)
             alpha = to_depth(resample(to_eight_bit(alpha), size), picture.bits)
     outcomes = tuple(
-        replace(outcome, reason=SkipReason.NOT_VISIBLE, fidelity=None, fidelity_requested=None) if number in unseen else outcome
+        replace(outcome, reason=SkipReason.NOT_VISIBLE, fidelity=None, fidelity_requested=None)
+        if number in unseen
+        else outcome
         for number, outcome in enumerate(restoration.outcomes)
     )
     for outcome in outcomes:

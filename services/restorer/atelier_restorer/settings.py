@@ -38,7 +38,7 @@ class RestorerSettings(settings.ServiceSettings):
         None,
         ge=-1,
         le=1,
-        description="Least likeness (cosine) that the guard of faces asks for unless a request says otherwise. "
+        description="Least likeness (cosine) that the guard asks for unless a request says otherwise. "
         "Default: the model set's, which holds for its own identity network only.",
     )
     max_batch: int = Field(

@@ -2,8 +2,8 @@
 
 A model set is a folder with a `manifest.json`: name, license, `max_side`, `refiner_max_side`,
 `size_multiple`, `default_negative_prompt`, `sampling`, `prediction_type`, `zero_terminal_snr`,
-`max_prompt_chunks`, `clip_skip`, `preview`, `guidance_rescale`, `match_tone`, `identity`, `components` (role -> path and
-name) and `files` (path -> SHA-256 and size).
+`max_prompt_chunks`, `clip_skip`, `preview`, `guidance_rescale`, `match_tone`, `identity`, `components` (role
+-> path and name) and `files` (path -> SHA-256 and size).
 """
 
 from __future__ import annotations

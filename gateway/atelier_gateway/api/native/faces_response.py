@@ -69,8 +69,8 @@ class FaceReport(FoundFace):
     )
     identity_similarity: float | None = Field(
         None,
-        description="Likeness to the face before, -1 to 1: the cosine by the identity network. Of a face with "
-        "the reason identity_changed, the highest that was reached. Null: not measured, or unknown.",
+        description="Likeness to the face before, -1 to 1: the cosine by the identity network. Of a face "
+        "with the reason identity_changed, the highest that was reached. Null: not measured, or unknown.",
     )
     identity_unknown: bool = Field(
         False, description="The face before is too ruined to tell whose it is, so that its likeness is null."
