@@ -1,6 +1,7 @@
 """Writes the identity network as ONNX, as networks of face recognition are published: what services load."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,7 @@ class _Graph:
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 
-    def add(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         name = f"x{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, [*inputs], [name], **attributes))
         return name

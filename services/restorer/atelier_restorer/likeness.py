@@ -47,9 +47,9 @@ class Likeness:
     def measure(self, versions: Sequence[Sequence[Candidate]]) -> None:
         """Measure how alike each restored version of each face is to the face before. Takes a while."""
         for face in versions:
-            before = self._before(face)
-            for version in face if before else ():
-                self._measure(version, before)
+            if (before := self._before(face)) is not None:
+                for version in face:
+                    self._measure(version, before)
 
     def choose(self, versions: Sequence[Candidate]) -> Candidate:
         """Return the version of a face that the guard lets through, lowest fidelity first.
