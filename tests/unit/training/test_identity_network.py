@@ -1,4 +1,4 @@
-"""The demo set's identity network: the ONNX file does what the network does, and figures are counted right."""
+"""The identity network of the demo set: the ONNX file computes what the network does, figures are right."""
 
 from __future__ import annotations
 
