@@ -11,7 +11,7 @@ from . import caption
 from .backdrop import OUTDOORS, draw_backdrop, sample_backdrop
 from .canvas import Canvas
 from .figure import Placement, bounding_box, draw_person
-from .person import Theme, sample_person
+from .person import Person, Theme, sample_person
 from .plan import Light
 from .pose import sample_poses
 from .scene import SCENES, Facts
@@ -94,6 +94,22 @@ def draw(rng: np.random.Generator, size: int = 256, kind: str | None = None) -> 
         attributes = {"kind": kind, "background": facts.get("background"), "people": (), "facts": facts}
     image = np.asarray(cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
     return Drawing(image, text, faces, attributes)
+
+
+def draw_portrait(
+    rng: np.random.Generator, person: Person, size: int
+) -> tuple[NDArray[np.uint8], FaceAnnotation]:
+    """One more picture of a person: the image (size, size, 3) and where the face is.
+
+    Backdrop, light and pose are sampled; what the person looks like is as given.
+    """
+    canvas = Canvas(_canvas_side(size))
+    draw_backdrop(canvas, rng, sample_backdrop(rng, (person,), False))
+    light = Light(-1.0 if rng.random() < 0.8 else 1.0, bool(rng.random() < _RIM_SHARE))
+    (pose,) = sample_poses(rng, (person,), "portrait", cut=False)
+    placement = draw_person(canvas, person, pose, light, 0)
+    image = np.asarray(cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    return image, _annotate(canvas, placement, size)
 
 
 def _canvas_side(size: int) -> int:

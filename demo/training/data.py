@@ -59,6 +59,8 @@ FACES = Set("faces", 200, 2, 4)
 # Made by `redrawn.py` once the generator is trained.
 REDRAWN = Set("redrawn", 200, 2, 4)
 PAIRS = Set("pairs", 200, 2, 4)
+# Made by `people.py` once the restorer is trained: several views of each of 100 people.
+PEOPLE = Set("people", 100, 2, 3)
 
 
 def shard_path(folder: Path, name: str, number: int) -> Path:

@@ -23,11 +23,14 @@ from training import latent_colors
 from training.attributes import JUDGE
 from training.autoencoder import build_autoencoder
 from training.diffusion import GUIDANCE_RESCALE, TOKENIZER, build_scheduler, load_trained
+from training.identity import CALIBRATION, IdentityNet
+from training.identity_onnx import write_onnx
 from training.loop import EXPORT, load_export, read_export, read_facts
 from training.profile import PROFILES, Profile
 from training.refiner import build_refiner
 
 MANIFEST = "manifest.json"
+IDENTITY = "identity.onnx"
 MAX_BYTES = 40_000_000
 COMPONENTS = {
     "upscaler": ("upscaler", "upscaler", "upscaler_x4.safetensors", "atelier-demo-compact-x4"),
@@ -96,11 +99,27 @@ def write_network(export: Path, name: str, path: Path) -> None:
     save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}, path)
 
 
+def write_identity(runs: Path, folder: Path) -> dict[str, float] | None:
+    """Write the identity network, if the guard's limit was measured for it, and return that.
+
+    See `training.score_identity`, which writes the file. Without it there is nothing to guard with.
+    """
+    (folder / IDENTITY).unlink(missing_ok=True)
+    measured = runs / "identity" / CALIBRATION
+    if not (runs / "identity" / EXPORT).exists() or not measured.exists():
+        return None
+    network = IdentityNet()
+    load_export(runs / "identity" / EXPORT, "identity", network)
+    write_onnx(network.eval(), folder / IDENTITY)
+    limits: dict[str, float] = json.loads(measured.read_text())
+    return limits
+
+
 def checksums(folder: Path) -> dict[str, dict[str, str | int]]:
     """SHA-256 and size of every file of the set, by path."""
     result: dict[str, dict[str, str | int]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in (".json", ".safetensors") and path.name != MANIFEST:
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".onnx") and path.name != MANIFEST:
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             result[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": len(content)}
@@ -152,6 +171,9 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
         if (runs / stage / EXPORT).exists():
             write_network(runs / stage / EXPORT, network, folder / file)
             components[component] = {"path": file, "name": name}
+    identity = write_identity(runs, folder)
+    if identity is not None:
+        components["identity"] = {"path": IDENTITY, "name": "atelier-demo-identity"}
     preview = latent_colors.fit(load_trained_autoencoder(runs, profile), profile.native)
     files = checksums(folder)
     total = sum(int(entry["bytes"]) for entry in files.values())
@@ -169,6 +191,7 @@ def package(runs: Path, folder: Path, seed: int = 0, device: str = "", commit: s
         "preview": preview,
         "guidance_rescale": GUIDANCE_RESCALE,
         "match_tone": True,  # the small CodeFormer changes the tone of the surroundings
+        **({"identity": identity} if identity else {}),
         "components": components,
         "files": files,
         "training": training_record(runs, seed, device or _device_name(), commit),

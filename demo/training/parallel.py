@@ -23,6 +23,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "redrawn": ("diffusion", "decoder", "upscaler"),
     "detector": ("redrawn",),
     "fusion": ("codes", "redrawn"),
+    "people": ("fusion",),
+    "identity": ("people",),
 }
 FINISHING_SECONDS = 25
 DONE_SHARE = 0.9  # a stage that was stopped this close to its end is not started again

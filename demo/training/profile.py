@@ -47,7 +47,7 @@ CPU = Profile(
     name="cpu",
     native=128,
     size_multiple=32,
-    shards={"pictures": 30, "large": 6, "faces": 12, "redrawn": 3, "pairs": 3},
+    shards={"pictures": 30, "large": 6, "faces": 12, "redrawn": 3, "pairs": 3, "people": 20},
     encoded=29_000,
     large=1024,
     latent_channels=4,
@@ -78,6 +78,7 @@ CPU = Profile(
         "fusion": 2,
         "diffusion": 16,
         "refiner": 8,
+        "identity": 64,
         "attributes": 48,
     },
     minutes={  # those with which the set was trained
@@ -90,6 +91,7 @@ CPU = Profile(
         "fusion": 90.0,
         "diffusion": 187.0,
         "refiner": 50.0,
+        "identity": 75.0,
         "attributes": 7.0,
     },
     ema_decays={
@@ -102,6 +104,7 @@ CPU = Profile(
         "fusion": 0.99,
         "diffusion": 0.999,
         "refiner": 0.998,
+        "identity": 0.995,
         "attributes": 0.99,
     },
 )
@@ -110,7 +113,7 @@ CUDA = Profile(
     name="cuda",
     native=256,
     size_multiple=64,
-    shards={"pictures": 90, "large": 17, "faces": 26, "redrawn": 20, "pairs": 20},
+    shards={"pictures": 90, "large": 17, "faces": 26, "redrawn": 20, "pairs": 20, "people": 60},
     encoded=90_000,
     large=1024,
     latent_channels=4,
@@ -139,6 +142,7 @@ CUDA = Profile(
         "fusion": 12,
         "diffusion": 384,
         "refiner": 64,
+        "identity": 256,
         "attributes": 128,
     },
     minutes={
@@ -151,6 +155,7 @@ CUDA = Profile(
         "fusion": 4.0,
         "diffusion": 15.0,
         "refiner": 3.0,
+        "identity": 4.0,
         "attributes": 3.0,
     },
     ema_decays={
@@ -163,6 +168,7 @@ CUDA = Profile(
         "fusion": 0.998,
         "diffusion": 0.9993,
         "refiner": 0.998,
+        "identity": 0.997,
         "attributes": 0.995,
     },
 )

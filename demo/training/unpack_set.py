@@ -4,6 +4,8 @@
 
 Networks whose shapes no longer match the profile are left out; their stages start from scratch. The packaged
 CodeFormer stands for all of its three stages: `fusion` continues it, and uses its codes as those of `codes`.
+The identity network is packaged with its normalizations folded in and cannot be trained further; its stage
+starts from scratch.
 """
 
 import argparse

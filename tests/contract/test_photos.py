@@ -183,7 +183,7 @@ def test_the_response_has_these_fields_and_no_other(stack: Stack) -> None:
     assert set(answer) == {
         *("success", "image", "mask", "request_id", "final_resolution", "total_time_seconds", "model_set"),
         *("face_restoration_applied", "face_restoration_reason", "tone_matched", "faces"),
-        *("upscale_applied", "upscaler", "warnings", "warning_codes", "stages"),
+        *("upscale_applied", "upscaler", "warnings", "warning_codes", "stages", "min_similarity"),
     }
     assert (answer["success"], answer["mask"], answer["model_set"]) == (True, None, "demo")
     assert (answer["final_resolution"], answer["upscale_applied"]) == ("128x96", 2)
@@ -199,6 +199,9 @@ def test_the_response_has_these_fields_and_no_other(stack: Stack) -> None:
         "sharpness": 41.75,
         "roll_degrees": -0.12,
         "orientation_unclear": False,
+        "fidelity_requested": None,
+        "identity_similarity": None,
+        "identity_unknown": False,
         "restored": True,
         "reason": None,
         "fidelity": 0.0,
@@ -379,3 +382,13 @@ def test_variants_of_base64(stack: Stack, variant: str) -> None:
     for text in (encoded, "data:image/png;base64," + encoded):
         assert stack.client.post("/detect", json={"image": text}).status_code == 200
     assert [request.image.data for request in stack.restorer.requests] == [data, data]
+
+
+def test_the_likeness_is_passed_on_and_reported(stack: Stack) -> None:
+    stack.restorer.faces = TWO_FACES
+    answer = in_json(stack, "/restore", identity="guard", min_similarity=-0.25)
+    [message] = stack.restorer.requests
+    assert answer.status_code == 200
+    assert (message.identity, message.min_similarity) == (pb.IDENTITY_MODE_GUARD, -0.25)
+    assert in_json(stack, "/compare", fidelities=[0.5], identity="guard").status_code == 422
+    assert in_json(stack, "/restore", identity="guard", min_similarity=1.5).status_code == 422

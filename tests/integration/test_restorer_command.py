@@ -114,6 +114,7 @@ def test_the_report_of_a_single_image_is_the_printed_one(
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert set(report) == {
         *("input", "output", "mask", "faces", "face_restoration_applied", "face_restoration_reason"),
+        "min_similarity",
         *("tone_matched", "upscale_applied", "upscaler", "warnings", "warning_codes", "stages", "model_set"),
     }
     assert report["face_restoration_applied"]

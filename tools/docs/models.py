@@ -6,7 +6,6 @@ import tomllib
 from pathlib import Path
 
 from tools.docs.markdown import code, table
-from tools.models.catalogue import UPCOMING_ROLES
 
 CATALOG = Path(__file__).parents[1] / "models/catalogue.toml"
 
@@ -17,8 +16,6 @@ def components() -> str:
     rows = []
     for key, component in catalog["components"].items():
         role = component.get("role", key)
-        if role in UPCOMING_ROLES:
-            continue
         sets = [catalog["name"]] if role == key else []
         sets += [name for name, profile in catalog["profiles"].items() if key in profile["components"]]
         size = sum(file["bytes"] for file in component["files"])

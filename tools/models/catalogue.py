@@ -14,8 +14,7 @@ from atelier_runtime.service_status import NetworkRole
 from tools.models.addresses import HUB, host_of, is_address, public
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
-UPCOMING_ROLES = frozenset({"identity"})
-"""Roles that no service has yet: their entries are read and checked, but are part of no set.
+
 
 Remove a role here once `NetworkRole` has it; then the sets that list its entry contain it.
 """
@@ -204,9 +203,7 @@ def _select(catalog: Catalog, profiles: Mapping[str, Any], chosen: str | None) -
         raise CatalogError(
             f"there is no profile '{chosen}', only {', '.join(profiles) or 'the whole catalog'}"
         )
-    selection = sets[chosen]
-    ready = tuple(entry for entry in selection.entries if entry.role not in UPCOMING_ROLES)
-    return replace(selection, entries=ready)
+    return sets[chosen]
 
 
 def _spelling(table: Mapping[str, Any], key: str) -> str:
@@ -231,7 +228,7 @@ def _license(key: str, table: Mapping[str, Any]) -> License:
 def _entry(key: str, table: Mapping[str, Any], licenses: Mapping[str, License]) -> Entry:
     where = f"components.{key}"
     role = _text(where, table, "role") if "role" in table else key
-    if role not in {*NetworkRole, *UPCOMING_ROLES}:
+    if role not in set(NetworkRole):
         raise CatalogError(f"{where} is unknown; known are {', '.join(NetworkRole)}")
     path = _text(where, table, "path")
     license = _text(where, table, _spelling(table, "license"))

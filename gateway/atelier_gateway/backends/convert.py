@@ -22,6 +22,7 @@ from atelier_gateway.core.values import (
     GeneratedImage,
     GenerateSpec,
     GeneratorEstimate,
+    IdentityMode,
     Look,
     MaskKind,
     Progress,
@@ -49,6 +50,11 @@ _LOOKS: Mapping[Look, restorer_pb.Look] = {
     "auto": restorer_pb.LOOK_AUTO,
     "once": restorer_pb.LOOK_ONCE,
     "thorough": restorer_pb.LOOK_THOROUGH,
+}
+_IDENTITY_MODES: Mapping[IdentityMode, restorer_pb.IdentityMode] = {
+    "off": restorer_pb.IDENTITY_MODE_OFF,
+    "report": restorer_pb.IDENTITY_MODE_REPORT,
+    "guard": restorer_pb.IDENTITY_MODE_GUARD,
 }
 _PROMPT_SYNTAXES: Mapping[PromptSyntax, generator_pb.PromptSyntax] = {
     "plain": generator_pb.PROMPT_SYNTAX_PLAIN,
@@ -198,6 +204,8 @@ def restore_spec_to_proto(spec: RestoreSpec) -> restorer_pb.RestoreFacesRequest:
         return_mask=spec.return_mask,
         return_crops=spec.return_crops,
         match_tone=spec.match_tone,
+        identity=None if spec.identity is None else _IDENTITY_MODES[spec.identity],
+        min_similarity=spec.min_similarity,
     )
 
 
@@ -293,6 +301,7 @@ def restoration_from_proto(message: restorer_pb.RestoreFacesResponse, spec: Rest
         model_set=message.model_set,
         warnings=wire.warnings_from_proto(message.warnings),
         stages=wire.stages_from_proto(message.stages),
+        min_similarity=wire.optional(message, "min_similarity"),
     )
 
 
@@ -305,6 +314,9 @@ def face_outcome_from_proto(message: restorer_pb.FaceResult) -> FaceOutcome:
         fidelity=wire.optional(message, "fidelity"),
         crop_before=wire.optional_image_from_proto(message, "crop_before"),
         crop_after=wire.optional_image_from_proto(message, "crop_after"),
+        fidelity_requested=wire.optional(message, "fidelity_requested"),
+        identity_similarity=wire.optional(message, "identity_similarity"),
+        identity_unknown=message.identity_unknown,
     )
 
 

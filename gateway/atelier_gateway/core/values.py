@@ -19,6 +19,7 @@ from atelier_runtime.sizes import Size, result_size
 FaceRule = Literal["all", "largest", "center"]
 MaskKind = Literal["feather", "parse"]
 Look = Literal["auto", "once", "thorough"]
+IdentityMode = Literal["off", "report", "guard"]
 PromptSyntax = Literal["plain", "weighted"]
 OnRestoreFailure = Literal["return_base", "fail"]
 
@@ -286,6 +287,8 @@ class RestoreSpec:
     aligned: bool | None = None
     mask: MaskKind | None = None
     match_tone: bool | None = None
+    identity: IdentityMode | None = None
+    min_similarity: float | None = None
     output_format: OutputFormat | None = None
     """None: the input's."""
     quality: int | None = None
@@ -322,6 +325,10 @@ class FaceOutcome:
     fidelity: float | None
     crop_before: EncodedImage | None
     crop_after: EncodedImage | None
+    fidelity_requested: float | None = None
+    """Where the guard of the likeness used a higher one."""
+    identity_similarity: float | None = None
+    identity_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -340,6 +347,7 @@ class Restoration:
     model_set: str
     warnings: tuple[ResponseWarning, ...]
     stages: tuple[StageReport, ...]
+    min_similarity: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import grpc
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
-from atelier_restorer.convert import LOOKS, MASKS, RULES
+from atelier_restorer.convert import IDENTITY_MODES, LOOKS, MASKS, RULES
 from atelier_restorer.pace import Pace
 from atelier_restorer.request import DetectRequest, FaceEdit, RestoreRequest
 from atelier_runtime import wire
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 _RULE_NUMBERS = {rule: number for number, rule in RULES.items()}  # of two numbers, the one that is not 0
 _MASK_NUMBERS = {mask: number for number, mask in MASKS.items()}
 _LOOK_NUMBERS = {look: number for number, look in LOOKS.items()}
+
+_IDENTITY_NUMBERS = {mode: number for number, mode in IDENTITY_MODES.items()}
 
 _make_stub: Callable[[grpc.aio.Channel], Any] = (
     pb_grpc.RestorerServiceStub
@@ -72,7 +74,8 @@ class Restored:
     """A restored image as a file's bytes, its mask as a gray PNG if requested, and the report.
 
     `report` has the names of the HTTP API: `faces`, `face_restoration_applied`, `face_restoration_reason`,
-    `tone_matched`, `upscale_applied`, `upscaler`, `warnings`, `warning_codes`, `stages`, `model_set`.
+    `tone_matched`, `min_similarity`, `upscale_applied`, `upscaler`, `warnings`, `warning_codes`, `stages`,
+    `model_set`.
     """
 
     picture: bytes
@@ -258,6 +261,8 @@ def _restore_request_to_proto(data: bytes, request: RestoreRequest) -> pb.Restor
         return_crops=request.return_crops,
         max_sharpness=request.max_sharpness,
         match_tone=request.match_tone,
+        identity=_IDENTITY_NUMBERS[request.identity],
+        min_similarity=request.min_similarity,
         faces=[_face_edit_to_proto(edit) for edit in request.faces],
     )
 
@@ -296,12 +301,16 @@ def _report(response: pb.RestoreFacesResponse) -> dict[str, Any]:
                 "restored": result.restored,
                 "reason": wire.skip_reason_from_proto(result.reason),
                 "fidelity": wire.optional(result, "fidelity"),
+                "fidelity_requested": wire.optional(result, "fidelity_requested"),
+                "identity_similarity": wire.optional(result, "identity_similarity"),
+                "identity_unknown": result.identity_unknown,
             }
             for result in response.faces
         ],
         "face_restoration_applied": response.face_restoration_applied,
         "face_restoration_reason": wire.skip_reason_from_proto(response.reason),
         "tone_matched": response.tone_matched,
+        "min_similarity": wire.optional(response, "min_similarity"),
         "upscale_applied": response.upscale_applied,
         "upscaler": response.upscaler or None,
         "warnings": [warning.message for warning in warnings],

@@ -13,6 +13,7 @@ from atelier_restorer.request import (
     FaceEdit,
     FaceOutcome,
     FaceRule,
+    IdentityMode,
     Look,
     MaskKind,
     RestoreRequest,
@@ -41,10 +42,17 @@ MASKS: Mapping[pb.MaskKind, MaskKind] = {
     pb.MASK_KIND_FEATHER: MaskKind.FEATHER,
     pb.MASK_KIND_PARSE: MaskKind.PARSE,
 }
+IDENTITY_MODES: Mapping[pb.IdentityMode, IdentityMode | None] = {
+    pb.IDENTITY_MODE_UNSPECIFIED: None,
+    pb.IDENTITY_MODE_OFF: IdentityMode.OFF,
+    pb.IDENTITY_MODE_REPORT: IdentityMode.REPORT,
+    pb.IDENTITY_MODE_GUARD: IdentityMode.GUARD,
+}
 _OPTIONS = (
     *("fidelity", "max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness"),
     *("visibility", "upscale", "use_upscaler", "aligned", "match_tone", "return_mask", "return_crops"),
     "detect_size_px",
+    "min_similarity",
 )
 """The options that have the same name in the message and in the dataclass."""
 
@@ -62,6 +70,10 @@ def restore_request_from_proto(message: pb.RestoreFacesRequest) -> RestoreReques
     else:
         violations.append(FieldViolation("mask", f"{message.mask} is unknown"))
     options["look"] = _look_from_proto(message.look, violations)
+    if message.identity in IDENTITY_MODES:
+        options["identity"] = IDENTITY_MODES[message.identity]
+    else:
+        violations.append(FieldViolation("identity", f"{message.identity} is unknown"))
     output = wire.output_from_proto(message.output, violations)
     options["output_format"] = output.format
     options["fidelity_given"] = message.HasField("fidelity")
@@ -92,6 +104,13 @@ def compare_request_from_proto(
         for number, face_edit in enumerate(message.restore.faces)
         if face_edit.HasField("fidelity")
     ]
+    if message.restore.identity == pb.IDENTITY_MODE_GUARD:
+        violations.append(
+            FieldViolation(
+                "restore.identity",
+                "guard would change the fidelities that are compared; report measures each",
+            )
+        )
     try:
         request = restore_request_from_proto(message.restore)
     except InvalidRequest as error:
@@ -128,6 +147,7 @@ def restore_response_to_proto(
         stages=wire.stages_to_proto(stages),
         model_set=model_set,
         tone_matched=result.tone_matched,
+        min_similarity=result.min_similarity,
     )
 
 
@@ -188,4 +208,7 @@ def _outcome_to_proto(
         fidelity=outcome.fidelity,
         crop_before=wire.image_to_proto(before) if before else None,
         crop_after=wire.image_to_proto(after) if after else None,
+        identity_similarity=outcome.similarity,
+        identity_unknown=outcome.unknown,
+        fidelity_requested=outcome.fidelity_requested,
     )

@@ -43,6 +43,9 @@ class Candidate:
     restored: RgbArray | None = None
     parts: np.ndarray | None = None
     tone_matched: bool = False
+    similarity: float | None = None
+    unknown: bool = False
+    fidelity_requested: float | None = None
 
     def skip(self, reason: SkipReason) -> None:
         """Leave the face as it was, for this reason."""
@@ -122,35 +125,27 @@ class FaceNetworks:
     async def restore(
         self,
         candidates: Sequence[Candidate],
-        sweep: Sequence[float] | None,
+        fidelities: Sequence[Sequence[float]],
         reports: list[StageReport],
         deadline: float | None,
     ) -> list[list[Candidate]]:
-        """Restore the candidates that have not been skipped, each at its own fidelity or at all of `sweep`.
+        """Restore the candidates that have not been skipped, each at one or several fidelities of its own.
 
-        Returns one list of all candidates for each fidelity of the sweep. Each candidate has its `restored`
-        crop, or the reason why there is none. A network without a fidelity runs once for all of them.
+        Returns for each candidate a list of versions of it, one for each of its fidelities, with its
+        `restored` crop or the reason why there is none.
         """
-        network = self._models.codeformer
-        one_answer = network is not None and not network.takes_fidelity  # for all of the sweep
-        fidelities = [[c.fidelity] if sweep is None or one_answer else list(sweep) for c in candidates]
         pending = [i for i, candidate in enumerate(candidates) if candidate.reason is None]
         crops = [crop for i in pending if (crop := candidates[i].crop) is not None]
         results = await self._batcher.restore(crops, [fidelities[i] for i in pending], deadline)
         _report_batches(results, reports)
-        by_index = dict(zip(pending, results, strict=True))
-        rounds = []
-        for number in range(1 if sweep is None else len(sweep)):
-            answer = 0 if one_answer else number
-            row = [replace(c, fidelity=f[answer]) for c, f in zip(candidates, fidelities, strict=True)]
-            for i, result in by_index.items():
-                restored = result.crops[answer]
+        versions = [[replace(c, fidelity=w) for w in f] for c, f in zip(candidates, fidelities, strict=True)]
+        for i, result in zip(pending, results, strict=True):
+            for version, restored in zip(versions[i], result.crops, strict=True):
                 if isinstance(restored, SkipReason):
-                    row[i].skip(restored)
+                    version.skip(restored)
                 else:
-                    row[i].restored = restored
-            rounds.append(row)
-        return rounds
+                    version.restored = restored
+        return versions
 
     async def parse(
         self,

@@ -17,10 +17,13 @@ from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
 
 from atelier_restorer.align import CROP_SIZE
+from atelier_restorer.identity import SFACE, SFACE_SHA256, FaceIdentifier, IdentityNetworkError
 from atelier_restorer.models import with_counters
 from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, sizes_of
 from atelier_restorer.nets.face_restoration import ARCHITECTURES, Architecture, canonical
 from atelier_restorer.nets.rrdbnet_layout import rrdbnet_shapes
+from atelier_restorer.recognition_crop import SIDE
+from atelier_runtime.snapshot import Snapshot
 
 _MAX_LISTED = 10
 _CORRUPT_OVERLAP = (
@@ -75,6 +78,28 @@ def identify(state: Mapping[str, Tensor]) -> Identity:
         )
     parameters = sum(parameter.numel() for parameter in closest.network.parameters())
     return Identity(closest.name, closest.role, closest.config, parameters)
+
+
+def describe_onnx(snapshot: Snapshot) -> dict[str, Any]:
+    """Describe an ONNX file for `inspect`: of such files, the restorer runs networks of face recognition.
+
+    Raises:
+        UnknownNetworkError: it is not one of them.
+    """
+    try:
+        network = FaceIdentifier(snapshot.read())
+    except IdentityNetworkError as error:
+        raise UnknownNetworkError(
+            f"not a network of the restorer: as an identity network it {error}"
+        ) from error
+    return {
+        "network": SFACE if snapshot.sha256 == SFACE_SHA256 else "identity",
+        "role": "identity",
+        "config": {"format": "onnx", "image_size": SIDE, "dimensions": network.dimensions},
+        "file": str(snapshot.source),
+        "bytes": snapshot.size,
+        "sha256": snapshot.sha256,
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@
                  Or GFPGAN or RestoreFormer, float32 (`single_restorer`)
     upscaler     any network that spandrel loads, in the dtype of the settings if it supports it
     parser       ParseNet, in the dtype of the settings, put onto the device on first use
+    identity     a network of face recognition, float32, on the CPU
 
 docs/precision.md says why, in figures.
 
@@ -28,6 +29,7 @@ from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.batching import RestoredCrop
 from atelier_restorer.crop_batches import bucket, network_input, restored_crops
 from atelier_restorer.detect import FaceDetector
+from atelier_restorer.identity import MIN_CERTAINTY, FaceIdentifier, IdentityNetworkError
 from atelier_restorer.nets.codeformer import CodeFormer, filled
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
@@ -103,7 +105,8 @@ class Models:
     """Everything that a request may run; None is what is not loaded.
 
     `components` are the files, by role. `parser` puts the face parser onto the device on its first call,
-    since most requests do without.
+    since most requests do without. `min_similarity`: the guard's limit unless a request says otherwise; None
+    where nothing was measured. Below `min_certainty` the identifier cannot tell who a face shows.
     """
 
     model_set: ModelSet
@@ -114,6 +117,9 @@ class Models:
     codeformer: FaceRestorer | SingleRestorer | None
     upscaler: Upscaler | None
     parser: Callable[[], FaceParser] | None
+    identifier: FaceIdentifier | None = None
+    min_similarity: float | None = None
+    min_certainty: float = MIN_CERTAINTY
 
     @property
     def name(self) -> str:
@@ -159,6 +165,7 @@ ROLES = (
     NetworkRole.FACE_RESTORER,
     NetworkRole.UPSCALER,
     NetworkRole.FACE_PARSER,
+    NetworkRole.IDENTITY,
 )
 """The networks that the restorer runs."""
 
@@ -186,7 +193,11 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         torch.backends.cudnn.allow_tf32 = False  # it would round float32 convolutions to 10-bit mantissas
     model_set = ModelSet.open(settings.model_set)
     components = _components(settings, model_set, roles)
-    detector, codeformer, upscaler, parser = (components.get(role) for role in ROLES)
+    detector, codeformer, upscaler, parser, identity = (components.get(role) for role in ROLES)
+    measured = model_set.identity if identity and not identity.single_file else None
+    min_similarity = settings.min_similarity
+    if min_similarity is None and measured:
+        min_similarity = measured.min_similarity
     models = Models(
         model_set=model_set,
         components=components,
@@ -196,6 +207,9 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         codeformer=_load_face_restorer(codeformer, device, dtype, settings) if codeformer else None,
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
         parser=_lazy_parser(parser, device, dtype) if parser else None,
+        identifier=_load_identifier(identity) if identity else None,
+        min_similarity=min_similarity,
+        min_certainty=measured.min_certainty if measured else MIN_CERTAINTY,
     )
     if models.detector and detector and detector.single_file:
         # Clients refer to a detector by the network's name; a file's name says little.
@@ -267,6 +281,13 @@ def _lazy_parser(component: Component, device: torch.device, dtype: torch.dtype)
     except ValueError as error:
         raise StartupError(f"{component.setting}: the face parser {component.path}: {error}") from error
     return functools.cache(lambda: FaceParser.from_state_dict(state, device, dtype))
+
+
+def _load_identifier(component: Component) -> FaceIdentifier:
+    try:
+        return FaceIdentifier(component.content())
+    except IdentityNetworkError as error:
+        raise StartupError(f"{component.setting}: the identity network {component.path} {error}") from error
 
 
 def _load_face_restorer(

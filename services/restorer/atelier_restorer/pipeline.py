@@ -31,6 +31,8 @@ from atelier_restorer.faces import (
     with_sharpness,
 )
 from atelier_restorer.gray import is_gray, recoloring
+from atelier_restorer.identity import IdentityNetworkError
+from atelier_restorer.likeness import Likeness, likeness_of
 from atelier_restorer.limits import check_picture
 from atelier_restorer.looks import find_faces
 from atelier_restorer.models import Models, batch_for
@@ -130,6 +132,11 @@ class RestorerPipeline:
             crop = models.codeformer.restore(rgb[None], [(0, RestoreRequest().fidelity)])[0]
             if isinstance(crop, SkipReason):
                 raise StartupError("MODEL_SET: the face restorer's warm-up output has non-finite values")
+        if models.identifier:
+            try:
+                models.identifier.embed(rgb)
+            except IdentityNetworkError as error:
+                raise StartupError(f"MODEL_SET: the identity network's warm-up failed: {error}") from error
 
     async def detect(
         self, image: InputImage, request: DetectRequest, deadline: float | None = None
@@ -209,6 +216,7 @@ class RestorerPipeline:
             raise InvalidRequest.of(
                 "mask", f"parse needs a face parser, and the model set {self._models.name} has none"
             )
+        likeness = likeness_of(request, self._models)
         rgb, gray = await self._cpu_pool.run(lambda: _eight_bit_and_gray(picture))
         warnings: list[ResponseWarning] = []
         missing = self._missing(request)
@@ -223,11 +231,12 @@ class RestorerPipeline:
         if not request.aligned:  # an aligned face is upscaled together with its image
             background = self._background.submit(picture, request, gray, call.device, call.deadline)
         try:
-            rounds = await self._restore_faces(candidates, request, rgb, gray, sweep, call)
-            return [
+            rounds = await self._restore_faces(candidates, request, rgb, gray, sweep, likeness, call)
+            restorations = [
                 await self._restoration(picture, request, row, gray, background, call, warnings, missing)
                 for row in rounds
             ]
+            return [replace(r, min_similarity=likeness.guard if likeness else None) for r in restorations]
         except BaseException:
             if background is not None:
                 background.cancel()
@@ -317,12 +326,24 @@ class RestorerPipeline:
         rgb: RgbArray,
         gray: bool,
         sweep: Sequence[float] | None,
+        likeness: Likeness | None,
         call: Call,
     ) -> list[list[Candidate]]:
         if self._faces is None or all(candidate.reason is not None for candidate in candidates):
             return [candidates] * (1 if sweep is None else len(sweep))
-        rounds = await self._faces.restore(candidates, sweep, call.device.reports, call.deadline)
-        await self._cpu_pool.run(lambda: recolor(rounds, recoloring(rgb, gray)))
+        fidelities = [
+            list(sweep)
+            if sweep is not None
+            else likeness.fidelities(c.fidelity)
+            if likeness
+            else [c.fidelity]
+            for c in candidates
+        ]
+        versions = await self._faces.restore(candidates, fidelities, call.device.reports, call.deadline)
+        await self._cpu_pool.run(lambda: recolor(versions, recoloring(rgb, gray)))
+        if likeness is not None:
+            versions = await self._cpu_pool.run(partial(_with_likeness, versions, likeness, call))
+        rounds = [[face[number] for face in versions] for number in range(len(sweep or (0,)))]
         for row in rounds:
             await self._faces.parse(row, request, call.device, call.deadline)
         enabled = self._models.match_tone if request.match_tone is None else request.match_tone
@@ -380,3 +401,12 @@ def _eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
     """Return an image in 8 bits, and whether it is gray. Takes a while for a large one."""
     rgb = picture.eight_bit()
     return rgb, picture.gray or is_gray(rgb)
+
+
+def _with_likeness(versions: list[list[Candidate]], likeness: Likeness, call: Call) -> list[list[Candidate]]:
+    """Measure the likeness of the versions of each face; with a guard, one version of each remains."""
+    with call.cpu.stage("identity"):
+        if likeness.guard is None:
+            likeness.measure(versions)
+            return versions
+        return [[likeness.choose(face)] for face in versions]

@@ -51,6 +51,15 @@ class MaskKind(StrEnum):
     """Where a parsing network finds the face or its hair, within that square."""
 
 
+class IdentityMode(StrEnum):
+    """What is done about the likeness of a restored face to the face before."""
+
+    OFF = "off"
+    REPORT = "report"
+    GUARD = "guard"
+    """A face that would become somebody else is restored at a higher fidelity, or left as it was."""
+
+
 @dataclass(frozen=True)
 class Face:
     """A face as the detector found it.
@@ -109,7 +118,8 @@ class FaceEdit:
 class RestoreRequest:
     """Which faces of an image to restore, and how. The proto documents each field.
 
-    `match_tone` None: the model set's default. `output_format` None: the input's. `fidelity_given`: the
+    `match_tone` None: the model set's default. `identity` None: report where the network is loaded.
+    `min_similarity` None: the default of the restorer. `output_format` None: the input's. `fidelity_given`: the
     caller set it, and is told if it has no effect.
     """
 
@@ -129,6 +139,8 @@ class RestoreRequest:
     aligned: bool = False
     mask: MaskKind = MaskKind.FEATHER
     match_tone: bool | None = None
+    identity: IdentityMode | None = None
+    min_similarity: float | None = None
     return_mask: bool = False
     return_crops: bool = False
     output_format: OutputFormat | None = None
@@ -150,6 +162,7 @@ class RestoreRequest:
             "max_faces": defaults.MAX_FACES_RANGE,
             "min_confidence": defaults.CONFIDENCE_RANGE,
             "visibility": defaults.VISIBILITY_RANGE,
+            "min_similarity": defaults.MIN_SIMILARITY_RANGE,
         }
         for field, limits in ranges.items():
             yield from check_range(field, getattr(self, field), limits)
@@ -161,6 +174,8 @@ class RestoreRequest:
         yield from check_choice("upscale", self.upscale, defaults.UPSCALE_CHOICES)
         if self.match_tone and self.aligned:
             yield FieldViolation("match_tone", "cannot be used with an aligned face: nothing is pasted")
+        if self.min_similarity is not None and self.identity is not IdentityMode.GUARD:
+            yield FieldViolation("min_similarity", "is the limit of the guard; identity is not guard")
         yield from self._selection_violations()
         yield from self._face_violations()
 
@@ -228,6 +243,8 @@ class FaceOutcome:
     """The outcome for one face, in px of the returned image. `reason` is None where it was restored.
 
     `before` and `after` are its aligned crops (512, 512, 3), where they were requested and exist.
+    `similarity`: the cosine of both, None where it was not measured, or cannot be told because the face
+    before is too ruined (`unknown`). `fidelity_requested`: where the guard used another one.
     """
 
     face: Face
@@ -235,6 +252,9 @@ class FaceOutcome:
     fidelity: float | None
     before: RgbArray | None = None
     after: RgbArray | None = None
+    similarity: float | None = None
+    unknown: bool = False
+    fidelity_requested: float | None = None
 
 
 @dataclass(frozen=True)
@@ -250,6 +270,8 @@ class RestoreResult:
     warnings: tuple[ResponseWarning, ...]
     tone_matched: bool
     stages: tuple[StageReport, ...]
+    min_similarity: float | None = None
+    """The guard's limit that was applied; None without a guard."""
 
 
 @dataclass(frozen=True)

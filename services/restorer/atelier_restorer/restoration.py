@@ -53,6 +53,7 @@ class Restoration:
     warnings: tuple[ResponseWarning, ...]
     tone_matched: bool
     stages: tuple[StageReport, ...]
+    min_similarity: float | None = None
 
 
 def paste(
@@ -87,7 +88,9 @@ def paste(
             size = Size(alpha.shape[1] * request.upscale, alpha.shape[0] * request.upscale)
             alpha = to_depth(resample(to_eight_bit(alpha), size), picture.bits)
     outcomes = tuple(
-        replace(outcome, reason=SkipReason.NOT_VISIBLE, fidelity=None) if number in unseen else outcome
+        replace(outcome, reason=SkipReason.NOT_VISIBLE, fidelity=None, fidelity_requested=None)
+        if number in unseen
+        else outcome
         for number, outcome in enumerate(restoration.outcomes)
     )
     for outcome in outcomes:
@@ -105,6 +108,7 @@ def paste(
         warnings=restoration.warnings,
         tone_matched=restoration.tone_matched and reason is None,
         stages=(*restoration.stages, *timer.reports),
+        min_similarity=restoration.min_similarity,
     )
 
 
@@ -134,6 +138,9 @@ def outcome_of(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
         fidelity=candidate.fidelity if restored else None,
         before=candidate.crop if request.return_crops else None,
         after=candidate.restored if request.return_crops else None,
+        similarity=candidate.similarity,
+        unknown=candidate.unknown,
+        fidelity_requested=candidate.fidelity_requested if restored else None,
     )
 
 

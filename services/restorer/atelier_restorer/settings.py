@@ -39,6 +39,16 @@ class RestorerSettings(settings.ServiceSettings):
         description="Checkpoint file to use instead of the model set's face parser: ParseNet or BiSeNet.",
     )
     upscaler: str = Field("", description="Checkpoint file to use instead of the model set's upscaler.")
+    identity: str = Field(
+        "", description="ONNX file to use instead of the model set's network that tells people apart."
+    )
+    min_similarity: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="Least likeness (cosine) that the guard asks for unless a request says otherwise. "
+        "Default: the model set's, which holds for its own identity network only.",
+    )
     max_batch: int = Field(
         0,
         ge=0,

@@ -65,6 +65,8 @@ MIN_FACE_PX = 0.0
 DETECT_SIZE_PX = 640
 DETECT_SIZE_PX_RANGE = (64, 2048)
 """0 is allowed too: full resolution."""
+MIN_SIMILARITY_RANGE = (-1.0, 1.0)
+"""Cosines of two faces' embeddings."""
 VISIBILITY = 1.0
 VISIBILITY_RANGE = (0.0, 1.0)
 

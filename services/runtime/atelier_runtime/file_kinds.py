@@ -58,6 +58,12 @@ def is_safetensors(file: BinaryIO | FileIO) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and _header_bytes(head) <= _MOST_HEADER_BYTES
 
 
+def is_onnx(file: BinaryIO | FileIO) -> bool:
+    """Return whether a file begins as ONNX models do: the format's version, then a field of the model."""
+    head = _head(file)
+    return head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42")
+
+
 def problem_of(file: BinaryIO, suffix: str) -> str | None:
     """Say why a file cannot be weights, as the end of a sentence that begins with its name, and what to do.
 
@@ -75,7 +81,7 @@ def problem_of(file: BinaryIO, suffix: str) -> str | None:
     for offset, signature, what in _SIGNATURES:
         if head[offset:].startswith(signature):
             return what
-    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
+    if is_onnx(file):
         return f"is an ONNX model, not read here; {_NOT_READ}"
     if not head.strip(b"\0"):
         return f"begins with {len(head)} zeros: an unfinished download, or a damaged disk; {_AGAIN}"

@@ -56,6 +56,17 @@ class SamplingEntry(_Table):
     schedule: str | None = None
 
 
+class IdentityEntry(_Table):
+    """What the cosines of the set's identity network mean, as measured. No further keys, as above."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    min_similarity: Annotated[
+        float, Field(ge=defaults.MIN_SIMILARITY_RANGE[0], le=defaults.MIN_SIMILARITY_RANGE[1])
+    ]
+    min_certainty: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
 class PreviewEntry(_Table):
     """The colors of the latents' channels, see `LatentColors`. No further keys, as above."""
 
@@ -88,6 +99,7 @@ class Manifest(_Table):
     preview: PreviewEntry | None = None
     guidance_rescale: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     match_tone: bool = False
+    identity: IdentityEntry | None = None
 
     @model_validator(mode="after")
     def _check_sides(self) -> Manifest:

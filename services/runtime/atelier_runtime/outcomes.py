@@ -21,6 +21,7 @@ class SkipReason(StrEnum):
     RESTORER_UNAVAILABLE = "restorer_unavailable"
     RESTORER_BUSY = "restorer_busy"
     NOT_VISIBLE = "not_visible"
+    IDENTITY_CHANGED = "identity_changed"
     ORIENTATION_UNCLEAR = "orientation_unclear"
 
 

@@ -16,6 +16,7 @@ class NetworkRole(StrEnum):
     FACE_RESTORER = "codeformer"
     FACE_PARSER = "parser"
     INPAINT = "inpaint"
+    IDENTITY = "identity"
 
 
 @dataclass(frozen=True)

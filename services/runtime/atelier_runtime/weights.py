@@ -2,8 +2,8 @@
 
 A model set is a folder with a `manifest.json`: name, license, `max_side`, `refiner_max_side`,
 `size_multiple`, `default_negative_prompt`, `sampling`, `prediction_type`, `zero_terminal_snr`,
-`max_prompt_chunks`, `clip_skip`, `preview`, `guidance_rescale`, `match_tone`, `components` (role -> path and
-name) and `files` (path -> SHA-256 and size).
+`max_prompt_chunks`, `clip_skip`, `preview`, `guidance_rescale`, `match_tone`, `identity`, `components` (role
+-> path and name) and `files` (path -> SHA-256 and size).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from atelier_runtime.file_kinds import is_safetensors, problem_of
 from atelier_runtime.latent_colors import LatentColors
-from atelier_runtime.manifest import ComponentEntry, Manifest, ManifestError, read_manifest
+from atelier_runtime.manifest import ComponentEntry, IdentityEntry, Manifest, ManifestError, read_manifest
 from atelier_runtime.model_defaults import ModelDefaults
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.set_files import Listed, check_files, compare, read_verified
@@ -69,6 +69,14 @@ class Component:
         """Read the component's file, to load it; see `load_state_dict`."""
         return load_state_dict(self.path, self.setting, self.read)
 
+    def content(self) -> bytes:
+        """Read the component's file, whatever its format. Raises `StartupError` if it cannot be read."""
+        try:
+            with self.read(self.path) as snapshot:
+                return snapshot.read()
+        except CheckpointError as error:
+            raise StartupError(f"{self.setting}: {error}") from error
+
 
 @dataclass(frozen=True)
 class ModelSet:
@@ -82,7 +90,8 @@ class ModelSet:
     latents' channels stand for; None: as SDXL's. `guidance_rescale` (0 to 1) reduces the overexposure that
     strong guidance causes in small and v-prediction networks (same paper, section 3.4); 0 for SDXL.
     `match_tone`: faces that its CodeFormer restored are matched to the tone of their surroundings before
-    pasting; false reproduces the published pipeline exactly.
+    pasting; false reproduces the published pipeline exactly. `identity`: from which cosine on its identity
+    network takes two faces for the same person, and below which certainty it cannot tell; None: not measured.
     """
 
     name: str
@@ -99,6 +108,7 @@ class ModelSet:
     preview_colors: LatentColors | None
     guidance_rescale: float
     match_tone: bool
+    identity: IdentityEntry | None
     components: Mapping[NetworkRole, Component]
     files: Mapping[str, Mapping[str, Any]]
 
@@ -146,6 +156,7 @@ class ModelSet:
             preview_colors=manifest.preview.colors() if manifest.preview else None,
             guidance_rescale=manifest.guidance_rescale,
             match_tone=manifest.match_tone,
+            identity=manifest.identity,
             components={
                 role: _component(role, entry, folder, files) for role, entry in manifest.components.items()
             },

@@ -28,6 +28,7 @@ _SAME_NAME = (
     *("max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness", "visibility", "upscale"),
     *("aligned", "mask", "match_tone", "output_format", "quality", "return_mask", "return_crops"),
     *("fidelity", "rule", "detect_size", "look"),
+    *("fidelity", "rule", "identity", "min_similarity"),
 )
 
 _DETECT_SIZE_SCHEMA: dict[str, Any] = {
@@ -51,6 +52,9 @@ def _check_detect_size(value: int) -> int:
 
 _DetectSize = Annotated[int, AfterValidator(_check_detect_size), WithJsonSchema(_DETECT_SIZE_SCHEMA), INTEGER]
 _Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+_Similarity = Annotated[
+    float, Field(ge=defaults.MIN_SIMILARITY_RANGE[0], le=defaults.MIN_SIMILARITY_RANGE[1])
+]
 _Pixels = Annotated[float, Field(ge=0.0)]
 _Point = Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -203,6 +207,18 @@ class RestoreRequest(RestoreOptions):
     fidelity: _Fraction = Field(
         defaults.FIDELITY, description="CodeFormer's w: 0 best looking, 1 closest to the input."
     )
+    identity: Literal["off", "report", "guard"] | None = Field(
+        None,
+        description="Measure how alike each restored face is to the face before, and report it as "
+        "identity_similarity; guard: restore a face at the lowest of several fidelities, from the one asked "
+        "for to 1, at which it still is the same person, and leave it as it was if there is none. "
+        "Default: report where the restorer has an identity network, which report and guard require.",
+    )
+    min_similarity: _Similarity | None = Field(
+        None,
+        description="The guard's limit, a cosine. Default: what was measured for the model set's identity "
+        "network. Only together with the guard.",
+    )
 
 
 class CompareRequest(RestoreOptions):
@@ -210,6 +226,13 @@ class CompareRequest(RestoreOptions):
 
     fidelities: Annotated[list[_Fraction], Field(min_length=1, max_length=defaults.MAX_FIDELITIES)] = Field(
         description="Values of CodeFormer's w, one image for each."
+    )
+
+    identity: Literal["off", "report"] | None = Field(
+        None,
+        description="Measure how alike each restored face is to the face before, and report it as "
+        "identity_similarity. Default: report where the restorer has an identity network. Refused as report "
+        "where it has none.",
     )
 
     def to_spec(self) -> CompareSpec:

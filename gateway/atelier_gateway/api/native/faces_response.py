@@ -71,6 +71,17 @@ class FaceReport(FoundFace):
         None,
         description="CodeFormer's w that was used; null if not restored, or if the network has none.",
     )
+    fidelity_requested: float | None = Field(
+        None, description="The w that was asked for, where the guard used a higher one to keep the likeness."
+    )
+    identity_similarity: float | None = Field(
+        None,
+        description="Likeness to the face before, -1 to 1: the cosine by the identity network. Of a face "
+        "with the reason identity_changed, the highest that was reached. Null: not measured, or unknown.",
+    )
+    identity_unknown: bool = Field(
+        False, description="The face before is too ruined to tell whose it is, so that its likeness is null."
+    )
 
 
 class RestoredFace(FaceReport):
@@ -91,6 +102,9 @@ class Outcome(BaseModel):
         None, description="Why face restoration was requested but skipped."
     )
     tone_matched: bool = Field(description="Restored faces were matched to the tone of their surroundings.")
+    min_similarity: float | None = Field(
+        None, description="The limit that the guard of the likeness applied; null without a guard."
+    )
     upscale_applied: int
     upscaler: str | None = Field(None, description="What upscaled the image; null if nothing was upscaled.")
     model_set: str = Field(description="The model set that restored the faces.")
@@ -212,6 +226,7 @@ def _outcome(restoration: Restoration) -> dict[str, Any]:
         "face_restoration_applied": restoration.face_restoration_applied,
         "face_restoration_reason": restoration.face_restoration_reason,
         "tone_matched": restoration.tone_matched,
+        "min_similarity": restoration.min_similarity,
         "upscale_applied": restoration.upscale_applied,
         "upscaler": restoration.upscaler or None,
         "model_set": restoration.model_set,
@@ -233,11 +248,14 @@ def _face(outcome: FaceOutcome) -> dict[str, Any]:
         "restored": outcome.restored,
         "reason": outcome.reason,
         "fidelity": outcome.fidelity,
+        "fidelity_requested": outcome.fidelity_requested,
+        "identity_similarity": _rounded(outcome.identity_similarity, 4),
+        "identity_unknown": outcome.identity_unknown,
     }
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+def _rounded(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _optional_data_uri(image: EncodedImage | None) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from atelier_restorer.commands.console import Console
 from atelier_restorer.commands.paths import shown
-from atelier_restorer.identify import UnknownNetworkError, identify
+from atelier_restorer.identify import UnknownNetworkError, describe_onnx, identify
+from atelier_runtime.file_kinds import is_onnx
 from atelier_runtime.snapshot import take
 from atelier_runtime.weights import CheckpointError, describe_checkpoint, read_snapshot
 
@@ -31,6 +32,9 @@ def run(args: argparse.Namespace) -> int:
 def describe(path: Path) -> dict[str, Any]:
     """Describe a checkpoint. Raises `CheckpointError` or `UnknownNetworkError`."""
     with take(path) as snapshot:
+        with snapshot.open() as file:
+            if is_onnx(file):
+                return describe_onnx(snapshot)
         tensors = read_snapshot(snapshot)
     identity = identify(tensors)
     return {

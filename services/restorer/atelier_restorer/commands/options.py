@@ -12,18 +12,19 @@ from pydantic import ValidationError
 from atelier_restorer.client import MAX_CONCURRENCY
 from atelier_restorer.commands.faces import read_face_edits
 from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX
-from atelier_restorer.request import DetectRequest, FaceRule, Look, MaskKind, RestoreRequest
+from atelier_restorer.request import DetectRequest, FaceRule, IdentityMode, Look, MaskKind, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images, settings
 from atelier_runtime.errors import AtelierError, InvalidRequest
 from atelier_runtime.settings import BUILT_IN, StartupError
 
 _PREFIX = str(RestorerSettings.model_config["env_prefix"])
-_CHECKPOINTS = ("codeformer", "detector", "parser", "upscaler")
+_CHECKPOINTS = ("codeformer", "detector", "parser", "upscaler", "identity")
 _IN_PROCESS = ("model_set", *_CHECKPOINTS, "device", "dtype")
 """Settings that have a flag; with --server they are up to that service."""
 _CONCURRENCY_IN_PROCESS = 2  # while the networks work on one image, another is decoded or encoded
 _CONCURRENCY_AT_SERVER = 4
+_FLAG_OF_SETTING = {"identity": "--identity-network"}
 _FLAG_OF_FIELD = {"use_upscaler": "--no-upscaler", "detect_size_px": "--detect-size"}
 
 _ALIGNED_HELP = "IN is a single face of 512x512 px, already aligned"
@@ -98,6 +99,14 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         "network finds (default %(default)s)",
     )
     _add_match_tone(faces)
+    _add_identity(faces, [mode.value for mode in IdentityMode])
+    _add_number(
+        faces,
+        "--min-similarity",
+        float,
+        "S",
+        "with --identity guard: least cosine of before and after, -1 to 1 (default: set by the model set)",
+    )
     image = parser.add_argument_group("image")
     image.add_argument(
         "--upscale",
@@ -167,6 +176,7 @@ def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
     _add_number(parser, "--max-faces", int, "N", _MAX_FACES_HELP)
     _add_looking(parser)
     _add_match_tone(parser)
+    _add_identity(parser, [IdentityMode.OFF.value, IdentityMode.REPORT.value])
     _add_connection_flags(parser)
 
 
@@ -204,6 +214,21 @@ def _add_match_tone(group: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_identity(group: argparse._ActionsContainer, modes: list[str]) -> None:
+    guard = (
+        "; guard raises the fidelity of a face that would become somebody else, or leaves it as it was"
+        if IdentityMode.GUARD in modes
+        else ""
+    )
+    group.add_argument(
+        "--identity",
+        dest="identity_mode",
+        choices=modes,
+        help="report how alike each face is to the face before, or do not measure it"
+        f"{guard} (default: report where an identity network is loaded)",
+    )
+
+
 def _add_number(
     group: argparse._ActionsContainer, flag: str, kind: type[int] | type[float], letter: str, meaning: str
 ) -> None:
@@ -230,6 +255,12 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
     in_process.add_argument(
         "--parser", metavar="FILE", help="checkpoint instead of the set's face parser: ParseNet or BiSeNet"
     )
+    in_process.add_argument(
+        "--identity-network",
+        dest="identity",
+        metavar="FILE",
+        help="ONNX file instead of the set's identity network",
+    )
     in_process.add_argument("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     in_process.add_argument(
         "--dtype",
@@ -255,7 +286,7 @@ def check_connection_flags(args: argparse.Namespace) -> None:
         if args.timeout is not None:
             raise UsageError("--timeout is for --server; without it there is no timeout")
         return
-    if flags := [_flag(name) for name in _IN_PROCESS if getattr(args, name, None) is not None]:
+    if flags := [_flag_of_setting(name) for name in _IN_PROCESS if getattr(args, name, None) is not None]:
         verb = "selects" if len(flags) == 1 else "select"
         raise UsageError(f"{', '.join(flags)} {verb} networks in this process; --server has its own")
     if args.timeout is not None and not 0 < args.timeout < 1e6:
@@ -308,6 +339,7 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
             "max_sharpness",
         ),
         *("visibility", "upscale", "use_upscaler", "match_tone", "quality", "detect_size_px"),
+        "min_similarity",
     )
     try:
         return RestoreRequest(
@@ -318,6 +350,7 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
             rule=FaceRule(args.rule),
             look=Look(args.look),
             mask=MaskKind(args.mask),
+            identity=_identity(args),
             return_mask=args.save_mask is not None,
         )
     except InvalidRequest as error:
@@ -333,10 +366,15 @@ def compare_request(args: argparse.Namespace) -> RestoreRequest:
             detect_size_px=args.detect_size_px,
             look=Look(args.look),
             match_tone=args.match_tone,
+            identity=_identity(args),
             output_format=FORMAT_OF_SUFFIX.get(args.source.suffix.lower(), defaults.OUTPUT_FORMAT),
         )
     except InvalidRequest as error:
         raise UsageError(explain(error)) from None
+
+
+def _identity(args: argparse.Namespace) -> IdentityMode | None:
+    return None if args.identity_mode is None else IdentityMode(args.identity_mode)
 
 
 def _faces(args: argparse.Namespace) -> dict[str, Any]:
@@ -386,8 +424,12 @@ def _name_flag(line: str, args: argparse.Namespace) -> str:
     for name in _IN_PROCESS:
         variable = f"{_PREFIX}{name.upper()}"
         if line.startswith((f"{variable}=", f"{variable}:")) and getattr(args, name, None) is not None:
-            return _flag(name) + line[len(variable) :].replace("=", " ", 1)
+            return _flag_of_setting(name) + line[len(variable) :].replace("=", " ", 1)
     return line
+
+
+def _flag_of_setting(name: str) -> str:
+    return _FLAG_OF_SETTING.get(name) or _flag(name)
 
 
 def _flag(name: str) -> str:

@@ -18,7 +18,7 @@ from atelier_restorer.commands.files import make_plan
 from atelier_restorer.commands.paths import PlanError, reason, shown
 from atelier_restorer.commands.stopping import Terminated
 from atelier_restorer.commands.writing import write_whole
-from atelier_restorer.request import MaskKind, RestoreRequest
+from atelier_restorer.request import IdentityMode, MaskKind, RestoreRequest
 from atelier_runtime.service_status import NetworkRole
 
 _NAMED = 20  # of the images that were not attempted; the report names all
@@ -86,5 +86,9 @@ def networks(request: RestoreRequest) -> tuple[list[NetworkRole], list[NetworkRo
         required.append(NetworkRole.FACE_RESTORER)
     if request.mask is MaskKind.PARSE:
         required.append(NetworkRole.FACE_PARSER)
-    upscales = request.upscale > 1 and request.use_upscaler
-    return [*required, *([NetworkRole.UPSCALER] if upscales else [])], required
+    optional = []
+    if request.max_faces > 0 and request.identity is not IdentityMode.OFF:
+        optional.append(NetworkRole.IDENTITY)  # a request that cannot do without is refused by the service
+    if request.upscale > 1 and request.use_upscaler:
+        optional.append(NetworkRole.UPSCALER)
+    return [*required, *optional], required

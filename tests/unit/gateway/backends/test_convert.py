@@ -43,6 +43,8 @@ RESTORE_OPTIONS: dict[str, Any] = {
     "aligned": False,
     "mask": "parse",
     "match_tone": False,
+    "identity": "guard",
+    "min_similarity": 0.0,
     "output_format": "webp",
     "quality": 1,
     "return_mask": False,

@@ -1,0 +1,216 @@
+"""Scores an identity network on restored faces, and measures the guard's limit for it.
+
+`python -m training.score_identity --network-of .runs --calibration .runs/identity/calibration.json` on drawn
+people that the demo set's networks have never seen; `--set /models/sdxl --photos DIR` on your own
+photographs, of which each shows other people.
+
+Each face is restored, and once more with the codes of another person planted into it: at w = 0 the result is
+that other person, whom the guard must not let through. The limit is measured on the first third of the faces,
+and what it does is counted on the others.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atelier_restorer.align import cut_crop, face_to_crop
+from atelier_restorer.identity import Embedding, FaceIdentifier
+from atelier_restorer.likeness import LADDER_STEPS, Likeness
+from atelier_restorer.models import Models, load_models
+from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
+from atelier_restorer.settings import RestorerSettings
+from atelier_runtime import defaults, images
+from atelier_runtime.images import InputImage
+from atelier_runtime.service_status import NetworkRole
+from training.degrade import degrade_face
+from training.figures import Figure, table
+from training.identity import IdentityNet, equal_error_rate
+from training.identity_onnx import write_onnx
+from training.loop import EXPORT, load_export
+from training.people import UNSEEN, drawn_crop, person_of
+
+Image = NDArray[np.uint8]
+CALIBRATED_SHARE = 1 / 3
+MOST_ERRORS, MOST_SWAPPED, MOST_STOPPED = 0.05, 0.02, 0.05
+_ROLES = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER, NetworkRole.IDENTITY)
+_LEAST_EYES_PX = 20.0  # a face in a photograph that is smaller has too little to be mistaken for anybody
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One face: as it came, restored at each step of the guard's ladder, and as somebody else."""
+
+    before: Embedding
+    certainty: float
+    restored: tuple[Embedding, ...]
+    swapped: Embedding
+    """With another person's codes at w = 0."""
+    half_swapped: Embedding
+    """With another person's codes at the default w."""
+
+    @property
+    def own(self) -> float:
+        """Cosine of the face and its restoration at the default w."""
+        return self.before.similarity(self.restored[0])
+
+
+def drawn_faces(count: int, seed: int) -> Iterator[Image]:
+    """Degraded aligned faces (512, 512, 3) of people that nothing was trained on."""
+    for number in range(count):
+        person, rng = person_of(seed, UNSEEN + number)
+        torch.manual_seed(UNSEEN + number)
+        x = torch.from_numpy(drawn_crop(rng, person)).permute(2, 0, 1)[None].float() / 255
+        yield _to_image(degrade_face(x, None) * 2 - 1)
+
+
+def photographed_faces(folder: Path, models: Models) -> Iterator[Image]:
+    """The largest face of each photograph in a folder, aligned (512, 512, 3)."""
+    assert models.detector is not None
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            continue
+        rgb = images.decode(InputImage(path.read_bytes()), max_pixels=defaults.MAX_PIXELS).eight_bit()
+        found = models.detector.detect(
+            [rgb], size_px=defaults.DETECT_SIZE_PX, min_confidence=defaults.MIN_CONFIDENCE
+        )[0]
+        large = [face for face in found if face.eye_distance_px >= _LEAST_EYES_PX]
+        if large:
+            face = max(large, key=lambda each: each.size_px)
+            yield cut_crop(rgb, face_to_crop(face.landmarks))
+
+
+@torch.inference_mode()
+def trials_of(faces: Iterator[Image], network: CodeFormer, identifier: FaceIdentifier) -> Iterator[Trial]:
+    """Restore each face, and plant the codes of the one before it into it; the first one gets none."""
+    ladder = Likeness(identifier, 0.0, 0.0).fidelities(defaults.FIDELITY)
+    assert len(ladder) == LADDER_STEPS
+    side, device = network.config.latent_size, network.position_emb.device
+    planted: torch.Tensor | None = None
+    for face in faces:
+        x = torch.from_numpy(face).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
+        features, latent = network.encode(x)
+        codes = network.predict_codes(latent).argmax(2).unflatten(1, (side, side))
+        other, planted = planted, codes
+        if other is None:
+            continue
+        rows = [codes] * len(ladder) + [other] * 2
+        weights = [*ladder, 0.0, defaults.FIDELITY]
+        embeddings = []
+        for chosen, weight in zip(rows, weights, strict=True):
+            quantized = match_statistics(network.lookup(chosen), latent)
+            decoded = network.decode(quantized, features, weight)
+            embeddings.append(identifier.embed(_to_image(decoded)))
+        before = identifier.embed(face)
+        yield Trial(
+            before,
+            identifier.certainty(face, before),
+            tuple(embeddings[: len(ladder)]),
+            embeddings[-2],
+            embeddings[-1],
+        )
+
+
+def limit_of(trials: list[Trial]) -> float:
+    """The guard's limit: half way between most of the swapped faces and most of the good ones."""
+    swapped = np.quantile([trial.before.similarity(trial.swapped) for trial in trials], 1 - MOST_SWAPPED)
+    good = np.quantile([trial.own for trial in trials], MOST_STOPPED)
+    return round(float((swapped + good) / 2), 3)
+
+
+def score(trials: list[Trial], limit: float) -> list[Figure]:
+    """What the network and a guard with this limit do on these faces."""
+    own = np.array([trial.own for trial in trials], np.float32)
+    following = trials[1:] + trials[:1]
+    others = np.array(
+        [one.before.similarity(two.restored[0]) for one, two in zip(trials, following, strict=True)],
+        np.float32,
+    )
+    rate, threshold = equal_error_rate(own, others)
+    count = len(trials)
+    passed = sum(trial.before.similarity(trial.swapped) >= limit for trial in trials)
+    half = sum(trial.before.similarity(trial.half_swapped) >= limit for trial in trials)
+    raised = sum(trial.own < limit for trial in trials)
+    stopped = sum(all(trial.before.similarity(e) < limit for e in trial.restored) for trial in trials)
+    return [
+        Figure.number("identity: equal error rate", rate, at_most=MOST_ERRORS, total=count),
+        Figure.number("identity: cosine at the equal error rate", threshold),
+        Figure.number("identity: cosine of own faces, mean", float(own.mean()), total=count),
+        Figure.number("identity: cosine of others' faces, mean", float(others.mean()), total=count),
+        Figure.number("guard: limit", limit),
+        Figure.share("guard: swapped faces (w = 0) let through", passed, count, at_most=MOST_SWAPPED),
+        Figure.share("guard: swapped codes at the default w let through", half, count),
+        Figure.share("guard: good restorations left as they were", stopped, count, at_most=MOST_STOPPED),
+        Figure.share("guard: good restorations below the limit at the default w", raised, count),
+    ]
+
+
+def _to_image(x: torch.Tensor) -> Image:
+    """An image (1, 3, H, W) in [-1, 1] as (H, W, 3)."""
+    levels = ((x[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def parse() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Scores an identity network and measures the guard's limit.")
+    parser.add_argument("--set", default="demo", help="'demo' or the folder of a model set")
+    parser.add_argument("--network", default="", help="ONNX file, if not the set's identity network")
+    parser.add_argument("--photos", type=Path, help="a folder of photographs; default: drawn people")
+    parser.add_argument("--count", type=int, default=750, help="drawn people")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="where to put the limit for the packager: .runs/identity/calibration.json",
+    )
+    parser.add_argument(
+        "--network-of", type=Path, metavar="RUNS", help="score the trained network of these runs"
+    )
+    parser.add_argument("--json", type=Path, help="where to put the figures as JSON")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the command; return 1 if a target was missed."""
+    given = parse()
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = given.network
+        if given.network_of:
+            network = IdentityNet()
+            load_export(given.network_of / "identity" / EXPORT, "identity", network)
+            file = str(Path(folder) / "identity.onnx")
+            write_onnx(network.eval(), Path(file))
+        models = load_models(RestorerSettings(model_set=given.set, identity=file, dtype="float32"), _ROLES)
+    if models.identifier is None or models.codeformer is None:
+        raise SystemExit("the set needs an identity network (or --network FILE) and a CodeFormer")
+    faces = photographed_faces(given.photos, models) if given.photos else drawn_faces(given.count, given.seed)
+    trials = list(trials_of(faces, models.codeformer.network, models.identifier))
+    known = [trial for trial in trials if trial.certainty >= models.min_certainty]
+    first = round(len(known) * CALIBRATED_SHARE)
+    if first < 10:
+        raise SystemExit(f"{len(known)} faces that are not too ruined are too few; at least 30 are needed")
+    limit = limit_of(known[:first])
+    figures = [
+        Figure.share("identity: faces too ruined to tell", len(trials) - len(known), len(trials)),
+        *score(known[first:], limit),
+    ]
+    print(table(figures))
+    if given.calibration:
+        given.calibration.write_text(json.dumps({"min_similarity": limit}) + "\n")
+    print(f'\nIn the manifest: "identity": {{"min_similarity": {limit}}}')
+    if given.json:
+        given.json.write_text(json.dumps({figure.name: figure.value for figure in figures}, indent=1) + "\n")
+    return int(any(figure.reached is False for figure in figures))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

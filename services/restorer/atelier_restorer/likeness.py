@@ -1,0 +1,130 @@
+"""The likeness of restored faces to the faces before, and the guard that keeps faces from becoming others.
+
+The guard has each face decoded at a ladder of fidelities, from the one asked for to 1, with a single encoding
+and in one batch, and takes the lowest that keeps the likeness. The encoder and the transformer run once; each
+further step costs one decode more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from atelier_restorer import cpu_pool
+from atelier_restorer.faces import Candidate
+from atelier_restorer.identity import Embedding, FaceIdentifier, IdentityNetworkError
+from atelier_restorer.models import Models
+from atelier_restorer.request import IdentityMode, RestoreRequest
+from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.outcomes import SkipReason
+
+logger = logging.getLogger(__name__)
+
+LADDER_STEPS = 4
+"""Fidelities that the guard tries for a face: the one asked for, and evenly from there to 1."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What one request wants to know, and with what.
+
+    `guard`: the least cosine that counts as the same person, None to only measure. `min_certainty`: below it
+    the face before is too ruined to tell; see `FaceIdentifier.certainty`.
+    """
+
+    identifier: FaceIdentifier
+    guard: float | None
+    min_certainty: float
+
+    def fidelities(self, fidelity: float) -> list[float]:
+        """Return what a face is decoded at that is to be restored at `fidelity`: itself, or the ladder."""
+        if self.guard is None or fidelity >= 1:
+            return [fidelity]
+        step = (1 - fidelity) / (LADDER_STEPS - 1)
+        return [*(fidelity + step * number for number in range(LADDER_STEPS - 1)), 1.0]
+
+    def measure(self, versions: Sequence[Sequence[Candidate]]) -> None:
+        """Measure how alike each restored version of each face is to the face before. Takes a while."""
+        for face in versions:
+            if (before := self._before(face)) is not None:
+                for version in face:
+                    self._measure(version, before)
+
+    def choose(self, versions: Sequence[Candidate]) -> Candidate:
+        """Return the version of a face that the guard lets through, lowest fidelity first.
+
+        If there is none, the face is left as it was, with the likeness of the version most alike. Measures
+        only what it needs to.
+        """
+        first, before = versions[0], self._before(versions)
+        if before is None or self.guard is None:
+            return first
+        tried: list[Candidate] = []
+        for version in versions:
+            self._measure(version, before)
+            if version.similarity is not None:
+                tried.append(version)
+                if version.similarity >= self.guard:
+                    version.fidelity_requested = first.fidelity if version is not first else None
+                    return version
+        if not tried:  # nothing could be decoded, or measured: a face that was not checked is not pasted
+            if first.reason is None:
+                first.skip(SkipReason.FAILED)
+            return first
+        best = max(tried, key=lambda version: version.similarity or -1.0)
+        best.skip(SkipReason.IDENTITY_CHANGED)
+        return best
+
+    def _before(self, versions: Sequence[Candidate]) -> Embedding | None:
+        """Return who a face shows before; None, and the face marked, if it is too ruined or not restored."""
+        restored = [version for version in versions if version.restored is not None]
+        if not restored or restored[0].crop is None:
+            return None
+        cpu_pool.check()
+        try:
+            before = self.identifier.embed(restored[0].crop)
+            certainty = self.identifier.certainty(restored[0].crop, before)
+        except IdentityNetworkError as error:
+            logger.warning("the likeness of a face cannot be measured", extra={"error": str(error)})
+            if self.guard is not None:
+                for version in restored:
+                    version.skip(SkipReason.FAILED)
+            return None
+        if certainty >= self.min_certainty:
+            return before
+        for version in restored:
+            version.unknown = True
+        return None
+
+    def _measure(self, version: Candidate, before: Embedding) -> None:
+        if version.restored is None:
+            return
+        cpu_pool.check()
+        try:
+            version.similarity = before.similarity(self.identifier.embed(version.restored))
+        except IdentityNetworkError as error:
+            logger.warning("the likeness of a face cannot be measured", extra={"error": str(error)})
+
+
+def likeness_of(request: RestoreRequest, models: Models) -> Likeness | None:
+    """Return what a request wants to know about likeness; None: nothing.
+
+    Raises `InvalidRequest` if it asks for what the loaded networks cannot tell.
+    """
+    mode, identifier = request.identity, models.identifier
+    if mode is IdentityMode.OFF or (mode is None and identifier is None):
+        return None
+    if identifier is None:
+        raise InvalidRequest.of(
+            "identity", f"{mode} needs an identity network, and the model set {models.name} has none"
+        )
+    limit = None
+    if mode is IdentityMode.GUARD:
+        limit = models.min_similarity if request.min_similarity is None else request.min_similarity
+        if limit is None:
+            raise InvalidRequest.of(
+                "min_similarity",
+                "is required: no default was measured for this identity network; see docs/models.md",
+            )
+    return Likeness(identifier, limit, models.min_certainty)

@@ -1,0 +1,202 @@
+"""Likeness over gRPC and on the command line: reported, guarded, refused where it cannot be told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from atelier.common.v1 import service_status_pb2, skip_reason_pb2
+from atelier.restorer.v1 import restorer_service_pb2 as pb
+from atelier_restorer.identity import FaceIdentifier
+from tests.integration.restorer_command import RunHere, pixels_of, run_at_service
+from tests.integration.restorer_server import Client, failure, photo, pixels, png, serve, stage_names
+from tests.tiny_identity import add_identity, mean_color_network
+from tests.tiny_restorer import FACES_OF_512_PX, build_set, codeformer_state, detector_state
+
+FILE = png(photo())
+CROP = png(photo(512, 512))
+OFF, REPORT, GUARD = pb.IDENTITY_MODE_OFF, pb.IDENTITY_MODE_REPORT, pb.IDENTITY_MODE_GUARD
+LADDER = [0.4, 0.6, 0.8, 1.0]
+
+
+def tiny_set(folder: Path) -> Path:
+    return build_set(folder, detector=detector_state({FACES_OF_512_PX: 0.99}), codeformer=codeformer_state())
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_set(tmp_path_factory.mktemp("without"))
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_set(tmp_path_factory.mktemp("knowing"))
+    return add_identity(folder, mean_color_network(), min_similarity=-1.0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plain_restorer(without: Path) -> AsyncIterator[Client]:
+    async with serve(without) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def restorer(knowing: Path) -> AsyncIterator[Client]:
+    async with serve(knowing) as client:
+        yield client
+
+
+def likenesses(response: pb.RestoreFacesResponse) -> list[float]:
+    return [face.identity_similarity for face in response.faces if face.restored]
+
+
+async def sweep(client: Client, fidelities: list[float], **fields: object) -> list[pb.RestoreFacesResponse]:
+    request = pb.CompareFidelitiesRequest(restore=pb.RestoreFacesRequest(**fields), fidelities=fidelities)
+    return [each.result async for each in client.stub.CompareFidelities(request)]
+
+
+async def test_it_is_reported_by_default_and_changes_no_pixel(
+    restorer: Client, plain_restorer: Client
+) -> None:
+    by_default = await restorer.restore(FILE, max_faces=2)
+    asked = await restorer.restore(FILE, max_faces=2, identity=REPORT)
+    off = await restorer.restore(FILE, max_faces=2, identity=OFF)
+    plain = await plain_restorer.restore(FILE, max_faces=2)
+    assert by_default.image == asked.image == off.image == plain.image
+    assert likenesses(by_default) == likenesses(asked) and len(likenesses(asked)) == 2
+    assert all(-1 <= value <= 1 for value in likenesses(asked))
+    for response, measured in ((by_default, True), (off, False), (plain, False)):
+        assert ("identity" in stage_names(response)) is measured
+        assert {face.HasField("identity_similarity") for face in response.faces if face.restored} == {
+            measured
+        }
+        assert not response.HasField("min_similarity")
+
+
+async def test_what_is_measured_is_the_crops_that_are_returned(restorer: Client) -> None:
+    response = await restorer.restore(FILE, max_faces=1, return_crops=True)
+    [face] = [face for face in response.faces if face.restored]
+    identifier = FaceIdentifier(mean_color_network())
+    before, after = (identifier.embed(pixels(crop)) for crop in (face.crop_before, face.crop_after))
+    assert face.identity_similarity == pytest.approx(before.similarity(after), abs=1e-5)
+
+
+async def test_the_network_is_among_those_loaded(restorer: Client) -> None:
+    status = (await restorer.stub.GetStatus(pb.GetStatusRequest())).status
+    assert ("tiny-identity", service_status_pb2.NETWORK_ROLE_IDENTITY) in [
+        (network.name, network.role) for network in status.networks
+    ]
+
+
+async def test_the_guard_returns_what_the_lowest_faithful_fidelity_gives(restorer: Client) -> None:
+    swept = await sweep(restorer, LADDER, image={"data": CROP}, aligned=True)
+    values = [likenesses(result)[0] for result in swept]
+    assert len({round(value, 6) for value in values}) == len(LADDER), "every value has its own likeness"
+    for limit in (min(values), sorted(values)[1], max(values)):
+        response = await restorer.restore(
+            CROP, aligned=True, fidelity=LADDER[0], identity=GUARD, min_similarity=limit
+        )
+        [face] = response.faces
+        expected = next(number for number, value in enumerate(values) if value >= limit)
+        assert response.image == swept[expected].image and response.min_similarity == limit
+        assert face.restored and face.fidelity == pytest.approx(LADDER[expected])
+        assert face.identity_similarity == pytest.approx(values[expected], abs=1e-6)
+        assert face.HasField("fidelity_requested") is (expected > 0)
+        if expected:
+            assert face.fidelity_requested == pytest.approx(LADDER[0])
+
+
+async def test_a_face_that_would_be_somebody_else_is_left_as_it_was(restorer: Client) -> None:
+    source = photo()
+    response = await restorer.restore(FILE, max_faces=2, identity=GUARD, min_similarity=1.0, return_mask=True)
+    changed = skip_reason_pb2.SKIP_REASON_IDENTITY_CHANGED
+    assert response.reason == changed and not response.face_restoration_applied
+    for face in response.faces[:2]:
+        assert face.reason == changed and not face.restored and not face.HasField("fidelity")
+        assert face.identity_similarity < 1 and not face.HasField("fidelity_requested")
+    np.testing.assert_array_equal(pixels(response.image), source)
+    assert not pixels(response.mask).any()
+
+
+async def test_with_the_sets_own_limit(restorer: Client) -> None:
+    response = await restorer.restore(FILE, max_faces=1, identity=GUARD)
+    plain = await restorer.restore(FILE, max_faces=1)
+    assert response.min_similarity == -1
+    difference = pixels(response.image).astype(int) - pixels(plain.image)
+    assert np.abs(difference).max() <= 1, "a batch of more decodes rounds otherwise"
+
+
+async def test_a_face_too_ruined_to_tell(tmp_path: Path) -> None:
+    folder = add_identity(tiny_set(tmp_path), mean_color_network(), min_similarity=0.9, min_certainty=1.0)
+    async with serve(folder) as client:
+        reported = await client.restore(FILE, max_faces=1)
+        guarded = await client.restore(FILE, max_faces=1, identity=GUARD)
+    for response in (reported, guarded):
+        [face] = [face for face in response.faces if face.restored]
+        assert face.identity_unknown and not face.HasField("identity_similarity")
+    assert np.abs(pixels(reported.image).astype(int) - pixels(guarded.image)).max() <= 1
+
+
+async def test_what_cannot_be_told_is_refused(
+    restorer: Client, plain_restorer: Client, without: Path
+) -> None:
+    for mode in (REPORT, GUARD):
+        _, _, fields, _ = await failure(plain_restorer.restore(FILE, identity=mode))
+        assert fields == ["identity"]
+    for fields_given, named in (
+        ({"min_similarity": 0.5}, ["min_similarity"]),
+        ({"identity": REPORT, "min_similarity": 0.5}, ["min_similarity"]),
+        ({"identity": GUARD, "min_similarity": 1.5}, ["min_similarity"]),
+        ({"identity": 77}, ["identity"]),
+    ):
+        _, _, fields, _ = await failure(restorer.restore(FILE, **fields_given))
+        assert fields == named
+    _, _, fields, _ = await failure(sweep(restorer, [0.5], image={"data": FILE}, identity=GUARD))
+    assert fields == ["restore.identity"]
+
+
+async def test_a_network_from_a_file_has_no_limit_of_its_own(without: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.onnx").write_bytes(mean_color_network())
+    async with serve(without, identity=str(tmp_path / "own.onnx")) as client:
+        _, _, fields, _ = await failure(client.restore(FILE, identity=GUARD))
+        response = await client.restore(FILE, max_faces=1, identity=GUARD, min_similarity=-1.0)
+    assert fields == ["min_similarity"] and response.face_restoration_applied
+    async with serve(without, identity=str(tmp_path / "own.onnx"), min_similarity=-0.5) as client:
+        response = await client.restore(FILE, max_faces=1, identity=GUARD)
+    assert response.min_similarity == -0.5
+
+
+async def test_on_the_command_line_in_process_and_at_a_service(
+    knowing: Path, without: Path, restorer: Client, tmp_path: Path, run_here: RunHere
+) -> None:
+    (tmp_path / "in.png").write_bytes(FILE)
+    (tmp_path / "own.onnx").write_bytes(mean_color_network())
+
+    def arguments(name: str, *flags: object) -> list[object]:
+        return ["restore", tmp_path / "in.png", tmp_path / name, "--max-faces", 1, *flags]
+
+    guard = ("--identity", "guard", "--min-similarity", -1)
+    own = await asyncio.to_thread(run_here, *arguments("own.png", *guard), "--model-set", knowing)
+    remote = await run_at_service(restorer, *arguments("remote.png", *guard))
+    file = await asyncio.to_thread(
+        run_here, *arguments("file.png"), "--model-set", without, "--identity-network", tmp_path / "own.onnx"
+    )
+    off = await asyncio.to_thread(
+        run_here, *arguments("off.png", "--identity", "off"), "--model-set", knowing
+    )
+    values = [
+        [face["identity_similarity"] for face in run.reports[0]["faces"] if face["restored"]]
+        for run in (own, remote, file, off)
+    ]
+    assert values[0] == values[1] == pytest.approx(values[2], abs=1e-4) and values[3] == [None]
+    assert [run.reports[0]["min_similarity"] for run in (own, remote, file)] == [-1, -1, None]
+    np.testing.assert_array_equal(pixels_of(tmp_path / "off.png"), pixels_of(tmp_path / "file.png"))
+    refused = await asyncio.to_thread(
+        run_here, *arguments("no.png", "--identity", "guard"), "--model-set", without
+    )
+    assert refused.code != 0 and "--identity guard needs an identity network" in refused.err

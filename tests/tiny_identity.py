@@ -1,0 +1,78 @@
+"""Networks of the identity role that tell faces apart by their colors, as ONNX files.
+
+The embedding is the mean of each channel, relative to gray, and how much fine detail each has: red and blue
+are opposite people, and a face without detail is as good as its ruin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+GRAY, DETAIL = 127.5, 5.0
+
+
+def mean_color_network(scale: float = 1.0, *, batch: int | str = 1) -> bytes:
+    """Return a network whose embedding (batch, 6) is `scale` times mean color minus gray, and the detail."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["data"], ["mean"]),
+        helper.make_node("AveragePool", ["data"], ["smooth"], kernel_shape=[7, 7], pads=[3] * 4),
+        helper.make_node("Sub", ["data", "smooth"], ["fine"]),
+        helper.make_node("Abs", ["fine"], ["size"]),
+        helper.make_node("GlobalAveragePool", ["size"], ["detail"]),
+        helper.make_node("Concat", ["mean", "detail"], ["both"], axis=1),
+        helper.make_node("Flatten", ["both"], ["flat"], axis=1),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["embedding"]),
+    ]
+    weight = np.diag([1.0] * 3 + [DETAIL] * 3) * scale
+    bias = np.array([-GRAY] * 3 + [0.0] * 3) * scale
+    return _model(nodes, {"weight": weight, "bias": bias}, (batch, 3, 112, 112), (batch, 6))
+
+
+def map_network() -> bytes:
+    """Return a network that returns an image rather than a vector."""
+    nodes = [helper.make_node("Relu", ["data"], ["embedding"])]
+    return _model(nodes, {}, (1, 3, 112, 112), (1, 3, 112, 112))
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    shape: Sequence[int | str],
+    output: Sequence[int | str],
+) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "identity",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, output)],
+        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def add_identity(
+    folder: Path, content: bytes, *, min_similarity: float | None = None, min_certainty: float | None = None
+) -> Path:
+    """Add an identity network, and what was measured for it, to the model set in `folder`; return it."""
+    (folder / "identity.onnx").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["components"]["identity"] = {"path": "identity.onnx", "name": "tiny-identity"}
+    manifest["files"]["identity.onnx"] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+    }
+    if min_similarity is not None:
+        manifest["identity"] = {"min_similarity": min_similarity}
+        if min_certainty is not None:
+            manifest["identity"]["min_certainty"] = min_certainty
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
