@@ -15,10 +15,6 @@ from tools.models.addresses import HUB, host_of, is_address, public
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
 
-
-Remove a role here once `NetworkRole` has it; then the sets that list its entry contain it.
-"""
-
 PICKLES = (".pth", ".pt", ".ckpt")
 LICENSE_ROLE = "license"
 

@@ -44,6 +44,16 @@ class Likeness:
         step = (1 - fidelity) / (LADDER_STEPS - 1)
         return [*(fidelity + step * number for number in range(LADDER_STEPS - 1)), 1.0]
 
+    def chosen(self, versions: list[list[Candidate]]) -> list[list[Candidate]]:
+        """Measure the likeness of the versions of each face; with a guard, return one version of each.
+
+        Takes a while.
+        """
+        if self.guard is None:
+            self.measure(versions)
+            return versions
+        return [[self.choose(face)] for face in versions]
+
     def measure(self, versions: Sequence[Sequence[Candidate]]) -> None:
         """Measure how alike each restored version of each face is to the face before. Takes a while."""
         for face in versions:

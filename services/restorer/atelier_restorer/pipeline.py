@@ -55,7 +55,7 @@ from atelier_restorer.restoration import (
 )
 from atelier_restorer.selection import select_faces
 from atelier_restorer.settings import RestorerSettings
-from atelier_restorer.single_restorer import SingleRestorer
+from atelier_restorer.single_restorer import fidelity_warnings
 from atelier_runtime import defaults
 from atelier_runtime.device_job import Job
 from atelier_runtime.device_worker import DeviceWorker
@@ -226,7 +226,7 @@ class RestorerPipeline:
             warnings.append(ResponseWarning(WarningCode.NOT_LOADED, message))
         elif request.max_faces:
             candidates = await self._candidates(rgb, request, call, warnings)
-            warnings += self._ignored_fidelity(request, sweep)
+            warnings += fidelity_warnings(self._models.codeformer, request, sweep)
         background = None
         if not request.aligned:  # an aligned face is upscaled together with its image
             background = self._background.submit(picture, request, gray, call.device, call.deadline)
@@ -248,19 +248,6 @@ class RestorerPipeline:
             return "face restorer"
         detects = not request.aligned and not request.faces
         return "face detector" if detects and self._models.detector is None else None
-
-    def _ignored_fidelity(
-        self, request: RestoreRequest, sweep: Sequence[float] | None
-    ) -> list[ResponseWarning]:
-        """Return a warning if fidelities were given and the network has none."""
-        network = self._models.codeformer
-        edits = any(edit.fidelity is not None for edit in request.faces)
-        if not isinstance(network, SingleRestorer) or not (request.sets_fidelity or edits or sweep):
-            return []
-        message = f"{network.architecture.name} has no fidelity: the value has no effect."
-        if sweep is not None:
-            message = f"{network.architecture.name} has no fidelity: the images of all values are the same."
-        return [ResponseWarning(WarningCode.FIDELITY_IGNORED, message)]
 
     async def _candidates(
         self, rgb: RgbArray, request: RestoreRequest, call: Call, warnings: list[ResponseWarning]
@@ -341,9 +328,15 @@ class RestorerPipeline:
         ]
         versions = await self._faces.restore(candidates, fidelities, call.device.reports, call.deadline)
         await self._cpu_pool.run(lambda: recolor(versions, recoloring(rgb, gray)))
+        chosen = versions
         if likeness is not None:
-            versions = await self._cpu_pool.run(partial(_with_likeness, versions, likeness, call))
-        rounds = [[face[number] for face in versions] for number in range(len(sweep or (0,)))]
+
+            def measure() -> list[list[Candidate]]:
+                with call.cpu.stage("identity"):
+                    return likeness.chosen(versions)
+
+            chosen = await self._cpu_pool.run(measure)
+        rounds = [[face[number] for face in chosen] for number in range(len(sweep or (0,)))]
         for row in rounds:
             await self._faces.parse(row, request, call.device, call.deadline)
         enabled = self._models.match_tone if request.match_tone is None else request.match_tone
@@ -401,12 +394,3 @@ def _eight_bit_and_gray(picture: Picture) -> tuple[RgbArray, bool]:
     """Return an image in 8 bits, and whether it is gray. Takes a while for a large one."""
     rgb = picture.eight_bit()
     return rgb, picture.gray or is_gray(rgb)
-
-
-def _with_likeness(versions: list[list[Candidate]], likeness: Likeness, call: Call) -> list[list[Candidate]]:
-    """Measure the likeness of the versions of each face; with a guard, one version of each remains."""
-    with call.cpu.stage("identity"):
-        if likeness.guard is None:
-            likeness.measure(versions)
-            return versions
-        return [[likeness.choose(face)] for face in versions]

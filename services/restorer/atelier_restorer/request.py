@@ -119,8 +119,8 @@ class RestoreRequest:
     """Which faces of an image to restore, and how. The proto documents each field.
 
     `match_tone` None: the model set's default. `identity` None: report where the network is loaded.
-    `min_similarity` None: the default of the restorer. `output_format` None: the input's. `fidelity_given`: the
-    caller set it, and is told if it has no effect.
+    `min_similarity` None: the default of the restorer. `output_format` None: the input's. `fidelity_given`:
+    the caller set it, and is told if it has no effect.
     """
 
     fidelity: float = defaults.FIDELITY

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from atelier_restorer.batching import RestoredCrop
+from atelier_restorer.batching import FaceNetwork, RestoredCrop
 from atelier_restorer.crop_batches import bucket, network_input, restored_crops
 from atelier_restorer.nets.codeformer import filled
 from atelier_restorer.nets.face_restoration import architecture_of, canonical, load
+from atelier_restorer.request import RestoreRequest
 from atelier_runtime.images import RgbArray
+from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
 
 class SingleRestorer:
@@ -54,6 +56,19 @@ class SingleRestorer:
         output = self.architecture.restore(self.network, x)
         answers = dict(zip(needed, restored_crops(output[: len(needed)].float()), strict=True))
         return [answers[index] for index, _ in decodes]
+
+
+def fidelity_warnings(
+    network: FaceNetwork | None, request: RestoreRequest, sweep: Sequence[float] | None
+) -> list[ResponseWarning]:
+    """Return a warning if fidelities were given and the network has none."""
+    edits = any(edit.fidelity is not None for edit in request.faces)
+    if not isinstance(network, SingleRestorer) or not (request.sets_fidelity or edits or sweep):
+        return []
+    message = f"{network.architecture.name} has no fidelity: the value has no effect."
+    if sweep is not None:
+        message = f"{network.architecture.name} has no fidelity: the images of all values are the same."
+    return [ResponseWarning(WarningCode.FIDELITY_IGNORED, message)]
 
 
 def is_single(state: Mapping[str, Tensor]) -> bool:

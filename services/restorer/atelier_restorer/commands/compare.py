@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atelier_restorer.client import Client, Restored
-from atelier_restorer.commands import options
+from atelier_restorer.commands import options, requests
 from atelier_restorer.commands.collisions import Outputs, Write
 from atelier_restorer.commands.connection import run_with_client
 from atelier_restorer.commands.console import Console
@@ -20,8 +20,8 @@ from atelier_runtime import defaults
 def run(args: argparse.Namespace) -> int:
     """Write NAME_w0.6.png and so on to a folder, print a JSON object for each; return the exit code."""
     options.check_connection_flags(args)
-    fidelities = options.fidelities(args)
-    request = options.compare_request(args)
+    fidelities = requests.fidelities(args)
+    request = requests.compare_request(args)
     if args.target.exists() and not args.target.is_dir():
         raise PlanError(f"{shown(args.target)} is not a folder; one file per fidelity is written to it")
     suffix = args.source.suffix.lower()

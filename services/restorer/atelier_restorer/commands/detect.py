@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from atelier_restorer.client import Client
-from atelier_restorer.commands import options
+from atelier_restorer.commands import options, requests
 from atelier_restorer.commands.connection import run_with_client
 from atelier_restorer.commands.console import Console
 from atelier_restorer.commands.writing import read_source
@@ -16,7 +16,7 @@ from atelier_runtime.service_status import NetworkRole
 def run(args: argparse.Namespace) -> int:
     """Print every detected face as one JSON object; return the exit code."""
     options.check_connection_flags(args)
-    request = options.detect_request(args)
+    request = requests.detect_request(args)
     data = read_source(args.source, "detect")
 
     async def detect(client: Client) -> list[dict[str, Any]]:

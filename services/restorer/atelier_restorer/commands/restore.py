@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from atelier_restorer.commands import options
+from atelier_restorer.commands import options, requests
 from atelier_restorer.commands.batch import Batch
 from atelier_restorer.commands.connection import run_with_client
 from atelier_restorer.commands.console import Console
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; return the exit code: 0 if every image was written and none may be missing."""
     options.check_connection_flags(args)
     concurrency = options.concurrency(args)
-    request = options.restore_request(args)
+    request = requests.restore_request(args)
     plan = make_plan(
         args.source,
         args.target,
