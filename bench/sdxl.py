@@ -267,6 +267,7 @@ def make_models(device: torch.device, dtype: torch.dtype, tiny: bool) -> Models:
             preview_colors=None,
             guidance_rescale=0.0,
             match_tone=False,
+            identity=None,
             components={},
             files={},
         ),

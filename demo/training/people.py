@@ -10,6 +10,8 @@ longer than drawing, so that only every fourth person is seen degraded and resto
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -131,6 +133,10 @@ def views_of(person: Person, rng: np.random.Generator, darkroom: Darkroom | None
     return np.stack([*views, *(recognition_crop(crop) for crop in (degraded, *restored))])
 
 
+def _write(views: Image, path: Path) -> None:
+    save(path, views)
+
+
 def train(options: Options) -> None:
     """Run the stage: make the missing shards. Trains nothing."""
     prepare_torch(options)
@@ -150,7 +156,7 @@ def train(options: Options) -> None:
                 for row, someone in enumerate(people)
             ]
         )
-        write_atomically(path, lambda part, views=views: save(part, views))
+        write_atomically(path, partial(_write, views))
         write_atomically(path.with_suffix(".json"), lambda part: part.write_text("[]"))
         print(f"people shard {number}", flush=True)
 

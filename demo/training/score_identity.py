@@ -28,7 +28,6 @@ from atelier_restorer.models import Models, load_models
 from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images
-from atelier_runtime.images import InputImage
 from atelier_runtime.service_status import NetworkRole
 from training.degrade import degrade_face
 from training.figures import Figure, table
@@ -77,7 +76,7 @@ def photographed_faces(folder: Path, models: Models) -> Iterator[Image]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             continue
-        rgb = images.decode(InputImage(path.read_bytes()), max_pixels=defaults.MAX_PIXELS).eight_bit()
+        rgb = images.decode(path.read_bytes(), max_pixels=defaults.MAX_PIXELS).eight_bit()
         found = models.detector.detect(
             [rgb], size_px=defaults.DETECT_SIZE_PX, min_confidence=defaults.MIN_CONFIDENCE
         )[0]
@@ -192,8 +191,10 @@ def main() -> int:
         models = load_models(RestorerSettings(model_set=given.set, identity=file, dtype="float32"), _ROLES)
     if models.identifier is None or models.codeformer is None:
         raise SystemExit("the set needs an identity network (or --network FILE) and a CodeFormer")
+    codeformer = models.codeformer.network
+    assert isinstance(codeformer, CodeFormer), "a network that takes a fidelity"
     faces = photographed_faces(given.photos, models) if given.photos else drawn_faces(given.count, given.seed)
-    trials = list(trials_of(faces, models.codeformer.network, models.identifier))
+    trials = list(trials_of(faces, codeformer, models.identifier))
     known = [trial for trial in trials if trial.certainty >= models.min_certainty]
     first = round(len(known) * CALIBRATED_SHARE)
     if first < 10:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def likenesses(response: pb.RestoreFacesResponse) -> list[float]:
     return [face.identity_similarity for face in response.faces if face.restored]
 
 
-async def sweep(client: Client, fidelities: list[float], **fields: object) -> list[pb.RestoreFacesResponse]:
+async def sweep(client: Client, fidelities: list[float], **fields: Any) -> list[pb.RestoreFacesResponse]:
     request = pb.CompareFidelitiesRequest(restore=pb.RestoreFacesRequest(**fields), fidelities=fidelities)
     return [each.result async for each in client.stub.CompareFidelities(request)]
 

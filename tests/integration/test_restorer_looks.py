@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ async def test_restore_looks_as_detect_does(published: Client) -> None:
     for number in range(6):
         scene[40 + 50 * number : 100 + 50 * number, 20 + 90 * number : 80 + 90 * number] = head
     for size, look in ((128, pb.LOOK_ONCE), (128, pb.LOOK_AUTO), (640, pb.LOOK_ONCE), (0, pb.LOOK_THOROUGH)):
-        options = {"detect_size_px": size, "look": look}
+        options: dict[str, Any] = {"detect_size_px": size, "look": look}
         found = await published.stub.DetectFaces(pb.DetectFacesRequest(image={"data": png(scene)}, **options))
         restored = await published.restore(png(scene), **options)
         assert [face.box for face in found.faces] == [face.face.box for face in restored.faces]
@@ -96,8 +97,7 @@ async def test_options_of_detection_are_refused_where_nothing_is_detected(publis
             call = published.restore(png(photo), **options, **{name: value})
             assert (await failure(call))[2] == [name]
     for name, unknown in (("look", 9), ("detect_size_px", 2049)):
-        assert (await failure(published.restore(png(photo), **{name: unknown})))[2] == [name]
-        call = published.stub.DetectFaces(
-            pb.DetectFacesRequest(image={"data": png(photo)}, **{name: unknown})
-        )
+        wrong: dict[str, Any] = {name: unknown}
+        assert (await failure(published.restore(png(photo), **wrong)))[2] == [name]
+        call = published.stub.DetectFaces(pb.DetectFacesRequest(image={"data": png(photo)}, **wrong))
         assert (await failure(call))[2] == [name]
