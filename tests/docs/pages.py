@@ -42,6 +42,7 @@ EXCUSED: Mapping[str, str] = {
     "ATELIER_GATEWAY_GENERATOR=none": "needs a downloaded set; tests/integration/test_gateway_restore.py",
     "docker build": "needs docker; tests/k8s/test_images.py",
     "kubectl apply": "needs a cluster; test_kubernetes.py renders it",
+    "training.score_identity": "needs photographs; tests/unit/training/test_identity_network.py",
     "inspect codeformer.pth": "needs published files; tests/integration/test_restorer_command_published.py",
     "--networks published --device cuda": "needs a GPU",
     "python -m bench.cards": "needs a GPU",

@@ -92,7 +92,10 @@ async def test_detection_is_the_same_in_this_process_and_at_a_service(
     [report] = own.reports
     assert set(report) == {"faces"} and len(report["faces"]) > 2
     for face in report["faces"]:
-        assert set(face) == {"box", "landmarks", "confidence", "size_px", "sharpness", "roll_degrees"}
+        assert set(face) == {
+            *("box", "landmarks", "confidence", "size_px", "sharpness", "roll_degrees"),
+            "orientation_unclear",
+        }
         assert np.shape(face["box"]) == (4,) and np.shape(face["landmarks"]) == (5, 2)
         x1, y1, x2, y2 = face["box"]
         assert face["size_px"] == min(x2 - x1, y2 - y1) and face["sharpness"] > 0

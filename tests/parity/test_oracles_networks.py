@@ -86,9 +86,12 @@ def test_what_is_shipped_imports_no_oracle() -> None:
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             found = {name.partition(".")[0] for name in names} & TEST_ONLY
+            if "training" in file.parts:  # not shipped, and it writes the identity network as ONNX
+                found -= {"onnx"}
             assert not found, f"{file.relative_to(ROOT)} imports {found}"
     projects = [*ROOT.glob("services/*/pyproject.toml"), *ROOT.glob("*/pyproject.toml")]
     assert len(projects) > 5
     for project in projects:
         text = project.read_text(encoding="utf-8")
+        text = text.replace("identity.onnx", "")  # a file, not the package
         assert not [name for name in TEST_ONLY if name in text], project.relative_to(ROOT)
