@@ -15,14 +15,13 @@ import numpy as np
 
 from atelier_restorer.align import CROP_SIZE, crop_to_picture, face_to_crop
 from atelier_restorer.detect import to_faces
-from atelier_restorer.looks import find_faces
 from atelier_restorer.neighbors import FaceCenter, face_center
 from atelier_restorer.paste import paste_face
-from atelier_restorer.request import DetectRequest, Face
+from atelier_restorer.request import Face
 from atelier_runtime import images
 from atelier_runtime.defaults import MIN_EYE_DISTANCE_PX
 from atelier_runtime.errors import AtelierError
-from bench.looks import files_of
+from bench.looks import files_of, search
 from bench.report import print_json
 from tests.published_retinaface import published_detector
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", metavar="PHOTO|FOLDER", type=Path, nargs="+")
     given = parser.parse_args(arguments)
-    detector, default = published_detector(), DetectRequest()
+    detector = published_detector()
     covered: dict[bool, list[float]] = {False: [], True: []}
     for path in files_of(given.photos):
         try:
@@ -43,19 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except AtelierError:
             continue
         height, width = photo.shape[:2]
-        found = find_faces(
-            detector,
-            photo,
-            size_px=default.detect_size_px,
-            min_confidence=default.min_confidence,
-            look=default.look,
-        )
         faces = [
             face
-            for face in to_faces(found.faces, width, height)
+            for face in to_faces(search(detector, photo).faces, width, height)
             if face.eye_distance_px >= MIN_EYE_DISTANCE_PX
         ]
-        if len(faces) < 254:
+        if len(faces) < 255:  # each has a gray level of its own
             for respected in covered:
                 covered[respected] += covered_fractions(faces, (height, width), respected=respected)
     print_json(

@@ -8,13 +8,16 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchvision.ops import nms
 
 SAME_FACE_OVERLAP = 0.4
 """Boxes that overlap by more than this, intersection over union, are of one face."""
 
 _SAME_HEAD_OVERLAP = 0.45
 _SAME_HEAD_DISTANCE = 0.6
+_MAX_COMPARED = 2000  # each with all before it; a response has fewer
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,9 @@ def overlaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
 
 
 def seen_best(faces: Detections) -> Detections:
-    """Return each face once, of those that overlap the first: they are ordered by what was seen best."""
-    kept: list[int] = []
-    for face in range(len(faces)):
-        others = faces.boxes[np.array(kept, dtype=np.intp)]
-        if not (overlaps(faces.boxes[face : face + 1], others) > SAME_FACE_OVERLAP).any():
-            kept.append(face)
-    return faces.where(np.array(kept, dtype=np.intp))
+    """Return each face once, as it was seen best: of boxes that overlap, the one of the highest log-odds."""
+    boxes, odds = torch.from_numpy(faces.boxes), torch.from_numpy(faces.log_odds)
+    return faces.where(nms(boxes, odds, SAME_FACE_OVERLAP).numpy())
 
 
 def without_second_boxes(found: Detections, width: int, height: int) -> Detections:
@@ -111,7 +110,7 @@ def without_second_boxes(found: Detections, width: int, height: int) -> Detectio
     `_SAME_HEAD_DISTANCE` times the distance of the eyes of the larger: heads that touch are further apart.
 
     Args:
-        found: The faces, the better of two first.
+        found: The faces, the better of two first; only the first `_MAX_COMPARED` are compared.
         width: Width of the image, px.
         height: Height of the image, px.
     """
@@ -119,7 +118,7 @@ def without_second_boxes(found: Detections, width: int, height: int) -> Detectio
     points = found.landmarks * (width, height)
     areas = np.maximum(_areas(found.boxes), 1e-12)
     eyes = np.linalg.norm(points[:, 0] - points[:, 1], axis=1)
-    for face in range(len(found)):
+    for face in range(min(len(found), _MAX_COMPARED)):
         others = np.array(kept, dtype=np.intp)
         shared = _intersections(found.boxes[face : face + 1], found.boxes[others])[0]
         inside = shared / np.minimum(areas[face], areas[others])
@@ -127,7 +126,7 @@ def without_second_boxes(found: Detections, width: int, height: int) -> Detectio
         near = apart < _SAME_HEAD_DISTANCE * np.maximum(eyes[face], eyes[others])
         if not ((inside > _SAME_HEAD_OVERLAP) & near).any():
             kept.append(face)
-    return found.where(np.array(kept, dtype=np.intp))
+    return found.where(np.append(np.array(kept, dtype=np.intp), np.arange(_MAX_COMPARED, len(found))))
 
 
 def _turn_back(points: NDArray[np.float64], quarter_turns: int) -> NDArray[np.float64]:

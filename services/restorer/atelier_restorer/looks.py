@@ -164,8 +164,8 @@ class _Search:
 
         Small ones that it has seen are replaced where they are seen better.
         """
-        small = not len(faces) or faces.sides(*self.size).min() < _SMALL_PX
-        if self._size_px == 0 or not (small or always):
+        sides = faces.above(_SEEN).sides(*self.size)
+        if self._size_px == 0 or (len(sides) and sides.min() >= _SMALL_PX and not always):
             return faces
         seen = self.view.shape[0]
         for times, limit in _LARGER_LOOKS:

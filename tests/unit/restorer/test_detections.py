@@ -77,3 +77,12 @@ def test_faces_cheek_to_cheek_are_two(apart: float) -> None:
 def test_a_childs_face_before_a_large_one_is_a_face() -> None:
     both = joined([face(100, 100, 400, 0.99), face(330, 330, 120, 0.98)])
     assert len(without_second_boxes(both, 1000, 1000)) == 2
+
+
+def test_thousands_of_faces_are_not_all_compared() -> None:
+    """What has a low score may come in tens of thousands: the rest stays as it is, in its order."""
+    many = [face(20 * (n % 50), 20 * (n // 50), 15, 0.9 - n * 1e-4) for n in range(2050)]
+    second = joined([*many, face(1, 1, 9, 0.5)])
+    kept = without_second_boxes(second, 1000, 1000)
+    assert len(kept) == 2051 and kept.scores.tolist() == second.scores.tolist()
+    assert len(without_second_boxes(joined([many[0], face(1, 1, 9, 0.5)]), 1000, 1000)) == 1

@@ -129,6 +129,15 @@ def test_a_photo_with_a_clear_face_is_looked_at_once(detector: FaceDetector, pix
     assert faces == detector.detect([photo], size_px=640, min_confidence=0.8)[0]
 
 
+def test_what_has_a_low_score_is_no_reason_to_look_closer(
+    detector: FaceDetector, pixels_seen: list[int]
+) -> None:
+    photo = data.astronaut()
+    faces, _ = found(detector, photo, min_confidence=0.0, size_px=320)
+    assert min(face.size_px for face in faces if face.confidence < 0.5) < 20 < faces[0].size_px
+    assert pixels_seen[0] == 320 * 320 and max(pixels_seen) == 320 * 320
+
+
 def test_a_photo_without_a_face_is_looked_at_in_all_turns(
     detector: FaceDetector, pixels_seen: list[int]
 ) -> None:
