@@ -288,7 +288,9 @@ def face_from_proto(message: restorer_pb.Face) -> Face:
 
 
 def restoration_from_proto(message: restorer_pb.RestoreFacesResponse, spec: RestoreSpec) -> Restoration:
-    """Read a restored image."""
+    """Read a restored image. Raises `InternalError` if it is not what was requested."""
+    if spec.identity == "guard":
+        wire.check_guarded(message)
     return Restoration(
         image=_image_from_proto(message.image, spec.output_format),
         mask=wire.optional_image_from_proto(message, "mask"),

@@ -23,7 +23,7 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
 from atelier_restorer.convert import IDENTITY_MODES, LOOKS, MASKS, RULES
 from atelier_restorer.pace import Pace
-from atelier_restorer.request import DetectRequest, FaceEdit, RestoreRequest
+from atelier_restorer.request import DetectRequest, FaceEdit, IdentityMode, RestoreRequest
 from atelier_runtime import wire
 from atelier_runtime.channel import NO_LIMIT, channel_options
 from atelier_runtime.errors import (
@@ -115,7 +115,10 @@ class Client:
     async def restore(self, data: bytes, request: RestoreRequest) -> Restored:
         """Restore the faces of an image file. Raises `AtelierError`."""
         message = _restore_request_to_proto(data, request)
-        return _restored(await self._with_retries(lambda seconds: self._restore_faces(message, seconds)))
+        response = await self._with_retries(lambda seconds: self._restore_faces(message, seconds))
+        if request.identity is IdentityMode.GUARD:
+            wire.check_guarded(response)
+        return _restored(response)
 
     async def compare(
         self, data: bytes, request: RestoreRequest, fidelities: Sequence[float]

@@ -17,6 +17,7 @@ SAME_FACE_OVERLAP = 0.4
 
 _SAME_HEAD_OVERLAP = 0.45
 _SAME_HEAD_DISTANCE = 0.6
+_MOSTLY_INSIDE, _OTHER_ROLL_DEGREES = 0.7, 30.0
 _MAX_COMPARED = 2000  # each with all before it; a response has fewer
 
 
@@ -107,7 +108,8 @@ def without_second_boxes(found: Detections, width: int, height: int) -> Detectio
 
     Non-maximum suppression keeps both if one is much smaller, or half beside the other. They are of one head
     if nearly half of the smaller is inside of the other and their noses are closer together than
-    `_SAME_HEAD_DISTANCE` times the distance of the eyes of the larger: heads that touch are further apart.
+    `_SAME_HEAD_DISTANCE` times the distance of the eyes of the larger: heads that touch are further apart. Or
+    if most of the smaller is inside and it is inclined otherwise: a close-up seen in another turn.
 
     Args:
         found: The faces, the better of two first; only the first `_MAX_COMPARED` are compared.
@@ -118,13 +120,16 @@ def without_second_boxes(found: Detections, width: int, height: int) -> Detectio
     points = found.landmarks * (width, height)
     areas = np.maximum(_areas(found.boxes), 1e-12)
     eyes = np.linalg.norm(points[:, 0] - points[:, 1], axis=1)
+    rolls = found.rolls(width, height, 0)
     for face in range(min(len(found), _MAX_COMPARED)):
         others = np.array(kept, dtype=np.intp)
         shared = _intersections(found.boxes[face : face + 1], found.boxes[others])[0]
         inside = shared / np.minimum(areas[face], areas[others])
         apart = np.linalg.norm(points[face, 2] - points[others, 2], axis=1)
         near = apart < _SAME_HEAD_DISTANCE * np.maximum(eyes[face], eyes[others])
-        if not ((inside > _SAME_HEAD_OVERLAP) & near).any():
+        otherwise = np.abs((rolls[face] - rolls[others] + 180) % 360 - 180) > _OTHER_ROLL_DEGREES
+        same = (inside > _SAME_HEAD_OVERLAP) & near | (inside > _MOSTLY_INSIDE) & otherwise
+        if not same.any():
             kept.append(face)
     return found.where(np.append(np.array(kept, dtype=np.intp), np.arange(_MAX_COMPARED, len(found))))
 

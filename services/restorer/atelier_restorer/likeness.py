@@ -30,16 +30,18 @@ class Likeness:
     """What one request wants to know, and with what.
 
     `guard`: the least cosine that counts as the same person, None to only measure. `min_certainty`: below it
-    the face before is too ruined to tell; see `FaceIdentifier.certainty`.
+    the face before is too ruined to tell; see `FaceIdentifier.certainty`. `has_ladder`: the face restorer
+    takes a fidelity, so that the guard can try higher ones.
     """
 
     identifier: FaceIdentifier
     guard: float | None
     min_certainty: float
+    has_ladder: bool = True
 
     def fidelities(self, fidelity: float) -> list[float]:
         """Return what a face is decoded at that is to be restored at `fidelity`: itself, or the ladder."""
-        if self.guard is None or fidelity >= 1:
+        if self.guard is None or fidelity >= 1 or not self.has_ladder:
             return [fidelity]
         step = (1 - fidelity) / (LADDER_STEPS - 1)
         return [*(fidelity + step * number for number in range(LADDER_STEPS - 1)), 1.0]
@@ -82,7 +84,7 @@ class Likeness:
             if first.reason is None:
                 first.skip(SkipReason.FAILED)
             return first
-        best = max(tried, key=lambda version: version.similarity or -1.0)
+        best = max(tried, key=lambda version: -1.0 if version.similarity is None else version.similarity)
         best.skip(SkipReason.IDENTITY_CHANGED)
         return best
 
@@ -137,4 +139,5 @@ def likeness_of(request: RestoreRequest, models: Models) -> Likeness | None:
                 "min_similarity",
                 "is required: no default was measured for this identity network; see docs/models.md",
             )
-    return Likeness(identifier, limit, models.min_certainty)
+    has_ladder = models.codeformer is None or models.codeformer.takes_fidelity
+    return Likeness(identifier, limit, models.min_certainty, has_ladder)

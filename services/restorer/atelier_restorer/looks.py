@@ -49,13 +49,19 @@ where the face has 64 px, turns differ most; in the second, landmarks are as pre
 
 _CROPS_AT_ONCE = 8
 _MAX_CROPS = 64
-"""Faces of one image that are turned by themselves; the others count as seen."""
+"""Faces of one image that are turned by themselves, the largest of them; the others count as seen."""
+
+_AGREEMENT = 0.25
+"""Landmarks that are as close as this on average, in the distance of the eyes, are the same."""
 
 _INCLINED_DEGREES = 50.0
 """A face that is inclined by more is not upright in that turn, however high its score."""
 
 _NOT_SEEN = -9.0
 """Log-odds for a turn in which a face is not seen, or not upright."""
+
+_A_FACE = 2.0
+"""Log-odds from which a face is seen in a turn. If it is in none, it counts as seen in the first look."""
 
 _CLEARLY = 1.0
 """Log-odds by which another turn must be better than the one in which a face was found."""
@@ -98,13 +104,17 @@ def find_faces(
     if look is Look.ONCE:
         faces = search.look_at(search.view)
         return Found(faces, np.zeros(len(faces), bool))
-    faces, turn = search.in_all_turns() if look is Look.THOROUGH else search.in_the_best_turn()
+    every, turn = search.in_all_turns() if look is Look.THOROUGH else search.in_the_best_turn()
+    # What has a lower score, of which there may be tens of thousands, is returned as it was seen.
+    low, faces = every.where(every.scores <= _SEEN), every.above(_SEEN)
     faces = without_second_boxes(faces, *search.size)
     faces = search.with_small_faces(faces, turn, always=look is Look.THOROUGH)
     found = search.upright(faces, turn)
-    order = np.lexsort((-found.faces.log_odds, -found.faces.scores))
-    order = order[found.faces.scores[order] > min_confidence]
-    return Found(found.faces.where(order), found.unclear[order])
+    faces = found.faces.and_then(low)
+    unclear = np.append(found.unclear, np.zeros(len(low), bool))
+    order = np.lexsort((-faces.log_odds, -faces.scores))
+    order = order[faces.scores[order] > min_confidence]
+    return Found(faces.where(order), unclear[order])
 
 
 class _Search:
@@ -143,21 +153,23 @@ class _Search:
         faces = self.look_at(self.view)
         found = faces.above(MIN_CONFIDENCE)
         if not len(found):
-            turned = [faces, *(self.look_at(self.view, turn) for turn in range(1, _QUARTER_TURNS))]
-            best = _most_evident(turned)
-            return turned[best], best
-        doubtful = self._doubtful(found, 0)
-        votes = np.zeros(_QUARTER_TURNS, int)
-        votes[0] = len(found) - len(doubtful)
-        for evidence in self._turns_of(found.boxes[doubtful]):
-            votes[int(np.argmax(evidence))] += 1
-        best = int(np.argmax(votes))
+            turned = (self.look_at(self.view, turn, _SEEN) for turn in range(1, _QUARTER_TURNS))
+            best = _most_evident([faces, *turned])
+        else:
+            doubtful = self._doubtful(found, 0)
+            votes = np.zeros(_QUARTER_TURNS, int)
+            votes[0] = len(found) - len(doubtful)
+            for evidence in self._turns_of(found.boxes[doubtful[:_MAX_CROPS]]):
+                votes[_best_turn(evidence, 0)] += 1
+            best = int(np.argmax(votes))
         return (self.look_at(self.view, best), best) if best else (faces, 0)
 
     def in_all_turns(self) -> tuple[Detections, int]:
         """Look at the image in all turns; each face as it was seen best, and the best turn."""
-        turned = [self.look_at(self.view, turn) for turn in range(_QUARTER_TURNS)]
-        return seen_best(joined(turned)), _most_evident(turned)
+        turned = [self.look_at(self.view, turn, _SEEN) for turn in range(_QUARTER_TURNS)]
+        best = _most_evident(turned)
+        low = self.look_at(self.view, best) if self._floor < _SEEN else turned[best]
+        return seen_best(joined(turned)).and_then(low.where(low.scores <= _SEEN)), best
 
     def with_small_faces(self, faces: Detections, turn: int, *, always: bool) -> Detections:
         """Add the faces that were too small for the first look, if that gave reason to look closer.
@@ -184,26 +196,36 @@ class _Search:
         unclear = np.zeros(len(faces), bool)
         replaced = np.zeros(len(faces), bool)
         better = []
-        doubtful = self._doubtful(faces, turn)
+        doubtful = self._doubtful(faces, turn)[:_MAX_CROPS]
         for face, evidence in zip(doubtful, self._turns_of(faces.boxes[doubtful]), strict=True):
-            best = int(np.argmax(evidence))
+            best = _best_turn(evidence, turn)
             if best == turn:
                 continue
             upright = self._look_at_face(faces.boxes[face], best)
+            if len(upright) and self._agree(faces.landmarks[face], upright.landmarks[0]):
+                continue  # of a face between two turns both may see the same
             if evidence[best] - evidence[turn] >= _CLEARLY and len(upright):
                 better.append(upright)
                 replaced[face] = True
             else:
                 unclear[face] = True
-        known = faces.where(~replaced)
-        turned = without_second_boxes(joined(better), *self.size) if better else known.where(slice(0))
-        return Found(known.and_then(turned), np.append(unclear[~replaced], np.zeros(len(turned), bool)))
+        seen = joined([faces.where(~replaced & ~unclear), *better])
+        doubted = faces.where(unclear)
+        every = without_second_boxes(seen.and_then(doubted), *self.size)
+        still = np.isin(every.boxes, doubted.boxes).all(axis=1)
+        return Found(every, still)
+
+    def _agree(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+        """Return whether two looks at a face put its landmarks (5, 2) in the same places."""
+        apart = np.linalg.norm((one - other) * self.size, axis=1).mean()
+        return bool(apart < _AGREEMENT * np.linalg.norm((one[1] - one[0]) * self.size))
 
     def _doubtful(self, faces: Detections, turn: int) -> NDArray[np.intp]:
-        """Return the indices of faces that may be turned, by what was seen in a turn."""
+        """Return the indices of faces that may be turned, by what was seen in a turn; the largest first."""
         inclined = np.abs(faces.rolls(*self.size, turn)) > _SURE_ROLL_DEGREES
         doubtful = (faces.scores > _SEEN) & ((faces.scores <= _SURE) | inclined)
-        return np.flatnonzero(doubtful)[:_MAX_CROPS]
+        indices = np.flatnonzero(doubtful)
+        return indices[np.argsort(-faces.sides(*self.size)[indices], kind="stable")]
 
     def _turns_of(self, boxes: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """Return for each face the log-odds (4,) of a face that is upright in each turn."""
@@ -236,13 +258,21 @@ class _Search:
         side = max(1, round(float((corners[1] - corners[0]).max()) * _CROP_SIDES))
         left, top = (int(value) for value in np.round(corners.mean(axis=0) - side / 2))
         x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
-        border = (y0 - top, top + side - y1, x0 - left, left + side - x1)
-        square = cv2.copyMakeBorder(
-            self._image[y0:y1, x0:x1], *border, cv2.BORDER_CONSTANT, value=(127, 127, 127)
-        )
-        interpolation = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
-        crop = cv2.resize(square, (size_px, size_px), interpolation=interpolation)
-        return np.asarray(crop, np.uint8), (left / width, top / height, side / width, side / height)
+        scale = size_px / side
+        crop = np.full((size_px, size_px, 3), 127, np.uint8)
+        # Its place in the crop; shrunk before it is padded, for a box may be far larger than the image.
+        u0, v0, u1, v1 = (round(value * scale) for value in (x0 - left, y0 - top, x1 - left, y1 - top))
+        if u1 > u0 and v1 > v0:
+            interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            inside = self._image[y0:y1, x0:x1]
+            crop[v0:v1, u0:u1] = cv2.resize(inside, (u1 - u0, v1 - v0), interpolation=interpolation)
+        return crop, (left / width, top / height, side / width, side / height)
+
+
+def _best_turn(evidence: NDArray[np.float64], found_in: int) -> int:
+    """Return the turn in which a face is seen best, by the log-odds (4,); that it was found in if in none."""
+    best = int(np.argmax(evidence))
+    return best if evidence[best] >= _A_FACE else found_in
 
 
 def _most_evident(turned: list[Detections]) -> int:

@@ -221,6 +221,8 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         logger.info("network loaded", extra={"role": component.role, "network": component.name})
     if warning := models.mixture_warning:
         logger.warning(warning)
+    if settings.min_similarity is not None and models.identifier is None:
+        logger.warning("MIN_SIMILARITY has no effect: no identity network is loaded")
     return models
 
 

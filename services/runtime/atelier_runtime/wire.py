@@ -62,6 +62,15 @@ def check_fidelities(received: Iterable[float], requested: Iterable[float]) -> N
         raise InternalError(f"The restorer returned images for the fidelities {got} instead of {wanted}.")
 
 
+def check_guarded(message: Any) -> None:
+    """Raise `InternalError` unless a restoration says which likeness its guard has kept.
+
+    A restorer of a version without guards restores all faces as if none had been requested.
+    """
+    if not message.HasField("min_similarity"):
+        raise InternalError("The restorer has ignored identity: guard; its version may be too old for it.")
+
+
 def set_fields(message: Any, names: Iterable[str]) -> dict[str, Any]:
     """Return those of the named optional fields that are set, by name."""
     return {name: getattr(message, name) for name in names if message.HasField(name)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 from skimage import data
 
 from atelier_restorer.detect import FaceDetector, resized, size_warnings, to_faces
-from atelier_restorer.looks import find_faces
+from atelier_restorer.looks import _Search, find_faces
 from atelier_restorer.request import Face, Look
 from atelier_runtime.outcomes import WarningCode
 from tests.published_retinaface import published_detector
@@ -198,3 +199,67 @@ def test_a_search_can_be_ended_between_looks(detector: FaceDetector, pixels_seen
     with pytest.raises(TimeoutError):
         found(detector, data.coffee(), check=end)
     assert len(pixels_seen) == 2
+
+
+@pytest.mark.parametrize("look", [Look.AUTO, Look.THOROUGH])
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+def test_a_close_up_has_one_face(detector: FaceDetector, turns: int, margin: float, look: Look) -> None:
+    """Filling the image, a face is seen in several turns."""
+    photo = data.astronaut()
+    [face], _ = found(detector, photo, Look.ONCE)
+    x1, y1, x2, y2 = face.box
+    more = margin * (x2 - x1)
+    tight = photo[round(y1 - more) : round(y2 + more), round(x1 - more) : round(x2 + more)]
+    close_up = cv2.resize(np.rot90(tight, turns), None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
+    faces, _ = found(detector, close_up, look)
+    assert len(faces) == 1
+    assert angle_between(faces[0].roll_degrees, ROLL_OF_TURN[turns]) < 15
+
+
+@pytest.mark.parametrize("look", [Look.AUTO, Look.THOROUGH])
+def test_all_that_has_a_low_score_is_returned_in_a_moment(
+    detector: FaceDetector, pixels_seen: list[int], look: Look
+) -> None:
+    photo = cv2.resize(data.astronaut(), (1024, 1024), interpolation=cv2.INTER_CUBIC)
+    once, _ = found(detector, photo, Look.ONCE, min_confidence=0.0)
+    pixels_seen.clear()
+    every, unclear = found(detector, photo, look, min_confidence=0.0)
+    assert len(every) == len(unclear) > 0.9 * len(once) > 1000
+    assert sum(pixels_seen) < 12 * 640 * 640
+
+
+@pytest.mark.parametrize("count", [130, 200])
+def test_a_crowd_upside_down_is_turned_whatever_its_size(detector: FaceDetector, count: int) -> None:
+    """More faces than are looked at one by one."""
+    columns = 20
+    places = [(10 + 90 * (n % columns), 10 + 90 * (n // columns), 80, 2) for n in range(count)]
+    scene = with_portraits(20 + 90 * -(-count // columns), 20 + 90 * columns, places)
+    faces, unclear = found(detector, scene)
+    rolls = rolls_at(faces, places)
+    right = [roll is not None and angle_between(roll, 180) < 20 for roll in rolls]
+    assert sum(right) >= 0.95 * count and not any(unclear)
+
+
+@pytest.mark.parametrize("angle", [-52, -47, -44, 44, 47, 52])
+def test_a_face_between_two_turns_is_not_unclear_where_both_agree(detector: FaceDetector, angle: int) -> None:
+    canvas = np.full((720, 720, 3), (96, 104, 112), np.uint8)
+    canvas[210:510, 210:510] = portrait(300)
+    matrix = cv2.getRotationMatrix2D((360, 360), -angle, 1)
+    turned = cv2.warpAffine(canvas, matrix, (720, 720), borderValue=(96, 104, 112))
+    [face], [unclear] = found(detector, turned)
+    if angle_between(face.roll_degrees, angle) < 12:
+        assert not unclear
+
+
+def test_a_box_far_larger_than_the_image_takes_no_memory(detector: FaceDetector) -> None:
+    """As the anchors of a panorama may give: a square around it is cut without ever being padded."""
+    panorama = np.full((60, 40_000, 3), 90, np.uint8)
+    search = _Search(detector, panorama, 64, 0.5, lambda: None)
+    tracemalloc.start()
+    try:
+        crop, part = search._crop(np.array([-0.2, -0.5, 1.2, 1.5]), 128)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+    assert crop.shape == (128, 128, 3) and part[2] == pytest.approx(2.8)

@@ -27,8 +27,7 @@ _CONTRACT_NAMES = {"use_upscaler": "use_realesrgan"}
 _SAME_NAME = (
     *("max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness", "visibility", "upscale"),
     *("aligned", "mask", "match_tone", "output_format", "quality", "return_mask", "return_crops"),
-    *("fidelity", "rule", "detect_size", "look"),
-    *("fidelity", "rule", "identity", "min_similarity"),
+    *("fidelity", "rule", "detect_size", "look", "identity", "min_similarity"),
 )
 
 _DETECT_SIZE_SCHEMA: dict[str, Any] = {

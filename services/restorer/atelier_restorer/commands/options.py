@@ -197,8 +197,8 @@ def _add_looking(group: argparse._ActionsContainer) -> None:
         "--look",
         choices=[look.value for look in Look],
         default=DetectRequest.look.value,
-        help="look for faces once; also turned and larger in any case (thorough); or as the first look gives "
-        "reason to (default %(default)s)",
+        help="look for faces once; again, turned and larger, where the first look gives reason to (auto); or "
+        "in any case (thorough) (default %(default)s)",
     )
 
 

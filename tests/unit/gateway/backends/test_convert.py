@@ -177,3 +177,15 @@ def test_a_serialized_request_is_the_message_with_its_image(data: bytes) -> None
         (convert.detect_request(detect), convert.detect_spec_to_proto(detect)),
     ):
         assert type(expected).FromString(serialized) == expected
+
+
+def test_a_guard_that_the_restorer_does_not_know_is_no_success() -> None:
+    """Of an older version: the option is unknown to it, and every face was restored."""
+    file = image_pb2.Image(data=b"x", format=image_pb2.IMAGE_FORMAT_PNG)
+    old = restorer_pb.RestoreFacesResponse(image=file, face_restoration_applied=True)
+    with pytest.raises(InternalError, match="identity: guard"):
+        convert.restoration_from_proto(old, RestoreSpec(IMAGE, identity="guard"))
+    assert convert.restoration_from_proto(old, RestoreSpec(IMAGE)).face_restoration_applied
+    old.min_similarity = 0.0
+    guarded = convert.restoration_from_proto(old, RestoreSpec(IMAGE, identity="guard"))
+    assert guarded.min_similarity == 0.0
