@@ -212,8 +212,8 @@ class _Search:
         seen = joined([faces.where(~replaced & ~unclear), *better])
         doubted = faces.where(unclear)
         every = without_second_boxes(seen.and_then(doubted), *self.size)
-        still = np.isin(every.boxes, doubted.boxes).all(axis=1)
-        return Found(every, still)
+        in_doubt = {tuple(box) for box in doubted.boxes}
+        return Found(every, np.array([tuple(box) in in_doubt for box in every.boxes], bool))
 
     def _agree(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
         """Return whether two looks at a face put its landmarks (5, 2) in the same places."""
