@@ -41,6 +41,8 @@ class Script:
     """(confidence, restored, reason) of each face."""
     max_results: int = 8
     """A comparison ends after this many images."""
+    guardless: bool = False
+    """Ignore a guard of the likeness, as a restorer from before there was one."""
     no_image: bool = False
     """Respond without the restored image."""
     image: image_pb2.Image | None = None

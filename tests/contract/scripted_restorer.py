@@ -75,6 +75,8 @@ class ScriptedRestorer(Scripted, restorer_service_pb2_grpc.RestorerServiceServic
             faces=faces,
             model_set="demo",
         )
+        if request.identity == pb.IDENTITY_MODE_GUARD and not self.script.guardless:
+            response.min_similarity = wire.optional(request, "min_similarity") or 0.4
         if request.return_mask:
             mask = images.encode_mask(np.full(pixels.shape[:2], 128, np.uint8))
             response.mask.CopyFrom(wire.image_to_proto(mask))

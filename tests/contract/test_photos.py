@@ -16,6 +16,7 @@ from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_runtime import wire
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from tests.contract.problem_body import problem
 from tests.contract.script import file_of, gradient, opened
 from tests.contract.scripted_restorer import LANDMARKS
 from tests.contract.stack import Stack
@@ -390,5 +391,12 @@ def test_the_likeness_is_passed_on_and_reported(stack: Stack) -> None:
     [message] = stack.restorer.requests
     assert answer.status_code == 200
     assert (message.identity, message.min_similarity) == (pb.IDENTITY_MODE_GUARD, -0.25)
+    assert answer.json()["min_similarity"] == -0.25
     assert in_json(stack, "/compare", fidelities=[0.5], identity="guard").status_code == 422
     assert in_json(stack, "/restore", identity="guard", min_similarity=1.5).status_code == 422
+
+
+def test_faces_that_an_older_restorer_did_not_guard_are_not_returned(stack: Stack) -> None:
+    stack.restorer.guardless = True
+    assert in_json(stack, "/restore", identity="report").status_code == 200
+    problem(in_json(stack, "/restore", identity="guard"), 500, "internal")
