@@ -201,6 +201,8 @@ def test_the_response_has_these_fields_and_no_other(stack: Stack) -> None:
         "roll_degrees": -0.12,
         "orientation_unclear": False,
         "fidelity_requested": None,
+        "visibility": None,
+        "visibility_requested": None,
         "identity_similarity": None,
         "identity_unknown": False,
         "restored": True,

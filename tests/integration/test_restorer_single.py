@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.integration.restorer_server import (
     stage_names,
     warning_codes,
 )
+from tests.tiny_identity import add_identity, mean_color_network
 from tests.tiny_restorer import FACES_OF_512_PX, build_set, detector_state, gfpgan_state
 
 IGNORED = [warning_pb2.WARNING_CODE_FIDELITY_IGNORED]
@@ -76,6 +78,32 @@ async def test_visibility_acts(single_restorer: Client) -> None:
         if (response := await single_restorer.restore(data, max_faces=1, visibility=visibility))
     ]
     assert 0.4 < change[1] / change[0] < 0.6
+
+
+async def test_the_guard_returns_what_the_highest_faithful_visibility_gives(
+    single: Path, tmp_path: Path
+) -> None:
+    folder = add_identity(Path(shutil.copytree(single, tmp_path / "knowing")), mean_color_network())
+    crop, steps = png(photo(512, 512)), [0.8, 0.6, 0.4, 0.2]
+    async with serve(folder, dtype="float32") as client:
+        asked = [await client.restore(crop, aligned=True, visibility=step) for step in steps]
+        values = [response.faces[0].identity_similarity for response in asked]
+        assert values == sorted(values) and len(set(values)) == len(steps)
+        for number, value in enumerate(values):
+            guard = {"identity": pb.IDENTITY_MODE_GUARD, "min_similarity": value}
+            response = await client.restore(crop, aligned=True, visibility=steps[0], **guard)
+            [face] = response.faces
+            assert response.image == asked[number].image
+            assert face.restored and not face.HasField("fidelity") and warning_codes(response) == []
+            assert face.visibility == pytest.approx(steps[number])
+            assert face.identity_similarity == pytest.approx(value, abs=1e-6)
+            assert face.HasField("visibility_requested") is (number > 0)
+            assert face.visibility_requested in (0, steps[0]) and not face.HasField("fidelity_requested")
+        guard = {"identity": pb.IDENTITY_MODE_GUARD, "min_similarity": 1.0}
+        left = await client.restore(crop, aligned=True, **guard)
+    assert left.reason == skip_reason_pb2.SKIP_REASON_IDENTITY_CHANGED
+    assert not left.faces[0].HasField("visibility")
+    np.testing.assert_array_equal(pixels(left.image), photo(512, 512))
 
 
 async def test_a_comparison_says_that_its_images_are_the_same(single_restorer: Client) -> None:

@@ -319,6 +319,8 @@ def face_outcome_from_proto(message: restorer_pb.FaceResult) -> FaceOutcome:
         fidelity_requested=wire.optional(message, "fidelity_requested"),
         identity_similarity=wire.optional(message, "identity_similarity"),
         identity_unknown=message.identity_unknown,
+        visibility=wire.optional(message, "visibility"),
+        visibility_requested=wire.optional(message, "visibility_requested"),
     )
 
 

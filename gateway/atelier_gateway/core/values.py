@@ -329,6 +329,10 @@ class FaceOutcome:
     """Where the guard of the likeness used a higher one."""
     identity_similarity: float | None = None
     identity_unknown: bool = False
+    visibility: float | None = None
+    """At which it was pasted."""
+    visibility_requested: float | None = None
+    """Where the guard of the likeness used a lower one."""
 
 
 @dataclass(frozen=True)

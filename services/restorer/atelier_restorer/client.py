@@ -305,6 +305,8 @@ def _report(response: pb.RestoreFacesResponse) -> dict[str, Any]:
                 "reason": wire.skip_reason_from_proto(result.reason),
                 "fidelity": wire.optional(result, "fidelity"),
                 "fidelity_requested": wire.optional(result, "fidelity_requested"),
+                "visibility": wire.optional(result, "visibility"),
+                "visibility_requested": wire.optional(result, "visibility_requested"),
                 "identity_similarity": wire.optional(result, "identity_similarity"),
                 "identity_unknown": result.identity_unknown,
             }

@@ -211,4 +211,6 @@ def _outcome_to_proto(
         identity_similarity=outcome.similarity,
         identity_unknown=outcome.unknown,
         fidelity_requested=outcome.fidelity_requested,
+        visibility=outcome.visibility,
+        visibility_requested=outcome.visibility_requested,
     )

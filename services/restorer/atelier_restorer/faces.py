@@ -46,6 +46,7 @@ class Candidate:
     similarity: float | None = None
     unknown: bool = False
     fidelity_requested: float | None = None
+    visibility_requested: float | None = None
 
     def skip(self, reason: SkipReason) -> None:
         """Leave the face as it was, for this reason."""
@@ -96,10 +97,15 @@ def with_sharpness(face: Face, rgb: RgbArray) -> Face:
         return face
 
 
+def is_visible(visibility: float) -> bool:
+    """Return whether a face that is blended at this visibility, 0 to 1, may differ by a level of its mask."""
+    return 255 * visibility > 0.5
+
+
 def skip_invisible(candidates: list[Candidate], request: RestoreRequest) -> list[Candidate]:
     """Skip the candidates that no level of the mask would show, unless their crops are requested."""
     for candidate in candidates:
-        if candidate.reason is None and 255 * candidate.visibility <= 0.5 and not request.return_crops:
+        if candidate.reason is None and not is_visible(candidate.visibility) and not request.return_crops:
             candidate.skip(SkipReason.NOT_VISIBLE)
     return candidates
 

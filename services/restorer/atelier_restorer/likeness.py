@@ -2,27 +2,33 @@
 
 The guard has each face decoded at a ladder of fidelities, from the one asked for to 1, with a single encoding
 and in one batch, and takes the lowest that keeps the likeness. The encoder and the transformer run once; each
-further step costs one decode more.
+further step costs one decode more. A face restorer without a fidelity has one answer for a face; there the
+steps are of its visibility, from the one asked for downward, and cost nothing but blending.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
 
 from atelier_restorer import cpu_pool
-from atelier_restorer.faces import Candidate
+from atelier_restorer.faces import Candidate, is_visible
 from atelier_restorer.identity import Embedding, FaceIdentifier, IdentityNetworkError
 from atelier_restorer.models import Models
 from atelier_restorer.request import IdentityMode, RestoreRequest
 from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.images import RgbArray
 from atelier_runtime.outcomes import SkipReason
 
 logger = logging.getLogger(__name__)
 
 LADDER_STEPS = 4
-"""Fidelities that the guard tries for a face: the one asked for, and evenly from there to 1."""
+"""What the guard tries for a face: the fidelity asked for, and evenly from there to 1; or the visibility
+asked for, and evenly from there toward 0."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Likeness:
 
     `guard`: the least cosine that counts as the same person, None to only measure. `min_certainty`: below it
     the face before is too ruined to tell; see `FaceIdentifier.certainty`. `has_ladder`: the face restorer
-    takes a fidelity, so that the guard can try higher ones.
+    takes a fidelity, so that the guard can try higher ones; else it tries lower visibilities.
     """
 
     identifier: FaceIdentifier
@@ -54,7 +60,7 @@ class Likeness:
         if self.guard is None:
             self.measure(versions)
             return versions
-        return [[self.choose(face)] for face in versions]
+        return [[self.choose(face if self.has_ladder else _less_and_less_visible(face))] for face in versions]
 
     def measure(self, versions: Sequence[Sequence[Candidate]]) -> None:
         """Measure how alike each restored version of each face is to the face before. Takes a while."""
@@ -64,7 +70,7 @@ class Likeness:
                     self._measure(version, before)
 
     def choose(self, versions: Sequence[Candidate]) -> Candidate:
-        """Return the version of a face that the guard lets through, lowest fidelity first.
+        """Return the first version of a face that the guard lets through.
 
         If there is none, the face is left as it was, with the likeness of the version most alike. Measures
         only what it needs to.
@@ -78,7 +84,10 @@ class Likeness:
             if version.similarity is not None:
                 tried.append(version)
                 if version.similarity >= self.guard:
-                    version.fidelity_requested = first.fidelity if version is not first else None
+                    if version.fidelity != first.fidelity:
+                        version.fidelity_requested = first.fidelity
+                    if version.visibility != first.visibility:
+                        version.visibility_requested = first.visibility
                     return version
         if not tried:  # nothing could be decoded, or measured: a face that was not checked is not pasted
             if first.reason is None:
@@ -114,9 +123,25 @@ class Likeness:
             return
         cpu_pool.check()
         try:
-            version.similarity = before.similarity(self.identifier.embed(version.restored))
+            version.similarity = before.similarity(self.identifier.embed(_as_pasted(version)))
         except IdentityNetworkError as error:
             logger.warning("the likeness of a face cannot be measured", extra={"error": str(error)})
+
+
+def _as_pasted(version: Candidate) -> RgbArray:
+    """Return a restored crop blended at its visibility; as it is, if only the crops will show it."""
+    assert version.restored is not None and version.crop is not None, "checked by the caller"
+    if version.visibility >= 1 or not is_visible(version.visibility):
+        return version.restored
+    share = version.visibility
+    return np.asarray(cv2.addWeighted(version.restored, share, version.crop, 1 - share, 0), np.uint8)
+
+
+def _less_and_less_visible(versions: Sequence[Candidate]) -> list[Candidate]:
+    """Return the only version of a face at each visibility that the guard tries, the one asked for first."""
+    [version] = versions
+    steps = [version.visibility * (1 - number / LADDER_STEPS) for number in range(1, LADDER_STEPS)]
+    return [version, *(replace(version, visibility=step) for step in steps if is_visible(step))]
 
 
 def likeness_of(request: RestoreRequest, models: Models) -> Likeness | None:

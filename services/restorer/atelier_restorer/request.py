@@ -243,8 +243,9 @@ class FaceOutcome:
     """The outcome for one face, in px of the returned image. `reason` is None where it was restored.
 
     `before` and `after` are its aligned crops (512, 512, 3), where they were requested and exist.
-    `similarity`: the cosine of both, None where it was not measured, or cannot be told because the face
-    before is too ruined (`unknown`). `fidelity_requested`: where the guard used another one.
+    `similarity`: the cosine of the face before and as it was pasted, None where it was not measured, or
+    cannot be told because the face before is too ruined (`unknown`). `fidelity_requested`,
+    `visibility_requested`: where the guard used another one.
     """
 
     face: Face
@@ -255,6 +256,8 @@ class FaceOutcome:
     similarity: float | None = None
     unknown: bool = False
     fidelity_requested: float | None = None
+    visibility: float | None = None
+    visibility_requested: float | None = None
 
 
 @dataclass(frozen=True)

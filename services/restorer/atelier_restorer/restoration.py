@@ -88,7 +88,14 @@ def paste(
             size = Size(alpha.shape[1] * request.upscale, alpha.shape[0] * request.upscale)
             alpha = to_depth(resample(to_eight_bit(alpha), size), picture.bits)
     outcomes = tuple(
-        replace(outcome, reason=SkipReason.NOT_VISIBLE, fidelity=None, fidelity_requested=None)
+        replace(
+            outcome,
+            reason=SkipReason.NOT_VISIBLE,
+            fidelity=None,
+            fidelity_requested=None,
+            visibility=None,
+            visibility_requested=None,
+        )
         if number in unseen
         else outcome
         for number, outcome in enumerate(restoration.outcomes)
@@ -141,6 +148,8 @@ def outcome_of(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
         similarity=candidate.similarity,
         unknown=candidate.unknown,
         fidelity_requested=candidate.fidelity_requested if restored else None,
+        visibility=candidate.visibility if restored else None,
+        visibility_requested=candidate.visibility_requested if restored else None,
     )
 
 

@@ -23,8 +23,8 @@ def plain(color: Color) -> RgbArray:
     return np.broadcast_to(np.array(color, np.uint8), (CROP_SIZE, CROP_SIZE, 3)).copy()
 
 
-def likeness(guard: float | None = None, min_certainty: float = 0.0) -> Likeness:
-    return Likeness(FaceIdentifier(mean_color_network()), guard, min_certainty)
+def likeness(guard: float | None = None, min_certainty: float = 0.0, has_ladder: bool = True) -> Likeness:
+    return Likeness(FaceIdentifier(mean_color_network()), guard, min_certainty, has_ladder)
 
 
 def versions(before: Color, *after: Color | SkipReason) -> list[Candidate]:
@@ -79,6 +79,43 @@ def test_a_face_that_is_somebody_else_at_any_fidelity_is_left_as_it_was() -> Non
     chosen = likeness(guard=0.8).choose(rows)
     assert chosen.reason is SkipReason.IDENTITY_CHANGED and chosen.restored is None
     assert chosen is rows[1], "the one most alike is what is reported"
+
+
+def test_without_a_fidelity_the_guard_lowers_the_visibility() -> None:
+    asked = 0.8
+    [row] = versions(RED, BLUE)
+    row.visibility = asked
+    guard = likeness(guard=0.9, has_ladder=False)
+    [[chosen]] = guard.chosen([[row]])
+    assert chosen.reason is None and chosen.restored is row.restored and chosen.visibility_requested == asked
+    assert asked * (LADDER_STEPS - 1) / LADDER_STEPS >= chosen.visibility >= asked / LADDER_STEPS
+    assert chosen.fidelity_requested is None and chosen.similarity is not None and chosen.similarity >= 0.9
+    blend = chosen.visibility * np.array(BLUE) + (1 - chosen.visibility) * np.array(RED)
+    embed = guard.identifier.embed
+    expected = embed(plain(RED)).similarity(embed(plain((round(blend[0]), round(blend[1]), round(blend[2])))))
+    assert chosen.similarity == pytest.approx(expected, abs=2e-3), "measured as it is pasted"
+    higher, _, lower = (asked * (1 - number / LADDER_STEPS) for number in range(1, LADDER_STEPS))
+    assert lower <= chosen.visibility <= higher
+
+
+def test_without_a_fidelity_a_good_restoration_keeps_the_visibility_asked_for() -> None:
+    [row] = versions(RED, REDDISH)
+    [[chosen]] = likeness(guard=0.5, has_ladder=False).chosen([[row]])
+    assert chosen is row and chosen.visibility == 1 and chosen.visibility_requested is None
+
+
+def test_without_a_fidelity_a_face_that_is_somebody_else_is_left_as_it_was() -> None:
+    [row] = versions((1, 1, 200), (250, 250, 0))
+    [[chosen]] = likeness(guard=0.99, has_ladder=False).chosen([[row]])
+    assert chosen.reason is SkipReason.IDENTITY_CHANGED and chosen.restored is None
+    assert chosen.visibility == pytest.approx(1 / LADDER_STEPS), "the one most alike is what is reported"
+
+
+def test_what_only_the_crops_will_show_is_measured_as_it_is() -> None:
+    hidden, shown = versions(RED, BLUE, BLUE)
+    hidden.visibility = 0.001
+    likeness().measure([[hidden], [shown]])
+    assert hidden.similarity == shown.similarity
 
 
 def test_a_version_that_failed_is_passed_over() -> None:

@@ -74,6 +74,14 @@ class FaceReport(FoundFace):
     fidelity_requested: float | None = Field(
         None, description="The w that was asked for, where the guard used a higher one to keep the likeness."
     )
+    visibility: float | None = Field(
+        None, description="The visibility at which it was pasted; null if not restored."
+    )
+    visibility_requested: float | None = Field(
+        None,
+        description="The visibility that was asked for, where the guard used a lower one to keep the "
+        "likeness. It does with a network that has no fidelity.",
+    )
     identity_similarity: float | None = Field(
         None,
         description="Likeness to the face before, -1 to 1: the cosine by the identity network. Of a face "
@@ -249,6 +257,8 @@ def _face(outcome: FaceOutcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "fidelity": outcome.fidelity,
         "fidelity_requested": outcome.fidelity_requested,
+        "visibility": outcome.visibility,
+        "visibility_requested": outcome.visibility_requested,
         "identity_similarity": _rounded(outcome.identity_similarity, 4),
         "identity_unknown": outcome.identity_unknown,
     }
