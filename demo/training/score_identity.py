@@ -11,9 +11,13 @@ and what it does is counted on the others.
 
 import argparse
 import json
+import multiprocessing
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -29,6 +33,7 @@ from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images
 from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.torch_setup import prepare_torch
 from training.degrade import degrade_face
 from training.figures import Figure, table
 from training.identity import IdentityNet, equal_error_rate
@@ -40,6 +45,8 @@ Image = NDArray[np.uint8]
 CALIBRATED_SHARE = 1 / 3
 MOST_ERRORS, MOST_SWAPPED, MOST_STOPPED = 0.05, 0.02, 0.05
 _ROLES = (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER, NetworkRole.IDENTITY)
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_TASK = 25  # faces that one process scores between reports
 _LEAST_EYES_PX = 20.0  # a face in a photograph that is smaller has too little to be mistaken for anybody
 
 
@@ -61,21 +68,24 @@ class Trial:
         return self.before.similarity(self.restored[0])
 
 
-def drawn_faces(count: int, seed: int) -> Iterator[Image]:
-    """Degraded aligned faces (512, 512, 3) of people that nothing was trained on."""
-    for number in range(count):
+def drawn_faces(numbers: Iterable[int], seed: int) -> Iterator[Image]:
+    """Degraded aligned faces (512, 512, 3) of people that nothing was trained on, by their numbers."""
+    for number in numbers:
         person, rng = person_of(seed, UNSEEN + number)
         torch.manual_seed(UNSEEN + number)
         x = torch.from_numpy(drawn_crop(rng, person)).permute(2, 0, 1)[None].float() / 255
         yield _to_image(degrade_face(x, None) * 2 - 1)
 
 
-def photographed_faces(folder: Path, models: Models) -> Iterator[Image]:
-    """The largest face of each photograph in a folder, aligned (512, 512, 3)."""
+def photographs(folder: Path) -> list[Path]:
+    """The images in a folder and its folders."""
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+
+
+def photographed_faces(paths: Iterable[Path], models: Models) -> Iterator[Image]:
+    """The largest face of each photograph, aligned (512, 512, 3)."""
     assert models.detector is not None
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            continue
+    for path in paths:
         rgb = images.decode(path.read_bytes(), max_pixels=defaults.MAX_PIXELS).eight_bit()
         found = models.detector.detect(
             [rgb], size_px=defaults.DETECT_SIZE_PX, min_confidence=defaults.MIN_CONFIDENCE
@@ -95,6 +105,7 @@ def trials_of(faces: Iterator[Image], network: CodeFormer, identifier: FaceIdent
     planted: torch.Tensor | None = None
     for face in faces:
         x = torch.from_numpy(face).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
+        x = x.contiguous(memory_format=torch.channels_last)
         features, latent = network.encode(x)
         codes = network.predict_codes(latent).argmax(2).unflatten(1, (side, side))
         other, planted = planted, codes
@@ -151,6 +162,47 @@ def score(trials: list[Trial], limit: float) -> list[Figure]:
     ]
 
 
+class _Worker:
+    """What a process loads once, and scores faces with."""
+
+    loaded: tuple[Models, CodeFormer, FaceIdentifier]
+
+    @classmethod
+    def start(cls, settings: RestorerSettings) -> None:
+        """Load the networks."""
+        prepare_torch()
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        models = load_models(settings, _ROLES)
+        assert models.codeformer is not None and models.identifier is not None, "checked before"
+        network = models.codeformer.network
+        assert isinstance(network, CodeFormer), "checked before"
+        cls.loaded = models, network, models.identifier
+
+    @classmethod
+    def score(cls, seed: int, task: Sequence[int] | Sequence[Path]) -> list[Trial]:
+        """The trials of some faces; there is none of the first."""
+        models, network, identifier = cls.loaded
+        photos = [each for each in task if isinstance(each, Path)]
+        numbers = [each for each in task if isinstance(each, int)]
+        faces = photographed_faces(photos, models) if photos else drawn_faces(numbers, seed)
+        return list(trials_of(faces, network, identifier))
+
+
+def all_trials(
+    settings: RestorerSettings, faces: Sequence[int] | Sequence[Path], seed: int, jobs: int
+) -> list[Trial]:
+    """The trials of faces, each with the codes of the one before it, in `jobs` processes."""
+    tasks = [faces[max(0, start - 1) : start + _TASK] for start in range(0, len(faces), _TASK)]
+    trials: list[Trial] = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _Worker.start, (settings,)) as pool:
+        for done in pool.map(partial(_Worker.score, seed), tasks):
+            trials += done
+            print(f"{len(trials)} faces of {len(faces)}", file=sys.stderr, flush=True)
+    return trials
+
+
 def _to_image(x: torch.Tensor) -> Image:
     """An image (1, 3, H, W) in [-1, 1] as (H, W, 3)."""
     levels = ((x[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()
@@ -165,6 +217,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, help="a folder of photographs; default: drawn people")
     parser.add_argument("--count", type=int, default=750, help="drawn people")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with its own networks")
     parser.add_argument(
         "--calibration",
         type=Path,
@@ -180,7 +233,6 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run the command; return 1 if a target was missed."""
     given = parse()
-    cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         file = given.network
         if given.network_of:
@@ -188,13 +240,12 @@ def main() -> int:
             load_export(given.network_of / "identity" / EXPORT, "identity", network)
             file = str(Path(folder) / "identity.onnx")
             write_onnx(network.eval(), Path(file))
-        models = load_models(RestorerSettings(model_set=given.set, identity=file, dtype="float32"), _ROLES)
-    if models.identifier is None or models.codeformer is None:
-        raise SystemExit("the set needs an identity network (or --network FILE) and a CodeFormer")
-    codeformer = models.codeformer.network
-    assert isinstance(codeformer, CodeFormer), "a network that takes a fidelity"
-    faces = photographed_faces(given.photos, models) if given.photos else drawn_faces(given.count, given.seed)
-    trials = list(trials_of(faces, codeformer, models.identifier))
+        settings = RestorerSettings(model_set=given.set, identity=file, dtype="float32")
+        models = load_models(settings, _ROLES)
+        if models.identifier is None or models.codeformer is None or not models.codeformer.takes_fidelity:
+            raise SystemExit("the set needs an identity network (or --network FILE) and a CodeFormer")
+        faces = photographs(given.photos) if given.photos else range(given.count)
+        trials = all_trials(settings, faces, given.seed, given.jobs)
     known = [trial for trial in trials if trial.certainty >= models.min_certainty]
     first = round(len(known) * CALIBRATED_SHARE)
     if first < 10:
