@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from facexlib.recognition.arcface_arch import Backbone
 from torch import Tensor
@@ -51,7 +50,6 @@ def test_the_published_checkpoint_has_the_tensors_of_our_network() -> None:
     assert 0 < PUBLISHED_BYTES - stored < 1e-3 * PUBLISHED_BYTES
 
 
-@pytest.mark.oracle
 @torch.inference_mode()
 def test_arcface_equals_facexlibs_call() -> None:
     """A crop's way through the reading of the file, the recognition crop, and the network."""

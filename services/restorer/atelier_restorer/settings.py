@@ -40,7 +40,9 @@ class RestorerSettings(settings.ServiceSettings):
     )
     upscaler: str = Field("", description="Checkpoint file to use instead of the model set's upscaler.")
     identity: str = Field(
-        "", description="ONNX file to use instead of the model set's network that tells people apart."
+        "",
+        description="File to use instead of the model set's network that tells people apart: ONNX, or a "
+        "checkpoint of ArcFace.",
     )
     min_similarity: float | None = Field(
         None,
