@@ -164,4 +164,5 @@ class _Excitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         means = x.mean(dim=(2, 3), keepdim=True)
-        return x * self.fc2(self.fc1(means).relu()).sigmoid()
+        weights: Tensor = self.fc2(self.fc1(means).relu()).sigmoid()
+        return x * weights
