@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -125,14 +126,16 @@ def component(path: Path) -> Component:
 
 
 def test_either_kind_of_file_is_loaded_whatever_its_name(tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(mean_color_network())
+    versioned = onnx.load_from_string(mean_color_network())
+    versioned.model_version = 3
+    (tmp_path / "a.bin").write_bytes(versioned.SerializeToString())
     torch.save(arcface_state(), tmp_path / "b.pth")
     without = {key: value for key, value in arcface_state().items() if "num_batches_tracked" not in key}
     save_file(without, tmp_path / "c.safetensors")
-    onnx, pickled, converted = (
+    opencvs, pickled, converted = (
         load_identifier(component(tmp_path / name), CPU) for name in ("a.bin", "b.pth", "c.safetensors")
     )
-    assert isinstance(onnx, OnnxIdentifier) and not onnx.on_device
+    assert isinstance(opencvs, OnnxIdentifier) and not opencvs.on_device
     assert isinstance(pickled, ArcFaceIdentifier) and pickled.on_device
     assert pickled.embed(CROP).similarity(converted.embed(CROP)) == pytest.approx(1)
 
