@@ -85,7 +85,7 @@ bench: $(STAMP) ## time the chain through /generate; prints JSON
 # make models TO=/models/sdxl ACCEPT="s-lab parsenet"; the variables are the flags of `python -m tools.models --help`
 models: $(STAMP) ## download the published weights into TO=folder; LIST=1 only lists them
 	$(BIN)/python -m tools.models $(if $(TO),--to '$(TO)') $(if $(LIST),--list) $(if $(YES),--yes) \
-	  $(if $(PROFILE),--profile '$(PROFILE)') \
+	  $(if $(PROFILE),--profile '$(PROFILE)') $(if $(WITH),--with $(WITH)) \
 	  $(if $(ACCEPT),--accept $(ACCEPT)) $(if $(ONLY),--only $(ONLY)) $(if $(WITHOUT),--without $(WITHOUT)) \
 	  $(if $(FROM),--from '$(FROM)') $(if $(MIRROR),--mirror '$(MIRROR)') $(if $(CATALOGUE),--catalogue '$(CATALOGUE)')
 

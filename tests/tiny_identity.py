@@ -1,7 +1,7 @@
-"""Networks of the identity role that tell faces apart by their colors, as ONNX files.
+"""Networks of the identity role: ONNX files that tell faces apart by their colors, and a narrow ArcFace.
 
-The embedding is the mean of each channel, relative to gray, and how much fine detail each has: red and blue
-are opposite people, and a face without detail is as good as its ruin.
+The ONNX files' embedding is the mean of each channel, relative to gray, and how much fine detail each has:
+red and blue are opposite people, and a face without detail is as good as its ruin.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
+from atelier_restorer.nets.arcface import ArcFace, ArcFaceConfig
+
+ARCFACE_CONFIG = ArcFaceConfig(stem_width=4, widths=(4, 4, 6, 8, 12), squeezed=(2, 2, 2, 2, 3), dimensions=16)
 GRAY, DETAIL = 127.5, 5.0
 
 
@@ -33,6 +38,19 @@ def mean_color_network(scale: float = 1.0, *, batch: int | str = 1) -> bytes:
     weight = np.diag([1.0] * 3 + [DETAIL] * 3) * scale
     bias = np.array([-GRAY] * 3 + [0.0] * 3) * scale
     return _model(nodes, {"weight": weight, "bias": bias}, (batch, 3, 112, 112), (batch, 6))
+
+
+def arcface_state(seed: int = 0) -> dict[str, Tensor]:
+    """Return the weights of a narrow ArcFace, named as in the published file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        state = ArcFace(ARCFACE_CONFIG).state_dict()
+    for key, value in state.items():
+        if value.dim() > 1:
+            value *= 3  # else what the biases and the norms add is all that an embedding shows
+        elif key.endswith(("running_mean", "running_var")):
+            value += torch.linspace(0, 0.5, len(value))
+    return {key: value.clone() for key, value in state.items()}
 
 
 def map_network() -> bytes:
@@ -60,13 +78,18 @@ def _model(
 
 
 def add_identity(
-    folder: Path, content: bytes, *, min_similarity: float | None = None, min_certainty: float | None = None
+    folder: Path,
+    content: bytes,
+    *,
+    min_similarity: float | None = None,
+    min_certainty: float | None = None,
+    file: str = "identity.onnx",
 ) -> Path:
     """Add an identity network, and what was measured for it, to the model set in `folder`; return it."""
-    (folder / "identity.onnx").write_bytes(content)
+    (folder / file).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["components"]["identity"] = {"path": "identity.onnx", "name": "tiny-identity"}
-    manifest["files"]["identity.onnx"] = {
+    manifest["components"]["identity"] = {"path": file, "name": "tiny-identity"}
+    manifest["files"][file] = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
     }

@@ -213,7 +213,7 @@ def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description="Scores an identity network and measures the guard's limit.")
     parser.add_argument("--set", default="demo", help="'demo' or the folder of a model set")
-    parser.add_argument("--network", default="", help="ONNX file, if not the set's identity network")
+    parser.add_argument("--network", default="", help="a network's file, if not the set's identity network")
     parser.add_argument("--photos", type=Path, help="a folder of photographs; default: drawn people")
     parser.add_argument("--count", type=int, default=750, help="drawn people")
     parser.add_argument("--seed", type=int, default=0)

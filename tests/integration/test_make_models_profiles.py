@@ -1,4 +1,4 @@
-"""`make models` with a profile: another set of the same catalog, with alternatives in some roles."""
+"""`make models` with a profile or an alternative: another set of the same catalog."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier_restorer.identity_arcface import ArcFaceIdentifier
 from atelier_restorer.models import load_models
 from atelier_restorer.settings import RestorerSettings
 from atelier_restorer.single_restorer import SingleRestorer
@@ -17,10 +18,12 @@ from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import ModelSet
 from tests.file_server import FileServer, file_server
 from tests.tiny_catalogue import published_files, saved, write_catalog
+from tests.tiny_identity import arcface_state, mean_color_network
 from tests.tiny_restorer import restoreformer_state
 from tools.models.__main__ import main
 
 ALTERNATIVE = "/faces/RestoreFormer.ckpt"
+ONNX, ARCFACE = "/faces/sface.onnx", "/faces/recognition_arcface_ir_se50.pth"
 
 
 @pytest.fixture
@@ -28,6 +31,7 @@ def server() -> Iterator[FileServer]:
     with file_server() as served:
         served.files |= published_files()
         served.files[ALTERNATIVE] = saved({"state_dict": restoreformer_state(), "epoch": 3})
+        served.files |= {ONNX: mean_color_network(), ARCFACE: saved(arcface_state())}
         yield served
 
 
@@ -59,6 +63,46 @@ description = "without a base"
 components = ["detector", "codeformer"]
 """)
     return path
+
+
+@pytest.fixture
+def two_identity_networks(catalog: Path, server: FileServer) -> Path:
+    entries = {"identity": (ONNX, "identity.onnx"), "arcface": (ARCFACE, "arcface.safetensors")}
+    with catalog.open("a", encoding="utf-8") as file:
+        for key, (address, path) in entries.items():
+            content = server.files[address]
+            checksum = hashlib.sha256(content).hexdigest()
+            file.write(f"""
+[components.{key}]
+role = "identity"
+name = "{key}"
+path = "{path}"
+license = "{"open" if key == "identity" else "s-lab"}"
+files = [
+  {{ url = "{server.url}{address}", bytes = {len(content)}, sha256 = "{checksum}" }},
+]
+""")
+    return catalog
+
+
+def test_an_alternative_takes_the_place_of_a_component_of_a_complete_set(
+    two_identity_networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "set"
+    commercial = ["--profile", "commercial", "--catalogue", str(two_identity_networks), "--to", str(folder)]
+    assert main([*commercial, "--with", "identity"]) == 0
+    assert json.loads((folder / "manifest.json").read_text())["components"]["identity"]["name"] == "identity"
+    exchange = [*commercial, "--only", "identity", "--with", "arcface"]
+    assert main(exchange) == 2
+    assert "--accept s-lab" in capsys.readouterr().err, "the alternative's license is asked for"
+    assert main([*exchange, "--accept", "s-lab"]) == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["components"]) == {"base", "detector", "codeformer", "identity"}
+    assert manifest["components"]["identity"]["path"] == "arcface.safetensors"
+    assert "identity.onnx" not in manifest["files"] and "With arcface (" in manifest["description"]
+    models = load_models(RestorerSettings(model_set=str(folder), device="cpu", cpu_threads=1))
+    assert isinstance(models.identifier, ArcFaceIdentifier)
+    assert models.components[NetworkRole.IDENTITY].name == "arcface"
 
 
 def test_a_profile_takes_the_alternative_and_asks_for_no_license(

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+import safetensors.torch
+import torch
 
 from atelier.common.v1 import service_status_pb2, skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_restorer.identity import FaceIdentifier
+from atelier_restorer.identity import FaceIdentifier, OnnxIdentifier
+from atelier_restorer.identity_arcface import ArcFaceIdentifier
 from tests.integration.restorer_command import RunHere, pixels_of, run_at_service
 from tests.integration.restorer_server import Client, failure, photo, pixels, png, serve, stage_names
-from tests.tiny_identity import add_identity, mean_color_network
+from tests.tiny_identity import add_identity, arcface_state, mean_color_network
 from tests.tiny_restorer import FACES_OF_512_PX, build_set, codeformer_state, detector_state
 
 FILE = png(photo())
@@ -82,7 +85,7 @@ async def test_it_is_reported_by_default_and_changes_no_pixel(
 async def test_what_is_measured_is_the_crops_that_are_returned(restorer: Client) -> None:
     response = await restorer.restore(FILE, max_faces=1, return_crops=True)
     [face] = [face for face in response.faces if face.restored]
-    identifier = FaceIdentifier(mean_color_network())
+    identifier = OnnxIdentifier(mean_color_network())
     before, after = (identifier.embed(pixels(crop)) for crop in (face.crop_before, face.crop_after))
     assert face.identity_similarity == pytest.approx(before.similarity(after), abs=1e-5)
 
@@ -170,6 +173,47 @@ async def test_a_network_from_a_file_has_no_limit_of_its_own(without: Path, tmp_
     async with serve(without, identity=str(tmp_path / "own.onnx"), min_similarity=-0.5) as client:
         response = await client.restore(FILE, max_faces=1, identity=GUARD)
     assert response.min_similarity == -0.5
+
+
+@pytest.fixture(scope="module")
+def arcface_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("arcface") / "recognition_arcface_ir_se50.pth"
+    torch.save(arcface_state(), file)
+    return file
+
+
+async def test_arcface_from_a_file_reports_and_guards(without: Path, arcface_file: Path) -> None:
+    identifier: FaceIdentifier = ArcFaceIdentifier(arcface_state(), torch.device("cpu"))
+    async with serve(without, identity=str(arcface_file), dtype="float32") as client:
+        reported = await client.restore(CROP, aligned=True, fidelity=LADDER[0], return_crops=True)
+        swept = await sweep(client, LADDER, image={"data": CROP}, aligned=True)
+        values = [likenesses(result)[0] for result in swept]
+        _, _, fields, _ = await failure(client.restore(CROP, aligned=True, identity=GUARD))
+        middle = sorted(values)[1]
+        guard = {"aligned": True, "fidelity": LADDER[0], "identity": GUARD}
+        guarded = await client.restore(CROP, **guard, min_similarity=middle)
+        stopped = await client.restore(CROP, **guard, min_similarity=1.0)
+        status = (await client.stub.GetStatus(pb.GetStatusRequest())).status
+    [face] = reported.faces
+    before, after = (identifier.embed(pixels(crop)) for crop in (face.crop_before, face.crop_after))
+    assert face.identity_similarity == pytest.approx(before.similarity(after), abs=1e-5)
+    assert stage_names(reported).count("identity") == 1
+    assert fields == ["min_similarity"], "nothing was measured for it"
+    expected = next(number for number, value in enumerate(values) if value >= middle)
+    assert guarded.image == swept[expected].image and guarded.faces[0].restored
+    assert stopped.faces[0].reason == skip_reason_pb2.SKIP_REASON_IDENTITY_CHANGED
+    np.testing.assert_array_equal(pixels(stopped.image), photo(512, 512))
+    assert ("recognition_arcface_ir_se50", service_status_pb2.NETWORK_ROLE_IDENTITY) in [
+        (network.name, network.role) for network in status.networks
+    ]
+
+
+async def test_arcface_in_a_set_has_the_sets_limit(tmp_path: Path) -> None:
+    content = safetensors.torch.save(arcface_state())
+    folder = add_identity(tiny_set(tmp_path), content, min_similarity=-0.75, file="arcface.safetensors")
+    async with serve(folder) as client:
+        response = await client.restore(CROP, aligned=True, identity=GUARD)
+    assert response.min_similarity == -0.75 and response.faces[0].restored
 
 
 async def test_on_the_command_line_in_process_and_at_a_service(

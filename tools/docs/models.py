@@ -20,7 +20,8 @@ def components() -> str:
         sets += [name for name, profile in catalog["profiles"].items() if key in profile["components"]]
         size = sum(file["bytes"] for file in component["files"])
         license = catalog["licenses"][component["license"]]["name"]
-        rows.append((code(role), component["name"], _size(size), license, ", ".join(map(code, sets))))
+        where = ", ".join(map(code, sets)) or f"with {code(f'WITH={key}')}"
+        rows.append((code(role), component["name"], _size(size), license, where))
     return table(("component", "published as", "size", "license", "in the sets"), rows)
 
 

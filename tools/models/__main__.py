@@ -58,6 +58,12 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     add_list("--only", "ROLE", "fetch only these components")
     add_list("--without", "ROLE", "leave these components out of the set")
     add_list(
+        "--with",
+        "NAME",
+        "take this component of the catalog, such as arcface, in place of the set's of the same role",
+        dest="alternatives",
+    )
+    add_list(
         "--from",
         "FOLDER",
         "copy files from this folder, under any name, instead of fetching them; recognized by checksum",
@@ -104,7 +110,7 @@ def main(given: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = arguments(given)
     try:
-        catalog = read_catalog(options.catalogue, options.profile)
+        catalog = read_catalog(options.catalogue, options.profile, options.alternatives)
         if options.mirror:
             catalog = catalog.mirrored(options.mirror)
         elif (endpoint := hub(os.environ)) != HUB:

@@ -148,8 +148,12 @@ class Catalog:
         return replace(self, entries=tuple(entries))
 
 
-def read_catalog(path: Path = BUILT_IN, profile: str | None = None) -> Catalog:
+def read_catalog(
+    path: Path = BUILT_IN, profile: str | None = None, alternatives: Collection[str] = ()
+) -> Catalog:
     """Read a catalog file; return the set of a profile, by default that of the entries named as their role.
+
+    `alternatives`: entries, by their key, that take the place of the set's entry of the same role.
 
     Raises `CatalogError` naming the file, the entry and what is wrong with it.
     """
@@ -169,6 +173,7 @@ def read_catalog(path: Path = BUILT_IN, profile: str | None = None) -> Catalog:
         )
         _check_paths(catalog)
         selection = _select(catalog, data.get("profiles", {}), profile)
+        selection = _exchange(selection, catalog, alternatives)
     except OSError as error:
         raise CatalogError(f"{path}: {error.strerror or error}") from error
     except KeyError as error:
@@ -200,6 +205,24 @@ def _select(catalog: Catalog, profiles: Mapping[str, Any], chosen: str | None) -
             f"there is no profile '{chosen}', only {', '.join(profiles) or 'the whole catalog'}"
         )
     return sets[chosen]
+
+
+def _exchange(selection: Catalog, catalog: Catalog, alternatives: Collection[str]) -> Catalog:
+    """Return a selection with the named entries of the whole catalog in place of those of the same role."""
+    known = {entry.key: entry for entry in catalog.entries}
+    if unknown := [key for key in alternatives if key not in known]:
+        raise CatalogError(f"there is no component {', '.join(unknown)}, only {', '.join(known)}")
+    chosen = {key: known[key] for key in alternatives}
+    roles = [entry.role for entry in chosen.values()]
+    if twice := {role for role in roles if roles.count(role) > 1}:
+        raise CatalogError(f"several of {', '.join(chosen)} are a {', '.join(sorted(twice))}")
+    replaced = {entry.role: entry.name for entry in selection.entries if entry.role in roles}
+    description = selection.description
+    for entry in chosen.values():
+        instead = f" in place of {replaced[entry.role]}" if entry.role in replaced else ""
+        description += f" With {entry.name} ({entry.license.name}){instead}."
+    kept = (entry for entry in selection.entries if entry.role not in roles)
+    return replace(selection, description=description.strip(), entries=(*kept, *chosen.values()))
 
 
 def _spelling(table: Mapping[str, Any], key: str) -> str:

@@ -17,8 +17,10 @@ from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
 
 from atelier_restorer.align import CROP_SIZE
-from atelier_restorer.identity import SFACE, SFACE_SHA256, FaceIdentifier, IdentityNetworkError
-from atelier_restorer.models import with_counters
+from atelier_restorer.identity import SFACE, SFACE_SHA256, IdentityNetworkError, OnnxIdentifier
+from atelier_restorer.identity_arcface import ARCFACE
+from atelier_restorer.nets import arcface
+from atelier_restorer.nets.checkpoint import with_counters
 from atelier_restorer.nets.codeformer import CodeFormer, CodeFormerConfig, sizes_of
 from atelier_restorer.nets.face_restoration import ARCHITECTURES, Architecture, canonical
 from atelier_restorer.nets.rrdbnet_layout import rrdbnet_shapes
@@ -87,7 +89,7 @@ def describe_onnx(snapshot: Snapshot) -> dict[str, Any]:
         UnknownNetworkError: it is not one of them.
     """
     try:
-        network = FaceIdentifier(snapshot.read())
+        network = OnnxIdentifier(snapshot.read())
     except IdentityNetworkError as error:
         raise UnknownNetworkError(
             f"not a network of the restorer: as an identity network it {error}"
@@ -132,6 +134,7 @@ def _our_networks(state: Mapping[str, Tensor]) -> Iterator[_KnownNetwork]:
         yield _KnownNetwork("bisenet", "parser", BiSeNet(_PARSER_CLASSES), config)
         for architecture in ARCHITECTURES:
             yield _single_restorer(architecture, state)
+        yield _arcface(state)
 
 
 def _single_restorer(architecture: Architecture, state: Mapping[str, Tensor]) -> _KnownNetwork:
@@ -143,6 +146,15 @@ def _single_restorer(architecture: Architecture, state: Mapping[str, Tensor]) ->
     config = {"image_size": CROP_SIZE, "fidelity": False, **sizes}
     config.pop("out_size", None)  # the same
     return _KnownNetwork(architecture.name.lower(), "codeformer", network, config)
+
+
+def _arcface(state: Mapping[str, Tensor]) -> _KnownNetwork:
+    """Build an ArcFace, with the published sizes if the shapes imply no others."""
+    sizes = arcface.ArcFaceConfig()
+    with contextlib.suppress(ValueError):
+        sizes = arcface.sizes_of(state)
+    config = {"image_size": SIDE, "dimensions": sizes.dimensions, "units": len(sizes.widths)}
+    return _KnownNetwork(ARCFACE, "identity", arcface.ArcFace(sizes), config)
 
 
 def _codeformer(sizes: CodeFormerConfig) -> _KnownNetwork:

@@ -1,16 +1,21 @@
 """Tells how alike two faces are: the cosine of their embeddings by a network of face recognition.
 
-The network is an ONNX file that takes one RGB face of 112 px, 0 to 255, normalizes it itself and returns one
-vector: SFace of OpenCV's model zoo (Zhong et al. 2021, arXiv:2205.12010), or one of the same interface.
-OpenCV runs it, on the CPU: next to CodeFormer, with a thousand times the computation, that costs little
-anywhere.
+Such a network is one of two kinds:
+
+    OnnxIdentifier      an ONNX file that takes one RGB face of 112 px, 0 to 255, normalizes it itself and
+                        returns one vector: SFace of OpenCV's model zoo (Zhong et al. 2021,
+                        arXiv:2205.12010), or one of the same interface. OpenCV runs it, on the CPU: next to
+                        CodeFormer, with a thousand times the computation, that costs little anywhere
+    ArcFaceIdentifier   facexlib's ArcFace, a checkpoint of tensors, which torch runs on the set's device; in
+                        `identity_arcface`
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -43,8 +48,53 @@ class Embedding:
         return float(np.clip(self.direction @ other.direction, -1.0, 1.0))
 
 
-class FaceIdentifier:
-    """A network of face recognition on aligned crops."""
+class FaceIdentifier(ABC):
+    """A network of face recognition on aligned crops.
+
+    `on_device`: it belongs to the set's device, so that only the device thread may call it while serving;
+    otherwise any thread may. `dimensions`: of its embeddings.
+    """
+
+    on_device: ClassVar[bool]
+    dimensions: int
+
+    def embed(self, crop: NDArray[np.uint8]) -> Embedding:
+        """Embed an aligned crop (512, 512, 3), RGB. Raises `IdentityNetworkError` if that fails.
+
+        One face at a time, so that no face's embedding depends on its neighbors. On a CPU a batch would be no
+        faster, and published ONNX files fix its size to 1.
+        """
+        return self._embed(recognition_crop(crop))
+
+    def certainty(self, crop: NDArray[np.uint8], embedding: Embedding) -> float:
+        """Return how much of an aligned crop's embedding is more than a ruin of it shows, 0 to 2.
+
+        The face is shrunk until nobody could tell whose it is, and embedded again. Where the two embeddings
+        are about the same, the face was no better to begin with: 1 minus their cosine. Raises like `embed`.
+        """
+        small = cv2.resize(recognition_crop(crop), (RUINED_SIDE, RUINED_SIDE), interpolation=cv2.INTER_AREA)
+        ruin = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        return 1.0 - embedding.similarity(self._embed(np.asarray(ruin, np.uint8)))
+
+    def _embed(self, face: NDArray[np.uint8]) -> Embedding:
+        vector = self._vector(face)
+        length = float(np.linalg.norm(vector))
+        if not np.isfinite(length) or length == 0:
+            raise IdentityNetworkError("the embedding of a face is zero or not finite")
+        return Embedding(vector / length)
+
+    @abstractmethod
+    def _vector(self, face: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the network's output (dimensions,) for a face (112, 112, 3), RGB.
+
+        Raises `IdentityNetworkError`.
+        """
+
+
+class OnnxIdentifier(FaceIdentifier):
+    """An ONNX file, run by OpenCV on the CPU."""
+
+    on_device = False
 
     def __init__(self, content: bytes) -> None:
         """Read an ONNX file's content and run it once. Raises `IdentityNetworkError`."""
@@ -61,32 +111,11 @@ class FaceIdentifier:
             )
         self.dimensions = int(probe.shape[1])
 
-    def embed(self, crop: NDArray[np.uint8]) -> Embedding:
-        """Embed an aligned crop (512, 512, 3), RGB. Raises `IdentityNetworkError` if that fails.
-
-        One face at a time: a batch is no faster on a CPU, and published files fix its size to 1.
-        """
-        return self._embed(recognition_crop(crop))
-
-    def certainty(self, crop: NDArray[np.uint8], embedding: Embedding) -> float:
-        """Return how much of an aligned crop's embedding is more than a ruin of it shows, 0 to 2.
-
-        The face is shrunk until nobody could tell whose it is, and embedded again. Where the two embeddings
-        are about the same, the face was no better to begin with: 1 minus their cosine. Raises like `embed`.
-        """
-        small = cv2.resize(recognition_crop(crop), (RUINED_SIDE, RUINED_SIDE), interpolation=cv2.INTER_AREA)
-        ruin = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-        return 1.0 - embedding.similarity(self._embed(np.asarray(ruin, np.uint8)))
-
-    def _embed(self, face: NDArray[np.uint8]) -> Embedding:
+    def _vector(self, face: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
-            vector = self._run(face)[0].astype(np.float32)
+            return np.asarray(self._run(face)[0], np.float32)
         except cv2.error as error:
             raise IdentityNetworkError(f"failed: {' '.join(str(error).split())}") from error
-        length = float(np.linalg.norm(vector))
-        if not np.isfinite(length) or length == 0:
-            raise IdentityNetworkError("the embedding of a face is zero or not finite")
-        return Embedding(vector / length)
 
     def _run(self, face: NDArray[np.uint8]) -> NDArray[np.float32]:
         blob = np.ascontiguousarray(face.transpose(2, 0, 1)[None], np.float32)

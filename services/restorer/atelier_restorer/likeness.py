@@ -9,23 +9,28 @@ steps are of its visibility, from the one asked for downward, and cost nothing b
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from atelier_restorer import cpu_pool
+from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.faces import Candidate, is_visible
 from atelier_restorer.identity import Embedding, FaceIdentifier, IdentityNetworkError
 from atelier_restorer.models import Models
 from atelier_restorer.request import IdentityMode, RestoreRequest
+from atelier_runtime.device_job import Job
+from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import RgbArray
+from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import SkipReason
 
 logger = logging.getLogger(__name__)
 
+_STAGE = "identity"
 LADDER_STEPS = 4
 """What the guard tries for a face: the fidelity asked for, and evenly from there to 1; or the visibility
 asked for, and evenly from there toward 0."""
@@ -37,13 +42,15 @@ class Likeness:
 
     `guard`: the least cosine that counts as the same person, None to only measure. `min_certainty`: below it
     the face before is too ruined to tell; see `FaceIdentifier.certainty`. `has_ladder`: the face restorer
-    takes a fidelity, so that the guard can try higher ones; else it tries lower visibilities.
+    takes a fidelity, so that the guard can try higher ones; else it tries lower visibilities. `check` raises
+    if nobody is waiting any longer; it is called before each face is embedded.
     """
 
     identifier: FaceIdentifier
     guard: float | None
     min_certainty: float
     has_ladder: bool = True
+    check: Callable[[], None] = cpu_pool.check
 
     def fidelities(self, fidelity: float) -> list[float]:
         """Return what a face is decoded at that is to be restored at `fidelity`: itself, or the ladder."""
@@ -102,7 +109,7 @@ class Likeness:
         restored = [version for version in versions if version.restored is not None]
         if not restored or restored[0].crop is None:
             return None
-        cpu_pool.check()
+        self.check()
         try:
             before = self.identifier.embed(restored[0].crop)
             certainty = self.identifier.certainty(restored[0].crop, before)
@@ -121,7 +128,7 @@ class Likeness:
     def _measure(self, version: Candidate, before: Embedding) -> None:
         if version.restored is None:
             return
-        cpu_pool.check()
+        self.check()
         try:
             version.similarity = before.similarity(self.identifier.embed(_as_pasted(version)))
         except IdentityNetworkError as error:
@@ -142,6 +149,34 @@ def _less_and_less_visible(versions: Sequence[Candidate]) -> list[Candidate]:
     [version] = versions
     steps = [version.visibility * (1 - number / LADDER_STEPS) for number in range(1, LADDER_STEPS)]
     return [version, *(replace(version, visibility=step) for step in steps if is_visible(step))]
+
+
+async def choose_versions(
+    likeness: Likeness,
+    versions: list[list[Candidate]],
+    cpu_pool: CpuPool,
+    worker: DeviceWorker,
+    timers: tuple[StageTimer, StageTimer],
+    deadline: float | None,
+) -> list[list[Candidate]]:
+    """Run `Likeness.chosen` where its network may run: in the CPU pool, or on the device thread.
+
+    `timers`: of the pool and of the device. The request has a slot in the worker's queue.
+    """
+    cpu, device = timers
+    if not likeness.identifier.on_device:
+
+        def in_pool() -> list[list[Candidate]]:
+            with cpu.stage(_STAGE):
+                return likeness.chosen(versions)
+
+        return await cpu_pool.run(in_pool)
+
+    def on_device(job: Job[list[list[Candidate]]]) -> list[list[Candidate]]:
+        with device.stage(_STAGE):
+            return replace(likeness, check=job.check).chosen(versions)
+
+    return await worker.submit(on_device, deadline=deadline, has_slot=True).result()
 
 
 def likeness_of(request: RestoreRequest, models: Models) -> Likeness | None:

@@ -5,7 +5,7 @@
                  Or GFPGAN or RestoreFormer, float32 (`single_restorer`)
     upscaler     any network that spandrel loads, in the dtype of the settings if it supports it
     parser       ParseNet, in the dtype of the settings, put onto the device on first use
-    identity     a network of face recognition, float32, on the CPU
+    identity     a network of face recognition, float32: an ONNX file, on the CPU, or ArcFace
 
 docs/precision.md says why, in figures.
 
@@ -29,7 +29,9 @@ from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.batching import RestoredCrop
 from atelier_restorer.crop_batches import bucket, network_input, restored_crops
 from atelier_restorer.detect import FaceDetector
-from atelier_restorer.identity import MIN_CERTAINTY, FaceIdentifier, IdentityNetworkError
+from atelier_restorer.identity import MIN_CERTAINTY, FaceIdentifier
+from atelier_restorer.identity_loading import load_identifier
+from atelier_restorer.nets.checkpoint import with_counters
 from atelier_restorer.nets.codeformer import CodeFormer, filled
 from atelier_restorer.parse import FaceParser
 from atelier_restorer.settings import RestorerSettings
@@ -207,7 +209,7 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         codeformer=_load_face_restorer(codeformer, device, dtype, settings) if codeformer else None,
         upscaler=Upscaler.load(upscaler, device, dtype) if upscaler else None,
         parser=_lazy_parser(parser, device, dtype) if parser else None,
-        identifier=_load_identifier(identity) if identity else None,
+        identifier=load_identifier(identity, device) if identity else None,
         min_similarity=min_similarity,
         min_certainty=measured.min_certainty if measured else MIN_CERTAINTY,
     )
@@ -251,16 +253,6 @@ def _read_and_log(path: Path) -> Snapshot:
     return snapshot
 
 
-def with_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors, with batch normalization's counters set to 0 where a conversion has omitted them.
-
-    `num_batches_tracked` counts the batches seen in training. Inference does not read it, so a file without
-    it is complete; a file without any other tensor is not.
-    """
-    norms = (key.removesuffix("running_mean") for key in state if key.endswith(".running_mean"))
-    return {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | dict(state)
-
-
 def _state_dict(component: Component) -> dict[str, torch.Tensor]:
     return with_counters(component.state_dict())
 
@@ -283,13 +275,6 @@ def _lazy_parser(component: Component, device: torch.device, dtype: torch.dtype)
     except ValueError as error:
         raise StartupError(f"{component.setting}: the face parser {component.path}: {error}") from error
     return functools.cache(lambda: FaceParser.from_state_dict(state, device, dtype))
-
-
-def _load_identifier(component: Component) -> FaceIdentifier:
-    try:
-        return FaceIdentifier(component.content())
-    except IdentityNetworkError as error:
-        raise StartupError(f"{component.setting}: the identity network {component.path} {error}") from error
 
 
 def _load_face_restorer(

@@ -32,7 +32,7 @@ from atelier_restorer.faces import (
 )
 from atelier_restorer.gray import is_gray, recoloring
 from atelier_restorer.identity import IdentityNetworkError
-from atelier_restorer.likeness import Likeness, likeness_of
+from atelier_restorer.likeness import Likeness, choose_versions, likeness_of
 from atelier_restorer.limits import check_picture
 from atelier_restorer.looks import find_faces
 from atelier_restorer.models import Models, batch_for
@@ -330,12 +330,10 @@ class RestorerPipeline:
         await self._cpu_pool.run(lambda: recolor(versions, recoloring(rgb, gray)))
         chosen = versions
         if likeness is not None:
-
-            def measure() -> list[list[Candidate]]:
-                with call.cpu.stage("identity"):
-                    return likeness.chosen(versions)
-
-            chosen = await self._cpu_pool.run(measure)
+            timers = (call.cpu, call.device)
+            chosen = await choose_versions(
+                likeness, versions, self._cpu_pool, self._worker, timers, call.deadline
+            )
         rounds = [[face[number] for face in chosen] for number in range(len(sweep or (0,)))]
         for row in rounds:
             await self._faces.parse(row, request, call.device, call.deadline)

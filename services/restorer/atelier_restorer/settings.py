@@ -20,8 +20,8 @@ class RestorerSettings(settings.ServiceSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="dtype that CodeFormer generates in, and of face parser and upscaler; auto: bfloat16 on "
-        "a GPU or CPU that computes in it, else float32. Faces are found in float32; GFPGAN, RestoreFormer "
-        "and BiSeNet run in float32.",
+        "a GPU or CPU that computes in it, else float32. Faces are found in float32; GFPGAN, RestoreFormer, "
+        "BiSeNet and ArcFace run in float32.",
     )
     encoder_dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -40,7 +40,9 @@ class RestorerSettings(settings.ServiceSettings):
     )
     upscaler: str = Field("", description="Checkpoint file to use instead of the model set's upscaler.")
     identity: str = Field(
-        "", description="ONNX file to use instead of the model set's network that tells people apart."
+        "",
+        description="File to use instead of the model set's network that tells people apart: ONNX, or a "
+        "checkpoint of ArcFace.",
     )
     min_similarity: float | None = Field(
         None,

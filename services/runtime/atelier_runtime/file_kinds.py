@@ -49,6 +49,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x7fELF", "is an executable program, not weights"),
     (0, b"MZ", "is an executable program, not weights"),
 )
+_ONNX_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
 _MARKUP = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
@@ -61,7 +62,7 @@ def is_safetensors(file: BinaryIO | FileIO) -> bool:
 def is_onnx(file: BinaryIO | FileIO) -> bool:
     """Return whether a file begins as ONNX models do: the format's version, then a field of the model."""
     head = _head(file)
-    return head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42")
+    return head[:1] == b"\x08" and head[2:3] in _ONNX_FIELDS
 
 
 def problem_of(file: BinaryIO, suffix: str) -> str | None:

@@ -69,14 +69,6 @@ class Component:
         """Read the component's file, to load it; see `load_state_dict`."""
         return load_state_dict(self.path, self.setting, self.read)
 
-    def content(self) -> bytes:
-        """Read the component's file, whatever its format. Raises `StartupError` if it cannot be read."""
-        try:
-            with self.read(self.path) as snapshot:
-                return snapshot.read()
-        except CheckpointError as error:
-            raise StartupError(f"{self.setting}: {error}") from error
-
 
 @dataclass(frozen=True)
 class ModelSet:

@@ -19,6 +19,7 @@ from atelier_restorer.__main__ import main
 from atelier_restorer.identify import UnknownNetworkError, identify
 from atelier_restorer.nets.codeformer import CodeFormer
 from tests.parity import recipe
+from tests.tiny_identity import ARCFACE_CONFIG, arcface_state, map_network, mean_color_network
 from tests.tiny_restorer import (
     CONFIG,
     codeformer_state,
@@ -223,6 +224,41 @@ def test_an_incomplete_face_restorer_is_reported_tensor_by_tensor(
     with pytest.raises(UnknownNetworkError, match=f"closest is {name}, ") as caught:
         identify(broken)
     assert differences(caught) == [f"{lost.removeprefix('vqvae.')} is missing"]
+
+
+def test_identity_networks_of_both_kinds_are_identified(inspect: Inspect, tmp_path: Path) -> None:
+    torch.save(arcface_state(), tmp_path / "a.pth")
+    (tmp_path / "i.onnx").write_bytes(mean_color_network())
+    code, out, err = inspect(tmp_path / "a.pth", tmp_path / "i.onnx")
+    assert (code, err) == (0, "")
+    arcface, onnx = (json.loads(line) for line in out.splitlines())
+    assert (arcface["network"], arcface["role"], arcface["dtype"]) == ("arcface", "identity", "float32")
+    sizes = {"image_size": 112, "dimensions": ARCFACE_CONFIG.dimensions, "units": len(ARCFACE_CONFIG.widths)}
+    assert arcface["config"] == sizes
+    content = (tmp_path / "i.onnx").read_bytes()
+    assert onnx == {
+        "network": "identity",
+        "role": "identity",
+        "config": {"format": "onnx", "image_size": 112, "dimensions": 6},
+        "file": str(tmp_path / "i.onnx"),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def test_an_incomplete_arcface_is_reported_tensor_by_tensor() -> None:
+    state = arcface_state()
+    del state["body.2.res_layer.5.fc2.weight"]
+    with pytest.raises(UnknownNetworkError, match="closest is arcface, ") as caught:
+        identify(state)
+    assert differences(caught) == ["body.2.res_layer.5.fc2.weight is missing"]
+
+
+def test_an_onnx_file_that_is_no_identity_network_is_refused(inspect: Inspect, tmp_path: Path) -> None:
+    (tmp_path / "map.onnx").write_bytes(map_network())
+    code, out, err = inspect(tmp_path / "map.onnx")
+    assert (code, out) == (1, "")
+    assert "not a network of the restorer: as an identity network it returns an array of shape" in err
 
 
 def test_a_file_that_is_not_ours_fails_and_the_others_are_reported(inspect: Inspect, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atelier_restorer.align import CROP_SIZE
-from atelier_restorer.identity import FaceIdentifier, IdentityNetworkError
+from atelier_restorer.identity import IdentityNetworkError, OnnxIdentifier
 from atelier_runtime.images import RgbArray
 from tests.tiny_identity import GRAY, map_network, mean_color_network
 
@@ -19,7 +19,7 @@ def plain(*rgb: int) -> RgbArray:
 
 @pytest.mark.parametrize("batch", [1, "batch"])
 def test_the_input_is_rgb_from_0_to_255(batch: int | str) -> None:
-    identifier = FaceIdentifier(mean_color_network(batch=batch))
+    identifier = OnnxIdentifier(mean_color_network(batch=batch))
     color = np.array([200.0, 30.0, 90.0])
     found = identifier.embed(plain(200, 30, 90))
     vector = color - GRAY
@@ -29,7 +29,7 @@ def test_the_input_is_rgb_from_0_to_255(batch: int | str) -> None:
 
 
 def test_the_similarity_is_a_cosine() -> None:
-    identifier = FaceIdentifier(mean_color_network())
+    identifier = OnnxIdentifier(mean_color_network())
     red, same, opposite = (identifier.embed(plain(*c)) for c in ((255, 0, 0), (200, 55, 55), (0, 255, 255)))
     assert red.similarity(red) == pytest.approx(1) and red.similarity(red) <= 1
     assert red.similarity(same) == pytest.approx(1, abs=1e-3)
@@ -37,7 +37,7 @@ def test_the_similarity_is_a_cosine() -> None:
 
 
 def test_a_face_is_certain_as_far_as_its_ruin_is_another() -> None:
-    identifier = FaceIdentifier(mean_color_network())
+    identifier = OnnxIdentifier(mean_color_network())
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (64, 64, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     blurred = plain(200, 30, 90)
@@ -46,7 +46,7 @@ def test_a_face_is_certain_as_far_as_its_ruin_is_another() -> None:
 
 
 def test_threads_do_not_get_each_others_faces() -> None:
-    identifier = FaceIdentifier(mean_color_network())
+    identifier = OnnxIdentifier(mean_color_network())
     crops = [plain(level, 0, 255 - level) for level in range(0, 256, 16)]
     expected = [identifier.embed(crop).direction for crop in crops]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -65,11 +65,11 @@ def test_threads_do_not_get_each_others_faces() -> None:
 )
 def test_what_is_no_such_network_is_refused(content: bytes, reason: str) -> None:
     with pytest.raises(IdentityNetworkError, match=reason):
-        FaceIdentifier(content)
+        OnnxIdentifier(content)
 
 
 def test_an_embedding_that_is_not_finite_or_zero_is_an_error() -> None:
     for scale in (float("nan"), 0.0):
-        identifier = FaceIdentifier(mean_color_network(scale))
+        identifier = OnnxIdentifier(mean_color_network(scale))
         with pytest.raises(IdentityNetworkError, match="not finite"):
             identifier.embed(plain(200, 30, 90))

@@ -7,7 +7,7 @@ import pytest
 
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.faces import Candidate
-from atelier_restorer.identity import FaceIdentifier
+from atelier_restorer.identity import OnnxIdentifier
 from atelier_restorer.likeness import LADDER_STEPS, Likeness
 from atelier_restorer.request import Face
 from atelier_runtime.images import RgbArray
@@ -24,7 +24,7 @@ def plain(color: Color) -> RgbArray:
 
 
 def likeness(guard: float | None = None, min_certainty: float = 0.0, has_ladder: bool = True) -> Likeness:
-    return Likeness(FaceIdentifier(mean_color_network()), guard, min_certainty, has_ladder)
+    return Likeness(OnnxIdentifier(mean_color_network()), guard, min_certainty, has_ladder)
 
 
 def versions(before: Color, *after: Color | SkipReason) -> list[Candidate]:
@@ -135,7 +135,7 @@ def test_a_face_too_ruined_to_tell_is_restored_as_asked_and_says_so() -> None:
 
 
 def test_the_guard_does_not_let_through_what_it_could_not_check() -> None:
-    broken = Likeness(FaceIdentifier(mean_color_network(float("nan"))), 0.5, 0.0)
+    broken = Likeness(OnnxIdentifier(mean_color_network(float("nan"))), 0.5, 0.0)
     chosen = broken.choose(versions(RED, RED, RED))
     assert chosen.reason is SkipReason.FAILED and chosen.restored is None
     rows = versions(RED, RED)

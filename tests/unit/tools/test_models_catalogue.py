@@ -81,6 +81,35 @@ def test_the_photo_set_asks_for_the_same_licenses_as_the_whole(capsys: pytest.Ca
     assert "The set 'photo'" in out and "\nbase:" not in out and "Total: 677.22 MB" in out
 
 
+@pytest.mark.parametrize("profile", [None, "photo-commercial"])
+def test_an_alternative_takes_the_place_of_the_sets_component_of_its_role(profile: str | None) -> None:
+    before = {entry.role: entry.key for entry in read_catalog(profile=profile).entries}
+    catalog = read_catalog(profile=profile, alternatives=["arcface"])
+    assert {entry.role: entry.key for entry in catalog.entries} == before | {"identity": "arcface"}
+    [entry] = [entry for entry in catalog.entries if entry.key == "arcface"]
+    [source] = entry.files
+    assert source.sha256 and source.is_converted and entry.license.must_be_accepted
+    assert len(catalog.only(["identity"]).entries) == 1
+    assert catalog.description.startswith(read_catalog(profile=profile).description)
+    assert "arcface_ir_se50" in catalog.description and "in place of sface" in catalog.description
+
+
+def test_an_alternative_that_there_is_not_and_two_of_one_role_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--list", "--with", "facenet"]) == 2
+    assert "there is no component facenet, only base," in capsys.readouterr().err
+    assert main(["--list", "--with", "restoreformer", "codeformer"]) == 2
+    assert "several of restoreformer, codeformer are a codeformer" in capsys.readouterr().err
+
+
+def test_with_arcface_its_terms_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--only", "identity", "--with", "arcface"]) == 0
+    out = capsys.readouterr().out
+    assert "identity: arcface_ir_se50, MIT License" in out and "Total: 175.37 MB" in out
+    assert "NON-COMMERCIAL research only; must be accepted: --accept arcface" in out
+
+
 def test_every_set_tells_people_apart() -> None:
     for profile in (None, *PROFILES):
         assert "identity" in {entry.role for entry in read_catalog(profile=profile).entries}

@@ -11,7 +11,7 @@ import torch
 
 import drawing
 from atelier_restorer.align import CROP_SIZE
-from atelier_restorer.identity import FaceIdentifier
+from atelier_restorer.identity import OnnxIdentifier
 from atelier_restorer.recognition_crop import SIDE, recognition_crop
 from training.identity import IdentityNet, equal_error_rate, to_tensor
 from training.identity_onnx import write_onnx
@@ -28,7 +28,7 @@ def test_the_onnx_file_computes_what_the_network_does(tmp_path: Path) -> None:
     crop = np.random.default_rng(0).integers(0, 256, (CROP_SIZE, CROP_SIZE, 3), np.uint8)
     with torch.no_grad():
         vector = network(to_tensor(recognition_crop(crop)[None]))[0].numpy()
-    found = FaceIdentifier((tmp_path / "identity.onnx").read_bytes()).embed(crop).direction
+    found = OnnxIdentifier((tmp_path / "identity.onnx").read_bytes()).embed(crop).direction
     np.testing.assert_allclose(found, vector / np.linalg.norm(vector), atol=1e-4)
 
 

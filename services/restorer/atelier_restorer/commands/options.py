@@ -256,7 +256,7 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
         "--identity-network",
         dest="identity",
         metavar="FILE",
-        help="ONNX file instead of the set's identity network",
+        help="ONNX file, or checkpoint of ArcFace, instead of the set's identity network",
     )
     in_process.add_argument("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     in_process.add_argument(

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 _MAX_LISTED = 10
+
+
+def with_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors, with batch normalization's counters set to 0 where a conversion has omitted them.
+
+    `num_batches_tracked` counts the batches seen in training. Inference does not read it, so a file without
+    it is complete; a file without any other tensor is not.
+    """
+    norms = (key.removesuffix("running_mean") for key in state if key.endswith(".running_mean"))
+    return {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | dict(state)
 
 
 def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
