@@ -42,6 +42,7 @@ STATUS_OF_CONTRACT = {
     "stage_draining": 503,
     "stage_unavailable": 503,
     "deadline_exceeded": 504,
+    "not_served": 501,
     "out_of_memory": 503,
     "internal": 500,
     "bad_picture": 500,

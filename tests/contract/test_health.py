@@ -148,7 +148,13 @@ def test_health_without_services(impatient_stack: Stack) -> None:
 
 def test_root_and_readyz(stack: Stack) -> None:
     root = stack.client.get("/").json()
-    assert root == {"name": "Atelier", "version": root["version"], "model": "demo", "device": "cpu"}
+    assert root == {
+        "name": "Atelier",
+        "version": root["version"],
+        "model": "demo",
+        "device": "cpu",
+        "restores_only": False,
+    }
     assert re.match(r"\d+\.\d+", root["version"])
     assert stack.client.get("/readyz").json() == {"status": "ready"}
 

@@ -53,6 +53,18 @@ def test_the_volume_is_the_one_that_the_manifests_require() -> None:
     assert "in its folder `sdxl`" in PAGE
 
 
+def test_the_overlay_for_a_restorer_alone_with_autoscaling_renders(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    folder = tmp_path / "k8s/overlays/restore-autoscale"
+    folder.mkdir()
+    [text] = re.findall(r"^```yaml\n(.*?restores-only.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (folder / "kustomization.yaml").write_text(text)
+    rendered = list(yaml.safe_load_all(kustomize(folder)))
+    for kind in ("Deployment", "ScaledObject", "PodMonitor"):
+        assert of_kind(rendered, kind).keys() == {"atelier-gateway", "atelier-restorer"}
+    assert {m["metadata"].get("namespace", "atelier") for m in rendered} == {"atelier"}
+
+
 def test_a_gateway_finishes_within_its_whole_deadline() -> None:
     gateway = Workload("gpu", "gateway", overlay("gpu"))
     assert gateway.setting("DRAIN_SECONDS") == gateway.setting("DEADLINE_SECONDS")

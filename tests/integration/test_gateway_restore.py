@@ -185,8 +185,8 @@ async def test_without_a_generator_photos_are_restored_and_prompts_refused_by_na
         health, ready = await client.http.get("/health"), await client.http.get("/readyz")
     assert restored["face_restoration_applied"]
     for response in refused:
-        message = problem(response, 503, "stage_unavailable")["message"]
-        assert "this gateway has no generator, only a restorer" in message
+        message = problem(response, 501, "not_served")["message"]
+        assert "this gateway has no generator" in message
         assert "the model set 'tiny'" in message
     assert health.status_code == ready.status_code == 200
     assert (health.json()["status"], health.json()["restores_only"]) == ("healthy", True)

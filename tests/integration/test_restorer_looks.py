@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+import torch
+from facexlib.detection.retinaface import RetinaFace
 from skimage import data
 
 from atelier.common.v1 import skip_reason_pb2, warning_pb2
@@ -17,11 +21,16 @@ from tests.published_retinaface import published_state
 from tests.tiny_restorer import build_set, codeformer_state
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def published(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
-    """A server with the published detector."""
+@pytest.fixture(scope="module")
+def model_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set with the published detector."""
     folder = tmp_path_factory.mktemp("published")
-    model_set = build_set(folder, detector=published_state(), codeformer=codeformer_state())
+    return build_set(folder, detector=published_state(), codeformer=codeformer_state())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def published(model_set: Path) -> AsyncIterator[Client]:
+    """A server with the published detector."""
     async with serve(model_set, max_pixels=8_000_000) as client:
         yield client
 
@@ -101,3 +110,48 @@ async def test_options_of_detection_are_refused_where_nothing_is_detected(publis
         assert (await failure(published.restore(png(photo), **wrong)))[2] == [name]
         call = published.stub.DetectFaces(pb.DetectFacesRequest(image={"data": png(photo)}, **wrong))
         assert (await failure(call))[2] == [name]
+
+
+async def test_small_faces_are_found_in_tiles_where_memory_is_short(
+    model_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = np.full((900, 1350, 3), 100, np.uint8)
+    head = data.astronaut()[10:250:4, 102:342:4]
+    for number in range(20):
+        top, left = 80 + 200 * (number // 5), 60 + 260 * (number % 5)
+        scene[top : top + 60, left : left + 60] = head
+    request = pb.DetectFacesRequest(image={"data": png(scene)}, detect_size_px=300)
+    async with serve(model_set, max_pixels=8_000_000) as published:  # its own: it remembers what fits
+        whole = await published.stub.DetectFaces(request)
+        assert len(whole.faces) == 20 and not whole.warnings
+        forward = RetinaFace.forward
+
+        def on_a_small_device(self: RetinaFace, batch: torch.Tensor) -> object:
+            if batch.shape[2] * batch.shape[3] > 600_000:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return forward(self, batch)
+
+        monkeypatch.setattr(RetinaFace, "forward", on_a_small_device)
+        tiled = await published.stub.DetectFaces(request)
+        assert [warning.code for warning in tiled.warnings] == [warning_pb2.WARNING_CODE_MEMORY_FALLBACK]
+        assert len(tiled.faces) == 20
+        centers = [
+            np.array(
+                [
+                    [(face.box.x1_px + face.box.x2_px) / 2, (face.box.y1_px + face.box.y2_px) / 2]
+                    for face in found.faces
+                ]
+            )
+            for found in (whole, tiled)
+        ]
+        distances = np.linalg.norm(centers[0][:, None] - centers[1][None], axis=2)
+        assert distances.min(axis=1).max() < 2 and len(set(distances.argmin(axis=1))) == 20
+        restored = await published.restore(png(scene), detect_size_px=300)
+        assert warning_pb2.WARNING_CODE_MEMORY_FALLBACK in [warning.code for warning in restored.warnings]
+        assert len(restored.faces) == 20
+        request.detect_size_px = 0
+        with pytest.raises(grpc.aio.AioRpcError, match=r"1350x900 px.*detect_size of 0") as caught:
+            await published.stub.DetectFaces(request)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        monkeypatch.undo()
+        assert len((await published.stub.DetectFaces(request)).faces) == 20, "the next request is unharmed"

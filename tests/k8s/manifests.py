@@ -21,7 +21,7 @@ NAMES = ("gateway", "generator", "restorer")
 BACKENDS = ("generator", "restorer")
 """The services that the gateway calls."""
 
-OVERLAYS = ("cpu-demo", "gpu", "autoscale")
+OVERLAYS = ("cpu-demo", "gpu", "autoscale", "restore")
 COMPONENTS = ("compiled", "images", "keda", "monitoring", "network-policies", "weights-volume")
 CONTROL_LABEL = "app.kubernetes.io/name"
 
@@ -56,18 +56,24 @@ def overlay(name: str) -> list[Manifest]:
 
 def combined(*components: str, bases: tuple[str, ...] = NAMES) -> list[Manifest]:
     """A fresh copy of everything in an overlay of these bases and components."""
-    return list(yaml.load_all(_combined(components, bases), Loader=LOADER))
+    folders = tuple(f"base/{base}" for base in bases)
+    return list(yaml.load_all(_combined(components, folders), Loader=LOADER))
+
+
+def on_top_of(name: str, *components: str) -> list[Manifest]:
+    """A fresh copy of everything in an overlay of another overlay and these components."""
+    return list(yaml.load_all(_combined(components, (f"overlays/{name}",)), Loader=LOADER))
 
 
 @cache
-def _combined(components: tuple[str, ...], bases: tuple[str, ...]) -> str:
+def _combined(components: tuple[str, ...], resources: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "namespace": "elsewhere",
-            "resources": [os.path.relpath(K8S / "base" / base, folder) for base in bases],
+            "resources": [os.path.relpath(K8S / resource, folder) for resource in resources],
             "components": [os.path.relpath(K8S / "components" / name, folder) for name in components],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))

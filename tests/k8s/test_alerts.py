@@ -15,6 +15,7 @@ from tests.k8s.promtool import GENERATED, MINUTES, SCENARIOS, run, series
 Series = list[dict[str, str]]
 
 TO_ZERO = '{atelier_scale_to_zero="true"}'
+RESTORES_ONLY = '{atelier_restores_only="true"}'
 
 
 def waits(over_20_s: int) -> Series:
@@ -80,6 +81,7 @@ PROBLEMS: dict[str, dict[str, Series]] = {
         ],
         "no generators": gateway() + RESTORER,
         "no restorers": gateway() + GENERATOR,
+        "no restorers where there is no generator": gateway(labels=RESTORES_ONLY),
         "no pod starts for the calls that wait": gateway(labels=TO_ZERO) + pending(f"1x{MINUTES}") + RESTORER,
         "a start from nothing takes ten minutes": gateway(labels=TO_ZERO) + pending("0x19 1x20") + RESTORER
         + [series("atelier_model_load_seconds", "_x22 0x20")],
@@ -114,6 +116,7 @@ CALM: dict[str, dict[str, Series]] = {
         "one scales to zero again": gateway(labels=TO_ZERO) + pending("0x9 1x3 0x40") + RESTORER
         + [series("atelier_model_load_seconds", "_x11 0 200x7 stale")],
         "a restorer alone": RESTORER,
+        "a restorer and its gateway": gateway(labels=RESTORES_ONLY) + RESTORER,
         "another installation's generator": gateway() + GENERATOR + RESTORER
         + [series("up", f"1x{MINUTES}", "atelier-gateway", namespace="other"),
            series("up", f"1x{MINUTES}", "atelier-generator", namespace="other"),
@@ -175,15 +178,22 @@ def test_pods_of_another_installation_are_not_replicas_of_this_one(tmp_path: Pat
     run(tmp_path, [firing("AtelierServiceNotReady", gateway() + others, len(BACKENDS))])
 
 
-def test_the_alerts_know_which_services_may_scale_to_zero() -> None:
-    rendered = combined("monitoring", "keda", "scale-to-zero")
+@pytest.mark.parametrize(
+    ("components", "label", "used", "jobs"),
+    [
+        (("keda", "scale-to-zero"), "atelier-scale-to-zero", TO_ZERO, ["generator", "restorer"]),
+        (("restores-only",), "atelier-restores-only", RESTORES_ONLY, ["generator"]),
+    ],
+)
+def test_the_alerts_know_which_services_may_have_no_pods(
+    components: tuple[str, ...], label: str, used: str, jobs: list[str]
+) -> None:
+    rendered = combined("monitoring", *components)
     monitor = of_kind(rendered, "PodMonitor")["atelier-gateway"]["spec"]
     labels = of_kind(rendered, "Deployment")["atelier-gateway"]["spec"]["template"]["metadata"]["labels"]
-    [label] = monitor["podTargetLabels"]
-    assert labels[label] == "true"
+    assert label in monitor["podTargetLabels"] and labels[label] == "true"
     # as the operator writes it: a character that Prometheus does not allow in a label becomes an underscore
-    assert f"{label.replace('-', '_')}=" in TO_ZERO
-    assert (
-        f'up{{job="atelier-gateway", {label.replace("-", "_")}=""}}'
-        in queries.alerts()["AtelierServiceNotReady"]
-    )
+    written = label.replace("-", "_")
+    assert f"{written}=" in used
+    condition = rf'up\{{job="atelier-gateway"[^}}]* {written}=""[^}}]*\}}\),\s+"job", "atelier-(\w+)"'
+    assert re.findall(condition, queries.alerts()["AtelierServiceNotReady"]) == jobs

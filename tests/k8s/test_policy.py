@@ -100,7 +100,8 @@ def test_resources_are_requested_and_limited(workload: Workload) -> None:
         assert resources[kind].get("nvidia.com/gpu") == (1 if on_gpus else None)
     if workload.name in BACKENDS:
         assert workload.setting("DEVICE") == ("cuda" if on_gpus else "cpu")
-        assert (workload.setting("MODEL_SET") == "/models/sdxl") == on_gpus
+        published = "/models/photo" if workload.overlay == "restore" else "/models/sdxl"
+        assert workload.setting("MODEL_SET") == (published if on_gpus else None)
         mounts = {mount["mountPath"]: mount for mount in workload.container["volumeMounts"]}
         assert ("/models" in mounts) == on_gpus and (not on_gpus or mounts["/models"]["readOnly"] is True)
 
@@ -199,7 +200,8 @@ def test_the_gateway_resolves_all_addresses_of_each_backend(workload: Workload) 
     if workload.name != "gateway":
         return
     services = of_kind(workload.manifests, "Service")
-    for backend in BACKENDS:
+    assert (workload.setting("GENERATOR") == "none") == (workload.overlay == "restore")
+    for backend in BACKENDS[1:] if workload.overlay == "restore" else BACKENDS:
         [port] = services[f"atelier-{backend}"]["spec"]["ports"]
         assert workload.setting(backend.upper()) == f"dns:///atelier-{backend}:{port['port']}"
 
@@ -266,7 +268,7 @@ def test_a_rollout_keeps_a_working_replica(workload: Workload) -> None:
     scaled = of_kind(workload.manifests, "ScaledObject").get(f"atelier-{workload.name}")
     fewest = scaled["spec"]["minReplicaCount"] if scaled else spec["replicas"]
     assert fewest - rolling["maxUnavailable"] >= 1
-    has_no_spare_gpus = workload.name in BACKENDS and workload.overlay == "gpu"
+    has_no_spare_gpus = workload.name in BACKENDS and workload.overlay in ("gpu", "restore")
     assert (rolling["maxSurge"], rolling["maxUnavailable"]) == ((0, 1) if has_no_spare_gpus else (1, 0))
 
 
@@ -309,7 +311,7 @@ def test_at_zero_replicas_a_call_waits_for_a_start_and_the_gateway_accepts_it() 
 def test_every_component_and_file_is_used() -> None:
     kustomizations = K8S.rglob("kustomization.yaml")
     assert {p.parent.name for p in kustomizations} == {
-        *NAMES, *COMPONENTS, "namespace", "scale-to-zero", "cpu-demo", "gpu", "autoscale",
+        *NAMES, *COMPONENTS, *OVERLAYS, "namespace", "scale-to-zero", "restores-only",
     }  # fmt: skip
     for path in K8S.rglob("*"):
         if path.is_file() and path.name != "kustomization.yaml" and path.suffix != ".md":

@@ -14,7 +14,18 @@ import pytest
 import yaml
 
 from tests.k8s import manifests
-from tests.k8s.manifests import COMPONENTS, K8S, NAMES, OVERLAYS, Manifest, combined, of_kind, overlay
+from tests.k8s.manifests import (
+    COMPONENTS,
+    K8S,
+    NAMES,
+    OVERLAYS,
+    Manifest,
+    Workload,
+    combined,
+    of_kind,
+    on_top_of,
+    overlay,
+)
 
 VERSIONS = ("1.33", "1.35", "1.37")
 OPERATORS = ("keda.sh/", "monitoring.coreos.com/")
@@ -108,6 +119,54 @@ def test_every_combination_of_components_is_valid(components: tuple[str, ...]) -
     claims = of_kind(rendered, "PersistentVolumeClaim").keys()
     volumes = {"atelier-weights": "weights-volume", "atelier-compiled": "compiled"}
     assert claims == {claim for claim, component in volumes.items() if component in components}
+
+
+RESTORER_ALONE = {
+    "restore": lambda: overlay("restore"),
+    "autoscale": lambda: on_top_of("autoscale", "restores-only"),
+    "scaled to zero": lambda: on_top_of("autoscale", "scale-to-zero", "restores-only"),
+    "the bases": lambda: combined("restores-only"),
+    "every component": lambda: combined(*COMPONENTS, "scale-to-zero", "restores-only"),
+    "without the generator's base": lambda: combined(
+        *COMPONENTS, "restores-only", bases=("gateway", "restorer")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESTORER_ALONE)
+def test_of_a_restorer_alone_nothing_is_the_generators(name: str) -> None:
+    rendered = RESTORER_ALONE[name]()
+    check_references(rendered)
+    assert not wrong(rendered, *VERSIONS)
+    assert of_kind(rendered, "Deployment").keys() == {"atelier-gateway", "atelier-restorer"}
+    gateway = Workload(name, "gateway", rendered)
+    assert gateway.setting("GENERATOR") == "none" and gateway.labels["atelier-restores-only"] == "true"
+    for manifest in rendered:
+        assert not manifest["metadata"]["name"].startswith("atelier-generator")
+        if manifest["kind"] in ("PrometheusRule", "ConfigMap"):
+            continue  # alerts and the dashboard are those of every installation, see below
+        assert "atelier-generator" not in json.dumps(manifest), manifest["kind"]
+    rules = [r for m in rendered if m["kind"] == "PrometheusRule" for r in m["spec"]["groups"][0]["rules"]]
+    assert not [rule["alert"] for rule in rules if 'job="atelier-generator", method=' in rule["expr"]]
+    monitors = of_kind(rendered, "PodMonitor").values()
+    assert all(
+        "atelier-restores-only" in m["spec"]["podTargetLabels"] for m in monitors if "gateway" in str(m)
+    )
+    assert len(monitors) in (0, 2)
+
+
+def test_a_restorer_alone_has_the_other_alerts_and_everything_else_of_the_restorer() -> None:
+    whole, alone = overlay("autoscale"), on_top_of("autoscale", "restores-only")
+    alerts = [
+        {rule["alert"] for rule in of_kind(m, "PrometheusRule")["atelier"]["spec"]["groups"][0]["rules"]}
+        for m in (whole, alone)
+    ]
+    assert alerts[0] - alerts[1] == {"AtelierRestorerFails"} and alerts[1]
+    for manifest in whole:
+        name = manifest["metadata"]["name"]
+        if name.startswith("atelier-restorer"):
+            manifest["metadata"]["namespace"] = "elsewhere"  # the only difference
+            assert manifest in alone, (manifest["kind"], name)
 
 
 TYPOS = {

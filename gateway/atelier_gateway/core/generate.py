@@ -33,6 +33,7 @@ from atelier_gateway.core.values import (
     RestoreSpec,
     ignore_progress,
 )
+from atelier_gateway.core.without_generator import NoGenerator
 from atelier_runtime import defaults
 from atelier_runtime.checks import check_last_seed
 from atelier_runtime.cost_model import total
@@ -89,6 +90,11 @@ class Generate:
         self._restorer = restorer
         self._max_pixels = max_pixels
         self._restoration_costs = RestorationCosts()
+
+    async def require_generator(self) -> None:
+        """Raise `NotServed` where there is no generator, on purpose; whether one responds is not checked."""
+        if isinstance(self._generator, NoGenerator):
+            await self._generator.refuse()
 
     def violations(self, spec: GenerateSpec) -> list[FieldViolation]:
         """Return what can be found without calling a service: pixels or seeds above the limits."""

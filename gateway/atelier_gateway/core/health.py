@@ -53,6 +53,11 @@ class SystemStatus:
         """Return whether the generator is ready and has a network of this role."""
         return _has(self.generator, role)
 
+    @property
+    def main(self) -> ServiceStatus | None:
+        """The status that stands for the installation: the generator's, or the restorer's without one."""
+        return self.restorer if self.restores_only else self.generator
+
     def restorer_has(self, role: NetworkRole) -> bool:
         """Return whether the restorer is ready and has a network of this role."""
         return _has(self.restorer, role)
@@ -74,9 +79,11 @@ class Health:
             *await asyncio.gather(_status_or_none(self._generator), _status_or_none(self._restorer))
         )
 
-    async def generator_status(self) -> ServiceStatus | None:
-        """Return the generator's status, None if it does not report it."""
-        return await _status_or_none(self._generator)
+    async def check_main(self) -> SystemStatus:
+        """Ask the generator alone, or the restorer where there is no generator: what `main` returns."""
+        if self._restores_only:
+            return await self.check()
+        return SystemStatus(await _status_or_none(self._generator), None)
 
     async def require_generator(self) -> None:
         """Raise `ServiceUnavailable` or `ServiceNotReady` unless images can be generated.

@@ -12,12 +12,12 @@ from atelier_gateway.core.values import (
     OnImage,
     OnProgress,
 )
-from atelier_runtime.errors import AtelierError, ServiceUnavailable
+from atelier_runtime.errors import AtelierError, NotServed
 from atelier_runtime.service_status import ServiceStatus
 
 
 class NoGenerator(GeneratorBackend):
-    """Every call raises `ServiceUnavailable`, which says that there is no generator, and what there is."""
+    """Every call raises `NotServed`, which says that there is no generator, and what there is."""
 
     def __init__(self, restorer: RestorerBackend) -> None:
         self._restorer = restorer
@@ -32,25 +32,27 @@ class NoGenerator(GeneratorBackend):
         """Nothing to close."""
 
     async def status(self) -> ServiceStatus:
-        """Raise `ServiceUnavailable`."""
-        await self._raise()
+        """Raise `NotServed`."""
+        await self.refuse()
 
     async def generate(
         self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
     ) -> None:
-        """Raise `ServiceUnavailable`."""
-        await self._raise()
+        """Raise `NotServed`."""
+        await self.refuse()
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:
-        """Raise `ServiceUnavailable`."""
-        await self._raise()
+        """Raise `NotServed`."""
+        await self.refuse()
 
-    async def _raise(self) -> NoReturn:
+    async def refuse(self) -> NoReturn:
+        """Raise `NotServed`."""
         try:
             model_set = (await self._restorer.status()).model_set
         except AtelierError:
             model_set = ""
         loaded = f" The restorer runs the model set '{model_set}'." if model_set else ""
-        raise ServiceUnavailable(
-            f"No images are generated here: this gateway has no generator, only a restorer.{loaded}"
+        raise NotServed(
+            "No images are generated here: ATELIER_GATEWAY_GENERATOR is none, so this gateway has no "
+            f"generator; it finds and restores the faces of photos (/detect, /restore, /compare).{loaded}"
         )

@@ -40,6 +40,7 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.SERVICE_NOT_READY: 503,
     ErrorReason.SERVICE_DRAINING: 503,
     ErrorReason.SERVICE_UNAVAILABLE: 503,
+    ErrorReason.NOT_SERVED: 501,
     ErrorReason.OUT_OF_MEMORY: 503,
     ErrorReason.BAD_IMAGE: 500,
     ErrorReason.CANCELLED: 499,  # for the log only: the client is gone

@@ -7,6 +7,7 @@ calls, takes one image at a time and downloads weights.
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,13 +27,19 @@ from atelier_runtime.errors import BadImage, InvalidRequest
 from atelier_runtime.images import RgbArray
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
 
+logger = logging.getLogger(__name__)
+
 # (stride of a level in px, sides of its square anchors in px)
 _LEVELS = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))
 _CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 _MEAN_BGR = (104.0, 117.0, 123.0)
 _NETWORK_BY_WIDTH = {256: "resnet50", 64: "mobile0.25"}  # channels of the feature pyramid
 
-_COARSEST_STRIDE = _LEVELS[-1][0]
+COARSEST_STRIDE = _LEVELS[-1][0]
+"""Pixels of the network's input for one of its coarsest feature map."""
+
+_LESS_MEMORY = 0.75
+"""Pixels of the next look after one that had no memory, at most, as a share of its pixels."""
 
 MAX_PIXELS = 25_000_000
 """Maximum pixels of a look at an image, with sides rounded up to the network's coarsest stride.
@@ -56,6 +63,8 @@ class FaceDetector:
     def __init__(self, network: RetinaFace, device: torch.device) -> None:
         self._network = network
         self._device = device
+        self.max_pixels: int | None = None
+        """For more pixels at a time the device had no memory; None: it has always had enough."""
 
     @property
     def name(self) -> str:
@@ -106,6 +115,17 @@ class FaceDetector:
                 height, width = images[number].shape[:2]
                 faces[number] = to_faces(detections, width, height)
         return faces
+
+    def ran_out_of_memory(self, pixels: int) -> None:
+        """Remember that the device has no memory for a look at so many pixels, and release what is cached.
+
+        To be called when the failed look's exception is gone: its traceback keeps tensors alive.
+        """
+        less = int(pixels * _LESS_MEMORY)
+        self.max_pixels = less if self.max_pixels is None else min(self.max_pixels, less)
+        logger.warning("no memory for a look at an image", extra={"pixels": pixels, "max_pixels": less})
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def raw(self, batch: RgbArray) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,14 +199,14 @@ def _check_full_resolution(height: int, width: int) -> None:
         raise InvalidRequest.of(
             "detect_size_px",
             f"0 means full resolution, {width}x{height} px: {pixels} pixels with sides rounded up to "
-            f"multiples of {_COARSEST_STRIDE}; the limit is {MAX_PIXELS}. Set a short side in px",
+            f"multiples of {COARSEST_STRIDE}; the limit is {MAX_PIXELS}. Set a short side in px",
         )
 
 
 def _pixels(width: int, height: int) -> int:
     """Return what the network's feature maps cover."""
-    columns, rows = (-(-side // _COARSEST_STRIDE) for side in (width, height))
-    return columns * rows * _COARSEST_STRIDE**2
+    columns, rows = (-(-side // COARSEST_STRIDE) for side in (width, height))
+    return columns * rows * COARSEST_STRIDE**2
 
 
 @lru_cache(maxsize=8)

@@ -23,7 +23,10 @@ from atelier_restorer.detections import (
     without_second_boxes,
 )
 from atelier_restorer.request import Look
+from atelier_restorer.tiles import look_closer
 from atelier_runtime.defaults import MIN_CONFIDENCE
+from atelier_runtime.device import is_out_of_memory
+from atelier_runtime.errors import OutOfMemory
 from atelier_runtime.images import RgbArray
 
 _QUARTER_TURNS = 4
@@ -72,10 +75,12 @@ class Found:
     """The faces of an image, highest confidence first.
 
     `unclear` (F,): the face may be on its side or upside down, for all that could be seen.
+    `in_tiles`: the device had no memory for a larger look at once.
     """
 
     faces: Detections
     unclear: NDArray[np.bool_]
+    in_tiles: bool = False
 
 
 def find_faces(
@@ -97,7 +102,11 @@ def find_faces(
         look: How often to look.
         check: Called before every look; what it raises ends the search.
 
-    Raises like `FaceDetector.detect`.
+    Raises:
+        OutOfMemory: the device has no memory for the first look, of which no face may be missed: tiles
+            would miss large ones.
+
+    Raises like `FaceDetector.detect`, too.
     """
     floor = min_confidence if look is Look.ONCE else min(min_confidence, _SEEN)
     search = _Search(detector, image, size_px, floor, check)
@@ -114,7 +123,7 @@ def find_faces(
     unclear = np.append(found.unclear, np.zeros(len(low), bool))
     order = np.lexsort((-faces.log_odds, -faces.scores))
     order = order[faces.scores[order] > min_confidence]
-    return Found(faces.where(order), unclear[order])
+    return Found(faces.where(order), unclear[order], search.in_tiles)
 
 
 class _Search:
@@ -130,6 +139,7 @@ class _Search:
     ) -> None:
         """`floor`: faces of a lower score are not seen."""
         self.view = resized(image, size_px)
+        self.in_tiles = False
         self._detector = detector
         self._image = image
         self._size_px = size_px
@@ -146,7 +156,27 @@ class _Search:
         """Look at the image, resized to `view`; its faces as if it had not been turned."""
         self._check()
         turned = np.ascontiguousarray(np.rot90(view, turn))[None]
-        return self._detector.look(turned, self._floor if floor is None else floor)[0].turned_back(turn)
+        try:
+            found = self._detector.look(turned, self._floor if floor is None else floor)[0]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                "The device does not have enough memory to look for faces in "
+                f"{view.shape[1]}x{view.shape[0]} px, which follows from a detect_size of "
+                f"{self._size_px}. Set a smaller detect_size."
+            ) from None
+        return found.turned_back(turn)
+
+    def _look_closer(self, view: RgbArray, turn: int, limit: float) -> Detections:
+        """Look at the image, resized to a larger `view`, for faces below a side in the first look, px."""
+        turned = np.ascontiguousarray(np.rot90(view, turn))
+        largest = limit * view.shape[0] / self.view.shape[0]
+        floor = max(self._floor, _SEEN)
+        closer = look_closer(self._detector, turned, floor, face_px=largest, check=self._check)
+        self.in_tiles |= closer.tiles > 1
+        found = closer.faces.turned_back(turn)
+        return found.where(found.sides(*self.size) < limit)
 
     def in_the_best_turn(self) -> tuple[Detections, int]:
         """Look at the image as it is; if there is no face, or most are turned, in the turn that is best."""
@@ -186,8 +216,7 @@ class _Search:
             if view.shape[0] <= seen:
                 break
             seen = view.shape[0]
-            more = self.look_at(view, turn, max(self._floor, _SEEN))
-            small_ones = more.where(more.sides(*self.size) < limit)
+            small_ones = self._look_closer(view, turn, limit)
             faces = without_second_boxes(seen_best(joined([faces, small_ones])), *self.size)
         return faces
 

@@ -282,7 +282,7 @@ class RestorerPipeline:
         detector = self._models.detector
         assert detector is not None, "checked by the caller"
 
-        def work(job: Job[list[Face]]) -> list[Face]:
+        def work(job: Job[tuple[list[Face], bool]]) -> tuple[list[Face], bool]:
             with call.device.stage("detect"):
                 found = find_faces(
                     detector,
@@ -293,13 +293,16 @@ class RestorerPipeline:
                     check=job.check,
                 )
             faces = to_faces(found.faces, rgb.shape[1], rgb.shape[0])
+            clear_or_not = zip(faces, found.unclear, strict=True)
             return [
-                replace(face, orientation_unclear=bool(unclear))
-                for face, unclear in zip(faces, found.unclear, strict=True)
-            ]
+                replace(f, orientation_unclear=bool(unclear)) for f, unclear in clear_or_not
+            ], found.in_tiles
 
-        faces = await self._worker.submit(work, deadline=call.deadline, has_slot=True).result()
+        faces, in_tiles = await self._worker.submit(work, deadline=call.deadline, has_slot=True).result()
         warnings = size_warnings(rgb.shape[1], rgb.shape[0], request.detect_size_px)
+        if in_tiles:
+            message = "Small faces were looked for in parts of the image: for all of it there was no memory."
+            warnings.append(ResponseWarning(WarningCode.MEMORY_FALLBACK, message))
         limit = defaults.MAX_DETECTED_FACES
         if len(faces) <= limit:
             return faces, warnings

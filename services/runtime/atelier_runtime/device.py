@@ -8,6 +8,12 @@ import torch
 
 from atelier_runtime.settings import StartupError
 
+_CPU_ALLOCATOR = "DefaultCPUAllocator: "
+"""What the message of a failed allocation of torch on the CPU contains."""
+
+_ONEDNN_WITHOUT_MEMORY = "could not create a primitive"
+"""All that oneDNN says where a convolution that it has planned finds no memory; other failures say more."""
+
 
 def choose_device(setting: str) -> torch.device:
     """Return the device of a setting: `auto` is the first CUDA device if there is one, else the CPU."""
@@ -61,4 +67,9 @@ def device_name(device: torch.device) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that the device ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # torch has that class for GPUs only
+    return isinstance(error, RuntimeError) and (
+        _CPU_ALLOCATOR in str(error) or str(error) == _ONEDNN_WITHOUT_MEMORY
+    )

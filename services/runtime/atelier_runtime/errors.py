@@ -12,6 +12,7 @@
     ├── ServiceNotReady         still loading
     ├── ServiceDraining         shutting down
     ├── ServiceUnavailable      cannot be reached
+    ├── NotServed               there is no such service, on purpose (HTTP)
     ├── OutOfMemory             the device ran out of memory, after one retry
     ├── BadImage                non-finite values, or a single color
     ├── Cancelled               the client canceled or disconnected
@@ -49,6 +50,7 @@ class ErrorReason(StrEnum):
     SERVICE_NOT_READY = "stage_not_ready"
     SERVICE_DRAINING = "stage_draining"
     SERVICE_UNAVAILABLE = "stage_unavailable"
+    NOT_SERVED = "not_served"
     OUT_OF_MEMORY = "out_of_memory"
     BAD_IMAGE = "bad_picture"
     CANCELLED = "cancelled"
@@ -184,6 +186,13 @@ class ServiceUnavailable(AtelierError):
     default_message = "The service cannot be reached."
 
 
+class NotServed(AtelierError):
+    """The installation has no service for such requests, on purpose: retrying will not help."""
+
+    reason = ErrorReason.NOT_SERVED
+    default_message = "Such requests are not served here."
+
+
 class OutOfMemory(AtelierError):
     """The device ran out of memory, after one retry."""
 
@@ -233,6 +242,7 @@ ERROR_CLASSES: dict[ErrorReason, type[AtelierError]] = {
         ServiceNotReady,
         ServiceDraining,
         ServiceUnavailable,
+        NotServed,
         OutOfMemory,
         BadImage,
         Cancelled,

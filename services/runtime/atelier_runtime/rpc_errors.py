@@ -36,6 +36,7 @@ GRPC_CODES: dict[ErrorReason, int] = {
     ErrorReason.SERVICE_NOT_READY: code_pb2.UNAVAILABLE,
     ErrorReason.SERVICE_DRAINING: code_pb2.UNAVAILABLE,
     ErrorReason.SERVICE_UNAVAILABLE: code_pb2.UNAVAILABLE,
+    ErrorReason.NOT_SERVED: code_pb2.UNIMPLEMENTED,
     ErrorReason.OUT_OF_MEMORY: code_pb2.RESOURCE_EXHAUSTED,
     ErrorReason.BAD_IMAGE: code_pb2.INTERNAL,
     ErrorReason.CANCELLED: code_pb2.CANCELLED,

@@ -61,6 +61,7 @@ async def _read(request: Request, generate: Generate, limits: BodyLimits) -> Par
 async def _generate(
     request: Request, clock: RequestClock, generate: Generate, limits: BodyLimits
 ) -> Response:
+    await generate.require_generator()  # before the body: no request is right here
     parsed = await _read(request, generate, limits)
     accepted = preferred_format(request.headers.get("accept"))
     spec = parsed.spec

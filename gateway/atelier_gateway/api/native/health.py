@@ -40,27 +40,35 @@ class HealthAnswer(BaseModel):
         "are found and restored."
     )
     model_loaded: bool = Field(description="The generating network is loaded and warm.")
-    models_loaded: bool = Field(description="The networks of both services are loaded and warm.")
+    models_loaded: bool = Field(
+        description="The networks of both services are loaded and warm; without a generator, the restorer's."
+    )
     cuda_available: bool
     codeformer_available: bool
     realesrgan_available: bool
     refiner_available: bool
     vram_available: str | None = Field(
-        description="Free / total; null on a CPU.", examples=["12.5GB / 24.0GB"]
+        description="Free / total on the generator's device, without a generator on the restorer's; null on "
+        "a CPU.",
+        examples=["12.5GB / 24.0GB"],
     )
-    device: str | None
-    gpu_info: str | None = Field(description="The graphics card's name; null on a CPU.")
+    device: str | None = Field(description="The generator's, without a generator the restorer's.")
+    gpu_info: str | None = Field(description="The name of that device; null on a CPU.")
     generator_load: Load | None = Field(description="null if the generator does not respond.")
     restorer_load: Load | None = Field(description="null if the restorer does not respond.")
 
 
 class RootAnswer(BaseModel):
-    """Name and version; model and device are null while the generator is loading or unreachable."""
+    """Name and version; model and device are null while the generator is loading or unreachable.
+
+    Without a generator they are the restorer's.
+    """
 
     name: str
     version: str
     model: str | None
     device: str | None
+    restores_only: bool = Field(description="This gateway has no generator and only restores photos.")
 
 
 def add_routes(router: APIRouter, health: Health) -> None:
@@ -78,7 +86,7 @@ def add_routes(router: APIRouter, health: Health) -> None:
         return Response(orjson.dumps({"status": "ready"}), media_type="application/json")
 
     async def get_root() -> Response:
-        return _json(root_answer(await health.generator_status()))
+        return _json(root_answer(await health.check_main()))
 
     answers: dict[int | str, dict[str, Any]] = {
         200: {"model": HealthAnswer},
@@ -112,37 +120,46 @@ def add_routes(router: APIRouter, health: Health) -> None:
         "otherwise 503.",
         responses=not_ready,
     )
-    get("/", "root", get_root, description="Return name and version.", responses={200: {"model": RootAnswer}})
+    get(
+        "/",
+        "root",
+        get_root,
+        description="Return name and version, and what the gateway serves.",
+        responses={200: {"model": RootAnswer}},
+    )
 
 
 def health_answer(system: SystemStatus) -> HealthAnswer:
     """Return the health in the terms of the contract."""
-    generator = system.generator
+    main = system.main
     has_base = system.generator_has(NetworkRole.BASE)
+    main_has = system.restorer_has if system.restores_only else system.generator_has
     return HealthAnswer(
         status=system.level,
         restores_only=system.restores_only,
         model_loaded=has_base,
-        models_loaded=has_base and system.can_restore_faces,
+        models_loaded=(has_base or system.restores_only) and system.can_restore_faces,
         cuda_available=system.on_cuda,
         codeformer_available=system.restorer_has(NetworkRole.FACE_RESTORER),
-        realesrgan_available=system.generator_has(NetworkRole.UPSCALER),
+        realesrgan_available=main_has(NetworkRole.UPSCALER),
         refiner_available=system.generator_has(NetworkRole.REFINER),
-        vram_available=_vram(generator),
-        device=generator.device or None if generator else None,
-        gpu_info=generator.device_name if generator and on_cuda(generator) else None,
-        generator_load=_load(generator),
+        vram_available=_vram(main),
+        device=main.device or None if main else None,
+        gpu_info=main.device_name if main and on_cuda(main) else None,
+        generator_load=_load(system.generator),
         restorer_load=_load(system.restorer),
     )
 
 
-def root_answer(generator: ServiceStatus | None) -> RootAnswer:
-    """Return name and version, and what the generator has loaded."""
+def root_answer(system: SystemStatus) -> RootAnswer:
+    """Return name and version, and what the generator, without one the restorer, has loaded."""
+    main = system.main
     return RootAnswer(
         name="Atelier",
         version=__version__,
-        model=generator.model_set or None if generator else None,
-        device=generator.device or None if generator else None,
+        model=main.model_set or None if main else None,
+        device=main.device or None if main else None,
+        restores_only=system.restores_only,
     )
 
 

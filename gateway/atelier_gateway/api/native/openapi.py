@@ -56,6 +56,11 @@ _FAILURES = {
     504: "The deadline expired.",
 }
 
+_NO_GENERATOR = {
+    501: "This gateway has no generator and only restores photos; see restores_only in /health. Retrying "
+    "does not help."
+}
+
 _PIXEL = (  # a PNG of one gray pixel
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 )
@@ -138,7 +143,7 @@ def generate_route() -> dict[str, Any]:
             200: _image_or_json(
                 GenerateAnswer | EstimateAnswer, "The response without image and prompt, ASCII JSON."
             ),
-            **_problems(_FAILURES),
+            **_problems(_FAILURES | _NO_GENERATOR),
         },
         "openapi_extra": {"requestBody": _request_body(GENERATE, _GENERATE_EXAMPLES)},
     }
