@@ -163,8 +163,7 @@ class _Search:
                 raise
             raise OutOfMemory(
                 "The device does not have enough memory to look for faces in "
-                f"{view.shape[1]}x{view.shape[0]} px, which follows from a detect_size of "
-                f"{self._size_px}. Set a smaller detect_size."
+                f"{view.shape[1]}x{view.shape[0]} px. Set detect_size to a short side of fewer px."
             ) from None
         return found.turned_back(turn)
 
@@ -179,7 +178,10 @@ class _Search:
         return found.where(found.sides(*self.size) < limit)
 
     def in_the_best_turn(self) -> tuple[Detections, int]:
-        """Look at the image as it is; if there is no face, or most are turned, in the turn that is best."""
+        """Look at the image as it is; if there is no face, or most are turned, in the turn that is best.
+
+        Then faces that are upright in the image as it is are kept, which the turned look may not see.
+        """
         faces = self.look_at(self.view)
         found = faces.above(MIN_CONFIDENCE)
         if not len(found):
@@ -192,7 +194,23 @@ class _Search:
             for evidence in self._turns_of(found.boxes[doubtful[:_MAX_CROPS]]):
                 votes[_best_turn(evidence, 0)] += 1
             best = int(np.argmax(votes))
-        return (self.look_at(self.view, best), best) if best else (faces, 0)
+        if not best:
+            return faces, 0
+        turned = self.look_at(self.view, best)
+        upright = self._evidently_upright(faces.above(_SEEN))
+        return seen_best(joined([upright, turned.above(_SEEN)])).and_then(
+            turned.where(turned.scores <= _SEEN)
+        ), best
+
+    def _evidently_upright(self, faces: Detections) -> Detections:
+        """Return those of the faces, seen in the image as it is, that are seen best so by themselves too."""
+        doubtful = self._doubtful(faces, 0)
+        turned = np.zeros(len(faces), bool)
+        turned[doubtful] = True
+        asked = doubtful[:_MAX_CROPS]
+        for face, evidence in zip(asked, self._turns_of(faces.boxes[asked]), strict=True):
+            turned[face] = evidence[0] - evidence[1:].max() < _CLEARLY
+        return faces.where(~turned)
 
     def in_all_turns(self) -> tuple[Detections, int]:
         """Look at the image in all turns; each face as it was seen best, and the best turn."""

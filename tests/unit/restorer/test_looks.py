@@ -115,6 +115,23 @@ def test_those_that_lie_are_seen_upright_among_others(detector: FaceDetector, lo
     assert not any(unclear) and len(faces) == len(places)
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("look", [Look.AUTO, Look.THOROUGH])
+def test_upright_ones_among_more_that_lie_are_not_lost(
+    detector: FaceDetector, look: Look, turns: int
+) -> None:
+    upright = [(10 + 130 * number, 10, 120, 0) for number in range(3)]
+    turned = [(10 + 250 * (number % 3), 150 + 250 * (number // 3), 240, turns) for number in range(6)]
+    scene = with_portraits(650, 770, [*upright, *turned])
+    scene[:140] = scene[:140] * 0.4  # in the dark, so that a turned look does not see them
+    once, _ = found(detector, scene, Look.ONCE)
+    assert [roll is not None and abs(roll) < 12 for roll in rolls_at(once, upright)] == [True] * len(upright)
+    faces, unclear = found(detector, scene, look)
+    for (*_, turn), roll in zip([*upright, *turned], rolls_at(faces, [*upright, *turned]), strict=True):
+        assert roll is not None and angle_between(roll, ROLL_OF_TURN[turn]) < 12
+    assert not any(unclear) and len(faces) == len(upright) + len(turned)
+
+
 def test_one_look_is_the_networks_own_list(detector: FaceDetector, pixels_seen: list[int]) -> None:
     scene = with_portraits(700, 1020, [(20, 20, 300, 2), (360, 40, 40, 0), (680, 20, 300, 0)])
     faces, unclear = found(detector, scene, Look.ONCE)
