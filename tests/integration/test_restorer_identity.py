@@ -117,12 +117,15 @@ async def test_the_guard_returns_what_the_lowest_faithful_fidelity_gives(restore
 
 async def test_a_face_that_would_be_somebody_else_is_left_as_it_was(restorer: Client) -> None:
     source = photo()
-    response = await restorer.restore(FILE, max_faces=2, identity=GUARD, min_similarity=1.0, return_mask=True)
+    response = await restorer.restore(
+        FILE, max_faces=2, identity=GUARD, min_similarity=1.0, return_mask=True, return_crops=True
+    )
     changed = skip_reason_pb2.SKIP_REASON_IDENTITY_CHANGED
     assert response.reason == changed and not response.face_restoration_applied
     for face in response.faces[:2]:
         assert face.reason == changed and not face.restored and not face.HasField("fidelity")
         assert face.identity_similarity < 1 and not face.HasField("fidelity_requested")
+        assert (pixels(face.crop_before) != pixels(face.crop_after)).any(), "what was not let through"
     np.testing.assert_array_equal(pixels(response.image), source)
     assert not pixels(response.mask).any()
 

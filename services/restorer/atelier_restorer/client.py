@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 
-from atelier.common.v1 import image_pb2
+from atelier.common.v1 import image_pb2, skip_reason_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
 from atelier_restorer.convert import IDENTITY_MODES, LOOKS, MASKS, RULES
@@ -81,7 +81,8 @@ class Restored:
     picture: bytes
     mask: bytes | None
     crops: tuple[tuple[int, bytes, bytes], ...]
-    """Index of a restored face, its aligned crop before and after as PNGs; if requested."""
+    """Index of a face, its aligned crop before and after as PNGs, if requested: of those that were restored, and
+    of those that the guard of the likeness left as they were."""
     report: dict[str, Any]
 
 
@@ -289,7 +290,8 @@ def _restored(response: pb.RestoreFacesResponse) -> Restored:
         crops=tuple(
             (result.face.index, result.crop_before.data, result.crop_after.data)
             for result in response.faces
-            if result.restored and result.HasField("crop_after")
+            if result.HasField("crop_after")
+            and (result.restored or result.reason == skip_reason_pb2.SKIP_REASON_IDENTITY_CHANGED)
         ),
         report=_report(response),
     )

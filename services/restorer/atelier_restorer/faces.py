@@ -47,6 +47,8 @@ class Candidate:
     unknown: bool = False
     fidelity_requested: float | None = None
     visibility_requested: float | None = None
+    rejected: RgbArray | None = None
+    """The restored crop that the guard of the likeness did not let through."""
 
     def skip(self, reason: SkipReason) -> None:
         """Leave the face as it was, for this reason."""

@@ -34,7 +34,14 @@ _MOST_DIMENSIONS = 4096
 
 
 class IdentityNetworkError(ValueError):
-    """A file is not a network of the expected interface, or its output cannot be used."""
+    """A file is not a network of the expected interface, or its output cannot be used.
+
+    `out_of_memory`: the device has no memory left for it.
+    """
+
+    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
 
 
 @dataclass(frozen=True)

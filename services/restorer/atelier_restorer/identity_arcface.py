@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atelier_restorer.identity import FaceIdentifier, IdentityNetworkError
 from atelier_restorer.nets.arcface import ArcFace
+from atelier_runtime.device import is_out_of_memory
 
 ARCFACE = "arcface"
 
@@ -32,6 +33,9 @@ class ArcFaceIdentifier(FaceIdentifier):
         try:
             x = torch.from_numpy(bgr).to(self._device, torch.float32)
             vector = self._network((x / 255 - 0.5) / 0.5)[0].cpu()
-        except torch.OutOfMemoryError as error:
-            raise IdentityNetworkError("the device has no memory left for it") from error
+        except Exception as error:  # on a CPU a lack of memory is a RuntimeError
+            if not is_out_of_memory(error):
+                raise
+            message = "the device has no memory left for it"
+            raise IdentityNetworkError(message, out_of_memory=True) from None
         return np.asarray(vector.numpy(), np.float32)

@@ -26,7 +26,7 @@ from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageTimer
-from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,7 @@ class Likeness:
                 first.skip(SkipReason.FAILED)
             return first
         best = max(tried, key=lambda version: -1.0 if version.similarity is None else version.similarity)
+        best.rejected = best.restored
         best.skip(SkipReason.IDENTITY_CHANGED)
         return best
 
@@ -116,8 +117,9 @@ class Likeness:
         except IdentityNetworkError as error:
             logger.warning("the likeness of a face cannot be measured", extra={"error": str(error)})
             if self.guard is not None:
+                reason = SkipReason.OUT_OF_MEMORY if error.out_of_memory else SkipReason.FAILED
                 for version in restored:
-                    version.skip(SkipReason.FAILED)
+                    version.skip(reason)
             return None
         if certainty >= self.min_certainty:
             return before
@@ -177,6 +179,25 @@ async def choose_versions(
             return replace(likeness, check=job.check).chosen(versions)
 
     return await worker.submit(on_device, deadline=deadline, has_slot=True).result()
+
+
+def likeness_warnings(
+    likeness: Likeness | None, rows: Sequence[Sequence[Candidate]]
+) -> list[ResponseWarning]:
+    """Return a warning if the likeness of restored faces should have been measured but could not be."""
+    if likeness is None:
+        return []
+    failed = [
+        version.face.index
+        for row in rows
+        for version in row
+        if version.restored is not None and version.similarity is None and not version.unknown
+    ]
+    if not failed:
+        return []
+    faces = ", ".join(str(index) for index in sorted(set(failed)))
+    message = f"The identity network failed: the likeness of these faces was not measured: {faces}."
+    return [ResponseWarning(WarningCode.IDENTITY_NOT_MEASURED, message)]
 
 
 def likeness_of(request: RestoreRequest, models: Models) -> Likeness | None:

@@ -32,7 +32,7 @@ from atelier_restorer.faces import (
 )
 from atelier_restorer.gray import is_gray, recoloring
 from atelier_restorer.identity import IdentityNetworkError
-from atelier_restorer.likeness import Likeness, choose_versions, likeness_of
+from atelier_restorer.likeness import Likeness, choose_versions, likeness_of, likeness_warnings
 from atelier_restorer.limits import check_picture
 from atelier_restorer.looks import find_faces
 from atelier_restorer.models import Models, batch_for
@@ -232,6 +232,7 @@ class RestorerPipeline:
             background = self._background.submit(picture, request, gray, call.device, call.deadline)
         try:
             rounds = await self._restore_faces(candidates, request, rgb, gray, sweep, likeness, call)
+            warnings += likeness_warnings(likeness, rounds)
             restorations = [
                 await self._restoration(picture, request, row, gray, background, call, warnings, missing)
                 for row in rounds

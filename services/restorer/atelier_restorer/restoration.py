@@ -144,7 +144,9 @@ def outcome_of(candidate: Candidate, request: RestoreRequest) -> FaceOutcome:
         reason=candidate.reason,
         fidelity=candidate.fidelity if restored else None,
         before=candidate.crop if request.return_crops else None,
-        after=candidate.restored if request.return_crops else None,
+        after=(candidate.rejected if candidate.restored is None else candidate.restored)
+        if request.return_crops
+        else None,
         similarity=candidate.similarity,
         unknown=candidate.unknown,
         fidelity_requested=candidate.fidelity_requested if restored else None,

@@ -47,6 +47,7 @@ class WarningCode(StrEnum):
     IMAGE_DAMAGED = "image_damaged"
     FIDELITY_IGNORED = "fidelity_ignored"
     DETECT_SIZE_LIMITED = "detect_size_limited"
+    IDENTITY_NOT_MEASURED = "identity_not_measured"
 
 
 @dataclass(frozen=True)

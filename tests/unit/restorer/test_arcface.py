@@ -121,6 +121,32 @@ def test_an_embedding_that_is_not_finite_is_an_error() -> None:
         ArcFaceIdentifier(state, CPU).embed(CROP)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_lack_of_memory_is_an_error_of_its_own(error: Exception) -> None:
+    identifier = ArcFaceIdentifier(arcface_state(), CPU)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    identifier._network.register_forward_pre_hook(fail)
+    with pytest.raises(IdentityNetworkError) as raised:
+        identifier.embed(CROP)
+    assert raised.value.out_of_memory
+
+
+def test_any_other_failure_is_not_taken_for_it() -> None:
+    identifier = ArcFaceIdentifier(arcface_state(), CPU)
+    identifier._network.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        identifier.embed(CROP)
+
+
 def component(path: Path) -> Component:
     return Component(NetworkRole.IDENTITY, path.stem, path, setting="IDENTITY")
 

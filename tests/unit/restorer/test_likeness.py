@@ -8,10 +8,10 @@ import pytest
 from atelier_restorer.align import CROP_SIZE
 from atelier_restorer.faces import Candidate
 from atelier_restorer.identity import OnnxIdentifier
-from atelier_restorer.likeness import LADDER_STEPS, Likeness
+from atelier_restorer.likeness import LADDER_STEPS, Likeness, likeness_warnings
 from atelier_restorer.request import Face
 from atelier_runtime.images import RgbArray
-from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.outcomes import SkipReason, WarningCode
 from tests.tiny_identity import mean_color_network
 
 FACE = Face(0, (0.0, 0.0, 9.0, 9.0), ((0.0, 0.0),) * 5, 1.0)
@@ -116,6 +116,24 @@ def test_what_only_the_crops_will_show_is_measured_as_it_is() -> None:
     hidden.visibility = 0.001
     likeness().measure([[hidden], [shown]])
     assert hidden.similarity == shown.similarity
+
+
+def test_what_the_guard_did_not_let_through_can_be_seen() -> None:
+    rows = versions(RED, (0, 255, 255), BLUE)
+    chosen = likeness(guard=0.99).choose(rows)
+    assert chosen.reason is SkipReason.IDENTITY_CHANGED and chosen.restored is None
+    np.testing.assert_array_equal(chosen.rejected, plain((0, 255, 255) if chosen is rows[0] else BLUE))
+
+
+def test_it_is_said_of_which_faces_the_likeness_was_not_measured() -> None:
+    broken = Likeness(OnnxIdentifier(mean_color_network(float("nan"))), None, 0.0)
+    rows = [versions(RED, BLUE), versions(RED, SkipReason.FAILED)]
+    broken.measure(rows)
+    [warning] = likeness_warnings(broken, rows)
+    assert warning.code is WarningCode.IDENTITY_NOT_MEASURED and warning.message.endswith("measured: 0.")
+    likeness().measure(good := [versions(RED, BLUE), versions(BLUE, SkipReason.FAILED)])
+    likeness(min_certainty=0.05).measure(ruined := [versions(RED, BLUE)])
+    assert likeness_warnings(likeness(), [*good, *ruined]) == [] == likeness_warnings(None, rows)
 
 
 def test_a_version_that_failed_is_passed_over() -> None:

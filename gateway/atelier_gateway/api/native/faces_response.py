@@ -97,7 +97,9 @@ class RestoredFace(FaceReport):
 
     crop_before: str | None = Field(None, description="The aligned crop as a data URI, if requested.")
     crop_after: str | None = Field(
-        None, description="The crop as it was pasted, as a data URI, if requested."
+        None,
+        description="The crop as it was pasted, as a data URI, if requested. Of a face with the reason "
+        "identity_changed, the most alike of those that the guard did not let through.",
     )
 
 
