@@ -81,8 +81,8 @@ class Restored:
     picture: bytes
     mask: bytes | None
     crops: tuple[tuple[int, bytes, bytes], ...]
-    """Index of a face, its aligned crop before and after as PNGs, if requested: of those that were restored, and
-    of those that the guard of the likeness left as they were."""
+    """Index of a face, its aligned crop before and after as PNGs, if requested: of those that were restored,
+    and of those that the guard of the likeness left as they were."""
     report: dict[str, Any]
 
 
