@@ -15,7 +15,7 @@ import numpy as np
 
 from atelier_restorer.align import CROP_SIZE, crop_to_picture, face_to_crop
 from atelier_restorer.detect import to_faces
-from atelier_restorer.neighbors import FaceCenter, face_center
+from atelier_restorer.neighbors import PastedFace
 from atelier_restorer.paste import paste_face
 from atelier_restorer.request import Face
 from atelier_runtime import images
@@ -67,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def covered_fractions(faces: Sequence[Face], shape: tuple[int, int], *, respected: bool) -> list[float]:
     """Return how much of each face's box has other faces' colors; face n has the gray level n + 1."""
     image = np.zeros((*shape, 3), np.uint8)
-    pasted: list[FaceCenter] = []
+    pasted: list[PastedFace] = []
     for number, face in enumerate(faces):
         matrix = crop_to_picture(face_to_crop(face.landmarks), 1)
         crop = np.full((CROP_SIZE, CROP_SIZE, 3), number + 1, np.uint8)
-        paste_face(image, None, crop, matrix, 1, neighbors=pasted if respected else ())
-        pasted.append(face_center(matrix))
+        covered = paste_face(image, None, crop, matrix, 1, neighbors=pasted if respected else ())
+        pasted += [covered] if covered else []
     fractions = []
     for number, face in enumerate(faces):
         left, top, right, bottom = (max(0, round(value)) for value in face.box)

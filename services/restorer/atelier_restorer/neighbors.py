@@ -13,13 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier_restorer.align import CROP_SIZE, TEMPLATE
+from atelier_restorer.align import TEMPLATE
 
 _SEAM_WIDTH = 0.25
 """Between two faces that overlap one fades into the other over so many distances of the eyes."""
-
-_REACH = math.dist((0, 0), (CROP_SIZE, CROP_SIZE)) / 2 / math.dist(TEMPLATE[0], TEMPLATE[1]) + 0.5
-"""How far from its center a face's square may reach, in the distance of its eyes, and a little further."""
 
 
 class FaceCenter(NamedTuple):
@@ -28,6 +25,16 @@ class FaceCenter(NamedTuple):
     x: float
     y: float
     eye_distance: float
+
+
+class PastedFace(NamedTuple):
+    """A face that is in the image already, and how much of each pixel of a rectangle it is there."""
+
+    center: FaceCenter
+    origin: tuple[int, int]
+    """Left and top of the rectangle, px."""
+    alpha: NDArray[np.uint8]
+    """(h, w): its mask, with its visibility and its parts."""
 
 
 def face_center(matrix: NDArray[np.float64]) -> FaceCenter:
@@ -41,9 +48,9 @@ def leave_to_neighbors(
     alpha: NDArray[np.uint8],
     origin: tuple[int, int],
     face: FaceCenter,
-    neighbors: Sequence[FaceCenter],
+    neighbors: Sequence[PastedFace],
 ) -> None:
-    """Take what belongs to neighbors out of a face's mask, in place.
+    """Take what belongs to neighbors out of a face's mask, in place, as far as they have covered it.
 
     Args:
         alpha: The mask, 8 bits (h, w).
@@ -53,16 +60,21 @@ def leave_to_neighbors(
     """
     height, width = alpha.shape
     for other in neighbors:
-        # Beyond this both squares end, and the face is nearer wherever its own has not ended.
-        reach = _REACH * other.eye_distance
-        left, right = (round(min(max(other.x + side - origin[0], 0), width)) for side in (-reach, reach))
-        top, bottom = (round(min(max(other.y + side - origin[1], 0), height)) for side in (-reach, reach))
-        shared = alpha[top:bottom, left:right]
-        if shared.any():
-            corner = (origin[0] + left, origin[1] + top)
-            lead = _distances(other, corner, shared.shape) - _distances(face, corner, shared.shape)
-            weight = np.clip(lead / _SEAM_WIDTH + 0.5, 0, 1)
-            shared[...] = np.rint(shared * weight)
+        rows, columns = other.alpha.shape
+        left, top = max(origin[0], other.origin[0]), max(origin[1], other.origin[1])
+        right = min(origin[0] + width, other.origin[0] + columns)
+        bottom = min(origin[1] + height, other.origin[1] + rows)
+        if left >= right or top >= bottom:
+            continue
+        shared = alpha[top - origin[1] : bottom - origin[1], left - origin[0] : right - origin[0]]
+        covered = other.alpha[
+            top - other.origin[1] : bottom - other.origin[1], left - other.origin[0] : right - other.origin[0]
+        ]
+        if shared.any() and covered.any():
+            lead = _distances(other.center, (left, top), shared.shape)
+            lead -= _distances(face, (left, top), shared.shape)
+            left_to_it = np.clip(0.5 - lead / _SEAM_WIDTH, 0, 1) * (covered / np.float32(255))
+            shared[...] = np.rint(shared * (1 - left_to_it))
 
 
 def _distances(face: FaceCenter, corner: tuple[int, int], shape: tuple[int, ...]) -> NDArray[np.float32]:

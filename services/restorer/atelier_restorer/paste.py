@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier_restorer.align import CROP_SIZE
-from atelier_restorer.neighbors import FaceCenter, face_center, leave_to_neighbors
+from atelier_restorer.neighbors import PastedFace, face_center, leave_to_neighbors
 from atelier_runtime.images import PixelArray
 
 # Classes of CelebAMask-HQ: 0 background, 1 skin, 2 nose, 3 glasses, 4 5 eyes, 6 7 brows, 8 9 ears, 10 mouth,
@@ -46,11 +46,12 @@ def paste_face(
     scale: int,
     visibility: float = 1.0,
     parts: NDArray[np.uint8] | None = None,
-    neighbors: Sequence[FaceCenter] = (),
-) -> bool:
+    neighbors: Sequence[PastedFace] = (),
+) -> PastedFace | None:
     """Blend an aligned `crop` (512, 512, 3) into `image` (H, W, 3) of 8 or 16 bits, in place.
 
-    Returns whether a pixel may have changed. If `visibility` is too low for that, `mask` stays as it is.
+    Returns what it covers; None if no pixel has changed. If `visibility` is too low for that, `mask` stays as
+    it is.
 
     The face's 8-bit mask is its feathered square times `visibility` (0 to 1); a pixel whose mask is 0 keeps
     its exact value. That mask is composited over `mask` (H, W). Time and memory grow with the face's
@@ -64,8 +65,8 @@ def paste_face(
         scale: 1, 2 or 4; the border that is cut off the square grows with it.
         visibility: Opacity of the restored face.
         parts: Where in the crop the blend may happen, from `soften_parts`; None: everywhere.
-        neighbors: Faces that are not to be covered: what is closer to one of them than to this face, each in
-            the distance of its own eyes, is left to it.
+        neighbors: Faces that are not to be covered: what they cover and is closer to one of them than to this
+            face, each in the distance of its own eyes, is left to it.
     """
     square = _square_in_image(matrix)
     left, top, right, bottom = square
@@ -77,26 +78,28 @@ def paste_face(
     else:
         area = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
         if area[0] >= area[2] or area[1] >= area[3]:
-            return False
+            return None
         warped = _warp_clipped(crop, matrix, area, image.shape, scale, parts)
     if warped is None:
-        return False
+        return None
     (left, top, right, bottom), face, alpha = warped
-    leave_to_neighbors(alpha, (left, top), face_center(matrix), neighbors)
+    center = face_center(matrix)
+    leave_to_neighbors(alpha, (left, top), center, neighbors)
     alpha = _scale_mask(alpha, visibility)
     if not alpha.any():
-        return False
+        return None
     target = image[top:bottom, left:right]
     blended = _blend(target, face, alpha)
     if visibility < 1 and np.array_equal(blended, target):
-        return False
+        return None
     target[...] = blended
+    pasted = PastedFace(center, (left, top), alpha)
     if mask is None:
-        return True
+        return pasted
     layer = mask[top:bottom, left:right]
     rest = (255 - layer.astype(np.uint16)) * (255 - alpha.astype(np.uint16)) // 255
     layer[...] = (255 - rest).astype(np.uint8)
-    return True
+    return pasted
 
 
 def blend_aligned(

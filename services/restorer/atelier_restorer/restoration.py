@@ -12,7 +12,7 @@ from atelier_restorer import cpu_pool
 from atelier_restorer.align import crop_to_picture
 from atelier_restorer.background import Upscaled
 from atelier_restorer.faces import Candidate
-from atelier_restorer.neighbors import FaceCenter, face_center
+from atelier_restorer.neighbors import PastedFace
 from atelier_restorer.paste import blend_aligned, paste_face, soften_parts
 from atelier_restorer.request import FaceOutcome, RestoreRequest, RestoreResult
 from atelier_runtime import metrics
@@ -74,15 +74,16 @@ def paste(
         elif request.return_mask and restoration.changed is not None:
             mask = _upscaled_mask(restoration.changed, request.upscale)
         unseen = {0} if restoration.changed is not None and not restoration.changed.any() else set[int]()
-        pasted: list[FaceCenter] = []
+        pasted: list[PastedFace] = []
         for patch in restoration.patches:
             cpu_pool.check()
             parts = None if patch.parts is None else soften_parts(patch.parts)
             where = (patch.matrix, request.upscale, patch.visibility, parts, pasted)
-            if paste_face(pixels, mask, patch.crop, *where):
-                pasted.append(face_center(patch.matrix))
-            else:
+            covered = paste_face(pixels, mask, patch.crop, *where)
+            if covered is None:
                 unseen.add(patch.face)
+            else:
+                pasted.append(covered)
         alpha = picture.alpha
         if alpha is not None and request.upscale > 1:
             size = Size(alpha.shape[1] * request.upscale, alpha.shape[0] * request.upscale)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from atelier_restorer.align import TEMPLATE, crop_to_picture
-from atelier_restorer.neighbors import FaceCenter, face_center
-from atelier_restorer.paste import paste_face
+from atelier_restorer.neighbors import PastedFace
+from atelier_restorer.paste import paste_face, soften_parts
 from tests.unit.restorer.pasting import Place, matrix_of
 
 RED, BLUE, GREEN = (200, 0, 0), (0, 0, 200), (0, 120, 0)
@@ -22,12 +22,13 @@ def pasted(*faces: tuple[Place, tuple[int, int, int]], scale: int = 1) -> tuple[
     """Return an image with flat faces, pasted in their order, and its mask."""
     image = np.full((720 * scale, 720 * scale, 3), GREEN, np.uint8)
     mask = np.zeros(image.shape[:2], np.uint8)
-    centers: list[FaceCenter] = []
+    covered: list[PastedFace] = []
     for place, color in faces:
         matrix = crop_to_picture(matrix_of(place), scale)
         crop = np.full((512, 512, 3), color, np.uint8)
-        assert paste_face(image, mask, crop, matrix, scale, neighbors=centers)
-        centers.append(face_center(matrix))
+        one = paste_face(image, mask, crop, matrix, scale, neighbors=covered)
+        assert one is not None
+        covered.append(one)
     return image, mask
 
 
@@ -74,6 +75,42 @@ def test_a_face_out_of_reach_changes_no_bit() -> None:
     paste_face(alone, None, np.full((512, 512, 3), RED, np.uint8), crop_to_picture(matrix_of(apart[0]), 1), 1)
     paste_face(alone, None, np.full((512, 512, 3), BLUE, np.uint8), matrix, 1)
     np.testing.assert_array_equal(image, alone)
+
+
+def blue_beside(place: Place, other: Place, visibility: float, parts: np.ndarray | None) -> np.ndarray:
+    """Return an image with a blue face at `place`, which leaves what the red one at `other` covers to it."""
+    image = np.full((720, 720, 3), GREEN, np.uint8)
+    red, blue = (np.full((512, 512, 3), color, np.uint8) for color in (RED, BLUE))
+    covered = paste_face(image, None, red, crop_to_picture(matrix_of(other), 1), 1, visibility, parts)
+    assert covered is not None
+    paste_face(image, None, blue, crop_to_picture(matrix_of(place), 1), 1, neighbors=[covered])
+    return image
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_what_a_neighbor_hardly_shows_is_hardly_left_to_it(pair: tuple[Place, Place]) -> None:
+    shown = {
+        visibility: (blue_beside(pair[1], pair[0], visibility, None) == BLUE).all(axis=2).sum()
+        for visibility in (1.0, 0.02)
+    }
+    alone = np.full((720, 720, 3), GREEN, np.uint8)
+    crop = np.full((512, 512, 3), BLUE, np.uint8)
+    paste_face(alone, None, crop, crop_to_picture(matrix_of(pair[1]), 1), 1)
+    whole = (alone == BLUE).all(axis=2)
+    faint = blue_beside(pair[1], pair[0], 0.02, None)
+    assert np.abs(faint[whole].astype(int) - BLUE).max() <= 6, "two per cent of the other, at most"
+    assert shown[1.0] < 0.97 * whole.sum()
+
+
+def test_what_a_parsed_neighbor_does_not_cover_is_not_left_to_it() -> None:
+    parts = np.zeros((512, 512), np.uint8)
+    parts[150:420, 120:260] = 255  # the left half of its face
+    place, other = Place(430, 310, 280), Place(300, 300, 300)
+    image = blue_beside(place, other, 1.0, soften_parts(parts))
+    alone = np.full((720, 720, 3), GREEN, np.uint8)
+    paste_face(alone, None, np.full((512, 512, 3), BLUE, np.uint8), crop_to_picture(matrix_of(place), 1), 1)
+    covered = (alone == BLUE).all(axis=2)
+    assert (image[covered][:, 1] <= 2).all(), "the image itself shows nowhere"
 
 
 def test_a_face_at_the_edge_of_the_image_keeps_its_part() -> None:
