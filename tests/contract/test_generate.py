@@ -11,6 +11,7 @@ import pytest
 
 from atelier.common.v1 import image_pb2, warning_pb2
 from atelier.generator.v1 import generator_service_pb2 as generator_pb
+from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier_runtime import wire
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from tests.contract.problem_body import problem
@@ -40,8 +41,10 @@ def test_the_smallest_request_leaves_every_default_to_the_services(stack: Stack)
     assert generate.prompt == "a red apple"
     assert generate.output.format == image_pb2.IMAGE_FORMAT_RAW_RGB8
     [restore] = stack.restorer.requests
-    assert {field.name for field, _ in restore.ListFields()} == {"image", "upscale", "output"}
+    chosen = {"look", "identity"}
+    assert {field.name for field, _ in restore.ListFields()} == {"image", "upscale", "output"} | chosen
     assert restore.upscale == 1
+    assert (restore.look, restore.identity) == (restorer_pb.LOOK_ONCE, restorer_pb.IDENTITY_MODE_OFF)
     assert restore.image.format == image_pb2.IMAGE_FORMAT_RAW_RGB8
     assert restore.output == image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_PNG)
 

@@ -155,6 +155,8 @@ async def test_what_cannot_be_told_is_refused(
     for mode in (REPORT, GUARD):
         _, _, fields, _ = await failure(plain_restorer.restore(FILE, identity=mode))
         assert fields == ["identity"]
+    off = await plain_restorer.restore(FILE, max_faces=1, identity=OFF, look=pb.LOOK_ONCE)
+    assert off.face_restoration_applied, "what /generate sends"
     for fields_given, named in (
         ({"min_similarity": 0.5}, ["min_similarity"]),
         ({"identity": REPORT, "min_similarity": 0.5}, ["min_similarity"]),
@@ -248,3 +250,45 @@ async def test_on_the_command_line_in_process_and_at_a_service(
         run_here, *arguments("no.png", "--identity", "guard"), "--model-set", without
     )
     assert refused.code != 0 and "--identity guard needs an identity network" in refused.err
+
+
+NO_FACES = [("--faces", "plan.json"), ("--max-faces", 0)]
+
+
+@pytest.mark.parametrize("mode", ["report", "guard"])
+@pytest.mark.parametrize("none", NO_FACES, ids=["empty plan", "max faces 0"])
+async def test_without_a_face_to_restore_the_command_line_is_refused_where_the_service_is(
+    *,
+    knowing: Path,
+    without: Path,
+    restorer: Client,
+    tmp_path: Path,
+    run_here: RunHere,
+    mode: str,
+    none: tuple[str, Any],
+) -> None:
+    (tmp_path / "in.png").write_bytes(FILE)
+    (tmp_path / "plan.json").write_text('{"faces": []}')
+    few = [tmp_path / value if value == "plan.json" else value for value in none]
+    source = ["restore", tmp_path / "in.png"]
+    flags = [*few, "--identity", mode]
+    own = await asyncio.to_thread(run_here, *source, tmp_path / "a.png", *flags, "--model-set", knowing)
+    remote = await run_at_service(restorer, *source, tmp_path / "b.png", *flags)
+    assert (own.code, remote.code) == (0, 0), own.err + remote.err
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), pixels_of(tmp_path / "in.png"))
+    refused = await asyncio.to_thread(run_here, *source, tmp_path / "c.png", *flags, "--model-set", without)
+    assert refused.code != 0 and f"--identity {mode} needs an identity network" in refused.err
+
+
+@pytest.mark.parametrize("none", NO_FACES, ids=["empty plan", "max faces 0"])
+def test_a_comparison_without_a_face_is_refused_only_where_there_is_no_network(
+    knowing: Path, without: Path, tmp_path: Path, run_here: RunHere, none: tuple[str, Any]
+) -> None:
+    (tmp_path / "in.png").write_bytes(FILE)
+    (tmp_path / "plan.json").write_text('{"faces": []}')
+    few = [tmp_path / value if value == "plan.json" else value for value in none]
+    flags = [*few, "--fidelities", 0.5, "--identity", "report", "--model-set"]
+    ran = run_here("compare", tmp_path / "in.png", tmp_path / "a", *flags, knowing)
+    assert ran.code == 0, ran.err
+    refused = run_here("compare", tmp_path / "in.png", tmp_path / "b", *flags, without)
+    assert refused.code != 0 and "--identity report needs an identity network" in refused.err

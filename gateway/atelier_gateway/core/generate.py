@@ -224,6 +224,8 @@ class Generate:
             image=InputImage(raw.data, raw.format, raw.width, raw.height),
             fidelity=spec.fidelity,
             max_faces=None if spec.restore_faces else 0,
+            look="once",  # what is drawn stands upright
+            identity="off",  # nobody it should look like, and no response to tell it
             match_tone=spec.match_tone,
             upscale=spec.upscale,
             use_upscaler=spec.use_upscaler,

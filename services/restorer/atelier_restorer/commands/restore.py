@@ -87,8 +87,10 @@ def networks(request: RestoreRequest) -> tuple[list[NetworkRole], list[NetworkRo
     if request.mask is MaskKind.PARSE:
         required.append(NetworkRole.FACE_PARSER)
     optional = []
-    if request.max_faces > 0 and request.identity is not IdentityMode.OFF:
-        optional.append(NetworkRole.IDENTITY)  # a request that cannot do without is refused by the service
+    # Where likeness is asked for by name, a service without the network refuses even a request without faces.
+    measured = request.identity in (IdentityMode.REPORT, IdentityMode.GUARD)
+    if measured or (request.max_faces > 0 and request.identity is None):
+        optional.append(NetworkRole.IDENTITY)
     if request.upscale > 1 and request.use_upscaler:
         optional.append(NetworkRole.UPSCALER)
     return [*required, *optional], required
