@@ -196,11 +196,10 @@ class _Search:
             best = int(np.argmax(votes))
         if not best:
             return faces, 0
-        turned = self.look_at(self.view, best)
+        seen = self.look_at(self.view, best)
         upright = self._evidently_upright(faces.above(_SEEN))
-        return seen_best(joined([upright, turned.above(_SEEN)])).and_then(
-            turned.where(turned.scores <= _SEEN)
-        ), best
+        both = seen_best(joined([upright, seen.above(_SEEN)]))
+        return both.and_then(seen.where(seen.scores <= _SEEN)), best
 
     def _evidently_upright(self, faces: Detections) -> Detections:
         """Return those of the faces, seen in the image as it is, that are seen best so by themselves too."""

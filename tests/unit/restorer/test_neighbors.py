@@ -103,8 +103,8 @@ def test_what_a_neighbor_hardly_shows_is_hardly_left_to_it(pair: tuple[Place, Pl
 
 
 def test_what_a_parsed_neighbor_does_not_cover_is_not_left_to_it() -> None:
-    parts = np.zeros((512, 512), np.uint8)
-    parts[150:420, 120:260] = 255  # the left half of its face
+    parts = np.zeros((512, 512), bool)
+    parts[150:420, 120:260] = True  # the left half of its face
     place, other = Place(430, 310, 280), Place(300, 300, 300)
     image = blue_beside(place, other, 1.0, soften_parts(parts))
     alone = np.full((720, 720, 3), GREEN, np.uint8)
