@@ -110,7 +110,8 @@ def test_what_a_parsed_neighbor_does_not_cover_is_not_left_to_it() -> None:
     alone = np.full((720, 720, 3), GREEN, np.uint8)
     paste_face(alone, None, np.full((512, 512, 3), BLUE, np.uint8), crop_to_picture(matrix_of(place), 1), 1)
     covered = (alone == BLUE).all(axis=2)
-    assert (image[covered][:, 1] <= 2).all(), "the image itself shows nowhere"
+    assert image[covered][:, 1].max() <= GREEN[1] / 4 + 2, "a quarter of the image shows, where one fades"
+    assert (image[covered][:, 1] <= 2).mean() > 0.9, "and nothing of it elsewhere"
 
 
 def test_a_face_at_the_edge_of_the_image_keeps_its_part() -> None:
