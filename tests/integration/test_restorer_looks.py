@@ -150,7 +150,9 @@ async def test_small_faces_are_found_in_tiles_where_memory_is_short(
         assert warning_pb2.WARNING_CODE_MEMORY_FALLBACK in [warning.code for warning in restored.warnings]
         assert len(restored.faces) == 20
         request.detect_size_px = 0
-        with pytest.raises(grpc.aio.AioRpcError, match=r"1350x900 px.*detect_size of 0") as caught:
+        with pytest.raises(
+            grpc.aio.AioRpcError, match=r"1350x900 px.*detect_size of 0.*than 900 px"
+        ) as caught:
             await published.stub.DetectFaces(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         monkeypatch.undo()
