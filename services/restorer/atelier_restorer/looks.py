@@ -163,8 +163,8 @@ class _Search:
                 raise
             raise OutOfMemory(
                 "The device does not have enough memory to look for faces in "
-                f"{view.shape[1]}x{view.shape[0]} px, by a detect_size of {self._size_px}. Set it to a short side "
-                f"of fewer than {min(view.shape[:2])} px."
+                f"{view.shape[1]}x{view.shape[0]} px, by a detect_size of {self._size_px}. Set it to a short "
+                f"side of fewer than {min(view.shape[:2])} px."
             ) from None
         return found.turned_back(turn)
 
