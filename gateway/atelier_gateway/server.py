@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.http.connection import ConnectionLimits, Connections, ServerConfig
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.addresses import bare_host
@@ -29,6 +30,7 @@ class Server(uvicorn.Server):
             max_connections=min(settings.max_connections, _connections_that_fit(settings.max_connections)),
             header_seconds=settings.header_seconds,
             stall_seconds=settings.stall_seconds,
+            max_discarded_bytes=BodyLimits.of(settings).json,
         )
         super().__init__(
             ServerConfig(

@@ -1,7 +1,7 @@
 """An HTTP/1.1 connection with limits of time and size, on top of uvicorn's.
 
 uvicorn bounds the time between two requests and nothing else. Here a header must be complete in time and not
-too large, a body must not be all framing, the rest of a body that was refused is not read forever, a response
+too large, a body must not be all framing, the rest of a refused one is discarded but not forever, a response
 must be read, and the number of connections is limited. How fast a body must arrive is checked where it is
 read, see `body`, which can answer in the format of its dialect.
 """
@@ -24,6 +24,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from atelier_gateway.http.lingering import LingeringTransport, LingerLimits
 from atelier_gateway.http.transfer import CONNECTION, MIN_BYTES_PER_SECOND
 from atelier_runtime import metrics
 
@@ -39,11 +40,13 @@ _CONTENT_TOO_SMALL = "The body's chunks are too small, or its trailers too large
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """The limits of all connections, in seconds but for the first."""
+    """The limits of all connections, in seconds but for the first and the last."""
 
     max_connections: int
     header_seconds: float
     stall_seconds: float
+    max_discarded_bytes: int
+    """Of a body that comes after its request was refused."""
 
 
 class Connections:
@@ -121,6 +124,8 @@ class HttpConnection(HttpToolsProtocol):
         super().__init__(config, server_state, state, _loop)
         self._connections = config.connections
         self._limits = config.connections.limits
+        self._lingering: LingeringTransport  # uvicorn's `transport`, from `connection_made` on
+        self._is_counted = False
         self._timer: asyncio.TimerHandle | None = None  # of a header, or of a body that nobody reads
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_header = True
@@ -135,7 +140,14 @@ class HttpConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, or refuse."""
         assert isinstance(transport, asyncio.Transport)
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(
+            transport,
+            LingerLimits(self._limits.header_seconds, self._limits.max_discarded_bytes),
+            is_sending=lambda: not self._in_header,
+            on_linger=self._has_begun_to_linger,
+            give_up=lambda: self.abort("body"),
+        )
+        super().connection_made(self._lingering)
         transport.set_write_buffer_limits(high=0)  # every byte that the client has not taken is seen
         if not self._connections.add(self):
             self._refuse(503, "Too many connections.", "refused")
@@ -147,12 +159,14 @@ class HttpConnection(HttpToolsProtocol):
         """Give the place back."""
         self._stop_timer()
         self._stop_write_timer()
+        self._lingering.forget()
         self._connections.discard(self)
         super().connection_lost(exc)
 
     def abort(self, cause: Cause) -> None:
         """Close at once, whatever has not been sent."""
-        metrics.CONNECTIONS_CLOSED.labels(cause).inc()
+        if not self._is_counted:
+            metrics.CONNECTIONS_CLOSED.labels(cause).inc()
         self._connections.discard(self)
         self.transport.abort()
 
@@ -174,12 +188,25 @@ class HttpConnection(HttpToolsProtocol):
             self.abort(cause)
             return
         metrics.CONNECTIONS_CLOSED.labels(cause).inc()
+        self._is_counted = True
         body = message.encode()
         self.transport.write(
             b"HTTP/1.1 %d \r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
             b"connection: close\r\n\r\n%s" % (status, len(body), body)
         )
-        self.transport.close()
+        if cause == "refused":  # there is no place to linger
+            self.transport.close()
+        else:
+            self._lingering.linger()
+
+    def _has_begun_to_linger(self) -> None:
+        """Make room for others first. A request that is not answered by now has lost its client."""
+        self._stop_timer()
+        self._connections.set_reading(self, is_reading=False)
+        self._connections.set_idle(self, is_idle=True)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _owes_response(self) -> bool:
         """Return whether an earlier request has no response yet, or one that has begun."""
@@ -191,6 +218,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
+        if self._lingering.lingers:
+            self._lingering.discard(len(data))
+            return
         if not self._in_header:
             self._received_bytes += len(data)
             self._connections.set_reading(self, is_reading=True)
@@ -298,7 +328,7 @@ class HttpConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request. The rest of a body that was not read is discarded for a while."""
         super().on_response_complete()
-        if self.pipeline or not self.cycle.response_complete:
+        if self.pipeline or not self.cycle.response_complete or self._lingering.lingers:
             return
         if self._in_header:
             self._wait_for_request()
@@ -352,7 +382,11 @@ class HttpConnection(HttpToolsProtocol):
 
     def _time_is_up(self, cause: Literal["header_timeout", "body"]) -> None:
         self._timer = None
-        if self.cycle is None or self.cycle.response_complete:  # else the next request may wait for this one
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # the next request may wait for this one
+        if cause == "body":
+            self._lingering.linger()
+        else:
             self.abort(cause)
 
     def _stop_timer(self) -> None:
