@@ -249,3 +249,13 @@ def test_a_file_under_another_name_is_no_field_and_the_image_is_missing(stack: S
     assert set(named_fields(problem(response, 422, "invalid_request"))) == {name, "image"}
     assert "UTF-8" not in response.text
     assert stack.restorer.requests == []
+
+
+def test_the_guards_limit_in_a_comparison_is_answered_with_where_it_belongs(stack: Stack) -> None:
+    body = {"image": IMAGE, "fidelities": [0.5], "min_similarity": 0.4, "visibilty": 1}
+    error = problem(stack.client.post("/compare", json=body), 422, "invalid_request")
+    messages = {field["field"]: field["message"] for field in error["fields"]}
+    assert messages == {
+        "min_similarity": "is the limit of the guard of /restore; a comparison takes no guard",
+        "visibilty": "is not a field of this request; did you mean visibility?",
+    }

@@ -60,6 +60,23 @@ def test_every_block_is_on_a_page_once() -> None:
     assert sorted(used) == sorted(generator.BLOCKS)
 
 
+@pytest.mark.parametrize(
+    ("page", "row"),
+    [
+        ("http-api.md", "| `identity` |"),
+        ("http-api.md", "| `identity_changed` |"),
+        ("grpc-api.md", "| 3 | `IDENTITY_MODE_GUARD` |"),
+        ("grpc-api.md", "| 13 | `SKIP_REASON_IDENTITY_CHANGED` |"),
+    ],
+)
+def test_the_guard_is_described_for_networks_without_a_fidelity_too(page: str, row: str) -> None:
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    [line] = [
+        line for line in lines if line.startswith(row) and "face" in line and "As returned" not in line
+    ][:1]
+    assert "fidelit" in line and "visibilit" in line
+
+
 @PAGES
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     text = "\n".join(_INLINE_CODE.sub("", line) for line in outside_code(page.read_text(encoding="utf-8")))

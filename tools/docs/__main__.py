@@ -36,6 +36,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "skip reasons": http.skip_reasons,
     "warning codes": http.warning_codes,
     "models": models.components,
+    "model sets": models.sets,
     "samplers": samplers.overview,
     "k8s scaling": kubernetes.scaling,
     "k8s draining": kubernetes.draining,

@@ -55,8 +55,8 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         parser.add_argument(flag, nargs="+", action="extend", default=[], metavar=metavar, help=text, **more)
 
     add_list("--accept", "LICENSE", "accept a license by its short name")
-    add_list("--only", "ROLE", "fetch only these components")
-    add_list("--without", "ROLE", "leave these components out of the set")
+    add_list("--only", "ROLE", "fetch only the components of these roles, such as identity")
+    add_list("--without", "ROLE", "leave the components of these roles out of the set")
     add_list(
         "--with",
         "NAME",

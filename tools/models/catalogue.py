@@ -93,6 +93,10 @@ class Catalog:
     size_multiple: int
     default_negative_prompt: str
     entries: tuple[Entry, ...]
+    assurance: str = ""
+    """What may be said of the set as long as nothing whose license must be accepted was put into it."""
+    offered: tuple[Entry, ...] = ()
+    """Every entry of the catalog file, in this set or not."""
 
     @property
     def licenses(self) -> tuple[License, ...]:
@@ -100,20 +104,29 @@ class Catalog:
         return tuple({entry.license.key: entry.license for entry in self.entries}.values())
 
     def only(self, roles: Collection[str]) -> Catalog:
-        """Return the catalog with only these entries; raise `CatalogError` for one that is not in it."""
+        """Return the catalog with only these roles; raise `CatalogError` for one that is not in it."""
         self._check(roles)
         return replace(self, entries=tuple(entry for entry in self.entries if entry.role in roles))
 
     def without(self, roles: Collection[str]) -> Catalog:
-        """Return the catalog without these entries; raise `CatalogError` for one that is not in it."""
+        """Return the catalog without these roles; raise `CatalogError` for one that is not in it."""
         self._check(roles)
         return replace(self, entries=tuple(entry for entry in self.entries if entry.role not in roles))
 
     def _check(self, roles: Collection[str]) -> None:
         known = [entry.role for entry in self.entries]
         for role in roles:
-            if role not in known:
-                raise CatalogError(f"there is no '{role}' in the catalog, only {', '.join(known)}")
+            if role in known:
+                continue
+            for entry in self.offered:
+                if role in (entry.key, entry.name) and entry.role in known:
+                    is_here = entry.key in {here.key for here in self.entries}
+                    exchange = "" if is_here else f" (and --with {entry.key}, or the set has another)"
+                    raise CatalogError(
+                        f"'{role}' is a component, but --only and --without take roles: write "
+                        f"{entry.role}{exchange}"
+                    )
+            raise CatalogError(f"there is no '{role}' in the set, only {', '.join(known)}")
 
     def mirrored(self, mirror: str) -> Catalog:
         """Return the catalog with every `https://host/path` fetched from `mirror/host/path`."""
@@ -170,6 +183,7 @@ def read_catalog(
             size_multiple=_side(data, "size_multiple", 8) or 8,
             default_negative_prompt=str(data.get("default_negative_prompt", "")),
             entries=entries,
+            offered=entries,
         )
         _check_paths(catalog)
         selection = _select(catalog, data.get("profiles", {}), profile)
@@ -199,7 +213,10 @@ def _select(catalog: Catalog, profiles: Mapping[str, Any], chosen: str | None) -
         if twice := {role for role in roles if roles.count(role) > 1}:
             raise CatalogError(f"profiles.{name}: several components are a {', '.join(sorted(twice))}")
         description = _text(f"profiles.{name}", table, "description")
-        sets[name] = replace(catalog, name=name, description=description, entries=entries)
+        assurance = _text(f"profiles.{name}", {"assurance": "", **table}, "assurance")
+        sets[name] = replace(
+            catalog, name=name, description=description, assurance=assurance, entries=entries
+        )
     if chosen not in sets:
         raise CatalogError(
             f"there is no profile '{chosen}', only {', '.join(profiles) or 'the whole catalog'}"
@@ -208,7 +225,10 @@ def _select(catalog: Catalog, profiles: Mapping[str, Any], chosen: str | None) -
 
 
 def _exchange(selection: Catalog, catalog: Catalog, alternatives: Collection[str]) -> Catalog:
-    """Return a selection with the named entries of the whole catalog in place of those of the same role."""
+    """Return a selection with the named entries of the whole catalog in place of those of the same role.
+
+    Its description says so. The selection's assurance becomes part of it if it still holds.
+    """
     known = {entry.key: entry for entry in catalog.entries}
     if unknown := [key for key in alternatives if key not in known]:
         raise CatalogError(f"there is no component {', '.join(unknown)}, only {', '.join(known)}")
@@ -218,6 +238,8 @@ def _exchange(selection: Catalog, catalog: Catalog, alternatives: Collection[str
         raise CatalogError(f"several of {', '.join(chosen)} are a {', '.join(sorted(twice))}")
     replaced = {entry.role: entry.name for entry in selection.entries if entry.role in roles}
     description = selection.description
+    if selection.assurance and not any(entry.license.must_be_accepted for entry in chosen.values()):
+        description += f" {selection.assurance}"
     for entry in chosen.values():
         instead = f" in place of {replaced[entry.role]}" if entry.role in replaced else ""
         description += f" With {entry.name} ({entry.license.name}){instead}."

@@ -65,10 +65,13 @@ class Validated(Generic[ModelT]):
 class Validator(Generic[ModelT]):
     """Validates bodies against one request model."""
 
-    def __init__(self, model: type[ModelT], aliases: Mapping[str, str]) -> None:
-        """`aliases`: alias -> full name."""
+    def __init__(
+        self, model: type[ModelT], aliases: Mapping[str, str], elsewhere: Mapping[str, str] | None = None
+    ) -> None:
+        """`aliases`: alias -> full name. `elsewhere`: field of another request -> why not of this one."""
         self.model = model
         self.aliases = aliases
+        self.elsewhere = elsewhere or {}
         self.schema = schemas.inline(model.model_json_schema())
         self.properties: dict[str, dict[str, Any]] = self.schema["properties"]
 
@@ -102,6 +105,9 @@ class Validator(Generic[ModelT]):
     def _unknown_fields(self, unknown: Sequence[str]) -> Iterable[FieldViolation]:
         known = [*self.properties, *self.aliases]
         for position, given in enumerate(unknown):
+            if given in self.elsewhere:
+                yield FieldViolation(given, self.elsewhere[given])
+                continue
             # finding similar names takes time, so only the first few get a hint
             similar = difflib.get_close_matches(given[:50], known, n=1) if position < 10 else []
             hint = f"; did you mean {similar[0]}?" if similar else ""

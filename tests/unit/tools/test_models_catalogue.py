@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def test_an_alternative_takes_the_place_of_the_sets_component_of_its_role(profil
     [source] = entry.files
     assert source.sha256 and source.is_converted and entry.license.must_be_accepted
     assert len(catalog.only(["identity"]).entries) == 1
-    assert catalog.description.startswith(read_catalog(profile=profile).description)
+    plain = read_catalog(profile=profile)
+    assert catalog.description.startswith(plain.description.removesuffix(f" {plain.assurance}"))
     assert "arcface_ir_se50" in catalog.description and "in place of sface" in catalog.description
 
 
@@ -101,6 +103,71 @@ def test_an_alternative_that_there_is_not_and_two_of_one_role_are_refused(
     assert "there is no component facenet, only base," in capsys.readouterr().err
     assert main(["--list", "--with", "restoreformer", "codeformer"]) == 2
     assert "several of restoreformer, codeformer are a codeformer" in capsys.readouterr().err
+
+
+COMMERCIAL = ("commercial", "photo-commercial")
+
+
+@pytest.mark.parametrize("profile", COMMERCIAL)
+@pytest.mark.parametrize("alternative", ["arcface", "codeformer", "parser"])
+def test_a_set_with_a_component_for_non_commercial_use_does_not_say_that_it_has_none(
+    profile: str, alternative: str
+) -> None:
+    catalog = read_catalog(profile=profile, alternatives=[alternative])
+    assert any("NON-COMMERCIAL" in license.name for license in catalog.licenses)
+    assert "no component" not in catalog.description.lower()
+    assert "NON-COMMERCIAL" in catalog.description
+
+
+@pytest.mark.parametrize("profile", COMMERCIAL)
+@pytest.mark.parametrize("alternatives", [[], ["bisenet"]])
+def test_a_set_without_one_says_so(profile: str, alternatives: list[str]) -> None:
+    description = read_catalog(profile=profile, alternatives=alternatives).description
+    assert "No component is published for non-commercial use only." in description
+
+
+SPOKEN = {
+    "RealESRGAN_x2plus": "Real-ESRGAN",
+    "retinaface_resnet50": "RetinaFace",
+    "codeformer": "CodeFormer",
+    "parsenet": "ParseNet",
+    "bisenet": "BiSeNet",
+    "sface": "SFace",
+    "stable-diffusion-xl-base-1.0": "Stable Diffusion XL 1.0",
+    "stable-diffusion-xl-refiner-1.0": "refiner",
+}
+
+
+@pytest.mark.parametrize("profile", [None, *PROFILES])
+def test_a_description_names_every_component(profile: str | None) -> None:
+    catalog = read_catalog(profile=profile)
+    for entry in catalog.entries:
+        assert SPOKEN.get(entry.name, entry.name) in catalog.description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (
+            ["--with", "arcface", "--only", "arcface"],
+            "'arcface' is a component, but --only .*write identity$",
+        ),
+        (["--only", "arcface"], "write identity .and --with arcface, or the set has another.$"),
+        (["--profile", "photo", "--without", "sface"], "'sface' is a component.*write identity$"),
+        (["--only", "bisenet"], "write parser .and --with bisenet"),
+        (
+            ["--mirror", "http://mirror", "--without", "RestoreFormer", "--profile", "commercial"],
+            "codeformer$",
+        ),
+        (["--profile", "photo", "--only", "base"], "there is no 'base' in the set, only upscaler"),
+        (["--only", "facenet"], "there is no 'facenet' in the set, only base"),
+    ],
+)
+def test_components_where_roles_are_taken_are_answered_with_their_role(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], advice: str
+) -> None:
+    assert main(["--list", *arguments]) == 2
+    assert re.search(advice, capsys.readouterr().err.strip())
 
 
 def test_with_arcface_its_terms_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,7 +210,8 @@ class RestoreRequest(RestoreOptions):
         None,
         description="Measure how alike each restored face is to the face before, and report it as "
         "identity_similarity; guard: restore a face at the lowest of several fidelities, from the one asked "
-        "for to 1, at which it still is the same person, and leave it as it was if there is none. "
+        "for to 1, at which it still is the same person (with a network that has no fidelity, at the highest "
+        "of several visibilities, from the one asked for down), and leave it as it was if there is none. "
         "Default: report where the restorer has an identity network, which report and guard require.",
     )
     min_similarity: _Similarity | None = Field(
@@ -262,7 +263,11 @@ class DetectRequest(PhotoRequest):
 RequestT = TypeVar("RequestT", bound=PhotoRequest)
 
 RESTORE = Validator(RestoreRequest, ALIASES)
-COMPARE = Validator(CompareRequest, {})
+COMPARE = Validator(
+    CompareRequest,
+    {},
+    {"min_similarity": "is the limit of the guard of /restore; a comparison takes no guard"},
+)
 DETECT = Validator(DetectRequest, {})
 
 

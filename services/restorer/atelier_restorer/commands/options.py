@@ -213,7 +213,8 @@ def _add_match_tone(group: argparse._ActionsContainer) -> None:
 
 def _add_identity(group: argparse._ActionsContainer, modes: list[str]) -> None:
     guard = (
-        "; guard raises the fidelity of a face that would become somebody else, or leaves it as it was"
+        "; guard raises the fidelity of a face that would become somebody else (with a network that has "
+        "none, it lowers the visibility), or leaves it as it was"
         if IdentityMode.GUARD in modes
         else ""
     )
