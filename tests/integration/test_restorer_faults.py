@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.common.v1 import skip_reason_pb2
+from atelier.common.v1 import skip_reason_pb2, warning_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.nets.codeformer import CodeFormerOutput
 from atelier_runtime import metrics
@@ -27,6 +27,7 @@ from tests.integration.restorer_server import (
     png,
     serve,
     until,
+    warning_codes,
 )
 
 
@@ -46,6 +47,26 @@ def raise_error(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], outp
 def run_out(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: CodeFormerOutput) -> None:
     if bright(inputs[0]).any():
         raise torch.OutOfMemoryError("a bright face")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+async def test_an_upscaler_without_memory_is_replaced_by_lanczos(restorer: Client, error: Exception) -> None:
+    upscaler = restorer.server.service.models.upscaler
+    assert upscaler is not None
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    with forward_hook(upscaler._network.model, fail):
+        response = await restorer.restore(png(photo(320, 320)), max_faces=0, upscale=2)
+    assert response.upscaler == "lanczos" and pixels(response.image).shape == (640, 640, 3)
+    assert warning_codes(response) == [warning_pb2.WARNING_CODE_UPSCALER_FALLBACK]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-
 from atelier_restorer.gray import to_gray
 from atelier_restorer.models import Models
 from atelier_restorer.request import RestoreRequest
+from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.device_job import Job
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import BadImage
@@ -84,7 +83,9 @@ class BackgroundUpscaler:
             job.check()
             try:
                 pixels = upscale_to(rgb, size, upscaler, job.check)
-            except (BadImage, torch.OutOfMemoryError) as error:
+            except Exception as error:  # a lack of memory has many classes
+                if not (isinstance(error, BadImage) or is_out_of_memory(error)):
+                    raise
                 logger.warning("the upscaler failed", extra={"error": str(error)})
                 pixels = None
             if pixels is None:
