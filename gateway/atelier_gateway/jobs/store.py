@@ -1,0 +1,408 @@
+"""The rows of jobs: accepted, claimed by one runner at a time, ended, expired.
+
+Every change is one transaction. A job that is in progress belongs to the claim with the highest fence, and
+only that may write to it; its lease ends on its own if its runner does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, case, delete, func, insert, or_, select, text, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.elements import ColumnElement
+
+from atelier_gateway.jobs.database import Database
+from atelier_gateway.jobs.tables import jobs, owners
+from atelier_gateway.jobs.values import (
+    IDEMPOTENCY_MS,
+    LEASE_MS,
+    MAX_ATTEMPTS,
+    Claim,
+    Job,
+    JobStatus,
+    JobType,
+    Json,
+    NewJob,
+    Output,
+    now_ms,
+)
+
+QUEUED, IN_PROGRESS = JobStatus.QUEUED, JobStatus.IN_PROGRESS
+
+LOST: Json = {
+    "code": "internal",
+    "message": f"The job was begun {MAX_ATTEMPTS} times, and each time the process that ran it ended.",
+    "fields": [],
+}
+"""The error of a job whose runners have all been lost."""
+
+
+class IdempotencyConflict(Exception):
+    """The key was used before, for another request."""
+
+
+class TooManyJobs(Exception):
+    """As many jobs as may wait are waiting. `of_owner`: those of the owner, not all."""
+
+    def __init__(self, limit: int, *, of_owner: bool) -> None:
+        super().__init__(limit)
+        self.limit, self.of_owner = limit, of_owner
+
+
+class LeaseLost(Exception):
+    """The job no longer belongs to the claim: its lease has ended, and another runner has it or had it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many jobs may wait: in all, and of one owner."""
+
+    waiting: int
+    waiting_of_owner: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a job looks like to those who follow it."""
+
+    job: Job
+    preview: bytes | None
+    preview_number: int
+
+
+class JobStore:
+    """The rows."""
+
+    def __init__(self, database: Database, limits: Limits) -> None:
+        self._database = database
+        self._limits = limits
+
+    # --- from the outside ---
+
+    async def submit(self, new: NewJob) -> tuple[Job, bool]:
+        """Accept a job; return it, and whether it is new rather than the one of its idempotency key.
+
+        Raises `IdempotencyConflict` or `TooManyJobs`.
+        """
+        try:
+            return await self._submit(new)
+        except IntegrityError:  # another request with this key was faster
+            return await self._submit(new)
+
+    async def _submit(self, new: NewJob) -> tuple[Job, bool]:
+        async with self._database.writing() as connection:
+            if new.idempotency_key is not None:
+                existing = await self._of_key(connection, new)
+                if existing is not None:
+                    return existing, False
+            await self._check_limits(connection, new.owner)
+            await connection.execute(
+                text("INSERT INTO job_owners (owner, served_at) VALUES (:owner, 0) ON CONFLICT DO NOTHING"),
+                {"owner": new.owner},
+            )
+            now = now_ms()
+            values = {
+                "id": new.id,
+                "type": new.type,
+                "status": QUEUED,
+                "owner": new.owner,
+                "priority": new.priority,
+                "input": new.input,
+                "ttl_ms": new.ttl_ms,
+                "webhook": new.webhook,
+                "idempotency_key": new.idempotency_key,
+                "fingerprint": new.fingerprint,
+                "created_at": now,
+                "available_at": now,
+                "attempts": 0,
+                "fence": 0,
+                "cancel_requested": False,
+                "progress": 0.0,
+                "preview_number": 0,
+                "outputs": [],
+                "expired": False,
+                "version": 1,
+            }
+            row = await connection.execute(insert(jobs).values(values).returning(*jobs.c))
+            return _job(row.mappings().one()), True
+
+    async def _of_key(self, connection: AsyncConnection, new: NewJob) -> Job | None:
+        is_of_key = and_(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
+        row = (await connection.execute(select(jobs).where(is_of_key))).mappings().first()
+        if row is None:
+            return None
+        if row["created_at"] < now_ms() - IDEMPOTENCY_MS:
+            await connection.execute(update(jobs).where(jobs.c.id == row["id"]).values(idempotency_key=None))
+            return None
+        if row["fingerprint"] != new.fingerprint:
+            raise IdempotencyConflict
+        return _job(row)
+
+    async def _check_limits(self, connection: AsyncConnection, owner: str) -> None:
+        counts = select(
+            func.count(), func.coalesce(func.sum(_one_if(jobs.c.owner == owner)), 0)
+        ).where(jobs.c.status == QUEUED)
+        waiting, of_owner = (await connection.execute(counts)).one()
+        if of_owner >= self._limits.waiting_of_owner:
+            raise TooManyJobs(self._limits.waiting_of_owner, of_owner=True)
+        if waiting >= self._limits.waiting:
+            raise TooManyJobs(self._limits.waiting, of_owner=False)
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return a job; None if there is none, or it was deleted."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).mappings().first()
+        return None if row is None else _job(row)
+
+    async def list_of(self, owner: str, *, before: str | None, limit: int) -> Sequence[Job]:
+        """Return an owner's jobs that have not expired, newest first; `before`: an ID to go on from."""
+        wanted = select(jobs).where(jobs.c.owner == owner, jobs.c.expired.is_(False))
+        if before is not None:
+            wanted = wanted.where(jobs.c.id < before)
+        async with self._database.reading() as connection:
+            rows = await connection.execute(wanted.order_by(jobs.c.id.desc()).limit(limit))
+            return [_job(row) for row in rows.mappings()]
+
+    async def waiting_before(self, job: Job) -> int:
+        """Return how many of the owner's own jobs will be begun before this one, as things stand."""
+        earlier = or_(
+            jobs.c.priority > job.priority, and_(jobs.c.priority == job.priority, jobs.c.id < job.id)
+        )
+        count = select(func.count()).where(jobs.c.status == QUEUED, jobs.c.owner == job.owner, earlier)
+        async with self._database.reading() as connection:
+            return int((await connection.execute(count)).scalar_one())
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Cancel a job that waits, or ask its runner to; return it as it is then. One that ended stays."""
+        now = now_ms()
+        waits = and_(jobs.c.id == job_id, jobs.c.status == QUEUED)
+        runs = and_(jobs.c.id == job_id, jobs.c.status == IN_PROGRESS, jobs.c.cancel_requested.is_(False))
+        async with self._database.writing() as connection:
+            await connection.execute(update(jobs).where(waits).values(**_ended(JobStatus.CANCELLED, now)))
+            await connection.execute(
+                update(jobs).where(runs).values(cancel_requested=True, version=jobs.c.version + 1)
+            )
+            row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).mappings().first()
+        return None if row is None else _job(row)
+
+    async def changes(self, known: Iterable[tuple[str, int]]) -> Sequence[Change]:
+        """Return those of the jobs (ID, version) that have another version by now, with their preview."""
+        versions = dict(known)
+        if not versions:
+            return []
+        async with self._database.reading() as connection:
+            now = await connection.execute(
+                select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(list(versions)))
+            )
+            changed = [row.id for row in now if row.version != versions[row.id]]
+            if not changed:
+                return []
+            rows = await connection.execute(select(jobs).where(jobs.c.id.in_(changed)))
+            return [Change(_job(row), row["preview"], row["preview_number"]) for row in rows.mappings()]
+
+    # --- for runners ---
+
+    async def claim(self, runner: str) -> Claim | None:
+        """Take the next job; None: there is none. Also one whose runner's lease has ended.
+
+        The owner served longest ago comes first, then the highest priority, then the oldest job.
+        """
+        now = now_ms()
+        waits = and_(jobs.c.status == QUEUED, jobs.c.available_at <= now)
+        abandoned = and_(
+            jobs.c.status == IN_PROGRESS, jobs.c.lease_until < now, jobs.c.attempts < MAX_ATTEMPTS
+        )
+        following = (
+            select(jobs.c.id, jobs.c.owner)
+            .join(owners, owners.c.owner == jobs.c.owner)
+            .where(or_(waits, abandoned))
+            .order_by(owners.c.served_at, jobs.c.priority.desc(), jobs.c.id)
+            .limit(1)
+            .with_for_update(of=jobs, skip_locked=True)  # SQLite has no such clause, and one writer
+        )
+        async with self._database.writing() as connection:
+            found = (await connection.execute(following)).first()
+            if found is None:
+                return None
+            taken = (
+                update(jobs)
+                .where(jobs.c.id == found.id)
+                .values(
+                    status=IN_PROGRESS,
+                    runner=runner,
+                    lease_until=now + LEASE_MS,
+                    attempts=jobs.c.attempts + 1,
+                    fence=jobs.c.fence + 1,
+                    started_at=func.coalesce(jobs.c.started_at, now),
+                    version=jobs.c.version + 1,
+                )
+                .returning(*jobs.c)
+            )
+            row = (await connection.execute(taken)).mappings().one()
+            await connection.execute(
+                update(owners).where(owners.c.owner == found.owner).values(served_at=now)
+            )
+        return Claim(_job(row), row["fence"])
+
+    async def report(
+        self,
+        claim: Claim,
+        *,
+        stage: str | None = None,
+        step: int | None = None,
+        steps: int | None = None,
+        progress: float | None = None,
+        preview: bytes | None = None,
+    ) -> bool:
+        """Renew a claim's lease and record its progress; return whether its job is to be canceled.
+
+        None: as before. Raises `LeaseLost`.
+        """
+        values: dict[str, Any] = {"lease_until": now_ms() + LEASE_MS}
+        if stage is not None:
+            values |= {"stage": stage, "step": step, "steps": steps, "version": jobs.c.version + 1}
+        if progress is not None:
+            values["progress"] = progress
+        if preview is not None:
+            values |= {"preview": preview, "preview_number": jobs.c.preview_number + 1}
+        return bool((await self._write(claim, values))["cancel_requested"])
+
+    async def complete(self, claim: Claim, result: Json, outputs: Sequence[Output]) -> Job:
+        """End a job with its result. Raises `LeaseLost`."""
+        stored = [vars(output) for output in outputs]
+        values = {"result": result, "outputs": stored, "progress": 1.0, "error": None}
+        return _job(await self._end(claim, JobStatus.COMPLETED, values))
+
+    async def keep(self, claim: Claim, outputs: Sequence[Output]) -> None:
+        """Record outputs that exist before the job has ended. Raises `LeaseLost`."""
+        stored = [vars(output) for output in outputs]
+        await self._write(claim, {"outputs": stored, "version": jobs.c.version + 1})
+
+    async def fail(self, claim: Claim, error: Json) -> Job:
+        """End a job with an error: `code`, `message`, `fields`. Raises `LeaseLost`."""
+        return _job(await self._end(claim, JobStatus.FAILED, {"error": error}))
+
+    async def cancelled(self, claim: Claim) -> Job:
+        """End a job because its cancellation was asked for. Raises `LeaseLost`."""
+        return _job(await self._end(claim, JobStatus.CANCELLED, {}))
+
+    async def release(self, claim: Claim, *, after_ms: int = 0, counts: bool = False) -> Job:
+        """Give a job back to be claimed again, in `after_ms` at the earliest. Raises `LeaseLost`.
+
+        `counts`: as an attempt, of which a job has a few.
+        """
+        values: dict[str, Any] = {
+            "status": QUEUED,
+            "available_at": now_ms() + after_ms,
+            "runner": None,
+            "lease_until": None,
+            "version": jobs.c.version + 1,
+        }
+        if not counts:
+            values["attempts"] = jobs.c.attempts - 1
+        return _job(await self._write(claim, values))
+
+    async def _end(self, claim: Claim, status: JobStatus, values: Json) -> RowMapping:
+        return await self._write(claim, {**_ended(status, now_ms()), **values})
+
+    async def _write(self, claim: Claim, values: Json) -> RowMapping:
+        owned = and_(
+            jobs.c.id == claim.job.id, jobs.c.fence == claim.fence, jobs.c.status == IN_PROGRESS
+        )
+        async with self._database.writing() as connection:
+            written = await connection.execute(update(jobs).where(owned).values(**values).returning(*jobs.c))
+            row = written.mappings().first()
+        if row is None:
+            raise LeaseLost(claim.job.id)
+        return row
+
+    # --- housekeeping ---
+
+    async def fail_lost(self) -> Sequence[Job]:
+        """Fail the jobs that have been begun as often as they may, and were lost each time."""
+        lost = and_(
+            jobs.c.status == IN_PROGRESS, jobs.c.lease_until < now_ms(), jobs.c.attempts >= MAX_ATTEMPTS
+        )
+        values = {**_ended(JobStatus.FAILED, now_ms()), "error": LOST}
+        async with self._database.writing() as connection:
+            rows = await connection.execute(update(jobs).where(lost).values(**values).returning(*jobs.c))
+            return [_job(row) for row in rows.mappings()]
+
+    async def due(self, limit: int = 100) -> Sequence[Job]:
+        """Return jobs whose files are to be deleted."""
+        is_due = and_(jobs.c.expires_at <= now_ms(), jobs.c.expired.is_(False))
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(jobs).where(is_due).order_by(jobs.c.expires_at).limit(limit))
+            return [_job(row) for row in rows.mappings()]
+
+    async def expire(self, job_ids: Sequence[str]) -> None:
+        """Clear what jobs have made, after their files were deleted. Their rows stay, to tell that they were."""
+        values = {
+            "expired": True,
+            "input": {},
+            "outputs": [],
+            "result": None,
+            "webhook": None,
+            "preview": None,
+            "version": jobs.c.version + 1,
+        }
+        async with self._database.writing() as connection:
+            await connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(**values))
+
+    async def delete_old(self) -> int:
+        """Delete the rows of expired jobs whose idempotency key is no longer kept; return how many."""
+        is_old = and_(jobs.c.expired.is_(True), jobs.c.created_at < now_ms() - IDEMPOTENCY_MS)
+        async with self._database.writing() as connection:
+            return (await connection.execute(delete(jobs).where(is_old))).rowcount
+
+    async def existing(self, job_ids: Sequence[str]) -> set[str]:
+        """Return those of the IDs that have a row whose files are not to be deleted."""
+        wanted = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.expired.is_(False))
+        async with self._database.reading() as connection:
+            return set((await connection.execute(wanted)).scalars())
+
+    async def counts(self) -> dict[tuple[JobType, JobStatus], int]:
+        """Return how many jobs there are of each type and status."""
+        counted = (
+            select(jobs.c.type, jobs.c.status, func.count())
+            .where(jobs.c.expired.is_(False))
+            .group_by(jobs.c.type, jobs.c.status)
+        )
+        async with self._database.reading() as connection:
+            rows = await connection.execute(counted)
+            return {(JobType(kind), JobStatus(status)): count for kind, status, count in rows}
+
+
+def _one_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return case((condition, 1), else_=0)
+
+
+def _ended(status: JobStatus, now: int) -> dict[str, Any]:
+    return {
+        "status": status,
+        "completed_at": now,
+        "expires_at": now + jobs.c.ttl_ms,
+        "runner": None,
+        "lease_until": None,
+        "preview": None,
+        "version": jobs.c.version + 1,
+    }
+
+
+def _job(row: RowMapping) -> Job:
+    names = (
+        *("id", "owner", "priority", "input", "created_at", "version", "ttl_ms", "attempts", "available_at"),
+        *("started_at", "completed_at", "expires_at", "cancel_requested", "stage", "step", "steps", "progress"),
+        *("result", "error", "webhook", "expired"),
+    )
+    return Job(
+        type=JobType(row["type"]),
+        status=JobStatus(row["status"]),
+        outputs=tuple(Output(**output) for output in row["outputs"]),
+        **{name: row[name] for name in names},
+    )
