@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
+from atelier_gateway.core.drawings import NOT_KEPT, Drawings, drawn_once
 from atelier_gateway.core.hand_over import AT_ONCE, hand_over
 from atelier_gateway.core.health import require_ready
 from atelier_gateway.core.restoration_costs import RestorationCosts
@@ -117,11 +118,16 @@ class Generate:
         return [*seeds, *(FieldViolation(field, message) for field in fields)]
 
     async def run(
-        self, spec: GenerateSpec, on_progress: OnProgress = ignore_progress, *, deadline: float
+        self,
+        spec: GenerateSpec,
+        on_progress: OnProgress = ignore_progress,
+        *,
+        deadline: float,
+        drawings: Drawings = NOT_KEPT,
     ) -> list[Generation]:
         """Carry out a spec; `deadline` is an absolute deadline on the `time.monotonic()` clock.
 
-        Returns the images in the order of their seeds.
+        Returns the images in the order of their seeds. `drawings` keeps what goes to the restorer.
 
         Raises:
             AtelierError: an image is missing. Canceling the task stops the services' work.
@@ -161,7 +167,7 @@ class Generate:
                 return await self._fall_back(spec, generated, error, warnings)
             return _restored(spec, generated, restoration, warnings)
 
-        return await hand_over(generate, finish)
+        return await hand_over(drawn_once(generate, drawings, spec.image_count), finish)
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> Estimate:
         """Return what `run` is expected to take, and raise what it would refuse of the spec; runs nothing."""

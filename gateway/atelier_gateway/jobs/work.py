@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atelier_gateway.core.generate import Drawings
+from atelier_gateway.core.drawings import Drawings
 from atelier_gateway.core.values import OnProgress
 from atelier_gateway.jobs.values import Json
 from atelier_runtime.images import EncodedImage
