@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from atelier_gateway.core.values import GeneratedImage, Progress
-from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
+from atelier_gateway.core.values import Progress
+from atelier_gateway.jobs.blobs import BlobStore
+from atelier_gateway.jobs.drawings import PREFIX, StoredDrawings
 from atelier_gateway.jobs.store import JobStore, LeaseLost
 from atelier_gateway.jobs.values import MAX_ATTEMPTS, Claim, Job, JobType, Json, Output
 from atelier_gateway.jobs.work import Accepted, JobWork, Result, Surroundings
 from atelier_runtime.errors import (
     DEFAULT_RETRY_AFTER_S,
     AtelierError,
-    Cancelled,
     ErrorReason,
     InternalError,
     InvalidRequest,
@@ -76,6 +76,7 @@ class JobRunner:
         name: str,
         at_once: int,
         deadline_s: float,
+        max_pixels: int,
         on_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
         """`name`: of this process, unlike that of any other. `deadline_s`: for one attempt."""
@@ -85,6 +86,7 @@ class JobRunner:
         self._name = name
         self._at_once = at_once
         self._deadline_s = deadline_s
+        self._max_pixels = max_pixels
         self._on_end = on_end
         self._running: dict[str, _Running] = {}
         self._wake = asyncio.Event()
@@ -170,7 +172,9 @@ class JobRunner:
             running.progress = progress
             running.changed.set()
 
-        drawings = StoredDrawings(self._store, self._blobs, running.claim)
+        drawings = StoredDrawings(
+            self._store, self._blobs, running.claim, max_pixels=self._max_pixels
+        )
         surroundings = Surroundings(time.monotonic() + self._deadline_s, on_progress, drawings)
         return await self._works[job.type].run(Accepted(job.input["fields"], files), surroundings)
 
@@ -215,27 +219,10 @@ class JobRunner:
 
     async def _store_images(self, claim: Claim, result: Result) -> list[Output]:
         kept = await self._store.get(claim.job.id)
-        outputs = [] if kept is None else [each for each in kept.outputs if each.name.startswith("drawn")]
+        outputs = [] if kept is None else [each for each in kept.outputs if each.name.startswith(PREFIX)]
         for name, image in result.images:
             outputs.append(await put_image(self._blobs, claim.job.id, name, image))
         return outputs
-
-
-@dataclass
-class StoredDrawings:
-    """The images of a job that were drawn, kept before their faces are restored; see `core.generate`."""
-
-    store: JobStore
-    blobs: BlobStore
-    claim: Claim
-
-    async def load(self, number: int) -> GeneratedImage | None:
-        """Return what an earlier attempt has drawn."""
-        raise NotImplementedError
-
-    async def keep(self, number: int, drawn: GeneratedImage) -> None:
-        """Keep what was drawn."""
-        raise NotImplementedError
 
 
 async def put_image(blobs: BlobStore, job_id: str, name: str, image: EncodedImage) -> Output:
@@ -254,5 +241,3 @@ def error_report(error: AtelierError) -> Json:
         "fields": [{"field": each.field, "message": each.message} for each in violations],
     }
 
-
-__all__ = ["BlobMissing", "Cancelled", "JobRunner", "StoredDrawings", "error_report", "put_image"]

@@ -167,12 +167,12 @@ class CompareAnswer(BaseModel):
     total_time_seconds: float = Field(description="Wall time of the request.")
 
 
-def detect_body(detection: Detection, request_id: str, seconds: float) -> bytes:
-    """Return the JSON of a detection.
+def detect_report(detection: Detection, request_id: str, seconds: float) -> DetectAnswer:
+    """Return the response to a detection.
 
     Nothing is rounded: editing this face gives exactly the image that detecting it again would have given.
     """
-    answer = DetectAnswer(
+    return DetectAnswer(
         faces=[FoundFace(**dataclasses.asdict(face)) for face in detection.faces],
         width=detection.width,
         height=detection.height,
@@ -180,7 +180,11 @@ def detect_body(detection: Detection, request_id: str, seconds: float) -> bytes:
         total_time_seconds=seconds,
         **warnings_and_stages(detection.warnings, detection.stages),
     )
-    return orjson.dumps(answer.model_dump(mode="json"))
+
+
+def detect_body(detection: Detection, request_id: str, seconds: float) -> bytes:
+    """Return the JSON of a detection."""
+    return orjson.dumps(detect_report(detection, request_id, seconds).model_dump(mode="json"))
 
 
 def restore_report(restoration: Restoration, request_id: str, seconds: float) -> RestoreReport:

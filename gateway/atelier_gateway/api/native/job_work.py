@@ -1,0 +1,186 @@
+"""The types of jobs: the same requests, checks and reports as the synchronous routes have."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from atelier_gateway.api.native.faces_request import (
+    COMPARE,
+    DETECT,
+    RESTORE,
+    PhotoRequest,
+    parse_request,
+)
+from atelier_gateway.api.native.faces_response import detect_report, restore_report
+from atelier_gateway.api.native.generate_request import ParsedRequest as ParsedGenerate
+from atelier_gateway.api.native.generate_request import parse_request as parse_generate
+from atelier_gateway.api.native.generate_response import generate_report
+from atelier_gateway.core.faces import Faces
+from atelier_gateway.core.generate import Generate
+from atelier_gateway.core.values import Restoration
+from atelier_gateway.http.validation import Validator, fields_renamed
+from atelier_gateway.jobs.values import JobType
+from atelier_gateway.jobs.work import Accepted, JobWork, Result, Surroundings
+from atelier_runtime import defaults
+from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.images import EncodedImage
+from atelier_runtime.log import request_id
+
+Named = tuple[str, EncodedImage]
+
+
+def works(generate: Generate, faces: Faces, *, max_image_bytes: int) -> dict[JobType, JobWork]:
+    """Return what each type of job does. `max_image_bytes`: of all files of a request together."""
+    return {
+        JobType.GENERATE: GenerateWork(generate, max_image_bytes),
+        JobType.RESTORE: RestoreWork(faces, max_image_bytes),
+        JobType.DETECT: DetectWork(faces, max_image_bytes),
+        JobType.COMPARE: CompareWork(faces, max_image_bytes),
+    }
+
+
+class GenerateWork(JobWork):
+    """`/generate`."""
+
+    def __init__(self, generate: Generate, max_image_bytes: int) -> None:
+        self._generate = generate
+        self._max_image_bytes = max_image_bytes
+
+    async def accept(self, body: Mapping[str, Any]) -> Accepted:
+        """Check a request. Its seed is chosen now, so that every attempt draws the same."""
+        await self._generate.require_generator()
+        parsed = await self._parse(body)
+        request = parsed.request
+        if request.dry_run:
+            raise InvalidRequest.of("dry_run", "cannot be used in a job, which would draw nothing")
+        files = {name: file for name in ("image", "mask") if (file := getattr(request, name)) is not None}
+        fields = {name: value for name, value in body.items() if name not in files}
+        if request.seed == -1:
+            last = defaults.SEED_RANGE[1] - (parsed.spec.image_count - 1)
+            fields["seed"] = random.SystemRandom().randint(defaults.SEED_RANGE[0], last)
+        return Accepted(fields, files)
+
+    async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
+        """Draw the images and restore their faces."""
+        started = time.monotonic()
+        parsed = await self._parse({**accepted.fields, **accepted.files})
+        with fields_renamed(parsed.names):
+            generations = await self._generate.run(
+                parsed.spec,
+                surroundings.on_progress,
+                deadline=surroundings.deadline,
+                drawings=surroundings.drawings,
+            )
+        seconds = round(time.monotonic() - started, 3)
+        reports = [
+            generate_report(generation, request_id.get() or "", seconds).model_dump(mode="json")
+            for generation in generations
+        ]
+        report = {**reports[0], "prompt": parsed.spec.prompt}
+        if parsed.spec.num_images is not None:
+            report["images"] = reports
+        return Result(report, [(_numbered("image", n), each.image) for n, each in enumerate(generations)])
+
+    async def _parse(self, body: Mapping[str, Any]) -> ParsedGenerate:
+        violations, limit = self._generate.violations, self._max_image_bytes
+        return await asyncio.to_thread(parse_generate, body, violations, max_image_bytes=limit)
+
+
+class _PhotoWork(JobWork):
+    """What is done to one photo."""
+
+    validator: Validator[Any]
+
+    def __init__(self, faces: Faces, max_image_bytes: int) -> None:
+        self._faces = faces
+        self._max_image_bytes = max_image_bytes
+
+    async def accept(self, body: Mapping[str, Any]) -> Accepted:
+        """Check a request."""
+        parsed = await self._parse(body)
+        photo: PhotoRequest = parsed.request
+        fields = {name: value for name, value in body.items() if name != parsed.names("image")}
+        return Accepted(fields, {"image": photo.image})
+
+    async def _parse(self, body: Mapping[str, Any]) -> Any:
+        limit = self._max_image_bytes
+        return await asyncio.to_thread(parse_request, self.validator, body, max_image_bytes=limit)
+
+
+class RestoreWork(_PhotoWork):
+    """`/restore`."""
+
+    validator = RESTORE
+
+    async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
+        """Restore the faces of a photo."""
+        started = time.monotonic()
+        parsed = await self._parse({**accepted.fields, **accepted.files})
+        with fields_renamed(parsed.names):
+            restoration = await self._faces.restore(
+                parsed.request.to_restore_spec(None), deadline=surroundings.deadline
+            )
+        return Result(_restored(restoration, started), list(_images(restoration)))
+
+
+class CompareWork(_PhotoWork):
+    """`/compare`."""
+
+    validator = COMPARE
+
+    async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
+        """Restore the faces of a photo at several fidelities."""
+        started = time.monotonic()
+        parsed = await self._parse({**accepted.fields, **accepted.files})
+        spec = parsed.request.to_spec()
+        with fields_renamed(parsed.names):
+            restorations = await self._faces.compare(spec, deadline=surroundings.deadline)
+        results = [
+            {**_restored(restoration, started), "fidelity": fidelity}
+            for fidelity, restoration in zip(spec.fidelities, restorations, strict=True)
+        ]
+        images = [
+            (f"{name}_{number + 1}", image)
+            for number, restoration in enumerate(restorations)
+            for name, image in _images(restoration)
+        ]
+        return Result({"success": True, "results": results}, images)
+
+
+class DetectWork(_PhotoWork):
+    """`/detect`."""
+
+    validator = DETECT
+
+    async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
+        """Find the faces of a photo."""
+        started = time.monotonic()
+        parsed = await self._parse({**accepted.fields, **accepted.files})
+        with fields_renamed(parsed.names):
+            detection = await self._faces.detect(parsed.request.to_spec(), deadline=surroundings.deadline)
+        seconds = round(time.monotonic() - started, 3)
+        report = detect_report(detection, request_id.get() or "", seconds)
+        return Result(report.model_dump(mode="json"), [])
+
+
+def _restored(restoration: Restoration, started: float) -> dict[str, Any]:
+    seconds = round(time.monotonic() - started, 3)
+    return restore_report(restoration, request_id.get() or "", seconds).model_dump(mode="json")
+
+
+def _images(restoration: Restoration) -> Iterator[Named]:
+    yield "image", restoration.image
+    if restoration.mask is not None:
+        yield "mask", restoration.mask
+    for outcome in restoration.faces:
+        for name, crop in (("before", outcome.crop_before), ("after", outcome.crop_after)):
+            if crop is not None:
+                yield f"face_{outcome.face.index}_{name}", crop
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 0 else f"{name}_{number + 1}"
