@@ -1,0 +1,63 @@
+"""Tells those who follow jobs of every change, wherever it was made: on this gateway or on another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator
+
+from atelier_gateway.jobs.store import Change, JobStore
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.2
+
+
+class Watcher:
+    """Looks at the rows of all followed jobs together, five times a second."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._followers: dict[str, set[asyncio.Queue[Change]]] = defaultdict(set)
+        self._versions: dict[str, int] = {}
+        self._begun = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look until the task is canceled."""
+        while True:
+            await self._begun.wait()
+            try:
+                for change in await self._store.changes(self._versions.items()):
+                    self._tell(change)
+            except Exception:  # the database is away: followers wait until it is back
+                logger.exception("changes of jobs cannot be read")
+            if not self._followers:
+                self._begun.clear()
+            await asyncio.sleep(_LOOK_S)
+
+    @contextlib.asynccontextmanager
+    async def follow(self, job_id: str) -> AsyncIterator[asyncio.Queue[Change]]:
+        """A queue of the job's changes, its present state first. A slow reader finds only the newest."""
+        queue: asyncio.Queue[Change] = asyncio.Queue(maxsize=1)
+        self._followers[job_id].add(queue)
+        self._versions[job_id] = -1  # whoever comes gets the present state, as do the others once more
+        self._begun.set()
+        try:
+            yield queue
+        finally:
+            self._followers[job_id].discard(queue)
+            if not self._followers[job_id]:
+                del self._followers[job_id]
+                self._versions.pop(job_id, None)
+
+    def _tell(self, change: Change) -> None:
+        job_id = change.job.id
+        if job_id not in self._followers:
+            return
+        self._versions[job_id] = change.job.version
+        for queue in self._followers[job_id]:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(change)
