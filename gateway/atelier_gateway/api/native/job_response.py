@@ -1,0 +1,114 @@
+"""A job as clients see it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from atelier_gateway.api.native.errors import ProblemDetail
+from atelier_gateway.jobs.values import Job, JobStatus, JobType
+
+
+class OutputAnswer(BaseModel):
+    """A file that the job has made."""
+
+    name: str = Field(examples=["image"])
+    url: str
+    content_type: str = Field(examples=["image/png"])
+    size_bytes: int
+    width: int
+    height: int
+
+
+class JobUrls(BaseModel):
+    """Where the job is."""
+
+    self: str
+    events: str
+    cancel: str
+
+
+class JobAnswer(BaseModel):
+    """A job."""
+
+    id: str
+    object: Literal["job"] = "job"
+    type: JobType
+    status: JobStatus
+    stage: str | None = Field(None, description="What is being done.", examples=["base"])
+    step: int | None = Field(None, description="Steps of the stage that are done.")
+    steps: int | None = Field(None, description="Steps of the stage.")
+    progress: float = Field(description="0 to 1; how much of the stage is done.")
+    queue_position: int | None = Field(
+        None, description="How many of the same key's jobs come first; null once it has begun."
+    )
+    attempts: int = Field(description="How often it was begun.")
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    expires_at: datetime | None = Field(None, description="When outputs and result are deleted.")
+    outputs: list[OutputAnswer] = []
+    result: dict[str, Any] | None = Field(
+        None, description="The response of the synchronous route, without images."
+    )
+    error: ProblemDetail | None = None
+    urls: JobUrls
+
+
+class JobList(BaseModel):
+    """Jobs, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[JobAnswer]
+    has_more: bool = Field(description="There are older ones: go on with before=next.")
+    next: str | None = None
+
+
+def job_answer(job: Job, base: str, position: int | None = None) -> JobAnswer:
+    """Return a job's representation. `base`: the address of all jobs."""
+    own = f"{base}/{job.id}"
+    return JobAnswer(
+        id=job.id,
+        type=job.type,
+        status=job.status,
+        stage=job.stage,
+        step=job.step,
+        steps=job.steps,
+        progress=round(_progress(job), 4),
+        queue_position=position,
+        attempts=job.attempts,
+        created_at=_time(job.created_at),
+        started_at=_optional_time(job.started_at),
+        completed_at=_optional_time(job.completed_at),
+        expires_at=_optional_time(job.expires_at),
+        outputs=[
+            OutputAnswer(
+                name=output.name,
+                url=f"{own}/outputs/{output.name}",
+                content_type=output.content_type,
+                size_bytes=output.size_bytes,
+                width=output.width,
+                height=output.height,
+            )
+            for output in job.outputs
+        ],
+        result=None if job.result is None else dict(job.result),
+        error=None if job.error is None else ProblemDetail(**job.error),
+        urls=JobUrls(self=own, events=f"{own}/events", cancel=f"{own}/cancel"),
+    )
+
+
+def _progress(job: Job) -> float:
+    if job.status is JobStatus.COMPLETED:
+        return 1.0
+    return job.step / job.steps if job.step is not None and job.steps else 0.0
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _optional_time(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else _time(milliseconds)
