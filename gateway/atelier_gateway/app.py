@@ -12,8 +12,10 @@ from starlette.middleware.cors import CORSMiddleware
 from atelier_gateway import __version__
 from atelier_gateway.api import native
 from atelier_gateway.api.native.errors import NativeRoute
+from atelier_gateway.api.native.job_work import works
 from atelier_gateway.api.native.openapi import DESCRIPTION
 from atelier_gateway.api.native.report import REPORT_HEADER
+from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.backends.client import GeneratorClient, RestorerClient
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
@@ -23,6 +25,7 @@ from atelier_gateway.http.errors import ErrorRenderer
 from atelier_gateway.http.meta import add_docs, add_metrics
 from atelier_gateway.http.middleware import RequestContextMiddleware, RootPathMiddleware
 from atelier_gateway.http.transfer import TransferMiddleware, Transfers
+from atelier_gateway.jobs.assembly import create_jobs
 from atelier_gateway.settings import NO_GENERATOR, GatewaySettings
 from atelier_runtime import metrics
 
@@ -30,11 +33,14 @@ from atelier_runtime import metrics
 def create_app(settings: GatewaySettings) -> FastAPI:
     """Build the application."""
     generator, restorer = _clients(settings)
+    generate = Generate(generator, restorer, max_pixels=settings.max_pixels)
+    faces = Faces(restorer)
+    jobs = create_jobs(settings, works(generate, faces, max_image_bytes=BodyLimits.of(settings).image))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.BUILD_INFO.labels(__version__, "", "").set(1)
-        async with generator, restorer:  # in the event loop of the server
+        async with generator, restorer, jobs:  # in the event loop of the server
             yield
 
     app = FastAPI(
@@ -49,9 +55,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.include_router(
         native.create_router(
             settings,
-            Generate(generator, restorer, max_pixels=settings.max_pixels),
-            Faces(restorer),
+            generate,
+            faces,
             Health(generator, restorer),
+            jobs,
         )
     )
     add_docs(app, settings.root_path)

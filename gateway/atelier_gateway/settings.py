@@ -128,6 +128,21 @@ class GatewaySettings(ProcessSettings):
         description="In each such period a body must arrive, or a response be read, at 4 KiB a second on "
         "average.",
     )
+    jobs_database: str = Field(
+        "sqlite:///.run/jobs.db",
+        description="Where jobs are kept: sqlite:///FILE for one gateway, postgresql://... for several.",
+    )
+    jobs_files: str = Field(
+        "file:.run/jobs",
+        description="Where the inputs and outputs of jobs are kept: file:FOLDER, or s3://, gs://, az://... "
+        "for several gateways.",
+    )
+    jobs_at_once: int = Field(4, ge=0, le=256, description="Jobs that this gateway carries out at once.")
+    jobs_waiting: int = Field(1000, ge=1, description="Jobs that may wait in all.")
+    jobs_waiting_per_key: int = Field(1000, ge=1, description="Jobs that may wait of each key.")
+    job_ttl_seconds: float = Field(
+        3600, ge=60, le=604_800, description="For how long the outputs of a job are kept once it has ended."
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
         (), description="Origins whose pages may read responses, separated by commas; * for all."
     )

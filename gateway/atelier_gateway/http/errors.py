@@ -45,6 +45,7 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.BAD_IMAGE: 500,
     ErrorReason.CANCELLED: 499,  # for the log only: the client is gone
     ErrorReason.NOT_FOUND: 404,
+    ErrorReason.GONE: 410,
     ErrorReason.INTERNAL: 500,
 }
 

@@ -55,6 +55,7 @@ class ErrorReason(StrEnum):
     BAD_IMAGE = "bad_picture"
     CANCELLED = "cancelled"
     NOT_FOUND = "not_found"
+    GONE = "gone"
     INTERNAL = "internal"
 
 
@@ -221,6 +222,13 @@ class NotFound(AtelierError):
     default_message = "There is no such path."
 
 
+class Gone(AtelierError):
+    """There was such a thing, but it has expired."""
+
+    reason = ErrorReason.GONE
+    default_message = "It has expired."
+
+
 class InternalError(AtelierError):
     """A bug or an unforeseen failure; the client gets the request ID and no more."""
 
@@ -247,6 +255,7 @@ ERROR_CLASSES: dict[ErrorReason, type[AtelierError]] = {
         BadImage,
         Cancelled,
         NotFound,
+        Gone,
         InternalError,
     )
 }

@@ -41,6 +41,7 @@ GRPC_CODES: dict[ErrorReason, int] = {
     ErrorReason.BAD_IMAGE: code_pb2.INTERNAL,
     ErrorReason.CANCELLED: code_pb2.CANCELLED,
     ErrorReason.NOT_FOUND: code_pb2.UNIMPLEMENTED,
+    ErrorReason.GONE: code_pb2.NOT_FOUND,
     ErrorReason.INTERNAL: code_pb2.INTERNAL,
 }
 

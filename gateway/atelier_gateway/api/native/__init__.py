@@ -7,17 +7,22 @@ from fastapi import APIRouter
 from atelier_gateway.api.native import faces as face_routes
 from atelier_gateway.api.native import generate as generate_routes
 from atelier_gateway.api.native import health as health_routes
+from atelier_gateway.api.native import jobs as job_routes
 from atelier_gateway.api.native.errors import NativeRoute
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import Health
+from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.settings import GatewaySettings
 
 
-def create_router(settings: GatewaySettings, generate: Generate, faces: Faces, health: Health) -> APIRouter:
+def create_router(
+    settings: GatewaySettings, generate: Generate, faces: Faces, health: Health, jobs: Jobs
+) -> APIRouter:
     """Return the contract's routes."""
     router = APIRouter(route_class=NativeRoute)
     generate_routes.add_routes(router, settings, generate)
     face_routes.add_routes(router, settings, faces)
     health_routes.add_routes(router, health)
+    job_routes.add_routes(router, settings, jobs)
     return router
