@@ -53,9 +53,18 @@ class Postgres:
         settings = ("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}")
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._as_user(), self._program("postgres"), "-D", str(self.folder / "data"),
-                 "-p", str(self.port), *settings],
-                stdout=log, stderr=log, cwd="/",
+                [
+                    *self._as_user(),
+                    self._program("postgres"),
+                    "-D",
+                    str(self.folder / "data"),
+                    "-p",
+                    str(self.port),
+                    *settings,
+                ],
+                stdout=log,
+                stderr=log,
+                cwd="/",
             )
         end = time.monotonic() + _STARTUP_S
         while not self._is_ready():

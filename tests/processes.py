@@ -53,6 +53,9 @@ def process(name: str, log: Path, **settings: object) -> Iterator[subprocess.Pop
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ATELIER_")}
     environment |= {f"ATELIER_{name.upper()}_{k}": str(v) for k, v in settings.items()}
     environment.setdefault(f"ATELIER_{name.upper()}_HOST", "127.0.0.1")
+    if name == "gateway":  # each has jobs of its own
+        environment.setdefault("ATELIER_GATEWAY_JOBS_DATABASE", f"sqlite:///{log}.jobs.db")
+        environment.setdefault("ATELIER_GATEWAY_JOBS_FILES", f"file:{log}.jobs")
     with log.open("wb") as file:
         child = subprocess.Popen(
             [sys.executable, "-m", f"atelier_{name}", "serve"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -12,7 +13,9 @@ from starlette.middleware.cors import CORSMiddleware
 from atelier_gateway import __version__
 from atelier_gateway.api import native
 from atelier_gateway.api.native.errors import NativeRoute
-from atelier_gateway.api.native.job_work import works
+from atelier_gateway.api.native.job_response import webhook_data
+from atelier_gateway.api.native.job_work import works as job_works
+from atelier_gateway.api.native.jobs import PATH as JOBS_PATH
 from atelier_gateway.api.native.openapi import DESCRIPTION
 from atelier_gateway.api.native.report import REPORT_HEADER
 from atelier_gateway.api.native.request import BodyLimits
@@ -35,12 +38,13 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     generator, restorer = _clients(settings)
     generate = Generate(generator, restorer, max_pixels=settings.max_pixels)
     faces = Faces(restorer)
-    jobs = create_jobs(settings, works(generate, faces, max_image_bytes=BodyLimits.of(settings).image))
+    works = job_works(generate, faces, max_image_bytes=BodyLimits.of(settings).image)
+    jobs = create_jobs(settings, works, partial(webhook_data, base=f"{settings.root_path}{JOBS_PATH}"))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.BUILD_INFO.labels(__version__, "", "").set(1)
-        async with generator, restorer, jobs:  # in the event loop of the server
+        async with generator, restorer, jobs or nullcontext():  # in the event loop of the server
             yield
 
     app = FastAPI(
@@ -53,14 +57,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         lifespan=lifespan,
     )
     app.include_router(
-        native.create_router(
-            settings,
-            generate,
-            faces,
-            Health(generator, restorer),
-            jobs,
-        )
+        native.create_router(settings, generate, faces, Health(generator, restorer), jobs),
     )
+    app.state.drain = _nothing if jobs is None else jobs.drain
     add_docs(app, settings.root_path)
     add_metrics(app, metrics.build_registry("gateway"))
     errors = ErrorRenderer({"": NativeRoute})
@@ -72,6 +71,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     if settings.root_path:
         app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
     return app
+
+
+def _nothing() -> None:
+    """Without jobs, nothing has to know that the gateway drains."""
 
 
 def _clients(settings: GatewaySettings) -> tuple[GeneratorClient | NoGenerator, RestorerClient]:
@@ -94,9 +97,12 @@ def _add_cors(app: FastAPI, settings: GatewaySettings) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             allow_private_network=True,  # of a page on the internet whose origin is listed
-            expose_headers=[REPORT_HEADER, "X-Request-ID", "Retry-After"],
+            expose_headers=[
+                *(REPORT_HEADER, "X-Request-ID", "Retry-After"),
+                *("Location", "Preference-Applied", "ETag", "Content-Disposition"),
+            ],
             max_age=600,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -44,6 +45,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(settings.drain_seconds),
             )
         )
+        self._drain: Callable[[], None] = app.state.drain
         self._hard_end_s = int(settings.drain_seconds) + EXIT_GRACE_SECONDS
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -51,6 +53,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_BACKLOG)  # asyncio accepts as many at once as it lets the kernel keep
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain: whoever follows a job is let go, so that only work holds the process up."""
+        self._drain()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from atelier_runtime import defaults
 from atelier_runtime.settings import ProcessSettings
 
 NO_GENERATOR = "none"
+NO_JOBS = "none"
 
 _HOST_AND_PORT = r"(\[[0-9A-Fa-f:.%]+\]|[^\s/:,\[\]]+):(\d{1,5})"
 _TARGET = re.compile(
@@ -20,6 +22,8 @@ _TARGET = re.compile(
 )
 _PORT = re.compile(r":(\d{1,5})(?=,|$)")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_DATABASE = re.compile(r"sqlite:///[^\s?#]+|postgres(ql)?://\S+")
+_FILES = re.compile(r"file:\S+|(s3|s3a|gs|az|abfs|abfss)://\S+")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -61,12 +65,51 @@ def _grpc_target_or_none(given: object) -> object:
     return given if given == NO_GENERATOR else _grpc_target(given)
 
 
+def _jobs_database(given: object) -> object:
+    if isinstance(given, str) and given != NO_JOBS and not _DATABASE.fullmatch(given):
+        raise ValueError("is not sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or none")
+    return given
+
+
+def _jobs_files(given: object) -> object:
+    if isinstance(given, str) and not _FILES.fullmatch(given):
+        raise ValueError(
+            "is not file:FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+        )
+    return given
+
+
+def _replicas(count: int, info: ValidationInfo) -> int:
+    """SQLite's file belongs to one gateway: the others would not know its jobs."""
+    if count > 1 and str(info.data.get("jobs_database", "")).startswith("sqlite:"):
+        raise ValueError(
+            "gateways cannot share SQLite: ATELIER_GATEWAY_JOBS_DATABASE must be postgresql://... or none"
+        )
+    return count
+
+
+def _split_secrets(given: object) -> object:
+    """Read `whsec_AAAA,whsec_BBBB` as a list; 24 to 64 bytes each, as Standard Webhooks wants them."""
+    if not isinstance(given, str):
+        return given
+    secrets = tuple(part.strip() for part in given.split(",") if part.strip())
+    for number, secret in enumerate(secrets, 1):
+        try:
+            size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+        except ValueError:
+            size = 0
+        if not secret.startswith("whsec_") or not 24 <= size <= 64:
+            raise ValueError(f"secret {number} is not whsec_ followed by 24 to 64 bytes in base64")
+    return secrets
+
+
 class GatewaySettings(ProcessSettings):
     """Frozen; `atelier_runtime.settings.load` explains a bad value in a line that names the variable."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="ATELIER_GATEWAY_")
 
     renamed: ClassVar[Mapping[str, str]] = {"stage_wait_seconds": "backend_wait_seconds"}
+    secret: ClassVar[frozenset[str]] = frozenset({"jobs_database", "webhook_secrets"})
 
     port: int = Field(7860, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
     generator: Annotated[str, BeforeValidator(_grpc_target_or_none)] = Field(
@@ -128,20 +171,50 @@ class GatewaySettings(ProcessSettings):
         description="In each such period a body must arrive, or a response be read, at 4 KiB a second on "
         "average.",
     )
-    jobs_database: str = Field(
+    jobs_database: Annotated[str, BeforeValidator(_jobs_database)] = Field(
         "sqlite:///.run/jobs.db",
-        description="Where jobs are kept: sqlite:///FILE for one gateway, postgresql://... for several.",
+        description="Where jobs are kept: sqlite:///FILE for one gateway (sqlite:////FILE from the root), "
+        "postgresql://USER:PASSWORD@HOST/NAME for several. none: there are no jobs.",
     )
-    jobs_files: str = Field(
+    jobs_files: Annotated[str, BeforeValidator(_jobs_files)] = Field(
         "file:.run/jobs",
-        description="Where the inputs and outputs of jobs are kept: file:FOLDER, or s3://, gs://, az://... "
-        "for several gateways.",
+        description="Where inputs and outputs of jobs are kept: file:FOLDER, or s3://BUCKET/PREFIX, gs:// or "
+        "az://, with the credentials of the usual variables. Several gateways need the same.",
     )
-    jobs_at_once: int = Field(4, ge=0, le=256, description="Jobs that this gateway carries out at once.")
-    jobs_waiting: int = Field(1000, ge=1, description="Jobs that may wait in all.")
-    jobs_waiting_per_key: int = Field(1000, ge=1, description="Jobs that may wait of each key.")
-    job_ttl_seconds: float = Field(
-        3600, ge=60, le=604_800, description="For how long the outputs of a job are kept once it has ended."
+    jobs_at_once: int = Field(
+        4, ge=0, le=256, description="Jobs that this gateway carries out at once; 0: it only accepts them."
+    )
+    jobs_waiting: int = Field(1000, ge=1, le=1_000_000, description="Jobs that may wait, in all.")
+    jobs_waiting_per_key: int = Field(
+        1000, ge=1, le=1_000_000, description="Jobs that may wait, of each API key."
+    )
+    jobs_ttl_seconds: float = Field(
+        3600,
+        ge=60,
+        le=604_800,
+        description="For how long the outputs of a job are kept once it has ended, unless the job says so.",
+    )
+    jobs_patience_seconds: float = Field(
+        3600,
+        ge=0,
+        le=604_800,
+        description="For how long a job waits for a service that is full or away before that is its error.",
+    )
+    jobs_max_result_bytes: int = Field(
+        512 * 2**20, ge=2**20, description="Largest size of all outputs of a job together."
+    )
+    replicas: Annotated[int, AfterValidator(_replicas)] = Field(
+        1,
+        ge=1,
+        description="Gateways that share an address. More than one need a PostgreSQL database, or none.",
+    )
+    webhook_secrets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_secrets)] = Field(
+        (),
+        description="Secrets that sign webhooks, whsec_ and base64, separated by commas; the first is the "
+        "current one. Without any, jobs with a webhook are refused.",
+    )
+    webhook_private_addresses: bool = Field(
+        False, description="Post webhooks to loopback, link-local and private addresses, too."
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
         (), description="Origins whose pages may read responses, separated by commas; * for all."

@@ -52,6 +52,8 @@ class Script:
     requests: list[Any] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     seconds_left: list[float] = field(default_factory=list)
+    steps: int = 0
+    """Denoising steps taken."""
     running: int = 0
     cancelled: int = 0
 
@@ -62,7 +64,7 @@ class Scripted:
     def __init__(self, script: Script) -> None:
         self.script = script
 
-    async def begin(self, request: Any, context: grpc.aio.ServicerContext) -> None:
+    async def begin(self, request: Any, context: grpc.aio.ServicerContext, *, held: bool = True) -> None:
         """Record a request; fail or hold it as the script says."""
         script = self.script
         script.requests.append(request)
@@ -72,7 +74,7 @@ class Scripted:
             await context.abort_with_status(rpc_status.to_status(to_status(script.error, "service")))
         script.running += 1
         try:
-            while script.hold:
+            while held and script.hold:
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             script.cancelled += 1

@@ -26,6 +26,10 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
     ) -> AsyncIterator[pb.GenerateImageResponse]:
         for step in range(STEPS + 1):
             progress = pb.GenerateImageProgress(stage="base", step=step, total_steps=STEPS)
+            if request.preview_interval_steps and step:
+                preview = encoded(gradient(32, 24), "jpeg", defaults.QUALITY).data
+                progress.previews.extend([preview] * (request.num_images or 1))
+            self.script.steps += step > 0
             yield pb.GenerateImageResponse(progress=progress)
         await self.begin(request, context)
         first = self._result(request)
@@ -41,7 +45,7 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
     async def EstimateImage(
         self, request: pb.EstimateImageRequest, context: grpc.aio.ServicerContext
     ) -> pb.EstimateImageResponse:
-        await self.begin(request, context)
+        await self.begin(request, context, held=False)
         seconds = pb.EstimatedDuration(
             expected=wire.duration_to_proto(12.5),
             low=wire.duration_to_proto(11),

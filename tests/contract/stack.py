@@ -6,6 +6,7 @@ Everything but the services' networks is real: sockets, HTTP, gRPC, encoding.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -40,6 +41,7 @@ class Stack:
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
+        self._folder = tempfile.TemporaryDirectory()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -74,6 +76,8 @@ class Stack:
         self._restorer_server, self.restorer_port = await self._serve_restorer(0)
         settings = GatewaySettings(
             **{
+                "jobs_database": f"sqlite:///{self._folder.name}/jobs.db",
+                "jobs_files": f"file:{self._folder.name}/files",
                 "host": "127.0.0.1",
                 "drain_seconds": 1,
                 "generator": f"127.0.0.1:{self.generator_port}",
@@ -125,6 +129,7 @@ class Stack:
         self._in_loop(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
+        self._folder.cleanup()
 
     async def _stop(self) -> None:
         self._gateway.should_exit = True

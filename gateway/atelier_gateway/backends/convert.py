@@ -104,6 +104,7 @@ def generate_spec_to_proto(spec: GenerateSpec) -> generator_pb.GenerateImageRequ
         strength=spec.strength,
         image=spec.image,
         mask=spec.mask,
+        preview_interval_steps=spec.preview_interval_steps,
     )
 
 
@@ -116,7 +117,7 @@ def generate_request(spec: GenerateSpec) -> generator_pb.GenerateImageRequest | 
 
 def progress_from_proto(message: generator_pb.GenerateImageProgress) -> Progress:
     """Read a progress event."""
-    return Progress(message.stage, message.step, message.total_steps)
+    return Progress(message.stage, message.step, message.total_steps, tuple(message.previews))
 
 
 def generated_image_from_proto(

@@ -58,6 +58,17 @@ from atelier_runtime.sizes import Size
 
 logger = logging.getLogger(__name__)
 
+WORTH_WAITING_FOR = frozenset(
+    {
+        ErrorReason.QUEUE_FULL,
+        ErrorReason.SERVICE_NOT_READY,
+        ErrorReason.SERVICE_DRAINING,
+        ErrorReason.SERVICE_UNAVAILABLE,
+        ErrorReason.DEADLINE_UNMEETABLE,
+    }
+)
+"""A service is full or away. Later the same request may succeed."""
+
 RESTORE_STAGE = "restore"
 """The stage of the progress events that say that a generated image went to the restorer."""
 
@@ -124,10 +135,13 @@ class Generate:
         *,
         deadline: float,
         drawings: Drawings = NOT_KEPT,
+        can_wait: bool = False,
     ) -> list[Generation]:
         """Carry out a spec; `deadline` is an absolute deadline on the `time.monotonic()` clock.
 
         Returns the images in the order of their seeds. `drawings` keeps what goes to the restorer.
+        `can_wait`: whoever calls comes back later if the restorer is full or away, rather than take images
+        as they are.
 
         Raises:
             AtelierError: an image is missing. Canceling the task stops the services' work.
@@ -155,15 +169,17 @@ class Generate:
             nonlocal restore_until
             on_progress(Progress(RESTORE_STAGE, number, spec.image_count))
             if spec.on_restore_failure == "fail":
-                restoration = await self._restore_or_fail(spec, generated, number, deadline)
+                restoration = await self._restore_or_fail(spec, generated, number, deadline, can_wait)
                 return _restored(spec, generated, restoration, warnings)
             if restore_until is None:
                 # A restorer that hangs must leave the time to encode the generated images.
                 reserve = min(_MAX_RESERVE_S, _RESERVED_SHARE * max(0.0, deadline - time.monotonic()))
                 restore_until = deadline - reserve
             try:
-                restoration = await self._restore(spec, generated, restore_until)
+                restoration = await self._restore(spec, generated, restore_until, can_wait)
             except AtelierError as error:
+                if can_wait and error.reason in WORTH_WAITING_FOR:
+                    raise
                 return await self._fall_back(spec, generated, error, warnings)
             return _restored(spec, generated, restoration, warnings)
 
@@ -224,7 +240,9 @@ class Generate:
             return FieldViolation("face_detector", f"is not loaded; {loaded} is")
         return None
 
-    async def _restore(self, spec: GenerateSpec, generated: GeneratedImage, deadline: float) -> Restoration:
+    async def _restore(
+        self, spec: GenerateSpec, generated: GeneratedImage, deadline: float, can_wait: bool
+    ) -> Restoration:
         raw = generated.image
         restore_spec = RestoreSpec(
             image=InputImage(raw.data, raw.format, raw.width, raw.height),
@@ -239,16 +257,18 @@ class Generate:
             quality=spec.quality,
         )
         with self._restoration_costs.measured(spec):
-            return await self._restorer.restore(restore_spec, deadline=deadline, wait_for_slot=True)
+            return await self._restorer.restore(restore_spec, deadline=deadline, wait_for_slot=not can_wait)
 
     async def _restore_or_fail(
-        self, spec: GenerateSpec, generated: GeneratedImage, number: int, deadline: float
+        self, spec: GenerateSpec, generated: GeneratedImage, number: int, deadline: float, can_wait: bool
     ) -> Restoration:
         of_several = f"image {number + 1} of {spec.image_count} (seed {generated.seed})"
         try:
-            restoration = await self._restore(spec, generated, deadline)
+            restoration = await self._restore(spec, generated, deadline, can_wait)
         except (InternalError, BadImage) as error:
             logger.error("restorer failed", extra=error.for_log())
+            if can_wait:  # it is there, and fails: not worth waiting for
+                raise
             where = f" at {of_several}" if spec.image_count > 1 else ""
             raise ServiceUnavailable(f"The restorer failed{where}.") from error
         reason = restoration.face_restoration_reason
@@ -257,7 +277,8 @@ class Generate:
         if reason is SkipReason.OUT_OF_MEMORY:
             raise OutOfMemory()
         where = f" of {of_several}" if spec.image_count > 1 else ""
-        raise ServiceUnavailable(f"The restorer restored no face{where}: {reason}.")
+        message = f"The restorer restored no face{where}: {reason}."
+        raise InternalError(message) if can_wait else ServiceUnavailable(message)
 
     async def _fall_back(
         self,

@@ -26,11 +26,15 @@ OnRestoreFailure = Literal["return_base", "fail"]
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a request: `step` of `total` steps of a stage are done."""
+    """The progress of a request: `step` of `total` steps of a stage are done.
+
+    `previews`: if they were asked for, what each image will look like, JPEG files.
+    """
 
     stage: str
     step: int
     total: int
+    previews: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 OnProgress = Callable[[Progress], None]
@@ -99,6 +103,8 @@ class GenerateSpec:
     """A file of the same size, white where the image is to be drawn anew."""
     strength: float | None = None
     """How much of the image is drawn anew, 0 to 1."""
+    preview_interval_steps: int | None = None
+    """Report previews every so many steps; None: never."""
     warnings: tuple[ResponseWarning, ...] = ()
     """What the client should know of its request."""
 

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from atelier_gateway.jobs.blobs import BlobStore
 from atelier_gateway.jobs.database import Database
-from atelier_gateway.jobs.runner import JobRunner
+from atelier_gateway.jobs.outbox import Outbox
+from atelier_gateway.jobs.runner import JobRunner, RunnerLimits
 from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.jobs.store import JobStore, Limits
-from atelier_gateway.jobs.values import JobType
+from atelier_gateway.jobs.upkeep import Upkeep
+from atelier_gateway.jobs.values import Job, JobType, Json
+from atelier_gateway.jobs.webhooks import Webhooks
 from atelier_gateway.jobs.work import JobWork
-from atelier_gateway.settings import GatewaySettings
-
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+from atelier_gateway.settings import NO_JOBS, GatewaySettings
 
 
-def create_jobs(settings: GatewaySettings, works: Mapping[JobType, JobWork]) -> Jobs:
-    """Build it; nothing is opened yet."""
-    scheme, _, rest = settings.jobs_database.partition(":")
-    if scheme == "sqlite":
-        Path(rest.removeprefix("///")).parent.mkdir(parents=True, exist_ok=True)
-    database = Database(f"{_DRIVERS.get(scheme, scheme)}:{rest}")
-    store = JobStore(database, Limits(settings.jobs_waiting, settings.jobs_waiting_per_key))
+def create_jobs(
+    settings: GatewaySettings, works: Mapping[JobType, JobWork], describe: Callable[[Job], Json]
+) -> Jobs | None:
+    """Build it; nothing is opened yet. `describe`: what webhooks say of a job. None: there are no jobs."""
+    if settings.jobs_database == NO_JOBS:
+        return None
+    database = Database(settings.jobs_database)
+    outbox = Outbox(database, describe)
+    store = JobStore(database, Limits(settings.jobs_waiting, settings.jobs_waiting_per_key), outbox)
     blobs = BlobStore(settings.jobs_files)
-    runner = JobRunner(
+    limits = RunnerLimits(
+        at_once=settings.jobs_at_once,
+        deadline_s=settings.deadline_seconds,
+        patience_s=settings.jobs_patience_seconds,
+        max_pixels=settings.max_pixels,
+        max_result_bytes=settings.jobs_max_result_bytes,
+    )
+    name = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
+    webhooks = None
+    if settings.webhook_secrets:
+        private = settings.webhook_private_addresses
+        webhooks = Webhooks(outbox, settings.webhook_secrets, private_addresses=private)
+    return Jobs(
+        database,
         store,
         blobs,
         works,
-        name=f"{socket.gethostname()}-{os.getpid()}",
+        JobRunner(store, blobs, works, limits, name=name),
+        webhooks,
+        Upkeep(database, outbox),
         at_once=settings.jobs_at_once,
-        deadline_s=settings.deadline_seconds,
-        max_pixels=settings.max_pixels,
     )
-    return Jobs(database, store, blobs, works, runner)

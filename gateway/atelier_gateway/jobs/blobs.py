@@ -6,15 +6,19 @@ A blob's name is `ID/name`: all of a job's are deleted together.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import NotFoundError
-from obstore.store import LocalStore, from_url
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from atelier_runtime.errors import DEFAULT_RETRY_AFTER_S, ServiceUnavailable
+from atelier_runtime.settings import StartupError
 
 _CHUNK_BYTES = 2**20
 
@@ -27,44 +31,61 @@ class BlobStore:
     """Bytes by name. What `put` has returned from survives a loss of power."""
 
     def __init__(self, url: str) -> None:
-        """`url`: `file:///folder`, which is created, or what obstore reads, such as `s3://bucket/prefix`.
-
-        Raises `ValueError` if it cannot be read.
-        """
+        """`url`: `file:folder`, or one that obstore reads, such as `s3://bucket/prefix`; opened by `open`."""
+        self._url = url
         parts = urlsplit(url)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
-        if self._folder is not None:
-            self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
-        else:
-            try:
-                self._store = from_url(url)
-            except Exception as error:  # obstore's own base class is `Exception`
-                raise ValueError(str(error)) from error
+        self._opened: ObjectStore | None = None
+
+    def open(self) -> None:
+        """Create the folder, or read what says where the object store is. Raises `StartupError`."""
+        try:
+            if self._folder is not None:
+                self._opened = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+            else:
+                self._opened = from_url(self._url)
+        except Exception as error:  # obstore's own base class is `Exception`
+            reason = str(error).strip().partition("\n")[0]
+            raise StartupError(f"ATELIER_GATEWAY_JOBS_FILES: {reason}") from None
+
+    @property
+    def _store(self) -> ObjectStore:
+        assert self._opened is not None, "`open` was called"
+        return self._opened
 
     async def put(self, name: str, data: bytes) -> None:
         """Keep bytes under a name, in place of what was there."""
-        await obstore.put_async(self._store, name, data)
+        with _reachable(name):
+            await obstore.put_async(self._store, name, data)
         if self._folder is not None:
             await asyncio.to_thread(_sync, self._folder, name)
 
     async def get(self, name: str) -> bytes:
         """Return all bytes of a blob. Raises `BlobMissing`."""
-        try:
+        with _reachable(name):
             found = await obstore.get_async(self._store, name)
             return bytes(await found.bytes_async())
-        except (NotFoundError, FileNotFoundError):
-            raise BlobMissing(name) from None
 
     async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """Yield the bytes from `start` up to `end`, without it. Raises `BlobMissing`."""
-        while start < end:
-            length = min(_CHUNK_BYTES, end - start)
-            try:
-                chunk = await obstore.get_range_async(self._store, name, start=start, length=length)
-            except (NotFoundError, FileNotFoundError):
-                raise BlobMissing(name) from None
-            yield bytes(chunk)
-            start += length
+        """Return the bytes from `start` up to `end`, without it, in chunks. Raises `BlobMissing`."""
+        first = await self._range(name, start, end)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield first
+            at = start + len(first)
+            while at < end:
+                chunk = await self._range(name, at, end)
+                yield chunk
+                at += len(chunk)
+
+        return chunks()
+
+    async def _range(self, name: str, start: int, end: int) -> bytes:
+        if start == end:
+            return b""
+        length = min(_CHUNK_BYTES, end - start)
+        with _reachable(name):
+            return bytes(await obstore.get_range_async(self._store, name, start=start, length=length))
 
     async def delete_of(self, job_id: str) -> None:
         """Delete all blobs of a job; none is no error."""
@@ -87,6 +108,19 @@ class BlobStore:
         async for page in obstore.list(self._store):
             total += sum(each["size"] for each in page)
         return total
+
+
+@contextlib.contextmanager
+def _reachable(name: str) -> Iterator[None]:
+    """Turn what the object store raises into what is known of it here."""
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError):
+        raise BlobMissing(name) from None
+    except BaseError as error:
+        raise ServiceUnavailable(
+            "The files of jobs cannot be reached.", retry_after_s=DEFAULT_RETRY_AFTER_S
+        ) from error
 
 
 def _sync(folder: Path, name: str) -> None:

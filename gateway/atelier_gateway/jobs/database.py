@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from atelier_runtime.errors import DEFAULT_RETRY_AFTER_S, ServiceUnavailable
+from atelier_runtime.settings import StartupError
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+}
+_SETTING = "ATELIER_GATEWAY_JOBS_DATABASE"
 _BUSY_S = 30.0
+_CONNECT_S = 5
 _CONNECTIONS = 8
 _WRITES = "writes"
+_ADVISORY_LOCK = 0x41_54_45_4C  # any number that nobody else uses in this database
 
 
 class Database:
@@ -20,13 +37,20 @@ class Database:
 
     A transaction that writes begins with the lock in SQLite, where one that reads first and writes then would
     fail if another has written in between. In PostgreSQL rows are locked one by one.
+
+    Where the database cannot be reached, `reading` and `writing` raise `ServiceUnavailable`.
     """
 
     def __init__(self, url: str) -> None:
-        """`url`: `sqlite+aiosqlite:///jobs.db` or `postgresql+psycopg://...`. Nothing is opened yet."""
-        self.url = make_url(url)
+        """`url`: `sqlite:///jobs.db` or `postgresql://...`. Nothing is opened yet. Raises `StartupError`."""
+        scheme, _, rest = url.partition(":")
+        try:
+            self.url = make_url(f"{_DRIVERS.get(scheme, scheme)}:{rest}")
+        except ArgumentError:
+            raise StartupError(f"{_SETTING} cannot be read as a database's URL") from None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine: AsyncEngine = create_async_engine(self.url, **self._options())
+        self._lock: int | None = None
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
@@ -34,25 +58,85 @@ class Database:
     def _options(self) -> dict[str, Any]:
         if self.is_sqlite:
             return {"connect_args": {"timeout": _BUSY_S}}
-        return {"pool_size": _CONNECTIONS, "max_overflow": _CONNECTIONS, "pool_pre_ping": True}
+        connect = {"connect_timeout": _CONNECT_S}
+        pool = {"pool_size": _CONNECTIONS, "max_overflow": _CONNECTIONS, "pool_timeout": _BUSY_S}
+        return {"connect_args": connect, "pool_pre_ping": True, **pool}
+
+    def open(self) -> None:
+        """Make SQLite's folder, and keep its file to this process. Raises `StartupError`."""
+        if not self.is_sqlite:
+            return
+        file = Path(self.url.database or "")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._unlock()
+            raise StartupError(
+                f"{_SETTING}: another gateway uses {file}; several need a PostgreSQL database"
+            ) from None
+        except OSError as error:
+            self._unlock()
+            raise StartupError(f"{_SETTING}: {error.filename}: {error.strerror}") from None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads."""
-        async with self.engine.connect() as connection, connection.begin():
-            yield connection
+        with _away():
+            async with self.engine.connect() as connection, connection.begin():
+                yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes; what it has written is on the disk when it ends."""
-        async with self.engine.connect() as opened:
-            connection = await opened.execution_options(**{_WRITES: True})
-            async with connection.begin():
+        with _away():
+            async with self.engine.connect() as opened:
+                connection = await opened.execution_options(**{_WRITES: True})
+                async with connection.begin():
+                    yield connection
+
+    @asynccontextmanager
+    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only one gateway has at a time. Raises `StartupError`."""
+        try:
+            async with self.writing() as connection:
+                if not self.is_sqlite:
+                    await connection.execute(
+                        text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
+                    )
                 yield connection
+        except (ServiceUnavailable, DBAPIError) as error:
+            cause = error.__cause__ if isinstance(error, ServiceUnavailable) else error
+            reason = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
+            raise StartupError(f"{_SETTING}: {reason}") from None
 
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+@contextlib.contextmanager
+def _away() -> Iterator[None]:
+    """Turn what says that the database cannot be reached, or has gone, into `ServiceUnavailable`."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout) as error:
+        if isinstance(error, PoolTimeout) or _is_gone(error):
+            raise ServiceUnavailable(
+                "The database of jobs cannot be reached.", retry_after_s=DEFAULT_RETRY_AFTER_S
+            ) from error
+        raise
+
+
+def _is_gone(error: DBAPIError) -> bool:
+    return error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError")
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

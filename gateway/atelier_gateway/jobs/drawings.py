@@ -49,7 +49,7 @@ class StoredDrawings(Drawings):
     async def keep(self, number: int, drawn: GeneratedImage) -> None:
         """Keep an image as a PNG file, and record it as an output."""
         name = _name(number)
-        blob = f"{self._claim.job.id}/{name}.png"
+        blob = f"{self._claim.job.id}/{self._claim.fence}_{name}.png"
         file = await asyncio.to_thread(self._to_png, drawn.image)
         facts = _FACTS.dump_python(replace(drawn, image=replace(drawn.image, data=b"")), mode="json")
         await self._blobs.put(_facts_of(blob), json.dumps(facts).encode())

@@ -10,47 +10,68 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from atelier_gateway.core.values import Progress
-from atelier_gateway.jobs.blobs import BlobStore
+from atelier_gateway.core.generate import WORTH_WAITING_FOR
+from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.drawings import PREFIX, StoredDrawings
-from atelier_gateway.jobs.store import JobStore, LeaseLost
-from atelier_gateway.jobs.values import MAX_ATTEMPTS, Claim, Job, JobType, Json, Output
+from atelier_gateway.jobs.store import JobStore, LeaseLost, Release
+from atelier_gateway.jobs.values import (
+    LEASE_MS,
+    MAX_ATTEMPTS,
+    Claim,
+    Job,
+    JobProgress,
+    JobStatus,
+    JobType,
+    Json,
+    Output,
+    now_ms,
+)
 from atelier_gateway.jobs.work import Accepted, JobWork, Result, Surroundings
+from atelier_runtime import metrics
 from atelier_runtime.errors import (
     DEFAULT_RETRY_AFTER_S,
     AtelierError,
     ErrorReason,
     InternalError,
     InvalidRequest,
+    ServiceUnavailable,
 )
 from atelier_runtime.images import EncodedImage
 from atelier_runtime.log import request_id
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _IDLE_S = 0.5
 """After which it is looked again whether there is a job, in case nobody has said so."""
+_AWAY_S = 2.0
+"""The same, where the database could not be reached."""
 _WRITE_S = 0.25
 """Progress is written at most so often."""
 _RENEW_S = 5.0
 """A lease is renewed at least so often."""
-
-_WAITED_FOR = frozenset(
-    {
-        ErrorReason.QUEUE_FULL,
-        ErrorReason.SERVICE_NOT_READY,
-        ErrorReason.SERVICE_DRAINING,
-        ErrorReason.SERVICE_UNAVAILABLE,
-        ErrorReason.DEADLINE_UNMEETABLE,
-    }
-)
-"""A service is full or away: the job waits, and this was no attempt."""
+_MAX_PUT_OFF_S = 30.0
 
 _TRIED_AGAIN = frozenset({ErrorReason.INTERNAL, ErrorReason.BAD_IMAGE, ErrorReason.OUT_OF_MEMORY})
 """The services' fault: another attempt may help."""
+
+
+@dataclass(frozen=True)
+class RunnerLimits:
+    """What bounds a runner.
+
+    `deadline_s`: of one attempt. `patience_s`: for how long a job waits for services that are full or away.
+    """
+
+    at_once: int
+    deadline_s: float
+    patience_s: float
+    max_pixels: int
+    max_result_bytes: int
 
 
 @dataclass
@@ -59,38 +80,31 @@ class _Running:
 
     claim: Claim
     task: asyncio.Task[None]
-    progress: Progress | None = None
+    progress: JobProgress | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
 
 
 class JobRunner:
-    """Carries out up to `at_once` jobs at a time."""
+    """Carries out up to `at_once` jobs at a time. `name`: of this process, unlike that of any other."""
 
     def __init__(
         self,
         store: JobStore,
         blobs: BlobStore,
         works: Mapping[JobType, JobWork],
+        limits: RunnerLimits,
         *,
         name: str,
-        at_once: int,
-        deadline_s: float,
-        max_pixels: int,
-        on_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """`name`: of this process, unlike that of any other. `deadline_s`: for one attempt."""
         self._store = store
         self._blobs = blobs
         self._works = works
+        self._limits = limits
         self._name = name
-        self._at_once = at_once
-        self._deadline_s = deadline_s
-        self._max_pixels = max_pixels
-        self._on_end = on_end
         self._running: dict[str, _Running] = {}
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._draining = False
 
     def wake(self) -> None:
         """Say that there may be a job."""
@@ -102,33 +116,42 @@ class JobRunner:
             running.cancelled = True
             running.task.cancel()
 
+    def drain(self) -> None:
+        """Begin no more jobs."""
+        self._draining = True
+
     async def run(self) -> None:
         """Carry out jobs until the task is canceled; then hand back what is not done."""
         try:
             while True:
-                if len(self._running) >= self._at_once or not await self._begin_one():
-                    await self._wait()
+                is_full = self._draining or len(self._running) >= self._limits.at_once
+                if is_full or not await self._begin_one():
+                    await self._wait(_IDLE_S)
         finally:
-            self._stopping = True
             tasks = [running.task for running in self._running.values()]
             for task in tasks:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
 
-    async def _wait(self) -> None:
+    async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), _IDLE_S)
+            await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
 
     async def _begin_one(self) -> bool:
         try:
             claim = await self._store.claim(self._name)
-        except Exception:  # the database is away: the jobs in it are not
-            logger.exception("jobs cannot be read")
+        except ServiceUnavailable as error:  # the jobs in it are not lost
+            logger.error("jobs cannot be read", extra=error.for_log())
+            await asyncio.sleep(_AWAY_S)
             return False
         if claim is None:
             return False
+        if claim.fence == 1:
+            metrics.JOB_WAIT.labels(claim.job.type).observe((now_ms() - claim.job.created_at) / 1000)
+        elif claim.job.attempts > 1:
+            metrics.JOB_RETRIES.labels(claim.job.type).inc()
         task = asyncio.create_task(self._carry_out(claim), name=claim.job.id)
         self._running[claim.job.id] = _Running(claim, task)
         task.add_done_callback(lambda _: self._ended(claim.job.id))
@@ -147,9 +170,12 @@ class JobRunner:
                 if claim.job.cancel_requested:
                     raise asyncio.CancelledError
                 result = await self._work(running)
+                outputs = await self._store_images(claim, result)
             except asyncio.CancelledError:
                 await asyncio.shield(self._hand_back(running))
                 return
+            except LeaseLost:
+                raise
             except AtelierError as error:
                 await self._failed(claim, error)
                 return
@@ -157,87 +183,132 @@ class JobRunner:
                 logger.exception("a job failed")
                 await self._failed(claim, InternalError())
                 return
-            outputs = await self._store_images(claim, result)
-            self._on_end(await self._store.complete(claim, result.report, outputs))
+            await self._end(lambda: self._store.complete(claim, result.report, outputs))
         except LeaseLost:
-            logger.warning("a job's lease was lost", extra={"job": claim.job.id})
+            metrics.JOB_LEASES_LOST.inc()
+            logger.warning("a job's lease was lost")
+        except ServiceUnavailable as error:  # its lease has ended by now, and another attempt is made
+            logger.error("a job's end cannot be written", extra=error.for_log())
         finally:
             heart.cancel()
 
     async def _work(self, running: _Running) -> Result:
         job = running.claim.job
-        files = {name: await self._blobs.get(blob) for name, blob in job.input["files"].items()}
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: JobProgress) -> None:
             running.progress = progress
             running.changed.set()
 
-        drawings = StoredDrawings(
-            self._store, self._blobs, running.claim, max_pixels=self._max_pixels
+        try:
+            files = {name: await self._blobs.get(blob) for name, blob in job.input["files"].items()}
+        except BlobMissing as error:
+            raise InternalError(f"The job's input {error} is missing.") from None
+        surroundings = Surroundings(
+            time.monotonic() + self._limits.deadline_s,
+            on_progress,
+            StoredDrawings(self._store, self._blobs, running.claim, max_pixels=self._limits.max_pixels),
+            can_wait=self._can_wait(job),
+            preview_interval_steps=job.input.get("preview_interval_steps"),
         )
-        surroundings = Surroundings(time.monotonic() + self._deadline_s, on_progress, drawings)
         return await self._works[job.type].run(Accepted(job.input["fields"], files), surroundings)
+
+    def _can_wait(self, job: Job) -> bool:
+        since = job.created_at if job.started_at is None else job.started_at
+        return now_ms() - since < 1000 * self._limits.patience_s
 
     async def _report(self, running: _Running) -> None:
         """Renew the lease and write the progress, until the job has ended or is no longer ours."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(running.changed.wait(), _RENEW_S)
+            progress = running.progress if running.changed.is_set() else None
             running.changed.clear()
-            progress = running.progress
-            values = (
-                {}
-                if progress is None
-                else {"stage": progress.stage, "step": progress.step, "steps": progress.total}
-            )
             try:
-                if await self._store.report(running.claim, **values):
+                if await self._store.report(running.claim, progress):
                     self.cancel(running.claim.job.id)
                     return
             except LeaseLost:
                 running.task.cancel()
                 return
-            except Exception:
-                logger.exception("a job's progress cannot be written")
+            except ServiceUnavailable as error:
+                logger.warning("a job's progress cannot be written", extra=error.for_log())
             await asyncio.sleep(_WRITE_S)
 
     async def _hand_back(self, running: _Running) -> None:
-        with contextlib.suppress(LeaseLost):
+        """End a job that was canceled, or let another gateway have it."""
+        with contextlib.suppress(LeaseLost, ServiceUnavailable):
             if running.cancelled or running.claim.job.cancel_requested:
-                self._on_end(await self._store.cancelled(running.claim))
+                await self._end(lambda: self._store.cancelled(running.claim))
             else:
                 await self._store.release(running.claim)
 
     async def _failed(self, claim: Claim, error: AtelierError) -> None:
-        if error.reason in _WAITED_FOR:
-            delay = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
-            await self._store.release(claim, after_ms=int(1000 * delay))
+        if self._is_waited_for(claim.job, error):
+            asked_for = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+            delay_s = max(asked_for, min(_MAX_PUT_OFF_S, 0.5 * 2.0 ** min(claim.job.waits, 10)))
+            logger.info("a job waits for a service", extra={**error.for_log(), "seconds": delay_s})
+            after_ms = int(1000 * delay_s)
+            await _persistently(lambda: self._store.release(claim, after_ms=after_ms, why=Release.WAITS))
         elif error.reason in _TRIED_AGAIN and claim.job.attempts < MAX_ATTEMPTS:
-            await self._store.release(claim, after_ms=1000 * claim.job.attempts, counts=True)
+            logger.warning("a job's attempt failed", extra=error.for_log())
+            after_ms = 1000 * claim.job.attempts
+            await _persistently(lambda: self._store.release(claim, after_ms=after_ms, why=Release.FAILED))
         else:
-            self._on_end(await self._store.fail(claim, error_report(error)))
+            await self._end(lambda: self._store.fail(claim, error_report(error)))
+
+    def _is_waited_for(self, job: Job, error: AtelierError) -> bool:
+        if error.reason is ErrorReason.DEADLINE_UNMEETABLE and error.retry_after_s is None:
+            return False  # not for the queue's sake: it would never be met
+        return error.reason in WORTH_WAITING_FOR and self._can_wait(job)
+
+    async def _end(self, write: Callable[[], Awaitable[Job]]) -> None:
+        job = await _persistently(write)
+        metrics.JOBS_ENDED.labels(job.type, job.status).inc()
+        if job.started_at is not None and job.completed_at is not None:
+            seconds = (job.completed_at - job.started_at) / 1000
+            metrics.JOB_RUN.labels(job.type, job.status).observe(seconds)
+        if job.status is JobStatus.FAILED:
+            logger.error("a job has failed", extra={"error": job.error})
 
     async def _store_images(self, claim: Claim, result: Result) -> list[Output]:
         kept = await self._store.get(claim.job.id)
         outputs = [] if kept is None else [each for each in kept.outputs if each.name.startswith(PREFIX)]
+        size = sum(len(image.data) for _, image in result.images) + sum(each.size_bytes for each in outputs)
+        if size > self._limits.max_result_bytes:
+            message = f"have {size} bytes together, the limit is {self._limits.max_result_bytes}"
+            raise InvalidRequest.of("outputs", message)
         for name, image in result.images:
-            outputs.append(await put_image(self._blobs, claim.job.id, name, image))
+            outputs.append(await put_image(self._blobs, claim, name, image))
         return outputs
 
 
-async def put_image(blobs: BlobStore, job_id: str, name: str, image: EncodedImage) -> Output:
-    """Keep an image of a job, and return what is known of it."""
-    blob = f"{job_id}/{name}.{image.format}"
+async def _persistently(write: Callable[[], Awaitable[T]]) -> T:
+    """Repeat what the database must be there for, as long as the job is ours."""
+    end = time.monotonic() + LEASE_MS / 1000
+    while True:
+        try:
+            return await write()
+        except ServiceUnavailable:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(_AWAY_S / 2)
+
+
+async def put_image(blobs: BlobStore, claim: Claim, name: str, image: EncodedImage) -> Output:
+    """Keep an image of a job, and return what is known of it.
+
+    Each claim has its own files: a runner that was given up writes into none that anybody reads.
+    """
+    blob = f"{claim.job.id}/{claim.fence}_{name}.{image.format}"
     await blobs.put(blob, image.data)
     return Output(name, blob, f"image/{image.format}", len(image.data), image.width, image.height)
 
 
 def error_report(error: AtelierError) -> Json:
     """Return an error as the synchronous routes report it."""
-    violations = error.violations if isinstance(error, InvalidRequest) else ()
+    violations = error.fields if isinstance(error, InvalidRequest) else ()
     return {
         "code": error.reason,
         "message": error.message,
         "fields": [{"field": each.field, "message": each.message} for each in violations],
     }
-

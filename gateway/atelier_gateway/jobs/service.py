@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,15 +14,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from atelier_gateway.http.validation import fields_renamed
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.database import Database
 from atelier_gateway.jobs.migrations import upgrade
 from atelier_gateway.jobs.runner import JobRunner
 from atelier_gateway.jobs.store import IdempotencyConflict, JobStore, TooManyJobs
-from atelier_gateway.jobs.values import Job, JobType, Json, NewJob, Output, new_id
-from atelier_gateway.jobs.watcher import Watcher
+from atelier_gateway.jobs.upkeep import Upkeep
+from atelier_gateway.jobs.values import Job, JobStatus, JobType, Json, NewJob, Output, new_id, now_ms
+from atelier_gateway.jobs.watcher import Changes, Watcher
+from atelier_gateway.jobs.webhooks import Webhooks
 from atelier_gateway.jobs.work import JobWork
-from atelier_runtime.errors import InvalidRequest, NotFound, QueueFull
+from atelier_runtime import metrics
+from atelier_runtime.errors import InvalidRequest, NotFound, QueueFull, ServiceUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +38,10 @@ _FULL_RETRY_AFTER_S = 10.0
 
 @dataclass(frozen=True)
 class Submission:
-    """A request for a job. `ttl_s`: for how long its outputs are kept after it has ended."""
+    """A request for a job. `ttl_s`: for how long its outputs are kept after it has ended.
+
+    `field_prefix`: where the client sees the fields of `body`, for errors.
+    """
 
     type: JobType
     body: Mapping[str, Any]
@@ -41,7 +49,20 @@ class Submission:
     priority: int = 0
     ttl_s: float = 3600.0
     webhook: Json | None = None
+    preview_interval_steps: int | None = None
     idempotency_key: str | None = None
+    field_prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a job still has before it: jobs of the same owner, and seconds; None: unknown, or it runs."""
+
+    position: int | None
+    seconds: float | None
+
+
+NOTHING_KNOWN = Outlook(None, None)
 
 
 class Jobs:
@@ -54,20 +75,42 @@ class Jobs:
         blobs: BlobStore,
         works: Mapping[JobType, JobWork],
         runner: JobRunner,
+        webhooks: Webhooks | None,
+        upkeep: Upkeep,
+        *,
+        at_once: int,
     ) -> None:
+        """`webhooks`: None if there is no secret to sign them. `at_once`: jobs that the runner has at a time."""
         self._database = database
         self._store = store
         self._blobs = blobs
         self._works = works
         self._runner = runner
+        self._webhooks = webhooks
+        self._upkeep = upkeep
+        self._at_once = max(1, at_once)
+        self.draining = False
         self._watcher = Watcher(store)
         self._stack = AsyncExitStack()
 
+    @property
+    def _can_post(self) -> bool:
+        return self._webhooks is not None
+
     async def __aenter__(self) -> Self:
         """Bring the database up to date and begin to carry out jobs."""
-        await upgrade(self._database)
+        self._database.open()
         self._stack.push_async_callback(self._database.close)
-        for work in (self._runner.run(), self._watcher.run(), self._tidy()):
+        try:
+            self._blobs.open()
+            await upgrade(self._database)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        tasks = [self._runner.run(), self._watcher.run(), self._tidy()]
+        if self._webhooks is not None:
+            tasks.append(self._webhooks.run())
+        for work in tasks:
             self._stack.push_async_callback(_end, asyncio.create_task(work))
         return self
 
@@ -81,15 +124,24 @@ class Jobs:
         Raises what the synchronous route would raise of the request, `QueueFull`, and `InvalidRequest` for a
         key that was used with another request.
         """
-        body = await self._with_outputs_of_others(submission)
-        accepted = await self._works[submission.type].accept(body)
+        if submission.webhook is not None and not self._can_post:
+            raise InvalidRequest.of(
+                "webhook", "there is no secret to sign it (ATELIER_GATEWAY_WEBHOOK_SECRETS)"
+            )
+        with fields_renamed(lambda field: submission.field_prefix + field):
+            body = await self._with_outputs_of_others(submission)
+            accepted = await self._works[submission.type].accept(body)
         job_id = new_id()
         blobs = {name: f"{job_id}/input_{name}" for name in accepted.files}
         fingerprint = await asyncio.to_thread(_fingerprint, submission, body, accepted.files)
         new = NewJob(
             id=job_id,
             type=submission.type,
-            input={"fields": dict(accepted.fields), "files": blobs},
+            input={
+                "fields": dict(accepted.fields),
+                "files": blobs,
+                "preview_interval_steps": submission.preview_interval_steps,
+            },
             owner=submission.owner,
             priority=submission.priority,
             ttl_ms=int(1000 * submission.ttl_s),
@@ -147,9 +199,19 @@ class Jobs:
         """Return an owner's jobs, newest first."""
         return await self._store.list_of(owner, before=before, limit=limit)
 
-    async def position(self, job: Job) -> int:
-        """Return how many of the owner's jobs come before one that waits."""
-        return await self._store.waiting_before(job)
+    async def outlook(self, job: Job) -> Outlook:
+        """Return what a job that has not ended still has before it."""
+        if job.status.is_final:
+            return NOTHING_KNOWN
+        position = await self._store.waiting_before(job) if job.status is JobStatus.QUEUED else None
+        typical_ms = job.expected_ms or await self._store.typical_run_ms(job.type)
+        if typical_ms is None:
+            return Outlook(position, None)
+        if position is not None:
+            return Outlook(position, typical_ms * (1 + position // self._at_once) / 1000)
+        elapsed_ms = now_ms() - (job.started_at or now_ms())
+        left_ms = typical_ms * (1 - job.progress) if job.progress else typical_ms - elapsed_ms
+        return Outlook(None, max(0.0, left_ms / 1000))
 
     async def cancel(self, job_id: str, owner: str) -> Job:
         """Cancel a job; one that has ended stays as it is. Raises `NotFound`."""
@@ -161,8 +223,14 @@ class Jobs:
             self._runner.cancel(job_id)
         return job
 
+    def drain(self) -> None:
+        """Begin no more jobs, and let those who follow jobs go to another gateway."""
+        self.draining = True
+        self._runner.drain()
+        self._watcher.end()
+
     @contextlib.asynccontextmanager
-    async def follow(self, job_id: str) -> AsyncIterator[Any]:
+    async def follow(self, job_id: str) -> AsyncIterator[Changes]:
         """A queue of the job's changes; see `Watcher.follow`."""
         async with self._watcher.follow(job_id) as changes:
             yield changes
@@ -171,13 +239,13 @@ class Jobs:
         """Return the job as it is when it ends, or after some seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._watcher.follow(job.id) as changes:
-                while not job.status.is_final:
-                    job = (await changes.get()).job
+                while not job.status.is_final and (change := await changes.get()) is not None:
+                    job = change.job
         return job
 
-    def read(self, output: Output, start: int, end: int) -> AsyncIterator[bytes]:
-        """Yield a part of an output's bytes. Raises `BlobMissing`."""
-        return self._blobs.stream(output.blob, start, end)
+    async def read(self, output: Output, start: int, end: int) -> AsyncIterator[bytes]:
+        """Return a part of an output's bytes, in chunks. Raises `BlobMissing`."""
+        return await self._blobs.stream(output.blob, start, end)
 
     async def _tidy(self) -> None:
         """Delete what has expired, end what was lost, until the task is canceled."""
@@ -185,25 +253,37 @@ class Jobs:
         next_search = loop.time()
         while True:
             try:
-                await self._store.fail_lost()
-                while due := await self._store.due():
+                for job in await self._upkeep.fail_lost():
+                    metrics.JOBS_ENDED.labels(job.type, job.status).inc()
+                    logger.error("a job was lost", extra={"job": job.id})
+                while due := await self._upkeep.due():
                     for job in due:
                         await self._blobs.delete_of(job.id)
-                    await self._store.expire([job.id for job in due])
-                await self._store.delete_old()
+                    await self._upkeep.expire([job.id for job in due])
+                await self._upkeep.delete_old()
                 if loop.time() >= next_search:
                     next_search = loop.time() + _LOOK_FOR_ORPHANS_S
                     await self._delete_orphans()
+                    metrics.JOB_FILE_BYTES.set(await self._blobs.bytes_held())
+                await self._count()
+            except ServiceUnavailable:
+                pass  # the runner says so
             except Exception:
                 logger.exception("expired jobs cannot be deleted")
             await asyncio.sleep(_TIDY_S)
+
+    async def _count(self) -> None:
+        counts = await self._upkeep.counts()
+        for job_type, status in itertools.product(JobType, JobStatus):
+            metrics.JOBS.labels(job_type, status).set(counts.get((job_type, status), 0))
+        metrics.JOBS_OLDEST_WAITING.set(await self._upkeep.oldest_waiting_ms() / 1000)
 
     async def _delete_orphans(self) -> None:
         """Delete blobs without a job: of requests that were not accepted because the gateway ended."""
         ids = sorted(await self._blobs.job_ids(datetime.now(UTC) - _ORPHAN_AGE))
         for start in range(0, len(ids), 500):
             some = ids[start : start + 500]
-            for job_id in set(some) - await self._store.existing(some):
+            for job_id in set(some) - await self._upkeep.existing(some):
                 await self._blobs.delete_of(job_id)
 
 

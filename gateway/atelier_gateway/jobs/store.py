@@ -6,17 +6,20 @@ only that may write to it; its lease ends on its own if its runner does.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum, auto
+from typing import Any, Protocol
 
-from sqlalchemy import and_, case, delete, func, insert, or_, select, text, update
+from sqlalchemy import and_, case, func, insert, or_, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
 from atelier_gateway.jobs.database import Database
+from atelier_gateway.jobs.rows import ended, job_of
 from atelier_gateway.jobs.tables import jobs, owners
 from atelier_gateway.jobs.values import (
     IDEMPOTENCY_MS,
@@ -24,6 +27,7 @@ from atelier_gateway.jobs.values import (
     MAX_ATTEMPTS,
     Claim,
     Job,
+    JobProgress,
     JobStatus,
     JobType,
     Json,
@@ -34,12 +38,25 @@ from atelier_gateway.jobs.values import (
 
 QUEUED, IN_PROGRESS = JobStatus.QUEUED, JobStatus.IN_PROGRESS
 
-LOST: Json = {
-    "code": "internal",
-    "message": f"The job was begun {MAX_ATTEMPTS} times, and each time the process that ran it ended.",
-    "fields": [],
-}
-"""The error of a job whose runners have all been lost."""
+_TYPICAL_OF = 20
+
+
+class Release(Enum):
+    """Why a job is given back."""
+
+    UNDONE = auto()
+    """Its gateway ends: no attempt."""
+    WAITS = auto()
+    """A service is full or away: no attempt."""
+    FAILED = auto()
+    """The attempt failed, and another may not."""
+
+
+class Events(Protocol):
+    """Who is told when a job was begun for the first time, and when it has ended."""
+
+    async def happened(self, connection: AsyncConnection, job: Job) -> None:
+        """Take note of it, in the transaction that made it so."""
 
 
 class IdempotencyConflict(Exception):
@@ -71,16 +88,18 @@ class Change:
     """What a job looks like to those who follow it."""
 
     job: Job
-    preview: bytes | None
+    previews: tuple[str, ...]
+    """JPEG files in base64, one for each image."""
     preview_number: int
 
 
 class JobStore:
     """The rows."""
 
-    def __init__(self, database: Database, limits: Limits) -> None:
+    def __init__(self, database: Database, limits: Limits, events: Events) -> None:
         self._database = database
         self._limits = limits
+        self._events = events
 
     # --- from the outside ---
 
@@ -120,6 +139,7 @@ class JobStore:
                 "created_at": now,
                 "available_at": now,
                 "attempts": 0,
+                "waits": 0,
                 "fence": 0,
                 "cancel_requested": False,
                 "progress": 0.0,
@@ -129,7 +149,7 @@ class JobStore:
                 "version": 1,
             }
             row = await connection.execute(insert(jobs).values(values).returning(*jobs.c))
-            return _job(row.mappings().one()), True
+            return job_of(row.mappings().one()), True
 
     async def _of_key(self, connection: AsyncConnection, new: NewJob) -> Job | None:
         is_of_key = and_(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
@@ -141,12 +161,12 @@ class JobStore:
             return None
         if row["fingerprint"] != new.fingerprint:
             raise IdempotencyConflict
-        return _job(row)
+        return job_of(row)
 
     async def _check_limits(self, connection: AsyncConnection, owner: str) -> None:
-        counts = select(
-            func.count(), func.coalesce(func.sum(_one_if(jobs.c.owner == owner)), 0)
-        ).where(jobs.c.status == QUEUED)
+        counts = select(func.count(), func.coalesce(func.sum(_one_if(jobs.c.owner == owner)), 0)).where(
+            jobs.c.status == QUEUED
+        )
         waiting, of_owner = (await connection.execute(counts)).one()
         if of_owner >= self._limits.waiting_of_owner:
             raise TooManyJobs(self._limits.waiting_of_owner, of_owner=True)
@@ -157,7 +177,7 @@ class JobStore:
         """Return a job; None if there is none, or it was deleted."""
         async with self._database.reading() as connection:
             row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).mappings().first()
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     async def list_of(self, owner: str, *, before: str | None, limit: int) -> Sequence[Job]:
         """Return an owner's jobs that have not expired, newest first; `before`: an ID to go on from."""
@@ -166,7 +186,7 @@ class JobStore:
             wanted = wanted.where(jobs.c.id < before)
         async with self._database.reading() as connection:
             rows = await connection.execute(wanted.order_by(jobs.c.id.desc()).limit(limit))
-            return [_job(row) for row in rows.mappings()]
+            return [job_of(row) for row in rows.mappings()]
 
     async def waiting_before(self, job: Job) -> int:
         """Return how many of the owner's own jobs will be begun before this one, as things stand."""
@@ -183,12 +203,14 @@ class JobStore:
         waits = and_(jobs.c.id == job_id, jobs.c.status == QUEUED)
         runs = and_(jobs.c.id == job_id, jobs.c.status == IN_PROGRESS, jobs.c.cancel_requested.is_(False))
         async with self._database.writing() as connection:
-            await connection.execute(update(jobs).where(waits).values(**_ended(JobStatus.CANCELLED, now)))
+            end = update(jobs).where(waits).values(**ended(JobStatus.CANCELLED, now)).returning(*jobs.c)
+            for canceled in (await connection.execute(end)).mappings():
+                await self._events.happened(connection, job_of(canceled))
             await connection.execute(
                 update(jobs).where(runs).values(cancel_requested=True, version=jobs.c.version + 1)
             )
             row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).mappings().first()
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     async def changes(self, known: Iterable[tuple[str, int]]) -> Sequence[Change]:
         """Return those of the jobs (ID, version) that have another version by now, with their preview."""
@@ -203,7 +225,19 @@ class JobStore:
             if not changed:
                 return []
             rows = await connection.execute(select(jobs).where(jobs.c.id.in_(changed)))
-            return [Change(_job(row), row["preview"], row["preview_number"]) for row in rows.mappings()]
+            return [
+                Change(job_of(row), tuple(row["previews"] or ()), row["preview_number"])
+                for row in rows.mappings()
+            ]
+
+    async def typical_run_ms(self, job_type: JobType) -> int | None:
+        """Return the median time that the last jobs of a type took to complete; None: there was none."""
+        took = (jobs.c.completed_at - jobs.c.started_at).label("took")
+        is_done = and_(jobs.c.type == job_type, jobs.c.status == JobStatus.COMPLETED)
+        last = select(took).where(is_done).order_by(jobs.c.id.desc()).limit(_TYPICAL_OF)
+        async with self._database.reading() as connection:
+            times = sorted((await connection.execute(last)).scalars())
+        return times[len(times) // 2] if times else None
 
     # --- for runners ---
 
@@ -244,39 +278,38 @@ class JobStore:
                 .returning(*jobs.c)
             )
             row = (await connection.execute(taken)).mappings().one()
+            if row["fence"] == 1:
+                await self._events.happened(connection, job_of(row))
             await connection.execute(
                 update(owners).where(owners.c.owner == found.owner).values(served_at=now)
             )
-        return Claim(_job(row), row["fence"])
+        return Claim(job_of(row), row["fence"])
 
-    async def report(
-        self,
-        claim: Claim,
-        *,
-        stage: str | None = None,
-        step: int | None = None,
-        steps: int | None = None,
-        progress: float | None = None,
-        preview: bytes | None = None,
-    ) -> bool:
+    async def report(self, claim: Claim, progress: JobProgress | None = None) -> bool:
         """Renew a claim's lease and record its progress; return whether its job is to be canceled.
 
         None: as before. Raises `LeaseLost`.
         """
         values: dict[str, Any] = {"lease_until": now_ms() + LEASE_MS}
-        if stage is not None:
-            values |= {"stage": stage, "step": step, "steps": steps, "version": jobs.c.version + 1}
         if progress is not None:
-            values["progress"] = progress
-        if preview is not None:
-            values |= {"preview": preview, "preview_number": jobs.c.preview_number + 1}
+            values |= {
+                "stage": progress.stage,
+                "step": progress.step,
+                "steps": progress.steps,
+                "progress": progress.share,
+                "expected_ms": progress.expected_ms,
+                "version": jobs.c.version + 1,
+            }
+            if progress.previews:
+                values["previews"] = [base64.b64encode(each).decode() for each in progress.previews]
+                values["preview_number"] = jobs.c.preview_number + 1
         return bool((await self._write(claim, values))["cancel_requested"])
 
     async def complete(self, claim: Claim, result: Json, outputs: Sequence[Output]) -> Job:
         """End a job with its result. Raises `LeaseLost`."""
         stored = [vars(output) for output in outputs]
         values = {"result": result, "outputs": stored, "progress": 1.0, "error": None}
-        return _job(await self._end(claim, JobStatus.COMPLETED, values))
+        return await self._end(claim, JobStatus.COMPLETED, values)
 
     async def keep(self, claim: Claim, outputs: Sequence[Output]) -> None:
         """Record outputs that exist before the job has ended. Raises `LeaseLost`."""
@@ -285,124 +318,48 @@ class JobStore:
 
     async def fail(self, claim: Claim, error: Json) -> Job:
         """End a job with an error: `code`, `message`, `fields`. Raises `LeaseLost`."""
-        return _job(await self._end(claim, JobStatus.FAILED, {"error": error}))
+        return await self._end(claim, JobStatus.FAILED, {"error": error})
 
     async def cancelled(self, claim: Claim) -> Job:
         """End a job because its cancellation was asked for. Raises `LeaseLost`."""
-        return _job(await self._end(claim, JobStatus.CANCELLED, {}))
+        return await self._end(claim, JobStatus.CANCELLED, {})
 
-    async def release(self, claim: Claim, *, after_ms: int = 0, counts: bool = False) -> Job:
-        """Give a job back to be claimed again, in `after_ms` at the earliest. Raises `LeaseLost`.
-
-        `counts`: as an attempt, of which a job has a few.
-        """
+    async def release(self, claim: Claim, *, after_ms: int = 0, why: Release = Release.UNDONE) -> Job:
+        """Give a job back to be claimed again, in `after_ms` at the earliest. Raises `LeaseLost`."""
+        available_at = now_ms() + after_ms
         values: dict[str, Any] = {
             "status": QUEUED,
-            "available_at": now_ms() + after_ms,
+            "available_at": case((jobs.c.cancel_requested, 0), else_=available_at),
             "runner": None,
             "lease_until": None,
+            "stage": None,
+            "step": None,
+            "steps": None,
+            "progress": 0.0,
+            "previews": None,
             "version": jobs.c.version + 1,
         }
-        if not counts:
+        if why is not Release.FAILED:
             values["attempts"] = jobs.c.attempts - 1
-        return _job(await self._write(claim, values))
+        if why is Release.WAITS:
+            values["waits"] = jobs.c.waits + 1
+        return job_of(await self._write(claim, values))
 
-    async def _end(self, claim: Claim, status: JobStatus, values: Json) -> RowMapping:
-        return await self._write(claim, {**_ended(status, now_ms()), **values})
+    async def _end(self, claim: Claim, status: JobStatus, values: Json) -> Job:
+        row = await self._write(claim, {**ended(status, now_ms()), **values})
+        return job_of(row)
 
     async def _write(self, claim: Claim, values: Json) -> RowMapping:
-        owned = and_(
-            jobs.c.id == claim.job.id, jobs.c.fence == claim.fence, jobs.c.status == IN_PROGRESS
-        )
+        owned = and_(jobs.c.id == claim.job.id, jobs.c.fence == claim.fence, jobs.c.status == IN_PROGRESS)
         async with self._database.writing() as connection:
             written = await connection.execute(update(jobs).where(owned).values(**values).returning(*jobs.c))
             row = written.mappings().first()
+            if row is not None and JobStatus(row["status"]).is_final:
+                await self._events.happened(connection, job_of(row))
         if row is None:
             raise LeaseLost(claim.job.id)
         return row
 
-    # --- housekeeping ---
-
-    async def fail_lost(self) -> Sequence[Job]:
-        """Fail the jobs that have been begun as often as they may, and were lost each time."""
-        lost = and_(
-            jobs.c.status == IN_PROGRESS, jobs.c.lease_until < now_ms(), jobs.c.attempts >= MAX_ATTEMPTS
-        )
-        values = {**_ended(JobStatus.FAILED, now_ms()), "error": LOST}
-        async with self._database.writing() as connection:
-            rows = await connection.execute(update(jobs).where(lost).values(**values).returning(*jobs.c))
-            return [_job(row) for row in rows.mappings()]
-
-    async def due(self, limit: int = 100) -> Sequence[Job]:
-        """Return jobs whose files are to be deleted."""
-        is_due = and_(jobs.c.expires_at <= now_ms(), jobs.c.expired.is_(False))
-        async with self._database.reading() as connection:
-            rows = await connection.execute(select(jobs).where(is_due).order_by(jobs.c.expires_at).limit(limit))
-            return [_job(row) for row in rows.mappings()]
-
-    async def expire(self, job_ids: Sequence[str]) -> None:
-        """Clear what jobs have made, after their files were deleted. Their rows stay, to tell that they were."""
-        values = {
-            "expired": True,
-            "input": {},
-            "outputs": [],
-            "result": None,
-            "webhook": None,
-            "preview": None,
-            "version": jobs.c.version + 1,
-        }
-        async with self._database.writing() as connection:
-            await connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(**values))
-
-    async def delete_old(self) -> int:
-        """Delete the rows of expired jobs whose idempotency key is no longer kept; return how many."""
-        is_old = and_(jobs.c.expired.is_(True), jobs.c.created_at < now_ms() - IDEMPOTENCY_MS)
-        async with self._database.writing() as connection:
-            return (await connection.execute(delete(jobs).where(is_old))).rowcount
-
-    async def existing(self, job_ids: Sequence[str]) -> set[str]:
-        """Return those of the IDs that have a row whose files are not to be deleted."""
-        wanted = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.expired.is_(False))
-        async with self._database.reading() as connection:
-            return set((await connection.execute(wanted)).scalars())
-
-    async def counts(self) -> dict[tuple[JobType, JobStatus], int]:
-        """Return how many jobs there are of each type and status."""
-        counted = (
-            select(jobs.c.type, jobs.c.status, func.count())
-            .where(jobs.c.expired.is_(False))
-            .group_by(jobs.c.type, jobs.c.status)
-        )
-        async with self._database.reading() as connection:
-            rows = await connection.execute(counted)
-            return {(JobType(kind), JobStatus(status)): count for kind, status, count in rows}
-
 
 def _one_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return case((condition, 1), else_=0)
-
-
-def _ended(status: JobStatus, now: int) -> dict[str, Any]:
-    return {
-        "status": status,
-        "completed_at": now,
-        "expires_at": now + jobs.c.ttl_ms,
-        "runner": None,
-        "lease_until": None,
-        "preview": None,
-        "version": jobs.c.version + 1,
-    }
-
-
-def _job(row: RowMapping) -> Job:
-    names = (
-        *("id", "owner", "priority", "input", "created_at", "version", "ttl_ms", "attempts", "available_at"),
-        *("started_at", "completed_at", "expires_at", "cancel_requested", "stage", "step", "steps", "progress"),
-        *("result", "error", "webhook", "expired"),
-    )
-    return Job(
-        type=JobType(row["type"]),
-        status=JobStatus(row["status"]),
-        outputs=tuple(Output(**output) for output in row["outputs"]),
-        **{name: row[name] for name in names},
-    )

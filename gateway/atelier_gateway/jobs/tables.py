@@ -13,10 +13,10 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     String,
     Table,
+    Text,
     text,
 )
 
@@ -41,6 +41,7 @@ jobs = Table(
     Column("completed_at", BigInteger),
     Column("expires_at", BigInteger),
     Column("attempts", Integer, nullable=False),
+    Column("waits", Integer, nullable=False),
     Column("fence", Integer, nullable=False),
     Column("runner", String(64)),
     Column("lease_until", BigInteger),
@@ -49,7 +50,8 @@ jobs = Table(
     Column("step", Integer),
     Column("steps", Integer),
     Column("progress", Float, nullable=False),
-    Column("preview", LargeBinary),
+    Column("expected_ms", BigInteger),
+    Column("previews", JSON(none_as_null=True)),
     Column("preview_number", Integer, nullable=False),
     Column("result", JSON(none_as_null=True)),
     Column("error", JSON(none_as_null=True)),
@@ -58,6 +60,7 @@ jobs = Table(
     Column("version", BigInteger, nullable=False),
     Index("jobs_to_claim", "status", "available_at"),
     Index("jobs_of_owner", "owner", "id"),
+    Index("jobs_of_type", "type", "status", "id"),
     Index("jobs_to_expire", "expires_at"),
     Index("jobs_by_key", "owner", "idempotency_key", unique=True),
 )
@@ -69,3 +72,17 @@ owners = Table(
     Column("served_at", BigInteger, nullable=False, server_default=text("0")),
 )
 """Who has submitted jobs, and when one of them was begun last: the one served longest ago comes first."""
+
+deliveries = Table(
+    "job_webhooks",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("job_id", String(64), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("available_at", BigInteger, nullable=False),
+    Index("webhooks_to_post", "available_at"),
+)
+"""Events that are still to be posted. `available_at` is put off while one is being posted."""

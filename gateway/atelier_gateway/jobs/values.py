@@ -77,7 +77,8 @@ class NewJob:
 class Job:
     """A job; times are milliseconds since 1970, UTC.
 
-    `version` grows with every change. `expired`: its files have been deleted.
+    `version` grows with every change. `expired`: its files have been deleted. `waits`: how often it was put
+    back, since its first attempt, because a service was full or away. `expected_ms`: what an attempt takes.
     """
 
     id: str
@@ -99,6 +100,8 @@ class Job:
     step: int | None = None
     steps: int | None = None
     progress: float = 0.0
+    expected_ms: int | None = None
+    waits: int = 0
     result: Json | None = None
     error: Json | None = None
     outputs: tuple[Output, ...] = field(default=())
@@ -120,6 +123,21 @@ class Claim:
 
     job: Job
     fence: int
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """How far an attempt has come: `step` of `steps` of a stage, `share` (0 to 1) of all of it.
+
+    `expected_ms`: what all of it takes; None: unknown. `previews`: JPEG files of what is being drawn.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    share: float
+    expected_ms: int | None = None
+    previews: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 def now_ms() -> int:

@@ -9,10 +9,13 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 
 from atelier_gateway.jobs.store import Change, JobStore
+from atelier_runtime.errors import ServiceUnavailable
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.2
+
+Changes = asyncio.Queue[Change | None]
 
 
 class Watcher:
@@ -20,7 +23,7 @@ class Watcher:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._followers: dict[str, set[asyncio.Queue[Change]]] = defaultdict(set)
+        self._followers: dict[str, set[Changes]] = defaultdict(set)
         self._versions: dict[str, int] = {}
         self._begun = asyncio.Event()
 
@@ -31,16 +34,19 @@ class Watcher:
             try:
                 for change in await self._store.changes(self._versions.items()):
                     self._tell(change)
-            except Exception:  # the database is away: followers wait until it is back
-                logger.exception("changes of jobs cannot be read")
+            except ServiceUnavailable:  # followers wait until it is back
+                logger.warning("changes of jobs cannot be read")
             if not self._followers:
                 self._begun.clear()
             await asyncio.sleep(_LOOK_S)
 
     @contextlib.asynccontextmanager
-    async def follow(self, job_id: str) -> AsyncIterator[asyncio.Queue[Change]]:
-        """A queue of the job's changes, its present state first. A slow reader finds only the newest."""
-        queue: asyncio.Queue[Change] = asyncio.Queue(maxsize=1)
+    async def follow(self, job_id: str) -> AsyncIterator[Changes]:
+        """A queue of the job's changes, its present state first. A slow reader finds only the newest.
+
+        None: there will be no more, since the gateway drains.
+        """
+        queue: Changes = asyncio.Queue(maxsize=1)
         self._followers[job_id].add(queue)
         self._versions[job_id] = -1  # whoever comes gets the present state, as do the others once more
         self._begun.set()
@@ -58,6 +64,16 @@ class Watcher:
             return
         self._versions[job_id] = change.job.version
         for queue in self._followers[job_id]:
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(change)
+            _put(queue, change)
+
+    def end(self) -> None:
+        """Tell all that there will be no more changes."""
+        for queues in self._followers.values():
+            for queue in queues:
+                _put(queue, None)
+
+
+def _put(queue: Changes, change: Change | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(change)

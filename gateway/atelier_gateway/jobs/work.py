@@ -7,19 +7,18 @@ same. Files travel apart from the fields: they are blobs while the job waits.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atelier_gateway.core.drawings import Drawings
-from atelier_gateway.core.values import OnProgress
-from atelier_gateway.jobs.values import Json
+from atelier_gateway.jobs.values import JobProgress, Json
 from atelier_runtime.images import EncodedImage
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A valid request as it is kept: what it says, and the files that it came with, by the names of fields."""
+    """A valid request as it is kept: what it says, and its files by the names of their fields."""
 
     fields: Json
     files: Mapping[str, bytes]
@@ -35,11 +34,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What carrying out a job needs of its runner. `deadline` is on the clock of `time.monotonic`."""
+    """What carrying out a job needs of its runner. `deadline` is on the clock of `time.monotonic`.
+
+    `can_wait`: an error that says that a service is full or away puts the job off.
+    """
 
     deadline: float
-    on_progress: OnProgress
+    on_progress: Callable[[JobProgress], None]
     drawings: Drawings
+    can_wait: bool = True
+    preview_interval_steps: int | None = None
 
 
 class JobWork(ABC):

@@ -22,6 +22,7 @@ from prometheus_client import (
 )
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
+_LONG_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1800, 3600, 10_800)
 
 REQUEST_DURATION = Histogram(
     "atelier_request_duration_seconds",
@@ -128,6 +129,60 @@ CONNECTIONS_CLOSED = Counter(
     ["cause"],
     registry=None,
 )
+JOBS = Gauge(
+    "atelier_jobs",
+    "Jobs in the database that have not expired, by type and status. Every gateway reports all of them.",
+    ["type", "status"],
+    registry=None,
+)
+JOBS_OLDEST_WAITING = Gauge(
+    "atelier_jobs_oldest_waiting_seconds",
+    "For how long the job has waited that could have been begun first; 0: none could.",
+    registry=None,
+)
+JOBS_ENDED = Counter(
+    "atelier_jobs_ended_total",
+    "Jobs that this gateway has brought to an end, by type and status.",
+    ["type", "status"],
+    registry=None,
+)
+JOB_WAIT = Histogram(
+    "atelier_job_wait_seconds",
+    "Time from a job's acceptance to its first attempt.",
+    ["type"],
+    buckets=_LONG_SECONDS,
+    registry=None,
+)
+JOB_RUN = Histogram(
+    "atelier_job_run_seconds",
+    "Time from a job's first attempt to its end.",
+    ["type", "status"],
+    buckets=_LONG_SECONDS,
+    registry=None,
+)
+JOB_RETRIES = Counter(
+    "atelier_job_retries_total",
+    "Attempts that failed or were lost and that count, so that the job was begun again, by type.",
+    ["type"],
+    registry=None,
+)
+JOB_LEASES_LOST = Counter(
+    "atelier_job_leases_lost_total",
+    "Jobs that this gateway carried out too slowly to keep, so that another may have them.",
+    registry=None,
+)
+JOB_FILE_BYTES = Gauge(
+    "atelier_job_file_bytes",
+    "Size of all inputs and outputs of jobs that are kept.",
+    registry=None,
+)
+WEBHOOK_ATTEMPTS = Counter(
+    "atelier_webhook_attempts_total",
+    "Attempts to post an event, by outcome: delivered, failed, blocked (an address that may not be called), "
+    "gone (the receiver wants no more), given_up (the last attempt failed).",
+    ["outcome"],
+    registry=None,
+)
 LORA_MEMORY = Gauge(
     "atelier_lora_memory_bytes",
     "Memory of the LoRAs that are loaded, or are being read.",
@@ -155,6 +210,17 @@ Process = Literal["gateway", "generator", "restorer"]
 _EVERYWHERE = (REQUEST_DURATION, REQUESTS_IN_PROGRESS, ERRORS, REFUSALS, BUILD_INFO)
 _IMAGES = (IMAGE_WORKERS, IMAGE_WORKERS_BUSY, IMAGE_WORKERS_LOST, IMAGE_QUEUE_DEPTH)
 _SERVICES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD, *_IMAGES)
+_JOBS = (
+    JOBS,
+    JOBS_OLDEST_WAITING,
+    JOBS_ENDED,
+    JOB_WAIT,
+    JOB_RUN,
+    JOB_RETRIES,
+    JOB_LEASES_LOST,
+    JOB_FILE_BYTES,
+    WEBHOOK_ATTEMPTS,
+)
 _BY_PROCESS = {
     "gateway": (
         BACKEND_PENDING,
@@ -164,6 +230,7 @@ _BY_PROCESS = {
         BYTES_IN_FLIGHT,
         CONNECTIONS,
         CONNECTIONS_CLOSED,
+        *_JOBS,
     ),
     "generator": (*_SERVICES, BATCH_SIZE, CANCELLED_STEPS, EXPECTED_RATIO, LORA_MEMORY, LORA_LOADS),
     "restorer": (*_SERVICES, CPU_POOL_BUSY, BATCH_SIZE, FACES),

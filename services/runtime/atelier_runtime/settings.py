@@ -37,6 +37,9 @@ class ProcessSettings(BaseSettings):
     renamed: ClassVar[Mapping[str, str]] = {}
     """Former name -> new name. A variable set under its former name prevents startup."""
 
+    secret: ClassVar[frozenset[str]] = frozenset()
+    """Settings whose values are never shown."""
+
     host: str = Field("0.0.0.0", description="Address to listen on.")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = Field(
         "info", description="Log level."
@@ -127,10 +130,12 @@ def help_text(settings_class: type[BaseSettings]) -> str:
 def explain(settings_class: type[BaseSettings], error: ValidationError) -> list[str]:
     """Turn a validation error into lines such as `ATELIER_GENERATOR_PORT=abc: Input should be ...`."""
     prefix = settings_class.model_config.get("env_prefix", "")
+    secret: frozenset[str] = getattr(settings_class, "secret", frozenset())
     lines = []
     for problem in error.errors():
         name = f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper()
-        given = "" if problem["type"] == "missing" else f"={problem['input']}"
+        hidden = problem["type"] == "missing" or problem["loc"][0] in secret
+        given = "" if hidden else f"={problem['input']}"
         lines.append(f"{name}{given}: {problem['msg'].removeprefix('Value error, ')}")
     return lines
 

@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from atelier_gateway.api.native import faces as face_routes
 from atelier_gateway.api.native import generate as generate_routes
 from atelier_gateway.api.native import health as health_routes
-from atelier_gateway.api.native import jobs as job_routes
 from atelier_gateway.api.native.errors import NativeRoute
+from atelier_gateway.api.native.jobs import JobRoutes
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import Health
@@ -17,12 +17,13 @@ from atelier_gateway.settings import GatewaySettings
 
 
 def create_router(
-    settings: GatewaySettings, generate: Generate, faces: Faces, health: Health, jobs: Jobs
+    settings: GatewaySettings, generate: Generate, faces: Faces, health: Health, jobs: Jobs | None
 ) -> APIRouter:
     """Return the contract's routes."""
+    job_routes = JobRoutes(jobs, settings)
     router = APIRouter(route_class=NativeRoute)
-    generate_routes.add_routes(router, settings, generate)
-    face_routes.add_routes(router, settings, faces)
+    generate_routes.add_routes(router, settings, generate, job_routes)
+    face_routes.add_routes(router, settings, faces, job_routes)
     health_routes.add_routes(router, health)
-    job_routes.add_routes(router, settings, jobs)
+    job_routes.add_to(router)
     return router

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from atelier_gateway.api.native.faces_request import (
     parse_request,
 )
 from atelier_gateway.api.native.faces_response import compare_body, detect_body, restore_body, restore_report
+from atelier_gateway.api.native.jobs import JobRoutes
 from atelier_gateway.api.native.report import REPORT_HEADER, report_header
 from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.core.faces import Faces
@@ -32,14 +34,15 @@ from atelier_gateway.http.body import read_json_or_form
 from atelier_gateway.http.disconnect import RequestClock, work_route
 from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_image
 from atelier_gateway.http.validation import Validator, fields_renamed
+from atelier_gateway.jobs.values import JobType
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.log import request_id
 
 
-def add_routes(router: APIRouter, settings: GatewaySettings, faces: Faces) -> None:
+def add_routes(router: APIRouter, settings: GatewaySettings, faces: Faces, jobs: JobRoutes) -> None:
     """Add the three routes."""
-    routes = PhotoRoutes(faces, BodyLimits.of(settings))
+    routes = PhotoRoutes(faces, BodyLimits.of(settings), jobs)
     for path, handler in (
         ("/restore", routes.restore),
         ("/detect", routes.detect),
@@ -52,12 +55,15 @@ def add_routes(router: APIRouter, settings: GatewaySettings, faces: Faces) -> No
 class PhotoRoutes:
     """The handlers of the three routes."""
 
-    def __init__(self, faces: Faces, limits: BodyLimits) -> None:
+    def __init__(self, faces: Faces, limits: BodyLimits, jobs: JobRoutes) -> None:
         self._faces = faces
         self._limits = limits
+        self._jobs = jobs
 
     async def restore(self, request: Request, clock: RequestClock) -> Response:
         """Restore the faces of a photo; respond with JSON or the file."""
+        if self._jobs.wanted(request):
+            return await self._jobs.instead(request, JobType.RESTORE, await self._read(request, RESTORE))
         parsed = await self._parse(request, RESTORE)
         accepted = preferred_image(request.headers.get("accept"))
         if accepted is not None:
@@ -76,6 +82,8 @@ class PhotoRoutes:
 
     async def detect(self, request: Request, clock: RequestClock) -> Response:
         """Find the faces of a photo."""
+        if self._jobs.wanted(request):
+            return await self._jobs.instead(request, JobType.DETECT, await self._read(request, DETECT))
         parsed = await self._parse(request, DETECT)
         with fields_renamed(parsed.names):
             detection = await self._faces.detect(parsed.request.to_spec(), deadline=clock.deadline)
@@ -83,22 +91,28 @@ class PhotoRoutes:
 
     async def compare(self, request: Request, clock: RequestClock) -> Response:
         """Restore the faces of a photo at several fidelities."""
+        if self._jobs.wanted(request):
+            return await self._jobs.instead(request, JobType.COMPARE, await self._read(request, COMPARE))
         parsed = await self._parse(request, COMPARE)
         spec = parsed.request.to_spec()
         with fields_renamed(parsed.names):
             restorations = await self._faces.compare(spec, deadline=clock.deadline)
         return await _json(partial(compare_body, spec.fidelities, restorations), clock)
 
-    async def _parse(self, request: Request, validator: Validator[RequestT]) -> ParsedRequest[RequestT]:
+    async def _read(self, request: Request, validator: Validator[RequestT]) -> dict[str, Any]:
         limits = self._limits
-        body = await read_json_or_form(
+        return await read_json_or_form(
             request,
             validator,
             max_json_bytes=limits.json,
             max_form_bytes=limits.form,
             max_fields_bytes=limits.fields,
         )
-        return await asyncio.to_thread(parse_request, validator, body, max_image_bytes=limits.image)
+
+    async def _parse(self, request: Request, validator: Validator[RequestT]) -> ParsedRequest[RequestT]:
+        body = await self._read(request, validator)
+        limit = self._limits.image
+        return await asyncio.to_thread(parse_request, validator, body, max_image_bytes=limit)
 
 
 def _refuse_more_images(parsed: ParsedRequest[RestoreRequest]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from atelier_gateway.api.native import openapi
 from atelier_gateway.api.native.estimate_response import estimate_answer
 from atelier_gateway.api.native.generate_request import GENERATE, ParsedRequest, parse_request
 from atelier_gateway.api.native.generate_response import generate_body, generate_report
+from atelier_gateway.api.native.jobs import JobRoutes
 from atelier_gateway.api.native.report import REPORT_HEADER, report_header
 from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.core.generate import Generate
@@ -21,6 +23,7 @@ from atelier_gateway.http.disconnect import RequestClock, work_route
 from atelier_gateway.http.errors import path_below_root
 from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_format
 from atelier_gateway.http.validation import fields_renamed
+from atelier_gateway.jobs.values import JobType
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.log import request_id
@@ -32,13 +35,13 @@ _MAX_FIELDS_BYTES = 2**16
 OLDER_PATHS = ("/txt2img", "/api/generate")
 
 
-def add_routes(router: APIRouter, settings: GatewaySettings, generate: Generate) -> None:
+def add_routes(router: APIRouter, settings: GatewaySettings, generate: Generate, jobs: JobRoutes) -> None:
     """Add the route under all its paths."""
 
     limits = BodyLimits.of(settings, most_fields_bytes=_MAX_FIELDS_BYTES)
 
     async def handle(request: Request, clock: RequestClock) -> Response:
-        return await _generate(request, clock, generate, limits)
+        return await _generate(request, clock, generate, limits, jobs)
 
     endpoint = work_route(handle, deadline_s=settings.deadline_seconds)
     router.post(PATH, name="generate", **openapi.generate_route())(endpoint)
@@ -46,23 +49,29 @@ def add_routes(router: APIRouter, settings: GatewaySettings, generate: Generate)
         router.post(path, name="generate", deprecated=True, include_in_schema=False)(endpoint)
 
 
-async def _read(request: Request, generate: Generate, limits: BodyLimits) -> ParsedRequest:
-    """Read and check a request. Its body ends here: it would be kept while the images are generated."""
-    body = await read_json_or_form(
+async def _read(request: Request, limits: BodyLimits) -> dict[str, Any]:
+    return await read_json_or_form(
         request,
         GENERATE,
         max_json_bytes=limits.json,
         max_form_bytes=limits.form,
         max_fields_bytes=limits.fields,
     )
+
+
+async def _parse(request: Request, generate: Generate, limits: BodyLimits) -> ParsedRequest:
+    """Read and check a request. Its body ends here: it would be kept while the images are generated."""
+    body = await _read(request, limits)
     return await asyncio.to_thread(parse_request, body, generate.violations, max_image_bytes=limits.image)
 
 
 async def _generate(
-    request: Request, clock: RequestClock, generate: Generate, limits: BodyLimits
+    request: Request, clock: RequestClock, generate: Generate, limits: BodyLimits, jobs: JobRoutes
 ) -> Response:
     await generate.require_generator()  # before the body: no request is right here
-    parsed = await _read(request, generate, limits)
+    if jobs.wanted(request):
+        return await jobs.instead(request, JobType.GENERATE, await _read(request, limits))
+    parsed = await _parse(request, generate, limits)
     accepted = preferred_format(request.headers.get("accept"))
     spec = parsed.spec
     if accepted is not None and spec.image_count > 1:

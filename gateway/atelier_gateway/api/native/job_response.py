@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from atelier_gateway.api.native.errors import ProblemDetail
+from atelier_gateway.jobs.service import NOTHING_KNOWN, Outlook
 from atelier_gateway.jobs.values import Job, JobStatus, JobType
 
 
@@ -40,9 +41,12 @@ class JobAnswer(BaseModel):
     stage: str | None = Field(None, description="What is being done.", examples=["base"])
     step: int | None = Field(None, description="Steps of the stage that are done.")
     steps: int | None = Field(None, description="Steps of the stage.")
-    progress: float = Field(description="0 to 1; how much of the stage is done.")
+    progress: float = Field(description="0 to 1; by the time that each stage is expected to take.")
     queue_position: int | None = Field(
         None, description="How many of the same key's jobs come first; null once it has begun."
+    )
+    estimated_seconds: float | None = Field(
+        None, description="Until its end, by what this job or the last of its type took; null: unknown."
     )
     attempts: int = Field(description="How often it was begun.")
     created_at: datetime
@@ -66,7 +70,7 @@ class JobList(BaseModel):
     next: str | None = None
 
 
-def job_answer(job: Job, base: str, position: int | None = None) -> JobAnswer:
+def job_answer(job: Job, base: str, outlook: Outlook = NOTHING_KNOWN) -> JobAnswer:
     """Return a job's representation. `base`: the address of all jobs."""
     own = f"{base}/{job.id}"
     return JobAnswer(
@@ -76,8 +80,9 @@ def job_answer(job: Job, base: str, position: int | None = None) -> JobAnswer:
         stage=job.stage,
         step=job.step,
         steps=job.steps,
-        progress=round(_progress(job), 4),
-        queue_position=position,
+        progress=round(job.progress, 4),
+        queue_position=outlook.position,
+        estimated_seconds=None if outlook.seconds is None else round(outlook.seconds, 1),
         attempts=job.attempts,
         created_at=_time(job.created_at),
         started_at=_optional_time(job.started_at),
@@ -100,10 +105,9 @@ def job_answer(job: Job, base: str, position: int | None = None) -> JobAnswer:
     )
 
 
-def _progress(job: Job) -> float:
-    if job.status is JobStatus.COMPLETED:
-        return 1.0
-    return job.step / job.steps if job.step is not None and job.steps else 0.0
+def webhook_data(job: Job, base: str) -> dict[str, Any]:
+    """Return what an event says of its job: all but the result, which may be long."""
+    return job_answer(job, base).model_dump(mode="json", exclude={"result"})
 
 
 def _time(milliseconds: int) -> datetime:

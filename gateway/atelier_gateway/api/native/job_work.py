@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from atelier_gateway.api.native.faces_request import (
@@ -20,13 +21,13 @@ from atelier_gateway.api.native.generate_request import ParsedRequest as ParsedG
 from atelier_gateway.api.native.generate_request import parse_request as parse_generate
 from atelier_gateway.api.native.generate_response import generate_report
 from atelier_gateway.core.faces import Faces
-from atelier_gateway.core.generate import Generate
-from atelier_gateway.core.values import Restoration
+from atelier_gateway.core.generate import RESTORE_STAGE, Generate
+from atelier_gateway.core.values import GenerateSpec, OnProgress, Progress, Restoration
 from atelier_gateway.http.validation import Validator, fields_renamed
-from atelier_gateway.jobs.values import JobType
+from atelier_gateway.jobs.values import JobProgress, JobType
 from atelier_gateway.jobs.work import Accepted, JobWork, Result, Surroundings
 from atelier_runtime import defaults
-from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.errors import AtelierError, InvalidRequest
 from atelier_runtime.images import EncodedImage
 from atelier_runtime.log import request_id
 
@@ -59,8 +60,9 @@ class GenerateWork(JobWork):
             raise InvalidRequest.of("dry_run", "cannot be used in a job, which would draw nothing")
         files = {name: file for name in ("image", "mask") if (file := getattr(request, name)) is not None}
         fields = {name: value for name, value in body.items() if name not in files}
-        if request.seed == -1:
+        if parsed.spec.seed is None:
             last = defaults.SEED_RANGE[1] - (parsed.spec.image_count - 1)
+            fields.pop(parsed.names("seed"), None)
             fields["seed"] = random.SystemRandom().randint(defaults.SEED_RANGE[0], last)
         return Accepted(fields, files)
 
@@ -68,12 +70,15 @@ class GenerateWork(JobWork):
         """Draw the images and restore their faces."""
         started = time.monotonic()
         parsed = await self._parse({**accepted.fields, **accepted.files})
+        spec = replace(parsed.spec, preview_interval_steps=surroundings.preview_interval_steps)
         with fields_renamed(parsed.names):
+            progress = await self._progress(spec, surroundings)
             generations = await self._generate.run(
-                parsed.spec,
-                surroundings.on_progress,
+                spec,
+                progress,
                 deadline=surroundings.deadline,
                 drawings=surroundings.drawings,
+                can_wait=surroundings.can_wait,
             )
         seconds = round(time.monotonic() - started, 3)
         reports = [
@@ -85,9 +90,58 @@ class GenerateWork(JobWork):
             report["images"] = reports
         return Result(report, [(_numbered("image", n), each.image) for n, each in enumerate(generations)])
 
+    async def _progress(self, spec: GenerateSpec, surroundings: Surroundings) -> OnProgress:
+        """Return what turns steps of stages into shares of the whole, by what each is expected to take."""
+        try:
+            estimate = await self._generate.estimate(spec, deadline=surroundings.deadline)
+        except InvalidRequest:
+            raise
+        except AtelierError:  # running it will say more of that
+            return GenerateProgress((), None, surroundings.on_progress)
+        stages = [(name, cost.seconds) for name, cost in estimate.generator.stages]
+        if estimate.restored:
+            stages.append(
+                (RESTORE_STAGE, 0 if estimate.restoration is None else estimate.restoration.seconds)
+            )
+        return GenerateProgress(stages, estimate.cost.seconds, surroundings.on_progress)
+
     async def _parse(self, body: Mapping[str, Any]) -> ParsedGenerate:
         violations, limit = self._generate.violations, self._max_image_bytes
         return await asyncio.to_thread(parse_generate, body, violations, max_image_bytes=limit)
+
+
+class GenerateProgress:
+    """Reports steps of a stage, of `stages` with their expected seconds, as a share of the whole."""
+
+    def __init__(
+        self,
+        stages: Sequence[tuple[str, float]],
+        seconds: float | None,
+        report: Callable[[JobProgress], None],
+    ) -> None:
+        self._stages = stages
+        self._total = sum(seconds for _, seconds in stages)
+        self._expected_ms = None if seconds is None else int(1000 * seconds)
+        self._report = report
+
+    def __call__(self, progress: Progress) -> None:
+        """Report it."""
+        share = progress.step / max(1, progress.total)
+        names = [name for name, _ in self._stages]
+        if progress.stage in names and self._total > 0:
+            number = names.index(progress.stage)
+            before = sum(seconds for _, seconds in self._stages[:number])
+            share = (before + share * self._stages[number][1]) / self._total
+        self._report(
+            JobProgress(
+                progress.stage,
+                progress.step,
+                progress.total,
+                min(1.0, share),
+                self._expected_ms,
+                progress.previews,
+            )
+        )
 
 
 class _PhotoWork(JobWork):

@@ -143,9 +143,9 @@ def generate_route() -> dict[str, Any]:
             200: _image_or_json(
                 GenerateAnswer | EstimateAnswer, "The response without image and prompt, ASCII JSON."
             ),
-            **_problems(_FAILURES | _NO_GENERATOR),
+            **problems(_FAILURES | _NO_GENERATOR),
         },
-        "openapi_extra": {"requestBody": _request_body(GENERATE, _GENERATE_EXAMPLES)},
+        "openapi_extra": {"requestBody": request_body(GENERATE, _GENERATE_EXAMPLES)},
     }
 
 
@@ -156,16 +156,18 @@ def photo_route(path: str) -> dict[str, Any]:
         "description": description,
         "tags": ["photographs"],
         "response_model": None,
-        "responses": {200: response, **_problems(_FAILURES)},
-        "openapi_extra": {"requestBody": _request_body(validator, examples)},
+        "responses": {200: response, **problems(_FAILURES)},
+        "openapi_extra": {"requestBody": request_body(validator, examples)},
     }
 
 
-def _request_body(validator: Validator[Any], examples: dict[str, Any]) -> dict[str, Any]:
+def request_body(validator: Validator[Any], examples: dict[str, Any]) -> dict[str, Any]:
+    """Return the document's part for a body that is JSON or a form."""
     arguments = validator.model.__name__, validator.schema, validator.aliases
     form = schemas.form_schema(*arguments)
     as_json = {"contentType": "application/json"}
-    nested = {name: as_json for name, field in form["properties"].items() if field.get("type") == "array"}
+    types = ("array", "object")
+    nested = {name: as_json for name, field in form["properties"].items() if field.get("type") in types}
     return {
         "required": True,
         "description": "JSON, whether Content-Type is application/json, text/plain or absent, with images as "
@@ -177,7 +179,8 @@ def _request_body(validator: Validator[Any], examples: dict[str, Any]) -> dict[s
     }
 
 
-def _problems(failures: dict[int, str]) -> dict[int, dict[str, Any]]:
+def problems(failures: dict[int, str]) -> dict[int, dict[str, Any]]:
+    """Return the document's part for failures, by their status."""
     return {status: {"model": Problem, "description": text} for status, text in failures.items()}
 
 

@@ -6,18 +6,17 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from atelier_gateway.jobs.database import Database
 
-_LOCK = 0x41_54_45_4C  # any number that nobody else uses in this database
-
 
 async def upgrade(database: Database) -> None:
-    """Bring the tables up to date; of several gateways that start together, one does."""
-    async with database.writing() as connection:
-        if not database.is_sqlite:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    """Bring the tables up to date; of several gateways that start together, one does.
+
+    Raises `StartupError` if the database cannot be reached.
+    """
+    async with database.migrating() as connection:
         await connection.run_sync(_upgrade)
 
 

@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("completed_at", sa.BigInteger),
         sa.Column("expires_at", sa.BigInteger),
         sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("waits", sa.Integer, nullable=False),
         sa.Column("fence", sa.Integer, nullable=False),
         sa.Column("runner", sa.String(64)),
         sa.Column("lease_until", sa.BigInteger),
@@ -37,7 +38,8 @@ def upgrade() -> None:
         sa.Column("step", sa.Integer),
         sa.Column("steps", sa.Integer),
         sa.Column("progress", sa.Float, nullable=False),
-        sa.Column("preview", sa.LargeBinary),
+        sa.Column("expected_ms", sa.BigInteger),
+        sa.Column("previews", sa.JSON),
         sa.Column("preview_number", sa.Integer, nullable=False),
         sa.Column("result", sa.JSON),
         sa.Column("error", sa.JSON),
@@ -47,6 +49,7 @@ def upgrade() -> None:
     )
     op.create_index("jobs_to_claim", "jobs", ["status", "available_at"])
     op.create_index("jobs_of_owner", "jobs", ["owner", "id"])
+    op.create_index("jobs_of_type", "jobs", ["type", "status", "id"])
     op.create_index("jobs_to_expire", "jobs", ["expires_at"])
     op.create_index("jobs_by_key", "jobs", ["owner", "idempotency_key"], unique=True)
     op.create_table(
@@ -54,9 +57,21 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(64), primary_key=True),
         sa.Column("served_at", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     )
+    op.create_table(
+        "job_webhooks",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("job_id", sa.String(64), nullable=False),
+        sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("available_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("webhooks_to_post", "job_webhooks", ["available_at"])
 
 
 def downgrade() -> None:
     """Drop them."""
+    op.drop_table("job_webhooks")
     op.drop_table("job_owners")
     op.drop_table("jobs")
