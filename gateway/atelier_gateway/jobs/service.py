@@ -80,7 +80,7 @@ class Jobs:
         *,
         at_once: int,
     ) -> None:
-        """`webhooks`: None if there is no secret to sign them. `at_once`: jobs that the runner has at a time."""
+        """`webhooks`: None if there is no secret to sign them. `at_once`: of the runner."""
         self._database = database
         self._store = store
         self._blobs = blobs
