@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,22 +33,26 @@ def free_port() -> int:
 
 
 class Postgres:
-    """One server; `url` is that of its database `jobs`."""
+    """One server, with as many databases as tests ask for."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
+        # Not pytest's folder, which only its own user may enter: the server refuses to run as root.
+        self._temporary = tempfile.TemporaryDirectory(prefix="postgres_", ignore_cleanup_errors=True)
+        self.folder = folder = Path(self._temporary.name)
         self.port = free_port()
-        self.url = f"postgresql://atelier@127.0.0.1:{self.port}/jobs"
+        self._databases = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
-        if os.geteuid() == 0:  # the server refuses to run as root
+        if os.geteuid() == 0:
             user = pwd.getpwnam(_USER)
             os.chown(folder, user.pw_uid, user.pw_gid)
-            for above in folder.parents:
-                if above.stat().st_uid == 0 and above != Path("/"):
-                    above.chmod(above.stat().st_mode | 0o011)
         self._run("initdb", "-D", str(folder / "data"), "-U", "atelier", "-A", "trust", "--no-sync")
         self.start()
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "atelier", "jobs")
+
+    def create_database(self) -> str:
+        """Return the URL of a new database."""
+        name = f"jobs_{next(self._databases)}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "atelier", name)
+        return f"postgresql://atelier@127.0.0.1:{self.port}/{name}"
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -77,8 +83,13 @@ class Postgres:
         self._process.send_signal(3)  # SIGQUIT: immediate shutdown
         self._process.wait()
 
+    def close(self) -> None:
+        """Stop it and delete its folder."""
+        self.stop()
+        self._temporary.cleanup()
+
     def _is_ready(self) -> bool:
-        arguments = ("-q", "-h", "127.0.0.1", "-p", str(self.port))
+        arguments = ("-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "atelier", "-d", "postgres")
         return subprocess.run([self._program("pg_isready"), *arguments], check=False).returncode == 0
 
     def _run(self, name: str, *arguments: str) -> None:
@@ -97,10 +108,10 @@ class Postgres:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Postgres]:
+def running() -> Iterator[Postgres]:
     """A server, while the context lasts."""
-    server = Postgres(folder)
+    server = Postgres()
     try:
         yield server
     finally:
-        server.stop()
+        server.close()

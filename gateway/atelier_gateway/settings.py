@@ -188,6 +188,12 @@ class GatewaySettings(ProcessSettings):
     jobs_waiting_per_key: int = Field(
         1000, ge=1, le=1_000_000, description="Jobs that may wait, of each API key."
     )
+    jobs_lease_seconds: float = Field(
+        30,
+        ge=3,
+        le=3600,
+        description="For how long a job belongs to a gateway that is not heard of; then another begins it.",
+    )
     jobs_ttl_seconds: float = Field(
         3600,
         ge=60,

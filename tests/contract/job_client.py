@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 PROMPT = {"prompt": "a red apple", "width": 256, "height": 256}
 

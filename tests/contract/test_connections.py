@@ -13,7 +13,8 @@ import pytest
 from tests.contract.conftest import MAX_CONNECTIONS
 from tests.contract.metrics_seen import metric
 from tests.contract.raw_http import BODY, GENERATE, connect, received, response
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 # --- headers ---
 

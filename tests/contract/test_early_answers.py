@@ -12,7 +12,8 @@ import pytest
 from atelier_gateway.settings import NO_GENERATOR
 from tests.contract.metrics_seen import metric
 from tests.contract.raw_http import connect, received, response
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 MB = 1_000_000
 

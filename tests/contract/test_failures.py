@@ -26,7 +26,8 @@ from atelier_runtime.images import Picture, encode
 from atelier_runtime.outcomes import SkipReason
 from tests.contract.problem_body import named_fields, problem
 from tests.contract.script import gradient
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 SMALL = {"prompt": "a red apple", "width": 256, "height": 256}
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from atelier_runtime.service_status import NetworkRole
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 IDLE = {
     "running": 0,

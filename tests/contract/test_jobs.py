@@ -25,7 +25,8 @@ from tests.contract.job_client import (
 )
 from tests.contract.script import file_of, gradient, opened
 from tests.contract.scripted_generator import STEPS
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 PHOTO = file_of(gradient(64, 48))
 

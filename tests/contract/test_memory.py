@@ -19,7 +19,8 @@ from atelier_runtime.errors import (
 )
 from atelier_runtime.images import Picture, encode
 from tests.contract.script import gradient
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 IMAGE = base64.b64encode(encode(Picture(gradient(64, 48)), "png", 90)).decode()
 

@@ -8,7 +8,8 @@ import pytest
 
 from atelier_runtime.errors import ServiceNotReady
 from tests.contract.metrics_seen import pending, requests, scrape, value
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 
 def test_metrics_move(stack: Stack) -> None:

@@ -18,7 +18,8 @@ from atelier_runtime.errors import RETRYABLE, ErrorReason, FieldViolation, make_
 from tests.contract.metrics_seen import pending, requests, scrape
 from tests.contract.problem_body import problem
 from tests.contract.script import file_of, gradient
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 PNG = file_of(gradient(64, 48))
 PATHS = ["/restore", "/detect", "/compare"]

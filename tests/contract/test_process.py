@@ -14,7 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 
 def test_sigterm_lets_accepted_work_finish_and_the_log_is_json(stack: Stack, tmp_path: Path) -> None:

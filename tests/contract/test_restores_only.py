@@ -10,7 +10,8 @@ import pytest
 from atelier_gateway.settings import NO_GENERATOR
 from atelier_runtime.service_status import NetworkRole
 from tests.contract.problem_body import problem
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 RESTORER = {"model_set": "photo", "device": "cuda:0", "device_name": "RTX 3090 Ti"}
 MEMORY = {"vram_free_bytes": 20 * 2**30, "vram_total_bytes": 24 * 2**30}

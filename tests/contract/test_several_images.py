@@ -13,7 +13,8 @@ from atelier.common.v1 import image_pb2
 from atelier_runtime.errors import InternalError, QueueFull
 from tests.contract.problem_body import problem
 from tests.contract.script import opened
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 OF_EACH_IMAGE = {
     *("image", "seed", "final_resolution", "upscaler", "upscale_applied", "face_restoration_applied"),

@@ -13,7 +13,8 @@ from atelier.common.v1 import image_pb2
 from tests.contract.metrics_seen import metric
 from tests.contract.raw_http import BODY, CHUNKED, GENERATE, connect, form, received, response
 from tests.contract.script import file_of, gradient
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 
 # --- bodies ---
 

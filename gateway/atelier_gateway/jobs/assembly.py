@@ -28,12 +28,15 @@ def create_jobs(
         return None
     database = Database(settings.jobs_database)
     outbox = Outbox(database, describe)
-    store = JobStore(database, Limits(settings.jobs_waiting, settings.jobs_waiting_per_key), outbox)
+    lease_s = settings.jobs_lease_seconds
+    limits = Limits(settings.jobs_waiting, settings.jobs_waiting_per_key, int(1000 * lease_s))
+    store = JobStore(database, limits, outbox)
     blobs = BlobStore(settings.jobs_files)
-    limits = RunnerLimits(
+    runner_limits = RunnerLimits(
         at_once=settings.jobs_at_once,
         deadline_s=settings.deadline_seconds,
         patience_s=settings.jobs_patience_seconds,
+        lease_s=lease_s,
         max_pixels=settings.max_pixels,
         max_result_bytes=settings.jobs_max_result_bytes,
     )
@@ -47,7 +50,7 @@ def create_jobs(
         store,
         blobs,
         works,
-        JobRunner(store, blobs, works, limits, name=name),
+        JobRunner(store, blobs, works, runner_limits, name=name),
         webhooks,
         Upkeep(database, outbox),
         at_once=settings.jobs_at_once,

@@ -19,7 +19,6 @@ from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.drawings import PREFIX, StoredDrawings
 from atelier_gateway.jobs.store import JobStore, LeaseLost, Release
 from atelier_gateway.jobs.values import (
-    LEASE_MS,
     MAX_ATTEMPTS,
     Claim,
     Job,
@@ -52,9 +51,8 @@ _AWAY_S = 2.0
 """The same, where the database could not be reached."""
 _WRITE_S = 0.25
 """Progress is written at most so often."""
-_RENEW_S = 5.0
-"""A lease is renewed at least so often."""
 _MAX_PUT_OFF_S = 30.0
+_PERSISTENCE_S = 60.0
 
 _TRIED_AGAIN = frozenset({ErrorReason.INTERNAL, ErrorReason.BAD_IMAGE, ErrorReason.OUT_OF_MEMORY})
 """The services' fault: another attempt may help."""
@@ -70,6 +68,7 @@ class RunnerLimits:
     at_once: int
     deadline_s: float
     patience_s: float
+    lease_s: float
     max_pixels: int
     max_result_bytes: int
 
@@ -220,7 +219,7 @@ class JobRunner:
         """Renew the lease and write the progress, until the job has ended or is no longer ours."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(running.changed.wait(), _RENEW_S)
+                await asyncio.wait_for(running.changed.wait(), self._limits.lease_s / 6)
             progress = running.progress if running.changed.is_set() else None
             running.changed.clear()
             try:
@@ -283,8 +282,8 @@ class JobRunner:
 
 
 async def _persistently(write: Callable[[], Awaitable[T]]) -> T:
-    """Repeat what the database must be there for, as long as the job is ours."""
-    end = time.monotonic() + LEASE_MS / 1000
+    """Repeat what the database must be there for, for a while."""
+    end = time.monotonic() + _PERSISTENCE_S
     while True:
         try:
             return await write()

@@ -104,6 +104,8 @@ class Jobs:
         try:
             self._blobs.open()
             await upgrade(self._database)
+            if self._database.is_sqlite:
+                await self._upkeep.end_leases()
         except BaseException:
             await self._stack.aclose()
             raise

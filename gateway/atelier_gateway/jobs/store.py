@@ -23,7 +23,6 @@ from atelier_gateway.jobs.rows import ended, job_of
 from atelier_gateway.jobs.tables import jobs, owners
 from atelier_gateway.jobs.values import (
     IDEMPOTENCY_MS,
-    LEASE_MS,
     MAX_ATTEMPTS,
     Claim,
     Job,
@@ -77,10 +76,11 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """How many jobs may wait: in all, and of one owner."""
+    """How many jobs may wait, in all and of one owner, and how long a claim lasts that is not renewed."""
 
     waiting: int
     waiting_of_owner: int
+    lease_ms: int = 30_000
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class JobStore:
                 .values(
                     status=IN_PROGRESS,
                     runner=runner,
-                    lease_until=now + LEASE_MS,
+                    lease_until=now + self._limits.lease_ms,
                     attempts=jobs.c.attempts + 1,
                     fence=jobs.c.fence + 1,
                     started_at=func.coalesce(jobs.c.started_at, now),
@@ -290,7 +290,7 @@ class JobStore:
 
         None: as before. Raises `LeaseLost`.
         """
-        values: dict[str, Any] = {"lease_until": now_ms() + LEASE_MS}
+        values: dict[str, Any] = {"lease_until": now_ms() + self._limits.lease_ms}
         if progress is not None:
             values |= {
                 "stage": progress.stage,

@@ -35,6 +35,12 @@ class Upkeep:
         self._database = database
         self._events = events
 
+    async def end_leases(self) -> None:
+        """End all leases: nobody else has had this database, so whoever took those jobs is gone."""
+        running = jobs.c.status == JobStatus.IN_PROGRESS
+        async with self._database.writing() as connection:
+            await connection.execute(update(jobs).where(running).values(lease_until=0))
+
     async def fail_lost(self) -> Sequence[Job]:
         """Fail the jobs that have been begun as often as they may, and were lost each time."""
         lost = and_(

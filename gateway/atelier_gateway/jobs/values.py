@@ -12,7 +12,6 @@ from typing import Any
 Json = Mapping[str, Any]
 
 MAX_ATTEMPTS = 3
-LEASE_MS = 30_000
 IDEMPOTENCY_MS = 24 * 3600 * 1000
 """For so long the same key gives the same job."""
 PRIORITIES = (-100, 100)
