@@ -27,6 +27,8 @@ class Script:
     """What a service does next, and what it has received."""
 
     error: AtelierError | None = None
+    seconds: float = 0
+    """How long work takes, at least."""
     hold: bool = False
     """Work until the call is canceled or `hold` is set to False."""
     silent: bool = False
@@ -74,6 +76,7 @@ class Scripted:
             await context.abort_with_status(rpc_status.to_status(to_status(script.error, "service")))
         script.running += 1
         try:
+            await asyncio.sleep(script.seconds)
             while held and script.hold:
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:

@@ -94,6 +94,7 @@ class ScriptedServices:
         self._in_loop(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
+        self._loop.close()
 
     async def _stop(self) -> None:
         await self._generator_server.stop(None)

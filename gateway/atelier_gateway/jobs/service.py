@@ -93,10 +93,6 @@ class Jobs:
         self._watcher = Watcher(store)
         self._stack = AsyncExitStack()
 
-    @property
-    def _can_post(self) -> bool:
-        return self._webhooks is not None
-
     async def __aenter__(self) -> Self:
         """Bring the database up to date and begin to carry out jobs."""
         self._database.open()
@@ -126,10 +122,7 @@ class Jobs:
         Raises what the synchronous route would raise of the request, `QueueFull`, and `InvalidRequest` for a
         key that was used with another request.
         """
-        if submission.webhook is not None and not self._can_post:
-            raise InvalidRequest.of(
-                "webhook", "there is no secret to sign it (ATELIER_GATEWAY_WEBHOOK_SECRETS)"
-            )
+        self._check_webhook(submission.webhook)
         with fields_renamed(lambda field: submission.field_prefix + field):
             body = await self._with_outputs_of_others(submission)
             accepted = await self._works[submission.type].accept(body)
@@ -168,6 +161,16 @@ class Jobs:
                 await self._blobs.delete_of(job_id)
         self._runner.wake()
         return job, is_accepted
+
+    def _check_webhook(self, webhook: Json | None) -> None:
+        if webhook is None:
+            return
+        if self._webhooks is None:
+            message = "cannot be signed: ATELIER_GATEWAY_WEBHOOK_SECRETS is not set"
+            raise InvalidRequest.of("webhook", message)
+        if not self._webhooks.may_be_posted_to(webhook["url"]):
+            message = "is not a public address (ATELIER_GATEWAY_WEBHOOK_PRIVATE_ADDRESSES is not set)"
+            raise InvalidRequest.of("webhook.url", message)
 
     async def _with_outputs_of_others(self, submission: Submission) -> Mapping[str, Any]:
         """Replace `{"job": ID, "output": name}` in place of an image by that output's file."""

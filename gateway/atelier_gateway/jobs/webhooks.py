@@ -13,11 +13,12 @@ import logging
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import httpcore
 from standardwebhooks.webhooks import Webhook
 
-from atelier_gateway.jobs.addresses import BlockedAddress, PublicBackend
+from atelier_gateway.jobs.addresses import BlockedAddress, PublicBackend, is_blocked_literal
 from atelier_gateway.jobs.outbox import Delivery, Outbox
 from atelier_runtime.errors import ServiceUnavailable
 from atelier_runtime.metrics import WEBHOOK_ATTEMPTS
@@ -49,8 +50,13 @@ class Webhooks:
         self._outbox = outbox
         self._signers = [Webhook(secret) for secret in secrets]
         self._retry_s = retry_s
+        self._private_addresses = private_addresses
         backend = None if private_addresses else PublicBackend()
         self._pool = httpcore.AsyncConnectionPool(max_connections=_AT_ONCE, network_backend=backend)
+
+    def may_be_posted_to(self, url: str) -> bool:
+        """Return whether a URL's host is a name, or a public address. What a name is, is seen later."""
+        return self._private_addresses or not is_blocked_literal(urlsplit(url).hostname or "")
 
     async def run(self) -> None:
         """Post until the task is canceled; what is under way then is posted again later."""
