@@ -24,6 +24,7 @@ EXECUTED: Mapping[str, tuple[str, str]] = {
     "generate": ("docs/http-api.md", "> response.json"),
     "from image": ("docs/http-api.md", "-o glasses.png"),
     "photos": ("docs/http-api.md", "> comparison.json"),
+    "jobs": ("docs/http-api.md", "-o photo_job.json"),
     "plan": ("docs/restorer-cli.md", "compare docs/ruined.png"),
     "folders": ("docs/restorer-cli.md", "photos_restored --report"),
     "grpcurl": ("docs/restorer-cli.md", "DetectFaces"),

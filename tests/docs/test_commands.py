@@ -54,6 +54,17 @@ def test_a_photo_is_detected_compared_and_restored(run: Run, folder: Path, portr
         assert (image.format, image.size) == ("PNG", (1024, 1024))
 
 
+def test_jobs_are_submitted_followed_and_used_again(run: Run, folder: Path) -> None:
+    run("jobs")
+    for name in ("job", "again"):
+        assert json.loads((folder / f"{name}.json").read_text())["status"] == "completed", name
+    assert json.loads((folder / "photo_job.json").read_text())["type"] == "restore"
+    assert (folder / "events.txt").read_text().startswith("event: snapshot")
+    with Image.open(folder / "final.png") as final, Image.open(folder / "drawn.png") as drawn:
+        assert final.size == drawn.size == (1024, 1024)
+        assert ImageChops.difference(final.convert("RGB"), drawn.convert("RGB")).getbbox() is not None
+
+
 def test_an_image_is_restored_by_a_plan_from_the_command_line(run: Run, folder: Path) -> None:
     run("plan")
     assert {path.name for path in (folder / "sweep").iterdir()} == {

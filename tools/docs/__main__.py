@@ -29,6 +29,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "metrics": metrics.overview,
     "http generate": partial(http.fields, "/generate"),
     "http restore": partial(http.fields, "/restore"),
+    "http jobs": partial(http.fields, "/v1/jobs"),
     "http compare": partial(http.differing_fields, "/compare", "/restore"),
     "http detect": partial(http.fields, "/detect"),
     "http faces": http.face_fields,
