@@ -12,7 +12,7 @@ from atelier_gateway.app import create_app
 from atelier_gateway.server import Server, ignore_signals_after_drain, listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.log import configure_logging
-from atelier_runtime.settings import help_text, load
+from atelier_runtime.settings import StartupError, help_text, load
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,24 @@ def serve(settings: GatewaySettings) -> int:
             file=sys.stderr,
         )
         return 1
-    server = Server(create_app(settings), settings)
+    # What prevents the start is said below, in a line; uvicorn would show a traceback.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not _is_of_startup(record))
+    app = create_app(settings)
+    server = Server(app, settings)
     ignore_signals_after_drain()
     logger.info("listening", extra={"port": listener.getsockname()[1], "pid": os.getpid()})
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:  # uvicorn exits where the start fails
+        if app.state.startup_problem is not None:
+            print(app.state.startup_problem, file=sys.stderr)
     logger.info("stopped")
     return 0 if server.started else 1
+
+
+def _is_of_startup(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return StartupError.__name__ in message or message.startswith("Application startup failed")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 
 from fastapi import FastAPI
@@ -31,6 +31,7 @@ from atelier_gateway.http.transfer import TransferMiddleware, Transfers
 from atelier_gateway.jobs.assembly import create_jobs
 from atelier_gateway.settings import NO_GENERATOR, GatewaySettings
 from atelier_runtime import metrics
+from atelier_runtime.settings import StartupError
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -44,7 +45,13 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.BUILD_INFO.labels(__version__, "", "").set(1)
-        async with generator, restorer, jobs or nullcontext():  # in the event loop of the server
+        async with AsyncExitStack() as stack:  # in the event loop of the server
+            try:
+                for part in (generator, restorer, jobs or nullcontext()):
+                    await stack.enter_async_context(part)
+            except StartupError as error:
+                app.state.startup_problem = str(error)
+                raise
             yield
 
     app = FastAPI(
@@ -59,6 +66,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.include_router(
         native.create_router(settings, generate, faces, Health(generator, restorer), jobs),
     )
+    app.state.startup_problem = None
     app.state.drain = _nothing if jobs is None else jobs.drain
     add_docs(app, settings.root_path)
     add_metrics(app, metrics.build_registry("gateway"))

@@ -22,6 +22,7 @@ _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=,|;|$)", re.IGNOR
 _ASYNC = re.compile(r"(?:^|,)\s*respond-async\s*(?=,|;|$)", re.IGNORECASE)
 
 
+TtlSeconds = Annotated[int, Field(ge=60, le=7 * 24 * 3600), INTEGER]
 PAGE = (20, 100)
 """Jobs in a list: by default, and at most."""
 
@@ -70,8 +71,10 @@ class JobRequest(RequestModel):
         le=PRIORITIES[1],
         description="Among the jobs of the same key the highest comes first.",
     )
-    ttl_seconds: Annotated[int, INTEGER] | None = Field(
-        None, ge=60, le=7 * 24 * 3600, description="For how long outputs are kept once the job has ended."
+    ttl_seconds: TtlSeconds | None = Field(
+        None,
+        description="For how long outputs are kept once the job has ended. Default: set by the gateway, "
+        "usually an hour.",
     )
     preview_interval_steps: Annotated[int, INTEGER] = Field(
         5,
