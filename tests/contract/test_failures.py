@@ -49,6 +49,7 @@ STATUS_OF_CONTRACT = {
     "bad_picture": 500,
     "cancelled": 499,
     "not_found": 404,
+    "gone": 410,
 }
 
 

@@ -97,3 +97,37 @@ def test_generated_requests_for_photos(stack: Stack, path: str, mode: Generation
     else:
         assert {status for _, status in statuses} <= {200, 400, 415, 422}, statuses
         assert statuses["application/json", 200] == 0 and statuses[FORM, 422] > 20, statuses
+
+
+@pytest.mark.usefixtures("images_for_schemathesis")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+def test_generated_requests_for_jobs(mode: GenerationMode) -> None:
+    with Stack(jobs_at_once=0, jobs_waiting=10_000, jobs_waiting_per_key=10_000) as stack:
+        statuses = statuses_of(stack, "/v1/jobs", mode)
+    # 422: what the input says, which is another schema's
+    expected = {202, 422} if mode is GenerationMode.POSITIVE else {202, 400, 415, 422}
+    assert {status for _, status in statuses} <= expected, statuses
+    assert mode is GenerationMode.POSITIVE or statuses["application/json", 202] == 0, statuses
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/jobs"),
+        ("GET", "/v1/jobs/{job_id}"),
+        ("DELETE", "/v1/jobs/{job_id}"),
+        ("POST", "/v1/jobs/{job_id}/cancel"),
+        ("GET", "/v1/jobs/{job_id}/events"),
+        ("GET", "/v1/jobs/{job_id}/outputs/{name}"),
+    ],
+)
+def test_generated_requests_for_what_became_of_jobs(stack: Stack, method: str, path: str) -> None:
+    document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
+    checks = [check for check in CHECKS if check is not negative_data_rejection]
+
+    @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=document[path][method].as_strategy())
+    def respond(case: schemathesis.Case[Any]) -> None:
+        case.call_and_validate(checks=checks)
+
+    respond()

@@ -13,4 +13,6 @@ def test_the_surface_is_that_of_the_committed_copy() -> None:
 def test_the_copy_names_every_path() -> None:
     paths = {line.split()[1].rstrip(":") for line in COPY.read_text().splitlines() if line[0].isupper()}
     photo = {"/restore", "/detect", "/compare"}
-    assert paths == {"/", "/generate", "/health", "/livez", "/readyz", *photo}
+    job = "/v1/jobs/{job_id}"
+    jobs = {"/v1/jobs", job, *(f"{job}/{part}" for part in ("cancel", "events", "outputs/{name}"))}
+    assert paths == {"/", "/generate", "/health", "/livez", "/readyz", *photo, *jobs}

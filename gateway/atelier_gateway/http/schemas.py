@@ -114,6 +114,8 @@ def _describe_number(schema: Schema) -> str:
 
 def describe_value(value: object) -> str:
     """Show a value that a client sent, if it is short."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"a file of {len(value)} bytes"
     if isinstance(value, str | LongText) and len(value) > _MAX_SHOWN_CHARS:
         return f"{len(value)} characters"
     if isinstance(value, dict):
