@@ -20,6 +20,8 @@ from atelier_runtime.outcomes import SkipReason
 from tests.answering_server import answer, answering_server
 from tests.contract.script import file_of
 from tests.contract.stack import Stack, eventually
+from tests.processes import content, free_port, wait_for
+from tests.processes import process as gateway_process
 from tests.relay import LOSE, relay
 
 COUNT = 24
@@ -284,10 +286,45 @@ def test_a_signal_cancels_what_is_in_flight_and_keeps_what_is_done(
     written = [path.name for path in out.glob("*.png")]
     states = [job["status"] for job in jobs]
     assert states.count("cancelled") == 3 and states.count("completed") == len(states) - 3 == len(written)
-    content = json.loads(report.read_text())
-    assert sorted(Path(each["input"]).name for each in content["pictures"]) == sorted(written)
-    assert len(left(content)) == 12 - len(written)
-    assert all(why.startswith("not attempted: interrupted") for why in left(content).values())
+    reported = json.loads(report.read_text())
+    assert sorted(Path(each["input"]).name for each in reported["pictures"]) == sorted(written)
+    assert len(left(reported)) == 12 - len(written)
+    assert all(why.startswith("not attempted: interrupted") for why in left(reported).values())
+
+
+def test_copies_of_an_image_are_one_job(stack: Stack, run: Run, album: Path, tmp_path: Path) -> None:
+    before = jobs_of(stack)
+    (album / "copy.png").write_bytes(image(2))
+    ran = run("restore", album, tmp_path / "out", "--server", stack.url)
+    assert ran.code == 0 and len(ran.results) == 5
+    assert len(new_jobs(stack, before)) == 4 == len(stack.restorer.requests)
+    assert (tmp_path / "out/copy.png").read_bytes() == (tmp_path / "out/02.png").read_bytes()
+
+
+@pytest.mark.slow  # the lease of the killed gateway's jobs lasts for half a minute
+def test_a_gateway_that_is_killed_and_comes_back_loses_nothing(stack: Stack, tmp_path: Path) -> None:
+    album, out, port = make_album(tmp_path / "in", 12), tmp_path / "out", free_port()
+    settings = {
+        "PORT": port,
+        "GENERATOR": f"127.0.0.1:{stack.generator_port}",
+        "RESTORER": f"127.0.0.1:{stack.restorer_port}",
+        "JOBS_DATABASE": f"sqlite:///{tmp_path}/jobs.db",
+        "JOBS_FILES": f"file:{tmp_path}/files",
+    }
+    url = f"http://127.0.0.1:{port}"
+    with gateway_process("gateway", tmp_path / "1.log", **settings) as gateway:
+        wait_for(lambda: b"ready" in content(f"{url}/readyz"), 60)
+        process = start("restore", album, out, "--server", url, "--concurrency", 3)
+        assert process.stdout is not None and json.loads(process.stdout.readline())["output"]
+        stack.restorer.hold = True
+        eventually(lambda: stack.restorer.running == 3)
+        gateway.kill()
+        gateway.wait()
+    stack.restorer.hold = False
+    with process, gateway_process("gateway", tmp_path / "2.log", **settings):
+        _, err = process.communicate(timeout=180)
+    assert process.returncode == 0 and "12 of 12 images written, 0 failed" in err
+    assert len(list(out.glob("*.png"))) == 12
 
 
 def test_a_gateway_that_is_full_is_waited_for(run: Run, tmp_path: Path) -> None:

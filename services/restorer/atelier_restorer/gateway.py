@@ -78,7 +78,7 @@ class Gateway:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise InternalError(f"{response.url} did not answer with a JSON object.")
+            raise InternalError(f"{self.address}/v1/{path} did not answer with a JSON object.")
         return content
 
     async def read(self, path: str) -> bytes:
@@ -106,7 +106,7 @@ class Gateway:
             raise ServiceUnavailable(f"The gateway at {self.address} cannot be reached: {why}") from None
         if response.is_success:
             return response
-        raise _error_of(response)
+        raise _error_of(response, f"{self.address}/v1/{path}")
 
 
 @asynccontextmanager
@@ -146,7 +146,8 @@ def error_of(problem: Any, *, retry_after_s: float | None = None) -> AtelierErro
     return make_error(reason, message, fields=fields, retry_after_s=retry_after_s)
 
 
-def _error_of(response: httpx.Response) -> AtelierError:
+def _error_of(response: httpx.Response, url: str) -> AtelierError:
+    """Return the error of a response; `url` is its address, without a password."""
     after = response.headers.get("Retry-After", "")
     retry_after_s = float(after) if after.isascii() and after.isdecimal() else None
     try:
@@ -156,7 +157,7 @@ def _error_of(response: httpx.Response) -> AtelierError:
     problem = content.get("error") if isinstance(content, dict) else None
     if (ours := error_of(problem, retry_after_s=retry_after_s)) is not None:
         return ours
-    text = f"{response.url} answered {response.status_code} {response.reason_phrase}"
+    text = f"{url} answered {response.status_code} {response.reason_phrase}"
     if response.has_redirect_location:
         text += f", to {response.headers['Location']}"
     if response.status_code in _AWAY:

@@ -42,7 +42,7 @@ class Batch:
         request: RestoreRequest,
         console: Console,
         concurrency: int,
-        record: Record | None = None,
+        record: Record,
     ) -> None:
         """`record`: where it is written what is done; what it says of earlier runs is skipped."""
         self._plan = plan
@@ -66,8 +66,7 @@ class Batch:
         If canceled, what is being written is written and reported first.
         """
         self.started = True
-        if self._record is not None:
-            self._record.begin()
+        self._record.begin()
         with self._console.progress(len(self._plan.tasks)):
             self._workers = {asyncio.create_task(self._work(client)) for _ in range(self._concurrency)}
             try:
@@ -137,8 +136,8 @@ class Batch:
 
     async def _restore(self, client: Restorer, number: int, task: Task) -> None:
         data = await asyncio.to_thread(read_image, task.source)
-        entry = None if self._record is None else await asyncio.to_thread(self._record.entry, task, data)
-        if self._record is not None and entry is not None and self._record.has(entry):
+        entry = await asyncio.to_thread(self._record.entry, task, data)
+        if self._record.has(entry):
             self._done_before.add(number)
             self._console.done(f"{shown(task.source)}: {_DONE_BEFORE}")
             return
@@ -163,7 +162,7 @@ class Batch:
             elif isinstance(error, OSError) and error.errno in _DISK_FULL:
                 self.stop(reason(error))
 
-    async def _write(self, number: int, task: Task, restored: Restored, entry: Entry | None) -> None:
+    async def _write(self, number: int, task: Task, restored: Restored, entry: Entry) -> None:
         report = await asyncio.to_thread(self._write_files, task, restored, entry)
         for warning in report["warnings"]:
             if warning not in self._warned:  # once is enough for a folder of JPEGs
@@ -176,7 +175,7 @@ class Batch:
         count = len(report["faces"])
         self._console.done(f"{shown(task.source)}: {done} of {count} faces restored{why}")
 
-    def _write_files(self, task: Task, restored: Restored, entry: Entry | None) -> dict[str, Any]:
+    def _write_files(self, task: Task, restored: Restored, entry: Entry) -> dict[str, Any]:
         """Write everything of an image, itself last; return its report."""
         report = restored.report
         files = [task.target]
@@ -195,8 +194,7 @@ class Batch:
                 files += map(Path, paths.values())
             report = report | {"crops": crops}
         write_whole(task.target, restored.picture)
-        if self._record is not None and entry is not None:
-            self._record.add(entry, files)
+        self._record.add(entry, files)
         return report
 
 

@@ -108,6 +108,31 @@ class Record:
         return os.path.relpath(path, self._path.parent)
 
 
+class NoRecord(Record):
+    """Nothing is recorded or skipped, and a record of earlier runs no longer holds."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """`path`: of the record of earlier runs, if there may be one."""
+        super().__init__(path or Path(), {}, resume=False)
+        self._outdated = path
+
+    def begin(self) -> None:
+        """Delete the record of earlier runs. Raises `OSError`."""
+        if self._outdated is not None:
+            self._outdated.unlink(missing_ok=True)
+
+    def entry(self, task: Task, data: bytes) -> Entry:
+        """Return nothing of use."""
+        return Entry("", "", "")
+
+    def has(self, entry: Entry) -> bool:
+        """Return False."""
+        return False
+
+    def add(self, entry: Entry, files: Iterable[Path]) -> None:
+        """Do nothing."""
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         content = path.read_bytes()

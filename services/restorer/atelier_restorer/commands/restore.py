@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from atelier_restorer.commands.connection import run_with_client, run_with_gatew
 from atelier_restorer.commands.console import Console
 from atelier_restorer.commands.files import Plan, make_plan
 from atelier_restorer.commands.paths import PlanError, reason, shown
-from atelier_restorer.commands.record import Record, record_name
+from atelier_restorer.commands.record import NoRecord, Record, record_name
 from atelier_restorer.commands.shares import Share
 from atelier_restorer.commands.stopping import Terminated
 from atelier_restorer.commands.writing import write_whole
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         return int(share is None or not is_reported)
     try:
         if is_gateway(args.server):
-            run_with_gateway(args, batch.run, run=secrets.token_hex(16) if record is None else record.run)
+            run_with_gateway(args, batch.run, run=record.run)
         else:
             roles, required = networks(request)
             run_with_client(args, batch.run, roles=roles, required=required, concurrency=concurrency)
@@ -78,16 +77,13 @@ def run(args: argparse.Namespace) -> int:
     return exit_code if is_reported else 1
 
 
-def _record(
-    args: argparse.Namespace, plan: Plan, request: RestoreRequest, share: Share | None
-) -> Record | None:
-    """Return the record of a folder that is resumed, or restored by a gateway; None: there is to be none."""
-    if not plan.is_folder or not plan.tasks:
-        return None
+def _record(args: argparse.Namespace, plan: Plan, request: RestoreRequest, share: Share | None) -> Record:
+    """Return the record of a folder that is resumed, or restored by a gateway."""
+    if not plan.is_folder:
+        return NoRecord()
     path = args.target / record_name(share)
     if not args.resume and not is_gateway(args.server):
-        path.unlink(missing_ok=True)  # what it says will no longer hold
-        return None
+        return NoRecord(path)
     return Record(path, asdict(request) | options.networks(args), resume=args.resume)
 
 
