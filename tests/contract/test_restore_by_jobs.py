@@ -373,7 +373,11 @@ def test_a_request_whose_answer_was_lost_makes_no_second_job(
 def test_a_job_that_has_expired_is_submitted_again(
     stack: Stack, run: Run, album: Path, tmp_path: Path, status: int, part: str
 ) -> None:
-    problem = {"code": "gone" if status == 410 else "not_found", "message": "It has expired.", "fields": []}
+    problem: dict[str, Any] = {
+        "code": "gone" if status == 410 else "not_found",
+        "message": "It has expired.",
+        "fields": [],
+    }
     body = json.dumps({"success": False, "error": problem}).encode()
     expired: list[str] = []
     with relay(stack.url) as gateway:

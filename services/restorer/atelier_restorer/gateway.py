@@ -140,7 +140,7 @@ def error_of(problem: Any, *, retry_after_s: float | None = None) -> AtelierErro
         if isinstance(each, dict)
     ]
     try:
-        reason = ErrorReason(problem.get("code"))
+        reason = ErrorReason(str(problem.get("code")))
     except ValueError:  # of a later version
         return InternalError(message)
     return make_error(reason, message, fields=fields, retry_after_s=retry_after_s)
