@@ -55,8 +55,7 @@ def test_its_pods_restore_all_of_a_folder_together(
     names = [f"{number:02}.png" for number in range(20)]
     for number, name in enumerate(names):
         (photos / name).write_bytes(file_of(np.full((16, 16 + number, 3), 90, np.uint8)))
-    database, files = f"sqlite:///{tmp_path}/jobs.db", f"file:{tmp_path}/files"
-    with Stack(jobs_database=database, jobs_files=files) as stack:
+    with Stack() as stack:
         for index in range(JOB["spec"]["completions"]):
             arguments = [
                 argument.replace("$(JOB_COMPLETION_INDEX)", str(index))

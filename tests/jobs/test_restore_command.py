@@ -19,7 +19,8 @@ from atelier_restorer.__main__ import main
 from atelier_runtime.outcomes import SkipReason
 from tests.answering_server import answer, answering_server
 from tests.contract.script import file_of
-from tests.contract.stack import Stack, eventually
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
 from tests.processes import content, free_port, wait_for
 from tests.processes import process as gateway_process
 from tests.relay import LOSE, relay
@@ -44,11 +45,9 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
-def jobs_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def jobs_stack() -> Iterator[Stack]:
     """A gateway that takes on more jobs at once than any of these commands has in flight."""
-    folder = tmp_path_factory.mktemp("jobs")
-    database, files = f"sqlite:///{folder}/jobs.db", f"file:{folder}/files"
-    with Stack(jobs_database=database, jobs_files=files, jobs_at_once=16) as stack:
+    with Stack(jobs_at_once=16) as stack:
         yield stack
 
 
@@ -301,7 +300,6 @@ def test_copies_of_an_image_are_one_job(stack: Stack, run: Run, album: Path, tmp
     assert (tmp_path / "out/copy.png").read_bytes() == (tmp_path / "out/02.png").read_bytes()
 
 
-@pytest.mark.slow  # the lease of the killed gateway's jobs lasts for half a minute
 def test_a_gateway_that_is_killed_and_comes_back_loses_nothing(stack: Stack, tmp_path: Path) -> None:
     album, out, port = make_album(tmp_path / "in", 12), tmp_path / "out", free_port()
     settings = {
@@ -310,6 +308,7 @@ def test_a_gateway_that_is_killed_and_comes_back_loses_nothing(stack: Stack, tmp
         "RESTORER": f"127.0.0.1:{stack.restorer_port}",
         "JOBS_DATABASE": f"sqlite:///{tmp_path}/jobs.db",
         "JOBS_FILES": f"file:{tmp_path}/files",
+        "JOBS_LEASE_SECONDS": 3,  # after which the jobs of the one that was killed are begun again
     }
     url = f"http://127.0.0.1:{port}"
     with gateway_process("gateway", tmp_path / "1.log", **settings) as gateway:
@@ -328,14 +327,8 @@ def test_a_gateway_that_is_killed_and_comes_back_loses_nothing(stack: Stack, tmp
 
 
 def test_a_gateway_that_is_full_is_waited_for(run: Run, tmp_path: Path) -> None:
-    settings = {
-        "jobs_database": f"sqlite:///{tmp_path}/jobs.db",
-        "jobs_files": f"file:{tmp_path}/files",
-        "jobs_at_once": 1,
-        "jobs_waiting": 1,
-    }
     album = make_album(tmp_path / "in", 4)
-    with Stack(**settings) as small, relay(small.url) as gateway:
+    with Stack(jobs_at_once=1, jobs_waiting=1) as small, relay(small.url) as gateway:
         small.restorer.hold = True
 
         def release(line: str) -> None:
