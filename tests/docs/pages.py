@@ -27,11 +27,13 @@ EXECUTED: Mapping[str, tuple[str, str]] = {
     "jobs": ("docs/http-api.md", "-o photo_job.json"),
     "plan": ("docs/restorer-cli.md", "compare docs/ruined.png"),
     "folders": ("docs/restorer-cli.md", "photos_restored --report"),
+    "archive": ("docs/restorer-cli.md", "restore archive"),
     "grpcurl": ("docs/restorer-cli.md", "DetectFaces"),
     "examples/curl": ("examples/curl/README.md", "portrait.sh"),
     "examples/python_http": ("examples/python_http/README.md", "generate.py"),
     "examples/python_grpc": ("examples/python_grpc/README.md", "restore.py"),
     "examples/grpcurl": ("examples/grpcurl/README.md", "detect.sh"),
+    "examples/ray_data": ("examples/ray_data/README.md", "restore.py"),
 }
 """Shell blocks that tests run: the page, and a part of the text."""
 

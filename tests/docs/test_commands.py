@@ -85,6 +85,18 @@ def test_a_folder_is_restored_from_the_command_line(run: Run, folder: Path, port
     assert len(json.loads((folder / "report.json").read_text())["pictures"]) == 1
 
 
+def test_an_archive_is_restored_by_jobs(run: Run, folder: Path) -> None:
+    (folder / "archive").mkdir()
+    for number in range(2):
+        shutil.copy(folder / "docs/ruined.png", folder / "archive" / f"{number}.png")
+    assert len(run("archive").splitlines()) == 2
+    (folder / "archive_restored/1.png").unlink()
+    [again] = map(json.loads, run("archive").splitlines())
+    assert again["output"].endswith("1.png") and again["faces"][0]["restored"]
+    with Image.open(folder / "archive_restored/1.png") as image:
+        assert image.size == (768, 768)
+
+
 def test_the_restorer_is_called_by_grpcurl(run: Run) -> None:
     response = json.loads(run("grpcurl"))
     assert (response["width_px"], response["height_px"]) == (768, 768) and len(response["faces"]) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dis
 
 def test_every_example_is_run() -> None:
     folders = {path.name for path in (ROOT / "examples").iterdir() if path.is_dir()}
-    assert folders == {name.removeprefix("examples/") for name in EXECUTED if "/" in name} | {"react"}
+    tested_elsewhere = {"react", "kubernetes_indexed_job"}  # below, and in tests/k8s/test_archive_job.py
+    assert folders == {name.removeprefix("examples/") for name in EXECUTED if "/" in name} | tested_elsewhere
 
 
 def test_curl(run: Run, folder: Path) -> None:
@@ -49,6 +51,35 @@ def test_python_over_grpc(run: Run, folder: Path) -> None:
 
 def test_grpcurl(run: Run) -> None:
     assert len(json.loads(run("examples/grpcurl"))["faces"]) == 1
+
+
+@pytest.mark.slow
+def test_ray_data(run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray leaves a token
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    names = [f"{day}/{number}.png" for day in ("monday", "tuesday") for number in range(3)]
+    for name in names:
+        photo = folder / "photos_for_ray" / name
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "docs/ruined.png", photo)
+    (folder / "photos_for_ray/notes.txt").write_text("no photo")
+    assert "0 photos failed" in run("examples/ray_data")
+    report = map(json.loads, (folder / "restored_by_ray/report.jsonl").read_text().splitlines())
+    expected = {name: {"input": name, "faces": 1, "restored": 1, "error": ""} for name in names}
+    assert {each["input"]: each for each in report} == expected
+    for name in names:
+        with Image.open(folder / "restored_by_ray" / name) as image:
+            assert image.size == (768, 768)
+    shutil.rmtree(folder / "photos_for_ray/tuesday")
+    (folder / "photos_for_ray/monday/0.png").write_bytes(b"no photo")
+    with pytest.raises(AssertionError):
+        run("examples/ray_data")
+    [failure] = [
+        each
+        for each in map(json.loads, (folder / "restored_by_ray/report.jsonl").read_text().splitlines())
+        if each["error"]
+    ]
+    assert failure["input"] == "monday/0.png" and failure["error"].startswith("image: ")
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):

@@ -7,13 +7,14 @@ import errno
 from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from atelier_restorer.client import Client, Restored
+from atelier_restorer.client import Restored
 from atelier_restorer.commands import options
 from atelier_restorer.commands.console import Console
 from atelier_restorer.commands.files import Plan, Task
 from atelier_restorer.commands.paths import PlanError, reason, shown
+from atelier_restorer.commands.record import Entry, Record
 from atelier_restorer.commands.writing import read_image, write_whole
 from atelier_restorer.request import RestoreRequest
 from atelier_runtime.errors import AtelierError, ServiceUnavailable
@@ -22,15 +23,35 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """After these, no other image could be written either."""
 
 
+_DONE_BEFORE = "was restored by an earlier run"
+
+
+class Restorer(Protocol):
+    """Restores images: a `Client` or a `JobClient`."""
+
+    async def restore(self, data: bytes, request: RestoreRequest) -> Restored:
+        """Restore the faces of an image file. Raises `AtelierError`."""
+
+
 class Batch:
     """The images of a plan, and what became of them."""
 
-    def __init__(self, plan: Plan, request: RestoreRequest, console: Console, concurrency: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        request: RestoreRequest,
+        console: Console,
+        concurrency: int,
+        record: Record,
+    ) -> None:
+        """`record`: where it is written what is done; what it says of earlier runs is skipped."""
         self._plan = plan
         self._request = request
         self._console = console
         self._concurrency = min(concurrency, len(plan.tasks))
+        self._record = record
         self._results: dict[int, dict[str, Any]] = {}
+        self._done_before: set[int] = set()
         self._failed = 0
         self._stopped: str | None = None
         self._warned: set[str] = set()
@@ -39,12 +60,13 @@ class Batch:
         self._writing: set[asyncio.Task[None]] = set()
         self.started = False
 
-    async def run(self, client: Client) -> None:
+    async def run(self, client: Restorer) -> None:
         """Restore all images. A failed one is reported; a lost restorer or a full disk ends the batch.
 
         If canceled, what is being written is written and reported first.
         """
         self.started = True
+        self._record.begin()
         with self._console.progress(len(self._plan.tasks)):
             self._workers = {asyncio.create_task(self._work(client)) for _ in range(self._concurrency)}
             try:
@@ -71,7 +93,8 @@ class Batch:
 
     def left(self) -> list[Task]:
         """Return the images that were not attempted, or not to the end."""
-        return [task for number, task in enumerate(self._plan.tasks) if number not in self._results]
+        known = self._results.keys() | self._done_before
+        return [task for number, task in enumerate(self._plan.tasks) if number not in known]
 
     def report(self) -> dict[str, Any]:
         """Return the report of the image, or for a folder of all its images, sorted by name."""
@@ -80,7 +103,8 @@ class Batch:
         if not self._plan.is_folder:
             return results[0] if results else {"input": left[0], "output": None, "error": self._why_left()}
         reasons = {str(path): skip.reason for path, skip in self._plan.skipped.items()}
-        reasons |= dict.fromkeys(left, self._why_left())
+        done = [str(self._plan.tasks[number].source) for number in sorted(self._done_before)]
+        reasons |= dict.fromkeys(done, _DONE_BEFORE) | dict.fromkeys(left, self._why_left())
         return {
             "pictures": results,
             "skipped": [{"input": path, "reason": why} for path, why in reasons.items()],
@@ -88,30 +112,37 @@ class Batch:
 
     def finish(self, *, named: int | None) -> int:
         """Print a summary and at most `named` of the images that were not attempted; return the exit code."""
-        total, tried = len(self._plan.tasks), len(self._results)
+        total, tried, before = len(self._plan.tasks), len(self._results), len(self._done_before)
+        untried = total - tried - before
         for task in self.left()[:named]:
             self._console.message(f"{shown(task.source)}: {self._why_left()}")
         skipped = len(self._plan.skipped)
-        if total > 1 or tried < total or skipped:
+        if total > 1 or untried or skipped:
             summary = f"{tried - self._failed} of {total} images written, {self._failed} failed"
-            summary += f", {total - tried} not attempted" if tried < total else ""
+            summary += f", {before} restored before" if before else ""
+            summary += f", {untried} not attempted" if untried else ""
             self._console.message(summary + (f", {skipped} skipped" if skipped else ""))
         missed = any(skip.is_failure for skip in self._plan.skipped.values())
-        return int(self._failed > 0 or tried < total or missed or self._console.has_lost_results)
+        return int(self._failed > 0 or untried > 0 or missed or self._console.has_lost_results)
 
     def _why_left(self) -> str:
         return f"not attempted: {self._stopped or 'the run ended'}"
 
-    async def _work(self, client: Client) -> None:
+    async def _work(self, client: Restorer) -> None:
         for number, task in self._waiting:
             await self._attempt(number, task, self._restore(client, number, task))
             if self._stopped is not None:
                 return
 
-    async def _restore(self, client: Client, number: int, task: Task) -> None:
+    async def _restore(self, client: Restorer, number: int, task: Task) -> None:
         data = await asyncio.to_thread(read_image, task.source)
+        entry = await asyncio.to_thread(self._record.entry, task, data)
+        if self._record.has(entry):
+            self._done_before.add(number)
+            self._console.done(f"{shown(task.source)}: {_DONE_BEFORE}")
+            return
         restored = await client.restore(data, replace(self._request, output_format=task.format))
-        writing = asyncio.create_task(self._attempt(number, task, self._write(number, task, restored)))
+        writing = asyncio.create_task(self._attempt(number, task, self._write(number, task, restored, entry)))
         self._writing.add(writing)
         await asyncio.shield(writing)  # once begun, it ends: what is written is reported
         self._writing.discard(writing)
@@ -131,8 +162,8 @@ class Batch:
             elif isinstance(error, OSError) and error.errno in _DISK_FULL:
                 self.stop(reason(error))
 
-    async def _write(self, number: int, task: Task, restored: Restored) -> None:
-        report = await asyncio.to_thread(self._write_files, task, restored)
+    async def _write(self, number: int, task: Task, restored: Restored, entry: Entry) -> None:
+        report = await asyncio.to_thread(self._write_files, task, restored, entry)
         for warning in report["warnings"]:
             if warning not in self._warned:  # once is enough for a folder of JPEGs
                 self._warned.add(warning)
@@ -144,12 +175,14 @@ class Batch:
         count = len(report["faces"])
         self._console.done(f"{shown(task.source)}: {done} of {count} faces restored{why}")
 
-    def _write_files(self, task: Task, restored: Restored) -> dict[str, Any]:
+    def _write_files(self, task: Task, restored: Restored, entry: Entry) -> dict[str, Any]:
         """Write everything of an image, itself last; return its report."""
         report = restored.report
+        files = [task.target]
         self._plan.mark_results()
         if task.mask is not None and restored.mask is not None:
             write_whole(task.mask, restored.mask)
+            files.append(task.mask)
             report = {"mask": str(task.mask)} | report
         if task.crops is not None:
             crops = []
@@ -158,8 +191,10 @@ class Batch:
                 write_whole(Path(paths["before"]), task.crops.signed(before))
                 write_whole(Path(paths["after"]), task.crops.signed(after))
                 crops.append({"face": index, **paths})
+                files += map(Path, paths.values())
             report = report | {"crops": crops}
         write_whole(task.target, restored.picture)
+        self._record.add(entry, files)
         return report
 
 

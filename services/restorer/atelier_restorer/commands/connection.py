@@ -11,6 +11,7 @@ from typing import TypeVar
 from atelier_restorer.client import Client, connect
 from atelier_restorer.commands import options
 from atelier_restorer.commands.stopping import cancelled_by_signals
+from atelier_restorer.jobs_client import JobClient, connect_to_gateway
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults
 from atelier_runtime.log import PlainFormatter, configure_logging
@@ -18,6 +19,7 @@ from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import warn_of_unknown_variables
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 def run_with_client(
@@ -33,10 +35,10 @@ def run_with_client(
     Raises what `work` raises, `UsageError`, `StartupError` if a network of `required` is missing, and
     `Terminated` within `terminated_by_signals`.
     """
-    configure_logging("info" if args.verbose else "warning", PlainFormatter())
+    _configure_logging(args)
     if args.server is not None:
-        timeout_s = defaults.DEADLINE_S if args.timeout is None else args.timeout
-        return asyncio.run(_run(connect(args.server, timeout_s=timeout_s, concurrency=concurrency), work))
+        opening = connect(args.server, timeout_s=_timeout_s(args), concurrency=concurrency)
+        return asyncio.run(_run(opening, work))
     settings = options.load_settings(args)
     warn_of_unknown_variables(RestorerSettings)
     from atelier_restorer.in_process import open_in_process  # imports torch, which takes seconds
@@ -44,7 +46,25 @@ def run_with_client(
     return asyncio.run(_run(open_in_process(settings, roles, required, concurrency=concurrency), work))
 
 
-async def _run(opening: AbstractAsyncContextManager[Client], work: Callable[[Client], Awaitable[T]]) -> T:
+def run_with_gateway(args: argparse.Namespace, work: Callable[[JobClient], Awaitable[T]], *, run: str) -> T:
+    """Run `work` with a client of the gateway of --server; `run`: see `JobClient`.
+
+    Raises what `work` raises, `ServiceUnavailable`, and `Terminated` within `terminated_by_signals`.
+    """
+    _configure_logging(args)
+    opening = connect_to_gateway(args.server, run=run, timeout_s=_timeout_s(args))
+    return asyncio.run(_run(opening, work))
+
+
+def _configure_logging(args: argparse.Namespace) -> None:
+    configure_logging("info" if args.verbose else "warning", PlainFormatter())
+
+
+def _timeout_s(args: argparse.Namespace) -> float:
+    return defaults.DEADLINE_S if args.timeout is None else float(args.timeout)
+
+
+async def _run(opening: AbstractAsyncContextManager[C], work: Callable[[C], Awaitable[T]]) -> T:
     async def run() -> T:
         async with opening as client:
             return await work(client)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atelier_restorer.commands.collisions import NAME_BYTES, Outputs, Write, is_too_long
 from atelier_restorer.commands.crops import LONGEST_CROP_SUFFIX, CropNames
 from atelier_restorer.commands.folders import RESULTS_MARK, Skip, read_folder
 from atelier_restorer.commands.paths import FORMAT_OF_SUFFIX, PlanError, is_within, may, shown
+from atelier_restorer.commands.shares import Share
 from atelier_restorer.commands.writing import check_folder, check_writable, write_whole
 from atelier_runtime.images import Format
 
@@ -43,6 +44,11 @@ class Plan:
     is_folder: bool
     new_results: tuple[Path, ...] = ()
     """Folders of results that lie in the folder of the images, and hold no images yet."""
+
+    def share(self, source: Path, share: Share) -> Plan:
+        """Return the plan of a share of the folder `source`, whose plan this is."""
+        tasks = [task for task in self.tasks if share.has(os.path.relpath(task.source, source))]
+        return replace(self, tasks=tuple(tasks))
 
     def mark_results(self) -> None:
         """Mark new folders of results among the images, so that later runs do not restore them again."""

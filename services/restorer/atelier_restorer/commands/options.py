@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from atelier_restorer.client import MAX_CONCURRENCY
+from atelier_restorer.commands.addresses import is_gateway, is_url
+from atelier_restorer.commands.shares import Share
 from atelier_restorer.request import DetectRequest, FaceRule, IdentityMode, Look, MaskKind, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images, settings
@@ -129,7 +131,22 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         help=f"images of a folder at once, 1 to {MAX_CONCURRENCY}; fewer while the restorer is busy (default "
         f"{_CONCURRENCY_AT_SERVER} with --server, else {_CONCURRENCY_IN_PROCESS})",
     )
-    _add_connection_flags(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip the images of a folder that an earlier run with --resume, or with a gateway, has restored "
+        "with the same options; those that have changed since are restored again",
+    )
+    parser.add_argument(
+        "--share",
+        metavar="I/N",
+        help="only the images of the I-th of N shares of a folder, counted from 0: one for each machine",
+    )
+    _add_connection_flags(
+        parser,
+        "HOST:PORT|URL",
+        "use the restorer at this address, or the jobs of the gateway at this URL, such as http://HOST:7860",
+    )
 
 
 def add_detect(parser: argparse.ArgumentParser, run: Command) -> None:
@@ -236,7 +253,11 @@ def _add_number(
     group.add_argument(flag, type=kind, metavar=letter, default=default, help=text)
 
 
-def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
+def _add_connection_flags(
+    parser: argparse.ArgumentParser,
+    server: str = "HOST:PORT",
+    server_help: str = "use the restorer at this address",
+) -> None:
     in_process = parser.add_argument_group(
         "networks in this process",
         f"also environment variables: {_PREFIX}MODEL_SET, {_PREFIX}CODEFORMER, ...",
@@ -266,7 +287,7 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
         help="dtype of CodeFormer, face parser and upscaler",
     )
     remote = parser.add_argument_group("a running service instead")
-    remote.add_argument("--server", metavar="HOST:PORT", help="use the restorer at this address")
+    remote.add_argument("--server", metavar=server, help=server_help)
     remote.add_argument(
         "--timeout",
         type=float,
@@ -278,8 +299,13 @@ def _add_connection_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_connection_flags(args: argparse.Namespace) -> None:
-    """Raise `UsageError` for flags that have no meaning with --server, or without it."""
+def check_connection_flags(args: argparse.Namespace, *, takes_gateway: bool = False) -> None:
+    """Raise `UsageError` for flags that have no meaning with --server, or without it, or for its value."""
+    if is_gateway(args.server):
+        if not takes_gateway:
+            raise UsageError(f"--server: {args.command} takes the HOST:PORT of a restorer, not a URL")
+        if not is_url(args.server):
+            raise UsageError("--server must be HOST:PORT or a URL such as http://HOST:7860")
     if args.server is None:
         if args.timeout is not None:
             raise UsageError("--timeout is for --server; without it there is no timeout")
@@ -289,6 +315,15 @@ def check_connection_flags(args: argparse.Namespace) -> None:
         raise UsageError(f"{', '.join(flags)} {verb} networks in this process; --server has its own")
     if args.timeout is not None and not 0 < args.timeout < 1e6:
         raise UsageError(f"--timeout must be a number of seconds above 0, is {args.timeout:g}")
+
+
+def share(args: argparse.Namespace) -> Share | None:
+    """Return which share of the folder is wanted; None: all of it. Raises `UsageError`."""
+    if args.share is None:
+        return None
+    if (share := Share.parse(args.share)) is None:
+        raise UsageError(f"--share must be I/N with I from 0 to N - 1, such as 0/8, is {args.share}")
+    return share
 
 
 def concurrency(args: argparse.Namespace) -> int:
@@ -323,6 +358,14 @@ def load_settings(args: argparse.Namespace) -> RestorerSettings:
     except ValidationError as error:
         lines = settings.explain(RestorerSettings, error)
         raise UsageError("\n".join(_name_flag(line, args) for line in lines)) from None
+
+
+def networks(args: argparse.Namespace) -> dict[str, str | None]:
+    """Return the settings that say which networks restore in this process; of a server nobody knows them."""
+    if args.server is not None:
+        return {}
+    loaded = load_settings(args)
+    return {name: getattr(loaded, name) for name in ("model_set", *_CHECKPOINTS, "dtype")}
 
 
 def explain(error: AtelierError) -> str:
