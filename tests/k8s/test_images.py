@@ -83,7 +83,7 @@ def test_the_build_gets_sources_and_demo_weights_and_nothing_else() -> None:
         path
         for path in files
         if not path.endswith(
-            (".py", ".pyi", ".toml", ".proto", ".sh", ".json", ".safetensors", ".gz", ".typed")
+            (".py", ".pyi", ".toml", ".proto", ".sh", ".json", ".safetensors", ".onnx", ".gz", ".typed")
         )
         and path != "constraints.txt"
     ]
