@@ -34,6 +34,7 @@ from atelier_restorer.models import Models, load_models
 from atelier_restorer.nets.codeformer import CodeFormer, match_statistics
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images
+from atelier_runtime.errors import AtelierError
 from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.torch_setup import prepare_torch
@@ -54,6 +55,7 @@ _HALF_SWAPPED_EVERY = 4
 _RUINED_CROP_PX = 8  # of an aligned crop of 512 px, of which `RUINED_SIDE` are in the crop for recognition
 _RUINS_TOLD = 0.95
 _TASK = 25  # faces that one process scores between reports
+_LEAST_FACES = 30  # the first has no one before it, and of the others a third is for measuring the limits
 _LEAST_EYES_PX = 20.0  # a face in a photograph that is smaller has too little to be mistaken for anybody
 
 
@@ -88,15 +90,30 @@ def drawn_faces(numbers: Iterable[int], seed: int) -> Iterator[Image]:
 
 
 def photographs(folder: Path) -> list[Path]:
-    """The images in a folder and its folders."""
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+    """The images in a folder and its folders; what is hidden is left out."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in _SUFFIXES and path.is_file() and not _is_hidden(path.relative_to(folder))
+    ]
 
 
-def photographed_faces(paths: Iterable[Path], models: Models) -> Iterator[Image]:
-    """The largest face of each photograph, aligned (512, 512, 3)."""
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def photographed_faces(paths: Iterable[Path], models: Models, unreadable: dict[Path, str]) -> Iterator[Image]:
+    """The largest face of each photograph, aligned (512, 512, 3).
+
+    A file that cannot be read is left out, and put into `unreadable` with the reason.
+    """
     assert models.detector is not None
     for path in paths:
-        rgb = images.decode(path.read_bytes(), max_pixels=defaults.MAX_PIXELS).eight_bit()
+        try:
+            rgb = images.decode(path.read_bytes(), max_pixels=defaults.MAX_PIXELS).eight_bit()
+        except (AtelierError, OSError) as error:
+            unreadable[path] = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            continue
         found = models.detector.detect(
             [rgb], size_px=defaults.DETECT_SIZE_PX, min_confidence=defaults.MIN_CONFIDENCE
         )[0]
@@ -246,24 +263,32 @@ class _Worker:
         cls.models = load_models(settings, _ROLES)
 
     @classmethod
-    def score(cls, seed: int, task: Sequence[int] | Sequence[Path]) -> list[Trial]:
-        """The trials of some faces; there is none of the first."""
+    def score(cls, seed: int, task: Sequence[int] | Sequence[Path]) -> tuple[list[Trial], dict[Path, str]]:
+        """The trials of some faces, and why files cannot be read; there is no trial of the first face."""
+        unreadable: dict[Path, str] = {}
         photos = [each for each in task if isinstance(each, Path)]
         numbers = [each for each in task if isinstance(each, int)]
-        faces = photographed_faces(photos, cls.models) if photos else drawn_faces(numbers, seed)
-        return list(trials_of(faces, cls.models))
+        faces = photographed_faces(photos, cls.models, unreadable) if photos else drawn_faces(numbers, seed)
+        return list(trials_of(faces, cls.models)), unreadable
 
 
 def all_trials(
     settings: RestorerSettings, faces: Sequence[int] | Sequence[Path], seed: int, jobs: int
 ) -> list[Trial]:
-    """The trials of faces, each with the codes of the one before it, in `jobs` processes."""
+    """The trials of faces, each with the codes of the one before it, in `jobs` processes.
+
+    Photographs that cannot be read are named on standard error.
+    """
     tasks = [faces[max(0, start - 1) : start + _TASK] for start in range(0, len(faces), _TASK)]
     trials: list[Trial] = []
+    named: set[Path] = set()  # the last of a task is the first of the next one too
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _Worker.start, (settings,)) as pool:
-        for done in pool.map(partial(_Worker.score, seed), tasks):
+        for done, unreadable in pool.map(partial(_Worker.score, seed), tasks):
             trials += done
+            for path in sorted(unreadable.keys() - named):
+                print(f"{path}: left out: {unreadable[path]}", file=sys.stderr, flush=True)
+            named |= unreadable.keys()
             print(f"{len(trials)} faces of {len(faces)}", file=sys.stderr, flush=True)
     return trials
 
@@ -295,9 +320,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def faces_of(photos: Path | None, count: int) -> Sequence[int] | Sequence[Path]:
+    """The photographs in a folder, or the numbers of `count` drawn people.
+
+    Raises `SystemExit` where there can never be enough of them.
+    """
+    if photos is None:
+        faces: Sequence[int] | Sequence[Path] = range(count)
+    elif not photos.is_dir():
+        raise SystemExit(f"--photos {photos} is not a folder")
+    elif not (faces := photographs(photos)):
+        raise SystemExit(f"no photographs in {photos} ({', '.join(_SUFFIXES)})")
+    if len(faces) < _LEAST_FACES:
+        what = f"--count {count}" if photos is None else f"{photos}: {len(faces)} photographs"
+        raise SystemExit(f"{what}: too few; at least {_LEAST_FACES} faces are needed")
+    return faces
+
+
 def main() -> int:
     """Run the command; return 1 if a target was missed."""
     given = parse()
+    faces = faces_of(given.photos, given.count)
     with tempfile.TemporaryDirectory() as folder:
         file = given.network
         if given.network_of:
@@ -309,13 +352,18 @@ def main() -> int:
         models = load_models(settings, _ROLES)
         if models.identifier is None or models.codeformer is None:
             raise SystemExit("the set needs an identity network (or --network FILE) and a face restorer")
-        faces = photographs(given.photos) if given.photos else range(given.count)
         trials = all_trials(settings, faces, given.seed, given.jobs)
+    if len(trials) < _LEAST_FACES - 1:
+        raise SystemExit(
+            f"{len(trials)} of {len(faces)} could be scored; at least {_LEAST_FACES} faces are needed"
+        )
     min_certainty = min_certainty_of(trials)
     known = [trial for trial in trials if trial.certainty >= min_certainty]
     first = round(len(known) * CALIBRATED_SHARE)
     if first < 10:
-        raise SystemExit(f"{len(known)} faces that are not too ruined are too few; at least 30 are needed")
+        raise SystemExit(
+            f"{len(known)} faces that are not too ruined are too few; at least {_LEAST_FACES} are needed"
+        )
     limit = limit_of(known[:first])
     figures = [
         Figure.number("identity: certainty from which a face can be told", min_certainty),

@@ -29,6 +29,7 @@ HEALTHY_ON_A_CPU = {
     "codeformer_available": True,
     "realesrgan_available": True,
     "refiner_available": False,
+    "identity_available": False,
     "vram_available": None,
     "device": "cpu",
     "gpu_info": None,
@@ -58,6 +59,11 @@ def test_health_on_cuda(stack: Stack) -> None:
         "device": "cuda:0",
         "gpu_info": "RTX 3090 Ti",
     }
+
+
+def test_health_tells_whether_likeness_can_be_told(stack: Stack) -> None:
+    stack.restorer.networks[NetworkRole.IDENTITY] = "sface"
+    assert stack.client.get("/health").json() == {**HEALTHY_ON_A_CPU, "identity_available": True}
 
 
 def test_health_tells_how_busy_the_services_are(stack: Stack) -> None:

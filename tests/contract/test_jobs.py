@@ -69,7 +69,7 @@ def test_the_result_is_the_synchronous_response_without_images(stack: Stack) -> 
 
 @pytest.mark.parametrize("kind", ["restore", "detect", "compare"])
 def test_photos(stack: Stack, kind: str) -> None:
-    fields = {"fidelities": [0.2, 0.8]} if kind == "compare" else {}
+    fields: dict[str, Any] = {"fidelities": [0.2, 0.8]} if kind == "compare" else {}
     if kind != "detect":
         fields |= {"return_mask": True, "return_crops": True}
     job = done(stack, type=kind, input={"image": as_data(PHOTO), **fields})
@@ -161,7 +161,7 @@ def test_events_tell_of_everything(stack: Stack) -> None:
         events = events_in(response)
         name, _, first = next(events)
         assert name == "snapshot" and first["id"] == job["id"]
-        rest = []
+        rest: list[tuple[str, int, Any]] = []
         while not rest or rest[-1][2].get("step") != STEPS:
             rest.append(next(events))
         stack.generator.hold = False

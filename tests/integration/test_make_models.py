@@ -135,6 +135,13 @@ def test_listing_names_file_size_source_license_and_state_and_fetches_nothing(
     assert lines["base/unet/weights"] == ["10.00", "kB", "to", "fetch"]
 
 
+def test_a_fresh_set_is_to_be_fetched_as_a_whole(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--list") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    missing, total = last.removeprefix("To fetch: ").split(" of ")
+    assert missing == total, "license texts count on both sides"
+
+
 def test_a_license_that_nobody_accepted_stops_the_run_with_the_flag_to_give(
     run: Run, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,6 +105,29 @@ def test_an_alternative_takes_the_place_of_a_component_of_a_complete_set(
     assert models.components[NetworkRole.IDENTITY].name == "arcface"
 
 
+def test_limits_measured_for_the_identity_network_outlast_further_runs(
+    two_identity_networks: Path, server: FileServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "set/manifest.json"
+    limits = {"min_similarity": 0.41, "min_certainty": 0.2}
+    commercial = ["--profile", "commercial", "--catalogue", str(two_identity_networks)]
+    commercial += ["--to", str(path.parent), "--retry-pause", "0"]
+    assert main([*commercial, "--with", "identity"]) == 0
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": limits}))
+    assert main([*commercial, "--with", "identity"]) == 0
+    assert json.loads(path.read_text())["identity"] == limits
+    (path.parent / "detector.safetensors").unlink()
+    detector = server.files.pop("/faces/detector.pth")
+    assert main([*commercial, "--with", "identity"]) == 1 and not path.exists()
+    server.files["/faces/detector.pth"] = detector
+    assert main([*commercial, "--with", "identity"]) == 0
+    assert ModelSet.open(str(path.parent)).identity is not None, "nor does an interrupted run lose them"
+    assert json.loads(path.read_text())["identity"] == limits
+    assert main([*commercial, "--with", "arcface", "--accept", "s-lab"]) == 0
+    assert "identity" not in json.loads(path.read_text()), "they say nothing about another network"
+    assert not [file for file in path.parent.iterdir() if "before" in file.name]
+
+
 def test_a_profile_takes_the_alternative_and_asks_for_no_license(
     catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

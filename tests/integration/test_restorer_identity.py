@@ -130,6 +130,17 @@ async def test_a_face_that_would_be_somebody_else_is_left_as_it_was(restorer: Cl
     assert not pixels(response.mask).any()
 
 
+@pytest.mark.parametrize("crops", [False, True])
+async def test_a_guarded_face_of_visibility_0_is_not_visible(restorer: Client, *, crops: bool) -> None:
+    unseen = skip_reason_pb2.SKIP_REASON_NOT_VISIBLE
+    guard = {"identity": GUARD, "min_similarity": 1.0, "visibility": 0.0, "return_crops": crops}
+    for file, fields in ((FILE, {"max_faces": 1}), (CROP, {"aligned": True})):
+        response = await restorer.restore(file, **guard, **fields)
+        face = response.faces[0]
+        assert (face.restored, face.reason, response.reason) == (False, unseen, unseen)
+        assert face.HasField("crop_after") is crops
+
+
 async def test_with_the_sets_own_limit(restorer: Client) -> None:
     response = await restorer.restore(FILE, max_faces=1, identity=GUARD)
     plain = await restorer.restore(FILE, max_faces=1)
@@ -178,6 +189,17 @@ async def test_a_network_from_a_file_has_no_limit_of_its_own(without: Path, tmp_
     async with serve(without, identity=str(tmp_path / "own.onnx"), min_similarity=-0.5) as client:
         response = await client.restore(FILE, max_faces=1, identity=GUARD)
     assert response.min_similarity == -0.5
+
+
+async def test_the_settings_certainty_stands_above_the_sets(
+    knowing: Path, without: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own.onnx").write_bytes(mean_color_network())
+    for folder, file in ((knowing, ""), (without, str(tmp_path / "own.onnx"))):
+        for certainty, unknown in ((2.0, True), (0.0, False)):
+            async with serve(folder, identity=file, min_certainty=certainty) as client:
+                response = await client.restore(CROP, aligned=True)
+            assert response.faces[0].identity_unknown is unknown
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +272,34 @@ async def test_on_the_command_line_in_process_and_at_a_service(
         run_here, *arguments("no.png", "--identity", "guard"), "--model-set", without
     )
     assert refused.code != 0 and "--identity guard needs an identity network" in refused.err
+
+
+@pytest.mark.parametrize("own_network", [False, True], ids=["no network", "no limit"])
+def test_a_folder_is_refused_as_a_whole_before_its_first_image(
+    *, without: Path, tmp_path: Path, run_here: RunHere, own_network: bool
+) -> None:
+    for name in ("in/1.png", "in/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(FILE)
+    (tmp_path / "own.onnx").write_bytes(mean_color_network())
+    flags = ["--identity-network", tmp_path / "own.onnx"] if own_network else []
+    guard = ["--identity", "guard", "--model-set", without, *flags]
+    refused = run_here("restore", tmp_path / "in", tmp_path / "out", *guard)
+    expected = "--min-similarity is required" if own_network else "--identity guard needs an identity network"
+    assert (refused.code, refused.reports, refused.err.count(expected)) == (2, [], 1), refused.err
+    assert ".png" not in refused.err and not list((tmp_path / "out").rglob("*.png"))
+
+
+async def test_a_service_that_refuses_a_guard_is_not_asked_for_every_image(
+    plain_restorer: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / f"in/{number}.png").write_bytes(FILE)
+    flags = ["--identity", "guard", "--concurrency", 1]
+    run = await run_at_service(plain_restorer, "restore", tmp_path / "in", tmp_path / "out", *flags)
+    assert run.code == 1 and run.err.count("--identity guard needs an identity network") == 1, run.err
+    assert "1 failed, 3 not attempted" in run.err
 
 
 NO_FACES = [("--faces", "plan.json"), ("--max-faces", 0)]

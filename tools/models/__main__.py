@@ -27,6 +27,7 @@ from tools.models.assemble import (
     fill,
     local_files,
     locked,
+    sources_of,
     take_stock,
     write_manifest,
 )
@@ -260,7 +261,7 @@ def print_plan(catalog: Catalog, items: list[Item], options: argparse.Namespace)
     for license in catalog.licenses:
         demand = f"; must be accepted: --accept {license.key}" if license.must_be_accepted else ""
         print(f"  {license.name}{demand}  {license.text.address}")
-    total = sum(source.bytes for entry in catalog.entries for source in entry.files)
+    total = sum(source.bytes for source in sources_of(catalog))
     if items:
         print(
             f"\nTo fetch: {format_size(sum(item.to_fetch for item in items))} of {format_size(total)}",

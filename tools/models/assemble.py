@@ -2,7 +2,8 @@
 
 A folder without `manifest.json` is not a model set: the manifest is removed before the first file changes and
 written, in one step, when every file is there and checked. However a run ends in between, it leaves parts
-that the next run continues, and nothing that a service could load.
+that the next run continues, and nothing that a service could load. What the user measured and wrote into the
+manifest is kept aside meanwhile.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.weights import CheckpointError, ModelSet, sha256
 from tools.models.catalogue import Catalog, Source
 from tools.models.client import Client
@@ -24,6 +26,7 @@ from tools.models.convert import convert, is_conversion_of, source_of
 from tools.models.download import discard_part, download, leftovers_of, part_of, size_of
 
 MANIFEST = "manifest.json"
+EARLIER_MANIFEST = ".manifest.before.json"
 LOCK = ".lock"
 
 
@@ -42,6 +45,14 @@ class Item:
     here: bool
     to_fetch: int
     local: Path | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredLimits:
+    """The manifest's `identity`, and the SHA-256 of the files that it holds for."""
+
+    limits: object
+    files: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -150,12 +161,40 @@ def fill(items: list[Item], folder: Path, context: FetchContext, trusted: frozen
     """
     for item in items:
         if not item.here:
-            (folder / MANIFEST).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                (folder / MANIFEST).replace(folder / EARLIER_MANIFEST)
             _obtain(item, folder, context, trusted)
 
 
+def measured_limits(folder: Path) -> MeasuredLimits | None:
+    """Return what the user measured for the set's identity network and put into its manifest.
+
+    The manifest is that before the run, or before the run that was interrupted. None without one, or with one
+    that cannot be read.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads((path if path.exists() else folder / EARLIER_MANIFEST).read_text("utf-8"))
+        limits = manifest["identity"]
+        return MeasuredLimits(limits, _identity_files(manifest)) if limits is not None else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _identity_files(manifest: Mapping[str, Any]) -> frozenset[str]:
+    """Return the checksums of the files of the identity network."""
+    path = manifest["components"][NetworkRole.IDENTITY]["path"]
+    files = manifest["files"].items()
+    return frozenset(
+        record["sha256"] for name, record in files if name == path or name.startswith(f"{path}/")
+    )
+
+
 def write_manifest(catalog: Catalog, folder: Path) -> Path:
-    """Write the manifest of a complete folder, and open the set as a service would."""
+    """Write the manifest of a complete folder, and open the set as a service would.
+
+    Limits in the manifest before are kept if they were measured for the identity network that the set has.
+    """
     components = {
         entry.role: {
             "path": entry.path,
@@ -165,7 +204,7 @@ def write_manifest(catalog: Catalog, folder: Path) -> Path:
         }
         for entry in catalog.entries
     }
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": catalog.name,
         "license": "; ".join(license.name for license in catalog.licenses),
         "licenses_accepted": [lic.key for lic in catalog.licenses if lic.must_be_accepted],
@@ -178,12 +217,16 @@ def write_manifest(catalog: Catalog, folder: Path) -> Path:
         "files": {source.path: _record(source, folder) for source in sources_of(catalog)},
         "made_by": "python -m tools.models",
     }
+    measured = measured_limits(folder)
+    if measured and NetworkRole.IDENTITY in components and _identity_files(manifest) == measured.files:
+        manifest["identity"] = measured.limits
     path, part = folder / MANIFEST, part_of(folder / MANIFEST)
     with part.open("w", encoding="utf-8") as file:
         file.write(json.dumps(manifest, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    (folder / EARLIER_MANIFEST).unlink(missing_ok=True)
     ModelSet.open(str(folder))
     return path
 

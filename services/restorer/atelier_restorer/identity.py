@@ -27,7 +27,7 @@ SFACE_SHA256 = "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79
 """Of `face_recognition_sface_2021dec.onnx`."""
 SFACE = "sface"
 RUINED_SIDE = 6
-"""A face of so many px could be anybody's: on drawn people the equal error rate is 14 %."""
+"""A face of so many px could be anybody's: on drawn people the equal error rate is 13 %."""
 MIN_CERTAINTY = 0.05
 """Below it a face is no better than its ruin; unless the model set says otherwise."""
 _MOST_DIMENSIONS = 4096

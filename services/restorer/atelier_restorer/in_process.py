@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from atelier_restorer.client import MAX_CONCURRENCY, Client
+from atelier_restorer.models import Models
 from atelier_restorer.servicer import RestorerService, RestorerServicer
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.device_worker import DeviceWorker
@@ -44,10 +45,12 @@ async def open_in_process(
     required: Collection[NetworkRole],
     *,
     concurrency: int = MAX_CONCURRENCY,
+    check: Callable[[Models], None] | None = None,
 ) -> AsyncIterator[Client]:
     """Load the networks of `roles` and yield a client for them, with up to `concurrency` calls at once.
 
-    Raises `StartupError` if a network of `required` is neither in the model set nor given as a file.
+    `check` is called with them, and raises what it likes if they do not suffice. Raises `StartupError` if a
+    network of `required` is neither in the model set nor given as a file.
     """
     worker = DeviceWorker(_QUEUE_CAPACITY)
     image_workers = image_workers_of(settings)
@@ -61,6 +64,8 @@ async def open_in_process(
                 raise StartupError(
                     f"MODEL_SET: the set '{name}' does not have a {role}; --{role} FILE names a checkpoint"
                 )
+        if check is not None:
+            check(service.models)
         servicer = RestorerServicer(
             service, partial(service_status, loaded, worker, image_workers, ready=True)
         )

@@ -80,9 +80,13 @@ class Likeness:
         """Return the first version of a face that the guard lets through.
 
         If there is none, the face is left as it was, with the likeness of the version most alike. Measures
-        only what it needs to.
+        only what it needs to. A face that pasting will not show needs no guard: its crops are as asked for.
         """
-        first, before = versions[0], self._before(versions)
+        first = versions[0]
+        if not is_visible(first.visibility):
+            replace(self, guard=None).measure([[first]])
+            return first
+        before = self._before(versions)
         if before is None or self.guard is None:
             return first
         tried: list[Candidate] = []

@@ -197,9 +197,11 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
     components = _components(settings, model_set, roles)
     detector, codeformer, upscaler, parser, identity = (components.get(role) for role in ROLES)
     measured = model_set.identity if identity and not identity.single_file else None
-    min_similarity = settings.min_similarity
+    min_similarity, min_certainty = settings.min_similarity, settings.min_certainty
     if min_similarity is None and measured:
         min_similarity = measured.min_similarity
+    if min_certainty is None:
+        min_certainty = measured.min_certainty if measured else MIN_CERTAINTY
     models = Models(
         model_set=model_set,
         components=components,
@@ -211,7 +213,7 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         parser=_lazy_parser(parser, device, dtype) if parser else None,
         identifier=load_identifier(identity, device) if identity else None,
         min_similarity=min_similarity,
-        min_certainty=measured.min_certainty if measured else MIN_CERTAINTY,
+        min_certainty=min_certainty,
     )
     if models.detector and detector and detector.single_file:
         # Clients refer to a detector by the network's name; a file's name says little.
@@ -223,8 +225,9 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
         logger.info("network loaded", extra={"role": component.role, "network": component.name})
     if warning := models.mixture_warning:
         logger.warning(warning)
-    if settings.min_similarity is not None and models.identifier is None:
-        logger.warning("MIN_SIMILARITY has no effect: no identity network is loaded")
+    for name in ("min_similarity", "min_certainty"):
+        if getattr(settings, name) is not None and models.identifier is None:
+            logger.warning(f"{name.upper()} has no effect: no identity network is loaded")
     return models
 
 

@@ -51,6 +51,13 @@ class RestorerSettings(settings.ServiceSettings):
         description="Least likeness (cosine) that the guard asks for unless a request says otherwise. "
         "Default: the model set's, which holds for its own identity network only.",
     )
+    min_certainty: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Certainty below which a face is too ruined to tell whose it is. Default: the model "
+        "set's, which holds for its own identity network only, or 0.05.",
+    )
     max_batch: int = Field(
         0,
         ge=0,

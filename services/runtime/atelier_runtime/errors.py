@@ -86,6 +86,10 @@ class AtelierError(Exception):
         self.fields: tuple[FieldViolation, ...] = ()
         super().__init__(self.message)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what there is: the default would pass the message to the class, whatever that takes."""
+        return _with_arguments, (type(self), self.args), self.__dict__
+
     def for_log(self) -> dict[str, object]:
         """Return the fields of a log line.
 
@@ -95,6 +99,11 @@ class AtelierError(Exception):
             return {"reason": self.reason, "error": self.message}
         names = [v.field if _FIELD_NAME.fullmatch(v.field) else "?" for v in self.fields[:_MAX_LOGGED_FIELDS]]
         return {"reason": self.reason, "fields": names}
+
+
+def _with_arguments(cls: type[AtelierError], arguments: tuple[object, ...]) -> AtelierError:
+    """Return an exception of which the attributes are still to be set."""
+    return cls.__new__(cls, *arguments)
 
 
 class InvalidRequest(AtelierError):

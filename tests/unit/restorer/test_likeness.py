@@ -118,6 +118,18 @@ def test_what_only_the_crops_will_show_is_measured_as_it_is() -> None:
     assert hidden.similarity == shown.similarity
 
 
+@pytest.mark.parametrize("has_ladder", [True, False])
+@pytest.mark.parametrize("scale", [1.0, float("nan")], ids=["somebody else", "cannot be measured"])
+def test_a_face_that_pasting_will_not_show_is_not_the_guards(*, has_ladder: bool, scale: float) -> None:
+    rows = versions((1, 1, 200), *[(250, 250, 0)] * (2 if has_ladder else 1))
+    for row in rows:
+        row.visibility = 0.001
+    guard = Likeness(OnnxIdentifier(mean_color_network(scale)), 0.99, 0.0, has_ladder)
+    [[chosen]] = guard.chosen([rows])
+    assert chosen is rows[0] and chosen.reason is None and chosen.restored is not None
+    assert (chosen.similarity is None) is (scale != 1) and chosen.fidelity_requested is None
+
+
 def test_what_the_guard_did_not_let_through_can_be_seen() -> None:
     rows = versions(RED, (0, 255, 255), BLUE)
     chosen = likeness(guard=0.99).choose(rows)

@@ -1,5 +1,6 @@
 """Every exception class over gRPC and back, and the enums of the protos."""
 
+import pickle
 import re
 from enum import StrEnum
 
@@ -42,6 +43,14 @@ def test_classes_and_reasons_correspond_one_to_one() -> None:
     ours = {c for c in subclasses(errors.AtelierError) if c.__module__ == errors.__name__}
     assert ours == set(ERROR_CLASSES.values())
     assert set(ERROR_CLASSES) == set(ErrorReason)
+
+
+@pytest.mark.parametrize("reason", list(ErrorReason))
+def test_every_error_can_be_pickled_for_another_process(reason: ErrorReason) -> None:
+    sent = make(reason)
+    received = pickle.loads(pickle.dumps(sent))
+    assert type(received) is type(sent) and str(received) == str(sent) == received.message
+    assert (received.fields, received.retry_after_s) == (sent.fields, sent.retry_after_s)
 
 
 @pytest.mark.parametrize(

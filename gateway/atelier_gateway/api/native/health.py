@@ -47,6 +47,10 @@ class HealthAnswer(BaseModel):
     codeformer_available: bool
     realesrgan_available: bool
     refiner_available: bool
+    identity_available: bool = Field(
+        description="The restorer has an identity network: it tells whether restored faces still show the "
+        "same people."
+    )
     vram_available: str | None = Field(
         description="Free / total on the generator's device, without a generator on the restorer's; null on "
         "a CPU.",
@@ -143,6 +147,7 @@ def health_answer(system: SystemStatus) -> HealthAnswer:
         codeformer_available=system.restorer_has(NetworkRole.FACE_RESTORER),
         realesrgan_available=main_has(NetworkRole.UPSCALER),
         refiner_available=system.generator_has(NetworkRole.REFINER),
+        identity_available=system.restorer_has(NetworkRole.IDENTITY),
         vram_available=_vram(main),
         device=main.device or None if main else None,
         gpu_info=main.device_name if main and on_cuda(main) else None,

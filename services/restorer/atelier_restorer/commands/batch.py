@@ -17,10 +17,13 @@ from atelier_restorer.commands.paths import PlanError, reason, shown
 from atelier_restorer.commands.record import Entry, Record
 from atelier_restorer.commands.writing import read_image, write_whole
 from atelier_restorer.request import RestoreRequest
-from atelier_runtime.errors import AtelierError, ServiceUnavailable
+from atelier_runtime.errors import AtelierError, InvalidRequest, ServiceUnavailable
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """After these, no other image could be written either."""
+
+_OF_EVERY_IMAGE = {"identity", "min_similarity"}
+"""Fields whose refusal depends on what the restorer has loaded, so that it holds for every image."""
 
 
 _DONE_BEFORE = "was restored by an earlier run"
@@ -157,7 +160,9 @@ class Batch:
             self._results[number] = _paths(task) | {"output": None, "error": text}
             self._console.result(self._results[number])
             self._console.done(f"{shown(task.source)}: {text}", is_failure=True)
-            if isinstance(error, ServiceUnavailable):
+            if isinstance(error, InvalidRequest) and _OF_EVERY_IMAGE & {v.field for v in error.fields}:
+                self.stop("the restorer cannot tell what is asked of likeness")
+            elif isinstance(error, ServiceUnavailable):
                 self.stop("the restorer is not available")
             elif isinstance(error, OSError) and error.errno in _DISK_FULL:
                 self.stop(reason(error))

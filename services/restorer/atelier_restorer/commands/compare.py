@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return await client.compare(data, request, fidelities)
 
     roles, required = networks(request)
-    results = run_with_client(args, compare, roles=roles, required=required)
+    results = run_with_client(args, compare, roles=roles, required=required, request=request)
     console = Console()
     for fidelity, target, result in zip(fidelities, targets, results, strict=True):
         write_whole(target, result.picture)

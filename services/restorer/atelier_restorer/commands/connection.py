@@ -6,17 +6,22 @@ import argparse
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from atelier_restorer.client import Client, connect
 from atelier_restorer.commands import options
 from atelier_restorer.commands.stopping import cancelled_by_signals
 from atelier_restorer.jobs_client import JobClient, connect_to_gateway
+from atelier_restorer.request import RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults
+from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.log import PlainFormatter, configure_logging
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import warn_of_unknown_variables
+
+if TYPE_CHECKING:
+    from atelier_restorer.models import Models
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -29,8 +34,12 @@ def run_with_client(
     roles: Collection[NetworkRole],
     required: Collection[NetworkRole],
     concurrency: int = 1,
+    request: RestoreRequest | None = None,
 ) -> T:
     """Run `work` with a client. In this process only the networks of `roles` are loaded.
+
+    `request`: what `work` will ask of each image. If the networks loaded in this process cannot tell what it
+    wants to know of likeness, that is a `UsageError` before the first image.
 
     Raises what `work` raises, `UsageError`, `StartupError` if a network of `required` is missing, and
     `Terminated` within `terminated_by_signals`.
@@ -42,8 +51,17 @@ def run_with_client(
     settings = options.load_settings(args)
     warn_of_unknown_variables(RestorerSettings)
     from atelier_restorer.in_process import open_in_process  # imports torch, which takes seconds
+    from atelier_restorer.likeness import likeness_of
 
-    return asyncio.run(_run(open_in_process(settings, roles, required, concurrency=concurrency), work))
+    def check(models: Models) -> None:
+        try:
+            if request is not None:
+                likeness_of(request, models)
+        except InvalidRequest as error:
+            raise options.UsageError(options.explain(error)) from None
+
+    opening = open_in_process(settings, roles, required, concurrency=concurrency, check=check)
+    return asyncio.run(_run(opening, work))
 
 
 def run_with_gateway(args: argparse.Namespace, work: Callable[[JobClient], Awaitable[T]], *, run: str) -> T:

@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
             run_with_gateway(args, batch.run, run=record.run)
         else:
             roles, required = networks(request)
-            run_with_client(args, batch.run, roles=roles, required=required, concurrency=concurrency)
+            run_with_client(
+                args, batch.run, roles=roles, required=required, concurrency=concurrency, request=request
+            )
     except (KeyboardInterrupt, Terminated) as stop:
         batch.stop(f"interrupted by {stop}" if isinstance(stop, Terminated) else "interrupted")
         batch.finish(named=0 if _write_report(args.report, batch, console) else None)
