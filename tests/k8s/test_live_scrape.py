@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import subprocess
 import time
@@ -23,6 +24,7 @@ from atelier_runtime.vram import VramCollector
 from tests import tiny_restorer
 from tests.k8s import queries
 from tests.k8s.manifests import BACKENDS, Workload, of_kind, workloads
+from tests.k8s.replicas import photo
 from tests.processes import free_port, process, program, ready, wait_for
 
 pytestmark = pytest.mark.slow
@@ -154,8 +156,26 @@ class _prometheus:
         return response.status_code == 200 and len(response.json()["data"]["result"]) == 4
 
 
+def end_of_job(watched: Watched, kind: str, **given: object) -> str:
+    """Submit a job, and return how it ended."""
+    body = {"type": kind, "input": given}
+    accepted = httpx.post(f"{watched.gateway}/v1/jobs", json=body, timeout=60)
+    assert accepted.status_code == 202, accepted.text
+    url = f"{watched.gateway}/v1/jobs/{accepted.json()['id']}"
+
+    def status() -> str:
+        found: str = httpx.get(url, timeout=30).json()["status"]
+        return found
+
+    wait_for(lambda: status() not in ("queued", "in_progress"), 120)
+    return status()
+
+
 def cause_everything(watched: Watched) -> None:
-    """Make each metric with labels have a series: faces, refusals, errors, and a service that is gone."""
+    """Make each metric with labels have a series: faces, refusals, errors, jobs, and a service that is gone."""
+    assert end_of_job(watched, "generate", **REQUEST) == "completed"
+    broken = base64.b64encode(photo()[:1000]).decode()
+    assert end_of_job(watched, "detect", image=broken) == "failed"
     generated = httpx.post(f"{watched.gateway}/generate", json=REQUEST, timeout=120)
     assert generated.status_code == 200 and generated.json()["face_restoration_applied"], generated.text[:500]
     assert httpx.post(f"{watched.gateway}/generate", json={}, timeout=60).status_code == 422
@@ -183,6 +203,9 @@ def check_labels(watched: Watched, used: dict[str, str]) -> None:
             if matcher.label == "reason":
                 alternatives = set(matcher.value.split("|"))
                 assert alternatives <= set(ErrorReason), f"{name}: {matcher.selector}"
+            elif matcher.value == "given_up":  # after three days
+                [family] = metrics.WEBHOOK_ATTEMPTS.describe()
+                assert matcher.metric == f"{family.name}_total" and matcher.value in family.documentation
             else:
                 found = watched.values(f"last_over_time({matcher.selector}[10m])")
                 assert found, f"{name}: no series has {matcher.selector}"
