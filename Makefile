@@ -99,5 +99,5 @@ demo-eval: $(STAMP) ## score the demo models; SEED=n, QUICK=1 in minutes, PROMPT
 demo-pictures: $(STAMP) ## make the README's pictures from the demo models; SET=folder
 	PYTHONPATH=demo $(BIN)/python -m training.showcase --to docs $(if $(SET),--set '$(SET)')
 
-clean: ## remove what was built, not .venv
+clean: ## remove what was built, and the logs and jobs of `make run`, not .venv
 	rm -rf $(STAMP) protos/gen .run .runs .pytest_cache .mypy_cache .ruff_cache

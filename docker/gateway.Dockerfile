@@ -22,12 +22,17 @@ RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constrain
     ./protos ./services/runtime ./gateway
 
 FROM python:3.11-slim-bookworm AS run
+RUN install -d -o 10001 -g 10001 -m 0750 /var/lib/atelier
 COPY --from=build /opt/atelier /opt/atelier
-# The root file system is read-only in Kubernetes; libraries keep their caches in /tmp.
-ENV HOME=/tmp \
+# The root file system is read-only in Kubernetes; libraries keep their caches in /tmp. Jobs outlive the container on a
+# volume that one gateway has; where there are several, these settings name a database and a bucket, or none.
+ENV ATELIER_GATEWAY_JOBS_DATABASE=sqlite:////var/lib/atelier/jobs.db \
+    ATELIER_GATEWAY_JOBS_FILES=file:/var/lib/atelier/jobs \
+    HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
+VOLUME /var/lib/atelier
 EXPOSE 7860
 ENTRYPOINT ["/opt/atelier/bin/atelier-gateway"]
 CMD ["serve"]

@@ -44,6 +44,7 @@ EXCUSED: Mapping[str, str] = {
     "make models": "downloads gigabytes; tests/integration/test_make_models.py",
     "ATELIER_GATEWAY_GENERATOR=none": "needs a downloaded set; tests/integration/test_gateway_restore.py",
     "docker build": "needs docker; tests/k8s/test_images.py",
+    "create secret generic atelier-jobs": "needs a cluster; tests/k8s/test_jobs.py has the same names",
     "kubectl apply": "needs a cluster; test_kubernetes.py renders it",
     "training.score_identity": "needs photographs; tests/unit/training/test_identity_network.py",
     "inspect codeformer.pth": "needs published files; tests/integration/test_restorer_command_published.py",

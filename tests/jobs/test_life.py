@@ -101,12 +101,12 @@ class Life(RuleBasedStateMachine):
     @rule(claim=consumes(claims), how=st.sampled_from(["complete", "fail", "cancelled"]))
     def end(self, claim: Claim, how: str) -> None:
         store = self.rows.store
-        work = {
-            "complete": lambda: store.complete(claim, {}, [_FILE]),
-            "fail": lambda: store.fail(claim, {"code": "internal", "message": "", "fields": []}),
-            "cancelled": lambda: store.cancelled(claim),
-        }[how]
-        job = self._write(claim, work())
+        if how == "complete":
+            job = self._write(claim, store.complete(claim, {}, [_FILE]))
+        elif how == "fail":
+            job = self._write(claim, store.fail(claim, {"code": "internal", "message": "", "fields": []}))
+        else:
+            job = self._write(claim, store.cancelled(claim))
         if job is not None:
             self.ended[job.id] = job.status
 

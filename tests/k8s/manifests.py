@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,6 +24,32 @@ BACKENDS = ("generator", "restorer")
 
 OVERLAYS = ("cpu-demo", "gpu", "autoscale", "restore")
 COMPONENTS = ("compiled", "images", "keda", "monitoring", "network-policies", "weights-volume")
+JOBS_COMPONENTS = ("jobs-postgres", "jobs-sqlite")
+"""One at most, after the others."""
+
+COMBINATIONS = [
+    combination
+    for count in range(len(COMPONENTS) + 1)
+    for combination in itertools.combinations(COMPONENTS, count)
+]
+COMBINATIONS += [(*c, "scale-to-zero") for c in COMBINATIONS if "keda" in c]
+COMBINATIONS += [
+    (*c, jobs)
+    for c in COMBINATIONS
+    for jobs in JOBS_COMPONENTS
+    if not {"compiled", "images", "weights-volume"} & set(c)  # which have nothing to do with the gateway
+]
+"""What is rendered on the three bases, in this order."""
+
+SECRETS = {
+    "atelier-jobs": {
+        "database": "postgresql://atelier:secret@db.internal:5432/jobs?sslmode=verify-full&sslrootcert=system",
+        "webhook-secrets": "whsec_" + "QUJD" * 8,
+    },
+    "atelier-jobs-bucket": {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"},
+}
+"""What a platform engineer creates, with the names and keys that components/jobs-postgres documents."""
+
 CONTROL_LABEL = "app.kubernetes.io/name"
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML has it
@@ -118,12 +145,29 @@ class Workload:
 
     @property
     def environment(self) -> dict[str, str]:
-        """All variables that the manifests give the process."""
+        """All variables that the manifests, and the Secrets that they name, give the process."""
         config_maps = of_kind(self.manifests, "ConfigMap")
         variables: dict[str, str] = {}
         for source in self.container.get("envFrom", []):
-            variables |= config_maps[source["configMapRef"]["name"]]["data"]
-        return variables | {entry["name"]: entry["value"] for entry in self.container.get("env", [])}
+            if "secretRef" in source:
+                variables |= SECRETS[source["secretRef"]["name"]]
+            else:
+                variables |= config_maps[source["configMapRef"]["name"]]["data"]
+        for entry in self.container.get("env", []):
+            if "value" in entry:
+                variables[entry["name"]] = entry["value"]
+            else:
+                reference = entry["valueFrom"]["secretKeyRef"]
+                variables[entry["name"]] = SECRETS[reference["name"]][reference["key"]]
+        return variables
+
+    @property
+    def most_replicas(self) -> int:
+        """How many pods may serve at once, not counting those that replace others."""
+        spec = self.deployment["spec"]
+        scaled = of_kind(self.manifests, "ScaledObject").get(f"atelier-{self.name}")
+        found: int = scaled["spec"]["maxReplicaCount"] if scaled else spec.get("replicas", 1)
+        return found
 
     def setting(self, name: str) -> str | None:
         return self.environment.get(f"ATELIER_{self.name.upper()}_{name}")

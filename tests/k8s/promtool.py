@@ -27,6 +27,10 @@ GAUGES = (
     "atelier_gateway_bytes_in_flight",
     "atelier_gateway_connections",
     "atelier_lora_memory_bytes",
+    'atelier_jobs{type="generate", status="queued"}',
+    'atelier_jobs{type="restore", status="in_progress"}',
+    "atelier_jobs_oldest_waiting_seconds",
+    "atelier_job_file_bytes",
 )
 COUNTERS = (
     GENERATED,
@@ -42,12 +46,22 @@ COUNTERS = (
     "atelier_lora_loads_total",
     'atelier_image_workers_lost_total{cause="cancelled"}',
     'atelier_gateway_connections_closed_total{cause="malformed"}',
+    'atelier_jobs_ended_total{type="generate", status="completed"}',
+    'atelier_jobs_ended_total{type="restore", status="completed"}',
+    'atelier_webhook_attempts_total{outcome="delivered"}',
 )
+QUIET = (
+    'atelier_job_retries_total{type="generate"}',
+    "atelier_job_leases_lost_total",
+)
+"""Counters that stand still in a healthy process."""
 BUCKETS = (
     "atelier_queue_wait_seconds_bucket",
     "atelier_expected_ratio_bucket",
     'atelier_request_duration_seconds_bucket{method="GenerateImage", code="OK"}',
     'atelier_stage_duration_seconds_bucket{stage="base"}',
+    'atelier_job_wait_seconds_bucket{type="generate"}',
+    'atelier_job_run_seconds_bucket{type="generate", status="completed"}',
 )
 MINUTES = 40
 
@@ -71,6 +85,7 @@ def cluster(gauges: str, counters: str) -> list[dict[str, str]]:
     for job in ("atelier-gateway", "atelier-generator", "atelier-restorer"):
         made += [series(name, gauges, job) for name in GAUGES]
         made += [series(name, counters, job) for name in COUNTERS]
+        made += [series(name, f"1x{MINUTES}", job) for name in QUIET]
         made += [series("up", f"1x{MINUTES}", job)]
         for bucket in BUCKETS:
             label = "{" if "{" not in bucket else ", "

@@ -99,7 +99,7 @@ def metrics_in(query: str) -> set[str]:
     without_labels = re.sub(r'\{[^}]*\}|"[^"]*"', "", query)
     without_grouping = re.sub(r"\b(by|on|ignoring|without) *\([^)]*\)", "", without_labels)
     words = set(re.findall(r"(?<![\w.$])[a-z_]{2,}\b(?! *\()", without_grouping))
-    return words - {"and", "or", "unless", "bool"} - {"by", "on", "ignoring", "without"}
+    return words - {"and", "or", "unless", "bool", "offset"} - {"by", "on", "ignoring", "without"}
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,31 @@ def pending(values: str, backend: str = "generator") -> Series:
     return [series(f'atelier_backend_pending{{backend="{backend}"}}', values, "atelier-gateway")]
 
 
+def jobs(values: str, status: str = "queued", pods: str = "ab") -> Series:
+    """Jobs in the database, of which every gateway reports all."""
+    name = f'atelier_jobs{{type="generate", status="{status}"}}'
+    return [series(name, values, "atelier-gateway", pod) for pod in pods]
+
+
+def ended(
+    values: str, status: str = "completed", pod: str = "a", namespace: str = queries.NAMESPACE
+) -> Series:
+    name = f'atelier_jobs_ended_total{{type="generate", status="{status}"}}'
+    return [series(name, values, "atelier-gateway", pod, namespace)]
+
+
+def counted(name: str, values: str) -> Series:
+    """A counter or gauge of one gateway."""
+    return [series(name, values, "atelier-gateway")]
+
+
+RETRIES = 'atelier_job_retries_total{type="generate"}'
+OLDEST, LOST, FILES = (
+    "atelier_jobs_oldest_waiting_seconds", "atelier_job_leases_lost_total", "atelier_job_file_bytes",
+)  # fmt: skip
+GIVEN_UP, POSTED = (f'atelier_webhook_attempts_total{{outcome="{o}"}}' for o in ("given_up", "failed"))
+GIB = 2**30
+
 GENERATIONS: Series = [series(GENERATED, f"0+9x{MINUTES}")]
 LOADING, READY = f"0x{MINUTES}", f"9x{MINUTES}"
 GENERATOR, RESTORER = (replicas(READY, READY, f"atelier-{backend}") for backend in BACKENDS)
@@ -102,6 +127,26 @@ PROBLEMS: dict[str, dict[str, Series]] = {
     "AtelierRestorerFails": {
         reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal", "queue_full")
     },
+    "AtelierJobsStand": {
+        "none is begun": jobs(f"3x{MINUTES}") + ended(f"7x{MINUTES}"),
+        "none has ever ended": jobs(f"3x{MINUTES}"),
+        "none that was begun ends": jobs(f"2x{MINUTES}", "in_progress") + ended(f"7x{MINUTES}"),
+        "they are put off and tried again": jobs("1 0 " * 20) + jobs("0 1 " * 20, "in_progress"),
+        "those of another installation end": jobs(f"3x{MINUTES}") + ended(f"0+9x{MINUTES}", namespace="b"),
+    },
+    "AtelierJobWait": {"longer and longer": counted(OLDEST, f"0+120x{MINUTES}")},
+    "AtelierJobsFail": {"12 %": ended(f"0+12x{MINUTES}", "failed") + ended(f"0+88x{MINUTES}")},
+    "AtelierJobAttemptsFail": {
+        "each twice": counted(RETRIES, f"0+1x{MINUTES}") + ended(f"0+1x{MINUTES}"),
+        "and none ends": counted(RETRIES, f"0+1x{MINUTES}"),
+    },
+    "AtelierJobLeasesLost": {"one in five minutes": counted(LOST, f"0+0.2x{MINUTES}")},
+    "AtelierWebhooksGivenUp": {
+        "the first": counted(GIVEN_UP, "_x25 1x20"),
+        "the first of a gateway that posts": counted(GIVEN_UP, "_x25 1x20") + counted(POSTED, "1x50"),
+        "another": counted(GIVEN_UP, "4x20 5x30"),
+    },
+    "AtelierJobFiles": {"17 GiB": counted(FILES, f"{17 * GIB}x{MINUTES}")},
 }  # fmt: skip
 
 CALM: dict[str, dict[str, Series]] = {
@@ -136,6 +181,26 @@ CALM: dict[str, dict[str, Series]] = {
         "the generator has no work either": failures("stage_unavailable"),
         **{r: failures(r) + GENERATIONS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
     },
+    "AtelierJobsStand": {
+        "one ends now and then": jobs(f"3x{MINUTES}") + ended(f"0+0.2x{MINUTES}"),
+        "another gateway ends them": jobs(f"3x{MINUTES}") + ended(f"0x{MINUTES}")
+        + ended(f"0+1x{MINUTES}", pod="b"),
+        "they wait for a start": jobs("0x9 3x14 0x20"),
+        "all have ended": jobs(f"9x{MINUTES}", "completed") + ended(f"9x{MINUTES}") + jobs(f"0x{MINUTES}"),
+    },
+    "AtelierJobWait": {"28 minutes": counted(OLDEST, f"1700x{MINUTES}")},
+    "AtelierJobsFail": {
+        "8 %": ended(f"0+8x{MINUTES}", "failed") + ended(f"0+92x{MINUTES}"),
+        "one, and few others": ended("0x9 1x30", "failed") + ended("0x9 1x30"),
+        "clients cancel": ended(f"0+9x{MINUTES}", "cancelled"),
+    },
+    "AtelierJobAttemptsFail": {
+        "a gateway was killed": counted(RETRIES, "0x9 3x30") + ended(f"0+1x{MINUTES}"),
+        "3 %": counted(RETRIES, f"0+3x{MINUTES}") + ended(f"0+97x{MINUTES}"),
+    },
+    "AtelierJobLeasesLost": {"the database was restarted": counted(LOST, "0x9 3x30")},
+    "AtelierWebhooksGivenUp": {"a receiver is slow to come back": counted(POSTED, f"0+1x{MINUTES}")},
+    "AtelierJobFiles": {"15 GiB": counted(FILES, f"{15 * GIB}x{MINUTES}")},
 }  # fmt: skip
 
 
@@ -197,3 +262,10 @@ def test_the_alerts_know_which_services_may_have_no_pods(
     assert f"{written}=" in used
     condition = rf'up\{{job="atelier-gateway"[^}}]* {written}=""[^}}]*\}}\),\s+"job", "atelier-(\w+)"'
     assert re.findall(condition, queries.alerts()["AtelierServiceNotReady"]) == jobs
+
+
+def test_the_bound_of_jobs_files_is_a_part_of_their_volume() -> None:
+    [claim] = of_kind(combined("jobs-sqlite"), "PersistentVolumeClaim").values()
+    size = claim["spec"]["resources"]["requests"]["storage"]
+    [bound] = re.findall(r"> (\d+) \* 1024 \^ 3", queries.alerts()["AtelierJobFiles"])
+    assert size.endswith("Gi") and int(bound) == 0.8 * int(size.removesuffix("Gi"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import math
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from atelier_runtime.vram import VramCollector
 from tests import tiny_restorer
 from tests.k8s import queries
 from tests.k8s.manifests import BACKENDS, Workload, of_kind, workloads
+from tests.k8s.replicas import photo
 from tests.processes import free_port, process, program, ready, wait_for
 
 pytestmark = pytest.mark.slow
@@ -37,6 +41,7 @@ class Watched:
     gateway: str
     prometheus: str
     start_seconds: dict[str, float]
+    jobs_database: Path
     restorer: subprocess.Popen[bytes]
 
     def get(self, path: str, **parameters: str) -> Any:
@@ -90,7 +95,11 @@ def watched(tmp_path: Path, gpu_metrics: int) -> Iterator[Watched]:
             )
         )
         addresses = {"GENERATOR": f"127.0.0.1:{generator}", "RESTORER": f"127.0.0.1:{restorer}"}
-        run(process("gateway", tmp_path / "w.log", PORT=gateway, BACKEND_WAIT_SECONDS=0, **addresses))
+        database = tmp_path / "jobs.db"
+        settings = {"JOBS_DATABASE": f"sqlite:///{database}", "JOBS_FILES": f"file:{tmp_path / 'jobs'}"}
+        settings |= {"WEBHOOK_SECRETS": f"whsec_{'QUJD' * 8}", "WEBHOOK_PRIVATE_ADDRESSES": "true"}
+        settings |= addresses
+        run(process("gateway", tmp_path / "w.log", PORT=gateway, BACKEND_WAIT_SECONDS=0, **settings))
         url = f"http://127.0.0.1:{gateway}"
         wait_for(lambda: ready(url))
         start_seconds = dict.fromkeys(BACKENDS, time.monotonic() - started)
@@ -102,7 +111,7 @@ def watched(tmp_path: Path, gpu_metrics: int) -> Iterator[Watched]:
         often = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "2s")
         config = {"global": often, "scrape_configs": jobs}
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config | {"rule_files": ["rules.yaml"]}))
-        yield Watched(url, run(_prometheus(tmp_path)), start_seconds, child)
+        yield Watched(url, run(_prometheus(tmp_path)), start_seconds, database, child)
 
 
 def _monitored(workload: Workload, port: int) -> dict[str, object]:
@@ -154,8 +163,47 @@ class _prometheus:
         return response.status_code == 200 and len(response.json()["data"]["result"]) == 4
 
 
+def job(watched: Watched, kind: str, **given: object) -> tuple[str, str]:
+    """Submit a job whose webhook refuses its event; return its ID and how it ended."""
+    webhook = {"url": f"{watched.gateway}/livez"}
+    body = {"type": kind, "input": given, "webhook": webhook}
+    accepted = httpx.post(f"{watched.gateway}/v1/jobs", json=body, timeout=60)
+    assert accepted.status_code == 202, accepted.text
+    job_id: str = accepted.json()["id"]
+    return job_id, end_of(watched, job_id)
+
+
+def end_of(watched: Watched, job_id: str) -> str:
+    """Wait until a job has ended; return its status."""
+
+    def status() -> str:
+        found: str = httpx.get(f"{watched.gateway}/v1/jobs/{job_id}", timeout=30).json()["status"]
+        return found
+
+    wait_for(lambda: status() not in ("queued", "in_progress"), 120)
+    return status()
+
+
+def lose_runner(watched: Watched, job_id: str) -> None:
+    """Make a job look as a gateway leaves it that was killed while it carried it out."""
+    lost = "UPDATE jobs SET status = 'in_progress', lease_until = 0, runner = 'lost' WHERE id = ?"
+    with contextlib.closing(sqlite3.connect(watched.jobs_database)) as connection, connection:
+        connection.execute(lost, (job_id,))
+
+
+def cause_jobs(watched: Watched) -> None:
+    """Make each metric of jobs have a series: one that ends, is lost and ends again, and one that fails."""
+    job_id, status = job(watched, "generate", **REQUEST)
+    assert status == "completed"
+    lose_runner(watched, job_id)
+    assert end_of(watched, job_id) == "completed"
+    broken = base64.b64encode(photo()[:1000]).decode()
+    assert job(watched, "detect", image=broken)[1] == "failed"
+
+
 def cause_everything(watched: Watched) -> None:
-    """Make each metric with labels have a series: faces, refusals, errors, and a service that is gone."""
+    """Make each metric with labels have a series: faces, refusals, errors, jobs, a service that is gone."""
+    cause_jobs(watched)
     generated = httpx.post(f"{watched.gateway}/generate", json=REQUEST, timeout=120)
     assert generated.status_code == 200 and generated.json()["face_restoration_applied"], generated.text[:500]
     assert httpx.post(f"{watched.gateway}/generate", json={}, timeout=60).status_code == 422
@@ -183,6 +231,9 @@ def check_labels(watched: Watched, used: dict[str, str]) -> None:
             if matcher.label == "reason":
                 alternatives = set(matcher.value.split("|"))
                 assert alternatives <= set(ErrorReason), f"{name}: {matcher.selector}"
+            elif matcher.value == "given_up":  # after three days
+                [family] = metrics.WEBHOOK_ATTEMPTS.describe()
+                assert matcher.metric == f"{family.name}_total" and matcher.value in family.documentation
             else:
                 found = watched.values(f"last_over_time({matcher.selector}[10m])")
                 assert found, f"{name}: no series has {matcher.selector}"

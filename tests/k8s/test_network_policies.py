@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,9 +14,31 @@ Edge = tuple[str, str, int, str]
 """From, to, port, protocol."""
 
 PROMETHEUS, DNS, PHOTO_TOOLS, ANYWHERE = "prometheus", "dns", "photo tools", "anywhere"
+PUBLIC = "public addresses"
+INSIDE = (
+    "10.1.2.3",
+    "100.64.0.1",
+    "127.0.0.1",
+    "169.254.169.254",
+    "172.20.0.1",
+    "192.168.1.1",
+    "fc00::1",
+    "fe80::1",
+)
+"""Addresses that clients' webhooks must not reach: pods, nodes, the cloud's metadata."""
 
 
-@pytest.fixture(scope="module", params=[(), ("restores-only",)], ids="+".join)
+@pytest.fixture(
+    scope="module",
+    params=[
+        (),
+        ("restores-only",),
+        ("jobs-sqlite",),
+        ("jobs-postgres",),
+        ("jobs-postgres", "restores-only"),
+    ],
+    ids="+".join,
+)
 def rendered(request: pytest.FixtureRequest) -> list[Manifest]:
     return combined("network-policies", "monitoring", *request.param)
 
@@ -37,8 +61,22 @@ def selects(selector: Manifest, name: str) -> bool:
     return matches
 
 
+def is_public(block: Manifest) -> bool:
+    """Whether a block is all addresses but those inside."""
+    everything = ipaddress.ip_network(block["cidr"])
+    exceptions = [ipaddress.ip_network(cidr) for cidr in block["except"]]
+    inside = [address for each in INSIDE if (address := ipaddress.ip_address(each)) in everything]
+    return (
+        everything.prefixlen == 0
+        and all(any(address in network for network in exceptions) for address in inside)
+        and all(any(address in network for address in inside) for network in exceptions)
+    )
+
+
 def peers(peer: Manifest) -> list[str]:
     """The processes that an entry of `from` or `to` selects."""
+    if "ipBlock" in peer:
+        return [PUBLIC if is_public(peer["ipBlock"]) else f"unknown: {peer}"]
     pod = peer["podSelector"]
     namespace = peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
     if namespace is None:
@@ -86,6 +124,19 @@ def calls(rendered: list[Manifest]) -> set[Edge]:
     return edges
 
 
+def jobs(rendered: list[Manifest]) -> set[Edge]:
+    """What jobs need, by the gateway's settings: PostgreSQL, a bucket and webhooks."""
+    gateway = Workload("", "gateway", rendered)
+    edges: set[Edge] = set()
+    database = urlsplit(gateway.setting("JOBS_DATABASE") or "")
+    if database.scheme == "postgresql":
+        assert database.port is not None
+        edges.add(("gateway", ANYWHERE, database.port, "TCP"))
+    if gateway.setting("WEBHOOK_SECRETS") or (gateway.setting("JOBS_FILES") or "").startswith("s3:"):
+        edges.add(("gateway", PUBLIC, 443, "TCP"))
+    return edges
+
+
 def scrapes(rendered: list[Manifest]) -> set[Edge]:
     """What Prometheus scrapes, by the PodMonitors."""
     edges = set()
@@ -115,6 +166,6 @@ def test_ingress_is_allowed_where_it_is_needed(rendered: list[Manifest]) -> None
 
 def test_egress_is_allowed_where_it_is_needed(rendered: list[Manifest]) -> None:
     lookups = {("gateway", DNS, 53, protocol) for protocol in ("UDP", "TCP")}
-    assert set(allowed(rendered, "egress")) == calls(rendered) | lookups, (
+    assert set(allowed(rendered, "egress")) == calls(rendered) | lookups | jobs(rendered), (
         "weights are local: the services call nothing"
     )

@@ -14,6 +14,7 @@ from tests.k8s.manifests import (
     BACKENDS,
     COMPONENTS,
     CONTROL_LABEL,
+    JOBS_COMPONENTS,
     K8S,
     NAMES,
     OVERLAYS,
@@ -86,6 +87,10 @@ def test_writable_volumes_are_bounded(workload: Workload) -> None:
     for volume in workload.pod["volumes"]:
         if "emptyDir" in volume:
             assert volume["emptyDir"]["sizeLimit"]
+        elif volume["name"] == "jobs":
+            claim = volume["persistentVolumeClaim"]["claimName"]
+            spec = of_kind(workload.manifests, "PersistentVolumeClaim")[claim]["spec"]
+            assert spec["resources"]["requests"]["storage"] and workload.most_replicas == 1
         else:
             assert volume["persistentVolumeClaim"]["readOnly"] is True
 
@@ -264,6 +269,9 @@ def test_a_rollout_does_not_fail_while_a_pod_may_still_start(workload: Workload)
 @ALL
 def test_a_rollout_keeps_a_working_replica(workload: Workload) -> None:
     spec = workload.deployment["spec"]
+    if spec["strategy"].get("type") == "Recreate":
+        assert "jobs" in {volume["name"] for volume in workload.pod["volumes"]}, "one pod has the volume"
+        return
     rolling = spec["strategy"]["rollingUpdate"]
     scaled = of_kind(workload.manifests, "ScaledObject").get(f"atelier-{workload.name}")
     fewest = scaled["spec"]["minReplicaCount"] if scaled else spec["replicas"]
@@ -302,16 +310,18 @@ def test_at_zero_replicas_a_call_waits_for_a_start_and_the_gateway_accepts_it() 
     for backend in BACKENDS:
         scaled = of_kind(rendered, "ScaledObject")[f"atelier-{backend}"]["spec"]
         assert scaled["minReplicaCount"] == 0
-        work, pending = scaled["triggers"]
+        work, jobs, pending = scaled["triggers"]
         assert work["metadata"]["ignoreNullValues"] == "true", "without pods there are no series and no work"
         assert f'backend="{backend}"' in pending["metadata"]["query"]
-        assert pending["metadata"]["ignoreNullValues"] == "false", "the gateway always exports how many wait"
+        for other in (jobs, pending):
+            message = "the gateway always exports how many wait"
+            assert other["metadata"]["ignoreNullValues"] == "false", message
 
 
 def test_every_component_and_file_is_used() -> None:
     kustomizations = K8S.rglob("kustomization.yaml")
     assert {p.parent.name for p in kustomizations} == {
-        *NAMES, *COMPONENTS, *OVERLAYS, "namespace", "scale-to-zero", "restores-only",
+        *NAMES, *COMPONENTS, *JOBS_COMPONENTS, *OVERLAYS, "namespace", "scale-to-zero", "restores-only",
     }  # fmt: skip
     for path in K8S.rglob("*"):
         if path.is_file() and path.name != "kustomization.yaml" and path.suffix != ".md":

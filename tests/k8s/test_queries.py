@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier_gateway.settings import GatewaySettings
 from tests.k8s import queries
 from tests.k8s.manifests import BACKENDS
 from tests.k8s.promtool import SCENARIOS, run, series
@@ -90,3 +91,60 @@ def test_a_service_without_pods_is_started_by_what_the_gateway_holds(tmp_path: P
     ]
     scaled_to(tmp_path, "to zero: restorer pending", made, 2)
     scaled_to(tmp_path, "to zero: generator pending", made, 0)
+
+
+def waiting(counts: dict[tuple[str, str], str], pods: str = "ab") -> list[dict[str, str]]:
+    """Jobs by type and status; every gateway reports all of the database."""
+    return [
+        series(f'atelier_jobs{{type="{kind}", status="{status}"}}', values, "atelier-gateway", pod)
+        for (kind, status), values in counts.items()
+        for pod in pods
+    ]
+
+
+JOBS = {
+    ("generate", "queued"): "9x200",
+    ("generate", "in_progress"): "4x200",
+    ("generate", "completed"): "500x200",
+    ("restore", "queued"): "3x200",
+    ("detect", "in_progress"): "1x200",
+    ("compare", "queued"): "2x200",
+    ("restore", "failed"): "99x200",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "replicas"),
+    [("generator", 13, 9), ("restorer", 6, 2), ("gateway", 19, 5), ("to zero: generator", 13, 9)],
+)
+def test_autoscalers_count_jobs_that_have_not_ended_once(
+    name: str, count: int, replicas: int, tmp_path: Path
+) -> None:
+    others = [
+        series('atelier_jobs{type="generate", status="queued"}', "77x200", "atelier-gateway", namespace="x")
+    ]
+    scaled_to(tmp_path, f"{name} jobs", waiting(JOBS) + others, count)
+    _, threshold = queries.autoscalers()[f"{name} jobs"]
+    assert math.ceil(count / threshold) == replicas
+
+
+@pytest.mark.parametrize("service", BACKENDS)
+def test_a_job_that_waits_starts_a_service_without_pods(service: str, tmp_path: Path) -> None:
+    kind = "generate" if service == "generator" else "compare"
+    made = waiting({(kind, "queued"): "0x115 1x5"}, "a")
+    query, _ = queries.autoscalers()[f"to zero: {service} jobs"]
+    expectation = {
+        "expr": f"({query}) > bool 0",
+        "eval_time": "30m",
+        "exp_samples": [{"labels": "{}", "value": 1}],
+    }
+    run(tmp_path, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}])
+
+
+@pytest.mark.parametrize("service", ["generator", "restorer", "gateway"])
+def test_gateways_without_jobs_scale_nothing(service: str, tmp_path: Path) -> None:
+    scaled_to(tmp_path, f"{service} jobs", [series("up", "1x200", "atelier-gateway")], 0)
+
+
+def test_a_gateway_is_added_for_what_one_carries_out_at_once() -> None:
+    assert queries.autoscalers()["gateway jobs"][1] == GatewaySettings().jobs_at_once

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from functools import cache
@@ -15,10 +14,12 @@ import yaml
 
 from tests.k8s import manifests
 from tests.k8s.manifests import (
+    COMBINATIONS,
     COMPONENTS,
     K8S,
     NAMES,
     OVERLAYS,
+    SECRETS,
     Manifest,
     Workload,
     combined,
@@ -78,7 +79,10 @@ def check_references(rendered: list[Manifest]) -> None:
         pod = deployment["spec"]["template"]["spec"]
         assert pod["serviceAccountName"] in of_kind(rendered, "ServiceAccount")
         for source in pod["containers"][0]["envFrom"]:
-            assert source["configMapRef"]["name"] in of_kind(rendered, "ConfigMap")
+            if "secretRef" in source:
+                assert source["secretRef"]["name"] in SECRETS
+            else:
+                assert source["configMapRef"]["name"] in of_kind(rendered, "ConfigMap")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -98,14 +102,6 @@ def test_each_base_applies_alone(base: str) -> None:
     assert not wrong(rendered, *VERSIONS)
 
 
-COMBINATIONS = [
-    combination
-    for count in range(len(COMPONENTS) + 1)
-    for combination in itertools.combinations(COMPONENTS, count)
-]
-COMBINATIONS += [(*c, "scale-to-zero") for c in COMBINATIONS if "keda" in c]
-
-
 @pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
 def test_every_combination_of_components_is_valid(components: tuple[str, ...]) -> None:
     rendered = combined(*components)
@@ -117,7 +113,11 @@ def test_every_combination_of_components_is_valid(components: tuple[str, ...]) -
     assert ("PodMonitor" in kinds) == ("PrometheusRule" in kinds) == ("monitoring" in components)
     assert ("NetworkPolicy" in kinds) == ("network-policies" in components)
     claims = of_kind(rendered, "PersistentVolumeClaim").keys()
-    volumes = {"atelier-weights": "weights-volume", "atelier-compiled": "compiled"}
+    volumes = {
+        "atelier-weights": "weights-volume",
+        "atelier-compiled": "compiled",
+        "atelier-jobs": "jobs-sqlite",
+    }
     assert claims == {claim for claim, component in volumes.items() if component in components}
 
 
@@ -130,6 +130,7 @@ RESTORER_ALONE = {
     "without the generator's base": lambda: combined(
         *COMPONENTS, "restores-only", bases=("gateway", "restorer")
     ),
+    "with jobs": lambda: combined(*COMPONENTS, "jobs-postgres", "restores-only"),
 }
 
 

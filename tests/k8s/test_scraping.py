@@ -59,7 +59,7 @@ def test_the_autoscalers_query_the_prometheus_that_may_scrape() -> None:
     namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
     rendered = [*overlay("autoscale"), *combined("keda", "scale-to-zero")]
     triggers = [t for m in rendered if m["kind"] == "ScaledObject" for t in m["spec"]["triggers"]]
-    assert len(triggers) == 3 + 5
+    assert len(triggers) == 3 + 3 + 5 + 3
     for trigger in triggers:
         assert trigger["type"] == "prometheus"
         metadata = trigger["metadata"]

@@ -19,18 +19,19 @@ def scaling() -> str:
     for name in NAMES:
         spec = _load(f"components/keda/{name}.yaml")["spec"]
         behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-        [trigger] = spec["triggers"]
+        targets = {trigger["name"]: trigger["metadata"]["threshold"] for trigger in spec["triggers"]}
         rows.append(
             (
                 name,
                 f"{spec['minReplicaCount']} to {spec['maxReplicaCount']}",
-                trigger["metadata"]["threshold"],
+                targets["work"],
+                targets["jobs"],
                 _steps(behavior["scaleUp"]),
                 _steps(behavior["scaleDown"]),
                 str(spec["fallback"]["replicas"]),
             )
         )
-    header = ("", "replicas", "calls per replica", "up", "down", "without Prometheus, at least")
+    header = ("", "replicas", "calls per replica", "or jobs", "up", "down", "without Prometheus, at least")
     return table(header, rows)
 
 
