@@ -24,6 +24,7 @@ class Stack(ScriptedServices):
         super().__init__()
         self._settings = settings
         self._folder = tempfile.TemporaryDirectory()
+        self.folder = self._folder.name
         self._in_loop(self._start_gateway())
         self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 

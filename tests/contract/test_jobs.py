@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -257,6 +258,25 @@ def test_outputs_are_served_in_parts_and_once(stack: Stack) -> None:
     missing = stack.client.get(url, headers={"Range": "bytes=99999999-"})
     assert missing.status_code == 416 and missing.headers["content-range"] == f"bytes */{len(whole.content)}"
     assert stack.client.get(f"{url}x").status_code == 404
+
+
+def test_what_a_job_came_with_is_deleted_when_it_has_ended() -> None:
+    with Stack(jobs_at_once=1) as stack:
+        stack.restorer.hold = True
+        body = {"image": as_data(PHOTO)}
+        running, waiting = (
+            submit(stack, type="restore", input=body),
+            submit(stack, type="restore", input=body),
+        )
+        eventually(lambda: stack.restorer.running == 1)
+        files = Path(stack.folder, "files")
+        assert len(list(files.glob("*/input_image"))) == 2
+        stack.client.post(waiting["urls"]["cancel"])
+        assert [path.parent.name for path in files.glob("*/input_image")] == [running["id"]]
+        stack.restorer.hold = False
+        job = finished(stack, running)
+        eventually(lambda: list(files.glob("*/input_image")) == [])
+        assert output_of(stack, job, "image")
 
 
 def test_lists_go_on_by_cursor(stack: Stack) -> None:

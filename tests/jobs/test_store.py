@@ -89,6 +89,7 @@ async def test_one_claim_may_write_and_no_other(rows: Rows) -> None:
     await run_out(rows, slow)
     quick = await claimed(rows.store, "quick")
     assert quick.job.id == slow.job.id and quick.fence == 2 and quick.job.attempts == 2
+    assert quick.was_lost and not slow.was_lost
     for write in (
         rows.store.report(slow),
         rows.store.keep(slow, [FILE]),

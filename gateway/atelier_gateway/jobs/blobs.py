@@ -17,6 +17,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from atelier_gateway.jobs.values import Job
 from atelier_runtime.errors import DEFAULT_RETRY_AFTER_S, ServiceUnavailable
 from atelier_runtime.settings import StartupError
 
@@ -86,6 +87,12 @@ class BlobStore:
         length = min(_CHUNK_BYTES, end - start)
         with _reachable(name):
             return bytes(await obstore.get_range_async(self._store, name, start=start, length=length))
+
+    async def delete_inputs(self, job: Job) -> None:
+        """Delete the files that a job came with; whatever of them is gone already is no error."""
+        for name in job.input.get("files", {}).values():
+            with contextlib.suppress(NotFoundError, FileNotFoundError):
+                await obstore.delete_async(self._store, name)
 
     async def delete_of(self, job_id: str) -> None:
         """Delete all blobs of a job; none is no error."""

@@ -82,6 +82,8 @@ class _Running:
     progress: JobProgress | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
+    is_lost: bool = False
+    """Another runner has it, or may have it."""
 
 
 class JobRunner:
@@ -104,6 +106,11 @@ class JobRunner:
         self._running: dict[str, _Running] = {}
         self._wake = asyncio.Event()
         self._draining = False
+        for job_type in JobType:  # so that the first one is an increase
+            metrics.JOB_RETRIES.labels(job_type)
+            for status in JobStatus:
+                if status.is_final:
+                    metrics.JOBS_ENDED.labels(job_type, status)
 
     def wake(self) -> None:
         """Say that there may be a job."""
@@ -149,7 +156,7 @@ class JobRunner:
             return False
         if claim.fence == 1:
             metrics.JOB_WAIT.labels(claim.job.type).observe((now_ms() - claim.job.created_at) / 1000)
-        elif claim.job.attempts > 1:
+        if claim.was_lost:
             metrics.JOB_RETRIES.labels(claim.job.type).inc()
         task = asyncio.create_task(self._carry_out(claim), name=claim.job.id)
         self._running[claim.job.id] = _Running(claim, task)
@@ -184,12 +191,14 @@ class JobRunner:
                 return
             await self._end(lambda: self._store.complete(claim, result.report, outputs))
         except LeaseLost:
-            metrics.JOB_LEASES_LOST.inc()
-            logger.warning("a job's lease was lost")
+            running.is_lost = True
         except ServiceUnavailable as error:  # its lease has ended by now, and another attempt is made
             logger.error("a job's end cannot be written", extra=error.for_log())
         finally:
             heart.cancel()
+            if running.is_lost:
+                metrics.JOB_LEASES_LOST.inc()
+                logger.warning("a job's lease was lost")
 
     async def _work(self, running: _Running) -> Result:
         job = running.claim.job
@@ -227,6 +236,7 @@ class JobRunner:
                     self.cancel(running.claim.job.id)
                     return
             except LeaseLost:
+                running.is_lost = True
                 running.task.cancel()
                 return
             except ServiceUnavailable as error:
@@ -235,6 +245,8 @@ class JobRunner:
 
     async def _hand_back(self, running: _Running) -> None:
         """End a job that was canceled, or let another gateway have it."""
+        if running.is_lost:
+            return
         with contextlib.suppress(LeaseLost, ServiceUnavailable):
             if running.cancelled or running.claim.job.cancel_requested:
                 await self._end(lambda: self._store.cancelled(running.claim))
@@ -250,6 +262,7 @@ class JobRunner:
             await _persistently(lambda: self._store.release(claim, after_ms=after_ms, why=Release.WAITS))
         elif error.reason in _TRIED_AGAIN and claim.job.attempts < MAX_ATTEMPTS:
             logger.warning("a job's attempt failed", extra=error.for_log())
+            metrics.JOB_RETRIES.labels(claim.job.type).inc()
             after_ms = 1000 * claim.job.attempts
             await _persistently(lambda: self._store.release(claim, after_ms=after_ms, why=Release.FAILED))
         else:
@@ -262,12 +275,20 @@ class JobRunner:
 
     async def _end(self, write: Callable[[], Awaitable[Job]]) -> None:
         job = await _persistently(write)
+        await self._forget_inputs(job)
         metrics.JOBS_ENDED.labels(job.type, job.status).inc()
         if job.started_at is not None and job.completed_at is not None:
             seconds = (job.completed_at - job.started_at) / 1000
             metrics.JOB_RUN.labels(job.type, job.status).observe(seconds)
         if job.status is JobStatus.FAILED:
             logger.error("a job has failed", extra={"error": job.error})
+
+    async def _forget_inputs(self, job: Job) -> None:
+        """Delete what a job came with. What is missed here is deleted with its outputs."""
+        try:
+            await self._blobs.delete_inputs(job)
+        except Exception:
+            logger.warning("a job's inputs cannot be deleted", exc_info=True)
 
     async def _store_images(self, claim: Claim, result: Result) -> list[Output]:
         kept = await self._store.get(claim.job.id)

@@ -224,6 +224,8 @@ class Jobs:
         job = await self._store.cancel(job_id)
         if job is None:
             raise NotFound("There is no job of this ID.")
+        if job.status is JobStatus.CANCELLED:
+            await self._blobs.delete_inputs(job)
         if job.cancel_requested:
             self._runner.cancel(job_id)
         return job

@@ -252,7 +252,7 @@ class JobStore:
             jobs.c.status == IN_PROGRESS, jobs.c.lease_until < now, jobs.c.attempts < MAX_ATTEMPTS
         )
         following = (
-            select(jobs.c.id, jobs.c.owner)
+            select(jobs.c.id, jobs.c.owner, jobs.c.status)
             .join(owners, owners.c.owner == jobs.c.owner)
             .where(or_(waits, abandoned))
             .order_by(owners.c.served_at, jobs.c.priority.desc(), jobs.c.id)
@@ -283,7 +283,7 @@ class JobStore:
             await connection.execute(
                 update(owners).where(owners.c.owner == found.owner).values(served_at=now)
             )
-        return Claim(job_of(row), row["fence"])
+        return Claim(job_of(row), row["fence"], was_lost=found.status == IN_PROGRESS)
 
     async def report(self, claim: Claim, progress: JobProgress | None = None) -> bool:
         """Renew a claim's lease and record its progress; return whether its job is to be canceled.

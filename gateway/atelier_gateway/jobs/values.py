@@ -116,12 +116,15 @@ class Job:
 class Claim:
     """A job that a runner has taken, until its lease ends. `fence` is the number of the claim.
 
+    `was_lost`: another runner's lease on it had ended.
+
     A runner that is slow rather than dead may go on after its lease: whatever it writes with an older number
     is refused.
     """
 
     job: Job
     fence: int
+    was_lost: bool = False
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class Webhooks:
         self._outbox = outbox
         self._signers = [Webhook(secret) for secret in secrets]
         self._retry_s = retry_s
+        for outcome in ("delivered", "failed", "blocked", "gone", "given_up"):
+            WEBHOOK_ATTEMPTS.labels(outcome)  # so that the first one is an increase
         self._private_addresses = private_addresses
         backend = None if private_addresses else PublicBackend()
         self._pool = httpcore.AsyncConnectionPool(max_connections=_AT_ONCE, network_backend=backend)
