@@ -21,6 +21,7 @@ class Block:
 
 EXECUTED: Mapping[str, tuple[str, str]] = {
     "first curl": ("README.md", "> portrait.png"),
+    "first job": ("README.md", "> first_job.json"),
     "generate": ("docs/http-api.md", "> response.json"),
     "from image": ("docs/http-api.md", "-o glasses.png"),
     "photos": ("docs/http-api.md", "> comparison.json"),

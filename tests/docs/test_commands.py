@@ -24,6 +24,12 @@ def test_the_first_curl_leaves_a_portrait_on_disk(portrait: Path) -> None:
         assert (image.format, image.size) == ("PNG", (1024, 1024))
 
 
+def test_the_first_job_is_done_when_curl_returns(run: Run, folder: Path) -> None:
+    run("first job")
+    job = json.loads((folder / "first_job.json").read_text())
+    assert job["status"] == "completed" and job["result"]["seed"] == 6
+
+
 def test_generate_responds_with_json(run: Run, folder: Path) -> None:
     run("generate")
     response = json.loads((folder / "response.json").read_text())
