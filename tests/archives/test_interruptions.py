@@ -37,18 +37,20 @@ def test_a_run_that_was_killed_goes_on_without_sending_what_is_done(
     album, out = make_album(tmp_path / "in", COUNT), tmp_path / "out"
     with relay(stack.url) as gateway:
         arguments = ("restore", album, out, "--server", gateway.url, "--resume", "--concurrency", 3)
+        stack.restorer.held_after = 7
         with start(*arguments) as process:
-            assert process.stdout is not None
-            for _ in range(7):
-                assert json.loads(process.stdout.readline())["output"]
-            stack.restorer.hold = True  # what is in flight now is not done when it is killed
-            eventually(lambda: stack.restorer.running == 3)
-            process.kill()
+            try:
+                assert process.stdout is not None
+                for _ in range(7):
+                    assert json.loads(process.stdout.readline())["output"]
+                eventually(lambda: stack.restorer.running == 3)
+            finally:
+                process.kill()
         with (out / RECORD).open("ab") as file:
             file.write(b'{"output": "2')  # as if it had been writing
         recorded = (out / RECORD).read_bytes().count(b"options_sha256")
-        assert 7 <= recorded <= COUNT - 3
-        stack.restorer.hold = False
+        assert recorded == 7
+        stack.restorer.held_after = None
         sent = gateway.count("POST /v1/jobs")
         ran = run(*arguments, "--report", tmp_path / "report.json")
         assert ran.code == 0, ran.err
@@ -80,15 +82,18 @@ def test_a_signal_cancels_what_is_in_flight_and_keeps_what_is_done(
 ) -> None:
     before = jobs_of(stack)
     album, out, report = make_album(tmp_path / "in", 12), tmp_path / "out", tmp_path / "report.json"
-    with start(
-        "restore", album, out, "--server", stack.url, "--concurrency", 3, "--report", report
-    ) as process:
-        assert process.stdout is not None
-        json.loads(process.stdout.readline())
-        stack.restorer.hold = True
-        eventually(lambda: stack.restorer.running == 3)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+    stack.restorer.held_after = 4
+    arguments = ("restore", album, out, "--server", stack.url, "--concurrency", 3, "--report", report)
+    with start(*arguments) as process:
+        try:
+            assert process.stdout is not None
+            for _ in range(4):
+                assert json.loads(process.stdout.readline())["output"]
+            eventually(lambda: stack.restorer.running == 3)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
         assert process.returncode == code, err
     eventually(lambda: stack.restorer.running == 0)
     assert stack.restorer.cancelled == 3
@@ -115,15 +120,22 @@ def test_a_gateway_that_is_killed_and_comes_back_loses_nothing(stack: Stack, tmp
     url = f"http://127.0.0.1:{port}"
     with gateway_process("gateway", tmp_path / "1.log", **settings) as gateway:
         wait_for(lambda: b"ready" in content(f"{url}/readyz"), 60)
+        stack.restorer.held_after = 2
         process = start("restore", album, out, "--server", url, "--concurrency", 3)
-        assert process.stdout is not None and json.loads(process.stdout.readline())["output"]
-        stack.restorer.hold = True
-        eventually(lambda: stack.restorer.running == 3)
+        try:
+            assert process.stdout is not None and json.loads(process.stdout.readline())["output"]
+            eventually(lambda: stack.restorer.running == 3)
+        except BaseException:
+            process.kill()
+            raise
         gateway.kill()
         gateway.wait()
-    stack.restorer.hold = False
+    stack.restorer.held_after = None
     with process, gateway_process("gateway", tmp_path / "2.log", **settings):
-        _, err = process.communicate(timeout=180)
+        try:
+            _, err = process.communicate(timeout=180)
+        finally:
+            process.kill()
     assert process.returncode == 0 and "12 of 12 images written, 0 failed" in err
     assert len(list(out.glob("*.png"))) == 12
 

@@ -31,6 +31,8 @@ class Script:
     """How long work takes, at least."""
     hold: bool = False
     """Work until the call is canceled or `hold` is set to False."""
+    held_after: int | None = None
+    """Hold all requests after so many."""
     silent: bool = False
     """Do not respond to GetStatus."""
     status: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Scripted:
         """Record a request; fail or hold it as the script says."""
         script = self.script
         script.requests.append(request)
+        number = len(script.requests)
         script.request_ids.append(str(dict(context.invocation_metadata()).get("x-request-id")))
         script.seconds_left.append(context.time_remaining())
         if script.error is not None:
@@ -77,7 +80,7 @@ class Scripted:
         script.running += 1
         try:
             await asyncio.sleep(script.seconds)
-            while held and script.hold:
+            while held and (script.hold or (script.held_after is not None and number > script.held_after)):
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             script.cancelled += 1

@@ -234,7 +234,11 @@ def load_models(settings: RestorerSettings, roles: Collection[NetworkRole] = ROL
 def _components(
     settings: RestorerSettings, model_set: ModelSet, roles: Collection[NetworkRole]
 ) -> dict[NetworkRole, Component]:
-    """Return what to load: the set's components, unless a single file replaces them."""
+    """Return what to load: the set's components, unless a single file replaces them.
+
+    The built-in set's identity network tells drawn people apart. Whoever brings networks for photos is not
+    told by it whose faces these are.
+    """
     components: dict[NetworkRole, Component] = {}
     for role in (role for role in ROLES if role in roles):
         file = getattr(settings, role.value)
@@ -246,6 +250,11 @@ def _components(
             components[role] = Component(role, path.stem, path, setting=role.upper(), read=_read_and_log)
         elif component is not None:
             components[role] = component
+    seeing = [components.get(role) for role in (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)]
+    identity = components.get(NetworkRole.IDENTITY)
+    is_for_drawings = model_set.built_in and identity is not None and not identity.single_file
+    if is_for_drawings and any(component is not None and component.single_file for component in seeing):
+        del components[NetworkRole.IDENTITY]
     return components
 
 

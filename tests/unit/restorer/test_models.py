@@ -20,6 +20,7 @@ from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import settings
 from atelier_runtime.service_status import NetworkRole
 from atelier_runtime.settings import StartupError
+from atelier_runtime.weights import ModelSet
 from tests.tiny_restorer import build_set, codeformer_state, detector_state
 
 FACE_ROLES = (NetworkRole.FACE_RESTORER, NetworkRole.FACE_DETECTOR)
@@ -285,3 +286,25 @@ def test_waiting_threads_leave_the_cpus_to_others(value: str | None, expected: s
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_built_in_sets_identity_network_is_not_asked_about_photos(tmp_path: Path) -> None:
+    """It tells drawn people apart; single files are networks for photos."""
+    build_set(tmp_path / "set", codeformer=codeformer_state())
+    roles = (NetworkRole.FACE_RESTORER, NetworkRole.IDENTITY)
+    drawn = load_models(RestorerSettings(dtype="float32", device="cpu"), roles)
+    assert drawn.identifier is not None and drawn.min_similarity is not None
+    file = str(tmp_path / "set" / "codeformer.safetensors")
+    photos = load_models(RestorerSettings(dtype="float32", device="cpu", codeformer=file), roles)
+    assert photos.identifier is None and photos.min_similarity is None
+    assert photos.name == "codeformer.safetensors" and photos.mixture_warning is None
+    asked = load_models(
+        RestorerSettings(
+            dtype="float32",
+            device="cpu",
+            codeformer=file,
+            identity=str(ModelSet.open("demo").folder / "identity.onnx"),
+        ),
+        roles,
+    )
+    assert asked.identifier is not None and asked.min_similarity is None
