@@ -54,6 +54,14 @@ class Postgres:
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "atelier", name)
         return f"postgresql://atelier@127.0.0.1:{self.port}/{name}"
 
+    def execute(self, url: str, statement: str) -> None:
+        """Run a statement on a database, {name} being its name, and end all connections to it."""
+        name = url.rpartition("/")[2]
+        ends = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        for each in (statement.format(name=name), ends):
+            arguments = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "atelier", "-d", "postgres")
+            self._run("psql", *arguments, "-c", each)
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         settings = ("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}")

@@ -31,10 +31,14 @@ def main() -> int:
     commands.add_parser("openapi", help="print the OpenAPI document")
     command = parser.parse_args().command
     settings = load(GatewaySettings)
-    if command == "openapi":
-        print(json.dumps(create_app(settings).openapi(), indent=2))
-        return 0
-    return serve(settings)
+    try:
+        if command == "openapi":
+            print(json.dumps(create_app(settings).openapi(), indent=2))
+            return 0
+        return serve(settings)
+    except StartupError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 def serve(settings: GatewaySettings) -> int:

@@ -22,7 +22,7 @@ _TARGET = re.compile(
 )
 _PORT = re.compile(r":(\d{1,5})(?=,|$)")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-_DATABASE = re.compile(r"sqlite:///[^\s?#]+|postgres(ql)?://\S+")
+_DATABASE = re.compile(r"sqlite:///(?!:memory:)[^\s?#]+|postgres(ql)?://\S+")
 _FILES = re.compile(r"file:\S+|(s3|s3a|gs|az|abfs|abfss)://\S+")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 

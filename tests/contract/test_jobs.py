@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -285,7 +286,10 @@ def test_lists_go_on_by_cursor(stack: Stack) -> None:
     assert [job["id"] for job in first["data"]] == [jobs[2], jobs[1]] and first["has_more"] is True
     rest = stack.client.get("/v1/jobs", params={"limit": 2, "before": first["next"]}).json()
     assert rest["data"][0]["id"] == jobs[0]
-    for query in ({"limit": "0"}, {"limit": "101"}, {"limit": "two"}, {"page": "2"}):
+    for query in (
+        *({"limit": "0"}, {"limit": "101"}, {"limit": "two"}, {"page": "2"}, {"before": "x\0"}),
+        *({"limit": "0000000011000"}, {"limit": "1" + 30 * "9"}, {"limit": 5000 * "9"}),
+    ):
         assert stack.client.get("/v1/jobs", params=query).status_code == 422
 
 
@@ -342,6 +346,37 @@ def test_what_is_wrong_is_named(stack: Stack, body: dict[str, Any], field: str) 
     response = stack.client.post("/v1/jobs", json=body)
     assert response.status_code == 422, response.text
     assert field in [each["field"] for each in response.json()["error"]["fields"]]
+
+
+def test_what_is_no_id_is_no_job(stack: Stack) -> None:
+    for job_id in ("%00", "x" * 300, "job_" + "g" * 44, "..%2f..%2fetc"):
+        assert stack.client.get(f"/v1/jobs/{job_id}").status_code == 404, job_id
+    for job_id in ("\0", "\ud800", 3, None, "job_" + "0" * 44):
+        image = {"job": job_id, "output": "drawn"}
+        body = json.dumps({"type": "restore", "input": {"image": image}})
+        response = stack.client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == 422, job_id
+
+
+def test_only_the_head_is_sent_to_who_asks_for_it(stack: Stack) -> None:
+    job = done(stack)
+    output = job["outputs"][0]
+    head = stack.client.head(output["url"])
+    assert head.status_code == 200 and head.content == b"" and head.headers["etag"]
+    assert int(head.headers["content-length"]) == output["size_bytes"]
+    assert stack.client.head(job["urls"]["self"]).status_code == 200
+
+
+def test_preferences_in_several_headers(stack: Stack) -> None:
+    headers = [("Prefer", "respond-async"), ("Prefer", "wait=30")]
+    response = stack.client.post("/generate", json=PROMPT, headers=headers)
+    assert response.status_code == 200 and response.json()["status"] == "completed"
+    assert response.headers["preference-applied"] == "wait=30, respond-async"
+
+
+def test_a_finished_job_is_at_no_stage(stack: Stack) -> None:
+    job = done(stack)
+    assert job["stage"] is job["step"] is job["steps"] is None and job["progress"] == 1
 
 
 def test_unknown_jobs(stack: Stack) -> None:

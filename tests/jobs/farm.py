@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ class Gateway:
         self._child.kill()
         self._child.wait()
         self.client.close()
+
+    def pause(self, seconds: float) -> None:
+        """Let it stand still, as a laptop that sleeps."""
+        self._child.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._child.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
         """Ask it to end, and wait until it has."""

@@ -12,6 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
+from atelier_gateway.jobs.values import new_id
 from atelier_runtime.errors import ServiceUnavailable
 from atelier_runtime.settings import StartupError
 from tests.contract.job_client import done, output_names, output_of
@@ -72,15 +73,32 @@ async def test_what_is_missing_is_said_to_be(blobs: BlobStore) -> None:
 
 
 async def test_all_of_a_job_is_deleted_and_nothing_else(blobs: BlobStore) -> None:
-    for name in ("job_1/a.png", "job_1/b.png", "job_12/a.png"):
+    one, other = new_id(), new_id()
+    for name in (f"{one}/a.png", f"{one}/b.png", f"{other}/a.png", "photos/wedding.png"):
         await blobs.put(name, b"12345")
-    assert await blobs.bytes_held() == 15
+    assert await blobs.bytes_held() == 20
     tomorrow = datetime.now(UTC) + timedelta(days=1)
-    assert await blobs.job_ids(tomorrow) == {"job_1", "job_12"}
+    assert await blobs.job_ids(tomorrow) == {one, other}, "what is not a job's is left alone"
     assert await blobs.job_ids(datetime.now(UTC) - timedelta(hours=1)) == set()
-    await blobs.delete_of("job_1")
-    await blobs.delete_of("job_1")
-    assert await blobs.job_ids(tomorrow) == {"job_12"} and await blobs.bytes_held() == 5
+    await blobs.delete_of(one)
+    await blobs.delete_of(one)
+    assert await blobs.job_ids(tomorrow) == {other} and await blobs.bytes_held() == 10
+
+
+async def test_a_store_belongs_to_one_database(blobs: BlobStore) -> None:
+    await blobs.belong_to("first")
+    await blobs.belong_to("first")
+    with pytest.raises(StartupError, match="another database"):
+        await blobs.belong_to("second")
+
+
+async def test_a_bucket_that_is_not_there(s3: str) -> None:
+    blobs = BlobStore("s3://nowhere/x")
+    blobs.open()
+    with pytest.raises(StartupError, match="ATELIER_GATEWAY_JOBS_FILES"):
+        await blobs.belong_to("first")
+    with pytest.raises(ServiceUnavailable):
+        await blobs.put("x", b"1")
 
 
 async def test_a_store_that_is_away(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

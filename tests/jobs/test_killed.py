@@ -119,6 +119,38 @@ def test_a_database_that_is_away(services: ScriptedServices, tmp_path: Path, pos
         assert done["status"] == "completed" and done["attempts"] == 1
 
 
+def test_a_database_that_may_only_be_read_for_a_while(
+    services: ScriptedServices, tmp_path: Path, postgres: Postgres
+) -> None:
+    """As after a failover to a replica: that is neither an error of ours, nor the end of the runner."""
+    url = postgres.create_database()
+    with Farm(services, tmp_path, url) as farm:
+        gateway = farm.gateway()
+        postgres.execute(url, "ALTER DATABASE {name} SET default_transaction_read_only = on")
+        body = {"type": "generate", "input": {"prompt": "x"}}
+        refused = gateway.client.post("/v1/jobs", json=body)
+        assert refused.status_code == 503 and refused.headers["retry-after"], refused.text
+        time.sleep(3)
+        postgres.execute(url, "ALTER DATABASE {name} RESET default_transaction_read_only")
+        assert gateway.finished(gateway.submit())["status"] == "completed"
+
+
+def test_a_gateway_that_stood_still_for_longer_than_its_lease(
+    services: ScriptedServices, tmp_path: Path, sqlite_url: str
+) -> None:
+    services.generator.hold = True
+    with Farm(services, tmp_path, sqlite_url, JOBS_LEASE_SECONDS=3) as farm:
+        gateway = farm.gateway()
+        job = gateway.submit()
+        eventually(lambda: services.generator.running == 1)
+        gateway.pause(4)
+        eventually(lambda: gateway.look(job)["attempts"] == 2 or services.generator.running == 1)
+        time.sleep(2)
+        canceled = gateway.client.post(f"/v1/jobs/{job['id']}/cancel").json()
+        assert canceled["status"] == "cancelled"
+        eventually(lambda: services.generator.running == 0)
+
+
 def submit_with_patience(farm_of: list[Gateway], body: dict[str, Any], form: bool) -> Any:
     """Submit through whichever gateway answers, as clients behind a balancer do."""
     key = {"Idempotency-Key": f"{random.getrandbits(64):x}"}

@@ -46,6 +46,10 @@ def test_a_file_of_sqlite_that_another_gateway_has(tmp_path: Path) -> None:
     ("settings", "named"),
     [
         ({"REPLICAS": "2"}, "ATELIER_GATEWAY_REPLICAS=2: gateways cannot share SQLite"),
+        ({"JOBS_DATABASE": "sqlite:///:memory:"}, "ATELIER_GATEWAY_JOBS_DATABASE: is not sqlite:///FILE"),
+        ({"JOBS_DATABASE": "postgresql://a:b@hush:c@127.0.0.1:1/x"}, "ATELIER_GATEWAY_JOBS_DATABASE"),
+        ({"JOBS_DATABASE": "postgresql://a:b@hush@127.0.0.1:1/x"}, "write it as %40"),
+        ({"JOBS_DATABASE": "postgresql://a:hush@127.0.0.1:port/x"}, "ATELIER_GATEWAY_JOBS_DATABASE"),
         ({"JOBS_FILES": "/var/jobs"}, "ATELIER_GATEWAY_JOBS_FILES=/var/jobs: is not file:FOLDER"),
         ({"WEBHOOK_SECRETS": "hush"}, "ATELIER_GATEWAY_WEBHOOK_SECRETS: secret 1 is not whsec_"),
         ({"WEBHOOK_SECRETS": "whsec_aHVzaA=="}, "ATELIER_GATEWAY_WEBHOOK_SECRETS: secret 1 is not whsec_"),
@@ -54,6 +58,14 @@ def test_a_file_of_sqlite_that_another_gateway_has(tmp_path: Path) -> None:
 def test_settings(settings: dict[str, str], named: str) -> None:
     said = refused(**settings)
     assert named in said and "hush" not in said and "aHVzaA" not in said
+
+
+def test_files_of_another_database(tmp_path: Path) -> None:
+    """What has no row is deleted, so two databases must not share a folder."""
+    with ScriptedServices() as services, Farm(services, tmp_path, f"sqlite:///{tmp_path}/a.db") as farm:
+        farm.gateway()
+    said = refused(JOBS_DATABASE=f"sqlite:///{tmp_path}/b.db", JOBS_FILES=f"file:{tmp_path}/files")
+    assert said.startswith("ATELIER_GATEWAY_JOBS_FILES") and "another database" in said
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

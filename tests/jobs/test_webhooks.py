@@ -177,6 +177,18 @@ async def test_one_that_hangs_holds_up_no_other(sqlite_url: str, receiver: Recei
             await until(lambda: len(receiver.received) == 2, within_s=4.0)
 
 
+async def test_a_host_that_hangs_does_not_keep_others_waiting(sqlite_url: str, receiver: Receiver) -> None:
+    with receiving() as hangs:
+        hangs.answers, hangs.hangs_s = [0], 6.0
+        async with rows_in(sqlite_url) as rows:
+            for _ in range(20):
+                await with_event(rows, hangs.url.replace("127.0.0.1", "localhost"))
+            await with_event(rows, receiver.url)
+            async with posting(rows):
+                await until(lambda: receiver.received, within_s=5.0)
+        assert len(hangs.received) <= 4
+
+
 async def test_a_redirect_is_not_followed(sqlite_url: str, receiver: Receiver) -> None:
     with receiving() as secret:
         receiver.answers, receiver.headers = [302], {"Location": secret.url}
@@ -205,7 +217,14 @@ async def test_an_address_that_is_not_public_is_not_connected_to(sqlite_url: str
         *("127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254"),
         *("100.64.0.1", "224.0.0.1", "255.255.255.255", "240.0.0.1", "192.0.2.1"),
         *("::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "ff02::1", "2001:db8::1"),
-        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"),
+        *(
+            "fec0::1",
+            "192.88.99.1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+        ),
     ],
 )
 def test_not_public(address: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import httpcore
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
+_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")  # RFC 7526: anycast of 6to4, deprecated
 _IPV4_BITS = 2**32 - 1
 
 
@@ -31,7 +32,9 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & _IPV4_BITS)
         if inner is not None:
             ip = inner
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+    if isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local:  # deprecated, but routed by some
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _RELAYS
 
 
 def is_blocked_literal(host: str) -> bool:

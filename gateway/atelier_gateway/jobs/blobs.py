@@ -17,10 +17,12 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from atelier_gateway.jobs.values import Job
+from atelier_gateway.jobs.values import Job, is_job_id
 from atelier_runtime.errors import DEFAULT_RETRY_AFTER_S, ServiceUnavailable
 from atelier_runtime.settings import StartupError
 
+_SETTING = "ATELIER_GATEWAY_JOBS_FILES"
+_MARKER = "atelier-jobs.id"
 _CHUNK_BYTES = 2**20
 
 
@@ -47,7 +49,7 @@ class BlobStore:
                 self._opened = from_url(self._url)
         except Exception as error:  # obstore's own base class is `Exception`
             reason = str(error).strip().partition("\n")[0]
-            raise StartupError(f"ATELIER_GATEWAY_JOBS_FILES: {reason}") from None
+            raise StartupError(f"{_SETTING}: {reason}") from None
 
     @property
     def _store(self) -> ObjectStore:
@@ -56,10 +58,38 @@ class BlobStore:
 
     async def put(self, name: str, data: bytes) -> None:
         """Keep bytes under a name, in place of what was there."""
-        with _reachable(name):
-            await obstore.put_async(self._store, name, data)
-        if self._folder is not None:
-            await asyncio.to_thread(_sync, self._folder, name)
+        try:
+            with _reachable(name):
+                await obstore.put_async(self._store, name, data)
+                if self._folder is not None:
+                    await asyncio.to_thread(_sync, self._folder, name)
+        except BlobMissing as error:  # the bucket or folder itself
+            raise _away() from error
+
+    async def belong_to(self, database_id: str) -> None:
+        """Mark the store as that of a database, unless it is another's. Raises `StartupError`.
+
+        What has no row is deleted from it, so two databases must not share one.
+        """
+        try:
+            owner = (await self.get(_MARKER)).decode(errors="replace").strip()
+        except BlobMissing:
+            await self._mark(database_id)
+            return
+        except ServiceUnavailable as error:
+            raise StartupError(f"{_SETTING}: {error.__cause__ or error}") from None
+        if owner != database_id:
+            raise StartupError(
+                f"{_SETTING}: these files are of another database's jobs, as the file {_MARKER} in it says; "
+                "give each database a folder or prefix of its own"
+            )
+
+    async def _mark(self, database_id: str) -> None:
+        try:
+            await self.put(_MARKER, database_id.encode())
+        except ServiceUnavailable as error:
+            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            raise StartupError(f"{_SETTING}: {reason}") from None
 
     async def get(self, name: str) -> bytes:
         """Return all bytes of a blob. Raises `BlobMissing`."""
@@ -91,29 +121,33 @@ class BlobStore:
     async def delete_inputs(self, job: Job) -> None:
         """Delete the files that a job came with; whatever of them is gone already is no error."""
         for name in job.input.get("files", {}).values():
-            with contextlib.suppress(NotFoundError, FileNotFoundError):
+            with contextlib.suppress(BlobMissing), _reachable(name):
                 await obstore.delete_async(self._store, name)
 
     async def delete_of(self, job_id: str) -> None:
         """Delete all blobs of a job; none is no error."""
-        async for page in obstore.list(self._store, prefix=f"{job_id}/"):
-            if names := [each["path"] for each in page]:
-                await obstore.delete_async(self._store, names)
+        with contextlib.suppress(BlobMissing), _reachable(job_id):
+            async for page in obstore.list(self._store, prefix=f"{job_id}/"):
+                if names := [each["path"] for each in page]:
+                    await obstore.delete_async(self._store, names)
 
     async def job_ids(self, before: datetime) -> set[str]:
         """Return the IDs of jobs whose blobs are all older than a time."""
         old, young = set[str](), set[str]()
-        async for page in obstore.list(self._store):
-            for each in page:
-                job_id = each["path"].partition("/")[0]
-                (old if each["last_modified"] < before else young).add(job_id)
+        with _reachable("the list"):
+            async for page in obstore.list(self._store):
+                for each in page:
+                    job_id = each["path"].partition("/")[0]
+                    if is_job_id(job_id):
+                        (old if each["last_modified"] < before else young).add(job_id)
         return old - young
 
     async def bytes_held(self) -> int:
         """Return the size of all blobs together."""
         total = 0
-        async for page in obstore.list(self._store):
-            total += sum(each["size"] for each in page)
+        with _reachable("the list"):
+            async for page in obstore.list(self._store):
+                total += sum(each["size"] for each in page)
         return total
 
 
@@ -124,10 +158,12 @@ def _reachable(name: str) -> Iterator[None]:
         yield
     except (NotFoundError, FileNotFoundError):
         raise BlobMissing(name) from None
-    except BaseError as error:
-        raise ServiceUnavailable(
-            "The files of jobs cannot be reached.", retry_after_s=DEFAULT_RETRY_AFTER_S
-        ) from error
+    except (BaseError, OSError) as error:
+        raise _away() from error
+
+
+def _away() -> ServiceUnavailable:
+    return ServiceUnavailable("The files of jobs cannot be reached.", retry_after_s=DEFAULT_RETRY_AFTER_S)
 
 
 def _sync(folder: Path, name: str) -> None:

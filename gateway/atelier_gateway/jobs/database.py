@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -27,6 +28,8 @@ _DRIVERS = {
 _SETTING = "ATELIER_GATEWAY_JOBS_DATABASE"
 _BUSY_S = 30.0
 _CONNECT_S = 5
+_SILENCE_S = 35.0
+"""Longest time of a transaction; the database is alive, but does not answer."""
 _CONNECTIONS = 8
 _WRITES = "writes"
 _ADVISORY_LOCK = 0x41_54_45_4C  # any number that nobody else uses in this database
@@ -38,7 +41,7 @@ class Database:
     A transaction that writes begins with the lock in SQLite, where one that reads first and writes then would
     fail if another has written in between. In PostgreSQL rows are locked one by one.
 
-    Where the database cannot be reached, `reading` and `writing` raise `ServiceUnavailable`.
+    Where the database cannot be used, `reading` and `writing` raise `ServiceUnavailable`.
     """
 
     def __init__(self, url: str) -> None:
@@ -46,8 +49,10 @@ class Database:
         scheme, _, rest = url.partition(":")
         try:
             self.url = make_url(f"{_DRIVERS.get(scheme, scheme)}:{rest}")
-        except ArgumentError:
-            raise StartupError(f"{_SETTING} cannot be read as a database's URL") from None
+        except (ArgumentError, ValueError):
+            raise StartupError(f"{_SETTING}: cannot be read as a database's URL") from None
+        if "@" in (self.url.host or ""):
+            raise StartupError(f"{_SETTING}: has an @ in its host; in a password, write it as %40")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine: AsyncEngine = create_async_engine(self.url, **self._options())
         self._lock: int | None = None
@@ -84,14 +89,18 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads."""
         with _away():
-            async with self.engine.connect() as connection, connection.begin():
+            async with (
+                asyncio.timeout(_SILENCE_S),
+                self.engine.connect() as connection,
+                connection.begin(),
+            ):
                 yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes; what it has written is on the disk when it ends."""
         with _away():
-            async with self.engine.connect() as opened:
+            async with asyncio.timeout(_SILENCE_S), self.engine.connect() as opened:
                 connection = await opened.execution_options(**{_WRITES: True})
                 async with connection.begin():
                     yield connection
@@ -124,19 +133,21 @@ class Database:
 
 @contextlib.contextmanager
 def _away() -> Iterator[None]:
-    """Turn what says that the database cannot be reached, or has gone, into `ServiceUnavailable`."""
+    """Turn what says that the database cannot be used, or does not answer, into `ServiceUnavailable`."""
     try:
         yield
-    except (DBAPIError, PoolTimeout) as error:
-        if isinstance(error, PoolTimeout) or _is_gone(error):
-            raise ServiceUnavailable(
-                "The database of jobs cannot be reached.", retry_after_s=DEFAULT_RETRY_AFTER_S
-            ) from error
+    except IntegrityError:
         raise
+    except (DBAPIError, PoolTimeout, TimeoutError) as error:
+        # Also what is no fault of the connection: a replica that may only be read, lost rights, a full disk.
+        raise ServiceUnavailable(
+            f"The database of jobs cannot be used ({_kind(error)}).", retry_after_s=DEFAULT_RETRY_AFTER_S
+        ) from error
 
 
-def _is_gone(error: DBAPIError) -> bool:
-    return error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError")
+def _kind(error: Exception) -> str:
+    """Return what kind of error it is; its text would show statements and values."""
+    return type(getattr(error, "orig", None) or error).__name__
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,6 +28,7 @@ class Delivery:
     id: str
     job_id: str
     owner: str
+    host: str
     url: str
     body: str
     attempts: int
@@ -54,6 +56,7 @@ class Outbox(Events):
             "id": f"msg_{now:012x}{secrets.token_hex(8)}",
             "job_id": job.id,
             "owner": job.owner,
+            "host": _host(job.webhook["url"]),
             "url": job.webhook["url"],
             "body": json.dumps(body, separators=(",", ":")),
             "attempts": 0,
@@ -61,12 +64,15 @@ class Outbox(Events):
         }
         await connection.execute(insert(deliveries).values(values))
 
-    async def take(self, limit: int) -> Sequence[Delivery]:
-        """Return events whose time has come, and put them off, in case this process ends."""
+    async def take(self, limit: int, excluding: Collection[str] = ()) -> Sequence[Delivery]:
+        """Return events whose time has come, and put them off, in case this process ends.
+
+        `excluding`: hosts that are not to be posted to now.
+        """
         now = now_ms()
         due = (
             select(deliveries.c.id)
-            .where(deliveries.c.available_at <= now)
+            .where(deliveries.c.available_at <= now, deliveries.c.host.not_in(list(excluding)))
             .order_by(deliveries.c.available_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -82,7 +88,7 @@ class Outbox(Events):
                 .returning(*deliveries.c)
             )
             rows = (await connection.execute(taken)).mappings().all()
-        names = ("id", "job_id", "owner", "url", "body", "attempts")
+        names = ("id", "job_id", "owner", "host", "url", "body", "attempts")
         return [Delivery(**{name: row[name] for name in names}) for row in rows]
 
     async def remove(self, delivery: Delivery) -> None:
@@ -101,3 +107,7 @@ class Outbox(Events):
         later = {"available_at": now_ms() + ms}
         async with self._database.writing() as connection:
             await connection.execute(update(deliveries).where(deliveries.c.id == delivery.id).values(later))
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "")[:255]

@@ -19,6 +19,9 @@ def ended(status: JobStatus, now: int) -> dict[str, Any]:
         "runner": None,
         "lease_until": None,
         "previews": None,
+        "stage": None,
+        "step": None,
+        "steps": None,
         "version": jobs.c.version + 1,
     }
 

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from atelier_gateway.core.generate import WORTH_WAITING_FOR
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
@@ -51,6 +51,8 @@ _AWAY_S = 2.0
 """The same, where the database could not be reached."""
 _WRITE_S = 0.25
 """Progress is written at most so often."""
+_LOOK_S = 1.0
+"""A lease is renewed, and it is seen whether the job is to be canceled, at least so often."""
 _MAX_PUT_OFF_S = 30.0
 _PERSISTENCE_S = 60.0
 
@@ -152,19 +154,30 @@ class JobRunner:
             logger.error("jobs cannot be read", extra=error.for_log())
             await asyncio.sleep(_AWAY_S)
             return False
+        except Exception:
+            logger.exception("jobs cannot be read")
+            await asyncio.sleep(_AWAY_S)
+            return False
         if claim is None:
             return False
+        if (former := self._running.get(claim.job.id)) is not None:  # this process stood still for long
+            former.is_lost = True
+            former.task.cancel()
+            await asyncio.wait({former.task})
         if claim.fence == 1:
             metrics.JOB_WAIT.labels(claim.job.type).observe((now_ms() - claim.job.created_at) / 1000)
         if claim.was_lost:
             metrics.JOB_RETRIES.labels(claim.job.type).inc()
         task = asyncio.create_task(self._carry_out(claim), name=claim.job.id)
-        self._running[claim.job.id] = _Running(claim, task)
-        task.add_done_callback(lambda _: self._ended(claim.job.id))
+        running = _Running(claim, task)
+        self._running[claim.job.id] = running
+        task.add_done_callback(lambda _: self._ended(running))
         return True
 
-    def _ended(self, job_id: str) -> None:
-        self._running.pop(job_id, None)
+    def _ended(self, running: _Running) -> None:
+        job_id = running.claim.job.id
+        if self._running.get(job_id) is running:
+            del self._running[job_id]
         self._wake.set()
 
     async def _carry_out(self, claim: Claim) -> None:
@@ -189,7 +202,7 @@ class JobRunner:
                 logger.exception("a job failed")
                 await self._failed(claim, InternalError())
                 return
-            await self._end(lambda: self._store.complete(claim, result.report, outputs))
+            await _even_if_canceled(self._end(lambda: self._store.complete(claim, result.report, outputs)))
         except LeaseLost:
             running.is_lost = True
         except ServiceUnavailable as error:  # its lease has ended by now, and another attempt is made
@@ -228,7 +241,7 @@ class JobRunner:
         """Renew the lease and write the progress, until the job has ended or is no longer ours."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(running.changed.wait(), self._limits.lease_s / 6)
+                await asyncio.wait_for(running.changed.wait(), min(_LOOK_S, self._limits.lease_s / 6))
             progress = running.progress if running.changed.is_set() else None
             running.changed.clear()
             try:
@@ -241,6 +254,8 @@ class JobRunner:
                 return
             except ServiceUnavailable as error:
                 logger.warning("a job's progress cannot be written", extra=error.for_log())
+            except Exception:
+                logger.exception("a job's progress cannot be written")
             await asyncio.sleep(_WRITE_S)
 
     async def _hand_back(self, running: _Running) -> None:
@@ -312,6 +327,15 @@ async def _persistently(write: Callable[[], Awaitable[T]]) -> T:
             if time.monotonic() > end:
                 raise
             await asyncio.sleep(_AWAY_S / 2)
+
+
+async def _even_if_canceled(writing: Coroutine[Any, Any, None]) -> None:
+    """Await what must not be left half done: all that is missing is to say that it is done."""
+    task = asyncio.ensure_future(writing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
 
 
 async def put_image(blobs: BlobStore, claim: Claim, name: str, image: EncodedImage) -> Output:

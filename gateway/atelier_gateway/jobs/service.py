@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from atelier_gateway.http.long_text import LongText
 from atelier_gateway.http.validation import fields_renamed
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.database import Database
@@ -21,7 +22,17 @@ from atelier_gateway.jobs.migrations import upgrade
 from atelier_gateway.jobs.runner import JobRunner
 from atelier_gateway.jobs.store import IdempotencyConflict, JobStore, TooManyJobs
 from atelier_gateway.jobs.upkeep import Upkeep
-from atelier_gateway.jobs.values import Job, JobStatus, JobType, Json, NewJob, Output, new_id, now_ms
+from atelier_gateway.jobs.values import (
+    Job,
+    JobStatus,
+    JobType,
+    Json,
+    NewJob,
+    Output,
+    is_job_id,
+    new_id,
+    now_ms,
+)
 from atelier_gateway.jobs.watcher import Changes, Watcher
 from atelier_gateway.jobs.webhooks import Webhooks
 from atelier_gateway.jobs.work import JobWork
@@ -34,6 +45,8 @@ _TIDY_S = 15.0
 _ORPHAN_AGE = timedelta(hours=1)
 _LOOK_FOR_ORPHANS_S = 3600.0
 _FULL_RETRY_AFTER_S = 10.0
+_MAX_STUCK = 500
+_OTHER_REQUEST = "was used within the last 24 hours for another request"
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,7 @@ class Jobs:
         try:
             self._blobs.open()
             await upgrade(self._database)
+            await self._blobs.belong_to(await self._upkeep.database_id())
             if self._database.is_sqlite:
                 await self._upkeep.end_leases()
         except BaseException:
@@ -123,12 +137,16 @@ class Jobs:
         key that was used with another request.
         """
         self._check_webhook(submission.webhook)
+        fingerprint = None
+        if submission.idempotency_key is not None:
+            fingerprint = await asyncio.to_thread(_fingerprint, submission)
+            if (known := await self._of_key(submission, fingerprint)) is not None:
+                return known, False
         with fields_renamed(lambda field: submission.field_prefix + field):
             body = await self._with_outputs_of_others(submission)
             accepted = await self._works[submission.type].accept(body)
         job_id = new_id()
         blobs = {name: f"{job_id}/input_{name}" for name in accepted.files}
-        fingerprint = await asyncio.to_thread(_fingerprint, submission, body, accepted.files)
         new = NewJob(
             id=job_id,
             type=submission.type,
@@ -144,23 +162,35 @@ class Jobs:
             idempotency_key=submission.idempotency_key,
             fingerprint=fingerprint,
         )
-        is_accepted = False
+        for name, blob in blobs.items():
+            await self._blobs.put(blob, accepted.files[name])
+        # Where this ends in any other way, as in the middle of a commit, the job may have been accepted: its
+        # files stay, and are deleted as nobody's if it was not.
         try:
-            for name, blob in blobs.items():
-                await self._blobs.put(blob, accepted.files[name])
-            job, is_accepted = await self._store.submit(new)
+            job, is_new = await self._store.submit(new)
         except IdempotencyConflict:
-            message = "was used within the last 24 hours for another request"
-            raise InvalidRequest.of("Idempotency-Key", message) from None
+            await self._forget(job_id)
+            raise InvalidRequest.of("Idempotency-Key", _OTHER_REQUEST) from None
         except TooManyJobs as error:
+            await self._forget(job_id)
             whose = "of this key" if error.of_owner else "of all keys"
             message = f"{error.limit} jobs {whose} are waiting, the limit."
             raise QueueFull(message, retry_after_s=_FULL_RETRY_AFTER_S) from None
-        finally:
-            if not is_accepted and blobs:
-                await self._blobs.delete_of(job_id)
+        if not is_new:
+            await self._forget(job_id)
         self._runner.wake()
-        return job, is_accepted
+        return job, is_new
+
+    async def _of_key(self, submission: Submission, fingerprint: str) -> Job | None:
+        try:
+            return await self._store.of_key(submission.owner, submission.idempotency_key or "", fingerprint)
+        except IdempotencyConflict:
+            raise InvalidRequest.of("Idempotency-Key", _OTHER_REQUEST) from None
+
+    async def _forget(self, job_id: str) -> None:
+        """Delete the files of a job that was not accepted; what is missed is deleted later."""
+        with contextlib.suppress(ServiceUnavailable):
+            await self._blobs.delete_of(job_id)
 
     def _check_webhook(self, webhook: Json | None) -> None:
         if webhook is None:
@@ -181,9 +211,12 @@ class Jobs:
         return body
 
     async def _output_of_another(self, field: str, given: Json, owner: str) -> bytes:
-        job = await self._store.get(str(given["job"]))
+        job_id = given["job"]
+        job = await self._store.get(job_id) if isinstance(job_id, str) and is_job_id(job_id) else None
         if job is None or job.owner != owner:
             raise InvalidRequest.of(f"{field}.job", "there is no job of this ID")
+        if job.expired:
+            raise InvalidRequest.of(f"{field}.job", "its outputs have expired")
         output = job.output(str(given["output"]))
         if output is None:
             names = ", ".join(each.name for each in job.outputs) or "none"
@@ -195,7 +228,7 @@ class Jobs:
 
     async def get(self, job_id: str, owner: str) -> Job:
         """Return a job. Raises `NotFound`, also for another owner's."""
-        job = await self._store.get(job_id)
+        job = await self._store.get(job_id) if is_job_id(job_id) else None
         if job is None or job.owner != owner:
             raise NotFound("There is no job of this ID.")
         return job
@@ -225,7 +258,8 @@ class Jobs:
         if job is None:
             raise NotFound("There is no job of this ID.")
         if job.status is JobStatus.CANCELLED:
-            await self._blobs.delete_inputs(job)
+            with contextlib.suppress(ServiceUnavailable):  # they are deleted with its outputs, then
+                await self._blobs.delete_inputs(job)
         if job.cancel_requested:
             self._runner.cancel(job_id)
         return job
@@ -259,25 +293,44 @@ class Jobs:
         loop = asyncio.get_running_loop()
         next_search = loop.time()
         while True:
-            try:
-                for job in await self._upkeep.fail_lost():
-                    metrics.JOBS_ENDED.labels(job.type, job.status).inc()
-                    logger.error("a job was lost", extra={"job": job.id})
-                while due := await self._upkeep.due():
-                    for job in due:
-                        await self._blobs.delete_of(job.id)
-                    await self._upkeep.expire([job.id for job in due])
-                await self._upkeep.delete_old()
-                if loop.time() >= next_search:
-                    next_search = loop.time() + _LOOK_FOR_ORPHANS_S
-                    await self._delete_orphans()
-                    metrics.JOB_FILE_BYTES.set(await self._blobs.bytes_held())
-                await self._count()
-            except ServiceUnavailable:
-                pass  # the runner says so
-            except Exception:
-                logger.exception("expired jobs cannot be deleted")
+            duties = [self._count, self._fail_lost, self._expire, self._upkeep.delete_old]
+            if loop.time() >= next_search:
+                next_search = loop.time() + _LOOK_FOR_ORPHANS_S
+                duties += [self._delete_orphans, self._weigh]
+            for duty in duties:  # one that fails keeps no other from being done
+                try:
+                    await duty()
+                except ServiceUnavailable as error:
+                    logger.warning("jobs cannot be tidied up", extra=error.for_log())
+                except Exception:
+                    logger.exception("jobs cannot be tidied up")
             await asyncio.sleep(_TIDY_S)
+
+    async def _fail_lost(self) -> None:
+        for job in await self._upkeep.fail_lost():
+            metrics.JOBS_ENDED.labels(job.type, job.status).inc()
+            logger.error("a job was lost", extra={"job": job.id})
+            await self._blobs.delete_inputs(job)
+
+    async def _expire(self) -> None:
+        stuck: list[str] = []
+        while due := await self._upkeep.due(stuck):
+            deleted = []
+            for job in due:
+                try:
+                    await self._blobs.delete_of(job.id)
+                    deleted.append(job.id)
+                except ServiceUnavailable as error:
+                    logger.warning(
+                        "a job's files cannot be deleted", extra={**error.for_log(), "job": job.id}
+                    )
+                    stuck.append(job.id)
+            await self._upkeep.expire(deleted)
+            if len(stuck) >= _MAX_STUCK:
+                return
+
+    async def _weigh(self) -> None:
+        metrics.JOB_FILE_BYTES.set(await self._blobs.bytes_held())
 
     async def _count(self) -> None:
         counts = await self._upkeep.counts()
@@ -294,16 +347,27 @@ class Jobs:
                 await self._blobs.delete_of(job_id)
 
 
-def _fingerprint(submission: Submission, body: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
-    """Return a digest of a request: equal if and only if what it asks for is."""
-    fields = {name: value for name, value in body.items() if name not in files and _is_plain(value)}
-    digests = {name: hashlib.sha256(file).hexdigest() for name, file in files.items()}
-    whole = [submission.type, fields, digests, submission.priority, submission.ttl_s, submission.webhook]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str | int | float | bool | list | dict | None)
+def _fingerprint(submission: Submission) -> str:
+    """Return a digest of a request: equal if and only if the same is asked for, in the same words."""
+    rest = [
+        submission.type,
+        submission.priority,
+        submission.ttl_s,
+        submission.webhook,
+        submission.preview_interval_steps,
+    ]
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name in sorted(submission.body):
+        value = submission.body[name]
+        digest.update(json.dumps(name).encode())
+        if isinstance(value, LongText):
+            for piece in value.pieces():
+                digest.update(piece)
+        elif isinstance(value, bytes | memoryview):
+            digest.update(value)
+        else:
+            digest.update(json.dumps(value, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -115,8 +115,8 @@ class JobStore:
 
     async def _submit(self, new: NewJob) -> tuple[Job, bool]:
         async with self._database.writing() as connection:
-            if new.idempotency_key is not None:
-                existing = await self._of_key(connection, new)
+            if new.idempotency_key is not None and new.fingerprint is not None:
+                existing = await _of_key(connection, new.owner, new.idempotency_key, new.fingerprint)
                 if existing is not None:
                     return existing, False
             await self._check_limits(connection, new.owner)
@@ -151,17 +151,10 @@ class JobStore:
             row = await connection.execute(insert(jobs).values(values).returning(*jobs.c))
             return job_of(row.mappings().one()), True
 
-    async def _of_key(self, connection: AsyncConnection, new: NewJob) -> Job | None:
-        is_of_key = and_(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
-        row = (await connection.execute(select(jobs).where(is_of_key))).mappings().first()
-        if row is None:
-            return None
-        if row["created_at"] < now_ms() - IDEMPOTENCY_MS:
-            await connection.execute(update(jobs).where(jobs.c.id == row["id"]).values(idempotency_key=None))
-            return None
-        if row["fingerprint"] != new.fingerprint:
-            raise IdempotencyConflict
-        return job_of(row)
+    async def of_key(self, owner: str, key: str, fingerprint: str) -> Job | None:
+        """Return the job of an idempotency key. Raises `IdempotencyConflict`."""
+        async with self._database.writing() as connection:
+            return await _of_key(connection, owner, key, fingerprint)
 
     async def _check_limits(self, connection: AsyncConnection, owner: str) -> None:
         counts = select(func.count(), func.coalesce(func.sum(_one_if(jobs.c.owner == owner)), 0)).where(
@@ -363,3 +356,16 @@ class JobStore:
 
 def _one_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return case((condition, 1), else_=0)
+
+
+async def _of_key(connection: AsyncConnection, owner: str, key: str, fingerprint: str) -> Job | None:
+    is_of_key = and_(jobs.c.owner == owner, jobs.c.idempotency_key == key)
+    row = (await connection.execute(select(jobs).where(is_of_key))).mappings().first()
+    if row is None:
+        return None
+    if row["created_at"] < now_ms() - IDEMPOTENCY_MS:
+        await connection.execute(update(jobs).where(jobs.c.id == row["id"]).values(idempotency_key=None))
+        return None
+    if row["fingerprint"] != fingerprint:
+        raise IdempotencyConflict
+    return job_of(row)

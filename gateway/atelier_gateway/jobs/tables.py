@@ -73,12 +73,16 @@ owners = Table(
 )
 """Who has submitted jobs, and when one of them was begun last: the one served longest ago comes first."""
 
+identity = Table("job_database", metadata, Column("id", String(64), primary_key=True))
+"""One row: which database this is, so that no other one uses the same files."""
+
 deliveries = Table(
     "job_webhooks",
     metadata,
     Column("id", String(64), primary_key=True),
     Column("job_id", String(64), nullable=False),
     Column("owner", String(64), nullable=False),
+    Column("host", String(255), nullable=False),
     Column("url", Text, nullable=False),
     Column("body", Text, nullable=False),
     Column("attempts", Integer, nullable=False),

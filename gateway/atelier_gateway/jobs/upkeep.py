@@ -9,7 +9,7 @@ from sqlalchemy import and_, delete, func, select, update
 from atelier_gateway.jobs.database import Database
 from atelier_gateway.jobs.rows import ended, job_of
 from atelier_gateway.jobs.store import Events
-from atelier_gateway.jobs.tables import jobs
+from atelier_gateway.jobs.tables import identity, jobs
 from atelier_gateway.jobs.values import (
     IDEMPOTENCY_MS,
     MAX_ATTEMPTS,
@@ -56,9 +56,15 @@ class Upkeep:
                 await self._events.happened(connection, job)
             return failed
 
-    async def due(self, limit: int = 100) -> Sequence[Job]:
-        """Return jobs whose files are to be deleted."""
+    async def database_id(self) -> str:
+        """Return which database this is."""
+        async with self._database.reading() as connection:
+            return str((await connection.execute(select(identity.c.id))).scalar_one())
+
+    async def due(self, excluding: Sequence[str] = (), limit: int = 100) -> Sequence[Job]:
+        """Return jobs whose files are to be deleted, other than some."""
         is_due = and_(jobs.c.expires_at <= now_ms(), jobs.c.expired.is_(False))
+        is_due = and_(is_due, jobs.c.id.not_in(excluding))
         async with self._database.reading() as connection:
             rows = await connection.execute(
                 select(jobs).where(is_due).order_by(jobs.c.expires_at).limit(limit)

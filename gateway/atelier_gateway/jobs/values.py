@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ MAX_ATTEMPTS = 3
 IDEMPOTENCY_MS = 24 * 3600 * 1000
 """For so long the same key gives the same job."""
 PRIORITIES = (-100, 100)
+_ID = re.compile(r"job_[0-9a-f]{44}")
 
 
 class JobType(StrEnum):
@@ -145,6 +147,11 @@ class JobProgress:
 def now_ms() -> int:
     """Return the time in milliseconds since 1970, UTC."""
     return time.time_ns() // 1_000_000
+
+
+def is_job_id(text: str) -> bool:
+    """Return whether a text has the form of a job's ID, whether or not there is such a job."""
+    return _ID.fullmatch(text) is not None
 
 
 def new_id() -> str:

@@ -36,6 +36,8 @@ class Watcher:
                     self._tell(change)
             except ServiceUnavailable:  # followers wait until it is back
                 logger.warning("changes of jobs cannot be read")
+            except Exception:
+                logger.exception("changes of jobs cannot be read")
             if not self._followers:
                 self._begun.clear()
             await asyncio.sleep(_LOOK_S)

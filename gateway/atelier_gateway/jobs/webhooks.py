@@ -29,6 +29,7 @@ RETRY_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Standard Webhooks' own intervals: ten attempts in three days."""
 _JITTER = 0.1
 _AT_ONCE = 8
+_AT_ONCE_TO_A_HOST = 2
 _IDLE_S = 1.0
 _POST_S = 20.0
 _TIMEOUTS = {"connect": 5.0, "read": 15.0, "write": 15.0, "pool": 15.0}
@@ -62,14 +63,14 @@ class Webhooks:
 
     async def run(self) -> None:
         """Post until the task is canceled; what is under way then is posted again later."""
-        posting = set[asyncio.Task[None]]()
+        posting: dict[asyncio.Task[None], str] = {}
         async with self._pool:
             try:
                 while True:
-                    for delivery in await self._take(_AT_ONCE - len(posting)):
+                    while (delivery := await self._next(list(posting.values()))) is not None:
                         task = asyncio.create_task(self._deliver(delivery))
-                        posting.add(task)
-                        task.add_done_callback(posting.discard)
+                        posting[task] = delivery.host
+                        task.add_done_callback(posting.pop)
                     await asyncio.sleep(_IDLE_S)
             finally:
                 for task in posting:
@@ -77,13 +78,18 @@ class Webhooks:
                 if posting:
                     await asyncio.wait(set(posting))
 
-    async def _take(self, limit: int) -> Sequence[Delivery]:
-        if limit == 0 or not self._signers:
-            return []
+    async def _next(self, hosts: Sequence[str]) -> Delivery | None:
+        """Return an event to post, while some are posted to these hosts: one that hangs holds few up."""
+        if len(hosts) >= _AT_ONCE:
+            return None
+        busy = {host for host in hosts if hosts.count(host) >= _AT_ONCE_TO_A_HOST}
         try:
-            return await self._outbox.take(limit)
-        except ServiceUnavailable:
-            return []  # whoever carries out jobs says so
+            taken = await self._outbox.take(1, busy)
+        except Exception as error:  # whoever carries out jobs says so, where the database is away
+            if not isinstance(error, ServiceUnavailable):
+                logger.exception("webhooks cannot be read")
+            return None
+        return taken[0] if taken else None
 
     async def _deliver(self, delivery: Delivery) -> None:
         status, problem, retry_after_s = 0, "", 0.0

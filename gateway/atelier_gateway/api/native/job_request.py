@@ -13,12 +13,13 @@ from pydantic import Field, field_validator
 from atelier_gateway.api.native.image_field import ImageField
 from atelier_gateway.http.schemas import printable
 from atelier_gateway.http.validation import INTEGER, RequestModel, Validator, field_error, refusal
-from atelier_gateway.jobs.values import PRIORITIES
+from atelier_gateway.jobs.values import PRIORITIES, is_job_id
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 
 MAX_WAIT_S = 60
 MAX_KEY_CHARS = 255
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=,|;|$)", re.IGNORECASE)
+_LIMIT = re.compile(r"[0-9]{1,4}")
 _ASYNC = re.compile(r"(?:^|,)\s*respond-async\s*(?=,|;|$)", re.IGNORECASE)
 
 
@@ -126,8 +127,10 @@ def page_of(query: Mapping[str, str]) -> Page:
         FieldViolation(printable(name), "is not a parameter") for name in query if name not in known
     ]
     limit = query.get("limit", str(PAGE[0]))
-    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:9]) <= PAGE[1]:
+    if not _LIMIT.fullmatch(limit) or not 1 <= int(limit) <= PAGE[1]:
         violations.append(FieldViolation("limit", f"must be an integer from 1 to {PAGE[1]}"))
+    if "before" in query and not is_job_id(query["before"]):
+        violations.append(FieldViolation("before", "is not the ID of a job"))
     if violations:
         raise refusal(violations)
     return Page(int(limit), query.get("before"))

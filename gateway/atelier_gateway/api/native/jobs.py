@@ -33,6 +33,7 @@ from atelier_runtime.errors import FieldViolation, Gone, NotFound, NotServed
 
 PATH = "/v1/jobs"
 _RETRY_AFTER_S = 1
+_EXPIRED = "The job has expired, and its outputs were deleted."
 OWNER = ""  # until there are keys, all jobs are everybody's
 
 
@@ -56,6 +57,8 @@ class JobRoutes:
         router.post(f"{one}/cancel", name="cancel_job", **job_openapi.CANCEL)(self.cancel)
         router.get(f"{one}/events", name="follow_job", **job_openapi.EVENTS)(self.events)
         router.get(f"{one}/outputs/{{name}}", name="get_job_output", **job_openapi.OUTPUT)(self.output)
+        for path, handler in ((one, self.get), (f"{one}/outputs/{{name}}", self.output)):
+            router.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
 
     # --- handlers ---
 
@@ -78,7 +81,7 @@ class JobRoutes:
 
     def wanted(self, request: Request) -> bool:
         """Return whether a request to a synchronous route prefers a job (`Prefer: respond-async`)."""
-        return self._room is not None and prefers_async(request.headers.get("prefer"))
+        return self._room is not None and prefers_async(", ".join(request.headers.getlist("prefer")))
 
     async def instead(self, request: Request, job_type: JobType, body: Mapping[str, Any]) -> Response:
         """Make a job of a request to the synchronous route of that type."""
@@ -159,11 +162,14 @@ class JobRoutes:
 
     async def _accept(self, request: Request, jobs: Jobs, submission: Submission) -> Response:
         job, _ = await jobs.submit(submission)
-        seconds = preferred_wait(request.headers.get("prefer"))
+        if job.expired:  # submitted before, with the same key
+            raise Gone(_EXPIRED)
+        prefer = ", ".join(request.headers.getlist("prefer"))
+        seconds = preferred_wait(prefer)
         if seconds and not job.status.is_final:
             job = await jobs.wait(job, seconds)
         applied = [f"wait={seconds:.0f}"] if seconds else []
-        applied += ["respond-async"] if prefers_async(request.headers.get("prefer")) else []
+        applied += ["respond-async"] if prefers_async(prefer) else []
         headers = {"Location": f"{self._base}/{job.id}"}
         if applied:
             headers["Preference-Applied"] = ", ".join(applied)
@@ -174,7 +180,7 @@ class JobRoutes:
     async def _job(self, request: Request) -> Job:
         job = await self._jobs.get(request.path_params["job_id"], OWNER)
         if job.expired:
-            raise Gone("The job has expired, and its outputs were deleted.")
+            raise Gone(_EXPIRED)
         return job
 
     async def _answer(

@@ -1,5 +1,7 @@
 """The first tables."""
 
+import secrets
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -57,11 +59,14 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(64), primary_key=True),
         sa.Column("served_at", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     )
+    database = op.create_table("job_database", sa.Column("id", sa.String(64), primary_key=True))
+    op.bulk_insert(database, [{"id": secrets.token_hex(16)}])
     op.create_table(
         "job_webhooks",
         sa.Column("id", sa.String(64), primary_key=True),
         sa.Column("job_id", sa.String(64), nullable=False),
         sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("host", sa.String(255), nullable=False),
         sa.Column("url", sa.Text, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
@@ -73,5 +78,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     op.drop_table("job_webhooks")
+    op.drop_table("job_database")
     op.drop_table("job_owners")
     op.drop_table("jobs")
