@@ -351,11 +351,11 @@ def test_what_is_wrong_is_named(stack: Stack, body: dict[str, Any], field: str) 
 def test_what_is_no_id_is_no_job(stack: Stack) -> None:
     for job_id in ("%00", "x" * 300, "job_" + "g" * 44, "..%2f..%2fetc"):
         assert stack.client.get(f"/v1/jobs/{job_id}").status_code == 404, job_id
-    for job_id in ("\0", "\ud800", 3, None, "job_" + "0" * 44):
-        image = {"job": job_id, "output": "drawn"}
+    for given in ("\0", "\ud800", 3, None, "job_" + "0" * 44):
+        image = {"job": given, "output": "drawn"}
         body = json.dumps({"type": "restore", "input": {"image": image}})
         response = stack.client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
-        assert response.status_code == 422, job_id
+        assert response.status_code == 422, given
 
 
 def test_only_the_head_is_sent_to_who_asks_for_it(stack: Stack) -> None:

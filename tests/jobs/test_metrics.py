@@ -69,4 +69,4 @@ def test_first_increases_are_seen() -> None:
         'atelier_webhook_attempts_total{outcome="given_up"}',
     ):
         assert sample in text
-    assert PROMPT["prompt"] not in text
+    assert str(PROMPT["prompt"]) not in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ async def test_an_answer_that_was_lost_after_the_commit_loses_no_job(
 async def test_what_is_nobodys_is_deleted_and_what_is_no_jobs_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_ORPHAN_AGE", service.timedelta(seconds=-60))
+    monkeypatch.setattr(service, "_ORPHAN_AGE", timedelta(seconds=-60))
     monkeypatch.setattr(service, "_LOOK_FOR_ORPHANS_S", 0.0)
     monkeypatch.setattr(service, "_TIDY_S", 0.05)
     files = tmp_path / "files"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,17 +30,17 @@ from tests.k8s.manifests import (
 
 PREFIX = "ATELIER_GATEWAY_"
 RENDERED: dict[str, Callable[[], list[Manifest]]] = {
-    **{name: lambda name=name: overlay(name) for name in OVERLAYS},
-    **{"+".join(("bases", *c)): lambda c=c: combined(*c) for c in COMBINATIONS},
+    **{name: partial(overlay, name) for name in OVERLAYS},
+    **{"+".join(("bases", *c)): partial(combined, *c) for c in COMBINATIONS},
     **{
-        f"{name}+{jobs}": lambda name=name, jobs=jobs: on_top_of(name, jobs)
+        f"{name}+{jobs}": partial(on_top_of, name, jobs)
         for name in OVERLAYS
         for jobs in JOBS_COMPONENTS
         if name != "cpu-demo"
     },
     **{
-        f"autoscale+scale-to-zero+{jobs}+restores-only": lambda jobs=jobs: on_top_of(
-            "autoscale", "scale-to-zero", jobs, "restores-only"
+        f"autoscale+scale-to-zero+{jobs}+restores-only": partial(
+            on_top_of, "autoscale", "scale-to-zero", jobs, "restores-only"
         )
         for jobs in JOBS_COMPONENTS
     },
