@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from atelier_gateway.api.native import job_events
 from atelier_runtime.errors import DeadlineExceeded, InvalidRequest, OutOfMemory, QueueFull
 from tests.contract.job_client import (
     PROMPT,
@@ -199,6 +200,39 @@ def test_events_go_on_where_a_client_left_off(stack: Stack) -> None:
         threading.Timer(0.5, lambda: setattr(stack.generator, "hold", False)).start()
         names = [name for name, _, _ in events_in(response)]
     assert "snapshot" not in names and names[-1] == "status"
+
+
+def test_a_connection_on_which_nothing_happens_is_kept_alive(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_events, "_HEARTBEAT_S", 0.1)
+    stack.generator.hold = True
+    job = submit(stack)
+    with stack.client.stream("GET", job["urls"]["events"]) as response:
+        lines = response.iter_lines()
+        while next(lines).strip() != ":":  # a comment, which readers of events leave out
+            pass
+        stack.generator.hold = False
+        assert "event: status" in list(lines)
+
+
+def test_how_long_it_will_take_is_estimated() -> None:
+    with Stack(jobs_at_once=1) as stack:
+        stack.generator.hold = True
+        running, waiting = submit(stack), submit(stack)
+        eventually(lambda: stack.client.get(running["urls"]["self"]).json()["progress"] > 0)
+        look = stack.client.get(running["urls"]["self"]).json()
+        assert (
+            0 <= look["estimated_seconds"] <= 12.5 and 0 < look["progress"] <= 1
+        )  # the generator's estimate
+        assert stack.client.get(waiting["urls"]["self"]).json()["estimated_seconds"] is None, "none has ended"
+        stack.generator.hold = False
+        finished(stack, waiting)
+        stack.generator.hold = True
+        running, waiting = submit(stack), submit(stack)
+        eventually(lambda: stack.generator.running == 1)
+        assert stack.client.get(waiting["urls"]["self"]).json()["estimated_seconds"] > 0
+        stack.generator.hold = False
 
 
 def test_a_slow_reader_of_events_holds_nobody_up(stack: Stack) -> None:
