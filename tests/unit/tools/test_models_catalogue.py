@@ -79,7 +79,7 @@ def test_the_photo_set_asks_for_the_same_licenses_as_the_whole(capsys: pytest.Ca
     assert keys == ["s-lab", "parsenet"]
     assert main(["--list", "--profile", "photo"]) == 0
     out = capsys.readouterr().out
-    assert "The set 'photo'" in out and "\nbase:" not in out and "Total: 677.22 MB" in out
+    assert "The set 'photo'" in out and "\nbase:" not in out and "Total: 677.26 MB" in out
 
 
 @pytest.mark.parametrize("profile", [None, "photo-commercial"])
@@ -173,7 +173,7 @@ def test_components_where_roles_are_taken_are_answered_with_their_role(
 def test_with_arcface_its_terms_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--only", "identity", "--with", "arcface"]) == 0
     out = capsys.readouterr().out
-    assert "identity: arcface_ir_se50, MIT License" in out and "Total: 175.37 MB" in out
+    assert "identity: arcface_ir_se50, MIT License" in out and "Total: 175.38 MB" in out
     assert "NON-COMMERCIAL research only; must be accepted: --accept arcface" in out
 
 
