@@ -65,10 +65,17 @@ def test_a_run_that_was_killed_goes_on_without_sending_what_is_done(
     assert len(new_jobs(stack, before)) == COUNT == len(stack.restorer.requests)
 
 
+# A shell that runs the tests in the background has SIGINT ignored, and so would this process.
+_RUN = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from atelier_restorer.__main__ import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
     """Start the command as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "atelier_restorer", *map(str, arguments)],
+        [sys.executable, "-c", _RUN, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,7 +95,9 @@ def test_a_signal_cancels_what_is_in_flight_and_keeps_what_is_done(
         try:
             assert process.stdout is not None
             for _ in range(4):
-                assert json.loads(process.stdout.readline())["output"]
+                line = process.stdout.readline()
+                assert line, process.communicate(timeout=60)[1]
+                assert json.loads(line)["output"]
             eventually(lambda: stack.restorer.running == 3)
             process.send_signal(number)
             _, err = process.communicate(timeout=60)
