@@ -22,7 +22,7 @@ from atelier_gateway.jobs.migrations import upgrade
 from atelier_gateway.jobs.outbox import Outbox
 from atelier_gateway.jobs.store import JobStore, Limits
 from atelier_gateway.jobs.tables import jobs
-from atelier_gateway.jobs.values import JobStatus, JobType, NewJob, new_id, now_ms
+from atelier_gateway.jobs.values import Claim, JobStatus, JobType, NewJob, new_id, now_ms
 from bench.report import machine, percentile, print_json, spread
 from tests.contract.stack import Stack
 
@@ -122,7 +122,7 @@ def accepting(count: int, rounds: int) -> dict[str, object]:
 
 
 async def claiming(url: str, count: int) -> dict[str, object]:
-    """Two stores, four runners each, that empty a queue."""
+    """Two stores that empty a queue as gateways do: one claim after another, four ended at a time."""
     databases = [Database(url), Database(url)]
     await upgrade(databases[0])
     stores = [JobStore(each, Limits(10**6, 10**6), Outbox(each, lambda job: {})) for each in databases]
@@ -131,18 +131,25 @@ async def claiming(url: str, count: int) -> dict[str, object]:
     samples: list[float] = []
     taken: list[str] = []
 
+    async def end(store: JobStore, claim: Claim, slots: asyncio.Semaphore) -> None:
+        await store.complete(claim, {}, [])
+        slots.release()
+
     async def carry_out(store: JobStore) -> None:
+        slots, ending = asyncio.Semaphore(4), []
         while True:
+            await slots.acquire()
             start = time.perf_counter()
             claim = await store.claim("bench")
             if claim is None:
-                return
+                break
             samples.append(time.perf_counter() - start)
             taken.append(claim.job.id)
-            await store.complete(claim, {}, [])
+            ending.append(asyncio.create_task(end(store, claim, slots)))
+        await asyncio.gather(*ending)
 
     start = time.perf_counter()
-    await asyncio.gather(*(carry_out(store) for store in stores for _ in range(4)))
+    await asyncio.gather(*(carry_out(store) for store in stores))
     seconds = time.perf_counter() - start
     for database in databases:
         await database.close()
