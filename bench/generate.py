@@ -43,6 +43,7 @@ def running(given: Mapping[str, str] | None = None) -> Iterator[str]:
     gateway, generator, restorer, metrics_1, metrics_2 = _free_ports(5)
     settings = {
         "ATELIER_GATEWAY_PORT": gateway,
+        "ATELIER_GATEWAY_JOBS_DATABASE": "none",
         "ATELIER_GATEWAY_GENERATOR": f"127.0.0.1:{generator}",
         "ATELIER_GATEWAY_RESTORER": f"127.0.0.1:{restorer}",
         "ATELIER_GENERATOR_PORT": generator,

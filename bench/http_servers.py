@@ -86,6 +86,7 @@ class Server:
             self.port: int = free.getsockname()[1]
         settings = {"HOST": "127.0.0.1", "PORT": str(self.port), "STALL_SECONDS": str(LIMIT_S)}
         settings["HEADER_SECONDS"] = str(LIMIT_S)
+        settings = {**settings, "JOBS_DATABASE": "none"}
         environment = {f"ATELIER_GATEWAY_{name}": value for name, value in settings.items()}
         command = [sys.executable, *(part.format(port=self.port) for part in COMMANDS[name])]
         self._process = subprocess.Popen(

@@ -86,6 +86,7 @@ def chain() -> Iterator[tuple[str, Callable[[], None]]]:
         "gateway": {
             "GENERATOR": f"127.0.0.1:{ports['generator']}",
             "RESTORER": f"127.0.0.1:{ports['restorer']}",
+            "JOBS_DATABASE": "none",
         },
     }
     for name, port in ports.items():

@@ -27,6 +27,7 @@ def test_sigterm_lets_accepted_work_finish_and_the_log_is_json(stack: Stack, tmp
         **os.environ,
         "ATELIER_GATEWAY_HOST": "127.0.0.1",
         "ATELIER_GATEWAY_PORT": str(port),
+        "ATELIER_GATEWAY_JOBS_DATABASE": "none",
         "ATELIER_GATEWAY_GENERATOR": f"127.0.0.1:{stack.generator_port}",
         "ATELIER_GATEWAY_RESTORER": f"127.0.0.1:{stack.restorer_port}",
     }
@@ -76,7 +77,8 @@ def test_more_connections_than_files_may_be_open(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{port}"
     log = tmp_path / "log"
     command = f"ulimit -n 300 && exec '{sys.executable}' -m atelier_gateway serve"
-    environment = {**os.environ, "ATELIER_GATEWAY_HOST": "127.0.0.1", "ATELIER_GATEWAY_PORT": str(port)}
+    own = {"HOST": "127.0.0.1", "PORT": str(port), "JOBS_DATABASE": "none"}
+    environment = os.environ | {f"ATELIER_GATEWAY_{name}": value for name, value in own.items()}
     with log.open("wb") as stderr, ExitStack() as connections:
         process = subprocess.Popen(["sh", "-c", command], env=environment, stderr=stderr)
         connections.callback(process.wait)
