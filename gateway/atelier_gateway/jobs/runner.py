@@ -154,7 +154,7 @@ class JobRunner:
             logger.error("jobs cannot be read", extra=error.for_log())
             await asyncio.sleep(_AWAY_S)
             return False
-        except Exception:
+        except Exception:  # whatever it is, the next jobs may be readable, and nobody else begins them
             logger.exception("jobs cannot be read")
             await asyncio.sleep(_AWAY_S)
             return False
@@ -198,7 +198,7 @@ class JobRunner:
             except AtelierError as error:
                 await self._failed(claim, error)
                 return
-            except Exception:
+            except Exception:  # a bug: the job says so, as a synchronous response would
                 logger.exception("a job failed")
                 await self._failed(claim, InternalError())
                 return
@@ -254,7 +254,7 @@ class JobRunner:
                 return
             except ServiceUnavailable as error:
                 logger.warning("a job's progress cannot be written", extra=error.for_log())
-            except Exception:
+            except Exception:  # a lease that is no longer renewed would have the work done twice
                 logger.exception("a job's progress cannot be written")
             await asyncio.sleep(_WRITE_S)
 
@@ -296,14 +296,14 @@ class JobRunner:
             seconds = (job.completed_at - job.started_at) / 1000
             metrics.JOB_RUN.labels(job.type, job.status).observe(seconds)
         if job.status is JobStatus.FAILED:
-            logger.error("a job has failed", extra={"error": job.error})
+            logger.error("a job has failed", extra=_for_log(job))
 
     async def _forget_inputs(self, job: Job) -> None:
         """Delete what a job came with. What is missed here is deleted with its outputs."""
         try:
             await self._blobs.delete_inputs(job)
-        except Exception:
-            logger.warning("a job's inputs cannot be deleted", exc_info=True)
+        except ServiceUnavailable as error:
+            logger.warning("a job's inputs cannot be deleted", extra=error.for_log())
 
     async def _store_images(self, claim: Claim, result: Result) -> list[Output]:
         kept = await self._store.get(claim.job.id)
@@ -327,6 +327,14 @@ async def _persistently(write: Callable[[], Awaitable[T]]) -> T:
             if time.monotonic() > end:
                 raise
             await asyncio.sleep(_AWAY_S / 2)
+
+
+def _for_log(job: Job) -> dict[str, object]:
+    """Return what a log may show of a job's error; messages of refused fields show their values."""
+    error = job.error or {}
+    if fields := error.get("fields"):
+        return {"reason": error["code"], "fields": [each["field"] for each in fields]}
+    return {"reason": error.get("code"), "error": error.get("message")}
 
 
 async def _even_if_canceled(writing: Coroutine[Any, Any, None]) -> None:

@@ -302,7 +302,7 @@ class Jobs:
                     await duty()
                 except ServiceUnavailable as error:
                     logger.warning("jobs cannot be tidied up", extra=error.for_log())
-                except Exception:
+                except Exception:  # nobody else tidies up
                     logger.exception("jobs cannot be tidied up")
             await asyncio.sleep(_TIDY_S)
 

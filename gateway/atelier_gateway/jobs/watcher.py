@@ -36,7 +36,7 @@ class Watcher:
                     self._tell(change)
             except ServiceUnavailable:  # followers wait until it is back
                 logger.warning("changes of jobs cannot be read")
-            except Exception:
+            except Exception:  # those who follow other jobs would wait for ever
                 logger.exception("changes of jobs cannot be read")
             if not self._followers:
                 self._begun.clear()
