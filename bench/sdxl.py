@@ -253,6 +253,7 @@ def make_models(device: torch.device, dtype: torch.dtype, tiny: bool) -> Models:
     refiner = load_refiner(synthetic_pipeline("refiner", device, tiny), text_to_image, device, dtype)
     return Models(
         model_set=ModelSet(
+            hash="",
             name="synthetic",
             folder=Path(),
             license="none",

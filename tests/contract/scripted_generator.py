@@ -74,7 +74,18 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
     async def GetStatus(
         self, request: pb.GetStatusRequest, context: grpc.aio.ServicerContext
     ) -> pb.GetStatusResponse:
-        return pb.GetStatusResponse(status=await self.status())
+        return pb.GetStatusResponse(
+            status=await self.status(),
+            samplers=[
+                pb.Sampler(name="euler", schedules=["default", "karras"], aliases=["Euler"]),
+                pb.Sampler(name="euler_ancestral", schedules=["default"], aliases=["Euler a"]),
+                pb.Sampler(name="dpmpp_2m", schedules=["default", "karras"], aliases=["DPM++ 2M"]),
+            ],
+            loras=[pb.AvailableLora(name="sketch", trigger_words=["pencil sketch"])],
+            defaults=pb.SamplingDefaults(
+                sampler="euler", schedule="default", num_inference_steps=30, guidance_scale=7.5
+            ),
+        )
 
     def _result(self, request: pb.GenerateImageRequest) -> pb.GenerateImageResult:
         requested = Size(request.width_px or defaults.SIDE_PX, request.height_px or defaults.SIDE_PX)

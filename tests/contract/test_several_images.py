@@ -101,10 +101,10 @@ def test_a_generator_that_is_full_refuses_all(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("body", "field", "limit"),
     [
-        ({"num_images": 0}, "num_images", "1 to 8"),
-        ({"num_images": 9}, "num_images", "1 to 8"),
-        ({"num_images": 1.5}, "num_images", "1 to 8"),
-        ({"num_images": "4"}, "num_images", "1 to 8"),
+        ({"num_images": 0}, "num_images", "1 to 10"),
+        ({"num_images": 11}, "num_images", "1 to 10"),
+        ({"num_images": 1.5}, "num_images", "1 to 10"),
+        ({"num_images": "4"}, "num_images", "1 to 10"),
         ({"num_images": 4, "seed": 2**53 - 3}, "seed", "9007199254740988"),
         ({"num_images": 8, "width": 2048, "height": 2048, "upscale": 2}, "num_images", "50000000"),
     ],

@@ -22,12 +22,13 @@ from atelier_gateway.backends import convert
 from atelier_gateway.backends.channel import BackendChannel, BackendName, to_atelier_error, unreachable
 from atelier_gateway.backends.large_request import SerializedRequests
 from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
+from atelier_gateway.core.estimates import GeneratorEstimate
+from atelier_gateway.core.offer import GeneratorOffer
 from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
     DetectSpec,
     GenerateSpec,
-    GeneratorEstimate,
     OnImage,
     OnProgress,
     Restoration,
@@ -76,16 +77,18 @@ class _Client(Backend):
 
     async def status(self) -> ServiceStatus:
         """Return the service's status. Raises `ServiceUnavailable` if it does not respond in time."""
+        return wire.status_from_proto((await self._get_status()).status)
+
+    async def _get_status(self) -> Any:
         get_status = type(self)._stub(self._channel.status_channel).GetStatus
         try:
-            response = await get_status(
+            return await get_status(
                 self._status_request(), timeout=self._status_timeout_s, metadata=_metadata()
             )
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise unreachable(self._name) from None
             raise to_atelier_error(self._name, error) from None
-        return wire.status_from_proto(response.status)
 
     async def _call(
         self, once: Callable[[Any], Awaitable[T]], deadline: float, *, wait_for_slot: bool = False
@@ -137,6 +140,10 @@ class GeneratorClient(_Client, GeneratorBackend):
             )
 
         await self._call(once, deadline)
+
+    async def offer(self) -> GeneratorOffer:
+        """Return what requests may choose."""
+        return convert.offer_from_proto(await self._get_status())
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:
         """Return what generating the images would take."""

@@ -10,18 +10,20 @@ from atelier.common.v1 import image_pb2
 from atelier.generator.v1 import generator_service_pb2 as generator_pb
 from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier_gateway.backends.large_request import serialize_with, serialize_with_files
+from atelier_gateway.core.estimates import EstimatedPass, GeneratorEstimate
+from atelier_gateway.core.offer import GeneratorOffer, OfferedLora, OfferedSampler
 from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
     DetectSpec,
-    EstimatedPass,
+    DrawnPart,
     Face,
     FaceEdit,
     FaceOutcome,
     FaceRule,
     GeneratedImage,
     GenerateSpec,
-    GeneratorEstimate,
+    HiresPass,
     IdentityMode,
     Look,
     MaskKind,
@@ -56,6 +58,11 @@ _IDENTITY_MODES: Mapping[IdentityMode, restorer_pb.IdentityMode] = {
     "report": restorer_pb.IDENTITY_MODE_REPORT,
     "guard": restorer_pb.IDENTITY_MODE_GUARD,
 }
+_DRAWN_PARTS: Mapping[DrawnPart, generator_pb.MaskKind] = {
+    "white": generator_pb.MASK_KIND_WHITE,
+    "black": generator_pb.MASK_KIND_BLACK,
+    "transparent": generator_pb.MASK_KIND_TRANSPARENT,
+}
 _PROMPT_SYNTAXES: Mapping[PromptSyntax, generator_pb.PromptSyntax] = {
     "plain": generator_pb.PROMPT_SYNTAX_PLAIN,
     "weighted": generator_pb.PROMPT_SYNTAX_WEIGHTED,
@@ -69,6 +76,9 @@ _SPEC_FIELDS = {
     "image.format": "image",
     "output.format": "output_format",
     "output.quality": "quality",
+    "output.metadata": "metadata",
+    "hires_pass.width_px": "hires_pass.width",
+    "hires_pass.height_px": "hires_pass.height",
 }
 
 
@@ -98,13 +108,26 @@ def generate_spec_to_proto(spec: GenerateSpec) -> generator_pb.GenerateImageRequ
         use_upscaler=spec.use_upscaler,
         lanczos_scale=spec.lanczos_scale,
         prompt_syntax=None if spec.prompt_syntax is None else _PROMPT_SYNTAXES[spec.prompt_syntax],
-        output=wire.output_to_proto(spec.output_format, spec.quality),
+        output=wire.output_to_proto(spec.output_format, spec.quality, spec.metadata),
         loras=[generator_pb.Lora(name=lora.name, weight=lora.weight) for lora in spec.loras],
         num_images=spec.num_images,
         strength=spec.strength,
         image=spec.image,
         mask=spec.mask,
         preview_interval_steps=spec.preview_interval_steps,
+        hires_pass=None if spec.hires_pass is None else _hires_pass_to_proto(spec.hires_pass),
+        refiner_strength=spec.refiner_strength,
+        mask_kind=None if spec.mask_kind is None else _DRAWN_PARTS[spec.mask_kind],
+        mask_blur_px=spec.mask_blur_px,
+    )
+
+
+def _hires_pass_to_proto(hires_pass: HiresPass) -> generator_pb.HiresPass:
+    return generator_pb.HiresPass(
+        width_px=hires_pass.width,
+        height_px=hires_pass.height,
+        strength=hires_pass.strength,
+        num_inference_steps=hires_pass.num_inference_steps,
     )
 
 
@@ -135,6 +158,26 @@ def generated_image_from_proto(
         upscaler=message.upscaler,
         warnings=wire.warnings_from_proto(message.warnings),
         stages=wire.stages_from_proto(message.stages),
+        model_set_hash=message.model_set_hash,
+        device=message.drawn_on,
+        prompt_tokens=message.prompt_tokens,
+    )
+
+
+def offer_from_proto(message: generator_pb.GetStatusResponse) -> GeneratorOffer:
+    """Read what the generator offers."""
+    sampling = message.defaults
+    return GeneratorOffer(
+        status=wire.status_from_proto(message.status),
+        samplers=tuple(
+            OfferedSampler(each.name, tuple(each.schedules), tuple(each.aliases)) for each in message.samplers
+        ),
+        loras=tuple(OfferedLora(each.name, tuple(each.trigger_words)) for each in message.loras),
+        defaults=Sampling(
+            sampling.sampler, sampling.schedule, sampling.num_inference_steps, sampling.guidance_scale
+        )
+        if message.HasField("defaults")
+        else None,
     )
 
 
@@ -201,7 +244,7 @@ def restore_spec_to_proto(spec: RestoreSpec) -> restorer_pb.RestoreFacesRequest:
         use_upscaler=spec.use_upscaler,
         aligned=spec.aligned,
         mask=None if spec.mask is None else _MASKS[spec.mask],
-        output=wire.output_to_proto(spec.output_format, spec.quality),
+        output=wire.output_to_proto(spec.output_format, spec.quality, spec.metadata),
         return_mask=spec.return_mask,
         return_crops=spec.return_crops,
         match_tone=spec.match_tone,
@@ -305,6 +348,9 @@ def restoration_from_proto(message: restorer_pb.RestoreFacesResponse, spec: Rest
         warnings=wire.warnings_from_proto(message.warnings),
         stages=wire.stages_from_proto(message.stages),
         min_similarity=wire.optional(message, "min_similarity"),
+        model_set_hash=message.model_set_hash,
+        device=message.restored_on,
+        mask_sha256=message.mask_sha256,
     )
 
 

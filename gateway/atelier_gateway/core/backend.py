@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from atelier_gateway.core.estimates import GeneratorEstimate
+from atelier_gateway.core.offer import GeneratorOffer
 from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
     DetectSpec,
     GenerateSpec,
-    GeneratorEstimate,
     OnImage,
     OnProgress,
     Restoration,
@@ -39,6 +40,10 @@ class GeneratorBackend(Backend):
         self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
     ) -> None:
         """Generate the images, in the spec's output format. What the spec says about faces is ignored."""
+
+    @abstractmethod
+    async def offer(self) -> GeneratorOffer:
+        """Return what requests may choose. Does not wait long for it."""
 
     @abstractmethod
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:

@@ -20,11 +20,12 @@ from functools import partial
 
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
 from atelier_gateway.core.drawings import NOT_KEPT, Drawings, drawn_once
+from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.hand_over import AT_ONCE, hand_over
 from atelier_gateway.core.health import require_ready
+from atelier_gateway.core.offer import GeneratorOffer
 from atelier_gateway.core.restoration_costs import RestorationCosts
 from atelier_gateway.core.values import (
-    Estimate,
     GeneratedImage,
     GenerateSpec,
     Generation,
@@ -108,6 +109,10 @@ class Generate:
         if isinstance(self._generator, NoGenerator):
             await self._generator.refuse()
 
+    async def offer(self) -> GeneratorOffer:
+        """Return what requests may choose. Raises `NotServed` where there is no generator."""
+        return await self._generator.offer()
+
     def violations(self, spec: GenerateSpec) -> list[FieldViolation]:
         """Return what can be found without calling a service: pixels or seeds above the limits."""
         size, count = spec.result_size(), spec.image_count
@@ -122,6 +127,7 @@ class Generate:
         upscaling = {
             "upscale": spec.upscale > 1,
             "hires_fix": spec.hires_fix,
+            "hires_pass": spec.hires_pass is not None,
             "lanczos_scale": spec.lanczos_scale is not None,
         }
         sides = ("image",) if spec.own_size else ("width", "height")

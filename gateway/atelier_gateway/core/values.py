@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from atelier_runtime import defaults
-from atelier_runtime.cost_model import Cost
 from atelier_runtime.images import EncodedImage, InputImage, OutputFormat, stored_size
 from atelier_runtime.metrics import StageReport
-from atelier_runtime.outcomes import ResponseWarning, SkipReason
+from atelier_runtime.outcomes import Metadata, ResponseWarning, SkipReason
 from atelier_runtime.sizes import Size, result_size
 
 FaceRule = Literal["all", "largest", "center"]
@@ -21,6 +20,7 @@ MaskKind = Literal["feather", "parse"]
 Look = Literal["auto", "once", "thorough"]
 IdentityMode = Literal["off", "report", "guard"]
 PromptSyntax = Literal["plain", "weighted"]
+DrawnPart = Literal["white", "black", "transparent"]
 OnRestoreFailure = Literal["return_base", "fail"]
 
 
@@ -60,6 +60,16 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class HiresPass:
+    """A hires fix of the client's own sizes: the result's size, and how the second pass redraws it."""
+
+    width: int
+    height: int
+    strength: float | None = None
+    num_inference_steps: int | None = None
+
+
+@dataclass(frozen=True)
 class GenerateSpec:
     """An image to generate, or several, and what to do with their faces."""
 
@@ -75,7 +85,10 @@ class GenerateSpec:
     schedule: str | None = None
     seed: int | None = None
     use_refiner: bool | None = None
+    refiner_strength: float | None = None
     hires_fix: bool | None = None
+    hires_pass: HiresPass | None = None
+    """The base pass at `width` and `height`, then a second pass at this size."""
     use_upscaler: bool | None = None
     """Upscale with the upscaler network rather than Lanczos."""
     lanczos_scale: float | None = None
@@ -100,11 +113,16 @@ class GenerateSpec:
     image: bytes | None = field(default=None, repr=False)
     """A file to start from; without `width` and `height`, the result has its size."""
     mask: bytes | None = field(default=None, repr=False)
-    """A file of the same size, white where the image is to be drawn anew."""
+    """A file of the same size that says where the image is to be drawn anew."""
+    mask_kind: DrawnPart | None = None
+    """Which part of the mask is drawn anew."""
+    mask_blur_px: float | None = None
     strength: float | None = None
     """How much of the image is drawn anew, 0 to 1."""
     preview_interval_steps: int | None = None
     """Report previews every so many steps; None: never."""
+    metadata: Metadata = defaults.METADATA
+    """What the file says of how it was made."""
     warnings: tuple[ResponseWarning, ...] = ()
     """What the client should know of its request."""
 
@@ -132,7 +150,11 @@ class GenerateSpec:
         if self.own_size and self.image is not None:
             requested = stored_size(self.image) or requested
         hires_fix = defaults.HIRES_FIX if self.hires_fix is None else self.hires_fix
-        generated = result_size(requested, hires_fix=hires_fix, lanczos_scale=self.lanczos_scale)
+        hires = self.hires_pass
+        hires_pass = None if hires is None else Size(hires.width, hires.height)
+        generated = result_size(
+            requested, hires_fix=hires_fix, lanczos_scale=self.lanczos_scale, hires_pass=hires_pass
+        )
         return Size(generated.width * self.upscale, generated.height * self.upscale)
 
 
@@ -163,6 +185,10 @@ class GeneratedImage:
     """What upscaled the image, a network's name or "lanczos"; empty if nothing was upscaled."""
     warnings: tuple[ResponseWarning, ...]
     stages: tuple[StageReport, ...]
+    model_set_hash: str = ""
+    device: str = ""
+    """Name and dtype of what it was drawn on."""
+    prompt_tokens: int = 0
 
 
 OnImage = Callable[[int, GeneratedImage], Awaitable[None]]
@@ -194,47 +220,10 @@ class Generation:
     faces: tuple[FaceOutcome, ...]
     warnings: tuple[ResponseWarning, ...]
     stages: tuple[StageReport, ...]
-
-
-@dataclass(frozen=True)
-class EstimatedPass:
-    """A denoising pass that a request would have. `steps`: as progress events count them."""
-
-    stage: str
-    size: Size
-    steps: int
-
-
-@dataclass(frozen=True)
-class GeneratorEstimate:
-    """What the generator would do with a spec, and what it expects that to take."""
-
-    passes: tuple[EstimatedPass, ...]
-    stages: tuple[tuple[str, Cost], ...]
-    """In order, each with its cost for all images."""
-    cost: Cost
-    """Of all images, without the wait in the queue."""
-    queue_wait_s: float
-    size: Size
-    """Of each image as the generator would return it."""
-    model_set: str
-    sampling: Sampling
-    warnings: tuple[ResponseWarning, ...] = ()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a spec is expected to take, without its wait in the generator's queue."""
-
-    generator: GeneratorEstimate
-    restored: bool
-    """The restorer would be called."""
-    restoration: Cost | None
-    """Of its calls for all images; None if none was made yet, or none would be."""
-    cost: Cost
-    """Of all of it, as far as it is known."""
-    result: Size
-    warnings: tuple[ResponseWarning, ...]
+    model_set_hash: str = ""
+    device: str = ""
+    """Name and dtype of what it was drawn on."""
+    prompt_tokens: int = 0
 
 
 # --- faces ---
@@ -298,6 +287,7 @@ class RestoreSpec:
     output_format: OutputFormat | None = None
     """None: the input's."""
     quality: int | None = None
+    metadata: Metadata | None = None
     return_mask: bool | None = None
     return_crops: bool | None = None
 
@@ -358,6 +348,11 @@ class Restoration:
     warnings: tuple[ResponseWarning, ...]
     stages: tuple[StageReport, ...]
     min_similarity: float | None = None
+    model_set_hash: str = ""
+    device: str = ""
+    """Name and dtype of what the faces were restored on."""
+    mask_sha256: str = ""
+    """Of the mask's values; empty: no face was restored."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,9 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
-from atelier_gateway.core.values import (
-    GenerateSpec,
-    GeneratorEstimate,
-    OnImage,
-    OnProgress,
-)
+from atelier_gateway.core.estimates import GeneratorEstimate
+from atelier_gateway.core.offer import GeneratorOffer
+from atelier_gateway.core.values import GenerateSpec, OnImage, OnProgress
 from atelier_runtime.errors import AtelierError, NotServed
 from atelier_runtime.service_status import ServiceStatus
 
@@ -38,6 +35,10 @@ class NoGenerator(GeneratorBackend):
     async def generate(
         self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
     ) -> None:
+        """Raise `NotServed`."""
+        await self.refuse()
+
+    async def offer(self) -> GeneratorOffer:
         """Raise `NotServed`."""
         await self.refuse()
 

@@ -10,7 +10,7 @@ from atelier_generator.generation import Generation, Progress
 from atelier_generator.lora_folder import LoraFolder
 from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PromptSyntax
-from atelier_generator.request import CompletedRequest, GenerateRequest
+from atelier_generator.request import CompletedRequest, GenerateRequest, HiresPass, MaskKind
 from atelier_generator.samplers import SAMPLERS
 from atelier_runtime import defaults, wire
 from atelier_runtime.checks import build_checked
@@ -18,6 +18,7 @@ from atelier_runtime.cost_model import Cost
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import EncodedImage, Picture, encode
 from atelier_runtime.metrics import StageReport
+from atelier_runtime.service import LoadedModels
 
 _PREVIEW_QUALITY = 75
 
@@ -25,7 +26,7 @@ _OPTIONS = (
     *("negative_prompt", "width_px", "height_px", "num_inference_steps", "guidance_scale", "seed"),
     *("sampler", "schedule"),
     *("use_refiner", "hires_fix", "use_upscaler", "lanczos_scale", "num_images", "preview_interval_steps"),
-    *("image", "strength", "mask"),
+    *("image", "strength", "mask", "mask_blur_px", "refiner_strength"),
 )
 """The options that have the same name in the message and in the dataclass."""
 
@@ -33,6 +34,12 @@ _PROMPT_SYNTAXES: Mapping[pb.PromptSyntax, PromptSyntax] = {
     pb.PROMPT_SYNTAX_UNSPECIFIED: defaults.PROMPT_SYNTAX,
     pb.PROMPT_SYNTAX_PLAIN: "plain",
     pb.PROMPT_SYNTAX_WEIGHTED: "weighted",
+}
+_MASK_KINDS: Mapping[pb.MaskKind, MaskKind | None] = {
+    pb.MASK_KIND_UNSPECIFIED: None,
+    pb.MASK_KIND_WHITE: "white",
+    pb.MASK_KIND_BLACK: "black",
+    pb.MASK_KIND_TRANSPARENT: "transparent",
 }
 
 
@@ -44,7 +51,16 @@ def request_from_proto(message: pb.GenerateImageRequest) -> GenerateRequest:
         options["prompt_syntax"] = _PROMPT_SYNTAXES[message.prompt_syntax]
     else:
         violations.append(FieldViolation("prompt_syntax", f"{message.prompt_syntax} is unknown"))
+    if message.mask_kind in _MASK_KINDS:
+        options["mask_kind"] = _MASK_KINDS[message.mask_kind]
+    else:
+        violations.append(FieldViolation("mask_kind", f"{message.mask_kind} is unknown"))
+    if message.HasField("hires_pass"):
+        sides = message.hires_pass.width_px, message.hires_pass.height_px
+        given = wire.set_fields(message.hires_pass, ("strength", "num_inference_steps"))
+        options["hires_pass"] = HiresPass(*sides, **given)
     output = wire.output_from_proto(message.output, violations)
+    options["metadata"] = output.metadata
     if output.format is not None:
         options["output_format"] = output.format
     if output.quality is not None:
@@ -74,7 +90,7 @@ def progress_to_proto(progress: Progress) -> pb.GenerateImageResponse:
 
 
 def result_to_proto(
-    generation: Generation, image: EncodedImage, stages: list[StageReport], model_set: str
+    generation: Generation, image: EncodedImage, stages: list[StageReport], loaded: LoadedModels
 ) -> pb.GenerateImageResponse:
     """Write the event of an image. `image`: encoded in the requested format; `stages`: encoding included."""
     return pb.GenerateImageResponse(
@@ -87,7 +103,10 @@ def result_to_proto(
             upscaler=generation.upscaler,
             warnings=wire.warnings_to_proto(generation.warnings),
             stages=wire.stages_to_proto(stages),
-            model_set=model_set,
+            model_set=loaded.model_set,
+            model_set_hash=loaded.model_set_hash,
+            drawn_on=loaded.works_on,
+            prompt_tokens=generation.prompt_tokens,
             sampler=generation.sampler,
             schedule=generation.schedule,
             num_inference_steps=generation.num_inference_steps,

@@ -19,11 +19,10 @@ from atelier_generator.image_group import Sharing
 from atelier_generator.lora_tags import in_effect
 from atelier_generator.models import Models
 from atelier_generator.pixels import works_in_tiles
-from atelier_generator.plan import Passes, Plan, refiner_schedule_steps
+from atelier_generator.plan import Passes, Plan
 from atelier_generator.request import CompletedRequest
 from atelier_generator.samplers import Choice
 from atelier_generator.unet_operations import count_operations
-from atelier_runtime import defaults
 from atelier_runtime.cost_model import Cost, CostModel, Work, total
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.sizes import Size
@@ -156,12 +155,10 @@ class Estimator:
                     yield _upscale(size, plan.second, upscaler)
                 yield self._autoencode("encode_latents", plan.second)
             size = plan.second
-            network = self._refiner or self._base
-            if passes.second:
-                yield denoise("hires", network, size, passes.second, defaults.HIRES_STEPS)
-            else:
-                schedule_steps = refiner_schedule_steps(request.num_inference_steps)
-                yield denoise("refiner", network, size, passes.refiner, schedule_steps)
+            assert plan.redraw is not None, "there is a second pass"
+            network = (plan.redraw.by_refiner and self._refiner) or self._base
+            name = "hires" if plan.redraw.hires else "refiner"
+            yield denoise(name, network, size, plan.redraw.steps, plan.redraw.schedule_steps)
         yield self._autoencode("decode", size)
         if not size.contains(plan.full):
             yield _upscale(size, plan.full, upscaler, on_device=upscaler is not None)
@@ -238,7 +235,7 @@ class Estimator:
     # --- the stages ---
 
     def _text(self, request: CompletedRequest, plan: Plan) -> Stage:
-        refine = self._refiner is not None and plan.second is not None
+        refine = plan.redraw is not None and plan.redraw.by_refiner
         rows = (1 + request.guided) * (1 + refine)
         variant = request.guided, refine, len(in_effect(request.loras))
         work = Work("text", variant, 1, rows, rows)

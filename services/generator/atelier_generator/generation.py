@@ -71,6 +71,7 @@ class Generation:
     stages: tuple[StageReport, ...]
     strength: float | None = None
     """None if it did not start from an image."""
+    prompt_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -97,6 +98,8 @@ class Run:
     """Of the request's images, from 1 to `images`."""
     images: int = 1
     start: Start | None = None
+    refiner_loaded: bool = False
+    prompt_tokens: int = 0
     timer: StageTimer = field(init=False)
     prompt: EncodedPrompt | None = None
     denoising: Denoising | None = None
@@ -140,6 +143,7 @@ class Run:
         self.prompt = pending.read(self.check)
         self.timer.reports.append(self.prompt.cost)
         self.warnings.extend(self.prompt.warnings)
+        self.prompt_tokens = self.prompt.tokens
 
     def noise_generator(self, index: int) -> torch.Generator:
         """Return the CPU generator of a pass; pass 0 uses the seed itself."""
@@ -181,7 +185,10 @@ class Run:
 
     def result(self, pixels: RgbArray) -> Generation:
         """Return the result of the request, once its image is finished."""
-        not_loaded = self.request.use_refiner and not self.refined
+        reason = None
+        if self.request.use_refiner and not self.refined:
+            by_base = self.refiner_loaded and self.request.hires_pass is not None
+            reason = SkipReason.SKIPPED if by_base else SkipReason.NOT_LOADED
         return Generation(
             pixels=pixels,
             seed=self.request.seed,
@@ -190,12 +197,13 @@ class Run:
             sampler=self.sampler,
             schedule=self.schedule,
             refiner_applied=self.refined,
-            refiner_reason=SkipReason.NOT_LOADED if not_loaded else None,
-            hires_fix_applied=self.request.hires_fix,
+            refiner_reason=reason,
+            hires_fix_applied=self.request.hires_fix or self.request.hires_pass is not None,
             upscaler=self.upscaler,
             warnings=tuple(self.warnings),
             stages=tuple(self.timer.reports),
             strength=self.request.strength,
+            prompt_tokens=self.prompt_tokens,
         )
 
     # --- warnings ---
@@ -204,9 +212,18 @@ class Run:
         """Add a warning to the response."""
         self.warnings.append(ResponseWarning(code, message))
 
-    def warn_of_limited_size(self) -> None:
-        """Warn of the sizes to which the model set limits the passes, once the image has its full size."""
+    def warn_of_limits(self) -> None:
+        """Warn of what the model set limits in the passes, once the image has its full size."""
         plan = self.plan
+        wanted = self.request.hires_pass
+        if wanted is not None and plan.redraw is not None and plan.redraw.limited:
+            self.warn(
+                WarningCode.OPTION_LIMITED,
+                f"hires_pass.strength: {plan.redraw.strength:g} instead of {wanted.strength:g}: the refiner "
+                "is not made for more, and this model set's base draws smaller images only",
+            )
+        if not plan.limited:
+            return
         text = f"generated at {plan.base}"
         if plan.second is not None:
             text += f" with a second pass at {plan.second}"

@@ -1,7 +1,7 @@
 """Generating images: base pass, upscaling, second pass or refiner, guards.
 
     [encode] ▶ base ▶ [refiner] ▶ decode ▶ [upscale] ▶ [compose]    without hires fix
-    base ▶ decode ▶ upscale ▶ encode ▶ hires ▶ decode ▶ [upscale]   with it
+    base ▶ decode ▶ upscale ▶ encode ▶ hires ▶ decode ▶ [upscale]   with it, or with a hires pass
 
 What is encoded first is the image to start from, if there is one. With a mask, the base pass is that of the
 inpainting UNet, if the set has one, and in the end what was drawn is put into the image.
@@ -19,7 +19,6 @@ its noise and its schedulers are its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -43,18 +42,11 @@ from atelier_generator.lora_tags import in_effect
 from atelier_generator.models import Models
 from atelier_generator.passes import Denoiser
 from atelier_generator.pixels import PixelStages
-from atelier_generator.plan import (
-    Passes,
-    Plan,
-    count_steps,
-    make_plan,
-    refiner_schedule_steps,
-    strength_problem,
-)
+from atelier_generator.plan import Passes, Plan, count_steps, strength_problem
+from atelier_generator.planning import plan_request
 from atelier_generator.prompts import PendingPrompt, PromptEncoder
 from atelier_generator.request import CompletedRequest, GenerateRequest
 from atelier_generator.samplers import OWN, read_choice
-from atelier_runtime import defaults
 from atelier_runtime.checks import raise_violations
 from atelier_runtime.errors import FieldViolation, OutOfMemory
 from atelier_runtime.latent_colors import SDXL_COLORS
@@ -100,19 +92,7 @@ class Pipeline:
 
     def plan(self, request: GenerateRequest) -> Plan:
         """Return the sizes of a request's passes."""
-        model_set = self._models.model_set
-        multiple = model_set.size_multiple
-        if request.source is not None:  # of any size
-            multiple = math.lcm(multiple, defaults.SIDE_PX_MULTIPLE)
-        return make_plan(
-            request.size,
-            hires_fix=request.hires_fix,
-            refine=self._refines(request),
-            lanczos_scale=request.lanczos_scale,
-            size_multiple=multiple,
-            max_side=model_set.max_side,
-            refiner_max_side=model_set.refiner_max_side,
-        )
+        return plan_request(request, self.model_set, refiner=self._refiner is not None)
 
     def complete(self, request: GenerateRequest) -> CompletedRequest:
         """Return a request with the model set's values where it leaves them open.
@@ -125,8 +105,9 @@ class Pipeline:
         steps = completed.num_inference_steps
         problems = {self._first(completed).schedulers.problem(completed.choice, steps): None}
         problems[strength_problem(steps, completed.strength)] = None
-        if self._refiner is not None and self._refines(completed):
-            problems[self._refiner.schedulers.problem(completed.choice, refiner_schedule_steps(steps))] = None
+        if (redraw := self.plan(completed).redraw) is not None:
+            network = (redraw.by_refiner and self._refiner) or self._base
+            problems[network.schedulers.problem(completed.choice, redraw.schedule_steps)] = None
         found = [FieldViolation(*problem) for problem in problems if problem is not None]
         if completed.preview_interval_steps is not None and self._models.preview_colors is None:
             message = "the model set does not say which colors its latents stand for"
@@ -163,7 +144,7 @@ class Pipeline:
     def batch_key(self, request: CompletedRequest) -> Hashable:
         """Return what requests that run together have in common: sizes, steps, sampler, ..., LoRAs."""
         plan, loras = self.plan(request), in_effect(request.loras)
-        steps = request.num_inference_steps, request.strength, self._passes(request)
+        steps = request.num_inference_steps, request.strength, self._passes(request), plan.redraw
         return plan.base, plan.second, steps, request.masked, request.guided, request.choice, loras
 
     def start_prompt(self, request: CompletedRequest) -> PendingPrompt:
@@ -213,6 +194,7 @@ class Pipeline:
                 pending_prompt=prompt,
                 free=partial(self._models.loras.drop_idle, request.loras),
                 start=start,
+                refiner_loaded=self._refiner is not None,
                 number=number,
                 images=request.num_images,
             )
@@ -290,8 +272,7 @@ class Pipeline:
         assert image is not None, "the networks run first"
         try:
             image = self._pixels.upscale(run, image, plan.full, None, timer)
-            if plan.limited:
-                run.warn_of_limited_size()
+            run.warn_of_limits()
             if (source := run.request.source) is not None and source.mask is not None:
                 with timer.stage("compose"):
                     image = source.composed(image)
@@ -303,16 +284,16 @@ class Pipeline:
 
     def _refines(self, request: GenerateRequest) -> bool:
         """Whether the refiner network runs, be it for a hires fix."""
-        return self._refiner is not None and (request.use_refiner or request.hires_fix)
+        redraw = self.plan(request).redraw
+        return redraw is not None and redraw.by_refiner
 
     def _first(self, request: GenerateRequest) -> Conditions:
         """Return the network of the base pass."""
         return self._inpaint if self._inpaint is not None and request.masked else self._base
 
     def _passes(self, request: CompletedRequest) -> Passes:
-        refine = self._refines(request) and not request.hires_fix
         steps, strength = request.num_inference_steps, request.strength
-        return count_steps(steps, hires_fix=request.hires_fix, refine=refine, strength=strength)
+        return count_steps(steps, self.plan(request).redraw, strength=strength)
 
     # --- the sequence of stages ---
 
@@ -354,28 +335,28 @@ class Pipeline:
 
     def _second_pass(self, batch: Batch) -> None:
         """Run image to image on the latents, with the refiner network or, without one, with the base's."""
-        passes = batch.runs[0].passes
-        hires = passes.second > 0
+        passes, redraw = batch.runs[0].passes, batch.runs[0].plan.redraw
+        assert redraw is not None, "there is a second pass"
+        refiner = self._refiner if redraw.by_refiner else None
 
         def start(run: Run) -> None:
             request, prompt = run.request, run.encoded_prompt
-            schedule = refiner_schedule_steps(request.num_inference_steps)
-            run.denoising = (self._refiner or self._base).from_latents(
+            run.denoising = (refiner or self._base).from_latents(
                 run.scaled_latents,
-                defaults.HIRES_STEPS if hires else schedule,
-                defaults.HIRES_STRENGTH if hires else defaults.REFINER_STRENGTH,
-                prompt.refiner or prompt.base,
+                redraw.schedule_steps,
+                redraw.strength,
+                (redraw.by_refiner and prompt.refiner) or prompt.base,
                 request.guidance_scale,
                 run.noise_generator(1),
                 request.choice,
             )
-            run.refined = self._refiner is not None
+            run.refined = redraw.by_refiner
 
-        stage = "hires" if hires else "refiner"
-        unet = (self._models.refiner or self._models.text_to_image).unet
+        stage = "hires" if redraw.hires else "refiner"
+        unet = ((redraw.by_refiner and self._models.refiner) or self._models.text_to_image).unet
         # Of a refiner the LoRAs do not change anything: they are made for the base.
-        with batch.stage(stage), nullcontext() if self._refiner else self._adapted(batch):
-            self._models.placement.use("refiner" if self._refiner else "base")
+        with batch.stage(stage), nullcontext() if redraw.by_refiner else self._adapted(batch):
+            self._models.placement.use("refiner" if redraw.by_refiner else "base")
             batch.each(start)
             self._denoiser.denoise(unet, batch, stage, passes.second or passes.refiner)
 

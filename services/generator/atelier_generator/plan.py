@@ -30,6 +30,26 @@ class Passes(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Redraw:
+    """How the second pass redraws the image: `strength` of `schedule_steps` are run.
+
+    `by_refiner`: by the refiner network, otherwise by the base. `hires`: at a higher resolution.
+    `limited`: the refiner runs it at less than the strength that was requested.
+    """
+
+    schedule_steps: int
+    strength: float
+    by_refiner: bool
+    hires: bool
+    limited: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Steps that are run."""
+        return steps_run(self.schedule_steps, self.strength)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Sizes of one request's passes."""
 
@@ -41,6 +61,8 @@ class Plan:
     result: Size
     limited: bool
     """The set's limits keep the base pass below its size, or the last pass below that of the image."""
+    redraw: Redraw | None = None
+    """What the second pass does."""
 
 
 def make_plan(
@@ -52,22 +74,24 @@ def make_plan(
     size_multiple: int,
     max_side: int | None,
     refiner_max_side: int | None = None,
+    hires_pass: Size | None = None,
 ) -> Plan:
     """Choose the sizes of the passes.
 
-    Hires fix: the base pass at 0.75 of the requested size, the second pass at twice that. `refine`: the
+    Hires fix: the base pass at 0.75 of the requested size, the second pass at twice that. `hires_pass`: the
+    base pass at the requested size, the second pass at this one. `refine`: the
     refiner runs the second pass. The base network runs at most at `max_side`, the refiner at
     `refiner_max_side` if given. `lanczos_scale`: upscaling of the finished image.
     """
-    full = result_size(requested, hires_fix=hires_fix, lanczos_scale=None)
-    result = result_size(requested, hires_fix=hires_fix, lanczos_scale=lanczos_scale)
+    full = result_size(requested, hires_fix=hires_fix, lanczos_scale=None, hires_pass=hires_pass)
+    result = result_size(requested, hires_fix=hires_fix, lanczos_scale=lanczos_scale, hires_pass=hires_pass)
     smaller = requested
     if hires_fix:
         scale = defaults.HIRES_BASE_SCALE
         smaller = Size(round(requested.width * scale), round(requested.height * scale))
     base = pass_size(smaller, size_multiple, max_side)
     second = None
-    if hires_fix or refine:
+    if hires_fix or hires_pass or refine:
         own_limit = refine and refiner_max_side is not None
         second = pass_size(full, size_multiple, refiner_max_side if own_limit else max_side)
     limited = base != pass_size(smaller, size_multiple, None) or not (second or base).contains(full)
@@ -85,13 +109,13 @@ def pass_size(requested: Size, size_multiple: int, max_side: int | None) -> Size
     return Size(width, height)
 
 
-def refiner_schedule_steps(num_inference_steps: int) -> int:
-    """Return the schedule length for the refiner, of which `REFINER_STRENGTH` is run.
+def refiner_schedule_steps(num_inference_steps: int, strength: float = defaults.REFINER_STRENGTH) -> int:
+    """Return the schedule length for the refiner, of which `strength` is run.
 
     Fewer than four steps would leave none to run at strength 0.3, so the schedule is never shorter. Raising
     the strength instead would discard the base image.
     """
-    return max(num_inference_steps, math.ceil(1 / defaults.REFINER_STRENGTH))
+    return max(num_inference_steps, math.ceil(1 / strength - 1e-9))
 
 
 def steps_run(schedule_steps: int, strength: float) -> int:
@@ -112,16 +136,11 @@ def strength_problem(num_inference_steps: int, strength: float | None) -> tuple[
 
 
 def count_steps(
-    num_inference_steps: int, *, hires_fix: bool, refine: bool, strength: float | None = None
+    num_inference_steps: int, redraw: Redraw | None = None, *, strength: float | None = None
 ) -> Passes:
-    """Return the steps of each pass; `refine`: the refiner network runs after the base pass.
-
-    `strength`: of a base pass that starts from an image.
-    """
+    """Return the steps of each pass. `strength`: of a base pass that starts from an image."""
     return Passes(
         base=num_inference_steps if strength is None else steps_run(num_inference_steps, strength),
-        second=steps_run(defaults.HIRES_STEPS, defaults.HIRES_STRENGTH) if hires_fix else 0,
-        refiner=steps_run(refiner_schedule_steps(num_inference_steps), defaults.REFINER_STRENGTH)
-        if refine
-        else 0,
+        second=redraw.steps if redraw is not None and redraw.hires else 0,
+        refiner=redraw.steps if redraw is not None and not redraw.hires else 0,
     )

@@ -68,6 +68,12 @@ def split_prompt(tokenizer: Any, prompt: ParsedPrompt, most: int | None = None) 
     return chunks
 
 
+def count_tokens(tokenizer: Any, prompt: ParsedPrompt) -> int:
+    """Return how many tokens a prompt has, without those of begin and end."""
+    texts = (segment.text for segment in chain.from_iterable(prompt))
+    return sum(len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts)
+
+
 def dropped_text(tokenizer: Any, prompt: ParsedPrompt, most: int) -> str:
     """Return the end of a prompt that `most` chunks do not hold, from a word on; or nothing."""
     ids: list[int] = []

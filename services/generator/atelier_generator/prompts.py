@@ -13,6 +13,7 @@ import torch
 
 from atelier_generator.models import Models
 from atelier_generator.prompt_chunks import (
+    count_tokens,
     dropped_text,
     encode_chunks,
     truncation_warning,
@@ -56,6 +57,8 @@ class EncodedPrompt:
     refiner: Text | None
     warnings: tuple[ResponseWarning, ...]
     cost: StageReport
+    tokens: int = 0
+    """Of the prompt, without those of begin and end."""
 
 
 class PendingPrompt:
@@ -158,6 +161,7 @@ class PromptEncoder:
         placement = self._models.placement
         with self._lock, torch.inference_mode(), timer.stage("text"):
             warnings = tuple(self._warnings(request))
+            tokens = count_tokens(base.tokenizer, parse(request.prompt, request.prompt_syntax))
             loras = self._models.loras.get(request.loras)
             if loras:
                 placement.release()  # or what they add would not be copied
@@ -169,7 +173,7 @@ class PromptEncoder:
             refiner_text = self._encode(refiner, request) if refine else None
             if self._stream is not None:
                 torch.cuda.current_stream(self._models.device).synchronize()
-        return EncodedPrompt(text, refiner_text, warnings, timer.reports[0])
+        return EncodedPrompt(text, refiner_text, warnings, timer.reports[0], tokens)
 
     def _encode(self, pipeline: Any, request: CompletedRequest, clip_skip: int = 0) -> Text:
         most = self._models.model_set.max_prompt_chunks

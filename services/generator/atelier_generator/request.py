@@ -7,10 +7,11 @@ the caller sent.
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from atelier_generator import lora_tags
 from atelier_generator.lora_tags import Lora
@@ -29,7 +30,38 @@ from atelier_runtime.checks import (
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import OutputFormat
 from atelier_runtime.model_defaults import ModelDefaults
+from atelier_runtime.outcomes import Metadata
 from atelier_runtime.sizes import Size, result_size
+
+MaskKind = Literal["white", "black", "transparent"]
+"""Which part of a mask is drawn anew."""
+
+
+@dataclass(frozen=True)
+class HiresPass:
+    """The second pass of a hires fix of the caller's own sizes: the result's size, and how it is redrawn."""
+
+    width_px: int
+    height_px: int
+    strength: float = defaults.HIRES_STRENGTH
+    num_inference_steps: int = defaults.HIRES_STEPS
+
+    @property
+    def size(self) -> Size:
+        """The size of the result."""
+        return Size(self.width_px, self.height_px)
+
+    def violations(self) -> Iterator[FieldViolation]:
+        """Yield what is out of range."""
+        limits, multiple = defaults.HIRES_SIDE_PX_RANGE, defaults.SIDE_PX_MULTIPLE
+        yield from check_multiple("hires_pass.width_px", self.width_px, limits, multiple)
+        yield from check_multiple("hires_pass.height_px", self.height_px, limits, multiple)
+        steps = "hires_pass.num_inference_steps"
+        if problems := list(check_range(steps, self.num_inference_steps, defaults.NUM_INFERENCE_STEPS_RANGE)):
+            yield from problems
+            return
+        lowest = math.ceil(1000 / self.num_inference_steps) / 1000  # that of one step
+        yield from check_range("hires_pass.strength", self.strength, (lowest, 1.0))
 
 
 @dataclass(frozen=True)
@@ -72,6 +104,13 @@ class GenerateRequest:
     """A file of the same size, white where the image is drawn anew."""
     strength: float | None = None
     """The share of the steps that are run from the image."""
+    mask_kind: MaskKind | None = None
+    """Which part of `mask` is drawn anew; None: `MASK_KIND`."""
+    mask_blur_px: float | None = None
+    """Standard deviation, in px of the mask, of the Gaussian that its edges are blurred by."""
+    hires_pass: HiresPass | None = None
+    refiner_strength: float = defaults.REFINER_STRENGTH
+    metadata: Metadata = defaults.METADATA
     source: Source | None = dataclasses.field(default=None, repr=False)
     """What has become of `image` and `mask`, see `with_source`."""
 
@@ -104,14 +143,19 @@ class GenerateRequest:
     @property
     def result_size(self) -> Size:
         """Size of the finished image."""
-        return result_size(self.size, hires_fix=self.hires_fix, lanczos_scale=self.lanczos_scale)
+        hires_pass = None if self.hires_pass is None else self.hires_pass.size
+        return result_size(
+            self.size, hires_fix=self.hires_fix, lanczos_scale=self.lanczos_scale, hires_pass=hires_pass
+        )
 
     def check_size(self, max_pixels: int) -> None:
         """Raise `InvalidRequest` if the finished image would exceed `max_pixels`."""
         size = self.result_size
         if size.pixels > max_pixels:
             message = f"the finished image would be {size} = {size.pixels} pixels, the limit is {max_pixels}"
-            fields = ("image",) if self.own_size else ("width_px", "height_px")
+            fields: tuple[str, ...] = ("image",) if self.own_size else ("width_px", "height_px")
+            if self.hires_pass is not None:
+                fields = "hires_pass.width_px", "hires_pass.height_px"
             raise_violations(FieldViolation(field, message) for field in fields)
 
     def completed(self, model: ModelDefaults, stored_sampler: str | None = None) -> CompletedRequest:
@@ -154,6 +198,8 @@ class GenerateRequest:
             "num_images": defaults.NUM_IMAGES_RANGE,
             "preview_interval_steps": defaults.PREVIEW_INTERVAL_STEPS_RANGE,
             "strength": defaults.STRENGTH_RANGE,
+            "refiner_strength": defaults.REFINER_STRENGTH_RANGE,
+            "mask_blur_px": defaults.MASK_BLUR_PX_RANGE,
         }
         for field, limits in ranges.items():
             yield from check_range(field, getattr(self, field), limits)
@@ -164,7 +210,19 @@ class GenerateRequest:
             message = "hires_fix and lanczos_scale exclude each other"
             yield FieldViolation("hires_fix", message)
             yield FieldViolation("lanczos_scale", message)
+        if self.hires_pass is not None:
+            yield from self._hires_pass_violations(self.hires_pass)
         yield from check_range("output.quality", self.quality, defaults.QUALITY_RANGE)
+
+    def _hires_pass_violations(self, hires_pass: HiresPass) -> Iterator[FieldViolation]:
+        yield from hires_pass.violations()
+        for field, given in (
+            ("hires_fix", self.hires_fix),
+            ("lanczos_scale", self.lanczos_scale is not None),
+            ("image", self.from_image),
+        ):
+            if given:
+                yield FieldViolation("hires_pass", f"cannot be used together with {field}")
 
     def _prompt_violations(self) -> Iterator[FieldViolation]:
         yield from check_choice("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
@@ -181,10 +239,14 @@ class GenerateRequest:
 
     def _image_violations(self) -> Iterator[FieldViolation]:
         if not self.from_image:
-            for field in ("strength", "mask"):
+            for field in ("strength", "mask", "mask_kind", "mask_blur_px"):
                 if getattr(self, field) is not None:
                     yield FieldViolation(field, "requires an image")
             return
+        if not self.masked:
+            for field in ("mask_kind", "mask_blur_px"):
+                if getattr(self, field) is not None:
+                    yield FieldViolation(field, "requires a mask")
         if self.hires_fix:
             yield FieldViolation("hires_fix", "cannot be used with an image; lanczos_scale can")
         for one, other in (("width_px", "height_px"), ("height_px", "width_px")):

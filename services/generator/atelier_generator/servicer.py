@@ -48,6 +48,13 @@ class GeneratorService:
         self.image_workers = image_workers
         self._models: Models | None = None
         self._pipeline: Pipeline | None = None
+        self._loaded: LoadedModels | None = None
+
+    @property
+    def loaded(self) -> LoadedModels:
+        """What is loaded; the runtime lets no call through before."""
+        assert self._loaded is not None, "used after load()"
+        return self._loaded
 
     @property
     def loaded_pipeline(self) -> Pipeline | None:
@@ -68,12 +75,14 @@ class GeneratorService:
         max_images = None if self.settings.compile == "off" else max_batch
         self._pipeline = Pipeline(models, max_batch=max_batch, max_images=max_images)
         components = (models.model_set.component(role) for role in ROLES)
-        return LoadedModels(
+        self._loaded = LoadedModels(
             model_set=models.model_set.name,
+            model_set_hash=models.model_set.hash,
             networks=tuple(LoadedNetwork(c.role, c.name) for c in components if c is not None),
             device=models.device,
             dtype=models.dtype,
         )
+        return self._loaded
 
     def warm_up(self) -> None:
         """Generate a small image, then compile what the settings ask for. Raises `StartupError`."""
@@ -207,7 +216,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
         image = await self._service.image_workers.encode(encode, timer.stage("encode"))
         stages = [*generation.stages, *timer.reports]
         pipeline.estimator.learn(event, stages[on_device:], on_device=False)
-        return convert.result_to_proto(generation, image, stages, pipeline.model_set.name)
+        return convert.result_to_proto(generation, image, stages, self._service.loaded)
 
 
 def _together(pipeline: Pipeline, request: CompletedRequest) -> Together[None] | None:

@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import GenerateRequest, MaskKind
 from atelier_generator.source import MaskArray, Source
 from atelier_runtime import defaults
 from atelier_runtime.errors import InvalidRequest
@@ -45,7 +45,10 @@ def read_source(
                 "it resized",
             )
     size = own if request.own_size else request.size
-    plane = None if mask is None else _gray(mask)
+    plane = None if mask is None else _plane(mask, request.mask_kind or defaults.MASK_KIND)
+    if plane is not None and request.mask_blur_px:
+        blur = ImageFilter.GaussianBlur(request.mask_blur_px)
+        plane = np.asarray(Image.fromarray(plane).filter(blur), np.uint8)
     warnings = [*_warnings(picture), *_mask_warnings(mask, plane)]
     return Source(
         pixels=resample(picture.eight_bit(), size),
@@ -105,13 +108,29 @@ def _padded_mask(mask: MaskArray | None, widths: Widths) -> MaskArray | None:
     return None if mask is None else np.pad(mask, widths, mode="edge")
 
 
-def _gray(mask: Picture) -> MaskArray:
-    """Return the gray values of a mask; transparent parts are black."""
+def _plane(mask: Picture, kind: MaskKind) -> MaskArray:
+    """Return a mask (H, W) that is white where the image is drawn anew.
+
+    Raises `InvalidRequest` for a mask of transparency without any.
+    """
+    if kind != "transparent":
+        return _gray(mask, inverted=kind == "black")
+    if mask.alpha is None:
+        raise InvalidRequest.of(
+            "mask", "has no alpha channel: what is to be drawn anew must be transparent in it"
+        )
+    return np.ascontiguousarray(255 - to_eight_bit(mask.alpha))
+
+
+def _gray(mask: Picture, *, inverted: bool) -> MaskArray:
+    """Return the gray values of a mask, or what they lack of white; transparent parts are black."""
     rgb = mask.eight_bit()
     gray = rgb[..., 0]
     if not mask.gray:
         red, green, blue = (rgb[..., i].astype(np.uint32) * share for i, share in enumerate(_LUMA))
         gray = ((red + green + blue + 500) // 1000).astype(np.uint8)
+    if inverted:
+        gray = 255 - gray
     if mask.alpha is not None:
         alpha = to_eight_bit(mask.alpha).astype(np.uint32)
         gray = ((gray * alpha + 127) // 255).astype(np.uint8)
@@ -147,6 +166,6 @@ def _mask_warnings(mask: Picture | None, plane: MaskArray | None) -> list[Respon
         return []
     warnings = [ResponseWarning(WarningCode.IMAGE_DAMAGED, f"The mask: {fault}") for fault in mask.faults]
     if not plane.any():
-        message = "The mask is black everywhere: the result is the image."
+        message = "The mask selects nothing: the result is the image."
         warnings.append(ResponseWarning(WarningCode.OPTION_HAS_NO_EFFECT, message))
     return warnings

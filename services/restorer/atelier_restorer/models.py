@@ -17,6 +17,7 @@ manifest.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ from atelier_runtime.settings import StartupError
 from atelier_runtime.snapshot import Snapshot, take
 from atelier_runtime.threads import set_network_threads
 from atelier_runtime.upscaler import Upscaler
-from atelier_runtime.weights import Component, ModelSet
+from atelier_runtime.weights import Component, ModelSet, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,17 @@ class Models:
         files = [self._file_name(c) for c in self.components.values() if c.single_file]
         from_the_set = len(files) < len(self.components) or not files
         return " + ".join([*([self.model_set.name] if from_the_set else []), *files])
+
+    def hash(self) -> str:
+        """Return the SHA-256 of what is loaded: of the set, or of it and of the files that replace its parts.
+
+        Reads those files.
+        """
+        files = [f"{c.role} {sha256(c.path)}" for c in self.components.values() if c.single_file]
+        if not files:
+            return self.model_set.hash
+        of_set = [self.model_set.hash] if len(files) < len(self.components) else []
+        return hashlib.sha256("\n".join([*of_set, *sorted(files)]).encode()).hexdigest()
 
     def _file_name(self, component: Component) -> str:
         if component.role is NetworkRole.FACE_RESTORER and isinstance(self.codeformer, SingleRestorer):

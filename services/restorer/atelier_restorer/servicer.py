@@ -71,6 +71,7 @@ class RestorerService:
         )
         return LoadedModels(
             model_set=models.name,
+            model_set_hash=models.hash(),
             networks=tuple(LoadedNetwork(c.role, c.name) for c in models.components.values()),
             device=models.device,
             dtype=models.main_dtype,

@@ -23,7 +23,7 @@ SEED_RANGE = (0, 2**53 - 1)
 """The largest seed is the largest integer that a JSON reader with doubles keeps exactly."""
 
 NUM_IMAGES = 1
-NUM_IMAGES_RANGE = (1, 8)
+NUM_IMAGES_RANGE = (1, 10)
 PREVIEW_INTERVAL_STEPS_RANGE = (1, NUM_INFERENCE_STEPS_RANGE[1])
 
 STRENGTH = 0.75
@@ -32,11 +32,19 @@ STRENGTH_RANGE = (0.0, 1.0)
 
 USE_REFINER = True
 REFINER_STRENGTH = 0.3
+REFINER_STRENGTH_RANGE = (0.05, 1.0)
+REFINER_MOST_STRENGTH = 0.4
+"""Of a hires pass that the refiner runs: refiners are trained on the last noise levels only."""
 HIRES_FIX = False
 HIRES_BASE_SCALE = 0.75
 HIRES_ENLARGEMENT = 2
 HIRES_STRENGTH = 0.35
 HIRES_STEPS = 25
+HIRES_SIDE_PX_RANGE = (256, 4096)
+MASK_KIND: Final = "white"
+MASK_BLUR_PX = 0.0
+MASK_BLUR_PX_RANGE = (0.0, 64.0)
+METADATA: Final = "recipe"
 USE_UPSCALER = True
 LANCZOS_SCALE = 1.5
 """Of the JSON contract's `hires_fix_simple`; over gRPC an unset `lanczos_scale` means no upscaling."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+Metadata = Literal["recipe", "none"]
+"""What a file says of how it was made."""
 
 
 class SkipReason(StrEnum):
@@ -48,6 +52,7 @@ class WarningCode(StrEnum):
     FIDELITY_IGNORED = "fidelity_ignored"
     DETECT_SIZE_LIMITED = "detect_size_limited"
     IDENTITY_NOT_MEASURED = "identity_not_measured"
+    OPTION_LIMITED = "option_limited"
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,15 @@ class LoadedModels:
     """What a service has loaded. `dtype` is that of its main network."""
 
     model_set: str
+    model_set_hash: str
     networks: tuple[LoadedNetwork, ...]
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def works_on(self) -> str:
+        """The device's name and the dtype, such as "NVIDIA H200, bfloat16"."""
+        return f"{device_name(self.device)}, {dtype_name(self.dtype)}"
 
 
 class Service(Protocol):
@@ -76,7 +82,7 @@ def service_status(
         networks=loaded.networks if loaded else (),
         device=str(loaded.device) if loaded else "",
         device_name=device_name(loaded.device) if loaded else "",
-        dtype=str(loaded.dtype).removeprefix("torch.") if loaded else "",
+        dtype=dtype_name(loaded.dtype) if loaded else "",
         vram_free_bytes=vram[0] if vram else None,
         vram_total_bytes=vram[1] if vram else None,
         process_memory_bytes=psutil.Process().memory_info().rss,
@@ -86,7 +92,13 @@ def service_status(
         image_workers=image_workers.size,
         image_workers_busy=image_workers.running,
         image_queue_depth=image_workers.waiting,
+        model_set_hash=loaded.model_set_hash if loaded else "",
     )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def deadline_of(context: grpc.aio.ServicerContext) -> float | None:

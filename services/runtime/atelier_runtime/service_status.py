@@ -50,6 +50,8 @@ class ServiceStatus:
     image_workers: int | None
     image_workers_busy: int | None
     image_queue_depth: int | None
+    model_set_hash: str = ""
+    """SHA-256, in hexadecimal digits."""
 
     def network(self, role: NetworkRole) -> str | None:
         """Return the name of the network of a role, None if there is none."""

@@ -27,12 +27,15 @@ class Size(NamedTuple):
         return self.width >= other.width and self.height >= other.height
 
 
-def result_size(requested: Size, *, hires_fix: bool, lanczos_scale: float | None) -> Size:
-    """Return the size of the generator's finished image: the requested one, upscaled.
+def result_size(
+    requested: Size, *, hires_fix: bool, lanczos_scale: float | None, hires_pass: Size | None = None
+) -> Size:
+    """Return the size of the generator's finished image: the requested one, upscaled, or `hires_pass`.
 
     Hires fix makes each side 1.5 times as long, `lanczos_scale` that many times. Sides are rounded down to a
     multiple of 8, unless they stay as they are.
     """
+    requested = hires_pass or requested
     scale = 1.0
     if hires_fix:
         scale = defaults.HIRES_BASE_SCALE * defaults.HIRES_ENLARGEMENT

@@ -82,11 +82,13 @@ class ModelSet:
     latents' channels stand for; None: as SDXL's. `guidance_rescale` (0 to 1) reduces the overexposure that
     strong guidance causes in small and v-prediction networks (same paper, section 3.4); 0 for SDXL.
     `match_tone`: faces that its CodeFormer restored are matched to the tone of their surroundings before
-    pasting; false reproduces the published pipeline exactly. `identity`: from which cosine on its identity
-    network takes two faces for the same person, and below which certainty it cannot tell; None: not measured.
+    pasting; false reproduces the published pipeline exactly. `hash`: SHA-256 of `manifest.json`, which lists
+    that of each file. `identity`: from which cosine on its identity network takes two faces for the same
+    person, and below which certainty it cannot tell; None: not measured.
     """
 
     name: str
+    hash: str
     folder: Path
     license: str
     max_side: int | None
@@ -126,15 +128,16 @@ class ModelSet:
         try:
             if not manifest.is_file():
                 raise StartupError(f"MODEL_SET={setting}: there is no file {manifest}")
-            return cls._of(folder, read_manifest(manifest))
+            return cls._of(folder, read_manifest(manifest), sha256(manifest))
         except (ManifestError, OSError) as error:
             raise StartupError(f"MODEL_SET={setting}: {error}") from error
 
     @classmethod
-    def _of(cls, folder: Path, manifest: Manifest) -> ModelSet:
+    def _of(cls, folder: Path, manifest: Manifest, manifest_sha256: str) -> ModelSet:
         files = {name: entry.model_dump(exclude_none=True) for name, entry in manifest.files.items()}
         return cls(
             name=manifest.name,
+            hash=manifest_sha256,
             folder=folder,
             license=manifest.license,
             max_side=manifest.max_side,

@@ -19,10 +19,11 @@ from atelier.common.v1 import (
     stage_report_pb2,
     warning_pb2,
 )
+from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation, InternalError, InvalidRequest
 from atelier_runtime.images import EncodedImage, InputImage, OutputFormat
 from atelier_runtime.metrics import StageReport
-from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from atelier_runtime.outcomes import Metadata, ResponseWarning, SkipReason, WarningCode
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
 
 _FORMATS: Mapping[image_pb2.ImageFormat, OutputFormat] = {
@@ -32,6 +33,15 @@ _FORMATS: Mapping[image_pb2.ImageFormat, OutputFormat] = {
     image_pb2.IMAGE_FORMAT_RAW_RGB8: "raw",
 }
 _FORMAT_NUMBERS = {name: number for number, name in _FORMATS.items()}
+_METADATA: Mapping[image_pb2.Metadata, Metadata] = {
+    image_pb2.METADATA_UNSPECIFIED: defaults.METADATA,
+    image_pb2.METADATA_RECIPE: "recipe",
+    image_pb2.METADATA_NONE: "none",
+}
+_METADATA_NUMBERS: Mapping[Metadata, image_pb2.Metadata] = {
+    "recipe": image_pb2.METADATA_RECIPE,
+    "none": image_pb2.METADATA_NONE,
+}
 
 # These tables are complete: a missing name would make importing this module fail.
 _SKIP_REASON_NUMBERS: Mapping[SkipReason, skip_reason_pb2.SkipReason] = {
@@ -120,19 +130,28 @@ class Output:
 
     format: OutputFormat | None
     quality: int | None
+    metadata: Metadata = defaults.METADATA
 
 
 def output_from_proto(message: image_pb2.OutputOptions, violations: list[FieldViolation]) -> Output:
-    """Read output options; an unknown format is added to the violations."""
+    """Read output options; what is unknown is added to the violations."""
     if message.format != image_pb2.IMAGE_FORMAT_UNSPECIFIED and message.format not in _FORMATS:
         violations.append(FieldViolation("output.format", f"{message.format} is unknown"))
-    return Output(_FORMATS.get(message.format), optional(message, "quality"))
+    if message.metadata not in _METADATA:
+        violations.append(FieldViolation("output.metadata", f"{message.metadata} is unknown"))
+    metadata = _METADATA.get(message.metadata, defaults.METADATA)
+    return Output(_FORMATS.get(message.format), optional(message, "quality"), metadata)
 
 
-def output_to_proto(image_format: OutputFormat | None, quality: int | None) -> image_pb2.OutputOptions:
+def output_to_proto(
+    image_format: OutputFormat | None, quality: int | None, metadata: Metadata | None = None
+) -> image_pb2.OutputOptions:
     """Write output options; what is None stays unset."""
-    number = None if image_format is None else _FORMAT_NUMBERS[image_format]
-    return image_pb2.OutputOptions(format=number, quality=quality)
+    return image_pb2.OutputOptions(
+        format=None if image_format is None else _FORMAT_NUMBERS[image_format],
+        quality=quality,
+        metadata=None if metadata is None else _METADATA_NUMBERS[metadata],
+    )
 
 
 # --- the outcome of a request ---
@@ -224,6 +243,7 @@ def status_from_proto(message: service_status_pb2.ServiceStatus) -> ServiceStatu
         image_workers=optional(message, "image_workers"),
         image_workers_busy=optional(message, "image_workers_busy"),
         image_queue_depth=optional(message, "image_queue_depth"),
+        model_set_hash=message.model_set_hash,
     )
 
 
@@ -252,4 +272,5 @@ def status_to_proto(status: ServiceStatus) -> service_status_pb2.ServiceStatus:
         image_workers=status.image_workers,
         image_workers_busy=status.image_workers_busy,
         image_queue_depth=status.image_queue_depth,
+        model_set_hash=status.model_set_hash,
     )

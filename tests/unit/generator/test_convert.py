@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from atelier.common.v1 import image_pb2, skip_reason_pb2, warning_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
@@ -11,6 +12,9 @@ from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import EncodedImage
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
+from atelier_runtime.service import LoadedModels
+
+LOADED = LoadedModels("tiny", "5e1f", (), torch.device("cpu"), torch.bfloat16)
 
 
 def test_unset_options_are_the_defaults():
@@ -150,10 +154,11 @@ def test_a_result_reports_how_the_image_was_made(reason):
             ResponseWarning(WarningCode.MEMORY_FALLBACK, "two"),
         ),
         stages=(),
+        prompt_tokens=7,
     )
     stages = [StageReport("base", 1.25), StageReport("encode", 0.5, 7)]
     image = EncodedImage(b"data", "webp", 16, 24)
-    result = convert.result_to_proto(generation, image, stages, "tiny").result
+    result = convert.result_to_proto(generation, image, stages, LOADED).result
     assert (result.image.data, result.image.format) == (b"data", image_pb2.IMAGE_FORMAT_WEBP)
     assert (result.image.width_px, result.image.height_px) == (16, 24)
     assert (result.num_inference_steps, result.guidance_scale) == (12, 4.5)
@@ -163,6 +168,8 @@ def test_a_result_reports_how_the_image_was_made(reason):
     assert result.seed == 2**53 - 1
     assert result.refiner_applied == (reason is None)
     assert result.hires_fix_applied and result.upscaler == "x2" and result.model_set == "tiny"
+    assert (result.model_set_hash, result.prompt_tokens) == ("5e1f", 7)
+    assert result.drawn_on.endswith(", bfloat16")
     assert [(warning.code, warning.message) for warning in result.warnings] == [
         (warning_pb2.WARNING_CODE_SIZE_LIMITED, "one"),
         (warning_pb2.WARNING_CODE_MEMORY_FALLBACK, "two"),

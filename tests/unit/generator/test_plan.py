@@ -2,7 +2,15 @@ from typing import Any
 
 import pytest
 
-from atelier_generator.plan import Plan, count_steps, make_plan, pass_size, refiner_schedule_steps, steps_run
+from atelier_generator.plan import (
+    Plan,
+    Redraw,
+    count_steps,
+    make_plan,
+    pass_size,
+    refiner_schedule_steps,
+    steps_run,
+)
 from atelier_runtime.sizes import Size
 
 
@@ -122,6 +130,8 @@ def test_the_refiner_runs_at_least_one_step(requested, run):
 
 
 def test_steps_are_counted_for_all_passes():
-    assert count_steps(30, hires_fix=False, refine=True) == (30, 0, 9)
-    assert count_steps(30, hires_fix=True, refine=False) == (30, 8, 0)
-    assert count_steps(30, hires_fix=True, refine=False).total == 38
+    refiner = Redraw(30, 0.3, by_refiner=True, hires=False)
+    assert count_steps(30, refiner) == (30, 0, 9)
+    hires = Redraw(25, 0.35, by_refiner=True, hires=True)
+    assert count_steps(30, hires) == (30, 8, 0)
+    assert count_steps(30, hires).total == 38

@@ -62,7 +62,7 @@ class SmallService(StatusServicer, pb_grpc.RestorerServiceServicer):
         if self.load_error:
             raise self.load_error
         networks = (LoadedNetwork(NetworkRole.FACE_DETECTOR, "none"),)
-        return LoadedModels("small", networks, torch.device("cpu"), torch.float32)
+        return LoadedModels("small", "5e1f", networks, torch.device("cpu"), torch.float32)
 
     def warm_up(self) -> None: ...
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from atelier_gateway.api.native.generate_request import SDXL
 from atelier_gateway.api.native.report import WarningCodes
-from atelier_gateway.core.values import Estimate
+from atelier_gateway.core.estimates import Estimate
 from atelier_runtime.cost_model import Cost
 
 

@@ -44,7 +44,7 @@ _SAME_NAME = (
     *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "use_refiner"),
     *("sampler", "schedule", "prompt_syntax", "num_images"),
     *("hires_fix", "match_tone", "upscale", "on_restore_failure", "output_format", "quality"),
-    *("image", "mask", "strength"),
+    *("image", "mask", "strength", "mask_kind", "mask_blur_px", "refiner_strength", "metadata"),
 )
 
 _Side = Annotated[
@@ -57,6 +57,8 @@ _GUIDANCE_RANGE = Field(ge=defaults.GUIDANCE_SCALE_RANGE[0], le=defaults.GUIDANC
 _LoraWeight = Annotated[float, Field(ge=defaults.LORA_WEIGHT_RANGE[0], le=defaults.LORA_WEIGHT_RANGE[1])]
 _NUM_IMAGES_RANGE = Field(ge=defaults.NUM_IMAGES_RANGE[0], le=defaults.NUM_IMAGES_RANGE[1])
 _STRENGTH_RANGE = Field(ge=defaults.STRENGTH_RANGE[0], le=defaults.STRENGTH_RANGE[1])
+_MASK_BLUR_RANGE = Field(ge=defaults.MASK_BLUR_PX_RANGE[0], le=defaults.MASK_BLUR_PX_RANGE[1])
+_REFINER_STRENGTH_RANGE = Field(ge=defaults.REFINER_STRENGTH_RANGE[0], le=defaults.REFINER_STRENGTH_RANGE[1])
 _SEED_RANGE = Field(ge=-1, le=defaults.SEED_RANGE[1])
 
 
@@ -70,6 +72,32 @@ class Lora(RequestModel):
     )
     weight: _LoraWeight | None = Field(
         None, description=f"How strongly; 0 is not at all. Default: {defaults.LORA_WEIGHT:g}."
+    )
+
+
+_HiresSide = Annotated[
+    int,
+    Field(
+        ge=defaults.HIRES_SIDE_PX_RANGE[0],
+        le=defaults.HIRES_SIDE_PX_RANGE[1],
+        multiple_of=defaults.SIDE_PX_MULTIPLE,
+    ),
+    INTEGER,
+]
+
+
+class HiresPass(RequestModel):
+    """A hires fix of the client's own sizes."""
+
+    width: _HiresSide = Field(description="Width of the result in px.")
+    height: _HiresSide = Field(description="Height of the result in px.")
+    strength: Annotated[float, _STRENGTH_RANGE] | None = Field(
+        None,
+        description="How much the second pass redraws: the share of its steps that run, at least one. "
+        f"Default: {defaults.HIRES_STRENGTH:g}.",
+    )
+    num_inference_steps: Annotated[int, _STEPS_RANGE, INTEGER] | None = Field(
+        None, description=f"Steps of which that share runs. Default: {defaults.HIRES_STEPS}."
     )
 
 
@@ -100,6 +128,14 @@ class GenerateRequest(RequestModel):
         description="Where the image is drawn anew: a gray image of the same size, white there, black where "
         "the image's pixels are kept, gray to blend.",
         repr=False,
+    )
+    mask_kind: Literal["white", "black", "transparent"] | None = Field(
+        None, description=f"Which part of the mask is drawn anew. Default: {defaults.MASK_KIND}."
+    )
+    mask_blur_px: Annotated[float, _MASK_BLUR_RANGE] | None = Field(
+        None,
+        description="Blurs the mask's edges: the Gaussian's standard deviation in px of the mask. What is "
+        "blurred is not kept exactly. Default: 0.",
     )
     strength: Annotated[float, _STRENGTH_RANGE] | None = Field(
         None,
@@ -132,6 +168,16 @@ class GenerateRequest(RequestModel):
         None, description="Seed of the noise; random if null, absent or -1. The response contains it."
     )
     use_refiner: bool = Field(defaults.USE_REFINER, description="Refiner network at strength 0.3, if loaded.")
+    refiner_strength: Annotated[float, _REFINER_STRENGTH_RANGE] | None = Field(
+        None,
+        description="How much the refiner redraws; refiners such as SDXL's are made for 0.4 at most. "
+        f"Default: {defaults.REFINER_STRENGTH:g}.",
+    )
+    hires_pass: HiresPass | None = Field(
+        None,
+        description="Base pass at width and height, then upscaled to this size and redrawn. Not with "
+        "hires_fix, hires_fix_simple or an image.",
+    )
     hires_fix: bool = Field(
         defaults.HIRES_FIX,
         description="Base pass at 0.75 of the requested size, upscaled x2, second pass: 1.5x the requested "
@@ -190,6 +236,10 @@ class GenerateRequest(RequestModel):
         None, description="The image's format. Default: what Accept prefers, otherwise png."
     )
     quality: Quality = Field(defaults.QUALITY, description="For jpeg and webp; 100 makes webp lossless.")
+    metadata: Literal["recipe", "none"] = Field(
+        default=defaults.METADATA,
+        description="What the file says of how it was made: the recipe, or nothing.",
+    )
     num_images: Annotated[int, _NUM_IMAGES_RANGE, INTEGER] = Field(
         defaults.NUM_IMAGES,
         description="Images, with the seeds seed, seed + 1, ...; if given, the response has images.",
@@ -206,6 +256,9 @@ class GenerateRequest(RequestModel):
             seed=None if self.seed == -1 else self.seed,
             use_upscaler=given.get("use_realesrgan"),
             lanczos_scale=self.hires_scale if self.hires_fix_simple else None,
+            hires_pass=None
+            if (hires := self.hires_pass) is None
+            else values.HiresPass(hires.width, hires.height, hires.strength, hires.num_inference_steps),
             loras=tuple(values.Lora(lora.name, lora.weight) for lora in self.loras),
             restore_faces=self.use_face_restoration and self.mask is None,
             fidelity=given.get("face_restoration_weight"),
@@ -262,12 +315,16 @@ def parse_request(
 
 
 def _contradictions(request: GenerateRequest, names: ClientNames) -> list[FieldViolation]:
-    if not (request.hires_fix and request.hires_fix_simple):
-        return []
-    hires_fix = names("hires_fix")
+    given = {
+        names("hires_fix"): request.hires_fix,
+        "hires_fix_simple": request.hires_fix_simple,
+        "hires_pass": request.hires_pass is not None,
+    }
+    together = [name for name, is_given in given.items() if is_given]
     return [
-        FieldViolation(hires_fix, "cannot be used together with hires_fix_simple"),
-        FieldViolation("hires_fix_simple", f"cannot be used together with {hires_fix}"),
+        FieldViolation(name, f"cannot be used together with {' and '.join(n for n in together if n != name)}")
+        for name in together
+        if len(together) > 1
     ]
 
 
@@ -277,7 +334,9 @@ def _image_violations(
     given = {name for name in request.model_fields_set if getattr(request, name) is not None}
     if request.image is None:
         yield from (
-            FieldViolation(name, "requires an image") for name in ("mask", "strength") if name in given
+            FieldViolation(name, "requires an image")
+            for name in ("mask", "strength", "mask_kind", "mask_blur_px")
+            if name in given
         )
         return
     size = len(request.image) + len(request.mask or b"")
@@ -289,6 +348,12 @@ def _image_violations(
     if request.mask is not None and request.use_face_restoration and "use_face_restoration" in given:
         message = "cannot be used with a mask, outside of which nothing changes; /restore takes single faces"
         yield FieldViolation("use_face_restoration", message)
+    if request.mask is None:
+        for name in ("mask_kind", "mask_blur_px"):
+            if name in given:
+                yield FieldViolation(name, "requires a mask")
+    if request.hires_pass is not None:
+        yield FieldViolation("hires_pass", "cannot be used with an image; hires_fix_simple can")
     if request.hires_fix:
         yield FieldViolation(names("hires_fix"), "cannot be used with an image; hires_fix_simple can")
     for one, other in (("width", "height"), ("height", "width")):

@@ -6,16 +6,16 @@ import asyncio
 from dataclasses import replace
 
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
+from atelier_gateway.core.estimates import EstimatedPass, GeneratorEstimate
+from atelier_gateway.core.offer import GeneratorOffer
 from atelier_gateway.core.values import (
     CompareSpec,
     Detection,
     DetectSpec,
-    EstimatedPass,
     Face,
     FaceOutcome,
     GeneratedImage,
     GenerateSpec,
-    GeneratorEstimate,
     OnImage,
     OnProgress,
     Progress,
@@ -95,6 +95,9 @@ class FakeGenerator(GeneratorBackend):
                 return
             self.handed_over += 1
             await on_image(number, self._image(spec, number))
+
+    async def offer(self) -> GeneratorOffer:
+        return GeneratorOffer(await self.status(), (), (), None)
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:
         self.estimated.append(spec)

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
+from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.restoration_costs import RestorationCosts
-from atelier_gateway.core.values import Estimate, GenerateSpec
+from atelier_gateway.core.values import GenerateSpec
 from atelier_runtime.errors import InvalidRequest, ServiceUnavailable
 from tests.unit.gateway.core.fakes import SIDE, FakeGenerator, FakeRestorer
 
