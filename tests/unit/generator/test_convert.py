@@ -7,7 +7,7 @@ from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_generator import convert
 from atelier_generator.generation import Generation
 from atelier_generator.lora_tags import Lora
-from atelier_generator.request import GenerateRequest
+from atelier_generator.request import GenerateRequest, HiresPass
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import EncodedImage
 from atelier_runtime.metrics import StageReport
@@ -30,6 +30,21 @@ def test_options_set_to_zero_are_not_unset():
     assert (request.use_refiner, request.use_upscaler) == (False, False)
 
 
+def test_a_hires_pass_is_read():
+    message = pb.GenerateImageRequest(prompt="a cat", hires_pass=pb.HiresPass(width_px=1536, height_px=1024))
+    assert convert.request_from_proto(message).hires_pass == HiresPass(1536, 1024, 0.35, 25)
+    message.hires_pass.strength, message.hires_pass.num_inference_steps = 0.5, 12
+    assert convert.request_from_proto(message).hires_pass == HiresPass(1536, 1024, 0.5, 12)
+
+
+def test_what_is_unknown_is_refused():
+    message = pb.GenerateImageRequest(prompt="a cat", image=b"i", mask=b"m", mask_kind=9)
+    message.output.metadata = 9
+    with pytest.raises(InvalidRequest) as caught:
+        convert.request_from_proto(message)
+    assert {v.field for v in caught.value.fields} == {"mask_kind", "output.metadata"}
+
+
 @pytest.mark.parametrize("upscaling", [{"hires_fix": True}, {"lanczos_scale": 2.5}])
 def test_every_option_is_read(upscaling):
     options = {
@@ -46,27 +61,37 @@ def test_every_option_is_read(upscaling):
         "prompt_syntax": pb.PROMPT_SYNTAX_WEIGHTED,
         "num_images": 8,
         "preview_interval_steps": 5,
+        "refiner_strength": 0.25,
         **upscaling,
     }
-    output = image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=55)
+    output = image_pb2.OutputOptions(
+        format=image_pb2.IMAGE_FORMAT_WEBP, quality=55, metadata=image_pb2.METADATA_NONE
+    )
     loras = [pb.Lora(name="ink"), pb.Lora(name="charcoal", weight=0.0)]
     message = pb.GenerateImageRequest(prompt="a cat", output=output, loras=loras, **options)
-    from_image = {"image", "mask", "strength"}
-    unset = {"prompt", "output", "loras", "hires_fix", "lanczos_scale", *from_image, *options}
+    from_image = {"image", "mask", "strength", "mask_kind", "mask_blur_px"}
+    unset = {"prompt", "output", "loras", "hires_fix", "hires_pass", "lanczos_scale", *from_image, *options}
     assert unset == set(pb.GenerateImageRequest.DESCRIPTOR.fields_by_name), (
         "a field that this test does not cover"
     )
     options["prompt_syntax"] = "weighted"
     named = (Lora("ink", 1.0), Lora("charcoal", 0.0))
-    expected = GenerateRequest("a cat", output_format="webp", quality=55, loras=named, **options)
+    expected = GenerateRequest(
+        "a cat", output_format="webp", quality=55, metadata="none", loras=named, **options
+    )
     wire = message.SerializeToString()
     assert convert.request_from_proto(pb.GenerateImageRequest.FromString(wire)) == expected
 
 
 def test_what_an_image_is_drawn_from_is_read():
-    message = pb.GenerateImageRequest(prompt="a cat", image=b"an image", mask=b"a mask", strength=0.0)
+    files = {"image": b"an image", "mask": b"a mask"}
+    message = pb.GenerateImageRequest(
+        prompt="a cat", strength=0.0, mask_kind=pb.MASK_KIND_TRANSPARENT, mask_blur_px=2.5, **files
+    )
     request = convert.request_from_proto(message)
-    assert request == GenerateRequest("a cat", image=b"an image", mask=b"a mask", strength=0.0)
+    assert request == GenerateRequest(
+        "a cat", strength=0.0, mask_kind="transparent", mask_blur_px=2.5, **files
+    )
     assert request.from_image and request.masked and request.own_size
     assert "an image" not in repr(request), "files are not for logs"
 

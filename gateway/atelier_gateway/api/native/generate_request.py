@@ -167,7 +167,7 @@ class GenerateRequest(RequestModel):
     seed: Annotated[int, _SEED_RANGE, INTEGER] | None = Field(
         None, description="Seed of the noise; random if null, absent or -1. The response contains it."
     )
-    use_refiner: bool = Field(defaults.USE_REFINER, description="Refiner network at strength 0.3, if loaded.")
+    use_refiner: bool = Field(defaults.USE_REFINER, description="Refiner network, if loaded.")
     refiner_strength: Annotated[float, _REFINER_STRENGTH_RANGE] | None = Field(
         None,
         description="How much the refiner redraws; refiners such as SDXL's are made for 0.4 at most. "
