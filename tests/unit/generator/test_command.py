@@ -57,7 +57,7 @@ def test_draw_writes_each_of_several_images(environment, tmp_path, capsys):
 
 def test_draw_names_what_is_wrong(environment, tmp_path, capsys, monkeypatch):
     output = str(tmp_path / "image.png")
-    assert main(["draw", "a cat", "-o", output, "--width", "100", "--steps", "0", "--num-images", "9"]) == 1
+    assert main(["draw", "a cat", "-o", output, "--width", "100", "--steps", "0", "--num-images", "11"]) == 1
     error = capsys.readouterr().err
     assert all(name in error for name in ("width_px", "num_inference_steps", "num_images"))
     assert main(["draw", "a cat", "-o", str(tmp_path / "image.gif")]) == 2
