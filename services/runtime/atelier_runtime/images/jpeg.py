@@ -26,7 +26,8 @@ EXTENSION_PREFIX = b"http://ns.adobe.com/xmp/extension/\0"
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not 00, a value of FF in a scan, nor a restart marker
 _FIRST_WITH_LENGTH = 0xC0  # libjpeg skips those below as invalid, without a length: what follows is decoded
 _SCAN, END, _COMMENT = 0xDA, 0xD9, 0xFE
-_APP0, _APP1, _APP2, _APP11, _APP12, _APP13, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEB, 0xEC, 0xED, 0xEE, 0xEF
+APP1 = 0xE1
+_APP0, _APP2, _APP11, _APP12, _APP13, _APP14, _APP15 = 0xE0, 0xE2, 0xEB, 0xEC, 0xED, 0xEE, 0xEF
 _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})  # Huffman, arithmetic, quantization; lines; restarts
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE, _ARITHMETIC = frozenset({0xC2, 0xCA}), frozenset({0xC9, 0xCA})
@@ -120,7 +121,7 @@ def read(data: bytes) -> Jpeg:
             pieces.append(data[segment.marker : segment.end])
             found.has_profile = found.has_profile or (kind == _APP2)
         elif kind >= _APP0:
-            _add_metadata(found, kind, content)
+            add_metadata(found, kind, content)
     if scan_from is not None:
         pieces.append(data[scan_from:])
     if found.frame is None or not found.scans:
@@ -166,18 +167,19 @@ def _reject_unsupported(frame: Frame) -> None:
 def _is_for_decoders(kind: int, content: bytes) -> bool:
     return (
         (kind == _APP0 and content.startswith(b"JFIF\0"))
-        or (kind == _APP1 and content.startswith(EXIF_PREFIX))
+        or (kind == APP1 and content.startswith(EXIF_PREFIX))
         or (kind == _APP2 and content.startswith(ICC_PREFIX))
         or (kind == _APP14 and content.startswith(b"Adobe"))
     )
 
 
-def _add_metadata(found: Jpeg, kind: int, content: bytes) -> None:
+def add_metadata(found: Jpeg, kind: int, content: bytes) -> None:
+    """Add the content of a segment that decoders do not need."""
     if kind == _COMMENT:
         found.comments.append(content)
-    elif kind == _APP1 and content.startswith(XMP_PREFIX) and found.xmp is None:
+    elif kind == APP1 and content.startswith(XMP_PREFIX) and found.xmp is None:
         found.xmp = content[len(XMP_PREFIX) :]
-    elif kind == _APP1 and content.startswith(EXTENSION_PREFIX):
+    elif kind == APP1 and content.startswith(EXTENSION_PREFIX):
         part = content[len(EXTENSION_PREFIX) :]
         if len(part) >= _EXTENSION_HEADER.size:
             guid, total, offset = _EXTENSION_HEADER.unpack_from(part)
@@ -205,7 +207,7 @@ def _is_about_the_old_file(kind: int, content: bytes) -> bool:
 def _name_of(kind: int, content: bytes) -> str:
     if kind == _APP11 and content.startswith(b"JP"):
         return "content credentials (C2PA)" if b"c2pa" in content else "JUMBF data"
-    if kind == _APP1 and content.startswith(XMP_PREFIX):
+    if kind == APP1 and content.startswith(XMP_PREFIX):
         return "a second XMP packet"
     words = re.match(rb"[ -~]{3,28}", content)
     return f"APP{kind - _APP0}" + (f" ({words[0].decode()})" if words else "")
@@ -296,12 +298,12 @@ def metadata_segments(
         size = MAX_SEGMENT_BYTES - len(EXTENSION_PREFIX) - _EXTENSION_HEADER.size
         for offset in range(0, len(extension), size):
             head = EXTENSION_PREFIX + _EXTENSION_HEADER.pack(guid, len(extension), offset)
-            pieces.append(_segment(_APP1, head + extension[offset : offset + size]))
+            pieces.append(make_segment(APP1, head + extension[offset : offset + size]))
     if resources is not None:
         size = MAX_SEGMENT_BYTES - len(photoshop.JPEG_PREFIX)
         for offset in range(0, len(resources), size):
-            pieces.append(_segment(_APP13, photoshop.JPEG_PREFIX + resources[offset : offset + size]))
-    pieces += [_segment(_COMMENT, comment) for comment in comments]
+            pieces.append(make_segment(_APP13, photoshop.JPEG_PREFIX + resources[offset : offset + size]))
+    pieces += [make_segment(_COMMENT, comment) for comment in comments]
     return b"".join(pieces)
 
 
@@ -311,5 +313,6 @@ def insert(file: bytes, more: bytes) -> bytes:
     return file[:place] + more + file[place:]
 
 
-def _segment(kind: int, content: bytes) -> bytes:
+def make_segment(kind: int, content: bytes) -> bytes:
+    """Return a segment; its content has at most `MAX_SEGMENT_BYTES`."""
     return struct.pack(">BBH", 0xFF, kind, 2 + len(content)) + content

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
@@ -179,6 +179,25 @@ def merge(packet: bytes, extension: bytes) -> bytes:
         raise ImageFault("XMP without an element that descriptions could be added to")
     place = roots[-1][1]
     return packet[:place] + b"".join(descriptions) + packet[place:]
+
+
+def with_description(packet: bytes, description: str, replaced: Collection[tuple[str, str]]) -> bytes:
+    """Return the packet, in UTF-8, with one more `rdf:Description`, without the properties that it replaces.
+
+    `replaced`: their namespaces and names. Raises `ImageFault` if the packet cannot be read or has no place
+    for it.
+    """
+    packet = _edited(
+        _in_utf_8(packet), lambda uri, name: (uri, name) in replaced, lambda uri, name, text: None
+    )
+    roots = [e.text for e in _elements(packet, lambda uri, name: (uri, name) == (_RDF, "RDF")) if e.text]
+    if not roots:
+        raise ImageFault("XMP without an element that descriptions could be added to")
+    place = roots[-1][1]
+    # A packet may declare another encoding; ASCII is a part of all that expat reads.
+    as_ascii = packet.lstrip().startswith(b"<?xml ")
+    added = description.encode("ascii", "xmlcharrefreplace") if as_ascii else description.encode()
+    return packet[:place] + added + packet[place:]
 
 
 def _is_untrue(uri: str, name: str) -> bool:
