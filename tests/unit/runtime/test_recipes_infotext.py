@@ -1,4 +1,4 @@
-"""The text of AUTOMATIC1111's web UI, checked against a reader that is written from what is known of its own."""
+"""The text of AUTOMATIC1111's web UI, checked with a reader written from what is known of its own."""
 
 from __future__ import annotations
 
@@ -11,26 +11,48 @@ from hypothesis import strategies as st
 
 from atelier_runtime.recipes import infotext
 
-# What its reader does, as its pattern says: a name of word characters, spaces, hyphens and slashes, a colon, and a
-# JSON string or all up to the next comma; three of them make the last line one of parameters.
-_ITS_PATTERN = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+def its_parameters(line: str) -> list[tuple[str, str]]:
+    """Read parameters as its reader does: a JSON string, if one follows the colon, or all up to a comma.
+
+    A name has at least two characters: word characters, then spaces, hyphens and slashes too.
+    """
+    found, place = [], 0
+    while (colon := line.find(":", place)) >= 0:
+        name = line[place:colon].strip()
+        value = line[colon + 1 :].lstrip()
+        start = len(line) - len(value)
+        end = start
+        if value.startswith('"'):
+            end += 1
+            while end < len(line) and line[end] != '"':
+                end += 2 if line[end] == "\\" else 1
+            end += 1
+        if not value.startswith('"') or line[end : end + 1] not in ("", ","):
+            comma = line.find(",", start)
+            end = len(line) if comma < 0 else comma
+        if len(name) >= 2 and all(c.isalnum() or c in "_ -/" for c in name):
+            found.append((name, line[start:end]))
+        place = end + 1
+    return found
 
 
 def its_reader(text: str) -> dict[str, str]:
+    """Three parameters make the last line one of them; what comes before is the prompts."""
     lines = text.strip().split("\n")
-    found = _ITS_PATTERN.findall(lines[-1])
-    last = lines.pop() if len(found) >= 3 else ""
+    last = lines.pop() if len(its_parameters(lines[-1])) >= 3 else ""
     prompt, negative, is_negative = [], [], False
     for line in (line.strip() for line in lines):
         if line.startswith("Negative prompt:"):
             is_negative, line = True, line[16:].strip()
         (negative if is_negative else prompt).append(line)
     result = {"Prompt": "\n".join(prompt), "Negative prompt": "\n".join(negative)}
-    for name, value in _ITS_PATTERN.findall(last):
+    for name, value in its_parameters(last):
         if value and value[0] == value[-1] == '"':
             value = json.loads(value)
-        if size := re.match(r"^(\d+)x(\d+)$", value):
-            result[f"{name}-1"], result[f"{name}-2"] = size.groups()
+        width, times, height = value.partition("x")
+        if times and width.isdecimal() and height.isdecimal():
+            result[f"{name}-1"], result[f"{name}-2"] = width, height
         else:
             result[name] = value
     return result

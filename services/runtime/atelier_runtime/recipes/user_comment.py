@@ -57,7 +57,7 @@ def read(block: bytes) -> dict[str, str]:
                 found.setdefault(_MAIN_TEXTS[tag], _readable(value))
             elif tag in _WINDOWS_TEXTS and kind == _BYTE:
                 found.setdefault(_WINDOWS_TEXTS[tag], value.decode("utf-16-le", "replace").rstrip("\0"))
-            elif tag == _USER_COMMENT and kind in (_UNDEFINED, _ASCII):
+            elif tag == _USER_COMMENT and kind in (_UNDEFINED, _ASCII, _BYTE):
                 found.setdefault("UserComment", _comment(value, order))
     return {name: text for name, text in found.items() if text}
 
