@@ -39,7 +39,7 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Identify checkpoints; return the exit code."""
+    """Describe pictures and checkpoints; return the exit code."""
     from atelier_restorer.commands import inspect as command
 
     return command.run(args)
@@ -114,9 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     options.add_inspect(
         commands.add_parser(
             "inspect",
-            help="identify the network of a checkpoint file",
-            description="Print a JSON object for each checkpoint file: its network, sizes, parameters, "
-            "dtype and SHA-256. Exit code: 1 if the restorer cannot use one of them.",
+            help="show how a picture was made, or identify the network of a checkpoint file",
+            description="Print a JSON object for each file. Of a picture: its recipe, AUTOMATIC1111's "
+            "parameters, other texts, IPTC's source type. Of a checkpoint: its network, sizes, parameters, "
+            "dtype and SHA-256. Exit code: 1 if one of them is neither.",
         ),
         inspect,
     )

@@ -260,7 +260,7 @@ def _restore_request_to_proto(data: bytes, request: RestoreRequest) -> pb.Restor
         use_upscaler=request.use_upscaler,
         aligned=request.aligned,
         mask=_MASK_NUMBERS[request.mask],
-        output=wire.output_to_proto(request.output_format, request.quality),
+        output=wire.output_to_proto(request.output_format, request.quality, request.metadata),
         return_mask=request.return_mask,
         return_crops=request.return_crops,
         max_sharpness=request.max_sharpness,

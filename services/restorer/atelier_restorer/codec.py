@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from atelier_restorer.recipe import Origin, marks_of
 from atelier_restorer.request import FaceOutcome, RestoreRequest, RestoreResult
 from atelier_runtime import defaults
 from atelier_runtime.images import (
@@ -16,6 +17,7 @@ from atelier_runtime.images import (
     losses,
 )
 from atelier_runtime.outcomes import ResponseWarning
+from atelier_runtime.recipes import mark
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,15 @@ class EncodedResult:
     """What the output format does not keep."""
 
 
-def encode_result(result: RestoreResult, request: RestoreRequest) -> EncodedResult:
+def encode_result(result: RestoreResult, request: RestoreRequest, origin: Origin) -> EncodedResult:
     """Encode the images of a result. CPU-bound: not for the event loop."""
     image_format: OutputFormat = output_format(result.picture, request)
+    image = encode_output(result.picture, image_format, request.quality)
+    if image_format != "raw" and request.writes_recipe:
+        marks = marks_of(result, request, image_format, origin)
+        image = replace(image, data=mark(image.data, image_format, marks))
     return EncodedResult(
-        image=encode_output(result.picture, image_format, request.quality),
+        image=image,
         mask=None if result.mask is None else encode_mask(result.mask),
         crops=tuple(_encode_crops(outcome) for outcome in result.outcomes),
         warnings=tuple(losses(result.picture, image_format, request.quality)),

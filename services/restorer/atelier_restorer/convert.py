@@ -24,6 +24,7 @@ from atelier_runtime.checks import build_checked, check_range, raise_violations
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.images import EncodedImage
 from atelier_runtime.metrics import StageReport
+from atelier_runtime.service import LoadedModels
 
 RULES: Mapping[pb.FaceRule, FaceRule] = {
     pb.FACE_RULE_UNSPECIFIED: FaceRule.ALL,
@@ -76,6 +77,7 @@ def restore_request_from_proto(message: pb.RestoreFacesRequest) -> RestoreReques
         violations.append(FieldViolation("identity", f"{message.identity} is unknown"))
     output = wire.output_from_proto(message.output, violations)
     options["output_format"] = output.format
+    options["metadata"] = output.metadata
     options["fidelity_given"] = message.HasField("fidelity")
     if output.quality is not None:
         options["quality"] = output.quality
@@ -129,7 +131,7 @@ def detect_request_from_proto(message: pb.DetectFacesRequest) -> DetectRequest:
 
 
 def restore_response_to_proto(
-    result: RestoreResult, encoded: EncodedResult, stages: list[StageReport], model_set: str
+    result: RestoreResult, encoded: EncodedResult, stages: list[StageReport], loaded: LoadedModels
 ) -> pb.RestoreFacesResponse:
     """Write a response. `stages`: those of the result, and the encoding."""
     return pb.RestoreFacesResponse(
@@ -145,7 +147,10 @@ def restore_response_to_proto(
         upscaler=result.upscaler,
         warnings=wire.warnings_to_proto((*result.warnings, *encoded.warnings)),
         stages=wire.stages_to_proto(stages),
-        model_set=model_set,
+        model_set=loaded.model_set,
+        model_set_hash=loaded.model_set_hash,
+        restored_on=loaded.works_on,
+        mask_sha256=result.mask_sha256,
         tone_matched=result.tone_matched,
         min_similarity=result.min_similarity,
     )

@@ -15,7 +15,7 @@ from atelier_runtime.checks import check_choice, check_not_negative, check_range
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.images import OutputFormat, Picture, RgbArray
 from atelier_runtime.metrics import StageReport
-from atelier_runtime.outcomes import ResponseWarning, SkipReason
+from atelier_runtime.outcomes import Metadata, ResponseWarning, SkipReason
 
 _LANDMARKS = 5
 
@@ -145,11 +145,17 @@ class RestoreRequest:
     return_crops: bool = False
     output_format: OutputFormat | None = None
     quality: int = defaults.QUALITY
+    metadata: Metadata = defaults.METADATA
     fidelity_given: bool = False
 
     def __post_init__(self) -> None:
         """Raise `InvalidRequest` naming every field that is out of range."""
         raise_violations(self._violations())
+
+    @property
+    def writes_recipe(self) -> bool:
+        """Whether the file says how it was made."""
+        return self.metadata == "recipe" and self.output_format != "raw"
 
     @property
     def sets_fidelity(self) -> bool:
@@ -275,6 +281,8 @@ class RestoreResult:
     stages: tuple[StageReport, ...]
     min_similarity: float | None = None
     """The guard's limit that was applied; None without a guard."""
+    mask_sha256: str = ""
+    """Of the mask's values; empty where no face was restored, or the file does not say it."""
 
 
 @dataclass(frozen=True)

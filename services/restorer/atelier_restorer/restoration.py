@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,9 +70,10 @@ def paste(
         background, upscaler = restoration.background
         pixels = background if in_place and background.flags.writeable else background.copy()
         mask = None
-        if request.return_mask and restoration.changed is None:
+        wants_mask = request.return_mask or request.writes_recipe
+        if wants_mask and restoration.changed is None:
             mask = np.zeros(pixels.shape[:2], np.uint8)
-        elif request.return_mask and restoration.changed is not None:
+        elif wants_mask and restoration.changed is not None:
             mask = _upscaled_mask(restoration.changed, request.upscale)
         unseen = {0} if restoration.changed is not None and not restoration.changed.any() else set[int]()
         pasted: list[PastedFace] = []
@@ -108,7 +110,7 @@ def paste(
         reason = outcomes[0].reason
     return RestoreResult(
         picture=picture.with_pixels(pixels, alpha),
-        mask=mask,
+        mask=mask if request.return_mask else None,
         outcomes=outcomes,
         reason=reason,
         upscale_applied=request.upscale,
@@ -117,6 +119,7 @@ def paste(
         tone_matched=restoration.tone_matched and reason is None,
         stages=(*restoration.stages, *timer.reports),
         min_similarity=restoration.min_similarity,
+        mask_sha256=hashlib.sha256(mask).hexdigest() if mask is not None and reason is None else "",
     )
 
 

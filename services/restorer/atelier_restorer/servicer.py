@@ -18,6 +18,7 @@ from atelier_restorer.cpu_pool import CpuPool
 from atelier_restorer.limits import check_response
 from atelier_restorer.models import ROLES, FaceRestorer, Models, batch_for, load_models
 from atelier_restorer.pipeline import RestorerPipeline
+from atelier_restorer.recipe import Origin
 from atelier_restorer.request import RestoreRequest, RestoreResult
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import wire
@@ -50,12 +51,19 @@ class RestorerService:
         self._roles = roles
         self._models: Models | None = None
         self._pipeline: RestorerPipeline | None = None
+        self._loaded: LoadedModels | None = None
 
     @property
     def models(self) -> Models:
         """The networks; the runtime lets no call through before they are loaded."""
         assert self._models is not None, "used after load()"
         return self._models
+
+    @property
+    def loaded(self) -> LoadedModels:
+        """What is loaded; the runtime lets no call through before."""
+        assert self._loaded is not None, "used after load()"
+        return self._loaded
 
     @property
     def pipeline(self) -> RestorerPipeline:
@@ -69,13 +77,14 @@ class RestorerService:
         self._pipeline = RestorerPipeline(
             models, self.settings, self.worker, self.image_workers, self.cpu_pool
         )
-        return LoadedModels(
+        self._loaded = LoadedModels(
             model_set=models.name,
             model_set_hash=models.hash(),
             networks=tuple(LoadedNetwork(c.role, c.name) for c in models.components.values()),
             device=models.device,
             dtype=models.main_dtype,
         )
+        return self._loaded
 
     def warm_up(self) -> None:
         """Run every network once, then compile what the settings ask for. Raises `StartupError`."""
@@ -136,12 +145,14 @@ class RestorerServicer(StatusServicer, pb_grpc.RestorerServiceServicer):
     async def _response(self, result: RestoreResult, request: RestoreRequest) -> pb.RestoreFacesResponse:
         service = self._service
         timer = StageTimer()
-        encode = partial(encode_result, result, request)
+        loaded = service.loaded
+        origin = Origin(loaded.model_set, loaded.model_set_hash, loaded.works_on)
+        encode = partial(encode_result, result, request, origin)
         encoded = await service.image_workers.encode(encode, timer.stage("encode"))
 
         def convert_to_proto() -> pb.RestoreFacesResponse:
             stages = [*result.stages, *timer.reports]
-            response = convert.restore_response_to_proto(result, encoded, stages, service.models.name)
+            response = convert.restore_response_to_proto(result, encoded, stages, loaded)
             check_response(response.ByteSize(), request, service.settings.max_pixels)
             return response
 

@@ -1,4 +1,4 @@
-"""`atelier-restorer inspect`: identify the network of a checkpoint file."""
+"""`atelier-restorer inspect`: what a picture says of how it was made, or which network a checkpoint is."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from typing import Any
 from atelier_restorer.commands.console import Console
 from atelier_restorer.commands.paths import shown
 from atelier_restorer.identify import UnknownNetworkError, describe_onnx, identify
+from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.file_kinds import is_onnx
+from atelier_runtime.images import jpeg, png, webp
+from atelier_runtime.recipes import describe_marks, read_marks
 from atelier_runtime.snapshot import take
 from atelier_runtime.weights import CheckpointError, describe_checkpoint, read_snapshot
 
+_HEAD_BYTES = 16
+
 
 def run(args: argparse.Namespace) -> int:
-    """Print a JSON object per checkpoint; return 1 if one of them is not a network of the restorer."""
+    """Print a JSON object per file; return 1 if one is neither a picture nor a network of the restorer."""
     console, failed = Console(), False
-    for path in args.checkpoints:
+    for path in args.files:
         try:
-            console.result(describe(path))
+            console.result(describe_picture(path) if is_picture(path) else describe(path))
+        except InvalidRequest as error:
+            console.message(f"atelier-restorer: {shown(path)} {error.fields[0].message}")
+            failed = True
         except CheckpointError as error:
             console.message(f"atelier-restorer: {shown(str(error))}")
             failed = True
@@ -27,6 +35,21 @@ def run(args: argparse.Namespace) -> int:
             console.message(f"atelier-restorer: {shown(path)} is {error}")
             failed = True
     return int(failed or console.has_lost_results)
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file starts as a picture does; one that cannot be read is no picture."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return head.startswith((png.SIGNATURE, jpeg.START)) or webp.is_webp(head)
+
+
+def describe_picture(path: Path) -> dict[str, Any]:
+    """Return what a picture says of how it was made. Raises `InvalidRequest` or `OSError`."""
+    return {"picture": str(path), **describe_marks(read_marks(path.read_bytes(), field="picture"))}
 
 
 def describe(path: Path) -> dict[str, Any]:

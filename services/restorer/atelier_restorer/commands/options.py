@@ -9,9 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from atelier_restorer.client import MAX_CONCURRENCY
+from atelier_restorer.commands import common_flags
 from atelier_restorer.commands.addresses import is_gateway, is_url
 from atelier_restorer.commands.shares import Share
-from atelier_restorer.request import DetectRequest, FaceRule, IdentityMode, Look, MaskKind, RestoreRequest
+from atelier_restorer.request import DetectRequest, FaceRule, IdentityMode, MaskKind, RestoreRequest
 from atelier_restorer.settings import RestorerSettings
 from atelier_runtime import defaults, images, settings
 from atelier_runtime.errors import AtelierError
@@ -81,7 +82,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
     _add_number(faces, "--min-face-px", float, "PX", "skip smaller faces, by the shorter side of the box")
     _add_number(faces, "--max-face-px", float, "PX", "skip larger faces")
     _add_number(faces, "--min-confidence", float, "C", "skip faces of lower confidence")
-    _add_looking(faces)
+    common_flags.add_looking(faces)
     _add_number(faces, "--max-sharpness", float, "S", "skip sharper faces (detect prints the sharpness)")
     faces.add_argument(
         "--faces",
@@ -97,8 +98,8 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
         help="replace the face's square with feathered edges, or only the parts of the face that a parsing "
         "network finds (default %(default)s)",
     )
-    _add_match_tone(faces)
-    _add_identity(faces, [mode.value for mode in IdentityMode])
+    common_flags.add_match_tone(faces)
+    common_flags.add_identity(faces, [mode.value for mode in IdentityMode])
     _add_number(
         faces,
         "--min-similarity",
@@ -124,6 +125,7 @@ def add_restore(parser: argparse.ArgumentParser, run: Command) -> None:
     )
     image.add_argument("--format", choices=images.FORMATS, help="file format (default: by OUT's suffix)")
     _add_number(image, "--quality", int, "Q", "quality of JPEG and WebP, 1 to 100; 100 makes WebP lossless")
+    common_flags.add_metadata(image)
     parser.add_argument(
         "--concurrency",
         type=int,
@@ -153,7 +155,7 @@ def add_detect(parser: argparse.ArgumentParser, run: Command) -> None:
     """Add the arguments of `detect`."""
     parser.set_defaults(run=run)
     parser.add_argument("source", metavar="IN", type=Path, help="a PNG, JPEG or WebP file")
-    _add_looking(parser)
+    common_flags.add_looking(parser)
     default_confidence = DetectRequest.min_confidence
     parser.add_argument(
         "--min-confidence",
@@ -188,59 +190,18 @@ def add_compare(parser: argparse.ArgumentParser, run: Command) -> None:
     )
     parser.add_argument("--aligned", action="store_true", help=_ALIGNED_HELP)
     _add_number(parser, "--max-faces", int, "N", _MAX_FACES_HELP)
-    _add_looking(parser)
-    _add_match_tone(parser)
-    _add_identity(parser, [IdentityMode.OFF.value, IdentityMode.REPORT.value])
+    common_flags.add_looking(parser)
+    common_flags.add_match_tone(parser)
+    common_flags.add_identity(parser, [IdentityMode.OFF.value, IdentityMode.REPORT.value])
+    common_flags.add_metadata(parser)
     _add_connection_flags(parser)
 
 
 def add_inspect(parser: argparse.ArgumentParser, run: Command) -> None:
     """Add the arguments of `inspect`."""
     parser.set_defaults(run=run)
-    parser.add_argument("checkpoints", metavar="CHECKPOINT", type=Path, nargs="+", help="a checkpoint file")
-
-
-def _add_looking(group: argparse._ActionsContainer) -> None:
-    size = DetectRequest.detect_size_px
-    group.add_argument(
-        "--detect-size",
-        dest="detect_size_px",
-        type=int,
-        metavar="N",
-        default=size,
-        help=f"resize the short side to N px for the detector; 0: full resolution (default {size})",
-    )
-    group.add_argument(
-        "--look",
-        choices=[look.value for look in Look],
-        default=DetectRequest.look.value,
-        help="look for faces once; again, turned and larger, where the first look gives reason to (auto); or "
-        "in any case (thorough) (default %(default)s)",
-    )
-
-
-def _add_match_tone(group: argparse._ActionsContainer) -> None:
-    group.add_argument(
-        "--match-tone",
-        action=argparse.BooleanOptionalAction,
-        help="match the tone of a restored face to its surroundings, so that no visible box remains "
-        "around the face (default: set by the model set; on for the built-in set)",
-    )
-
-
-def _add_identity(group: argparse._ActionsContainer, modes: list[str]) -> None:
-    guard = (
-        "; guard raises the fidelity of a face that would become somebody else (with a network that has "
-        "none, it lowers the visibility), or leaves it as it was"
-        if IdentityMode.GUARD in modes
-        else ""
-    )
-    group.add_argument(
-        "--identity",
-        dest="identity_mode",
-        choices=modes,
-        help="report how alike each face is to the face before, or do not measure it"
-        f"{guard} (default: report where an identity network is loaded)",
+    parser.add_argument(
+        "files", metavar="FILE", type=Path, nargs="+", help="a picture (PNG, JPEG, WebP) or a checkpoint file"
     )
 
 

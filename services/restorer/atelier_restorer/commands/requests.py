@@ -25,7 +25,7 @@ def restore_request(args: argparse.Namespace) -> RestoreRequest:
             "max_sharpness",
         ),
         *("visibility", "upscale", "use_upscaler", "match_tone", "quality", "detect_size_px"),
-        "min_similarity",
+        *("min_similarity", "metadata"),
     )
     try:
         return RestoreRequest(
@@ -53,6 +53,7 @@ def compare_request(args: argparse.Namespace) -> RestoreRequest:
             look=Look(args.look),
             match_tone=args.match_tone,
             identity=_identity(args),
+            metadata=args.metadata,
             output_format=FORMAT_OF_SUFFIX.get(args.source.suffix.lower(), defaults.OUTPUT_FORMAT),
         )
     except InvalidRequest as error:

@@ -11,7 +11,7 @@ from atelier_runtime.recipes.marks import (
     FoundMarks,
     Marks,
 )
-from atelier_runtime.recipes.reading import read_marks
+from atelier_runtime.recipes.reading import describe_marks, read_marks
 from atelier_runtime.recipes.splicing import mark
 
-__all__ = ["COMPOSITE", "DRAWN", "FoundMarks", "Marks", "mark", "read_marks"]
+__all__ = ["COMPOSITE", "DRAWN", "FoundMarks", "Marks", "describe_marks", "mark", "read_marks"]

@@ -8,11 +8,12 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import jpeg, metadata, png, sniffing, structure, text, webp, xmp
 from atelier_runtime.images.picture import ImageFault
-from atelier_runtime.recipes import packet, user_comment
+from atelier_runtime.recipes import infotext, packet, user_comment
 from atelier_runtime.recipes.marks import FoundMarks
 
 MAX_TEXT_BYTES = 2**20
@@ -76,12 +77,26 @@ def read_marks(file: bytes, *, field: str = "image") -> FoundMarks:
     return _marks_of(file_format, found)
 
 
+def describe_marks(found: FoundMarks) -> dict[str, Any]:
+    """Return what was found as a JSON object, with the infotext's parameters by their names."""
+    return {
+        "format": found.format,
+        "recipe": found.recipe,
+        "infotext": found.infotext,
+        "parameters": None if found.infotext is None else infotext.read(found.infotext),
+        "source_type": found.source_type,
+        "items": found.items,
+        "has_credentials": found.has_credentials,
+        "omitted": list(found.omitted),
+    }
+
+
 def _marks_of(file_format: str, found: _Texts) -> FoundMarks:
-    infotext = found.items.get(_INFOTEXT)
+    written = found.items.get(_INFOTEXT)
     if found.exif is not None:
         for name, content in user_comment.read(metadata.without_prefix(found.exif)).items():
             found.add(f"EXIF:{name}", content)
-        infotext = infotext or found.items.get("EXIF:UserComment")
+        written = written or found.items.get("EXIF:UserComment")
     recipe = source_type = None
     for data in (found.packet, found.extension):
         if data is None:
@@ -90,14 +105,14 @@ def _marks_of(file_format: str, found: _Texts) -> FoundMarks:
         if not said.is_readable:
             found.omit("XMP")
         recipe = recipe if recipe is not None else said.recipe
-        infotext = infotext or said.infotext
+        written = written or said.infotext
         source_type = source_type or said.source_type
         for name, content in said.texts.items():
             found.add(name, content)
     return FoundMarks(
         format=file_format,
         recipe=recipe,
-        infotext=infotext,
+        infotext=written,
         items=found.items,
         source_type=source_type,
         has_credentials=found.has_credentials,
