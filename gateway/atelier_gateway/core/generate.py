@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.hand_over import AT_ONCE, hand_over
 from atelier_gateway.core.health import require_ready
 from atelier_gateway.core.offer import GeneratorOffer
+from atelier_gateway.core.recipe import drawing_of, started_from, with_recipe
 from atelier_gateway.core.restoration_costs import RestorationCosts
 from atelier_gateway.core.values import (
     GeneratedImage,
@@ -95,6 +97,10 @@ _MAX_RESERVE_S = 5.0
 _RESERVED_SHARE = 0.1
 
 
+WriteRecipe = Callable[[Generation, int, Restoration | None], Awaitable[Generation]]
+"""Takes a result, its number and what the restorer returned; returns the result with its recipe."""
+
+
 class Generate:
     """Generates images and restores their faces, with the two services."""
 
@@ -155,11 +161,13 @@ class Generate:
         if violations := self.violations(spec):
             raise InvalidRequest(violations)
         warnings = await self._check_names(spec)
+        write_recipe = await self._recipe_writer(spec)
+        plain = replace(spec, metadata="none")  # what a recipe says is known here, at the end
         if not spec.restored:
-            generate = partial(self._generator.generate, spec, on_progress=on_progress, deadline=deadline)
+            generate = partial(self._generator.generate, plain, on_progress=on_progress, deadline=deadline)
 
             async def as_it_is(number: int, generated: GeneratedImage) -> Generation:
-                return _unrestored(spec, generated, None, warnings)
+                return await write_recipe(_unrestored(spec, generated, None, warnings), number, None)
 
             return await hand_over(generate, as_it_is)
         if self._restorer.waiting_for_slot + min(spec.image_count, AT_ONCE) > _MAX_WAITING:
@@ -167,7 +175,7 @@ class Generate:
                 f"The restorer's queue is full, and {_MAX_WAITING} generated images wait for it.",
                 retry_after_s=DEFAULT_RETRY_AFTER_S,
             )
-        raw_spec = replace(spec, output_format="raw")
+        raw_spec = replace(plain, output_format="raw")
         generate = partial(self._generator.generate, raw_spec, on_progress=on_progress, deadline=deadline)
         restore_until: float | None = None
 
@@ -176,7 +184,8 @@ class Generate:
             on_progress(Progress(RESTORE_STAGE, number, spec.image_count))
             if spec.on_restore_failure == "fail":
                 restoration = await self._restore_or_fail(spec, generated, number, deadline, can_wait)
-                return _restored(spec, generated, restoration, warnings)
+                generation = _restored(spec, generated, restoration, warnings)
+                return await write_recipe(generation, number, restoration)
             if restore_until is None:
                 # A restorer that hangs must leave the time to encode the generated images.
                 reserve = min(_MAX_RESERVE_S, _RESERVED_SHARE * max(0.0, deadline - time.monotonic()))
@@ -186,10 +195,23 @@ class Generate:
             except AtelierError as error:
                 if can_wait and error.reason in WORTH_WAITING_FOR:
                     raise
-                return await self._fall_back(spec, generated, error, warnings)
-            return _restored(spec, generated, restoration, warnings)
+                generation = await self._fall_back(spec, generated, error, warnings)
+                return await write_recipe(generation, number, None)
+            return await write_recipe(_restored(spec, generated, restoration, warnings), number, restoration)
 
         return await hand_over(drawn_once(generate, drawings, spec.image_count), finish)
+
+    async def _recipe_writer(self, spec: GenerateSpec) -> WriteRecipe:
+        """Return what writes the recipe into the file of a result, if the spec wants one."""
+        hashes = await asyncio.to_thread(started_from, spec) if spec.image is not None else {}
+
+        async def write(generation: Generation, number: int, restoration: Restoration | None) -> Generation:
+            if spec.metadata == "none":
+                return generation
+            drawing = drawing_of(spec, generation, number, restoration=restoration, hashes=hashes)
+            return await asyncio.to_thread(with_recipe, generation, drawing)
+
+        return write
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> Estimate:
         """Return what `run` is expected to take, and raise what it would refuse of the spec; runs nothing."""
@@ -261,6 +283,7 @@ class Generate:
             use_upscaler=spec.use_upscaler,
             output_format=spec.output_format,
             quality=spec.quality,
+            metadata="none",
         )
         with self._restoration_costs.measured(spec):
             return await self._restorer.restore(restore_spec, deadline=deadline, wait_for_slot=not can_wait)
@@ -350,6 +373,9 @@ def _unrestored(
         faces=(),
         warnings=(*warnings, *generated.warnings),
         stages=generated.stages,
+        model_set_hash=generated.model_set_hash,
+        device=generated.device,
+        prompt_tokens=generated.prompt_tokens,
     )
 
 

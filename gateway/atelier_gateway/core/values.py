@@ -224,6 +224,8 @@ class Generation:
     device: str = ""
     """Name and dtype of what it was drawn on."""
     prompt_tokens: int = 0
+    infotext: str = ""
+    """As AUTOMATIC1111's web UI writes it; empty if the file says nothing of how it was made."""
 
 
 # --- faces ---

@@ -27,7 +27,7 @@ _CONTRACT_NAMES = {"use_upscaler": "use_realesrgan"}
 _SAME_NAME = (
     *("max_faces", "min_face_px", "max_face_px", "min_confidence", "max_sharpness", "visibility", "upscale"),
     *("aligned", "mask", "match_tone", "output_format", "quality", "return_mask", "return_crops"),
-    *("fidelity", "rule", "detect_size", "look", "identity", "min_similarity"),
+    *("fidelity", "rule", "detect_size", "look", "identity", "min_similarity", "metadata"),
 )
 
 _DETECT_SIZE_SCHEMA: dict[str, Any] = {
@@ -182,6 +182,11 @@ class RestoreOptions(PhotoRequest):
         None, description="The image's format. Default: what Accept prefers, otherwise the input's."
     )
     quality: Quality = Field(defaults.QUALITY, description="For jpeg and webp; 100 makes webp lossless.")
+    metadata: Literal["recipe", "none"] = Field(
+        default=defaults.METADATA,
+        description="What the file says of how it was made: the recipe, or nothing; what the photo says of "
+        "itself stays.",
+    )
     return_mask: bool = Field(False, description="Return the mask: 8-bit gray, 0 where nothing was changed.")
     return_crops: bool = Field(False, description="Return each face's aligned crop before and after.")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import numpy as np
+
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
 from atelier_gateway.core.estimates import EstimatedPass, GeneratorEstimate
 from atelier_gateway.core.offer import GeneratorOffer
@@ -25,7 +27,7 @@ from atelier_gateway.core.values import (
 )
 from atelier_runtime.cost_model import Cost
 from atelier_runtime.errors import AtelierError
-from atelier_runtime.images import EncodedImage
+from atelier_runtime.images import EncodedImage, OutputFormat, Picture, encode_output
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
@@ -54,6 +56,12 @@ def status(*networks: tuple[NetworkRole, str], ready: bool = True, device: str =
         image_workers_busy=None,
         image_queue_depth=None,
     )
+
+
+def file_of(service: str, file_format: OutputFormat) -> bytes:
+    """Return the file that a service makes of any request."""
+    gray = np.full((SIDE, SIDE, 3), len(service), np.uint8)
+    return encode_output(Picture(gray), file_format, 90).data
 
 
 class FakeGenerator(GeneratorBackend):
@@ -114,7 +122,7 @@ class FakeGenerator(GeneratorBackend):
         )
 
     def _image(self, spec: GenerateSpec, number: int) -> GeneratedImage:
-        data = self.raw if spec.output_format == "raw" else b"a file of the generator"
+        data = self.raw if spec.output_format == "raw" else file_of("generator", spec.output_format)
         return GeneratedImage(
             image=EncodedImage(data, spec.output_format, SIDE, SIDE),
             seed=7 + number,
@@ -181,7 +189,9 @@ class FakeRestorer(RestorerBackend):
             self.at_once -= 1
         outcome = FaceOutcome(face(0), self.applied, self.reason, spec.fidelity, None, None)
         return Restoration(
-            image=EncodedImage(b"a file of the restorer", spec.output_format or "png", SIDE, SIDE),
+            image=EncodedImage(
+                file_of("restorer", spec.output_format or "png"), spec.output_format or "png", SIDE, SIDE
+            ),
             mask=None,
             faces=(outcome,),
             face_restoration_applied=self.applied,

@@ -29,7 +29,7 @@ from atelier_runtime.errors import (
 )
 from atelier_runtime.outcomes import SkipReason, WarningCode
 from atelier_runtime.service_status import NetworkRole, ServiceStatus
-from tests.unit.gateway.core.fakes import STEPS, FakeGenerator, FakeRestorer, status
+from tests.unit.gateway.core.fakes import STEPS, FakeGenerator, FakeRestorer, file_of, status
 
 
 @dataclass
@@ -54,7 +54,14 @@ def chain() -> Chain:
 
 async def test_the_restorer_gets_raw_pixels_and_encodes(chain: Chain) -> None:
     spec = GenerateSpec(
-        "x", fidelity=0.3, upscale=2, use_upscaler=False, match_tone=True, output_format="webp", quality=80
+        "x",
+        fidelity=0.3,
+        upscale=2,
+        use_upscaler=False,
+        match_tone=True,
+        output_format="webp",
+        quality=80,
+        metadata="none",
     )
     generation = await chain.run(spec)
     assert chain.generator.specs[0].output_format == "raw"
@@ -63,16 +70,19 @@ async def test_the_restorer_gets_raw_pixels_and_encodes(chain: Chain) -> None:
     assert (restore.fidelity, restore.upscale, restore.use_upscaler, restore.match_tone) == (
         *(0.3, 2, False, True),
     )
+    assert restore.metadata == chain.generator.specs[0].metadata == "none", "the recipe is written here"
     assert (restore.output_format, restore.quality, restore.max_faces) == ("webp", 80, None)
-    assert generation.image.data == b"a file of the restorer"
+    assert generation.image.data == file_of("restorer", "webp")
     assert (generation.face_restoration_applied, len(generation.faces)) == (True, 1)
     assert [stage.stage for stage in generation.stages] == ["base", "restore"]
     assert [warning.message for warning in generation.warnings] == ["of the generator", "of the restorer"]
 
 
 async def test_the_generator_encodes_if_there_is_nothing_to_restore(chain: Chain) -> None:
-    generation = await chain.run(GenerateSpec("x", restore_faces=False, output_format="jpeg"))
-    assert generation.image.data == b"a file of the generator"
+    generation = await chain.run(
+        GenerateSpec("x", restore_faces=False, output_format="jpeg", metadata="none")
+    )
+    assert generation.image.data == file_of("generator", "jpeg")
     assert chain.generator.specs[0].output_format == "jpeg" and not chain.restorer.specs
     assert generation.face_restoration_reason is None
 

@@ -1,0 +1,133 @@
+"""The recipe of a drawing, and the infotext that follows from it.
+
+A recipe names everything as `POST /generate` does, so that its request can be sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atelier_runtime import __version__, defaults
+from atelier_runtime.recipes import infotext, names
+from atelier_runtime.recipes.marks import DRAWN, VERSION, Marks
+
+KIND = "drawing"
+_HASH_DIGITS = 10
+"""Of a model's hash in infotexts."""
+_RESTORER = "CodeFormer"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How one image was drawn.
+
+    `request`: by the names of `POST /generate`, with the values that were used, the seed of its first image
+    among them. `seed`: this image's, `number` its place among `images`, from 1. `size`: that of the file.
+    `upscalers`: all that enlarged it, in order. `started_from`: SHA-256 of the files that it started from.
+    `restoration`: what was done to its faces, None if that was not asked for. `warnings`: their codes.
+    """
+
+    request: Mapping[str, Any]
+    seed: int
+    number: int
+    images: int
+    model_set: str
+    model_set_hash: str
+    device: str
+    size: tuple[int, int]
+    refiner_applied: bool = False
+    hires_fix_applied: bool = False
+    upscalers: Sequence[str] = ()
+    upscale_applied: int = 1
+    started_from: Mapping[str, str] | None = None
+    restoration: Mapping[str, Any] | None = None
+    warnings: Iterable[str] = ()
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the recipe, a JSON object."""
+        recipe: dict[str, Any] = {
+            "version": VERSION,
+            "kind": KIND,
+            "software": f"Atelier {__version__}",
+            "request": dict(self.request),
+            "seed": self.seed,
+            "image": [self.number, self.images],
+            "model_set": {"name": self.model_set, "hash": self.model_set_hash},
+            "device": self.device,
+            "size": list(self.size),
+            "refiner_applied": self.refiner_applied,
+            "hires_fix_applied": self.hires_fix_applied,
+            "upscale_applied": self.upscale_applied,
+        }
+        optional = {
+            "upscalers": list(self.upscalers),
+            "started_from": self.started_from,
+            "restoration": self.restoration,
+            "warnings": list(dict.fromkeys(self.warnings)),
+        }
+        return recipe | {name: value for name, value in optional.items() if value}
+
+    def infotext(self) -> str:
+        """Return the text of AUTOMATIC1111's web UI."""
+        request = self.request
+        tags = "".join(f" <lora:{each['name']}:{each['weight']:g}>" for each in request.get("loras", ()))
+        return infotext.write(
+            f"{request['prompt']}{tags}", request.get("negative_prompt") or "", self._parameters()
+        )
+
+    def marks(self) -> Marks:
+        """Return what is written into the file."""
+        return Marks(self.recipe(), self.infotext(), DRAWN)
+
+    def _parameters(self) -> Iterator[tuple[str, object]]:
+        request = self.request
+        width, height = self._base_size()
+        yield "Steps", request["num_inference_steps"]
+        yield "Sampler", names.shown_sampler(request["sampler"])
+        yield "Schedule type", names.shown_schedule(request["schedule"])
+        yield "CFG scale", request["guidance_scale"]
+        yield "Seed", self.seed
+        yield "Face restoration", _RESTORER if request.get("use_face_restoration") else None
+        yield "Size", f"{width}x{height}"
+        yield "Model hash", self.model_set_hash[:_HASH_DIGITS]
+        yield "Model", self.model_set
+        hires_pass = request.get("hires_pass")
+        strength = request.get("strength")
+        if hires_pass is not None:
+            strength = hires_pass["strength"]
+        elif request.get("hires_fix"):
+            strength = defaults.HIRES_STRENGTH
+        yield "Denoising strength", strength
+        yield "Mask blur", request.get("mask_blur_px")
+        yield from self._hires(hires_pass)
+        if self.refiner_applied and not self.hires_fix_applied:
+            yield "Refiner", f"{self.model_set} [{self.model_set_hash[:_HASH_DIGITS]}]"
+            yield "Refiner switch at", round(1 - request["refiner_strength"], 4)
+        if self.upscale_applied > 1:
+            yield "Postprocess upscale by", self.upscale_applied
+            yield "Postprocess upscaler", self.upscalers[-1] if self.upscalers else None
+        yield "Version", f"Atelier {__version__}"
+
+    def _hires(self, hires_pass: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
+        upscaler = self.upscalers[0] if self.upscalers else None
+        if hires_pass is not None:
+            yield "Hires resize", f"{hires_pass['width']}x{hires_pass['height']}"
+            yield "Hires steps", hires_pass["num_inference_steps"]
+            yield "Hires upscaler", upscaler
+        elif self.request.get("hires_fix"):
+            yield "Hires upscale", defaults.HIRES_ENLARGEMENT
+            yield "Hires steps", defaults.HIRES_STEPS
+            yield "Hires upscaler", upscaler
+        elif self.request.get("hires_fix_simple"):
+            yield "Postprocess upscale by", self.request["hires_scale"]
+
+    def _base_size(self) -> tuple[int, int]:
+        """Return the size that was drawn before anything enlarged it."""
+        request = self.request
+        if "width" not in request:  # that of the image that it started from
+            scale = self.upscale_applied * request.get("hires_scale", 1)
+            return round(self.size[0] / scale), round(self.size[1] / scale)
+        share = defaults.HIRES_BASE_SCALE if request.get("hires_fix") else 1
+        return round(request["width"] * share), round(request["height"] * share)
