@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES
@@ -19,6 +20,7 @@ from atelier_generator.settings import GeneratorSettings
 from atelier_runtime import defaults, images
 from atelier_runtime import settings as runtime_settings
 from atelier_runtime.errors import AtelierError
+from atelier_runtime.outcomes import Metadata
 from atelier_runtime.settings import StartupError
 from atelier_runtime.torch_setup import prepare_torch
 
@@ -80,6 +82,8 @@ def draw(args: argparse.Namespace) -> int:
             request.check_size(settings.max_pixels)
         from atelier_generator.models import load_models
         from atelier_generator.pipeline import Pipeline
+        from atelier_generator.recipe import with_recipe
+        from atelier_generator.servicer import loaded_models
 
         models = load_models(settings)
         pipeline = Pipeline(models)
@@ -90,6 +94,7 @@ def draw(args: argparse.Namespace) -> int:
             completed = completed.with_source(decode_source(request, settings.max_pixels))
             completed.check_size(settings.max_pixels)
         generations = pipeline.generate_images(completed)
+        loaded = loaded_models(models)
     except OSError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         return 1
@@ -103,7 +108,8 @@ def draw(args: argparse.Namespace) -> int:
     print(*warnings, sep="\n", end="\n" if warnings else "", file=sys.stderr)
     for number, generation in enumerate(generations, start=1):
         path = output if request.num_images == 1 else output.with_stem(f"{output.stem}-{number}")
-        path.write_bytes(images.encode(images.Picture(generation.pixels), file_format, request.quality))
+        file = images.encode(images.Picture(generation.pixels), file_format, request.quality)
+        path.write_bytes(with_recipe(file, completed, generation, loaded))
         print(f"{path}: {completed.result_size}, seed {generation.seed}")
     return 0
 
@@ -192,6 +198,12 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:WEIGHT]",
         help="a LoRA to apply, by its file's name without .safetensors; may be given several times "
         f"(default weight {defaults.LORA_WEIGHT:g})",
+    )
+    parser.add_argument(
+        "--metadata",
+        choices=get_args(Metadata),
+        default=GenerateRequest.metadata,
+        help="what the file says of how it was made: the recipe, or nothing (default %(default)s)",
     )
     for name, flag in (
         ("use_refiner", "--refiner"),

@@ -119,6 +119,11 @@ class GenerateRequest:
         raise_violations(self._violations())
 
     @property
+    def writes_recipe(self) -> bool:
+        """Whether the file says how it was made."""
+        return self.metadata == "recipe" and self.output_format != "raw"
+
+    @property
     def from_image(self) -> bool:
         """Whether it starts from an image."""
         return self.image is not None or self.source is not None

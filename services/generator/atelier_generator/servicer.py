@@ -18,6 +18,7 @@ from atelier_generator.generation import Progress, Run
 from atelier_generator.models import ROLES, Models, choose_max_batch, load_models
 from atelier_generator.pipeline import Pipeline
 from atelier_generator.prompts import PendingPrompt
+from atelier_generator.recipe import with_recipe
 from atelier_generator.request import CompletedRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_generator.source_reading import read_source
@@ -74,14 +75,7 @@ class GeneratorService:
         # Only batches up to that are compiled, and one image must not be compiled and another not.
         max_images = None if self.settings.compile == "off" else max_batch
         self._pipeline = Pipeline(models, max_batch=max_batch, max_images=max_images)
-        components = (models.model_set.component(role) for role in ROLES)
-        self._loaded = LoadedModels(
-            model_set=models.model_set.name,
-            model_set_hash=models.model_set.hash,
-            networks=tuple(LoadedNetwork(c.role, c.name) for c in components if c is not None),
-            device=models.device,
-            dtype=models.dtype,
-        )
+        self._loaded = loaded_models(models)
         return self._loaded
 
     def warm_up(self) -> None:
@@ -214,9 +208,24 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
             encode_output, Picture(rgb=generation.pixels), request.output_format, request.quality
         )
         image = await self._service.image_workers.encode(encode, timer.stage("encode"))
+        if request.writes_recipe:
+            data = await asyncio.to_thread(with_recipe, image.data, request, generation, self._service.loaded)
+            image = replace(image, data=data)
         stages = [*generation.stages, *timer.reports]
         pipeline.estimator.learn(event, stages[on_device:], on_device=False)
         return convert.result_to_proto(generation, image, stages, self._service.loaded)
+
+
+def loaded_models(models: Models) -> LoadedModels:
+    """Return what of a model set is loaded."""
+    components = (models.model_set.component(role) for role in ROLES)
+    return LoadedModels(
+        model_set=models.model_set.name,
+        model_set_hash=models.model_set.hash,
+        networks=tuple(LoadedNetwork(c.role, c.name) for c in components if c is not None),
+        device=models.device,
+        dtype=models.dtype,
+    )
 
 
 def _together(pipeline: Pipeline, request: CompletedRequest) -> Together[None] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ class Source:
     mask: MaskArray | None = None
     warnings: tuple[ResponseWarning, ...] = ()
     stages: tuple[StageReport, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the files, for the recipe."""
 
     @property
     def size(self) -> Size:

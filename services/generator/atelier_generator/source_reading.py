@@ -5,6 +5,7 @@ CPU-bound: not for the event loop.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -55,7 +56,16 @@ def read_source(
         mask=None if plane is None else _resized_mask(plane, size),
         warnings=tuple(warnings),
         stages=tuple(stages),
+        hashes=_hashes(request),
     )
+
+
+def _hashes(request: GenerateRequest) -> dict[str, str]:
+    """Return the SHA-256 of the files that a request starts from, if its recipe is to name them."""
+    if not request.writes_recipe:
+        return {}
+    files = {"image_sha256": request.image, "mask_sha256": request.mask}
+    return {name: hashlib.sha256(file).hexdigest() for name, file in files.items() if file is not None}
 
 
 def decode_source(request: GenerateRequest, max_pixels: int) -> Source:
