@@ -24,6 +24,7 @@ from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import Health
 from atelier_gateway.core.without_generator import NoGenerator
+from atelier_gateway.credentials import credentials_of
 from atelier_gateway.http.errors import ErrorRenderer
 from atelier_gateway.http.ignored import IGNORED_HEADER
 from atelier_gateway.http.meta import add_docs, add_metrics
@@ -38,8 +39,9 @@ from atelier_runtime.settings import StartupError
 def create_app(settings: GatewaySettings) -> FastAPI:
     """Build the application."""
     generator, restorer = _clients(settings)
-    generate = Generate(generator, restorer, max_pixels=settings.max_pixels)
-    faces = Faces(restorer)
+    signer = credentials_of(settings.c2pa_certificate, settings.c2pa_key)
+    generate = Generate(generator, restorer, max_pixels=settings.max_pixels, signer=signer)
+    faces = Faces(restorer, signer)
     works = job_works(generate, faces, max_image_bytes=BodyLimits.of(settings).image)
     jobs = create_jobs(settings, works, partial(webhook_data, base=f"{settings.root_path}{JOBS_PATH}"))
 

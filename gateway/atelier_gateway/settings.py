@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
@@ -221,6 +222,14 @@ class GatewaySettings(ProcessSettings):
     )
     webhook_private_addresses: bool = Field(
         False, description="Post webhooks to loopback, link-local and private addresses, too."
+    )
+    c2pa_certificate: Path | None = Field(
+        None,
+        description="Certificate chain, a PEM file, with which pictures get signed content credentials "
+        "(C2PA). Needs the extra c2pa: pip install 'atelier-gateway[c2pa]'.",
+    )
+    c2pa_key: Path | None = Field(
+        None, description="Its private key, a PEM file without a password; required with the certificate."
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
         (), description="Origins whose pages may read responses, separated by commas; * for all."

@@ -5,9 +5,11 @@ There is no fallback for an unavailable restorer: if it fails, the request fails
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from atelier_gateway.core.backend import RestorerBackend
+from atelier_gateway.core.signing import Signer, claim_of_restoration
 from atelier_gateway.core.values import CompareSpec, Detection, DetectSpec, Restoration, RestoreSpec
 from atelier_runtime.errors import InternalError
 
@@ -15,19 +17,35 @@ from atelier_runtime.errors import InternalError
 class Faces:
     """Works on the faces of photos. A `deadline` is absolute, on the `time.monotonic()` clock."""
 
-    def __init__(self, restorer: RestorerBackend) -> None:
+    def __init__(self, restorer: RestorerBackend, signer: Signer | None = None) -> None:
+        """`signer`: of the files; None: they are not signed."""
         self._restorer = restorer
+        self._signer = signer
 
     async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
         """Restore the faces of an image."""
-        return _without_needless_reason(await self._restorer.restore(spec, deadline=deadline), spec)
+        restoration = await self._restorer.restore(spec, deadline=deadline)
+        return _without_needless_reason(await self._signed(restoration, spec), spec)
 
     async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
         """Restore an image at several fidelities, for little more than the cost of one; results in order."""
         restorations = await self._restorer.compare(spec, deadline=deadline)
         if len(restorations) != len(spec.fidelities):
             raise InternalError(f"The restorer sent {len(restorations)} of {len(spec.fidelities)} images.")
-        return tuple(_without_needless_reason(restoration, spec.restore) for restoration in restorations)
+        return tuple(
+            [
+                _without_needless_reason(await self._signed(restoration, spec.restore), spec.restore)
+                for restoration in restorations
+            ]
+        )
+
+    async def _signed(self, restoration: Restoration, spec: RestoreSpec) -> Restoration:
+        image = restoration.image
+        if self._signer is None or spec.metadata == "none" or image.format == "raw":
+            return restoration
+        claim = claim_of_restoration(spec, restoration)
+        data = await asyncio.to_thread(self._signer.sign, image.data, image.format, claim)
+        return replace(restoration, image=replace(image, data=data))
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
         """Find the faces of an image."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
@@ -25,8 +24,9 @@ from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.hand_over import AT_ONCE, hand_over
 from atelier_gateway.core.health import require_ready
 from atelier_gateway.core.offer import GeneratorOffer
-from atelier_gateway.core.recipe import drawing_of, started_from, with_recipe
+from atelier_gateway.core.recipe import recipe_writer
 from atelier_gateway.core.restoration_costs import RestorationCosts
+from atelier_gateway.core.signing import Signer
 from atelier_gateway.core.values import (
     GeneratedImage,
     GenerateSpec,
@@ -56,7 +56,7 @@ from atelier_runtime.errors import (
 from atelier_runtime.images import EncodedImage, InputImage, decode_input, encode_output
 from atelier_runtime.metrics import StageTimer
 from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
-from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.service_status import NetworkRole, ServiceStatus
 from atelier_runtime.sizes import Size
 
 logger = logging.getLogger(__name__)
@@ -97,15 +97,20 @@ _MAX_RESERVE_S = 5.0
 _RESERVED_SHARE = 0.1
 
 
-WriteRecipe = Callable[[Generation, int, Restoration | None], Awaitable[Generation]]
-"""Takes a result, its number and what the restorer returned; returns the result with its recipe."""
-
-
 class Generate:
     """Generates images and restores their faces, with the two services."""
 
-    def __init__(self, generator: GeneratorBackend, restorer: RestorerBackend, *, max_pixels: int) -> None:
+    def __init__(
+        self,
+        generator: GeneratorBackend,
+        restorer: RestorerBackend,
+        *,
+        max_pixels: int,
+        signer: Signer | None = None,
+    ) -> None:
+        """`signer`: of the files; None: they are not signed."""
         self._generator = generator
+        self._signer = signer
         self._restorer = restorer
         self._max_pixels = max_pixels
         self._restoration_costs = RestorationCosts()
@@ -118,6 +123,12 @@ class Generate:
     async def offer(self) -> GeneratorOffer:
         """Return what requests may choose. Raises `NotServed` where there is no generator."""
         return await self._generator.offer()
+
+    async def loaded(self) -> tuple[ServiceStatus, ServiceStatus]:
+        """Return the status of the generator, which must be ready, and of the restorer."""
+        generator = await self._generator.status()
+        require_ready(generator)
+        return generator, await self._restorer.status()
 
     def violations(self, spec: GenerateSpec) -> list[FieldViolation]:
         """Return what can be found without calling a service: pixels or seeds above the limits."""
@@ -161,7 +172,7 @@ class Generate:
         if violations := self.violations(spec):
             raise InvalidRequest(violations)
         warnings = await self._check_names(spec)
-        write_recipe = await self._recipe_writer(spec)
+        write_recipe = await recipe_writer(spec, self._signer)
         plain = replace(spec, metadata="none")  # what a recipe says is known here, at the end
         if not spec.restored:
             generate = partial(self._generator.generate, plain, on_progress=on_progress, deadline=deadline)
@@ -200,18 +211,6 @@ class Generate:
             return await write_recipe(_restored(spec, generated, restoration, warnings), number, restoration)
 
         return await hand_over(drawn_once(generate, drawings, spec.image_count), finish)
-
-    async def _recipe_writer(self, spec: GenerateSpec) -> WriteRecipe:
-        """Return what writes the recipe into the file of a result, if the spec wants one."""
-        hashes = await asyncio.to_thread(started_from, spec) if spec.image is not None else {}
-
-        async def write(generation: Generation, number: int, restoration: Restoration | None) -> Generation:
-            if spec.metadata == "none":
-                return generation
-            drawing = drawing_of(spec, generation, number, restoration=restoration, hashes=hashes)
-            return await asyncio.to_thread(with_recipe, generation, drawing)
-
-        return write
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> Estimate:
         """Return what `run` is expected to take, and raise what it would refuse of the spec; runs nothing."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from atelier_gateway.core.signing import Claim, Signer, restored_boxes
 from atelier_gateway.core.values import FaceOutcome, GenerateSpec, Generation, Restoration
 from atelier_runtime import defaults
 from atelier_runtime.errors import InternalError
@@ -48,6 +50,44 @@ def drawing_of(
         started_from=hashes,
         restoration=_restoration(generation, restoration) if spec.restored else None,
         warnings=[warning.code for warning in generation.warnings],
+    )
+
+
+WriteRecipe = Callable[[Generation, int, Restoration | None], Awaitable[Generation]]
+"""Takes a result, its number and what the restorer returned; returns the result with its recipe."""
+
+
+async def recipe_writer(spec: GenerateSpec, signer: Signer | None) -> WriteRecipe:
+    """Return what writes the recipe into the files of a spec's results and signs them, if it wants that."""
+    hashes: dict[str, str] = {}
+    if spec.image is not None and spec.metadata != "none":
+        hashes = await asyncio.to_thread(started_from, spec)
+
+    async def write(generation: Generation, number: int, restoration: Restoration | None) -> Generation:
+        if spec.metadata == "none":
+            return generation
+        drawing = drawing_of(spec, generation, number, restoration=restoration, hashes=hashes)
+        written = await asyncio.to_thread(with_recipe, generation, drawing)
+        if signer is None or (image := written.image).format == "raw":
+            return written
+        claim = _claim(spec, written, drawing, restoration)
+        data = await asyncio.to_thread(signer.sign, image.data, image.format, claim)
+        return replace(written, image=replace(image, data=data))
+
+    return write
+
+
+def _claim(
+    spec: GenerateSpec, generation: Generation, drawing: Drawing, restoration: Restoration | None
+) -> Claim:
+    sets = [(generation.model_set, generation.model_set_hash)]
+    if restoration is not None:
+        sets.append((restoration.model_set, restoration.model_set_hash))
+    return Claim(
+        source_type=drawing.source_type,
+        opened=spec.image,
+        faces=restored_boxes(generation.faces),
+        model_sets=tuple(dict.fromkeys(sets)),
     )
 
 

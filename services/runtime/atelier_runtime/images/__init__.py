@@ -14,7 +14,7 @@ from atelier_runtime.images.codec import (
     encode_mask,
     encode_output,
 )
-from atelier_runtime.images.header import stored_size
+from atelier_runtime.images.header import sniffed_format, stored_size
 from atelier_runtime.images.picture import (
     FORMATS,
     Format,
@@ -48,6 +48,7 @@ __all__ = [
     "is_lossless",
     "losses",
     "message_limit_bytes",
+    "sniffed_format",
     "stored_size",
     "to_depth",
     "to_eight_bit",

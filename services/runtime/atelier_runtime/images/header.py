@@ -1,4 +1,4 @@
-"""The size of an image file, from its header: nothing is decoded."""
+"""The format and size of an image file, from its header: nothing is decoded."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import struct
 from itertools import islice
 
 from atelier_runtime.images import jpeg, png, webp
-from atelier_runtime.images.picture import ImageFault
+from atelier_runtime.images.picture import Format, ImageFault
 from atelier_runtime.sizes import Size
 
 _MOST_PARTS = 2_000  # more than `structure` lets through
+
+
+def sniffed_format(data: bytes) -> Format | None:
+    """Return the format that a file begins as; None if it is of another."""
+    if data.startswith(png.SIGNATURE):
+        return "png"
+    if data.startswith(jpeg.START):
+        return "jpeg"
+    return "webp" if webp.is_webp(data) else None
 
 
 def stored_size(data: bytes) -> Size | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from atelier_runtime import __version__, defaults
 from atelier_runtime.recipes import infotext, names
-from atelier_runtime.recipes.marks import DRAWN, VERSION, Marks
+from atelier_runtime.recipes.marks import COMPOSITE, DRAWN, VERSION, Marks
 
 KIND = "drawing"
 _HASH_DIGITS = 10
@@ -79,7 +79,12 @@ class Drawing:
 
     def marks(self) -> Marks:
         """Return what is written into the file."""
-        return Marks(self.recipe(), self.infotext(), DRAWN)
+        return Marks(self.recipe(), self.infotext(), self.source_type)
+
+    @property
+    def source_type(self) -> str:
+        """IPTC's term: what a mask keeps may be a photograph's."""
+        return COMPOSITE if "mask_sha256" in (self.started_from or {}) else DRAWN
 
     def _parameters(self) -> Iterator[tuple[str, object]]:
         request = self.request

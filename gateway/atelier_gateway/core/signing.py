@@ -1,0 +1,52 @@
+"""What a signed manifest says of a picture, and who signs it (`atelier_gateway.credentials`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from atelier_gateway.core.values import FaceOutcome, Restoration, RestoreSpec
+from atelier_runtime.images import Format
+from atelier_runtime.recipes import COMPOSITE
+
+
+@dataclass(frozen=True)
+class Claim:
+    """How a picture came to be.
+
+    `source_type`: IPTC's term. `opened`: the file that it was made of; None: it was drawn from nothing.
+    `faces`: x1, y1, x2, y2 of those that a network has restored, in px of the picture. `model_sets`: name and
+    SHA-256 of each set that had a part in it. `resized`: it was enlarged.
+    """
+
+    source_type: str
+    opened: bytes | None = field(default=None, repr=False)
+    faces: tuple[tuple[float, float, float, float], ...] = ()
+    model_sets: tuple[tuple[str, str], ...] = ()
+    resized: bool = False
+
+
+class Signer(Protocol):
+    """Signs files."""
+
+    def sign(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
+        """Return the file with a signed manifest. Takes milliseconds: not for the event loop.
+
+        Raises `InternalError` if it cannot be signed.
+        """
+
+
+def restored_boxes(faces: tuple[FaceOutcome, ...]) -> tuple[tuple[float, float, float, float], ...]:
+    """Return where faces were restored."""
+    return tuple(outcome.face.box for outcome in faces if outcome.restored)
+
+
+def claim_of_restoration(spec: RestoreSpec, restoration: Restoration) -> Claim:
+    """Return the claim of a restored photograph."""
+    return Claim(
+        source_type=COMPOSITE,
+        opened=spec.image.data,
+        faces=restored_boxes(restoration.faces),
+        model_sets=((restoration.model_set, restoration.model_set_hash),),
+        resized=restoration.upscale_applied > 1,
+    )

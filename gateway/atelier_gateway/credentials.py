@@ -1,0 +1,215 @@
+"""Content credentials (C2PA): signs pictures, and says who has signed one.
+
+The library c2pa-python is the optional extra `c2pa` of this distribution. It never uses the network here:
+what a stranger's picture says must be no reason to fetch an address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atelier_gateway import __version__
+from atelier_gateway.core.signing import Claim
+from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.errors import InternalError
+from atelier_runtime.images import Format, encode_gray_png, sniffed_format
+from atelier_runtime.settings import StartupError
+
+_PREFIX = str(GatewaySettings.model_config["env_prefix"])
+_AGENT = {"name": "Atelier", "version": __version__}
+_SETTINGS: Mapping[str, Any] = {
+    "core": {"allowed_network_hosts": []},
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_after_sign": False},
+    "builder": {"thumbnail": {"enabled": False}},
+}
+"""Thumbnails would take longer than all the rest, and show faces twice."""
+_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+_MAX_SHOWN_MANIFESTS = 20
+
+
+class Credentials:
+    """Signs with one certificate; in any thread."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """Read both files, PEM, and sign a picture of one pixel with them. Raises `StartupError`."""
+        try:
+            import c2pa
+        except ImportError:
+            message = "needs the package c2pa-python: pip install 'atelier-gateway[c2pa]'"
+            raise StartupError(f"{_PREFIX}C2PA_CERTIFICATE: {message}") from None
+        self._chain = _read("C2PA_CERTIFICATE", certificate)
+        self._key = _read("C2PA_KEY", key)
+        self._algorithm = _algorithm_of(self._key)
+        self._c2pa = c2pa
+        try:
+            self.sign(_pixel(), "png", Claim("http://cv.iptc.org/newscodes/digitalsourcetype/softwareImage"))
+        except InternalError as error:
+            raise StartupError(
+                f"{_PREFIX}C2PA_CERTIFICATE, {_PREFIX}C2PA_KEY: cannot sign with them: {error}"
+            ) from None
+
+    def sign(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
+        """Return the file with a signed manifest. Raises `InternalError`."""
+        c2pa = self._c2pa
+        signed = io.BytesIO()
+        try:
+            info = c2pa.C2paSignerInfo(self._algorithm, self._chain.encode(), self._key.encode(), None)
+            with (
+                c2pa.Context(
+                    c2pa.Settings.from_dict(dict(_SETTINGS)), c2pa.Signer.from_info(info)
+                ) as context,
+                c2pa.Builder(json.dumps(_manifest(claim)), context) as builder,
+            ):
+                if claim.opened is not None and (opened := sniffed_format(claim.opened)) is not None:
+                    parent = {"relationship": "parentOf", "label": _PARENT}
+                    builder.add_ingredient(json.dumps(parent), _media_type(opened), io.BytesIO(claim.opened))
+                builder.sign(_media_type(file_format), io.BytesIO(file), signed)
+        except (c2pa.C2paError, ValueError) as error:
+            raise InternalError(f"The picture cannot be signed: {error}") from error
+        return signed.getvalue()
+
+
+_PARENT = "opened"
+
+
+def credentials_of(certificate: Path | None, key: Path | None) -> Credentials | None:
+    """Return what signs, None without settings. Raises `StartupError`."""
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        missing, given = ("KEY", "CERTIFICATE") if key is None else ("CERTIFICATE", "KEY")
+        raise StartupError(f"{_PREFIX}C2PA_{missing}: is required with {_PREFIX}C2PA_{given}")
+    return Credentials(certificate, key)
+
+
+def summary_of(file: bytes, file_format: Format) -> dict[str, Any] | None:
+    """Return who has signed a file and what they say was done; None if nobody has, or nothing can read it.
+
+    `state` is `Invalid` if the file was changed since. That a certificate is worth anything is not checked.
+    """
+    try:
+        import c2pa
+    except ImportError:
+        return None
+    settings = c2pa.Settings.from_dict(
+        {**_SETTINGS, "verify": {**_SETTINGS["verify"], "verify_trust": False}}
+    )
+    try:
+        with (
+            c2pa.Context(settings) as context,
+            c2pa.Reader(_media_type(file_format), io.BytesIO(file), context=context) as reader,
+        ):
+            store = json.loads(reader.json())
+    except (c2pa.C2paError, ValueError):
+        return None
+    return _summary(store) if isinstance(store, dict) else None
+
+
+def _summary(store: dict[str, Any]) -> dict[str, Any]:
+    manifests = store.get("manifests") or {}
+    active = manifests.get(store.get("active_manifest")) or {}
+    signature = active.get("signature_info") or {}
+    actions = [
+        action
+        for assertion in active.get("assertions") or []
+        if str(assertion.get("label", "")).startswith("c2pa.actions")
+        for action in (assertion.get("data") or {}).get("actions") or []
+    ]
+    return {
+        "state": store.get("validation_state"),
+        "issuer": signature.get("issuer"),
+        "common_name": signature.get("common_name"),
+        "time": signature.get("time"),
+        "generator": [each.get("name") for each in active.get("claim_generator_info") or []],
+        "actions": actions,
+        "manifests": min(len(manifests), _MAX_SHOWN_MANIFESTS),
+    }
+
+
+def _manifest(claim: Claim) -> dict[str, Any]:
+    sets = [{"name": name, "sha256": sha256} for name, sha256 in claim.model_sets]
+    own = {"com.atelier.model_sets": sets} if sets else {}
+    if claim.opened is None:
+        first = {"action": "c2pa.created", "digitalSourceType": claim.source_type}
+        actions = [{**first, "softwareAgent": _AGENT, "parameters": own}]
+    else:
+        actions = [{"action": "c2pa.opened", "parameters": {"ingredientIds": [_PARENT]}}]
+    if claim.faces or claim.opened is not None:
+        actions += _changes(claim, own)
+    return {
+        "claim_generator_info": [_AGENT],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}],
+    }
+
+
+def _changes(claim: Claim, own: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what was done to a picture after it was opened or drawn."""
+    changes: list[dict[str, Any]] = []
+    if claim.resized:
+        changes.append({"action": "c2pa.resized", "softwareAgent": _AGENT})
+    if claim.faces:
+        faces = [
+            {"x": round(x1, 2), "y": round(y1, 2), "width": round(x2 - x1, 2), "height": round(y2 - y1, 2)}
+            for x1, y1, x2, y2 in claim.faces
+        ]
+        changes.append(
+            {
+                "action": "c2pa.edited",
+                "digitalSourceType": claim.source_type,
+                "softwareAgent": _AGENT,
+                "description": "Faces were restored by a network.",
+                "changes": [_region(face) for face in faces],
+                "parameters": {**own, "com.atelier.restored_faces_px": faces},
+            }
+        )
+    return changes or [{"action": "c2pa.transcoded", "softwareAgent": _AGENT}]
+
+
+def _region(face: Mapping[str, float]) -> dict[str, Any]:
+    origin = {"x": face["x"], "y": face["y"]}
+    size = {"width": face["width"], "height": face["height"]}
+    shape = {"type": "rectangle", "unit": "pixel", "origin": origin, **size}
+    return {"region": [{"type": "spatial", "shape": shape}], "description": "restored face"}
+
+
+def _algorithm_of(key: str) -> str:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    loaded: Any = None
+    with contextlib.suppress(ValueError, TypeError):  # no key, or one with a password
+        loaded = load_pem_private_key(key.encode(), None)
+    if isinstance(loaded, ec.EllipticCurvePrivateKey) and loaded.curve.name in _CURVES:
+        return _CURVES[loaded.curve.name]
+    if isinstance(loaded, rsa.RSAPrivateKey):
+        return "ps256"
+    if isinstance(loaded, ed25519.Ed25519PrivateKey):
+        return "ed25519"
+    raise StartupError(
+        f"{_PREFIX}C2PA_KEY: is not a private key in PEM, without a password, of P-256, P-384, P-521, RSA or "
+        "Ed25519"
+    )
+
+
+def _read(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError as error:
+        raise StartupError(f"{_PREFIX}{name}: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise StartupError(f"{_PREFIX}{name}: {path} is not PEM") from None
+
+
+def _media_type(file_format: Format) -> str:
+    return f"image/{file_format}"
+
+
+def _pixel() -> bytes:
+    return encode_gray_png(np.zeros((1, 1), np.uint8))
