@@ -18,7 +18,7 @@ import numpy as np
 from atelier_gateway import __version__
 from atelier_gateway.core.signing import Claim
 from atelier_gateway.settings import GatewaySettings
-from atelier_runtime.errors import InternalError
+from atelier_runtime.errors import InternalError, InvalidRequest
 from atelier_runtime.images import Format, encode_gray_png, sniffed_format
 from atelier_runtime.settings import StartupError
 
@@ -69,11 +69,18 @@ class Credentials:
             ):
                 if claim.opened is not None and (opened := sniffed_format(claim.opened)) is not None:
                     parent = {"relationship": "parentOf", "label": _PARENT}
-                    builder.add_ingredient(json.dumps(parent), _media_type(opened), io.BytesIO(claim.opened))
+                    self._add(builder, parent, opened, claim.opened)
                 builder.sign(_media_type(file_format), io.BytesIO(file), signed)
         except (c2pa.C2paError, ValueError) as error:
             raise InternalError(f"The picture cannot be signed: {error}") from error
         return signed.getvalue()
+
+    def _add(self, builder: Any, parent: Mapping[str, str], opened: Format, file: bytes) -> None:
+        try:
+            builder.add_ingredient(json.dumps(parent), _media_type(opened), io.BytesIO(file))
+        except self._c2pa.C2paError as error:  # a stranger's file
+            message = f"cannot be named in signed credentials ({error!s:.200}); metadata none leaves them out"
+            raise InvalidRequest.of("image", message) from None
 
 
 _PARENT = "opened"

@@ -21,6 +21,8 @@ from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.rpc_errors import to_status
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
 
+MODEL_SET_HASH = "d0" * 32
+
 
 @dataclass
 class Script:
@@ -97,6 +99,7 @@ class Scripted:
             "version": "0.1.0",
             "ready": True,
             "model_set": "demo",
+            "model_set_hash": MODEL_SET_HASH,
             "networks": tuple(LoadedNetwork(role, name) for role, name in script.networks.items()),
             "device": "cpu",
             "device_name": "two cores",

@@ -15,7 +15,7 @@ from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.rpc_errors import to_status
 from atelier_runtime.sizes import Size, result_size
-from tests.contract.script import Scripted, encoded, gradient, set_fields
+from tests.contract.script import MODEL_SET_HASH, Scripted, encoded, gradient, set_fields
 
 STEPS = 3
 
@@ -104,6 +104,8 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
             upscaler="demo_x2" if request.hires_fix and use_upscaler else "",
             stages=wire.stages_to_proto([StageReport("base", 1.25)]),
             model_set="demo",
+            model_set_hash=MODEL_SET_HASH,
+            drawn_on="two cores, float32",
             sampler=request.sampler or "euler",
             schedule=request.schedule or "trailing",
             num_inference_steps=request.num_inference_steps or defaults.NUM_INFERENCE_STEPS,

@@ -16,7 +16,7 @@ from atelier_runtime.errors import AtelierError
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.rpc_errors import to_status
-from tests.contract.script import Scripted, encoded, gradient, set_fields
+from tests.contract.script import MODEL_SET_HASH, Scripted, encoded, gradient, set_fields
 
 MAX_PIXELS = 2_000_000
 MAX_RAW_PIXELS = 50_000_000
@@ -74,6 +74,8 @@ class ScriptedRestorer(Scripted, restorer_service_pb2_grpc.RestorerServiceServic
             stages=wire.stages_to_proto([StageReport("detect", 0.5), StageReport("restore", 0.25)]),
             faces=faces,
             model_set="demo",
+            model_set_hash=MODEL_SET_HASH,
+            restored_on="two cores, float32",
         )
         if request.identity == pb.IDENTITY_MODE_GUARD and not self.script.guardless:
             response.min_similarity = wire.optional(request, "min_similarity") or 0.4

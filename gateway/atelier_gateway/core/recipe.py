@@ -133,7 +133,7 @@ def _request(spec: GenerateSpec, generation: Generation, number: int) -> dict[st
         "upscale": spec.upscale,
         "on_restore_failure": spec.on_restore_failure,
         "output_format": spec.output_format,
-        "quality": _or(spec.quality, defaults.QUALITY),
+        "quality": None if spec.output_format == "png" else _or(spec.quality, defaults.QUALITY),
         "num_images": spec.num_images,
         "mask_kind": _or(spec.mask_kind, defaults.MASK_KIND) if spec.mask is not None else None,
         "mask_blur_px": _or(spec.mask_blur_px, defaults.MASK_BLUR_PX) if spec.mask is not None else None,

@@ -55,7 +55,7 @@ def _request(request: CompletedRequest, generation: Generation) -> dict[str, Any
         "schedule": generation.schedule,
         "use_face_restoration": False,
         "output_format": request.output_format,
-        "quality": request.quality,
+        "quality": None if request.output_format == "png" else request.quality,
     }
     if request.masked:
         written["mask_kind"] = request.mask_kind or defaults.MASK_KIND

@@ -1,4 +1,4 @@
-"""Atelier's own JSON contract: /generate, /restore, /detect, /compare and the health routes."""
+"""Atelier's own JSON contract: /generate, /restore, /detect, /compare, /v1/inspect, /v1/jobs, health."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from atelier_gateway.api.native import faces as face_routes
 from atelier_gateway.api.native import generate as generate_routes
 from atelier_gateway.api.native import health as health_routes
+from atelier_gateway.api.native import inspect as inspect_routes
 from atelier_gateway.api.native.errors import NativeRoute
 from atelier_gateway.api.native.jobs import JobRoutes
 from atelier_gateway.core.faces import Faces
@@ -24,6 +25,7 @@ def create_router(
     router = APIRouter(route_class=NativeRoute)
     generate_routes.add_routes(router, settings, generate, job_routes)
     face_routes.add_routes(router, settings, faces, job_routes)
+    inspect_routes.add_routes(router, settings)
     health_routes.add_routes(router, health)
     job_routes.add_to(router)
     return router

@@ -62,10 +62,12 @@ class JobRequest(RequestModel):
     )
     input: dict[str, Any] = Field(
         description="The body that the route of that name takes. In place of an image, an output of another "
-        'job: {"job": ID, "output": name}.'
+        'job: {"job": ID, "output": name}. Of generate also recipe_of, a picture that is drawn again by its '
+        "own recipe: what else the input says takes the place of what the recipe does."
     )
     image: ImageField | None = Field(None, description="In a form: the input's image, as a file.")
     mask: ImageField | None = Field(None, description="In a form: the input's mask, as a file.")
+    recipe_of: ImageField | None = Field(None, description="In a form: the input's recipe_of, as a file.")
     priority: Annotated[int, INTEGER] = Field(
         0,
         ge=PRIORITIES[0],

@@ -20,6 +20,7 @@ from atelier_gateway.api.native.faces_response import detect_report, restore_rep
 from atelier_gateway.api.native.generate_request import ParsedRequest as ParsedGenerate
 from atelier_gateway.api.native.generate_request import parse_request as parse_generate
 from atelier_gateway.api.native.generate_response import generate_report
+from atelier_gateway.api.native.redraw import ANY_MODEL_SET, RECIPE_OF, read_redrawing
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import RESTORE_STAGE, Generate
 from atelier_gateway.core.values import GenerateSpec, OnProgress, Progress, Restoration
@@ -54,6 +55,8 @@ class GenerateWork(JobWork):
     async def accept(self, body: Mapping[str, Any]) -> Accepted:
         """Check a request. Its seed is chosen now, so that every attempt draws the same."""
         await self._generate.require_generator()
+        if RECIPE_OF in body or ANY_MODEL_SET in body:
+            body = await self._redrawing(body)
         parsed = await self._parse(body)
         request = parsed.request
         if request.dry_run:
@@ -65,6 +68,17 @@ class GenerateWork(JobWork):
             fields.pop(parsed.names("seed"), None)
             fields["seed"] = random.SystemRandom().randint(defaults.SEED_RANGE[0], last)
         return Accepted(fields, files)
+
+    async def _redrawing(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the request that draws a picture again, which the services can do as they are."""
+        redrawing = await asyncio.to_thread(read_redrawing, body)
+        try:
+            await self._parse(redrawing.body)
+        except InvalidRequest as error:
+            raise redrawing.renamed(error) from None
+        if redrawing.model_sets:
+            redrawing.check_sets(*await self._generate.loaded())
+        return redrawing.body
 
     async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
         """Draw the images and restore their faces."""

@@ -151,7 +151,7 @@ class JobRoutes:
         if given is None:
             raise refusal(violations)
         body = dict(given.input)
-        for name in ("image", "mask"):
+        for name in ("image", "mask", "recipe_of"):
             if (file := getattr(given, name)) is not None:
                 if name in body:
                     violations.append(FieldViolation(name, f"is given twice: here and as input.{name}"))

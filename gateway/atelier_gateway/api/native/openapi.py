@@ -133,6 +133,14 @@ _COMPARE_EXAMPLES: dict[str, Any] = {
 }
 
 
+ONE_PICTURE: dict[str, Any] = {"one": {"summary": "A picture", "value": {"image": _PIXEL}}}
+
+
+def failures() -> dict[int, dict[str, Any]]:
+    """Return the document's part for what can be wrong with a request that needs no service's answer."""
+    return problems({status: text for status, text in _FAILURES.items() if status not in (503,)})
+
+
 def generate_route() -> dict[str, Any]:
     """Return the OpenAPI arguments of `POST /generate`, for FastAPI's route decorator."""
     return {

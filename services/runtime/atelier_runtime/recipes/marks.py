@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from atelier_runtime.images.picture import Format
+
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 """IPTC's vocabulary of where a picture comes from."""
 DRAWN = f"{SOURCE_TYPES}trainedAlgorithmicMedia"
@@ -44,7 +46,7 @@ class FoundMarks:
     corrupt.
     """
 
-    format: str
+    format: Format
     recipe: dict[str, Any] | None = None
     infotext: str | None = None
     items: dict[str, str] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Any
 
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import jpeg, metadata, png, sniffing, structure, text, webp, xmp
-from atelier_runtime.images.picture import ImageFault
+from atelier_runtime.images.picture import Format, ImageFault
 from atelier_runtime.recipes import infotext, packet, user_comment
 from atelier_runtime.recipes.marks import FoundMarks
 
@@ -62,6 +62,7 @@ def read_marks(file: bytes, *, field: str = "image") -> FoundMarks:
     if (problem := structure.problem_of(file)) is not None:
         raise InvalidRequest.of(field, problem)
     found = _Texts()
+    file_format: Format
     if file.startswith(png.SIGNATURE):
         file_format = "png"
         _read_png(file, found)
@@ -91,7 +92,7 @@ def describe_marks(found: FoundMarks) -> dict[str, Any]:
     }
 
 
-def _marks_of(file_format: str, found: _Texts) -> FoundMarks:
+def _marks_of(file_format: Format, found: _Texts) -> FoundMarks:
     written = found.items.get(_INFOTEXT)
     if found.exif is not None:
         for name, content in user_comment.read(metadata.without_prefix(found.exif)).items():

@@ -1,0 +1,171 @@
+"""Jobs that draw a picture again, by the recipe in its file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.generator.v1 import generator_service_pb2 as pb
+from atelier_runtime.images import Picture, encode
+from atelier_runtime.recipes import DRAWN, Marks, mark, read_marks
+from tests.contract.job_client import done, output_of
+from tests.contract.script import MODEL_SET_HASH
+from tests.contract.stack import Stack
+
+
+def drawn(stack: Stack, **body: Any) -> bytes:
+    response = stack.generate(**{"seed": 42, "use_face_restoration": False, **body})
+    assert response.status_code == 200, response.text
+    return base64.b64decode(response.json()["image"].partition(",")[2])
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def marked(recipe: Any, infotext: str | None = None) -> str:
+    plain = encode(Picture(rgb=np.zeros((4, 4, 3), np.uint8)), "png", 90)
+    return encoded(mark(plain, "png", Marks(recipe, infotext, DRAWN)))
+
+
+def pixels(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.tobytes()
+
+
+def refused(stack: Stack, recipe_of: Any, **fields: Any) -> dict[str, str]:
+    body = {"type": "generate", "input": {"recipe_of": recipe_of, **fields}}
+    response = stack.client.post("/v1/jobs", json=body)
+    assert response.status_code == 422, response.text
+    fields = response.json()["error"]["fields"]
+    return {each["field"].removeprefix("input."): each["message"] for each in fields}
+
+
+OPTIONS: dict[str, Any] = {
+    "negative_prompt": "blurry",
+    "num_inference_steps": 7,
+    "guidance_scale": 3.5,
+    "sampler": "euler",
+    "schedule": "karras",
+    "use_refiner": False,
+    "loras": [{"name": "sketch", "weight": 0.5}],
+    "output_format": "webp",
+    "quality": 100,
+}
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS, {"use_face_restoration": True, "upscale": 2}])
+def test_the_services_are_asked_for_the_same(stack: Stack, options: dict[str, Any]) -> None:
+    image = drawn(stack, **options)
+    job = done(stack, input={"recipe_of": encoded(image)})
+    assert job["status"] == "completed", job["error"]
+    first, second = (each for each in stack.generator.requests if isinstance(each, pb.GenerateImageRequest))
+    for name in ("seed", "prompt", "width_px", "height_px", "loras", "negative_prompt", "output"):
+        assert getattr(first, name) == getattr(second, name)
+    assert len(stack.restorer.requests) in (0, 2)
+    again = output_of(stack, job, "image")
+    assert pixels(again) == pixels(image)
+    before, after = read_marks(image).recipe, read_marks(again).recipe
+    assert before == after
+
+
+def test_a_picture_is_taken_from_a_form_and_from_another_job(stack: Stack) -> None:
+    image = drawn(stack)
+    response = stack.client.post(
+        "/v1/jobs",
+        data={"type": "generate", "input": "{}"},
+        files={"recipe_of": ("picture.png", image)},
+        headers={"Prefer": "wait=20"},
+    )
+    assert response.status_code == 200, response.text
+    job = response.json()
+    assert job["result"]["seed"] == 42
+    other = done(stack, input={"recipe_of": {"job": job["id"], "output": "image"}})
+    assert other["result"]["seed"] == 42
+
+
+def test_other_fields_take_the_place_of_the_recipe_s(stack: Stack) -> None:
+    image = drawn(stack, num_inference_steps=9)
+    done(stack, input={"recipe_of": encoded(image), "seed": 7, "steps": 4, "num_images": 2})
+    request = stack.generator.requests[-1]
+    assert (request.seed, request.num_inference_steps, request.num_images) == (7, 4, 2)
+    assert request.prompt == "a red apple"
+
+
+def test_one_of_several_images_is_drawn_by_itself(stack: Stack) -> None:
+    response = stack.generate(seed=42, num_images=3, use_face_restoration=False).json()
+    third = base64.b64decode(response["images"][2]["image"].partition(",")[2])
+    assert done(stack, input={"recipe_of": encoded(third)})["result"]["seed"] == 44
+    assert stack.generator.requests[-1].num_images in (0, 1)
+
+
+def test_files_that_it_started_from_must_be_given_again(stack: Stack) -> None:
+    source = encode(Picture(rgb=np.full((256, 256, 3), 9, np.uint8)), "png", 90)
+    other = encode(Picture(rgb=np.full((256, 256, 3), 8, np.uint8)), "png", 90)
+    image = drawn(stack, image=encoded(source), strength=0.5)
+    assert "is required: the drawing started from" in refused(stack, encoded(image))["image"]
+    assert "another file" in refused(stack, encoded(image), image=encoded(other))["image"]
+    job = done(stack, input={"recipe_of": encoded(image), "image": encoded(source)})
+    assert job["status"] == "completed"
+    assert stack.generator.requests[-1].image == source
+
+
+def test_another_model_set_is_refused_by_both_names(stack: Stack) -> None:
+    image = drawn(stack)
+    stack.generator.status = {"model_set": "sdxl", "model_set_hash": "ab" * 32}
+    message = refused(stack, encoded(image))["recipe_of"]
+    assert f"demo ({MODEL_SET_HASH[:16]})" in message
+    assert "sdxl (abababababababab) is loaded" in message
+    stack.generator.status = {"model_set": "demo", "model_set_hash": "ab" * 32}
+    assert "demo (abababababababab)" in refused(stack, encoded(image))["recipe_of"]
+    job = done(stack, input={"recipe_of": encoded(image), "any_model_set": True})
+    assert job["status"] == "completed"
+
+
+REQUEST = {"prompt": "x", "sampler": "euler", "width": 256, "height": 256}
+RECIPE = {
+    "version": 1,
+    "kind": "drawing",
+    "request": REQUEST,
+    "seed": 3,
+    "model_set": {"name": "demo", "hash": MODEL_SET_HASH},
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe_of", "words"),
+    [
+        (marked(None), "has no recipe of Atelier's"),
+        (marked(None, "a fox\nSteps: 1, Sampler: Euler, Seed: 3"), "AUTOMATIC1111's parameters"),
+        (marked({"kind": "restoration", "of": RECIPE}), "recipe of a restoration"),
+        (marked({**RECIPE, "version": 2}), "version 2"),
+        (marked({**RECIPE, "request": 3}), "without a request"),
+        (marked({**RECIPE, "model_set": None}), "names no model set"),
+        (marked({**RECIPE, "request": {**REQUEST, "width": 255}}), "its recipe's width must be"),
+        (marked({**RECIPE, "request": {**REQUEST, "rm": "-rf"}}), "its recipe's rm is not a field"),
+        (marked({**RECIPE, "seed": "7"}), "its recipe's seed must be"),
+        (encoded(b"GIF89a"), "is a GIF, not a PNG, JPEG or WebP"),
+        ("?", "base64"),
+    ],
+)
+def test_what_cannot_be_drawn_again_is_refused_with_the_reason(
+    stack: Stack, recipe_of: str, words: str
+) -> None:
+    assert words in refused(stack, recipe_of)["recipe_of"]
+
+
+def test_the_client_s_own_fields_are_named_as_such(stack: Stack) -> None:
+    assert set(refused(stack, marked(RECIPE), width=255)) == {"width"}
+    assert "recipe_of" in refused(stack, None, any_model_set=True)
+
+
+def test_only_drawings_are_drawn_again(stack: Stack) -> None:
+    body = {"type": "restore", "input": {"recipe_of": marked(RECIPE)}}
+    response = stack.client.post("/v1/jobs", json=body)
+    assert response.status_code == 422
+    assert "input.recipe_of" in {each["field"] for each in response.json()["error"]["fields"]}
