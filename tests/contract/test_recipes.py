@@ -19,7 +19,9 @@ from tests.contract.stack import Stack
 
 
 def drawn(stack: Stack, **body: Any) -> bytes:
-    response = stack.generate(**{"seed": 42, "use_face_restoration": False, **body})
+    response = stack.generate(
+        **{"seed": 42, "use_face_restoration": "face_restoration_weight" in body, **body}
+    )
     assert response.status_code == 200, response.text
     return base64.b64decode(response.json()["image"].partition(",")[2])
 
@@ -59,7 +61,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, OPTIONS, {"use_face_restoration": True, "upscale": 2}])
+@pytest.mark.parametrize("options", [{}, OPTIONS, {"face_restoration_weight": 0.25, "upscale": 2}])
 def test_the_services_are_asked_for_the_same(stack: Stack, options: dict[str, Any]) -> None:
     image = drawn(stack, **options)
     job = done(stack, input={"recipe_of": encoded(image)})
