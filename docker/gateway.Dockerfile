@@ -19,7 +19,7 @@ COPY --from=stubs /src/protos protos/
 COPY services/runtime services/runtime/
 COPY gateway gateway/
 RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
-    ./protos ./services/runtime ./gateway
+    ./protos ./services/runtime './gateway[c2pa]'
 
 FROM python:3.11-slim-bookworm AS run
 RUN install -d -o 10001 -g 10001 -m 0750 /var/lib/atelier
