@@ -159,6 +159,9 @@ def _manifest(claim: Claim) -> dict[str, Any]:
 def _changes(claim: Claim, own: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what was done to a picture after it was opened or drawn."""
     changes: list[dict[str, Any]] = []
+    if claim.redrawn:
+        drawn = {"digitalSourceType": claim.source_type, "softwareAgent": _AGENT, "parameters": dict(own)}
+        changes.append({"action": "c2pa.edited", "description": "Drawn anew by a network.", **drawn})
     if claim.resized:
         changes.append({"action": "c2pa.resized", "softwareAgent": _AGENT})
     if claim.faces:

@@ -60,6 +60,14 @@ def test_a_photo_is_detected_compared_and_restored(run: Run, folder: Path, portr
         assert (image.format, image.size) == ("PNG", (1024, 1024))
 
 
+def test_a_picture_says_how_it_was_made(run: Run, folder: Path, portrait: Path) -> None:
+    run("inspect")
+    said = json.loads((folder / "said.json").read_text())
+    assert (said["recipe"]["kind"], said["recipe"]["request"]["seed"]) == ("drawing", 6)
+    offline = json.loads((folder / "said_offline.json").read_text())
+    assert offline["infotext"] == said["infotext"]
+
+
 def test_jobs_are_submitted_followed_and_used_again(run: Run, folder: Path) -> None:
     run("jobs")
     for name in ("job", "again"):

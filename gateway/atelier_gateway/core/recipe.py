@@ -88,6 +88,7 @@ def _claim(
         opened=spec.image,
         faces=restored_boxes(generation.faces),
         model_sets=tuple(dict.fromkeys(sets)),
+        redrawn=spec.image is not None,
     )
 
 

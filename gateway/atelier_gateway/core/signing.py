@@ -16,13 +16,15 @@ class Claim:
 
     `source_type`: IPTC's term. `opened`: the file that it was made of; None: it was drawn from nothing.
     `faces`: x1, y1, x2, y2 of those that a network has restored, in px of the picture. `model_sets`: name and
-    SHA-256 of each set that had a part in it. `resized`: it was enlarged.
+    SHA-256 of each set that had a part in it. `redrawn`: a network drew it from the file that was opened.
+    `resized`: it was enlarged.
     """
 
     source_type: str
     opened: bytes | None = field(default=None, repr=False)
     faces: tuple[tuple[float, float, float, float], ...] = ()
     model_sets: tuple[tuple[str, str], ...] = ()
+    redrawn: bool = False
     resized: bool = False
 
 

@@ -91,7 +91,7 @@ def add_routes(router: APIRouter, settings: GatewaySettings) -> None:
         return await asyncio.to_thread(_answer, body, limits.image)
 
     endpoint = work_route(inspect, deadline_s=settings.deadline_seconds)
-    route = {
+    route: dict[str, Any] = {
         "description": "Read what a picture says of how it was made: its recipe, AUTOMATIC1111's parameters, "
         "other programs' texts, IPTC's source type and its content credentials. Nothing of it is verified.",
         "tags": ["photographs"],
