@@ -44,8 +44,8 @@ def refused(stack: Stack, recipe_of: Any, **fields: Any) -> dict[str, str]:
     body = {"type": "generate", "input": {"recipe_of": recipe_of, **fields}}
     response = stack.client.post("/v1/jobs", json=body)
     assert response.status_code == 422, response.text
-    fields = response.json()["error"]["fields"]
-    return {each["field"].removeprefix("input."): each["message"] for each in fields}
+    violations = response.json()["error"]["fields"]
+    return {each["field"].removeprefix("input."): each["message"] for each in violations}
 
 
 OPTIONS: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.codec import EncodedResult
@@ -24,7 +25,9 @@ from atelier_runtime.checks import build_checked, check_range, raise_violations
 from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.images import EncodedImage
 from atelier_runtime.metrics import StageReport
-from atelier_runtime.service import LoadedModels
+
+if TYPE_CHECKING:  # it imports torch, which a client of the service does without
+    from atelier_runtime.service import LoadedModels
 
 RULES: Mapping[pb.FaceRule, FaceRule] = {
     pb.FACE_RULE_UNSPECIFIED: FaceRule.ALL,

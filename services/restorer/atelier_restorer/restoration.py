@@ -119,7 +119,9 @@ def paste(
         tone_matched=restoration.tone_matched and reason is None,
         stages=(*restoration.stages, *timer.reports),
         min_similarity=restoration.min_similarity,
-        mask_sha256=hashlib.sha256(np.ascontiguousarray(mask).data).hexdigest() if mask is not None and reason is None else "",
+        mask_sha256=hashlib.sha256(np.ascontiguousarray(mask).data).hexdigest()
+        if mask is not None and reason is None
+        else "",
     )
 
 

@@ -17,6 +17,7 @@ from atelier_gateway.core.values import (
     Face,
     FaceEdit,
     GenerateSpec,
+    HiresPass,
     Lora,
     RestoreSpec,
 )
@@ -47,6 +48,7 @@ RESTORE_OPTIONS: dict[str, Any] = {
     "min_similarity": 0.0,
     "output_format": "webp",
     "quality": 1,
+    "metadata": "none",
     "return_mask": False,
     "return_crops": False,
 }
@@ -71,6 +73,7 @@ def test_every_option_of_a_restoration_is_sent_even_if_it_is_zero() -> None:
     message = convert.restore_spec_to_proto(RestoreSpec(IMAGE, **RESTORE_OPTIONS))
     assert set_names(message) == {field.name for field in restorer_pb.RestoreFacesRequest.DESCRIPTOR.fields}
     assert (message.output.format, message.output.quality) == (image_pb2.IMAGE_FORMAT_WEBP, 1)
+    assert message.output.metadata == image_pb2.METADATA_NONE
     assert (message.rule, message.mask) == (restorer_pb.FACE_RULE_LARGEST, restorer_pb.MASK_KIND_PARSE)
     assert message.look == restorer_pb.LOOK_ONCE
     [edit] = message.faces
@@ -98,6 +101,10 @@ def test_every_option_of_a_generation_is_sent_even_if_it_is_zero() -> None:
         image=b"",
         mask=b"",
         strength=0.0,
+        mask_kind="black",
+        mask_blur_px=0.0,
+        refiner_strength=0.5,
+        hires_pass=HiresPass(256, 264),
     )
     message = convert.generate_spec_to_proto(spec)
     sent = {field.name for field in generator_pb.GenerateImageRequest.DESCRIPTOR.fields}
