@@ -20,6 +20,7 @@ from atelier_gateway.core.signing import Claim
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.errors import InternalError, InvalidRequest
 from atelier_runtime.images import Format, encode_gray_png, sniffed_format
+from atelier_runtime.recipes.marks import SOURCE_TYPES
 from atelier_runtime.settings import StartupError
 
 _PREFIX = str(GatewaySettings.model_config["env_prefix"])
@@ -32,6 +33,7 @@ _SETTINGS: Mapping[str, Any] = {
 """Thumbnails would take longer than all the rest, and show faces twice."""
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 _MAX_SHOWN_MANIFESTS = 20
+_TRIED = f"{SOURCE_TYPES}softwareImage"
 
 
 class Credentials:
@@ -48,12 +50,13 @@ class Credentials:
         self._key = _read("C2PA_KEY", key)
         self._algorithm = _algorithm_of(self._key)
         self._c2pa = c2pa
+        settings = f"{_PREFIX}C2PA_CERTIFICATE, {_PREFIX}C2PA_KEY"
         try:
-            self.sign(_pixel(), "png", Claim("http://cv.iptc.org/newscodes/digitalsourcetype/softwareImage"))
+            signed = self.sign(_pixel(), "png", Claim(_TRIED))
         except InternalError as error:
-            raise StartupError(
-                f"{_PREFIX}C2PA_CERTIFICATE, {_PREFIX}C2PA_KEY: cannot sign with them: {error}"
-            ) from None
+            raise StartupError(f"{settings}: cannot sign with them: {error.message}") from None
+        if (summary_of(signed, "png") or {}).get("state") != "Valid":
+            raise StartupError(f"{settings}: cannot sign with them: the key is not the certificate's")
 
     def sign(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
         """Return the file with a signed manifest. Raises `InternalError`."""
