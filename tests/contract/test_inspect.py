@@ -7,10 +7,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from atelier_runtime.images import Picture, encode
+from atelier_runtime.recipes import Marks, mark
 from tests.certificates import make_chain
 from tests.contract.script import MODEL_SET_HASH
 from tests.contract.stack import Stack
@@ -79,6 +82,12 @@ def test_pictures_of_others_are_read_as_json_and_as_a_form(stack: Stack) -> None
     }  # fmt: skip
     assert found["items"]["workflow"] == "{}"
     assert found["recipe"] is None
+
+
+def test_half_a_surrogate_pair_is_shown_as_it_is(stack: Stack) -> None:
+    plain = encode(Picture(rgb=np.zeros((4, 4, 3), np.uint8)), "png", 90)
+    image = mark(plain, "png", Marks({"odd": "\ud800"}, None, DRAWN))
+    assert inspected(stack, image)["recipe"] == {"odd": "\ud800"}
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,23 @@ def test_a_huge_text_is_named_and_left_out() -> None:
     assert found.omitted == ("workflow",)
 
 
+def test_all_texts_together_are_bounded() -> None:
+    chunks = [(b"tEXt", b"text%d\0" % n + b"x" * 2**20) for n in range(12)]
+    found = read_marks(png_with(*chunks))
+    assert sum(map(len, found.items.values())) <= 2**23
+    assert len(found.items) + len(found.omitted) == 12
+
+
 def test_document_types_are_not_read() -> None:
     bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa">]><x>&a;</x>'
     found = read_marks(png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + bomb)))
     assert found.omitted == ("XMP",)
 
 
-@pytest.mark.parametrize("recipe", ["[]", "3", "[" * 5000, "{", '{"a":' * 3000, "NaN"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["[]", "3", "[" * 5000, "{", '{"a":' + "[" * 100 + "]" * 100 + "}", '{"a": NaN}', '{"a":' * 3000, "NaN"],
+)
 def test_a_recipe_that_is_no_object_is_none(recipe: str) -> None:
     packet = (
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '

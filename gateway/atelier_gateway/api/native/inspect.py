@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -105,4 +106,5 @@ def add_routes(router: APIRouter, settings: GatewaySettings) -> None:
 def _answer(body: dict[str, Any], max_image_bytes: int) -> Response:
     parsed = parse_request(INSPECT, body, max_image_bytes=max_image_bytes)
     answer = InspectAnswer(**inspect_file(parsed.request.image))
-    return Response(answer.model_dump_json(), media_type="application/json")
+    # In ASCII: a stranger's JSON may have halves of surrogate pairs, which UTF-8 cannot express.
+    return Response(json.dumps(answer.model_dump()), media_type="application/json")

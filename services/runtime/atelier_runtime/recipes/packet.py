@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from xml.parsers import expat
@@ -37,6 +37,7 @@ _MAX_DEPTH = 100
 _MAX_ELEMENTS = 100_000
 _MAX_TEXT_CHARS = 2**20
 _MAX_PROPERTIES = 500
+_MAX_JSON_DEPTH = 64
 
 
 @dataclass
@@ -149,11 +150,27 @@ def read(packet: bytes) -> Found:
 
 
 def as_json(text: str) -> Any:
-    """Return what a JSON text says; None if it is none."""
+    """Return what a JSON text says; None if it is none, or nested too deeply for whoever writes it again."""
     try:
-        return json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return None
+    level = [value]
+    for _ in range(_MAX_JSON_DEPTH):
+        level = [inner for each in level for inner in _parts(each)]
+        if not level:
+            return value
+    return None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def as_object(text: str | None) -> dict[str, Any] | None:

@@ -20,6 +20,8 @@ MAX_TEXT_BYTES = 2**20
 """Of one text; ComfyUI's workflows take some hundred kilobytes at most."""
 _MAX_UNPACKED_BYTES = 2**23
 _MAX_ITEMS = 200
+_MAX_SHOWN_CHARS = 2**23
+_MAX_PACKET_BYTES = structure.MAX_METADATA_BYTES
 _MAX_OMITTED = 20
 _INFOTEXT = "parameters"
 _COMMENT = 0xFE
@@ -37,13 +39,15 @@ class _Texts:
     exif: bytes | None = None
     has_credentials: bool = False
     unpacked: int = 0
+    chars: int = 0
 
     def add(self, name: str, content: str) -> None:
         """Keep a text; of several of one name the first."""
-        if len(self.items) >= _MAX_ITEMS or len(content) > MAX_TEXT_BYTES:
+        chars = self.chars + len(name) + len(content)
+        if len(self.items) >= _MAX_ITEMS or len(content) > MAX_TEXT_BYTES or chars > _MAX_SHOWN_CHARS:
             self.omit(name)
-        elif content:
-            self.items.setdefault(name, content)
+        elif content and name not in self.items:
+            self.items[name], self.chars = content, chars
 
     def omit(self, name: str) -> None:
         """Remember the name of what is not shown."""
@@ -101,6 +105,9 @@ def _marks_of(file_format: Format, found: _Texts) -> FoundMarks:
     recipe = source_type = None
     for data in (found.packet, found.extension):
         if data is None:
+            continue
+        if len(data) > _MAX_PACKET_BYTES:
+            found.omit("XMP")
             continue
         said = packet.read(data)
         if not said.is_readable:
