@@ -46,7 +46,9 @@ def test_the_smallest_request_leaves_every_default_to_the_services(stack: Stack)
     assert restore.upscale == 1
     assert (restore.look, restore.identity) == (restorer_pb.LOOK_ONCE, restorer_pb.IDENTITY_MODE_OFF)
     assert restore.image.format == image_pb2.IMAGE_FORMAT_RAW_RGB8
-    assert restore.output == image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_PNG)
+    assert restore.output == image_pb2.OutputOptions(
+        format=image_pb2.IMAGE_FORMAT_PNG, metadata=image_pb2.METADATA_NONE
+    )
 
 
 @pytest.mark.parametrize(

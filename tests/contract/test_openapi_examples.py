@@ -87,7 +87,7 @@ def test_generated_requests(stack: Stack, mode: GenerationMode) -> None:
 
 @pytest.mark.usefixtures("images_for_schemathesis")
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
-@pytest.mark.parametrize("path", ["/restore", "/detect", "/compare"])
+@pytest.mark.parametrize("path", ["/restore", "/detect", "/compare", "/v1/inspect"])
 def test_generated_requests_for_photos(stack: Stack, path: str, mode: GenerationMode) -> None:
     statuses = statuses_of(stack, path, mode)
     if mode is GenerationMode.POSITIVE:

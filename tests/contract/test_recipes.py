@@ -171,3 +171,20 @@ def test_only_drawings_are_drawn_again(stack: Stack) -> None:
     response = stack.client.post("/v1/jobs", json=body)
     assert response.status_code == 422
     assert "input.recipe_of" in {each["field"] for each in response.json()["error"]["fields"]}
+
+
+@pytest.mark.parametrize(("metadata", "number"), [("recipe", 1), ("none", 2), (None, 0)])
+def test_what_photos_are_to_say_reaches_the_restorer(stack: Stack, metadata: str | None, number: int) -> None:
+    photo = encoded(encode(Picture(rgb=np.zeros((8, 8, 3), np.uint8)), "png", 90))
+    body = {"image": photo, **({} if metadata is None else {"metadata": metadata})}
+    assert stack.client.post("/restore", json=body).status_code == 200
+    assert stack.client.post("/compare", json={**body, "fidelities": [0.5]}).status_code == 200
+    assert done(stack, type="restore", input=body)["status"] == "completed"
+    restore, compare, job = stack.restorer.requests
+    assert [each.output.metadata for each in (restore, compare.restore, job)] == [number] * 3
+
+
+def test_what_files_say_is_one_of_two(stack: Stack) -> None:
+    response = stack.generate(metadata="all")
+    assert response.status_code == 422
+    assert "recipe" in response.json()["error"]["fields"][0]["message"]
