@@ -93,7 +93,9 @@ def test_generated_requests_for_photos(stack: Stack, path: str, mode: Generation
     if mode is GenerationMode.POSITIVE:
         # 422: only_center_face together with rule, which a schema cannot express
         assert {status for _, status in statuses} <= {200, 422}, statuses
-        assert min(statuses["application/json", 200], statuses[FORM, 200]) > 20, "valid requests are served"
+        fewest = 0 if path == "/v1/inspect" else 20  # there is one form of one field
+        served = min(statuses["application/json", 200], statuses[FORM, 200])
+        assert served > fewest, "valid requests are served"
     else:
         assert {status for _, status in statuses} <= {200, 400, 415, 422}, statuses
         assert statuses["application/json", 200] == 0 and statuses[FORM, 422] > 20, statuses
