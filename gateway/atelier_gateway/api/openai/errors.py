@@ -1,0 +1,136 @@
+"""Errors in OpenAI's shape, with its types and codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from atelier_gateway.http.errors import ErrorRenderingRoute, retry_after
+from atelier_gateway.http.schemas import printable
+from atelier_runtime.errors import (
+    AtelierError,
+    ErrorReason,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+)
+from atelier_runtime.log import request_id
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+
+
+class OpenAIError(NamedTuple):
+    """How a reason is told: the HTTP status, and the error's type and code."""
+
+    status: int
+    type: str
+    code: str
+
+
+ERRORS: Mapping[ErrorReason, OpenAIError] = {
+    ErrorReason.INVALID_REQUEST: OpenAIError(400, INVALID, "invalid_value"),
+    ErrorReason.MALFORMED_BODY: OpenAIError(400, INVALID, "malformed_body"),
+    ErrorReason.BODY_TOO_LARGE: OpenAIError(413, INVALID, "request_too_large"),
+    ErrorReason.REQUEST_TIMEOUT: OpenAIError(408, INVALID, "request_timeout"),
+    ErrorReason.UNSUPPORTED_MEDIA_TYPE: OpenAIError(415, INVALID, "unsupported_content_type"),
+    ErrorReason.QUEUE_FULL: OpenAIError(429, "rate_limit_error", "rate_limit_exceeded"),
+    ErrorReason.DEADLINE_UNMEETABLE: OpenAIError(503, SERVER, "server_overloaded"),
+    ErrorReason.DEADLINE_EXCEEDED: OpenAIError(504, SERVER, "timeout"),
+    ErrorReason.SERVICE_NOT_READY: OpenAIError(503, SERVER, "service_unavailable"),
+    ErrorReason.SERVICE_DRAINING: OpenAIError(503, SERVER, "service_unavailable"),
+    ErrorReason.SERVICE_UNAVAILABLE: OpenAIError(503, SERVER, "service_unavailable"),
+    ErrorReason.NOT_SERVED: OpenAIError(501, SERVER, "not_served"),
+    ErrorReason.OUT_OF_MEMORY: OpenAIError(503, SERVER, "out_of_memory"),
+    ErrorReason.BAD_IMAGE: OpenAIError(500, SERVER, "server_error"),
+    ErrorReason.CANCELLED: OpenAIError(499, INVALID, "cancelled"),  # for the log only: the client is gone
+    ErrorReason.NOT_FOUND: OpenAIError(404, INVALID, "unknown_url"),
+    ErrorReason.GONE: OpenAIError(410, INVALID, "expired"),
+    ErrorReason.INTERNAL: OpenAIError(500, SERVER, "server_error"),
+}
+"""409 is not among them: OpenAI's clients would repeat the request."""
+
+_NOT_WORTH_REPEATING = frozenset(
+    {ErrorReason.DEADLINE_EXCEEDED, ErrorReason.OUT_OF_MEMORY, ErrorReason.NOT_SERVED}
+)
+"""Their clients repeat each 5xx twice, unless they are told that it does not help."""
+
+
+class ErrorDetail(BaseModel):
+    """Why a request failed."""
+
+    message: str
+    type: str = Field(examples=[INVALID])
+    param: str | None = Field(description="The offending field, as the client named it.")
+    code: str | None = Field(examples=["invalid_value"])
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+class Refusal(InvalidRequest):
+    """A refused field, with the code that OpenAI has for it."""
+
+    def __init__(self, field: str, message: str, code: str) -> None:
+        super().__init__([FieldViolation(field, message)])
+        self.code = code
+
+
+class ModelNotFound(NotFound):
+    """There is no such model; other than in a request for images, its name matters."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The model '{printable(name)}' does not exist.")
+        self.fields = (FieldViolation("model", "does not exist"),)
+
+
+def unsupported_value(field: str, message: str) -> Refusal:
+    """Return the error of a value that OpenAI knows and we cannot do."""
+    return Refusal(field, message, "unsupported_value")
+
+
+def unsupported_parameter(field: str, message: str) -> Refusal:
+    """Return the error of a field that has no meaning here, and would change the picture elsewhere."""
+    return Refusal(field, message, "unsupported_parameter")
+
+
+def error_detail(error: AtelierError, *, status: int | None = None) -> ErrorDetail:
+    """Return what a client is told of an error."""
+    _, error_type, code = ERRORS[error.reason]
+    message = error.message
+    if isinstance(error, InternalError):  # its own message is for the log
+        message = f"{InternalError.default_message} The request ID leads to the cause: {request_id.get()}"
+    if isinstance(error, Refusal | ModelNotFound):
+        code = error.code
+    elif status == 405:
+        code = "method_not_allowed"
+    param = error.fields[0].field if error.fields else None
+    return ErrorDetail(message=message, type=error_type, param=param, code=code)
+
+
+class OpenAIRoute(ErrorRenderingRoute):
+    """A route of OpenAI's interface."""
+
+    @staticmethod
+    def render_error(
+        error: AtelierError, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Return the response to an error."""
+        answer = ErrorAnswer(error=error_detail(error, status=status))
+        repeat = {"x-should-retry": "false"} if error.reason in _NOT_WORTH_REPEATING else {}
+        return Response(
+            orjson.dumps(answer.model_dump()),
+            status_code=ERRORS[error.reason].status if status is None else status,
+            headers={**(headers or {}), **retry_after(error), **repeat},
+            media_type="application/json",
+        )
