@@ -33,7 +33,7 @@ _DRAWN = "drawn"
 
 
 def base_address(request: Request, public_url: str) -> str:
-    """Return the address of the gateway as the client knows it. `public_url`: the setting, if there is one."""
+    """Return the gateway's address as the client knows it. `public_url`: the setting, if there is one."""
     return public_url or str(request.base_url).rstrip("/")
 
 
@@ -52,8 +52,7 @@ async def answer_with_addresses(
     if job.result is None:
         raise InternalError("A completed job has no result.")
     images = [
-        Shown(seed=report["seed"], faces=report["faces"], **_size(report))
-        for report in job.result["images"]
+        Shown(seed=report["seed"], faces=report["faces"], **_size(report)) for report in job.result["images"]
     ]
     addresses = [
         f"{base}{JOBS_PATH}/{job.id}/outputs/{output.name}"
@@ -63,9 +62,7 @@ async def answer_with_addresses(
     model_set = job.result["model"]
     prompt_tokens = job.result.get("prompt_tokens", 0)  # an older gateway has carried it out
     content = images_answer(work, images, model_set, prompt_tokens, addresses)
-    return Response(
-        orjson.dumps(content), media_type="application/json", headers=headers_of(work, model_set)
-    )
+    return Response(orjson.dumps(content), media_type="application/json", headers=headers_of(work, model_set))
 
 
 async def _ended(jobs: Jobs, submission: Submission, deadline: float) -> Job:
@@ -81,7 +78,11 @@ async def _ended(jobs: Jobs, submission: Submission, deadline: float) -> Job:
         raise ServiceDraining() if jobs.draining else DeadlineExceeded()
     finally:
         if not ended:
-            await _cancel(jobs, submitting)
+            canceling = asyncio.create_task(_cancel(jobs, submitting))
+            while not canceling.done():  # the deadline, or a client that leaves, may cancel us here again
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({canceling})
+            canceling.result()
 
 
 async def _cancel(jobs: Jobs, submitting: asyncio.Task[tuple[Job, bool]]) -> None:

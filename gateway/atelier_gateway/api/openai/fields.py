@@ -36,7 +36,7 @@ class ImageRequest(RequestModel):
     )
     size: Annotated[str, Field(max_length=_SIZE_CHARS)] = Field(
         "auto",
-        description="WxH, multiples of 8 from 256 to 2048. auto: 1024x1024; of an edit, the image's own size.",
+        description="WxH, multiples of 8 from 256 to 2048. auto: 1024x1024, of an edit the image's own.",
     )
     quality: QualityName = Field(
         default=DEFAULT, description="Steps, and whether there is a second pass: see the table of qualities."
@@ -112,4 +112,3 @@ def unnested(body: Mapping[str, Any]) -> dict[str, Any]:
         given = flat.get(EXTRA_BODY)
         flat[EXTRA_BODY] = {**nested, **(given if isinstance(given, dict) else {})}
     return flat
-

@@ -63,7 +63,7 @@ class ImageRoutes:
         work = await self._work(await self._read(request, edits), clock, edits)
         if work.own.response_format == "url":
             if self._jobs is None:
-                message = "cannot be url: this gateway keeps no images (ATELIER_GATEWAY_JOBS_DATABASE is none)"
+                message = "cannot be url: nothing is kept here (ATELIER_GATEWAY_JOBS_DATABASE is none)"
                 raise unsupported_value("response_format", message)
             base = base_address(request, self._public_url)
             return await answer_with_addresses(
@@ -104,8 +104,6 @@ class ImageRoutes:
             previewed = await with_previews(
                 self._generate, work.spec, work.own.partial_images, deadline=clock.deadline
             )
-        stream = ImageStream(
-            self._generate, work, previewed, prefix=prefix, deadline=clock.deadline
-        )
+        stream = ImageStream(self._generate, work, previewed, prefix=prefix, deadline=clock.deadline)
         first = await stream.first()
         return ImageStreamResponse(stream, first, headers_of(work, stream.model_set))

@@ -51,6 +51,8 @@ def steps_of(quality: Quality, own: int) -> int | None:
 
 def base_of(size: Size) -> Size | None:
     """Return the size of the first pass of an image; None: it would be too small for two passes."""
+    sides = [BASE_SCALE * side for side in (size.width, size.height)]
+    if min(sides) < defaults.SIDE_PX_RANGE[0]:
+        return None
     multiple = defaults.SIDE_PX_MULTIPLE
-    base = Size(*(multiple * round(BASE_SCALE * side / multiple) for side in (size.width, size.height)))
-    return base if min(base.width, base.height) >= defaults.SIDE_PX_RANGE[0] else None
+    return Size(*(multiple * round(side / multiple) for side in sides))

@@ -41,7 +41,7 @@ _HEAD = re.compile(r"[A-Za-z_]+")
 class ClientFields:
     """How to name a field of `/generate` to the client.
 
-    `given`: what the client gave by itself, by whatever name. `derived`: what follows from a field of OpenAI's.
+    `given`: what the client gave by itself, by whatever name. `derived`: what follows from one of OpenAI's.
     """
 
     given: Mapping[str, str]
@@ -58,7 +58,7 @@ class ClientFields:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request whose own fields are valid. `body`: that of `/generate`, without what `quality` adds to it."""
+    """A request whose own fields are valid. `body`: that of `/generate`, but for steps by `quality`."""
 
     own: ImageRequest
     body: Mapping[str, Any]

@@ -97,8 +97,10 @@ def headers_of(work: ImageWork, model_set: str) -> dict[str, str]:
     return {MODEL_HEADER: model_name(model_set), **ignored_header(work.ignored)}
 
 
-def usage_of(work: ImageWork, images: Sequence[Shown], prompt_tokens: int, *, with_input: bool = True) -> Usage:
-    """Count what a request took. `with_input`: the prompt and the image that is edited are of these images."""
+def usage_of(
+    work: ImageWork, images: Sequence[Shown], prompt_tokens: int, *, with_input: bool = True
+) -> Usage:
+    """Count what a request took. `with_input`: count the prompt and the image that is edited, too."""
     text = prompt_tokens if with_input else 0
     source = stored_size(work.spec.image) if work.spec.image is not None and with_input else None
     image = 0 if source is None else image_tokens(source.width, source.height)
@@ -143,9 +145,7 @@ def images_answer(
 def images_body(work: ImageWork, generations: Sequence[Generation]) -> bytes:
     """Return the answer with the files in it. Takes milliseconds per megabyte: not for the event loop."""
     first = generations[0]
-    content = images_answer(
-        work, [shown(each) for each in generations], first.model_set, first.prompt_tokens
-    )
+    content = images_answer(work, [shown(each) for each in generations], first.model_set, first.prompt_tokens)
     for data, generation in zip(content["data"], generations, strict=True):
         data["b64_json"] = to_base64(generation.image)
     return orjson.dumps(content)

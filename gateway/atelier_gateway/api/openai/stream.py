@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from atelier_gateway.api.native.report import to_base64
 from atelier_gateway.api.openai.errors import error_detail
 from atelier_gateway.api.openai.request import ImageWork
-from atelier_gateway.api.openai.response import headers_of, model_name, shown, usage_of
+from atelier_gateway.api.openai.response import model_name, shown, usage_of
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.values import GenerateSpec, Generation, Progress
 from atelier_gateway.http.errors import log_and_count, unforeseen_error
@@ -201,9 +201,7 @@ class ImageStreamResponse(StreamingResponse):
             async for event in stream.rest():
                 yield event
 
-        super().__init__(
-            events(), media_type="text/event-stream", headers={**EVENT_HEADERS, **headers}
-        )
+        super().__init__(events(), media_type="text/event-stream", headers={**EVENT_HEADERS, **headers})
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
