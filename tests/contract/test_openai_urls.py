@@ -36,6 +36,13 @@ def test_an_address_serves_the_file(stack: Stack) -> None:
         assert file.headers["content-type"] == "image/webp" and opened(file.content).size == (256, 256)
 
 
+@pytest.mark.parametrize("model", ["dall-e-2", "dall-e-3"])
+def test_names_of_models_whose_clients_expect_addresses(stack: Stack, model: str) -> None:
+    assert set(answer(generate(stack, model=model))["data"][0]) >= {"url"}
+    assert set(answer(generate(stack, model=model, response_format="b64_json"))["data"][0]) >= {"b64_json"}
+    assert generate(stack, model=model, stream=True).text.endswith("data: [DONE]\n\n")
+
+
 def test_an_address_cannot_be_guessed_and_expires(stack: Stack) -> None:
     url = answer(generate(stack, response_format="url"))["data"][0]["url"]
     job_id = urlsplit(url).path.split("/")[3]
@@ -93,7 +100,7 @@ def test_without_jobs_there_are_no_addresses() -> None:
         response = generate(stack, response_format="url")
         assert refused(response) == ("response_format", "unsupported_value")
         assert "ATELIER_GATEWAY_JOBS_DATABASE" in response.json()["error"]["message"]
-        assert answer(generate(stack))
+        assert "b64_json" in answer(generate(stack, model="dall-e-3"))["data"][0]
 
 
 def test_what_a_job_failed_with_is_the_error(stack: Stack) -> None:

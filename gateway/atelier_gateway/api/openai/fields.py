@@ -48,14 +48,19 @@ class ImageRequest(RequestModel):
     background: Literal["auto", "opaque", "transparent"] = Field(
         default="auto", description="auto and opaque are the same; transparent is refused."
     )
-    response_format: Literal["b64_json", "url"] = Field(
-        default="b64_json", description="The file itself, or an address that serves it for a while."
+    response_format: Literal["b64_json", "url"] | None = Field(
+        None,
+        description="The file itself, or an address that serves it for a while. Default: b64_json; url for "
+        "the model names dall-e-2 and dall-e-3, whose clients expect it.",
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: Annotated[int, Field(ge=0, le=3), INTEGER] = Field(
         0, description="With stream: up to so many previews of each image, JPEG files."
     )
 
+
+WITH_ADDRESSES = frozenset({"dall-e-2", "dall-e-3"})
+"""Names of models for which OpenAI's own default was an address."""
 
 GENERATION = Validator(ImageRequest, {})
 

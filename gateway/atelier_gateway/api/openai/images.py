@@ -14,7 +14,7 @@ from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.api.openai import openapi
 from atelier_gateway.api.openai.as_job import answer_with_addresses, base_address
 from atelier_gateway.api.openai.errors import Refusal, unsupported_value
-from atelier_gateway.api.openai.fields import FORM
+from atelier_gateway.api.openai.fields import FORM, WITH_ADDRESSES
 from atelier_gateway.api.openai.request import ImageWork, complete, prepare
 from atelier_gateway.api.openai.response import headers_of, images_body
 from atelier_gateway.api.openai.stream import ImageStream, ImageStreamResponse, with_previews
@@ -61,14 +61,9 @@ class ImageRoutes:
     async def _answer(self, request: Request, clock: RequestClock, *, edits: bool) -> Response:
         await self._generate.require_generator()  # before the body: no request is right here
         work = await self._work(await self._read(request, edits), clock, edits)
-        if work.own.response_format == "url":
-            if self._jobs is None:
-                message = "cannot be url: nothing is kept here (ATELIER_GATEWAY_JOBS_DATABASE is none)"
-                raise unsupported_value("response_format", message)
+        if (jobs := self._jobs_for(work)) is not None:
             base = base_address(request, self._public_url)
-            return await answer_with_addresses(
-                self._jobs, work, base, ttl_s=self._ttl_s, deadline=clock.deadline
-            )
+            return await answer_with_addresses(jobs, work, base, ttl_s=self._ttl_s, deadline=clock.deadline)
         if work.own.stream:
             return await self._streamed(work, clock, "image_edit" if edits else "image_generation")
         with fields_renamed(work.names):
@@ -76,6 +71,18 @@ class ImageRoutes:
         content = await asyncio.to_thread(images_body, work, generations)
         headers = headers_of(work, generations[0].model_set)
         return Response(content, media_type="application/json", headers=headers)
+
+    def _jobs_for(self, work: ImageWork) -> Jobs | None:
+        """Return what draws images that are handed out by their addresses; None: they are not."""
+        own = work.own
+        if own.response_format is None and own.model in WITH_ADDRESSES and not own.stream:
+            return self._jobs  # without jobs, such clients get the file
+        if own.response_format != "url":
+            return None
+        if self._jobs is None:
+            message = "cannot be url: nothing is kept here (ATELIER_GATEWAY_JOBS_DATABASE is none)"
+            raise unsupported_value(work.client_fields("response_format"), message)
+        return self._jobs
 
     async def _read(self, request: Request, edits: bool) -> dict[str, Any]:
         limits = self._limits
