@@ -26,6 +26,8 @@ EXECUTED: Mapping[str, tuple[str, str]] = {
     "from image": ("docs/http-api.md", "-o glasses.png"),
     "photos": ("docs/http-api.md", "> comparison.json"),
     "jobs": ("docs/http-api.md", "-o photo_job.json"),
+    "openai": ("docs/openai.md", "/v1/images/generations"),
+    "openai edits": ("docs/openai.md", "/v1/images/edits"),
     "plan": ("docs/restorer-cli.md", "compare docs/ruined.png"),
     "folders": ("docs/restorer-cli.md", "photos_restored --report"),
     "archive": ("docs/restorer-cli.md", "restore archive"),

@@ -25,7 +25,7 @@ INVALID = "invalid_request_error"
 SERVER = "server_error"
 
 
-class OpenAIError(NamedTuple):
+class Told(NamedTuple):
     """How a reason is told: the HTTP status, and the error's type and code."""
 
     status: int
@@ -33,25 +33,25 @@ class OpenAIError(NamedTuple):
     code: str
 
 
-ERRORS: Mapping[ErrorReason, OpenAIError] = {
-    ErrorReason.INVALID_REQUEST: OpenAIError(400, INVALID, "invalid_value"),
-    ErrorReason.MALFORMED_BODY: OpenAIError(400, INVALID, "malformed_body"),
-    ErrorReason.BODY_TOO_LARGE: OpenAIError(413, INVALID, "request_too_large"),
-    ErrorReason.REQUEST_TIMEOUT: OpenAIError(408, INVALID, "request_timeout"),
-    ErrorReason.UNSUPPORTED_MEDIA_TYPE: OpenAIError(415, INVALID, "unsupported_content_type"),
-    ErrorReason.QUEUE_FULL: OpenAIError(429, "rate_limit_error", "rate_limit_exceeded"),
-    ErrorReason.DEADLINE_UNMEETABLE: OpenAIError(503, SERVER, "server_overloaded"),
-    ErrorReason.DEADLINE_EXCEEDED: OpenAIError(504, SERVER, "timeout"),
-    ErrorReason.SERVICE_NOT_READY: OpenAIError(503, SERVER, "service_unavailable"),
-    ErrorReason.SERVICE_DRAINING: OpenAIError(503, SERVER, "service_unavailable"),
-    ErrorReason.SERVICE_UNAVAILABLE: OpenAIError(503, SERVER, "service_unavailable"),
-    ErrorReason.NOT_SERVED: OpenAIError(501, SERVER, "not_served"),
-    ErrorReason.OUT_OF_MEMORY: OpenAIError(503, SERVER, "out_of_memory"),
-    ErrorReason.BAD_IMAGE: OpenAIError(500, SERVER, "server_error"),
-    ErrorReason.CANCELLED: OpenAIError(499, INVALID, "cancelled"),  # for the log only: the client is gone
-    ErrorReason.NOT_FOUND: OpenAIError(404, INVALID, "unknown_url"),
-    ErrorReason.GONE: OpenAIError(410, INVALID, "expired"),
-    ErrorReason.INTERNAL: OpenAIError(500, SERVER, "server_error"),
+ERRORS: Mapping[ErrorReason, Told] = {
+    ErrorReason.INVALID_REQUEST: Told(400, INVALID, "invalid_value"),
+    ErrorReason.MALFORMED_BODY: Told(400, INVALID, "malformed_body"),
+    ErrorReason.BODY_TOO_LARGE: Told(413, INVALID, "request_too_large"),
+    ErrorReason.REQUEST_TIMEOUT: Told(408, INVALID, "request_timeout"),
+    ErrorReason.UNSUPPORTED_MEDIA_TYPE: Told(415, INVALID, "unsupported_content_type"),
+    ErrorReason.QUEUE_FULL: Told(429, "rate_limit_error", "rate_limit_exceeded"),
+    ErrorReason.DEADLINE_UNMEETABLE: Told(503, SERVER, "server_overloaded"),
+    ErrorReason.DEADLINE_EXCEEDED: Told(504, SERVER, "timeout"),
+    ErrorReason.SERVICE_NOT_READY: Told(503, SERVER, "service_unavailable"),
+    ErrorReason.SERVICE_DRAINING: Told(503, SERVER, "service_unavailable"),
+    ErrorReason.SERVICE_UNAVAILABLE: Told(503, SERVER, "service_unavailable"),
+    ErrorReason.NOT_SERVED: Told(501, SERVER, "not_served"),
+    ErrorReason.OUT_OF_MEMORY: Told(503, SERVER, "out_of_memory"),
+    ErrorReason.BAD_IMAGE: Told(500, SERVER, "server_error"),
+    ErrorReason.CANCELLED: Told(499, INVALID, "cancelled"),  # for the log only: the client is gone
+    ErrorReason.NOT_FOUND: Told(404, INVALID, "unknown_url"),
+    ErrorReason.GONE: Told(410, INVALID, "expired"),
+    ErrorReason.INTERNAL: Told(500, SERVER, "server_error"),
 }
 """409 is not among them: OpenAI's clients would repeat the request."""
 
@@ -61,7 +61,7 @@ _NOT_WORTH_REPEATING = frozenset(
 """Their clients repeat each 5xx twice, unless they are told that it does not help."""
 
 
-class ErrorDetail(BaseModel):
+class OpenAIErrorDetail(BaseModel):
     """Why a request failed."""
 
     message: str
@@ -70,10 +70,10 @@ class ErrorDetail(BaseModel):
     code: str | None = Field(examples=["invalid_value"])
 
 
-class ErrorAnswer(BaseModel):
+class OpenAIErrorAnswer(BaseModel):
     """The body of every error."""
 
-    error: ErrorDetail
+    error: OpenAIErrorDetail
 
 
 class Refusal(InvalidRequest):
@@ -104,7 +104,7 @@ def unsupported_parameter(field: str, message: str) -> Refusal:
     return Refusal(field, message, "unsupported_parameter")
 
 
-def error_detail(error: AtelierError, *, status: int | None = None) -> ErrorDetail:
+def error_detail(error: AtelierError, *, status: int | None = None) -> OpenAIErrorDetail:
     """Return what a client is told of an error."""
     _, error_type, code = ERRORS[error.reason]
     message = error.message
@@ -115,7 +115,7 @@ def error_detail(error: AtelierError, *, status: int | None = None) -> ErrorDeta
     elif status == 405:
         code = "method_not_allowed"
     param = error.fields[0].field if error.fields else None
-    return ErrorDetail(message=message, type=error_type, param=param, code=code)
+    return OpenAIErrorDetail(message=message, type=error_type, param=param, code=code)
 
 
 class OpenAIRoute(ErrorRenderingRoute):
@@ -126,7 +126,7 @@ class OpenAIRoute(ErrorRenderingRoute):
         error: AtelierError, *, status: int | None = None, headers: Mapping[str, str] | None = None
     ) -> Response:
         """Return the response to an error."""
-        answer = ErrorAnswer(error=error_detail(error, status=status))
+        answer = OpenAIErrorAnswer(error=error_detail(error, status=status))
         repeat = {"x-should-retry": "false"} if error.reason in _NOT_WORTH_REPEATING else {}
         return Response(
             orjson.dumps(answer.model_dump()),

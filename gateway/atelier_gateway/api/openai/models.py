@@ -20,7 +20,7 @@ PATH = "/v1/models"
 _STARTED = int(time.time())
 
 
-class ModelAnswer(BaseModel):
+class OpenAIModel(BaseModel):
     """A model."""
 
     id: str = Field(examples=["SDXL"])
@@ -29,11 +29,11 @@ class ModelAnswer(BaseModel):
     owned_by: str
 
 
-class ModelsAnswer(BaseModel):
+class OpenAIModelList(BaseModel):
     """All models."""
 
     object: Literal["list"] = "list"
-    data: list[ModelAnswer]
+    data: list[OpenAIModel]
 
 
 class ModelRoutes:
@@ -44,13 +44,13 @@ class ModelRoutes:
 
     def add_to(self, router: APIRouter) -> None:
         """Add the routes."""
-        router.get(PATH, name="openai_models", **openapi.models_route(ModelsAnswer))(self.list_models)
+        router.get(PATH, name="openai_models", **openapi.models_route(OpenAIModelList))(self.list_models)
         one = f"{PATH}/{{model:path}}"
-        router.get(one, name="openai_model", **openapi.model_route(ModelAnswer))(self.get_model)
+        router.get(one, name="openai_model", **openapi.model_route(OpenAIModel))(self.get_model)
 
     async def list_models(self) -> Response:
         """Return the loaded set; nothing where there is no generator, on purpose."""
-        answer = ModelsAnswer(data=await self._models())
+        answer = OpenAIModelList(data=await self._models())
         return Response(answer.model_dump_json(), media_type="application/json")
 
     async def get_model(self, request: Request) -> Response:
@@ -61,7 +61,7 @@ class ModelRoutes:
                 return Response(model.model_dump_json(), media_type="application/json")
         raise ModelNotFound(name)
 
-    async def _models(self) -> list[ModelAnswer]:
+    async def _models(self) -> list[OpenAIModel]:
         system = await self._health.check_main()
         if system.restores_only:
             return []
@@ -69,4 +69,4 @@ class ModelRoutes:
             raise ServiceUnavailable("The generator cannot be reached.")
         require_ready(system.generator)
         name = model_name(system.generator.model_set)
-        return [ModelAnswer(id=name, created=_STARTED, owned_by="atelier")]
+        return [OpenAIModel(id=name, created=_STARTED, owned_by="atelier")]

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from atelier_gateway.api.native.generate_request import ALIASES as GENERATE_ALIASES
-from atelier_gateway.api.openai.errors import ErrorAnswer
+from atelier_gateway.api.openai.errors import OpenAIErrorAnswer
 from atelier_gateway.api.openai.fields import EDIT_ONLY, EXTENSIONS, EXTRA_BODY, FORM
 from atelier_gateway.api.openai.response import MODEL_HEADER, ImagesAnswer
 from atelier_gateway.http import schemas
@@ -125,7 +125,7 @@ def _images_route(description: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _failures(texts: dict[int, str]) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorAnswer, "description": text} for status, text in texts.items()}
+    return {status: {"model": OpenAIErrorAnswer, "description": text} for status, text in texts.items()}
 
 
 def _body(title: str, *, edits: bool) -> dict[str, Any]:

@@ -24,27 +24,27 @@ TOKEN_SIDE_PX = 16
 """A square of this side counts as one image token."""
 
 
-class InputDetails(BaseModel):
+class ImageUsageInput(BaseModel):
     """What the input tokens are of."""
 
     text_tokens: int = Field(description="Of the prompt, as the text encoder counts them.")
     image_tokens: int = Field(description="One for each 16 x 16 px of the image that is edited.")
 
 
-class OutputDetails(BaseModel):
+class ImageUsageOutput(BaseModel):
     """What the output tokens are of."""
 
     text_tokens: int = 0
     image_tokens: int
 
 
-class Usage(BaseModel):
+class ImageUsage(BaseModel):
     """Counts, of which nothing is charged."""
 
     input_tokens: int
-    input_tokens_details: InputDetails
+    input_tokens_details: ImageUsageInput
     output_tokens: int = Field(description="One for each 16 x 16 px.")
-    output_tokens_details: OutputDetails
+    output_tokens_details: ImageUsageOutput
     total_tokens: int
 
 
@@ -68,7 +68,7 @@ class ImagesAnswer(BaseModel):
     output_format: Literal["png", "jpeg", "webp"]
     quality: EffectiveQuality
     size: str = Field(examples=["1024x1024"])
-    usage: Usage
+    usage: ImageUsage
 
 
 class Shown(BaseModel):
@@ -99,17 +99,17 @@ def headers_of(work: ImageWork, model_set: str) -> dict[str, str]:
 
 def usage_of(
     work: ImageWork, images: Sequence[Shown], prompt_tokens: int, *, with_input: bool = True
-) -> Usage:
+) -> ImageUsage:
     """Count what a request took. `with_input`: count the prompt and the image that is edited, too."""
     text = prompt_tokens if with_input else 0
     source = stored_size(work.spec.image) if work.spec.image is not None and with_input else None
     image = 0 if source is None else image_tokens(source.width, source.height)
     output = sum(image_tokens(each.width, each.height) for each in images)
-    return Usage(
+    return ImageUsage(
         input_tokens=text + image,
-        input_tokens_details=InputDetails(text_tokens=text, image_tokens=image),
+        input_tokens_details=ImageUsageInput(text_tokens=text, image_tokens=image),
         output_tokens=output,
-        output_tokens_details=OutputDetails(image_tokens=output),
+        output_tokens_details=ImageUsageOutput(image_tokens=output),
         total_tokens=text + image + output,
     )
 
