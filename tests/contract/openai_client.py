@@ -37,7 +37,7 @@ def answer(response: httpx.Response) -> Any:
     return response.json()
 
 
-def refused(response: httpx.Response, status: int = 400) -> tuple[str, str]:
+def refused(response: httpx.Response, status: int = 400) -> tuple[str | None, str]:
     """The field and the code of an error in OpenAI's shape."""
     assert response.status_code == status, response.text
     assert response.headers["x-request-id"]

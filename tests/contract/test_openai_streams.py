@@ -193,8 +193,8 @@ def test_connections_on_which_nothing_happens_are_kept_alive(
 
 def test_the_restorer_failing_in_the_middle(stack: Stack) -> None:
     stack.restorer.error = OutOfMemory()
-    body = {"stream": True, "partial_images": 1, "on_restore_failure": "fail"}
-    name, data = events_in(generate(stack, **body))[-1]
+    response = generate(stack, stream=True, partial_images=1, on_restore_failure="fail")
+    name, data = events_in(response)[-1]
     assert name == "error" and data["error"]["code"] == "out_of_memory"
     events = events_in(generate(stack, stream=True))
     assert events[0][0] == COMPLETED and events[0][1]["faces"] == [], (
@@ -208,6 +208,7 @@ def test_edits_stream_too(stack: Stack) -> None:
     )
     events = list(stream_of)
     assert [event.type for event in events] == ["image_edit.partial_image"] * STEPS + ["image_edit.completed"]
-    assert events[-1].usage.input_tokens_details.image_tokens == 256
+    last = events[-1]
+    assert last.type == "image_edit.completed" and last.usage.input_tokens_details.image_tokens == 256
     assert isinstance(stack.generator.requests[-1], pb.GenerateImageRequest)
     assert EDITS.endswith("edits")

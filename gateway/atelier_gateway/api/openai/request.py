@@ -164,6 +164,8 @@ def complete(
         names = replace(names, derived={**names.derived, "num_inference_steps": "quality"})
     with fields_renamed(names):
         parsed = parse_request(body, find_violations, max_image_bytes=max_image_bytes)
+    # The files alone: what they came in would be kept while the images are drawn.
+    body |= {name: getattr(parsed.request, name) for name in ("image", "mask") if name in body}
     return ImageWork(prepared.own, body, parsed, names, prepared.ignored, prepared.quality)
 
 
