@@ -9,12 +9,12 @@ from pydantic import BaseModel
 from atelier_gateway.api.native.generate_request import ALIASES as GENERATE_ALIASES
 from atelier_gateway.api.openai.errors import OpenAIErrorAnswer
 from atelier_gateway.api.openai.fields import EDIT_ONLY, EXTENSIONS, EXTRA_BODY, FORM
+from atelier_gateway.api.openai.pictures import MOST_IMAGES
 from atelier_gateway.api.openai.response import MODEL_HEADER, ImagesAnswer
 from atelier_gateway.http import schemas
 from atelier_gateway.http.ignored import IGNORED_HEADER
 
 _TAG: dict[str, Any] = {"tags": ["openai"]}
-_MOST_IMAGES = 16
 _FAILURES = {
     400: "A field is missing or out of range, or cannot be done here; param is the first one of them.",
     408: "The body arrived too slowly.",
@@ -132,7 +132,8 @@ def _body(title: str, *, edits: bool) -> dict[str, Any]:
     """Return the document's part for a body. Fields that are not in it are ignored, not refused."""
     extensions = {name: field for name, field in EXTENSIONS.items() if edits or name not in EDIT_ONLY}
     own = {**FORM.properties, "size": {**FORM.properties["size"], **_SIZE}}
-    schema = {"properties": {**own, **_EXTRA, **extensions}, "required": ["prompt"]}
+    required = ["prompt", "image"] if edits else ["prompt"]
+    schema = {"properties": {**own, **_EXTRA, **extensions}, "required": required}
     in_json = schemas.body_schema(title, schema, {**GENERATE_ALIASES})
     in_form = schemas.form_schema(title, schema, {**GENERATE_ALIASES})
     if edits:
@@ -159,10 +160,11 @@ def _body(title: str, *, edits: bool) -> dict[str, Any]:
 def _add_pictures(properties: dict[str, Any]) -> None:
     """Say what JSON may have in place of files."""
     null = {"type": "null"}
-    several = {"type": "array", "items": _PICTURE, "maxItems": _MOST_IMAGES}
-    properties["image"] = {**properties["image"], "anyOf": [_PICTURE, several, null]}
+    one = {"type": "array", "minItems": MOST_IMAGES, "maxItems": MOST_IMAGES}
+    text = properties["image"]["description"]
+    properties["image"] = {"anyOf": [_PICTURE, {**one, "items": _PICTURE}], "description": text}
     properties["mask"] = {**properties["mask"], "anyOf": [_PICTURE, _DATA_URL, null]}
     properties["images"] = {
-        "anyOf": [{"type": "array", "items": _DATA_URL, "maxItems": _MOST_IMAGES}, null],
+        "anyOf": [{**one, "items": _DATA_URL}, null],
         "description": "In place of image: a list of one object, whose image_url is a data URL.",
     }
