@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from atelier_gateway.api.native.jobs import OWNER
 from atelier_gateway.api.native.jobs import PATH as JOBS_PATH
+from atelier_gateway.api.openai.errors import told_by_client_names
 from atelier_gateway.api.openai.request import ImageWork
 from atelier_gateway.api.openai.response import Shown, headers_of, images_answer
-from atelier_gateway.http.validation import fields_renamed
 from atelier_gateway.jobs.service import Jobs, Submission
 from atelier_gateway.jobs.values import Job, JobStatus, JobType
 from atelier_runtime.errors import (
@@ -45,7 +45,7 @@ async def answer_with_addresses(
     Canceling the task cancels the job. Raises what the job failed with.
     """
     submission = Submission(JobType.GENERATE, work.body, OWNER, ttl_s=ttl_s)
-    with fields_renamed(work.names):
+    with told_by_client_names(work.names):
         job = await _ended(jobs, submission, deadline)
         if job.status is not JobStatus.COMPLETED:
             raise _error_of(job)

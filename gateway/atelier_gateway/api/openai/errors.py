@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import orjson
@@ -102,6 +103,19 @@ def unsupported_value(field: str, message: str) -> Refusal:
 def unsupported_parameter(field: str, message: str) -> Refusal:
     """Return the error of a field that has no meaning here, and would change the picture elsewhere."""
     return Refusal(field, message, "unsupported_parameter")
+
+
+@contextmanager
+def told_by_client_names(new_name: Callable[[str], str]) -> Iterator[None]:
+    """Rename the fields of an `InvalidRequest` that is raised inside to what the client called them.
+
+    Several of `/generate` may come from one of OpenAI's: width and height from size.
+    """
+    try:
+        yield
+    except InvalidRequest as error:
+        renamed = (FieldViolation(new_name(each.field), each.message) for each in error.fields)
+        raise InvalidRequest(tuple(dict.fromkeys(renamed))) from error
 
 
 def error_detail(error: AtelierError, *, status: int | None = None) -> OpenAIErrorDetail:

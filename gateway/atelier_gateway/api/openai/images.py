@@ -13,7 +13,7 @@ from starlette.responses import Response
 from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.api.openai import openapi
 from atelier_gateway.api.openai.as_job import answer_with_addresses, base_address
-from atelier_gateway.api.openai.errors import Refusal, unsupported_value
+from atelier_gateway.api.openai.errors import Refusal, told_by_client_names, unsupported_value
 from atelier_gateway.api.openai.fields import FORM, WITH_ADDRESSES
 from atelier_gateway.api.openai.request import ImageWork, complete, prepare
 from atelier_gateway.api.openai.response import headers_of, images_body
@@ -22,7 +22,6 @@ from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import require_ready
 from atelier_gateway.http.body import read_json_or_form
 from atelier_gateway.http.disconnect import RequestClock, work_route
-from atelier_gateway.http.validation import fields_renamed
 from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.settings import GatewaySettings
 
@@ -66,7 +65,7 @@ class ImageRoutes:
             return await answer_with_addresses(jobs, work, base, ttl_s=self._ttl_s, deadline=clock.deadline)
         if work.own.stream:
             return await self._streamed(work, clock, "image_edit" if edits else "image_generation")
-        with fields_renamed(work.names):
+        with told_by_client_names(work.names):
             generations = await self._generate.run(work.spec, deadline=clock.deadline)
         content = await asyncio.to_thread(images_body, work, generations)
         headers = headers_of(work, generations[0].model_set)
@@ -107,7 +106,7 @@ class ImageRoutes:
         return await asyncio.to_thread(complete, prepared, set_steps, violations, max_image_bytes=limit)
 
     async def _streamed(self, work: ImageWork, clock: RequestClock, prefix: str) -> Response:
-        with fields_renamed(work.names):
+        with told_by_client_names(work.names):
             previewed = await with_previews(
                 self._generate, work.spec, work.own.partial_images, deadline=clock.deadline
             )

@@ -9,7 +9,12 @@ from typing import Any
 
 from atelier_gateway.api.native.generate_request import ParsedRequest, parse_request
 from atelier_gateway.api.openai import quality
-from atelier_gateway.api.openai.errors import Refusal, unsupported_parameter, unsupported_value
+from atelier_gateway.api.openai.errors import (
+    Refusal,
+    told_by_client_names,
+    unsupported_parameter,
+    unsupported_value,
+)
 from atelier_gateway.api.openai.fields import (
     EDIT_ONLY,
     EXTENSIONS,
@@ -26,7 +31,7 @@ from atelier_gateway.api.openai.quality import QUALITIES, Quality
 from atelier_gateway.core.values import GenerateSpec
 from atelier_gateway.http.long_text import LongText
 from atelier_gateway.http.schemas import describe_value
-from atelier_gateway.http.validation import fields_renamed, refusal
+from atelier_gateway.http.validation import refusal
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation
 from atelier_runtime.sizes import Size
@@ -162,7 +167,7 @@ def complete(
     if set_steps is not None and (steps := quality.steps_of(prepared.quality, set_steps)) is not None:
         body["num_inference_steps"] = steps
         names = replace(names, derived={**names.derived, "num_inference_steps": "quality"})
-    with fields_renamed(names):
+    with told_by_client_names(names):
         parsed = parse_request(body, find_violations, max_image_bytes=max_image_bytes)
     # The files alone: what they came in would be kept while the images are drawn.
     body |= {name: getattr(parsed.request, name) for name in ("image", "mask") if name in body}

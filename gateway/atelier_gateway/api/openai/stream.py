@@ -14,14 +14,13 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from atelier_gateway.api.native.report import to_base64
-from atelier_gateway.api.openai.errors import error_detail
+from atelier_gateway.api.openai.errors import error_detail, told_by_client_names
 from atelier_gateway.api.openai.request import ImageWork
 from atelier_gateway.api.openai.response import model_name, shown, usage_of
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.values import GenerateSpec, Generation, Progress
 from atelier_gateway.http.errors import log_and_count, unforeseen_error
 from atelier_gateway.http.server_events import EVENT_HEADERS, HEARTBEAT
-from atelier_gateway.http.validation import fields_renamed
 from atelier_runtime.errors import AtelierError, DeadlineExceeded, InvalidRequest
 
 DONE = b"data: [DONE]\n\n"
@@ -119,7 +118,7 @@ class ImageStream:
     async def _draw(self) -> None:
         try:
             async with asyncio.timeout(max(0.0, self._deadline - time.monotonic())) as timeout:
-                with fields_renamed(self._work.names):
+                with told_by_client_names(self._work.names):
                     generations = await self._generate.run(
                         self._spec, self._on_progress, deadline=self._deadline
                     )
