@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from atelier_gateway import __version__
-from atelier_gateway.api import native
+from atelier_gateway.api import native, openai
 from atelier_gateway.api.native.errors import NativeRoute
 from atelier_gateway.api.native.job_response import webhook_data
 from atelier_gateway.api.native.job_work import works as job_works
@@ -19,6 +19,7 @@ from atelier_gateway.api.native.jobs import PATH as JOBS_PATH
 from atelier_gateway.api.native.openapi import DESCRIPTION
 from atelier_gateway.api.native.report import REPORT_HEADER
 from atelier_gateway.api.native.request import BodyLimits
+from atelier_gateway.api.openai.response import MODEL_HEADER
 from atelier_gateway.backends.client import GeneratorClient, RestorerClient
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
@@ -66,14 +67,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.include_router(
-        native.create_router(settings, generate, faces, Health(generator, restorer), jobs),
-    )
+    health = Health(generator, restorer)
+    app.include_router(native.create_router(settings, generate, faces, health, jobs))
+    app.include_router(openai.create_router(settings, generate, health, jobs))
     app.state.startup_problem = None
     app.state.drain = _nothing if jobs is None else jobs.drain
     add_docs(app, settings.root_path)
     add_metrics(app, metrics.build_registry("gateway"))
-    errors = ErrorRenderer({"": NativeRoute})
+    errors = ErrorRenderer({"": NativeRoute, **openai.ROUTE_CLASSES})
     app.add_exception_handler(HTTPException, errors.handle_unmatched)
     app.add_middleware(RequestContextMiddleware, render_error=errors.render)
     transfers = Transfers(max_bytes=settings.max_bytes_in_flight, stall_seconds=settings.stall_seconds)
@@ -114,7 +115,7 @@ def _add_cors(app: FastAPI, settings: GatewaySettings) -> None:
             expose_headers=[
                 *(REPORT_HEADER, "X-Request-ID", "Retry-After"),
                 *("Location", "Preference-Applied", "ETag", "Content-Disposition"),
-                IGNORED_HEADER,
+                *(IGNORED_HEADER, MODEL_HEADER),
             ],
             max_age=600,
         )

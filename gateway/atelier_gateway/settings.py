@@ -22,6 +22,7 @@ _TARGET = re.compile(
     rf"(dns:(//[^\s/]*/)?)?{_HOST_AND_PORT}|ipv[46]:{_HOST_AND_PORT}(,{_HOST_AND_PORT})*|unix(-abstract)?:\S+"
 )
 _PORT = re.compile(r":(\d{1,5})(?=,|$)")
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._~-]+)*")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _DATABASE = re.compile(r"sqlite:///(?!:memory:)[^\s?#]+|postgres(ql)?://\S+")
 _FILES = re.compile(r"file:\S+|(s3|s3a|gs|az|abfs|abfss)://\S+")
@@ -39,6 +40,15 @@ def _split_origins(given: object) -> object:
                 f"'{origin}' is not an origin: write * or http(s)://host[:port], separated by commas"
             )
     return origins
+
+
+def _public_url(given: object) -> object:
+    """Read an address, with or without a slash at its end."""
+    if isinstance(given, str) and given:
+        given = given.rstrip("/")
+        if not _PUBLIC_URL.fullmatch(given):
+            raise ValueError("is not an address: write http(s)://host[:port][/path]")
+    return given
 
 
 def _root_path(given: object) -> object:
@@ -126,6 +136,11 @@ class GatewaySettings(ProcessSettings):
         "",
         description="Path below which a proxy serves the gateway, such as /images; for the links of /docs. "
         "Requests may come with it or without.",
+    )
+    public_url: Annotated[str, BeforeValidator(_public_url)] = Field(
+        "",
+        description="Address of the gateway for its clients, such as https://images.example.com/atelier, for "
+        "the addresses of images in OpenAI's interface. Empty: what the request was sent to.",
     )
     deadline_seconds: float = Field(
         defaults.DEADLINE_S, gt=0, le=86_400, description="Time for one request, all services together."

@@ -60,6 +60,10 @@ class Script:
     seconds_left: list[float] = field(default_factory=list)
     steps: int = 0
     """Denoising steps taken."""
+    set_steps: int = 30
+    """Those of the model set."""
+    colorless: bool = False
+    """The model set does not say what its latents look like: there are no previews."""
     running: int = 0
     cancelled: int = 0
 

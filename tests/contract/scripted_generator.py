@@ -10,7 +10,7 @@ from grpc_status import rpc_status
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2_grpc
 from atelier_runtime import defaults, wire
-from atelier_runtime.errors import BadImage
+from atelier_runtime.errors import BadImage, InvalidRequest
 from atelier_runtime.metrics import StageReport
 from atelier_runtime.outcomes import SkipReason
 from atelier_runtime.rpc_errors import to_status
@@ -46,6 +46,9 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
         self, request: pb.EstimateImageRequest, context: grpc.aio.ServicerContext
     ) -> pb.EstimateImageResponse:
         await self.begin(request, context, held=False)
+        if self.script.colorless and request.request.preview_interval_steps:
+            problem = InvalidRequest.of("preview_interval_steps", "the latents have no colors")
+            await context.abort_with_status(rpc_status.to_status(to_status(problem, "service")))
         seconds = pb.EstimatedDuration(
             expected=wire.duration_to_proto(12.5),
             low=wire.duration_to_proto(11),
@@ -83,7 +86,10 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
             ],
             loras=[pb.AvailableLora(name="sketch", trigger_words=["pencil sketch"])],
             defaults=pb.SamplingDefaults(
-                sampler="euler", schedule="default", num_inference_steps=30, guidance_scale=7.5
+                sampler="euler",
+                schedule="default",
+                num_inference_steps=self.script.set_steps,
+                guidance_scale=7.5,
             ),
         )
 

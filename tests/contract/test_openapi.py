@@ -29,6 +29,17 @@ def test_the_examples_of_generate_are_served(stack: Stack) -> None:
         assert stack.client.post("/generate", json=request).status_code == 200
 
 
+def test_the_examples_of_openais_interface_are_served(stack: Stack) -> None:
+    paths = stack.client.get("/openapi.json").json()["paths"]
+    for path in ("/v1/images/generations", "/v1/images/edits"):
+        content = paths[path]["post"]["requestBody"]["content"]
+        for kind in content.values():
+            assert all("description" in field for field in kind["schema"]["properties"].values())
+        for example in content["application/json"].get("examples", {}).values():
+            request = {**example["value"], "size": "256x256"}
+            assert stack.client.post(path, json=request).status_code == 200
+
+
 @pytest.mark.parametrize("path", PHOTO_PATHS)
 def test_the_examples_of_the_photo_routes_are_served(stack: Stack, path: str) -> None:
     operation = stack.client.get("/openapi.json").json()["paths"][path]["post"]

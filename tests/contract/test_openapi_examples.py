@@ -56,12 +56,14 @@ def checks_of(case: schemathesis.Case[Any]) -> list[Any]:
     return [check for check in CHECKS if check is not negative_data_rejection or case.media_type != FORM]
 
 
-def statuses_of(stack: Stack, path: str, mode: GenerationMode) -> Counter[tuple[str, int]]:
+def statuses_of(
+    stack: Stack, path: str, mode: GenerationMode, *, examples: int = 200
+) -> Counter[tuple[str, int]]:
     """Send requests that are made from the schema; return how many had which media type and status."""
     document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
     statuses: Counter[tuple[str, int]] = Counter()
 
-    @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=document[path]["POST"].as_strategy(generation_mode=mode))
     def respond(case: schemathesis.Case[Any]) -> None:
         response = case.call_and_validate(checks=checks_of(case))
@@ -112,6 +114,21 @@ def test_generated_requests_for_jobs(mode: GenerationMode) -> None:
     assert mode is GenerationMode.POSITIVE or statuses["application/json", 202] == 0, statuses
 
 
+@pytest.mark.usefixtures("images_for_schemathesis")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/edits"])
+def test_generated_requests_of_openai(stack: Stack, path: str, mode: GenerationMode) -> None:
+    stack.generator.size = (8, 8)
+    statuses = statuses_of(stack, path, mode, examples=100)
+    # 400 of valid ones: sizes, contradictions and pictures that a schema cannot express
+    expected = {200, 400} if mode is GenerationMode.POSITIVE else {200, 400, 415}
+    assert {status for _, status in statuses} <= expected, statuses
+    if mode is GenerationMode.NEGATIVE:
+        assert statuses["application/json", 200] == 0 and statuses["application/json", 400] > 20, statuses
+    else:
+        assert statuses["application/json", 200] + statuses[FORM, 200] > 5, "valid requests are served"
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -121,9 +138,11 @@ def test_generated_requests_for_jobs(mode: GenerationMode) -> None:
         ("POST", "/v1/jobs/{job_id}/cancel"),
         ("GET", "/v1/jobs/{job_id}/events"),
         ("GET", "/v1/jobs/{job_id}/outputs/{name}"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/{model}"),
     ],
 )
-def test_generated_requests_for_what_became_of_jobs(stack: Stack, method: str, path: str) -> None:
+def test_generated_requests_without_a_body(stack: Stack, method: str, path: str) -> None:
     document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
     checks = [check for check in CHECKS if check is not negative_data_rejection]
 

@@ -15,4 +15,7 @@ def test_the_copy_names_every_path() -> None:
     photo = {"/restore", "/detect", "/compare"}
     job = "/v1/jobs/{job_id}"
     jobs = {"/v1/jobs", job, *(f"{job}/{part}" for part in ("cancel", "events", "outputs/{name}"))}
-    assert paths == {"/", "/generate", "/health", "/livez", "/readyz", "/v1/inspect", *photo, *jobs}
+    images = {"/v1/images/generations", "/v1/images/edits"}
+    openai = {*images, "/v1/models", "/v1/models/{model}"}
+    own = {"/", "/generate", "/health", "/livez", "/readyz", "/v1/inspect"}
+    assert paths == {*own, *photo, *jobs, *openai}

@@ -27,6 +27,8 @@ EXECUTED: Mapping[str, tuple[str, str]] = {
     "photos": ("docs/http-api.md", "> comparison.json"),
     "jobs": ("docs/http-api.md", "-o photo_job.json"),
     "inspect": ("docs/recipes.md", "v1/inspect"),
+    "openai": ("docs/openai.md", "/v1/images/generations"),
+    "openai edits": ("docs/openai.md", "/v1/images/edits"),
     "plan": ("docs/restorer-cli.md", "compare docs/ruined.png"),
     "folders": ("docs/restorer-cli.md", "photos_restored --report"),
     "archive": ("docs/restorer-cli.md", "restore archive"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
 
 from tests.docs.conftest import Run
+from tests.docs.pages import block
+from tests.processes import Atelier
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,27 @@ def test_jobs_are_submitted_followed_and_used_again(run: Run, folder: Path) -> N
     with Image.open(folder / "final.png") as final, Image.open(folder / "drawn.png") as drawn:
         assert final.size == drawn.size == (1024, 1024)
         assert ImageChops.difference(final.convert("RGB"), drawn.convert("RGB")).getbbox() is not None
+
+
+def test_openais_interface_draws_and_edits(run: Run, folder: Path) -> None:
+    run("openai")
+    run("openai edits")
+    for name in ("apple", "edited"):
+        with Image.open(folder / f"{name}.png") as image:
+            assert (image.format, image.size) == ("PNG", (512, 512)), name
+    models = json.loads((folder / "models.json").read_text())
+    assert models["object"] == "list" and len(models["data"]) == 1
+
+
+def test_the_example_of_openais_sdk(folder: Path, atelier: Atelier) -> None:
+    text = block("docs/openai.md", "python").replace("http://127.0.0.1:7860", atelier.url)
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(folder / "portrait_sdk.png") as image:
+        assert image.size == (512, 512)
+    assert done.stdout.splitlines()[-1] == "image_generation.completed"
 
 
 def test_an_image_is_restored_by_a_plan_from_the_command_line(run: Run, folder: Path) -> None:

@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from atelier_gateway.api.native.errors import Problem
 from atelier_gateway.api.native.estimate_response import EstimateAnswer
 from atelier_gateway.api.native.generate_response import GenerateAnswer
+from atelier_gateway.api.openai.errors import OpenAIErrorAnswer
+from atelier_gateway.api.openai.response import ImagesAnswer
 from tests.docs.pages import EXCUSED, EXECUTED, ROOT, Block, block, blocks, pages
 from tools.docs import __main__ as generator
 from tools.docs import metrics
@@ -161,6 +163,8 @@ def test_every_shell_block_is_run_or_excused(found: Block) -> None:
         ("docs/http-api.md", '"image": "data:image/png;base64,...",\n  "prompt"', GenerateAnswer),
         ("docs/http-api.md", '"dry_run": true,', EstimateAnswer),
         ("docs/http-api.md", '"success": false', Problem),
+        ("docs/openai.md", '"created": ', ImagesAnswer),
+        ("docs/openai.md", '"param": "size"', OpenAIErrorAnswer),
     ],
 )
 def test_documented_responses_have_the_fields_of_the_real_ones(

@@ -13,7 +13,7 @@ from pathlib import Path
 from atelier_gateway.settings import GatewaySettings
 from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.settings import RestorerSettings
-from tools.docs import http, kubernetes, metrics, models, protos, samplers, settings
+from tools.docs import http, kubernetes, metrics, models, openai, protos, samplers, settings
 from tools.docs.markdown import fenced
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "http detect": partial(http.fields, "/detect"),
     "http faces": http.face_fields,
     "http errors": http.errors,
+    "openai fields": openai.fields,
+    "openai qualities": openai.qualities,
+    "openai errors": openai.errors,
     "skip reasons": http.skip_reasons,
     "warning codes": http.warning_codes,
     "models": models.components,

@@ -46,8 +46,11 @@ async def read_json_or_form(
     max_json_bytes: int,
     max_form_bytes: int,
     max_fields_bytes: int,
+    lists: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """Return the body's JSON object, or the fields of a form (multipart/form-data) as JSON would have them.
+
+    `lists`: fields that a form may have several times; their values are then a list.
 
     Images stay where they are: files of a form as `memoryview`, long strings in JSON as `LongText`. All else
     has at most `max_fields_bytes`.
@@ -69,7 +72,7 @@ async def read_json_or_form(
     if media_type == _FORM:
         form = await _receive(request, max_form_bytes)
         content_type = request.headers["content-type"]
-        return await asyncio.to_thread(_form_object, form, content_type, validator, max_fields_bytes)
+        return await asyncio.to_thread(_form_object, form, content_type, validator, max_fields_bytes, lists)
     body = await _receive(request, max_json_bytes)
     return await asyncio.to_thread(parse_json_object, body, max_bytes=max_fields_bytes)
 
@@ -155,7 +158,11 @@ def _map(file: tempfile.SpooledTemporaryFile[bytes]) -> mmap.mmap:
 
 
 def _form_object(
-    raw: Buffer, content_type: str, validator: Validator[Any], max_fields_bytes: int
+    raw: Buffer,
+    content_type: str,
+    validator: Validator[Any],
+    max_fields_bytes: int,
+    lists: frozenset[str],
 ) -> dict[str, Any]:
     values: list[tuple[str, Any]] = []
     texts_bytes = 0
@@ -184,7 +191,22 @@ def _form_object(
                 continue
             raise InvalidRequest.of(part.name[:60], f"is not UTF-8 at byte {error.start}") from None
         values.append((part.name, _from_text(text, schema)))
-    return to_object(values)
+    return to_object(_collected(values, lists))
+
+
+def _collected(values: list[tuple[str, Any]], lists: frozenset[str]) -> list[tuple[str, Any]]:
+    """Put the values of each name of `lists` that comes several times into one list, in its first place."""
+    several: dict[str, list[Any]] = {}
+    collected: list[tuple[str, Any]] = []
+    for name, value in values:
+        if name not in lists:
+            collected.append((name, value))
+        elif name in several:
+            several[name].append(value)
+        else:
+            several[name] = [value]
+            collected.append((name, several[name]))
+    return [(n, v[0]) if n in several and len(v) == 1 else (n, v) for n, v in collected]
 
 
 def _from_text(text: str, schema: dict[str, Any]) -> Any:

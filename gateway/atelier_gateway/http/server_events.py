@@ -12,6 +12,9 @@ from starlette.responses import StreamingResponse
 HEARTBEAT = b": \n\n"
 """A comment. Proxies close connections on which nothing moves."""
 
+EVENT_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Of a response that is sent as it comes, and kept by nobody."""
+
 
 @dataclass(frozen=True)
 class ServerEvent:
@@ -28,5 +31,4 @@ class ServerEvent:
 
 def event_response(events: AsyncIterator[bytes]) -> StreamingResponse:
     """Respond with events until the iterator ends."""
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    return StreamingResponse(events, media_type="text/event-stream", headers=EVENT_HEADERS)

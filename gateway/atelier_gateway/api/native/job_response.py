@@ -55,7 +55,8 @@ class JobAnswer(BaseModel):
     expires_at: datetime | None = Field(None, description="When outputs and result are deleted.")
     outputs: list[OutputAnswer] = []
     result: dict[str, Any] | None = Field(
-        None, description="The response of the synchronous route, without images."
+        None,
+        description="The response of the synchronous route, without images; of generate with prompt_tokens.",
     )
     error: ProblemDetail | None = None
     urls: JobUrls

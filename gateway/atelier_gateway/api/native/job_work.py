@@ -99,7 +99,11 @@ class GenerateWork(JobWork):
             generate_report(generation, request_id.get() or "", seconds).model_dump(mode="json")
             for generation in generations
         ]
-        report = {**reports[0], "prompt": parsed.spec.prompt}
+        report = {
+            **reports[0],
+            "prompt": parsed.spec.prompt,
+            "prompt_tokens": generations[0].prompt_tokens,
+        }
         if parsed.spec.num_images is not None:
             report["images"] = reports
         return Result(report, [(_numbered("image", n), each.image) for n, each in enumerate(generations)])

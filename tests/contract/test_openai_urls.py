@@ -1,0 +1,156 @@
+"""Images that are handed out by their addresses."""
+
+from __future__ import annotations
+
+import json
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+
+from atelier_runtime.errors import FieldViolation, InvalidRequest, OutOfMemory
+from tests.contract.openai_client import EDITS, GENERATIONS, IMAGE, SMALL, answer, generate, refused, sdk
+from tests.contract.raw_http import connect
+from tests.contract.script import opened
+from tests.contract.services import eventually
+from tests.contract.stack import Stack
+
+
+def jobs_of(stack: Stack) -> list[str]:
+    return [job["status"] for job in stack.client.get("/v1/jobs").json()["data"]]
+
+
+def test_an_address_serves_the_file(stack: Stack) -> None:
+    stack.generator.result = {"prompt_tokens": 7}
+    response = generate(stack, response_format="url", n=2, seed=5, user="u", output_format="webp")
+    content = answer(response)
+    assert response.headers["x-atelier-ignored"] == "user"
+    assert response.headers["x-atelier-model"] == content["model"] == "demo"
+    assert [each["seed"] for each in content["data"]] == [5, 6]
+    assert content["usage"]["input_tokens"] == 7 and content["usage"]["output_tokens"] == 512
+    assert len({each["url"] for each in content["data"]}) == 2
+    for each in content["data"]:
+        assert set(each) == {"url", "revised_prompt", "seed", "faces"} and len(each["faces"]) == 1
+        assert each["url"].startswith(stack.url)
+        file = stack.client.get(each["url"])
+        assert file.headers["content-type"] == "image/webp" and opened(file.content).size == (256, 256)
+
+
+@pytest.mark.parametrize("model", ["dall-e-2", "dall-e-3"])
+def test_names_of_models_whose_clients_expect_addresses(stack: Stack, model: str) -> None:
+    assert set(answer(generate(stack, model=model))["data"][0]) >= {"url"}
+    assert set(answer(generate(stack, model=model, response_format="b64_json"))["data"][0]) >= {"b64_json"}
+    assert generate(stack, model=model, stream=True).text.endswith("data: [DONE]\n\n")
+
+
+def test_an_address_cannot_be_guessed_and_expires(stack: Stack) -> None:
+    url = answer(generate(stack, response_format="url"))["data"][0]["url"]
+    job_id = urlsplit(url).path.split("/")[3]
+    assert len(job_id) == len("job_") + 12 + 32  # 128 random bits
+    job = stack.client.get(f"/v1/jobs/{job_id}").json()
+    assert job["expires_at"] is not None
+    assert {each["name"] for each in job["outputs"]} == {"drawn", "image"}
+
+
+def test_the_files_are_the_same_as_in_the_answer(stack: Stack) -> None:
+    client = sdk(stack.url)
+    urls = client.images.generate(
+        prompt="x", size="256x256", response_format="url", extra_body={"seed": 3, "upscale": 2}
+    )
+    assert urls.data is not None and urls.data[0].url is not None and urls.data[0].b64_json is None
+    assert opened(stack.client.get(urls.data[0].url).content).size == (512, 512)
+    assert urls.size == "512x512" and urls.usage is not None and urls.usage.output_tokens == 32 * 32
+
+
+@pytest.mark.parametrize("quality", ["low", "max"])
+def test_qualities_and_extensions_reach_the_job(stack: Stack, quality: str) -> None:
+    answer(generate(stack, response_format="url", quality=quality, size="512x512", extra_body={"seed": 9}))
+    request = stack.generator.requests[-1]
+    assert request.num_inference_steps == {"low": 15, "max": 60}[quality]
+    assert request.HasField("hires_pass") is (quality == "max") and request.seed == 9
+
+
+def test_edits_have_addresses_too(stack: Stack) -> None:
+    form = {"prompt": "x", "size": "256x256", "response_format": "url"}
+    content = answer(stack.client.post(EDITS, data=form, files={"image": ("a.png", IMAGE, "image/png")}))
+    assert stack.client.get(content["data"][0]["url"]).status_code == 200
+    assert content["usage"]["input_tokens_details"]["image_tokens"] == 256
+    assert stack.generator.requests[-1].image == IMAGE
+
+
+@pytest.mark.parametrize("public_url", ["https://images.example.com/atelier", "http://[::1]:8000/"])
+def test_the_address_that_the_settings_say(public_url: str) -> None:
+    with Stack(public_url=public_url) as stack:
+        url = answer(generate(stack, response_format="url"))["data"][0]["url"]
+        assert url.startswith(public_url.rstrip("/") + "/v1/jobs/job_")
+
+
+def test_the_address_that_the_request_was_sent_to() -> None:
+    with Stack(root_path="/images") as stack:
+        headers = {"Host": "images.example.com"}
+        for path in (GENERATIONS, "/images" + GENERATIONS):
+            body = {**SMALL, "response_format": "url"}
+            url = answer(stack.client.post(path, json=body, headers=headers))["data"][0]["url"]
+            assert url.startswith("http://images.example.com/images/v1/jobs/job_")
+        assert stack.client.get(stack.url + urlsplit(url).path).status_code == 200
+
+
+def test_without_jobs_there_are_no_addresses() -> None:
+    with Stack(jobs_database="none") as stack:
+        response = generate(stack, response_format="url")
+        assert refused(response) == ("response_format", "unsupported_value")
+        assert "ATELIER_GATEWAY_JOBS_DATABASE" in response.json()["error"]["message"]
+        assert "b64_json" in answer(generate(stack, model="dall-e-3"))["data"][0]
+
+
+def test_what_a_job_failed_with_is_the_error(stack: Stack) -> None:
+    stack.generator.error = OutOfMemory("no memory for this")
+    response = generate(stack, response_format="url")
+    assert response.status_code == 503 and response.headers["x-should-retry"] == "false"
+    assert response.json()["error"]["message"] == "no memory for this"
+    stack.generator.error = InvalidRequest([FieldViolation("width_px", "is too large")])
+    assert refused(generate(stack, response_format="url")) == ("size", "invalid_value")
+
+
+def test_too_many_waiting_jobs() -> None:
+    with Stack(jobs_at_once=0, jobs_waiting=1) as stack:
+        stack.client.post("/v1/jobs", json={"type": "generate", "input": {"prompt": "x"}})
+        response = generate(stack, response_format="url")
+        assert response.status_code == 429 and response.headers["retry-after"]
+
+
+def test_a_client_that_leaves_cancels_the_job() -> None:
+    with Stack() as stack:
+        stack.generator.hold = True
+        content = json.dumps({**SMALL, "response_format": "url"}).encode()
+        connection = connect(stack)
+        connection.sendall(
+            b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (GENERATIONS.encode(), len(content), content)
+        )
+        eventually(lambda: stack.generator.running == 1)
+        connection.close()
+        eventually(lambda: jobs_of(stack) == ["cancelled"])
+        eventually(lambda: stack.generator.cancelled == 1)
+
+
+def test_the_deadline_cancels_the_job() -> None:
+    with Stack(jobs_at_once=0, deadline_seconds=1) as stack:
+        response = generate(stack, response_format="url")
+        assert response.status_code == 504 and response.json()["error"]["code"] == "timeout"
+        eventually(lambda: jobs_of(stack) == ["cancelled"])
+
+
+def test_a_job_that_somebody_else_cancels() -> None:
+    with Stack(jobs_at_once=0) as stack:
+
+        def cancel() -> None:
+            eventually(lambda: jobs_of(stack) == ["queued"])
+            [job] = stack.client.get("/v1/jobs").json()["data"]
+            stack.client.delete(job["urls"]["self"])
+
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        response = generate(stack, response_format="url")
+        thread.join()
+        assert response.status_code == 503 and "canceled" in response.json()["error"]["message"]
