@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from atelier_gateway import __version__
-from atelier_gateway.api import native
+from atelier_gateway.api import automatic1111, native
+from atelier_gateway.api.automatic1111.errors import Automatic1111Route
 from atelier_gateway.api.native.errors import NativeRoute
 from atelier_gateway.api.native.job_response import webhook_data
 from atelier_gateway.api.native.job_work import works as job_works
@@ -64,14 +65,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.include_router(
-        native.create_router(settings, generate, faces, Health(generator, restorer), jobs),
-    )
+    health = Health(generator, restorer)
+    app.include_router(native.create_router(settings, generate, faces, health, jobs))
+    for router in automatic1111.create_routers(settings, generate, faces, health):
+        app.include_router(router)
     app.state.startup_problem = None
     app.state.drain = _nothing if jobs is None else jobs.drain
     add_docs(app, settings.root_path)
     add_metrics(app, metrics.build_registry("gateway"))
-    errors = ErrorRenderer({"": NativeRoute})
+    errors = ErrorRenderer({"": NativeRoute} | dict.fromkeys(automatic1111.PREFIXES, Automatic1111Route))
     app.add_exception_handler(HTTPException, errors.handle_unmatched)
     app.add_middleware(RequestContextMiddleware, render_error=errors.render)
     transfers = Transfers(max_bytes=settings.max_bytes_in_flight, stall_seconds=settings.stall_seconds)

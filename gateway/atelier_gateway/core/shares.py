@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.generate import RESTORE_STAGE
-from atelier_gateway.core.values import Estimate, Progress
+from atelier_gateway.core.values import Progress
 
 
 class Shares:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from atelier_gateway.core.backend import GeneratorOffer
 from atelier_gateway.core.generate import Generate
-from atelier_gateway.core.health import Health
+from atelier_gateway.core.health import Health, require_ready
+from atelier_gateway.core.offer import GeneratorOffer
 from atelier_runtime.errors import NotServed
-from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
+from atelier_runtime.service_status import NetworkRole, ServiceStatus
 
 LANCZOS = "Lanczos"
 NO_UPSCALER = "None"
@@ -55,41 +56,45 @@ class Loaded:
     @property
     def model_set(self) -> str:
         """The name of the generator's model set."""
-        return self.offer.model_set if self.offer else ""
+        return self.offer.status.model_set if self.offer else ""
 
     @property
     def title(self) -> str:
         """The model set as A1111 writes checkpoints: name and short hash."""
-        return title(self.offer.model_set, self.offer.model_set_hash) if self.offer else ""
+        return title(self.model_set, self.digest)
+
+    @property
+    def digest(self) -> str:
+        """The hash of the generator's model set."""
+        return self.offer.status.model_set_hash if self.offer else ""
 
     @property
     def refiner(self) -> str | None:
         """The generator's refiner."""
-        return _network(self.offer.networks if self.offer else (), NetworkRole.REFINER)
+        return _network(None if self.offer is None else self.offer.status, NetworkRole.REFINER)
 
     @property
     def upscaler(self) -> str | None:
         """The generator's upscaler."""
-        return _network(self.offer.networks if self.offer else (), NetworkRole.UPSCALER)
+        return _network(None if self.offer is None else self.offer.status, NetworkRole.UPSCALER)
 
     @property
     def photo_upscaler(self) -> str | None:
         """The restorer's upscaler."""
-        return _network(self.restorer.networks if self.restorer else (), NetworkRole.UPSCALER)
+        return _network(self.restorer, NetworkRole.UPSCALER)
 
     @property
     def face_restorer(self) -> str | None:
         """The restorer's network, as A1111 writes its name."""
-        name = _network(self.restorer.networks if self.restorer else (), NetworkRole.FACE_RESTORER)
+        name = _network(self.restorer, NetworkRole.FACE_RESTORER)
         return None if name is None else restorer_label(name)
 
     def is_model(self, name: str) -> bool:
         """Return whether a name, a title, a file's name or a hash is that of the loaded model set."""
         if self.offer is None:
             return False
-        digest = self.offer.model_set_hash
         known = {self.model_set, f"{self.model_set}.safetensors", self.title}
-        known |= {digest, digest[:HASH_CHARS]} if digest else set()
+        known |= {self.digest, self.digest[:HASH_CHARS]} if self.digest else set()
         return name.casefold() in {one.casefold() for one in known}
 
 
@@ -101,15 +106,25 @@ class Loads:
         self._health = health
 
     async def generator(self) -> GeneratorOffer | None:
-        """Return what the generator offers, None where there is none on purpose."""
+        """Return what the generator offers, None where there is none on purpose.
+
+        Raises `AtelierError` while it cannot draw.
+        """
         try:
-            return await self._generate.offer()
+            offer = await self._generate.offer()
         except NotServed:
             return None
+        require_ready(offer.status)  # until then, no name is right or wrong
+        return offer
+
+    async def restorer(self) -> ServiceStatus | None:
+        """Return the restorer's status, None if it does not respond."""
+        return await self._health.check_restorer()
 
     async def both(self) -> Loaded:
-        """Return what both have; raises where the generator does not respond."""
-        return Loaded(await self.generator(), (await self._health.check()).restorer)
+        """Return what both have. Raises as `generator` does."""
+        offer, restorer = await asyncio.gather(self.generator(), self.restorer())
+        return Loaded(offer, restorer)
 
 
 def title(model_set: str, digest: str) -> str:
@@ -130,7 +145,8 @@ def sampler_label(name: str) -> str:
 
 @dataclass(frozen=True)
 class UpscalerChoice:
-    """Whether to use the network (None: as by default), and whether the client must be told of a difference."""
+    """Whether to use the network, and whether the client must be told of a difference. None: as by "
+    "default."""
 
     use_network: bool | None
     differs: bool = False
@@ -159,5 +175,5 @@ def choose_upscaler(name: str | None, network: str | None) -> UpscalerChoice:
     raise ValueError(f"must be {', '.join(names[:-1])} or {names[-1]}, not {(name or '')[:60]!r}")
 
 
-def _network(networks: tuple[LoadedNetwork, ...], role: NetworkRole) -> str | None:
-    return next((network.name for network in networks if network.role is role), None)
+def _network(status: ServiceStatus | None, role: NetworkRole) -> str | None:
+    return None if status is None else status.network(role)

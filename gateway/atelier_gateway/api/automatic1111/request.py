@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +15,6 @@ from atelier_gateway.http.body import read_json
 from atelier_gateway.http.long_text import LongText
 from atelier_gateway.http.validation import refusal
 from atelier_runtime.errors import FieldViolation
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
-_MOST_TOLD = 30
 
 
 @dataclass
@@ -39,10 +35,6 @@ class Given:
         """Name a field in the header."""
         if name not in self.told:
             self.told.append(name)
-
-    def names(self) -> list[str]:
-        """Return what the header says; names that clients made up may be left out."""
-        return [name for name in self.told if _NAME.fullmatch(name)][:_MOST_TOLD]
 
 
 async def read_body(

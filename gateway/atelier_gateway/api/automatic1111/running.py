@@ -51,7 +51,8 @@ class Running:
 
     async def interruptible(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Await work; None if it was interrupted."""
-        task = self._task = asyncio.create_task(work)
+        task = asyncio.create_task(work)
+        self._task = task
         if self.interrupted:  # before there was any work
             task.cancel()
         try:
