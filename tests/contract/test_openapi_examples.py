@@ -33,6 +33,7 @@ CHECKS = [
 ]
 
 
+JSON = "application/json"
 FORM = "multipart/form-data"
 IMAGE = file_of(gradient(32, 24))
 
@@ -56,19 +57,31 @@ def checks_of(case: schemathesis.Case[Any]) -> list[Any]:
     return [check for check in CHECKS if check is not negative_data_rejection or case.media_type != FORM]
 
 
-def statuses_of(stack: Stack, path: str, mode: GenerationMode) -> Counter[tuple[str, int]]:
+def statuses_of(
+    stack: Stack,
+    path: str,
+    mode: GenerationMode,
+    *,
+    media_types: tuple[str, ...] = (JSON, FORM),
+    max_examples: int = 200,
+) -> Counter[tuple[str, int]]:
     """Send requests that are made from the schema; return how many had which media type and status."""
     document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
     statuses: Counter[tuple[str, int]] = Counter()
 
-    @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=max_examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=document[path]["POST"].as_strategy(generation_mode=mode))
     def respond(case: schemathesis.Case[Any]) -> None:
         response = case.call_and_validate(checks=checks_of(case))
         statuses[case.media_type or "", response.status_code] += 1
 
     respond()
-    assert {media_type for media_type, _ in statuses} == {"application/json", FORM}
+    assert {media_type for media_type, _ in statuses} == set(media_types)
     return statuses
 
 
@@ -110,6 +123,25 @@ def test_generated_requests_for_jobs(mode: GenerationMode) -> None:
     assert mode is GenerationMode.POSITIVE or statuses["application/json", 202] == 0, statuses
 
 
+@pytest.mark.usefixtures("images_for_schemathesis")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+@pytest.mark.parametrize(
+    "path", ["txt2img", "img2img", "extra-single-image", "extra-batch-images", "png-info", "options"]
+)
+def test_generated_requests_of_automatic1111s_dialect(path: str, mode: GenerationMode) -> None:
+    with Stack() as stack:  # options last
+        stack.generator.size = (8, 8)
+        statuses = statuses_of(stack, f"/sdapi/v1/{path}", mode, media_types=(JSON,), max_examples=60)
+        read_back = stack.client.get("/sdapi/v1/options")
+    assert read_back.status_code == 200, "whatever was set"
+    if mode is GenerationMode.POSITIVE:
+        # 422: strings that spell numbers out of range, contradictions, and what is not loaded
+        assert {status for _, status in statuses} <= {200, 400, 422}, statuses
+        assert statuses[JSON, 200] > 10, statuses
+    else:
+        assert {status for _, status in statuses} <= {400, 415, 422}, statuses
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -119,9 +151,15 @@ def test_generated_requests_for_jobs(mode: GenerationMode) -> None:
         ("POST", "/v1/jobs/{job_id}/cancel"),
         ("GET", "/v1/jobs/{job_id}/events"),
         ("GET", "/v1/jobs/{job_id}/outputs/{name}"),
+        ("GET", "/sdapi/v1/progress"),
+        ("POST", "/sdapi/v1/interrupt"),
+        ("GET", "/sdapi/v1/options"),
+        ("GET", "/sdapi/v1/sd-models"),
+        ("GET", "/sdapi/v1/samplers"),
+        ("GET", "/sdapi/v1/upscalers"),
     ],
 )
-def test_generated_requests_for_what_became_of_jobs(stack: Stack, method: str, path: str) -> None:
+def test_generated_requests_without_a_body(stack: Stack, method: str, path: str) -> None:
     document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
     checks = [check for check in CHECKS if check is not negative_data_rejection]
 

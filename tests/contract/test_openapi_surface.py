@@ -15,4 +15,8 @@ def test_the_copy_names_every_path() -> None:
     photo = {"/restore", "/detect", "/compare"}
     job = "/v1/jobs/{job_id}"
     jobs = {"/v1/jobs", job, *(f"{job}/{part}" for part in ("cancel", "events", "outputs/{name}"))}
-    assert paths == {"/", "/generate", "/health", "/livez", "/readyz", *photo, *jobs}
+    ours = {"/", "/generate", "/health", "/livez", "/readyz", *photo, *jobs}
+    around = {"/internal/ping", "/config", "/queue/status", "/login"}
+    automatic1111 = {path for path in paths if path.startswith("/sdapi/v1/")}
+    assert len(automatic1111) == 31
+    assert paths == ours | around | automatic1111

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -114,8 +114,8 @@ def _constant(value: Any) -> Callable[[Request], Awaitable[Response]]:
 
 
 def json_response(value: Any) -> Response:
-    """Return a response of JSON."""
-    return Response(orjson.dumps(value), media_type="application/json")
+    """Return a response of JSON; options have whatever clients set, such as integers of any size."""
+    return Response(json.dumps(value), media_type="application/json")
 
 
 def models(loaded: Loaded) -> list[dict[str, Any]]:
