@@ -232,7 +232,8 @@ def test_a_client_that_goes_away(held: Stack) -> None:
     connection = HTTPConnection("127.0.0.1", held.port)
     body = json.dumps({"prompt": "x", "width": 256, "height": 256})
     connection.request("POST", "/sdapi/v1/txt2img", body, ANNA)
-    eventually(lambda: progress(held, ANNA)["state"]["job_count"] == 1)
+    eventually(lambda: len(drawings(held)) == held.generator.running == 1)
+    assert progress(held, ANNA)["state"]["job_count"] == 1
     connection.close()
     eventually(lambda: held.generator.cancelled == 1)
     eventually(lambda: progress(held, ANNA)["state"]["job_count"] == 0)

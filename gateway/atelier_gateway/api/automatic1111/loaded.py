@@ -135,7 +135,7 @@ def title(model_set: str, digest: str) -> str:
 def restorer_label(name: str) -> str:
     """Return the name of a face restorer as A1111 writes it, such as CodeFormer for codeformer_v0.1."""
     lower = name.casefold()
-    return next((label for start, label in _RESTORERS.items() if lower.startswith(start)), name)
+    return next((label for part, label in _RESTORERS.items() if part in lower), name)
 
 
 def sampler_label(name: str) -> str:
