@@ -350,6 +350,9 @@ def _unrestored(
         faces=(),
         warnings=(*warnings, *generated.warnings),
         stages=generated.stages,
+        model_set_hash=generated.model_set_hash,
+        device=generated.device,
+        prompt_tokens=generated.prompt_tokens,
     )
 
 

@@ -31,7 +31,7 @@ Treatment = Literal["used", "ignored", "refused"]
 _ANYTHING = Anything()
 _NAME = Text(200)
 _SIDE = Integer(*defaults.SIDE_PX_RANGE, defaults.SIDE_PX_MULTIPLE)
-_SIDE_OR_NONE = Integer(0, defaults.SIDE_PX_RANGE[1])
+_SIDE_OR_NONE = Integer(0, defaults.HIRES_SIDE_PX_RANGE[1])
 _STEPS = Integer(*defaults.NUM_INFERENCE_STEPS_RANGE)
 _COUNT = Integer(*defaults.NUM_IMAGES_RANGE)
 _SHARE = Number(0, 1)
@@ -251,7 +251,7 @@ _IMG2IMG = (
     _used("init_images", ListOf(Picture(), 1, 1), "One picture.", None, "image", required=True),
     _used("denoising_strength", _SHARE, "Left out: 0.75.", 0.75, "strength"),
     _used("mask", Picture(), "White is drawn anew; transparent parts count as black.", None),
-    _used("inpainting_mask_invert", Integer(0, 1), "1: black is drawn anew.", 0, "mask_kind"),
+    _used("inpainting_mask_invert", Flag(), "1 or true: black is drawn anew.", 0, "mask_kind"),
     _used("mask_blur", Number(0, 64), "Left out: mask_blur_x, otherwise 4.", None, "mask_blur_px"),
     _used("mask_blur_x", Number(0, 64), "Only the same as mask_blur_y.", 4),
     _used("mask_blur_y", Number(0, 64), "Only the same as mask_blur_x.", 4),

@@ -282,7 +282,7 @@ class Only(Kind):
 
     def words(self) -> str:
         """Say which values there are."""
-        shown = [_shown(value) for value in self.values]
+        shown = [describe_one(value) for value in self.values]
         if self.of_list:
             return "null or an empty list"
         return f"{', '.join(['null', *shown[:-1]])} or {shown[-1]}" if shown else "null"
@@ -311,7 +311,8 @@ def _spellings(values: Sequence[str | float | bool]) -> list[Any]:
     return spelt
 
 
-def _shown(value: str | float | bool) -> str:
+def describe_one(value: str | float | bool) -> str:
+    """Write a value as JSON has it."""
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else f"{value:g}"
