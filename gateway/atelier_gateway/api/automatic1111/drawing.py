@@ -47,7 +47,7 @@ NAMES_IN_SPEC: Mapping[str, str] = {
 """Fields of the spec that are no field of the table -> what stands for them here."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Drawing:
     """What is to be drawn; what `info` says of it beyond what the services return."""
 
@@ -56,7 +56,14 @@ class Drawing:
     given: Given
     choices: Choices
     restorer: str | None = None
-    """The loaded face restorer, if faces are to be restored."""
+    """The loaded face restorer, if faces were restored."""
+
+    def name_restorer(self, name: str | None) -> None:
+        """Note which face restorer is loaded, and tell the client if it asked for another."""
+        self.restorer = name
+        asked = self.choices.face_restoration_model.casefold()
+        if asked and name and asked not in (name.casefold(), _OFF):
+            self.given.tell("face_restoration_model")
 
     @property
     def send_images(self) -> bool:
@@ -66,7 +73,7 @@ class Drawing:
 
 def needs_names(given: Given, choices: Choices) -> bool:
     """Return whether it depends on what is loaded what a request means."""
-    if choices.model is not None or given["refiner_checkpoint"] or restores_faces(given, choices):
+    if choices.model is not None or given["refiner_checkpoint"]:
         return True
     steps = given["steps"] or given["hr_second_pass_steps"]
     return bool(given["enable_hr"] and (given["hr_checkpoint_name"] or given["hr_upscaler"] or not steps))
@@ -100,8 +107,7 @@ def drawing_of(job: str, given: Given, choices: Choices, loaded: Loaded | None) 
             violations += error.fields
     if violations:
         raise refusal(violations)
-    restorer = loaded.face_restorer if loaded is not None and values["restore_faces"] else None
-    return Drawing(job, GenerateSpec(**values), given, choices, restorer)
+    return Drawing(job, GenerateSpec(**values), given, choices)
 
 
 def _shared(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, Any]:
@@ -207,10 +213,6 @@ def _faces(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, A
     if given["mask"] is not None:
         message = "cannot be used with a mask, outside of which nothing changes"
         raise InvalidRequest.of("restore_faces", message)
-    restorer = loaded.face_restorer if loaded is not None else None
-    asked = choices.face_restoration_model
-    if asked and restorer and asked.casefold() not in (restorer.casefold(), _OFF):
-        given.tell("face_restoration_model")
     return {"restore_faces": True, "fidelity": choices.code_former_weight}
 
 

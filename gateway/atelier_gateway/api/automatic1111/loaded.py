@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -120,11 +119,6 @@ class Loads:
     async def restorer(self) -> ServiceStatus | None:
         """Return the restorer's status, None if it does not respond."""
         return await self._health.check_restorer()
-
-    async def both(self) -> Loaded:
-        """Return what both have. Raises as `generator` does."""
-        offer, restorer = await asyncio.gather(self.generator(), self.restorer())
-        return Loaded(offer, restorer)
 
 
 def title(model_set: str, digest: str) -> str:

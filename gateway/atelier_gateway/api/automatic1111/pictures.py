@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -40,19 +42,21 @@ from atelier_gateway.api.automatic1111.png_info import png_info_body
 from atelier_gateway.api.automatic1111.request import Given, read_body, renamed
 from atelier_gateway.api.automatic1111.running import Registry, Running
 from atelier_gateway.api.native.request import BodyLimits
+from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
-from atelier_gateway.core.shares import Shares
-from atelier_gateway.core.values import Generation, Restoration, RestoreSpec
+from atelier_gateway.core.values import GenerateSpec, Generation, Restoration, RestoreSpec
 from atelier_gateway.http.disconnect import RequestClock, work_route
 from atelier_gateway.http.errors import log_and_count
 from atelier_gateway.http.ignored import ignored_header
 from atelier_gateway.http.schemas import printable
 from atelier_gateway.http.validation import fields_renamed, refusal
 from atelier_gateway.settings import GatewaySettings
-from atelier_runtime.errors import AtelierError, Cancelled, FieldViolation, InvalidRequest
+from atelier_runtime.errors import Cancelled, FieldViolation, InvalidRequest
 
 _UNKNOWN_SAMPLER = 400
+_ESTIMATE_S = 2.0
+"""How long progress waits for what a request is expected to take."""
 
 
 class PictureRoutes:
@@ -137,7 +141,7 @@ class PictureRoutes:
         self._check_bytes("init_images", [*(given["init_images"] or []), given["mask"] or b""])
         caller = caller_of(request)
         choices = self._options.choices(caller, given["override_settings"] or {})
-        loaded = await self._loads.both() if needs_names(given, choices) else None
+        loaded = Loaded(await self._loads.generator(), None) if needs_names(given, choices) else None
         drawing = drawing_of(job, given, choices, loaded)
         names = renamed(table, NAMES_IN_SPEC)
         violations = [
@@ -145,7 +149,8 @@ class PictureRoutes:
         ]
         if violations:
             raise refusal(violations)
-        with self._registry.begun(caller, job, drawing.spec.image_count) as running:
+        estimate = partial(self._estimate, drawing.spec, clock.deadline)
+        with self._registry.begun(caller, job, drawing.spec.image_count, estimate) as running:
             try:
                 with fields_renamed(names):
                     generations = await running.interruptible(self._run(drawing, running, clock.deadline))
@@ -156,20 +161,21 @@ class PictureRoutes:
         return _json(await asyncio.to_thread(drawing_body, drawing, generations or ()), given)
 
     async def _run(self, drawing: Drawing, running: Running, deadline: float) -> list[Generation]:
-        """Draw; meanwhile find out what that takes, for progress."""
-        estimating = asyncio.create_task(self._estimate(drawing, running, deadline))
-        try:
+        """Draw; meanwhile ask for the name of what restores the faces."""
+        if not drawing.spec.restore_faces:
             return await self._generate.run(drawing.spec, running.on_progress, deadline=deadline)
-        finally:
-            estimating.cancel()
-            await asyncio.wait({estimating})
-
-    async def _estimate(self, drawing: Drawing, running: Running, deadline: float) -> None:
+        naming = asyncio.create_task(self._loads.restorer())
         try:
-            estimate = await self._generate.estimate(drawing.spec, deadline=deadline)
-        except AtelierError:  # drawing says more of that
-            return
-        running.shares, running.expected_s = Shares.of(estimate), estimate.cost.seconds
+            generations = await self._generate.run(drawing.spec, running.on_progress, deadline=deadline)
+            drawing.name_restorer(Loaded(None, await naming).face_restorer)
+            return generations
+        finally:
+            naming.cancel()
+            await asyncio.wait({naming})
+
+    async def _estimate(self, spec: GenerateSpec, deadline: float) -> Estimate:
+        soon = min(deadline, time.monotonic() + _ESTIMATE_S)
+        return await self._generate.estimate(spec, deadline=soon)
 
     async def _restore(
         self,

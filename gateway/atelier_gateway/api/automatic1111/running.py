@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
+from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.shares import Shares
 from atelier_gateway.core.values import Progress
-from atelier_runtime.errors import Cancelled
+from atelier_runtime.errors import AtelierError, Cancelled
 
 T = TypeVar("T")
+Estimating = Callable[[], Coroutine[Any, Any, Estimate]]
 
 _BEGUN = 0.01
 """What a request that runs has done at least: clients take 0 for none that runs."""
@@ -23,15 +25,16 @@ _BEGUN = 0.01
 class Running:
     """A request that runs."""
 
-    def __init__(self, job: str, count: int) -> None:
-        """`job`: what it does, such as txt2img. `count`: pictures."""
+    def __init__(self, job: str, count: int, estimate: Estimating | None) -> None:
+        """`job`: what it does, such as txt2img. `count`: pictures. `estimate`: asks what it will take."""
         self.job = job
         self.count = count
         self.began = time.monotonic()
         self.timestamp = timestamp()
-        self.shares = Shares()
-        self.expected_s: float | None = None
         self.interrupted = False
+        self._estimate = estimate
+        self._shares = Shares()
+        self._expected_s: float | None = None
         self._share = 0.0
         self._last: Progress | None = None
         self._previews: tuple[bytes, ...] = ()
@@ -41,7 +44,17 @@ class Running:
         """Note a step."""
         self._last = progress
         self._previews = progress.previews or self._previews
-        self._share = max(self._share, self.shares.share(progress))
+
+    async def prepare(self) -> None:
+        """Find out what it will take, the first time that somebody asks how far it is."""
+        estimate, self._estimate = self._estimate, None
+        if estimate is None:
+            return
+        try:
+            found = await estimate()
+        except AtelierError:  # drawing it says more of that
+            return
+        self._shares, self._expected_s = Shares.of(found), found.cost.seconds
 
     def interrupt(self) -> None:
         """End it, and with it the services' work."""
@@ -67,12 +80,13 @@ class Running:
 
     def report(self, *, with_image: bool) -> dict[str, Any]:
         """Return what `progress` answers. Encodes a preview of some kilobytes."""
+        last = self._last
+        self._share = max(self._share, self._shares.share(last) if last else 0.0)
         share = max(_BEGUN, self._share)
         elapsed = time.monotonic() - self.began
         left = elapsed / share - elapsed
-        if self.expected_s is not None:
-            left = max(0.0, (1 - share) * self.expected_s)
-        last = self._last
+        if self._expected_s is not None:
+            left = max(0.0, (1 - share) * self._expected_s)
         image = base64.b64encode(self._previews[0]).decode() if with_image and self._previews else None
         return {
             "progress": share,
@@ -120,9 +134,11 @@ class Registry:
         self._running: dict[str, list[Running]] = {}
 
     @contextmanager
-    def begun(self, caller: str, job: str, count: int) -> Iterator[Running]:
+    def begun(
+        self, caller: str, job: str, count: int, estimate: Estimating | None = None
+    ) -> Iterator[Running]:
         """Keep a request of a caller inside."""
-        running = Running(job, count)
+        running = Running(job, count, estimate)
         self._running.setdefault(caller, []).append(running)
         try:
             yield running
@@ -132,10 +148,14 @@ class Registry:
             if not own:
                 del self._running[caller]
 
-    def report(self, caller: str, *, with_image: bool) -> dict[str, Any]:
+    async def report(self, caller: str, *, with_image: bool) -> dict[str, Any]:
         """Return what `progress` answers a caller: of its oldest request, if there are several."""
         own = self._running.get(caller)
-        return own[0].report(with_image=with_image) if own else IDLE
+        if not own:
+            return IDLE
+        oldest = own[0]
+        await oldest.prepare()
+        return oldest.report(with_image=with_image)
 
     def interrupt(self, caller: str) -> None:
         """End all requests of a caller."""

@@ -73,7 +73,7 @@ class StateRoutes:
             skip = _FLAG.read(given)
         except ValueError as error:
             raise InvalidRequest.of("skip_current_image", str(error)) from None
-        return json_response(self._registry.report(caller_of(request), with_image=not skip))
+        return json_response(await self._registry.report(caller_of(request), with_image=not skip))
 
     async def interrupt(self, request: Request) -> Response:
         """End the caller's requests."""
