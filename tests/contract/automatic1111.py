@@ -18,7 +18,7 @@ PICTURE = base64.b64encode(file_of(gradient(SIDE, SIDE))).decode()
 WIDE = base64.b64encode(file_of(gradient(SIDE, SIDE // 2))).decode()
 
 
-def post(stack: Stack, path: str, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+def post(stack: Stack, path: str, headers: Any = None, **body: Any) -> httpx.Response:
     """POST a small request; `body` adds to it."""
     small: dict[str, Any] = {}
     if path in ("txt2img", "img2img"):

@@ -37,7 +37,7 @@ def test_a_prompt_alone_leaves_the_rest_to_the_model_set(stack: Stack) -> None:
 
 
 def test_null_is_a_default(stack: Stack) -> None:
-    nulls = {name: None for name in TXT2IMG if name not in ("prompt", "width", "height")}
+    nulls: dict[str, Any] = {name: None for name in TXT2IMG if name not in ("prompt", "width", "height")}
     assert told(post(stack, "txt2img", **nulls)) == []
     assert not drawings(stack)[-1].HasField("num_inference_steps")
 
@@ -232,7 +232,13 @@ def test_what_is_ignored_is_told(stack: Stack) -> None:
     assert told(response)[1:] == ["large", "nested"]
     assert response.json()["parameters"]["large"] == 10**40
     assert response.json()["parameters"]["nested"] == [{"deep": None}], "as long as a picture"
-    harmless = {"save_images": False, "eta": 1.0, "do_not_save_grid": True, "s_tmax": 0, "subseed": 5}
+    harmless: dict[str, Any] = {
+        "save_images": False,
+        "eta": 1.0,
+        "do_not_save_grid": True,
+        "s_tmax": 0,
+        "subseed": 5,
+    }
     assert told(post(stack, "txt2img", **harmless)) == []
 
 
