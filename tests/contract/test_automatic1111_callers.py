@@ -88,7 +88,9 @@ def test_options_in_effect_for_one_request_do_not_last(forgetful: Stack) -> None
 
 def test_all_options_may_be_posted_back(forgetful: Stack) -> None:
     """Open WebUI does."""
+    forgetful.generator.status = {"model_set_hash": "0123456789abcdef" * 4}
     before = options(forgetful)
+    assert before["sd_model_checkpoint"] == "demo [0123456789]" and before["sd_checkpoint_hash"]
     assert told(set_options(forgetful, **before)) == []
     assert options(forgetful) == before
     assert told(post(forgetful, "txt2img")) == []
@@ -111,7 +113,7 @@ def test_options_that_nobody_knows_are_kept_and_told(forgetful: Stack) -> None:
 @pytest.mark.parametrize(
     ("values", "part"),
     [
-        ({"sd_model_checkpoint": "another"}, "sd_model_checkpoint: is not loaded; demo is"),
+        ({"sd_model_checkpoint": "another"}, "sd_model_checkpoint: is not loaded; demo"),
         ({"sd_model_checkpoint": 7}, "sd_model_checkpoint: "),
         ({"samples_format": "tiff"}, "samples_format: "),
         ({"code_former_weight": "much"}, "code_former_weight: must be a number from 0 to 1"),

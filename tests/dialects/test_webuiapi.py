@@ -41,8 +41,8 @@ def test_txt2img(api: webuiapi.WebUIApi) -> None:
     assert result.info["sampler_name"] == "Euler a" and result.info["sd_model_name"]
     assert len(result.info["sd_model_hash"]) == 10
     assert result.parameters["prompt"] == "a (red:1.2) apple BREAK on a table"
-    again = api.txt2img(prompt="a (red:1.2) apple BREAK on a table", **SMALL)
-    assert again.image.tobytes() == result.image.tobytes()
+    again = api.txt2img(prompt="a (red:1.2) apple BREAK on a table", batch_size=2, **SMALL)
+    assert [image.tobytes() for image in again.images] == [image.tobytes() for image in result.images]
     assert len(api.txt2img(**SMALL).images) == 1, "an empty prompt"
 
 

@@ -31,6 +31,9 @@ MOST_BYTES = 32 * 1024
 """Of a caller's options, as JSON."""
 
 MODEL = "sd_model_checkpoint"
+MODEL_HASH = "sd_checkpoint_hash"
+_OF_THE_MODEL = (MODEL, MODEL_HASH)
+"""Options that follow from what is loaded: they are read, and come back, but are not kept."""
 FORMATS: Mapping[str, Literal["png", "jpeg", "webp"]] = {
     "png": "png",
     "jpg": "jpeg",
@@ -133,7 +136,9 @@ class Options:
         """Set options of a caller; null returns to the default. Raises `InvalidRequest`."""
         read = _read(values, prefix="")
         kept = {**self.of(caller), **values, **read}
-        kept = {name: value for name, value in kept.items() if value is not None and name != MODEL}
+        kept = {
+            name: value for name, value in kept.items() if value is not None and name not in _OF_THE_MODEL
+        }
         size = len(json.dumps(kept))
         if size > MOST_BYTES:
             raise InvalidRequest.of("options", f"would have {size} bytes, the limit is {MOST_BYTES}")
@@ -165,7 +170,7 @@ class Options:
 
 def ignored_options(values: Mapping[str, Any]) -> list[str]:
     """Return those of some options that have no effect here, and would have one there."""
-    return _without_effect(values, unknown=True)
+    return [name for name in _without_effect(values, unknown=True) if name != MODEL_HASH]
 
 
 def _without_effect(values: Mapping[str, Any], *, unknown: bool = False) -> list[str]:

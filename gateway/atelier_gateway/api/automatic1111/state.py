@@ -15,6 +15,7 @@ from atelier_gateway.api.automatic1111.lists import json_response
 from atelier_gateway.api.automatic1111.loaded import Loaded, Loads
 from atelier_gateway.api.automatic1111.options import (
     MODEL,
+    MODEL_HASH,
     MOST_BYTES,
     OPTIONS,
     Options,
@@ -49,7 +50,7 @@ class StateRoutes:
         loaded = Loaded(await self._loads.generator(), None)
         values: dict[str, Any] = {name: option.default for name, option in OPTIONS.items()}
         values |= self._options.of(caller_of(request))
-        values |= {MODEL: loaded.title or None, "sd_checkpoint_hash": loaded.digest or None}
+        values |= {MODEL: loaded.title or None, MODEL_HASH: loaded.digest or None}
         return json_response(values)
 
     async def set_options(self, request: Request) -> Response:
