@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from atelier_gateway import __version__
-from atelier_gateway.api import native, openai
+from atelier_gateway.api import automatic1111, native, openai
+from atelier_gateway.api.automatic1111.errors import Automatic1111Route
 from atelier_gateway.api.native.errors import NativeRoute
 from atelier_gateway.api.native.job_response import webhook_data
 from atelier_gateway.api.native.job_work import works as job_works
@@ -70,11 +71,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     health = Health(generator, restorer)
     app.include_router(native.create_router(settings, generate, faces, health, jobs))
     app.include_router(openai.create_router(settings, generate, health, jobs))
+    for router in automatic1111.create_routers(settings, generate, faces, health):
+        app.include_router(router)
     app.state.startup_problem = None
     app.state.drain = _nothing if jobs is None else jobs.drain
     add_docs(app, settings.root_path)
     add_metrics(app, metrics.build_registry("gateway"))
-    errors = ErrorRenderer({"": NativeRoute, **openai.ROUTE_CLASSES})
+    automatic = dict.fromkeys(automatic1111.PREFIXES, Automatic1111Route)
+    errors = ErrorRenderer({"": NativeRoute, **openai.ROUTE_CLASSES, **automatic})
     app.add_exception_handler(HTTPException, errors.handle_unmatched)
     app.add_middleware(RequestContextMiddleware, render_error=errors.render)
     transfers = Transfers(max_bytes=settings.max_bytes_in_flight, stall_seconds=settings.stall_seconds)

@@ -51,6 +51,22 @@ def test_the_examples_of_the_photo_routes_are_served(stack: Stack, path: str) ->
         assert response.status_code == 200, response.text
 
 
+def test_the_examples_of_automatic1111s_dialect_are_served(stack: Stack) -> None:
+    paths = stack.client.get("/openapi.json").json()["paths"]
+    served = 0
+    for path, operations in paths.items():
+        content = operations.get("post", {}).get("requestBody", {}).get("content", {})
+        if not path.startswith("/sdapi/v1/") or "examples" not in content.get("application/json", {}):
+            continue
+        body = content["application/json"]
+        assert all("description" in field for field in body["schema"]["properties"].values())
+        for example in body["examples"].values():
+            response = stack.client.post(path, json=example["value"])
+            assert response.status_code == 200, response.text
+            served += 1
+    assert served == 6
+
+
 @pytest.mark.parametrize("root_path", ["/images", "/images/v1/"])
 def test_behind_a_path_prefix(root_path: str) -> None:
     """Some proxies remove the prefix, some do not; a page's links always have it."""

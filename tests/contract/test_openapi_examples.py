@@ -33,6 +33,7 @@ CHECKS = [
 ]
 
 
+JSON = "application/json"
 FORM = "multipart/form-data"
 IMAGE = file_of(gradient(32, 24))
 
@@ -57,7 +58,12 @@ def checks_of(case: schemathesis.Case[Any]) -> list[Any]:
 
 
 def statuses_of(
-    stack: Stack, path: str, mode: GenerationMode, *, examples: int = 200
+    stack: Stack,
+    path: str,
+    mode: GenerationMode,
+    *,
+    media_types: tuple[str, ...] = (JSON, FORM),
+    examples: int = 200,
 ) -> Counter[tuple[str, int]]:
     """Send requests that are made from the schema; return how many had which media type and status."""
     document = schemathesis.openapi.from_url(stack.url + "/openapi.json")
@@ -70,7 +76,7 @@ def statuses_of(
         statuses[case.media_type or "", response.status_code] += 1
 
     respond()
-    assert {media_type for media_type, _ in statuses} == {"application/json", FORM}
+    assert {media_type for media_type, _ in statuses} == set(media_types)
     return statuses
 
 
@@ -129,6 +135,25 @@ def test_generated_requests_of_openai(stack: Stack, path: str, mode: GenerationM
         assert statuses["application/json", 200] + statuses[FORM, 200] > 5, "valid requests are served"
 
 
+@pytest.mark.usefixtures("images_for_schemathesis")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+@pytest.mark.parametrize(
+    "path", ["txt2img", "img2img", "extra-single-image", "extra-batch-images", "png-info", "options"]
+)
+def test_generated_requests_of_automatic1111s_dialect(path: str, mode: GenerationMode) -> None:
+    with Stack() as stack:  # options last
+        stack.generator.size = (8, 8)
+        statuses = statuses_of(stack, f"/sdapi/v1/{path}", mode, media_types=(JSON,), examples=60)
+        read_back = stack.client.get("/sdapi/v1/options")
+    assert read_back.status_code == 200, "whatever was set"
+    if mode is GenerationMode.POSITIVE:
+        # 422: strings that spell numbers out of range, contradictions, and what is not loaded
+        assert {status for _, status in statuses} <= {200, 400, 422}, statuses
+        assert statuses[JSON, 200] > 10, statuses
+    else:
+        assert {status for _, status in statuses} <= {400, 415, 422}, statuses
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -140,6 +165,12 @@ def test_generated_requests_of_openai(stack: Stack, path: str, mode: GenerationM
         ("GET", "/v1/jobs/{job_id}/outputs/{name}"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/{model}"),
+        ("GET", "/sdapi/v1/progress"),
+        ("POST", "/sdapi/v1/interrupt"),
+        ("GET", "/sdapi/v1/options"),
+        ("GET", "/sdapi/v1/sd-models"),
+        ("GET", "/sdapi/v1/samplers"),
+        ("GET", "/sdapi/v1/upscalers"),
     ],
 )
 def test_generated_requests_without_a_body(stack: Stack, method: str, path: str) -> None:

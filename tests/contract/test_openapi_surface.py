@@ -17,5 +17,8 @@ def test_the_copy_names_every_path() -> None:
     jobs = {"/v1/jobs", job, *(f"{job}/{part}" for part in ("cancel", "events", "outputs/{name}"))}
     images = {"/v1/images/generations", "/v1/images/edits"}
     openai = {*images, "/v1/models", "/v1/models/{model}"}
-    own = {"/", "/generate", "/health", "/livez", "/readyz", "/v1/inspect"}
-    assert paths == {*own, *photo, *jobs, *openai}
+    own = {"/", "/generate", "/health", "/livez", "/readyz", "/v1/inspect", *photo, *jobs}
+    around = {"/internal/ping", "/config", "/queue/status", "/login"}
+    automatic1111 = {path for path in paths if path.startswith("/sdapi/v1/")}
+    assert len(automatic1111) == 31
+    assert paths == {*own, *openai, *around, *automatic1111}

@@ -13,7 +13,7 @@ from pathlib import Path
 from atelier_gateway.settings import GatewaySettings
 from atelier_generator.settings import GeneratorSettings
 from atelier_restorer.settings import RestorerSettings
-from tools.docs import http, kubernetes, metrics, models, openai, protos, samplers, settings
+from tools.docs import automatic1111, http, kubernetes, metrics, models, openai, protos, samplers, settings
 from tools.docs.markdown import fenced
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +37,12 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "openai fields": openai.fields,
     "openai qualities": openai.qualities,
     "openai errors": openai.errors,
+    "a1111 drawing": partial(automatic1111.used, "txt2img", "img2img"),
+    "a1111 extras": partial(automatic1111.used, "extra-single-image", "extra-batch-images"),
+    "a1111 ignored": automatic1111.ignored,
+    "a1111 refused": automatic1111.refused,
+    "a1111 options": partial(automatic1111.options, with_effect=True),
+    "a1111 other options": partial(automatic1111.options, with_effect=False),
     "skip reasons": http.skip_reasons,
     "warning codes": http.warning_codes,
     "models": models.components,

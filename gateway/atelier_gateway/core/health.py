@@ -85,6 +85,10 @@ class Health:
             return await self.check()
         return SystemStatus(await _status_or_none(self._generator), None)
 
+    async def check_restorer(self) -> ServiceStatus | None:
+        """Ask the restorer alone; None if it does not report its status."""
+        return await _status_or_none(self._restorer)
+
     async def require_generator(self) -> None:
         """Raise `ServiceUnavailable` or `ServiceNotReady` unless images can be generated.
 

@@ -77,6 +77,18 @@ async def read_json_or_form(
     return await asyncio.to_thread(parse_json_object, body, max_bytes=max_fields_bytes)
 
 
+async def read_json(request: Request, *, max_bytes: int, max_fields_bytes: int) -> dict[str, Any]:
+    """Return the body's JSON object, its long strings as `LongText`; all else has at most `max_fields_bytes`.
+
+    Raises what `read_json_or_form` raises.
+    """
+    if _media_type(request) not in _READ_AS_JSON:
+        raise UnsupportedMediaType("The body must be application/json or text/plain.")
+    _check_encoding(request)
+    body = await _receive(request, max_bytes)
+    return await asyncio.to_thread(parse_json_object, body, max_bytes=max_fields_bytes)
+
+
 def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from atelier_gateway.api.native.generate_request import parse_request as parse_g
 from atelier_gateway.api.native.generate_response import generate_report
 from atelier_gateway.api.native.redraw import ANY_MODEL_SET, RECIPE_OF, read_redrawing
 from atelier_gateway.core.faces import Faces
-from atelier_gateway.core.generate import RESTORE_STAGE, Generate
+from atelier_gateway.core.generate import Generate
+from atelier_gateway.core.shares import Shares
 from atelier_gateway.core.values import GenerateSpec, OnProgress, Progress, Restoration
 from atelier_gateway.http.validation import Validator, fields_renamed
 from atelier_gateway.jobs.values import JobProgress, JobType
@@ -115,13 +116,8 @@ class GenerateWork(JobWork):
         except InvalidRequest:
             raise
         except AtelierError:  # running it will say more of that
-            return GenerateProgress((), None, surroundings.on_progress)
-        stages = [(name, cost.seconds) for name, cost in estimate.generator.stages]
-        if estimate.restored:
-            stages.append(
-                (RESTORE_STAGE, 0 if estimate.restoration is None else estimate.restoration.seconds)
-            )
-        return GenerateProgress(stages, estimate.cost.seconds, surroundings.on_progress)
+            return GenerateProgress(Shares(), None, surroundings.on_progress)
+        return GenerateProgress(Shares.of(estimate), estimate.cost.seconds, surroundings.on_progress)
 
     async def _parse(self, body: Mapping[str, Any]) -> ParsedGenerate:
         violations, limit = self._generate.violations, self._max_image_bytes
@@ -129,33 +125,21 @@ class GenerateWork(JobWork):
 
 
 class GenerateProgress:
-    """Reports steps of a stage, of `stages` with their expected seconds, as a share of the whole."""
+    """Reports steps of a stage as a share of the whole, which takes so many seconds, None: unknown."""
 
-    def __init__(
-        self,
-        stages: Sequence[tuple[str, float]],
-        seconds: float | None,
-        report: Callable[[JobProgress], None],
-    ) -> None:
-        self._stages = stages
-        self._total = sum(seconds for _, seconds in stages)
+    def __init__(self, shares: Shares, seconds: float | None, report: Callable[[JobProgress], None]) -> None:
+        self._shares = shares
         self._expected_ms = None if seconds is None else int(1000 * seconds)
         self._report = report
 
     def __call__(self, progress: Progress) -> None:
         """Report it."""
-        share = progress.step / max(1, progress.total)
-        names = [name for name, _ in self._stages]
-        if progress.stage in names and self._total > 0:
-            number = names.index(progress.stage)
-            before = sum(seconds for _, seconds in self._stages[:number])
-            share = (before + share * self._stages[number][1]) / self._total
         self._report(
             JobProgress(
                 progress.stage,
                 progress.step,
                 progress.total,
-                min(1.0, share),
+                self._shares.share(progress),
                 self._expected_ms,
                 progress.previews,
             )

@@ -1,0 +1,37 @@
+"""Who a request comes from: options, progress and interruptions are a caller's own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from starlette.requests import Request
+
+_EMPTY_BASIC = ("", ":")
+
+
+def caller_of(request: Request) -> str:
+    """Return a name for the caller: of its key if it sends one, otherwise of its address.
+
+    A key is what Authorization (Basic or Bearer) or X-API-Key contain; of it only a hash is kept. Clients
+    behind one proxy that send no key are one caller.
+    """
+    key = request.headers.get("x-api-key", "").strip() or _credentials(
+        request.headers.get("authorization", "")
+    )
+    if key:
+        return f"key {hashlib.sha256(key.encode()).hexdigest()}"
+    return f"address {request.client.host if request.client else ''}"
+
+
+def _credentials(authorization: str) -> str:
+    """Return what a header says beyond its scheme; some clients send Basic without a name and a password."""
+    scheme, _, credentials = authorization.strip().partition(" ")
+    credentials = credentials.strip()
+    if scheme.lower() != "basic":
+        return credentials
+    try:
+        decoded = base64.b64decode(credentials).decode("utf-8", "replace")
+    except ValueError:
+        decoded = credentials
+    return "" if decoded in _EMPTY_BASIC else credentials

@@ -1,0 +1,173 @@
+"""What the services have loaded, by the names that clients of this dialect know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from atelier_gateway.core.generate import Generate
+from atelier_gateway.core.health import Health, require_ready
+from atelier_gateway.core.offer import GeneratorOffer
+from atelier_runtime.errors import NotServed
+from atelier_runtime.service_status import NetworkRole, ServiceStatus
+
+LANCZOS = "Lanczos"
+NO_UPSCALER = "None"
+HASH_CHARS = 10
+"""Of a model's hash, in titles and in info."""
+
+SAMPLER_LABELS: Mapping[str, str] = {
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "ddim": "DDIM",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+"""Our names of samplers -> AUTOMATIC1111's."""
+
+SCHEDULE_LABELS: Mapping[str, tuple[str, str]] = {
+    "default": ("automatic", "Automatic"),
+    "karras": ("karras", "Karras"),
+    "exponential": ("exponential", "Exponential"),
+    "beta": ("beta", "Beta"),
+    "trailing": ("sgm_uniform", "SGM Uniform"),
+}
+"""Our names of schedules -> AUTOMATIC1111's names and labels."""
+
+_RESTORERS = {"codeformer": "CodeFormer", "gfpgan": "GFPGAN", "restoreformer": "RestoreFormer"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What both services have. `offer` is None where there is no generator, on purpose.
+
+    `restorer` is None where it does not respond.
+    """
+
+    offer: GeneratorOffer | None
+    restorer: ServiceStatus | None
+
+    @property
+    def model_set(self) -> str:
+        """The name of the generator's model set."""
+        return self.offer.status.model_set if self.offer else ""
+
+    @property
+    def title(self) -> str:
+        """The model set as A1111 writes checkpoints: name and short hash."""
+        return title(self.model_set, self.digest)
+
+    @property
+    def digest(self) -> str:
+        """The hash of the generator's model set."""
+        return self.offer.status.model_set_hash if self.offer else ""
+
+    @property
+    def refiner(self) -> str | None:
+        """The generator's refiner."""
+        return _network(None if self.offer is None else self.offer.status, NetworkRole.REFINER)
+
+    @property
+    def upscaler(self) -> str | None:
+        """The generator's upscaler."""
+        return _network(None if self.offer is None else self.offer.status, NetworkRole.UPSCALER)
+
+    @property
+    def photo_upscaler(self) -> str | None:
+        """The restorer's upscaler."""
+        return _network(self.restorer, NetworkRole.UPSCALER)
+
+    @property
+    def face_restorer(self) -> str | None:
+        """The restorer's network, as A1111 writes its name."""
+        name = _network(self.restorer, NetworkRole.FACE_RESTORER)
+        return None if name is None else restorer_label(name)
+
+    def is_model(self, name: str) -> bool:
+        """Return whether a name, a title, a file's name or a hash is that of the loaded model set."""
+        if self.offer is None:
+            return False
+        known = {self.model_set, f"{self.model_set}.safetensors", self.title}
+        known |= {self.digest, self.digest[:HASH_CHARS]} if self.digest else set()
+        return name.casefold() in {one.casefold() for one in known}
+
+
+class Loads:
+    """Asks the services what they have loaded."""
+
+    def __init__(self, generate: Generate, health: Health) -> None:
+        self._generate = generate
+        self._health = health
+
+    async def generator(self) -> GeneratorOffer | None:
+        """Return what the generator offers, None where there is none on purpose.
+
+        Raises `AtelierError` while it cannot draw.
+        """
+        try:
+            offer = await self._generate.offer()
+        except NotServed:
+            return None
+        require_ready(offer.status)  # until then, no name is right or wrong
+        return offer
+
+    async def restorer(self) -> ServiceStatus | None:
+        """Return the restorer's status, None if it does not respond."""
+        return await self._health.check_restorer()
+
+
+def title(model_set: str, digest: str) -> str:
+    """Return a model set's name and short hash as A1111 writes a checkpoint."""
+    return f"{model_set} [{digest[:HASH_CHARS]}]" if digest else model_set
+
+
+def restorer_label(name: str) -> str:
+    """Return the name of a face restorer as A1111 writes it, such as CodeFormer for codeformer_v0.1."""
+    lower = name.casefold()
+    return next((label for part, label in _RESTORERS.items() if part in lower), name)
+
+
+def sampler_label(name: str) -> str:
+    """Return A1111's name of one of our samplers."""
+    return SAMPLER_LABELS.get(name, name)
+
+
+@dataclass(frozen=True)
+class UpscalerChoice:
+    """Whether to use the network, and whether the client must be told of a difference. None: as by "
+    "default."""
+
+    use_network: bool | None
+    differs: bool = False
+
+
+def choose_upscaler(name: str | None, network: str | None) -> UpscalerChoice:
+    """Return what to do for an upscaler that a client names; `network`: the one that is loaded.
+
+    Raises:
+        ValueError: there is no such upscaler.
+    """
+    asked = (name or "").strip().casefold()
+    if not asked:
+        return UpscalerChoice(None)
+    if asked in (NO_UPSCALER.casefold(), LANCZOS.casefold()):
+        return UpscalerChoice(False)
+    if asked == "nearest":
+        return UpscalerChoice(False, differs=True)
+    if network is not None and asked == network.casefold():
+        return UpscalerChoice(True)
+    if asked.startswith("latent"):
+        return UpscalerChoice(True, differs=True)
+    if "esrgan" in asked and network is not None:
+        return UpscalerChoice(True, differs=True)
+    names = [NO_UPSCALER, LANCZOS, *([network] if network else [])]
+    raise ValueError(f"must be {', '.join(names[:-1])} or {names[-1]}, not {(name or '')[:60]!r}")
+
+
+def _network(status: ServiceStatus | None, role: NetworkRole) -> str | None:
+    return None if status is None else status.network(role)
