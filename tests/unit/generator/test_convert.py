@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -84,7 +86,7 @@ def test_every_option_is_read(upscaling):
 
 
 def test_what_an_image_is_drawn_from_is_read():
-    files = {"image": b"an image", "mask": b"a mask"}
+    files: dict[str, Any] = {"image": b"an image", "mask": b"a mask"}
     message = pb.GenerateImageRequest(
         prompt="a cat", strength=0.0, mask_kind=pb.MASK_KIND_TRANSPARENT, mask_blur_px=2.5, **files
     )
