@@ -11,6 +11,7 @@ import pytest
 import webuiapi
 from PIL import Image, ImageChops
 
+from atelier_gateway.http.ignored import IGNORED_HEADER
 from tests.dialects.photographs import photograph
 from tests.processes import Atelier, wait_for
 
@@ -88,6 +89,17 @@ def test_a_mask(api: webuiapi.WebUIApi) -> None:
         difference = ImageChops.difference(drawn, source)
         assert difference.crop(kept).getbbox() is None, "what is kept is the source to the bit"
         assert difference.crop(anew).getbbox() is not None
+
+
+def test_what_it_always_sends_is_known(api: webuiapi.WebUIApi) -> None:
+    told: list[str | None] = []
+    api.session.hooks["response"].append(lambda answer, **_: told.append(answer.headers.get(IGNORED_HEADER)))
+    source = photograph().resize((SIDE, SIDE))
+    api.txt2img(prompt="x", **SMALL)
+    api.img2img([source], prompt="x", **SMALL)
+    api.img2img([source], mask_image=source.convert("L"), prompt="x", **SMALL)
+    api.extra_single_image(source)
+    assert told == [None, None, "inpainting_fill, inpaint_full_res", None]
 
 
 def test_extra_single_image_with_codeformer(api: webuiapi.WebUIApi) -> None:

@@ -113,6 +113,7 @@ class PictureRoutes:
         """Do the same to several pictures."""
         given = await self._read(request, EXTRA_BATCH)
         images = await asyncio.to_thread(pictures_of_batch, given)
+        del given.values["imageList"]  # the body, which would be kept while they are restored
         self._check_bytes("imageList", images)
         return await self._restore(request, clock, given, images, batch_body)
 
