@@ -118,8 +118,19 @@ def test_extra_single_image_with_codeformer(api: webuiapi.WebUIApi) -> None:
 
 def test_png_info(api: webuiapi.WebUIApi) -> None:
     drawn = api.txt2img(prompt="a red apple", negative_prompt="blurry", **SMALL)
-    answer = api.png_info(drawn.image).json
-    assert set(answer) == {"info", "items", "parameters"}
+    assert drawn.image.info["parameters"] == drawn.info["infotexts"][0]
+    answer = api.png_info(drawn.image)
+    assert answer.info == drawn.info["infotexts"][0]
+    assert set(answer.json) == {"info", "items", "parameters"}
+    parameters = answer.parameters
+    assert (parameters["Prompt"], parameters["Negative prompt"]) == ("a red apple", "blurry")
+    assert (parameters["Steps"], parameters["Seed"], parameters["Sampler"]) == ("2", "3", "Euler a")
+    for samples_format in ("jpg", "webp"):
+        other = api.txt2img(
+            prompt="a red apple", override_settings={"samples_format": samples_format}, **SMALL
+        )
+        found = api.custom_post("sdapi/v1/png-info", payload={"image": other.json["images"][0]})
+        assert found.info == other.info["infotexts"][0]
 
 
 def test_options(api: webuiapi.WebUIApi, atelier: Atelier) -> None:

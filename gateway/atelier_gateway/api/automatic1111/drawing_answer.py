@@ -10,7 +10,6 @@ import orjson
 from pydantic import BaseModel, Field
 
 from atelier_gateway import __version__
-from atelier_gateway.api.automatic1111 import infotext
 from atelier_gateway.api.automatic1111.drawing import Drawing, echo
 from atelier_gateway.api.automatic1111.loaded import HASH_CHARS, sampler_label
 from atelier_gateway.api.automatic1111.running import timestamp
@@ -78,9 +77,9 @@ def info(drawing: Drawing, generations: Sequence[Generation]) -> dict[str, Any]:
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": strength,
-        "extra_generation_params": infotext.extra_parameters(drawing, first),
+        "extra_generation_params": _extra_parameters(drawing, first),
         "index_of_first_image": 0,
-        "infotexts": [infotext.infotext_of(drawing, generation) for generation in generations],
+        "infotexts": [generation.infotext for generation in generations],
         "styles": [],
         "job_timestamp": timestamp(),
         "clip_skip": 1,
@@ -95,3 +94,21 @@ def info(drawing: Drawing, generations: Sequence[Generation]) -> dict[str, Any]:
 def _faces(generation: Generation) -> dict[str, int]:
     restored = sum(outcome.restored for outcome in generation.faces)
     return {"found": len(generation.faces), "restored": restored}
+
+
+def _extra_parameters(drawing: Drawing, generation: Generation | None) -> dict[str, Any]:
+    """Return what only some requests have."""
+    spec, extra = drawing.spec, dict[str, Any]()
+    if spec.hires_pass is not None:
+        hires = spec.hires_pass
+        extra["Denoising strength"] = hires.strength
+        extra["Hires resize"] = f"{hires.width}x{hires.height}"
+        extra["Hires steps"] = hires.num_inference_steps
+        extra["Hires upscaler"] = generation.upscalers[0] if generation and generation.upscalers else None
+    elif spec.strength is not None:
+        extra["Denoising strength"] = spec.strength
+    if spec.mask is not None:
+        extra["Mask blur"] = spec.mask_blur_px
+    if spec.restore_faces:
+        extra["Face restoration weight"] = spec.fidelity
+    return extra
