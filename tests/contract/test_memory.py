@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gc
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -32,6 +33,11 @@ BAD_REQUESTS: dict[str, Callable[[httpx.Client], httpx.Response]] = {
         "/compare", files={"image": ("a", b"a")}, data={"fidelities": "[9]"}
     ),
     "no prompt": lambda client: client.post("/generate", json={}),
+    "no size": lambda client: client.post("/v1/images/generations", json={"prompt": "x", "size": "1x1"}),
+    "no model": lambda client: client.get("/v1/models/x"),
+    "not base64 in an edit": lambda client: client.post(
+        "/v1/images/edits", json={"prompt": "x", "image": "?"}
+    ),
     "an unknown path": lambda client: client.post("/unknown", json={"image": IMAGE}),
 }
 ERRORS = [
@@ -102,5 +108,43 @@ def test_a_client_that_disconnects(stack: Stack, remaining: Callable[[], list[ob
     stack.generator.hold = True
     with pytest.raises(httpx.ReadTimeout):
         stack.client.post("/generate", json={"prompt": "x"}, timeout=0.5)
+    stack.generator.hold = False
+    eventually(lambda: stack.generator.running == 0 and remaining() == [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"stream": True},
+        {"stream": True, "partial_images": 1},
+        {"response_format": "url"},
+        {"quality": "low"},
+    ],
+    ids=lambda body: ", ".join(body) or "plain",
+)
+def test_requests_of_openais_interface_that_fail(
+    stack: Stack, remaining: Callable[[], list[object]], body: dict[str, Any]
+) -> None:
+    request = {"prompt": "x", "image": IMAGE, "size": "256x256", "on_restore_failure": "fail", **body}
+    for service in (stack.generator, stack.restorer):
+        errors = [InvalidRequest.of("width_px", "is refused"), OutOfMemory(), InternalError("a bug")]
+        for error in errors[:1] if "response_format" in body else errors:  # jobs try again, and take longer
+            service.error = error
+            response = stack.client.post("/v1/images/edits", json=request)
+            assert response.status_code >= 400 or "event: error" in response.text
+            service.error = None
+            error.__traceback__ = None
+    eventually(lambda: remaining() == [])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_of_openais_interface_that_disconnects(
+    stack: Stack, remaining: Callable[[], list[object]], stream: bool
+) -> None:
+    stack.generator.hold = True
+    body = {"prompt": "x", "size": "256x256", "stream": stream, "partial_images": 1}
+    with pytest.raises(httpx.ReadTimeout):
+        stack.client.post("/v1/images/generations", json=body, timeout=0.5)
     stack.generator.hold = False
     eventually(lambda: stack.generator.running == 0 and remaining() == [])

@@ -133,8 +133,9 @@ def test_a_client_that_leaves_ends_the_work(stack: Stack) -> None:
     stack.generator.hold = True
     body = {**SMALL, "stream": True, "partial_images": 1}
     with stack.client.stream("POST", GENERATIONS, json=body) as response:
-        _first_event(response)
+        lines = _first_event(response)
         eventually(lambda: stack.generator.running == 1)
+        assert next(lines).startswith("data: "), "the response is read, and not over"
     eventually(lambda: stack.generator.cancelled == 1)
     assert stack.generator.running == 0
 

@@ -78,21 +78,22 @@ class ImageStream:
         self._deadline = deadline
         self._created = int(time.time())
         self._previews = 0
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._task = asyncio.create_task(self._draw())
-        self._task.add_done_callback(lambda _: self._queue.put_nowait(None))
+        self._queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        self._task = asyncio.create_task(self._run())
 
     async def first(self) -> bytes:
         """Return the first event. Raises what the work failed with before it; canceling cancels the work."""
         try:
             event = await self._queue.get()
-            if event is None:
-                self._task.result()
-                raise AssertionError("drawing images ends with events")
+            assert event is not None, "drawing images ends with events"
+            if isinstance(event, Exception):
+                raise event
+            return event
         except BaseException:
             await self.end()
             raise
-        return event
+        finally:
+            event = None  # an error keeps this frame, and would keep itself
 
     async def rest(self) -> AsyncIterator[bytes]:
         """Yield what comes after the first event, up to the end or an error."""
@@ -103,17 +104,26 @@ class ImageStream:
                 yield HEARTBEAT
                 continue
             if event is None:
-                break
+                yield DONE
+                return
+            if isinstance(event, Exception):
+                yield _error_event(event)
+                return
             yield event
-        error = _told(self._task)
-        yield DONE if error is None else named_event("error", {"error": error_detail(error).model_dump()})
 
     async def end(self) -> None:
         """Cancel what is still going on."""
         self._task.cancel()
         await asyncio.wait({self._task})
-        if not self._task.cancelled():
-            self._task.exception()  # has been told, or there is nobody to tell
+
+    async def _run(self) -> None:
+        """Draw, and put the end or an error after the events. An error of a task would be kept by it."""
+        try:
+            await self._draw()
+        except Exception as error:  # whatever it raises, the client is told
+            self._queue.put_nowait(error)
+        else:
+            self._queue.put_nowait(None)
 
     async def _draw(self) -> None:
         try:
@@ -177,16 +187,17 @@ class ImageStream:
         return f"{size.width}x{size.height}"
 
 
-def _told(task: asyncio.Task[None]) -> AtelierError | None:
-    """Return what a client is to know of how a task ended; None: well. Logs and counts it."""
-    try:
-        task.result()
-    except AtelierError as error:
+def _error_event(error: Exception) -> bytes:
+    """Return the event that tells of an error. Logs and counts it."""
+    if isinstance(error, AtelierError):
         log_and_count(error)
-        return error
-    except Exception:  # whatever it raises, the client gets an event that says so
-        return unforeseen_error()
-    return None
+        return named_event("error", {"error": error_detail(error).model_dump()})
+    try:
+        raise error
+    except Exception:  # its traceback is for the log
+        return named_event("error", {"error": error_detail(unforeseen_error()).model_dump()})
+    finally:
+        del error
 
 
 class ImageStreamResponse(StreamingResponse):
