@@ -113,6 +113,11 @@ def pixels(image: image_pb2.Image) -> np.ndarray:
         return np.array(opened)
 
 
+def shown(image: image_pb2.Image) -> bytes:
+    """Return the pixels of an image of a response to be compared: files of other requests say so."""
+    return pixels(image).tobytes()
+
+
 async def failure(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, list[str], Any]:
     """Return code, reason, fields and RetryInfo of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:

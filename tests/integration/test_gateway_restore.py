@@ -83,9 +83,9 @@ async def test_detection(seeing: Path) -> None:
 
 async def test_what_detect_gives_is_restored_without_another_detection(seeing: Path) -> None:
     async with serve_gateway(seeing) as client:
-        by_default = await client.post("/restore", FILE)
+        by_default = await client.post("/restore", FILE, metadata="none")
         faces = (await client.post("/detect", FILE))["faces"]
-        by_edits = await client.post("/restore", FILE, faces=faces)
+        by_edits = await client.post("/restore", FILE, faces=faces, metadata="none")
         edited = await client.post(
             "/restore", FILE, faces=[{**faces[0], "fidelity": 0.0}, *({**f, "skip": True} for f in faces[1:])]
         )

@@ -21,6 +21,7 @@ from atelier.common.v1 import image_pb2, service_status_pb2
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_runtime import __version__, images, metrics
 from atelier_runtime.errors import DeadlineExceeded, ErrorReason, InvalidRequest
+from atelier_runtime.recipes import read_marks
 from atelier_runtime.rpc_errors import from_rpc_error
 from tests.integration.generator_server import (
     RAW,
@@ -195,12 +196,18 @@ async def test_every_output_format_contains_the_image(running: Running) -> None:
     raw = await result_of(running.generator.GenerateImage(request()))
     pixels = np.frombuffer(raw.image.data, np.uint8).reshape(256, 256, 3)
     for number, name in images_by_number().items():
-        output = image_pb2.OutputOptions(format=number, quality=60)
+        output = image_pb2.OutputOptions(format=number, quality=60, metadata=image_pb2.METADATA_NONE)
         result = await result_of(running.generator.GenerateImage(request(output=output)))
         assert result.image.format == number
         assert result.image.data == images.encode(images.Picture(rgb=pixels), name, 60)
         picture = images.decode(result.image.data, max_pixels=10**6)
         assert (picture.format, picture.width, picture.height) == (name, 256, 256)
+        output.metadata = image_pb2.METADATA_RECIPE
+        told = await result_of(running.generator.GenerateImage(request(output=output)))
+        recipe = read_marks(told.image.data).recipe
+        assert recipe is not None and recipe["seed"] == told.seed == result.seed
+        assert recipe["model_set"]["hash"] == told.model_set_hash
+        assert (images.decode(told.image.data, max_pixels=10**6).rgb == picture.rgb).all()
 
 
 def images_by_number() -> dict[image_pb2.ImageFormat, images.Format]:

@@ -18,7 +18,7 @@ from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier_restorer.identity import FaceIdentifier, OnnxIdentifier
 from atelier_restorer.identity_arcface import ArcFaceIdentifier
 from tests.integration.restorer_command import RunHere, pixels_of, run_at_service
-from tests.integration.restorer_server import Client, failure, photo, pixels, png, serve, stage_names
+from tests.integration.restorer_server import Client, failure, photo, pixels, png, serve, shown, stage_names
 from tests.tiny_identity import add_identity, arcface_state, mean_color_network
 from tests.tiny_restorer import FACES_OF_512_PX, build_set, codeformer_state, detector_state
 
@@ -71,7 +71,7 @@ async def test_it_is_reported_by_default_and_changes_no_pixel(
     asked = await restorer.restore(FILE, max_faces=2, identity=REPORT)
     off = await restorer.restore(FILE, max_faces=2, identity=OFF)
     plain = await plain_restorer.restore(FILE, max_faces=2)
-    assert by_default.image == asked.image == off.image == plain.image
+    assert shown(by_default.image) == shown(asked.image) == shown(off.image) == shown(plain.image)
     assert likenesses(by_default) == likenesses(asked) and len(likenesses(asked)) == 2
     assert all(-1 <= value <= 1 for value in likenesses(asked))
     for response, measured in ((by_default, True), (off, False), (plain, False)):
@@ -107,7 +107,7 @@ async def test_the_guard_returns_what_the_lowest_faithful_fidelity_gives(restore
         )
         [face] = response.faces
         expected = next(number for number, value in enumerate(values) if value >= limit)
-        assert response.image == swept[expected].image and response.min_similarity == limit
+        assert shown(response.image) == shown(swept[expected].image) and response.min_similarity == limit
         assert face.restored and face.fidelity == pytest.approx(LADDER[expected])
         assert face.identity_similarity == pytest.approx(values[expected], abs=1e-6)
         assert face.HasField("fidelity_requested") is (expected > 0)
@@ -227,7 +227,7 @@ async def test_arcface_from_a_file_reports_and_guards(without: Path, arcface_fil
     assert stage_names(reported).count("identity") == 1
     assert fields == ["min_similarity"], "nothing was measured for it"
     expected = next(number for number, value in enumerate(values) if value >= middle)
-    assert guarded.image == swept[expected].image and guarded.faces[0].restored
+    assert shown(guarded.image) == shown(swept[expected].image) and guarded.faces[0].restored
     assert stopped.faces[0].reason == skip_reason_pb2.SKIP_REASON_IDENTITY_CHANGED
     np.testing.assert_array_equal(pixels(stopped.image), photo(512, 512))
     assert ("recognition_arcface_ir_se50", service_status_pb2.NETWORK_ROLE_IDENTITY) in [
