@@ -156,8 +156,7 @@ def _scripts(given: Given) -> Iterator[FieldViolation]:
 
 
 def _is_off(args: Any) -> bool:
-    """Return whether a script's arguments say that it does nothing: none, first of all false, or units "
-    "off."""
+    """Return whether a script's arguments say that it does nothing: none, a false first, or units off."""
     if not args:
         return True
     if not isinstance(args, list):

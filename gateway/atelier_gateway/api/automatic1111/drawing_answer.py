@@ -11,9 +11,10 @@ from pydantic import BaseModel, Field
 
 from atelier_gateway import __version__
 from atelier_gateway.api.automatic1111.drawing import Drawing, echo
-from atelier_gateway.api.automatic1111.loaded import HASH_CHARS, sampler_label
+from atelier_gateway.api.automatic1111.loaded import HASH_CHARS
 from atelier_gateway.api.automatic1111.running import timestamp
 from atelier_gateway.core.values import Generation
+from atelier_runtime.recipes.names import shown_sampler
 
 
 class DrawingAnswer(BaseModel):
@@ -62,7 +63,7 @@ def info(drawing: Drawing, generations: Sequence[Generation]) -> dict[str, Any]:
         "subseed_strength": 0,
         "width": first.image.width if first else spec.width,
         "height": first.image.height if first else spec.height,
-        "sampler_name": sampler_label(sampling.sampler) if sampling else spec.sampler,
+        "sampler_name": shown_sampler(sampling.sampler) if sampling else spec.sampler,
         "scheduler": sampling.schedule if sampling else spec.schedule,
         "cfg_scale": sampling.guidance_scale if sampling else spec.guidance_scale,
         "steps": sampling.num_inference_steps if sampling else spec.num_inference_steps,

@@ -17,12 +17,12 @@ from atelier_gateway.api.automatic1111.loaded import (
     HASH_CHARS,
     LANCZOS,
     NO_UPSCALER,
-    SCHEDULE_LABELS,
     Loaded,
     Loads,
-    sampler_label,
+    schedule_name,
 )
 from atelier_gateway.core.offer import GeneratorOffer
+from atelier_runtime.recipes.names import shown_sampler, shown_schedule
 from atelier_runtime.service_status import ServiceStatus
 
 _SCALE = re.compile(r"(?:^|[^0-9])x?([248])x?(?![0-9])", re.IGNORECASE)
@@ -139,7 +139,7 @@ def samplers(offer: GeneratorOffer | None) -> list[dict[str, Any]]:
     offered = offer.samplers if offer is not None else ()
     return [
         {
-            "name": sampler_label(sampler.name),
+            "name": shown_sampler(sampler.name),
             "aliases": list(dict.fromkeys([sampler.name, *sampler.aliases])),
             "options": {},
         }
@@ -151,7 +151,7 @@ def schedulers(offer: GeneratorOffer | None) -> list[dict[str, Any]]:
     """Return the schedules that some sampler follows."""
     offered = offer.samplers if offer is not None else ()
     followed = dict.fromkeys(schedule for sampler in offered for schedule in sampler.schedules)
-    labels = [(schedule, *SCHEDULE_LABELS.get(schedule, (schedule, schedule))) for schedule in followed]
+    labels = [(schedule, schedule_name(schedule), shown_schedule(schedule)) for schedule in followed]
     return [
         {
             "name": name,

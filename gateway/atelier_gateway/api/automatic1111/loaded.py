@@ -16,28 +16,8 @@ NO_UPSCALER = "None"
 HASH_CHARS = 10
 """Of a model's hash, in titles and in info."""
 
-SAMPLER_LABELS: Mapping[str, str] = {
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "ddim": "DDIM",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-    "tcd": "TCD",
-}
-"""Our names of samplers -> AUTOMATIC1111's."""
-
-SCHEDULE_LABELS: Mapping[str, tuple[str, str]] = {
-    "default": ("automatic", "Automatic"),
-    "karras": ("karras", "Karras"),
-    "exponential": ("exponential", "Exponential"),
-    "beta": ("beta", "Beta"),
-    "trailing": ("sgm_uniform", "SGM Uniform"),
-}
-"""Our names of schedules -> AUTOMATIC1111's names and labels."""
+_SCHEDULES: Mapping[str, str] = {"default": "automatic", "trailing": "sgm_uniform"}
+"""Our name of a schedule -> A1111's, where they differ."""
 
 _RESTORERS = {"codeformer": "CodeFormer", "gfpgan": "GFPGAN", "restoreformer": "RestoreFormer"}
 
@@ -132,15 +112,14 @@ def restorer_label(name: str) -> str:
     return next((label for part, label in _RESTORERS.items() if part in lower), name)
 
 
-def sampler_label(name: str) -> str:
-    """Return A1111's name of one of our samplers."""
-    return SAMPLER_LABELS.get(name, name)
+def schedule_name(schedule: str) -> str:
+    """Return A1111's name of one of our schedules; what people see is `names.shown_schedule`."""
+    return _SCHEDULES.get(schedule, schedule)
 
 
 @dataclass(frozen=True)
 class UpscalerChoice:
-    """Whether to use the network, and whether the client must be told of a difference. None: as by "
-    "default."""
+    """Whether to use the network, and whether the client must be told of a difference. None: the default."""
 
     use_network: bool | None
     differs: bool = False
