@@ -40,8 +40,9 @@ def test_a_hires_pass_is_read():
 
 
 def test_what_is_unknown_is_refused():
-    message = pb.GenerateImageRequest(prompt="a cat", image=b"i", mask=b"m", mask_kind=9)
-    message.output.metadata = 9
+    unknown: Any = 9
+    message = pb.GenerateImageRequest(prompt="a cat", image=b"i", mask=b"m", mask_kind=unknown)
+    message.output.metadata = unknown
     with pytest.raises(InvalidRequest) as caught:
         convert.request_from_proto(message)
     assert {v.field for v in caught.value.fields} == {"mask_kind", "output.metadata"}
