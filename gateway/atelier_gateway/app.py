@@ -30,7 +30,11 @@ from atelier_gateway.credentials import credentials_of
 from atelier_gateway.http.errors import ErrorRenderer
 from atelier_gateway.http.ignored import IGNORED_HEADER
 from atelier_gateway.http.meta import add_docs, add_metrics
-from atelier_gateway.http.middleware import RequestContextMiddleware, RootPathMiddleware
+from atelier_gateway.http.middleware import (
+    RequestContextMiddleware,
+    RootPathMiddleware,
+    SlashesMiddleware,
+)
 from atelier_gateway.http.transfer import TransferMiddleware, Transfers
 from atelier_gateway.jobs.assembly import create_jobs
 from atelier_gateway.settings import NO_GENERATOR, GatewaySettings
@@ -86,6 +90,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     _add_cors(app, settings)
     if settings.root_path:
         app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
+    app.add_middleware(SlashesMiddleware)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 _CLIENT_CLOSED_REQUEST = 499
+_SLASHES = re.compile(r"/{2,}")
 
 
 class RequestContextMiddleware:
@@ -58,6 +60,19 @@ class RequestContextMiddleware:
             metrics.REQUESTS_IN_PROGRESS.dec()
             _record(scope, status or _CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
             request_id.reset(token)
+
+
+class SlashesMiddleware:
+    """Takes several slashes for one: people end addresses with a slash, and clients append paths to them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Give each request the path that is meant."""
+        if scope["type"] == "http" and "//" in scope["path"]:
+            scope = {**scope, "path": _SLASHES.sub("/", scope["path"])}
+        await self._app(scope, receive, send)
 
 
 class RootPathMiddleware:

@@ -8,7 +8,11 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
 from atelier_gateway.http.errors import HTTP_STATUS
-from atelier_gateway.http.middleware import RequestContextMiddleware
+from atelier_gateway.http.middleware import (
+    RequestContextMiddleware,
+    RootPathMiddleware,
+    SlashesMiddleware,
+)
 from atelier_runtime import metrics
 from atelier_runtime.errors import AtelierError
 
@@ -70,3 +74,12 @@ async def test_an_unforeseen_error_gets_a_response_and_a_request_id(client: http
     assert (response.status_code, response.text) == (500, "internal")
     assert response.headers["X-Request-ID"] == "abc"
     assert count("GET /v1/fault/{kind}", "500") >= 1
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/7", "//v1/jobs/7", "///v1//jobs///7", "/images//v1/jobs/7"])
+async def test_several_slashes_are_one(path: str) -> None:
+    below = RootPathMiddleware(app(), root_path="/images")
+    transport = httpx.ASGITransport(SlashesMiddleware(below))
+    async with httpx.AsyncClient(transport=transport) as client:
+        response = await client.get(f"http://test{path}")
+    assert (response.status_code, response.text) == (200, "7")
