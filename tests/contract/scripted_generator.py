@@ -24,6 +24,7 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
     async def GenerateImage(
         self, request: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateImageResponse]:
+        await self._refuse_previews(request, context)
         for step in range(STEPS + 1):
             progress = pb.GenerateImageProgress(stage="base", step=step, total_steps=STEPS)
             if request.preview_interval_steps and step:
@@ -42,13 +43,18 @@ class ScriptedGenerator(Scripted, generator_service_pb2_grpc.GeneratorServiceSer
             result.seed = first.seed + number
             yield pb.GenerateImageResponse(result=result)
 
+    async def _refuse_previews(
+        self, request: pb.GenerateImageRequest, context: grpc.aio.ServicerContext
+    ) -> None:
+        if self.script.colorless and request.preview_interval_steps:
+            problem = InvalidRequest.of("preview_interval_steps", "the latents have no colors")
+            await context.abort_with_status(rpc_status.to_status(to_status(problem, "service")))
+
     async def EstimateImage(
         self, request: pb.EstimateImageRequest, context: grpc.aio.ServicerContext
     ) -> pb.EstimateImageResponse:
         await self.begin(request, context, held=False)
-        if self.script.colorless and request.request.preview_interval_steps:
-            problem = InvalidRequest.of("preview_interval_steps", "the latents have no colors")
-            await context.abort_with_status(rpc_status.to_status(to_status(problem, "service")))
+        await self._refuse_previews(request.request, context)
         seconds = pb.EstimatedDuration(
             expected=wire.duration_to_proto(12.5),
             low=wire.duration_to_proto(11),

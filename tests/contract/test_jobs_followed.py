@@ -51,6 +51,14 @@ def test_events_tell_of_everything(stack: Stack) -> None:
     assert all(0 <= each["progress"] <= 1 for each in progress)
 
 
+def test_a_set_without_previews_draws_all_the_same(stack: Stack) -> None:
+    stack.generator.colorless = True
+    finished_job = finished(stack, submit(stack))
+    assert finished_job["status"] == "completed"
+    drawn = stack.generator.requests[-1]
+    assert not drawn.HasField("preview_interval_steps")
+
+
 def test_events_go_on_where_a_client_left_off(stack: Stack) -> None:
     job = done(stack)
     with stack.client.stream("GET", job["urls"]["events"]) as response:

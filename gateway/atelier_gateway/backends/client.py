@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeVar
 
 import grpc
@@ -118,6 +119,13 @@ class GeneratorClient(_Client, GeneratorBackend):
         self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, *, deadline: float
     ) -> None:
         """Generate the images."""
+        await _with_previews_if_there_are_any(
+            lambda possible: self._generate(possible, on_image, on_progress, deadline), spec
+        )
+
+    async def _generate(
+        self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, deadline: float
+    ) -> None:
         request = await asyncio.to_thread(convert.generate_request, spec)
 
         async def once(stub: Any) -> None:
@@ -147,6 +155,11 @@ class GeneratorClient(_Client, GeneratorBackend):
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> GeneratorEstimate:
         """Return what generating the images would take."""
+        return await _with_previews_if_there_are_any(
+            lambda possible: self._estimate(possible, deadline), spec
+        )
+
+    async def _estimate(self, spec: GenerateSpec, deadline: float) -> GeneratorEstimate:
         message = await asyncio.to_thread(convert.generate_spec_to_proto, spec)
         request = generator_pb.EstimateImageRequest(request=message)
 
@@ -154,6 +167,21 @@ class GeneratorClient(_Client, GeneratorBackend):
             return convert.estimate_from_proto(await stub.EstimateImage(request, **_options(deadline)))
 
         return await self._call(once, deadline)
+
+
+async def _with_previews_if_there_are_any(
+    call: Callable[[GenerateSpec], Awaitable[T]], spec: GenerateSpec
+) -> T:
+    """Make a call, again without previews if they are what is refused: not all latents have known colors.
+
+    No client insists on them, and a request is refused before any work.
+    """
+    try:
+        return await call(spec)
+    except InvalidRequest as error:
+        if {violation.field for violation in error.fields} != {"preview_interval_steps"}:
+            raise
+    return await call(replace(spec, preview_interval_steps=None))
 
 
 _RestorerStub: Any = restorer_service_pb2_grpc.RestorerServiceStub

@@ -21,11 +21,10 @@ from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.values import GenerateSpec, Generation, Progress
 from atelier_gateway.http.errors import log_and_count, unforeseen_error
 from atelier_gateway.http.server_events import EVENT_HEADERS, HEARTBEAT
-from atelier_runtime.errors import AtelierError, DeadlineExceeded, InvalidRequest
+from atelier_runtime.errors import AtelierError, DeadlineExceeded
 
 DONE = b"data: [DONE]\n\n"
 _HEARTBEAT_S = 15.0
-_INTERVAL = "preview_interval_steps"
 
 
 def named_event(name: str, data: Mapping[str, Any]) -> bytes:
@@ -43,12 +42,7 @@ async def with_previews(
     """
     if count == 0:
         return spec, ""
-    try:
-        estimate = await generate.estimate(replace(spec, preview_interval_steps=1), deadline=deadline)
-    except InvalidRequest as error:
-        if {violation.field for violation in error.fields} == {_INTERVAL}:
-            return spec, ""
-        raise
+    estimate = await generate.estimate(spec, deadline=deadline)
     interval = interval_of([each.steps for each in estimate.generator.passes], count)
     return replace(spec, preview_interval_steps=interval), estimate.generator.model_set
 
