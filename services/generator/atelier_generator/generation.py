@@ -222,6 +222,9 @@ class Run:
                 f"hires_pass.strength: {plan.redraw.strength:g} instead of {wanted.strength:g}: the refiner "
                 "is not made for more, and this model set's base draws smaller images only",
             )
+        if self.request.refiner_strength is not None and (plan.redraw is None or plan.redraw.hires):
+            message = "refiner_strength: has no effect where the refiner has no pass of its own"
+            self.warn(WarningCode.OPTION_HAS_NO_EFFECT, message)
         if not plan.limited:
             return
         text = f"generated at {plan.base}"

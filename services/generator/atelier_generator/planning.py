@@ -39,8 +39,8 @@ def _redraw(request: GenerateRequest, model_set: ModelSet, refiner: bool) -> Red
     if not refiner or not request.use_refiner:
         return None
     steps = request.num_inference_steps or model_set.defaults.num_inference_steps
-    schedule_steps = refiner_schedule_steps(steps, request.refiner_strength)
-    return Redraw(schedule_steps, request.refiner_strength, by_refiner=True, hires=False)
+    strength = defaults.REFINER_STRENGTH if request.refiner_strength is None else request.refiner_strength
+    return Redraw(refiner_schedule_steps(steps, strength), strength, by_refiner=True, hires=False)
 
 
 def _redraw_at_size(hires_pass: HiresPass, model_set: ModelSet, refiner: bool) -> Redraw:

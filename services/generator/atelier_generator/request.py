@@ -60,8 +60,16 @@ class HiresPass:
         if problems := list(check_range(steps, self.num_inference_steps, defaults.NUM_INFERENCE_STEPS_RANGE)):
             yield from problems
             return
-        lowest = math.ceil(1000 / self.num_inference_steps) / 1000  # that of one step
-        yield from check_range("hires_pass.strength", self.strength, (lowest, 1.0))
+        if problems := list(check_range("hires_pass.strength", self.strength, (0.0, 1.0))):
+            yield from problems
+        elif int(self.num_inference_steps * self.strength) == 0:
+            usual = self.num_inference_steps == defaults.HIRES_STEPS
+            lowest = math.ceil(1000 / self.num_inference_steps) / 1000
+            yield FieldViolation(
+                "hires_pass.strength" if usual else steps,
+                f"{self.strength:g} of {self.num_inference_steps} is less than one step: strength must be at "
+                f"least {lowest:g}, or there must be more num_inference_steps",
+            )
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ class GenerateRequest:
     mask_blur_px: float | None = None
     """Standard deviation, in px of the mask, of the Gaussian that its edges are blurred by."""
     hires_pass: HiresPass | None = None
-    refiner_strength: float = defaults.REFINER_STRENGTH
+    refiner_strength: float | None = None
+    """None: `REFINER_STRENGTH`. Of the refiner's own pass, not of hires fix."""
     metadata: Metadata = defaults.METADATA
     source: Source | None = dataclasses.field(default=None, repr=False)
     """What has become of `image` and `mask`, see `with_source`."""

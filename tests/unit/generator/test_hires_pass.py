@@ -88,6 +88,19 @@ def test_the_refiner_redraws_as_much_as_it_is_told_to(full_models: Models) -> No
     assert plan.redraw is not None and plan.redraw.steps == 1, "never none"
 
 
+def test_a_strength_of_no_pass_is_warned_of(full_models: Models, plain_models: Models) -> None:
+    for models, options in (
+        (full_models, {"use_refiner": False}),
+        (full_models, {"hires_fix": True}),
+        (full_models, {"hires_pass": LARGER}),
+        (plain_models, {}),
+    ):
+        generation = generate(models, refiner_strength=0.2, **options)
+        assert [warning.code for warning in generation.warnings] == [WarningCode.OPTION_HAS_NO_EFFECT]
+        assert generation.warnings[0].message.startswith("refiner_strength: ")
+    assert generate(full_models, refiner_strength=0.5).warnings == ()
+
+
 def test_requests_of_other_strengths_do_not_run_together(full_models: Models) -> None:
     pipeline = Pipeline(full_models)
 
@@ -121,7 +134,8 @@ def test_what_it_takes_is_foretold(full_models: Models) -> None:
     [
         ({"hires_pass": HiresPass(383, 320)}, "hires_pass.width_px"),
         ({"hires_pass": HiresPass(384, 4104)}, "hires_pass.height_px"),
-        ({"hires_pass": HiresPass(384, 320, strength=0.24, num_inference_steps=4)}, "hires_pass.strength"),
+        ({"hires_pass": HiresPass(384, 320, strength=0.03)}, "hires_pass.strength"),
+        ({"hires_pass": HiresPass(384, 320, num_inference_steps=2)}, "hires_pass.num_inference_steps"),
         ({"hires_pass": HiresPass(384, 320, strength=float("nan"))}, "hires_pass.strength"),
         ({"hires_pass": HiresPass(384, 320, num_inference_steps=151)}, "hires_pass.num_inference_steps"),
         ({"hires_pass": LARGER, "hires_fix": True}, "hires_pass"),
