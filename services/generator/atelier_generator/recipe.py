@@ -14,7 +14,7 @@ from atelier_runtime.service import LoadedModels
 
 _SAME_NAME = (
     *("prompt", "negative_prompt", "prompt_syntax", "num_inference_steps", "guidance_scale", "seed"),
-    *("use_refiner", "refiner_strength", "hires_fix", "mask_kind", "mask_blur_px", "strength"),
+    *("use_refiner", "hires_fix", "mask_kind", "mask_blur_px", "strength"),
 )
 
 
@@ -51,6 +51,7 @@ def _request(request: CompletedRequest, generation: Generation) -> dict[str, Any
         written |= {"width": request.size.width, "height": request.size.height}
     written |= {
         "use_realesrgan": request.use_upscaler,
+        "refiner_strength": request.refiner_strength or defaults.REFINER_STRENGTH,
         "sampler": generation.sampler,
         "schedule": generation.schedule,
         "use_face_restoration": False,
