@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from atelier_gateway import __version__
-from atelier_gateway.core.signing import Claim
+from atelier_gateway.core.signing import Claim, Signed
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.errors import InternalError, InvalidRequest
 from atelier_runtime.images import Format, encode_gray_png, sniffed_format
+from atelier_runtime.recipes import read_marks
 from atelier_runtime.recipes.marks import SOURCE_TYPES
 from atelier_runtime.settings import StartupError
 
@@ -50,6 +51,7 @@ class Credentials:
         self._key = _read("C2PA_KEY", key)
         self._algorithm = _algorithm_of(self._key)
         self._c2pa = c2pa
+        self._errors: tuple[type[Exception], ...] = (c2pa.C2paError, ValueError)
         settings = f"{_PREFIX}C2PA_CERTIFICATE, {_PREFIX}C2PA_KEY"
         try:
             signed = self.sign(_pixel(), "png", Claim(_TRIED))
@@ -60,33 +62,53 @@ class Credentials:
 
     def sign(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
         """Return the file with a signed manifest. Raises `InternalError`."""
+        return self.signed(file, file_format, claim).file
+
+    def signed(self, file: bytes, file_format: Format, claim: Claim) -> Signed:
+        """Return the file with a signed manifest, and whether it keeps that of the file that was opened.
+
+        A manifest of a stranger's that cannot be read is left out. Raises `InternalError`.
+        """
+        opened = None if claim.opened is None else sniffed_format(claim.opened)
+        if claim.opened is not None and opened is not None:
+            try:
+                whole = self._sign(file, file_format, claim, (claim.opened, opened))
+                return Signed(whole, _loss_of(claim.opened, opened))
+            except self._errors as error:
+                problem = f"{error!s:.200}"
+            # If the fault is not that file's, it is raised below.
+            return Signed(self._signed_without(file, file_format, claim), problem)
+        return Signed(self._signed_without(file, file_format, claim))
+
+    def _signed_without(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
+        """Sign without reading the file that was opened: it is named, and nothing is said of it."""
+        try:
+            return self._sign(file, file_format, claim, None)
+        except self._errors as error:
+            raise InternalError(f"The picture cannot be signed: {error}") from error
+
+    def _sign(
+        self, file: bytes, file_format: Format, claim: Claim, opened: tuple[bytes, Format] | None
+    ) -> bytes:
         c2pa = self._c2pa
         signed = io.BytesIO()
-        try:
-            info = c2pa.C2paSignerInfo(self._algorithm, self._chain.encode(), self._key.encode(), None)
-            with (
-                c2pa.Context(
-                    c2pa.Settings.from_dict(dict(_SETTINGS)), c2pa.Signer.from_info(info)
-                ) as context,
-                c2pa.Builder(json.dumps(_manifest(claim)), context) as builder,
-            ):
-                if claim.opened is not None and (opened := sniffed_format(claim.opened)) is not None:
-                    parent = {"relationship": "parentOf", "label": _PARENT}
-                    self._add(builder, parent, opened, claim.opened)
-                builder.sign(_media_type(file_format), io.BytesIO(file), signed)
-        except (c2pa.C2paError, ValueError) as error:
-            raise InternalError(f"The picture cannot be signed: {error}") from error
+        info = c2pa.C2paSignerInfo(self._algorithm, self._chain.encode(), self._key.encode(), None)
+        manifest = _manifest(claim)
+        if claim.opened is not None and opened is None:
+            manifest["ingredients"] = [{**_INGREDIENT, "title": _PARENT}]
+        with (
+            c2pa.Context(c2pa.Settings.from_dict(dict(_SETTINGS)), c2pa.Signer.from_info(info)) as context,
+            c2pa.Builder(json.dumps(manifest), context) as builder,
+        ):
+            if opened is not None:
+                data, kind = opened
+                builder.add_ingredient(json.dumps(_INGREDIENT), _media_type(kind), io.BytesIO(data))
+            builder.sign(_media_type(file_format), io.BytesIO(file), signed)
         return signed.getvalue()
-
-    def _add(self, builder: Any, parent: Mapping[str, str], opened: Format, file: bytes) -> None:
-        try:
-            builder.add_ingredient(json.dumps(parent), _media_type(opened), io.BytesIO(file))
-        except self._c2pa.C2paError as error:  # a stranger's file
-            message = f"cannot be named in signed credentials ({error!s:.200}); metadata none leaves them out"
-            raise InvalidRequest.of("image", message) from None
 
 
 _PARENT = "opened"
+_INGREDIENT = {"relationship": "parentOf", "label": _PARENT}
 
 
 def credentials_of(certificate: Path | None, key: Path | None) -> Credentials | None:
@@ -120,6 +142,17 @@ def summary_of(file: bytes, file_format: Format) -> dict[str, Any] | None:
     except (c2pa.C2paError, ValueError):
         return None
     return _summary(store) if isinstance(store, dict) else None
+
+
+def _loss_of(opened: bytes, file_format: Format) -> str | None:
+    """Return what is wrong with a manifest that the library passes over, as if there were none."""
+    try:
+        has_credentials = read_marks(opened).has_credentials
+    except InvalidRequest:  # more parts than we read
+        return None
+    if has_credentials and summary_of(opened, file_format) is None:
+        return "there is no manifest in them"
+    return None
 
 
 def _summary(store: dict[str, Any]) -> dict[str, Any]:

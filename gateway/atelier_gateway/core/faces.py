@@ -44,8 +44,12 @@ class Faces:
         if self._signer is None or spec.metadata == "none" or image.format == "raw":
             return restoration
         claim = claim_of_restoration(spec, restoration)
-        data = await asyncio.to_thread(self._signer.sign, image.data, image.format, claim)
-        return replace(restoration, image=replace(image, data=data))
+        signed = await asyncio.to_thread(self._signer.signed, image.data, image.format, claim)
+        return replace(
+            restoration,
+            image=replace(image, data=signed.file),
+            warnings=(*restoration.warnings, *signed.warnings()),
+        )
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
         """Find the faces of an image."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from atelier_gateway.core.values import FaceOutcome, Restoration, RestoreSpec
 from atelier_runtime.images import Format
+from atelier_runtime.outcomes import ResponseWarning, WarningCode
 from atelier_runtime.recipes import COMPOSITE
 
 
@@ -28,8 +29,29 @@ class Claim:
     resized: bool = False
 
 
+@dataclass(frozen=True)
+class Signed:
+    """A signed file. `problem`: why the manifest of the file that was opened is not part of its own."""
+
+    file: bytes = field(repr=False)
+    problem: str | None = None
+
+    def warnings(self) -> tuple[ResponseWarning, ...]:
+        """Return what the client should know."""
+        if self.problem is None:
+            return ()
+        message = (
+            "The content credentials (C2PA) of the image cannot be read and are not part of the new ones: "
+            f"{self.problem}."
+        )
+        return (ResponseWarning(WarningCode.METADATA_DROPPED, message),)
+
+
 class Signer(Protocol):
     """Signs files."""
+
+    def signed(self, file: bytes, file_format: Format, claim: Claim) -> Signed:
+        """As `sign`, and say what was left out of it."""
 
     def sign(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
         """Return the file with a signed manifest. Takes milliseconds: not for the event loop.

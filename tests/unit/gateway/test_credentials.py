@@ -13,7 +13,6 @@ import pytest
 
 from atelier_gateway.core.signing import Claim
 from atelier_gateway.credentials import Credentials, credentials_of, summary_of
-from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import FORMATS, Format, Picture, decode, encode
 from atelier_runtime.recipes import COMPOSITE, DRAWN, Marks, mark, read_marks
 from atelier_runtime.settings import StartupError
@@ -120,16 +119,27 @@ def test_the_manifest_of_a_file_that_was_opened_is_kept(signer: Credentials, cha
     ]
 
 
-def test_a_stranger_s_broken_manifest_is_no_failure_of_ours(signer: Credentials) -> None:
-    signed = signer.sign(marked("jpeg"), "jpeg", Claim(DRAWN))
-    for place in range(signed.index(b"c2pa"), signed.index(b"c2pa") + 2500, 173):
-        broken = bytearray(signed)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_stranger_s_broken_manifest_is_left_out(
+    signer: Credentials, chain: Chain, file_format: Format
+) -> None:
+    stranger = signer.sign(marked(file_format), file_format, Claim(DRAWN))
+    start = stranger.index(b"jumb")
+    problems = []
+    for place in range(start, start + 2500, 173):
+        broken = bytearray(stranger)
         broken[place : place + 20] = b"\xff" * 20
-        summary_of(bytes(broken), "jpeg")
-        try:
-            signer.sign(marked("png"), "png", Claim(COMPOSITE, bytes(broken), FACES))
-        except InvalidRequest as error:
-            assert error.fields[0].field == "image"
+        summary_of(bytes(broken), file_format)
+        signed = signer.signed(marked("png"), "png", Claim(COMPOSITE, bytes(broken), FACES))
+        state, store = verified(signed.file, "png", chain.root)
+        assert state == "Trusted"
+        assert [each["action"] for each in actions_of(store)] == ["c2pa.opened", "c2pa.edited"]
+        problems.append(signed.problem)
+        if signed.problem is not None:
+            assert len(store["manifests"]) == 1
+            assert "content credentials (C2PA)" in signed.warnings()[0].message
+    assert None in problems and any(problems), "some are signed as what they are: invalid"
+    assert signer.signed(marked("png"), "png", Claim(COMPOSITE, stranger, FACES)).warnings() == ()
     assert summary_of(marked("png"), "png") is None
 
 

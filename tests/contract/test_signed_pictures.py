@@ -1,0 +1,80 @@
+"""A gateway that signs: what it says of photos that come with content credentials of their own."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atelier_gateway.core.signing import Claim
+from atelier_gateway.credentials import Credentials, summary_of
+from atelier_runtime.images import FORMATS, Format, Picture, encode, sniffed_format
+from atelier_runtime.recipes import DRAWN, Marks, mark
+from tests.certificates import make_chain
+from tests.contract.stack import Stack
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def signing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Credentials]]:
+    chain = make_chain(tmp_path_factory.mktemp("chain"))
+    stack = Stack(c2pa_certificate=chain.certificate, c2pa_key=chain.key)
+    yield stack, Credentials(chain.certificate, chain.key)
+    stack.close()
+
+
+def photo(file_format: Format, signer: Credentials | None = None) -> bytes:
+    plain = mark(encode(Picture(PIXELS), file_format, 90), file_format, Marks(source_type=DRAWN))
+    return plain if signer is None else signer.sign(plain, file_format, Claim(DRAWN))
+
+
+def broken(file: bytes) -> bytes:
+    """Return the file with a manifest that is none."""
+    place = file.index(b"jumd") + 4
+    return file[:place] + b"\xff" * 40 + file[place + 40 :]
+
+
+def restored(stack: Stack, image: bytes, **fields: Any) -> Any:
+    body = {"image": base64.b64encode(image).decode(), **fields}
+    response = stack.client.post("/restore", json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def said_of(answer: Any) -> Any:
+    image = base64.b64decode(answer["image"].partition(",")[2])
+    file_format = sniffed_format(image)
+    assert file_format is not None
+    return summary_of(image, file_format)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_photo_with_a_damaged_manifest_is_restored_and_signed_without_it(
+    signing: tuple[Stack, Credentials], file_format: Format
+) -> None:
+    stack, signer = signing
+    answer = restored(stack, broken(photo(file_format, signer)))
+    said = said_of(answer)
+    assert (said["state"], said["manifests"]) == ("Valid", 1)
+    assert said["actions"][0]["action"] == "c2pa.opened"
+    [message] = [each for each in answer["warnings"] if "cannot be read" in each]
+    assert message.startswith("The content credentials (C2PA) of the image cannot be read")
+    whole = restored(stack, photo(file_format, signer))
+    assert said_of(whole)["manifests"] == 2
+    assert not [each for each in whole["warnings"] if "cannot be read" in each]
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_drawing_can_start_from_a_photo_with_a_damaged_manifest(
+    signing: tuple[Stack, Credentials], file_format: Format
+) -> None:
+    stack, signer = signing
+    image = base64.b64encode(broken(photo(file_format, signer))).decode()
+    response = stack.generate(image=image)
+    assert response.status_code == 200, response.text
+    said = said_of(response.json())
+    assert (said["state"], said["manifests"]) == ("Valid", 1)
