@@ -11,8 +11,9 @@ import pytest
 
 from atelier_gateway.core.signing import Claim
 from atelier_gateway.credentials import Credentials, summary_of
-from atelier_runtime.images import FORMATS, Format, Picture, encode, sniffed_format
-from atelier_runtime.recipes import DRAWN, Marks, mark
+from atelier_runtime import wire
+from atelier_runtime.images import FORMATS, EncodedImage, Format, Picture, encode, sniffed_format
+from atelier_runtime.recipes import COMPOSITE, DRAWN, Marks, mark
 from tests.certificates import make_chain
 from tests.contract.stack import Stack
 
@@ -36,6 +37,13 @@ def broken(file: bytes) -> bytes:
     """Return the file with a manifest that is none."""
     place = file.index(b"jumd") + 4
     return file[:place] + b"\xff" * 40 + file[place + 40 :]
+
+
+def edits(said: Any) -> list[Any]:
+    """Return the actions after `c2pa.opened`: what each says, but for names and numbers of ours."""
+    opened, *edits = said["actions"]
+    assert opened["action"] == "c2pa.opened"
+    return [(each["action"], each.get("digitalSourceType")) for each in edits]
 
 
 def restored(stack: Stack, image: bytes, **fields: Any) -> Any:
@@ -78,3 +86,19 @@ def test_a_drawing_can_start_from_a_photo_with_a_damaged_manifest(
     assert response.status_code == 200, response.text
     said = said_of(response.json())
     assert (said["state"], said["manifests"]) == ("Valid", 1)
+
+
+@pytest.mark.parametrize("source_type", [DRAWN, COMPOSITE, None])
+def test_the_manifest_calls_a_picture_what_its_xmp_calls_it(
+    signing: tuple[Stack, Credentials], source_type: str | None
+) -> None:
+    stack, _ = signing
+    plain = encode(Picture(PIXELS), "png", 90)
+    written = mark(plain, "png", Marks({}, source_type=source_type)) if source_type else b""
+    stack.restorer.faces = [(0.9, True, None)]
+    stack.restorer.image = wire.image_to_proto(EncodedImage(written, "png", 256, 256)) if written else None
+    try:
+        answer = restored(stack, photo("png"))
+    finally:
+        stack.restorer.image = None
+    assert edits(said_of(answer)) == [("c2pa.edited", source_type or COMPOSITE)]

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from atelier_gateway.core.values import FaceOutcome, Restoration, RestoreSpec
+from atelier_runtime.errors import InternalError, InvalidRequest
 from atelier_runtime.images import Format
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
-from atelier_runtime.recipes import COMPOSITE
+from atelier_runtime.recipes import COMPOSITE, read_marks
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,21 @@ def restored_boxes(faces: tuple[FaceOutcome, ...]) -> tuple[tuple[float, float, 
 
 
 def claim_of_restoration(spec: RestoreSpec, restoration: Restoration) -> Claim:
-    """Return the claim of a restored photograph."""
+    """Return the claim of a restored photograph, which calls it what its XMP calls it.
+
+    Reads the file: not for the event loop.
+    """
     return Claim(
-        source_type=COMPOSITE,
+        source_type=_source_type_of(restoration.image.data) or COMPOSITE,
         opened=spec.image.data,
         faces=restored_boxes(restoration.faces),
         model_sets=((restoration.model_set, restoration.model_set_hash),),
         resized=restoration.upscale_applied > 1,
     )
+
+
+def _source_type_of(file: bytes) -> str | None:
+    try:
+        return read_marks(file).source_type
+    except InvalidRequest as error:
+        raise InternalError(f"The image of the restorer {error.fields[0].message}.") from error
