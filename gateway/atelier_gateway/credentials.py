@@ -195,10 +195,12 @@ def _manifest(claim: Claim) -> dict[str, Any]:
 def _changes(claim: Claim, own: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what was done to a picture after it was opened or drawn."""
     changes: list[dict[str, Any]] = []
+    by_network = {"digitalSourceType": claim.source_type, "softwareAgent": _AGENT, "parameters": dict(own)}
     if claim.redrawn:
-        drawn = {"digitalSourceType": claim.source_type, "softwareAgent": _AGENT, "parameters": dict(own)}
-        changes.append({"action": "c2pa.edited", "description": "Drawn anew by a network.", **drawn})
-    if claim.resized:
+        changes.append({"action": "c2pa.edited", "description": "Drawn anew by a network.", **by_network})
+    if claim.resized and claim.by_network:
+        changes.append({"action": "c2pa.resized", "description": "Enlarged by a network.", **by_network})
+    elif claim.resized:
         changes.append({"action": "c2pa.resized", "softwareAgent": _AGENT})
     if claim.faces:
         faces = [
@@ -207,9 +209,8 @@ def _changes(claim: Claim, own: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         changes.append(
             {
+                **by_network,
                 "action": "c2pa.edited",
-                "digitalSourceType": claim.source_type,
-                "softwareAgent": _AGENT,
                 "description": "Faces were restored by a network.",
                 "changes": [_region(face) for face in faces],
                 "parameters": {**own, "com.atelier.restored_faces_px": faces},

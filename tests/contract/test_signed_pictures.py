@@ -15,6 +15,7 @@ from atelier_runtime import wire
 from atelier_runtime.images import FORMATS, EncodedImage, Format, Picture, encode, sniffed_format
 from atelier_runtime.recipes import COMPOSITE, DRAWN, Marks, mark
 from tests.certificates import make_chain
+from tests.contract.script import MODEL_SET_HASH
 from tests.contract.stack import Stack
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
@@ -102,3 +103,18 @@ def test_the_manifest_calls_a_picture_what_its_xmp_calls_it(
     finally:
         stack.restorer.image = None
     assert edits(said_of(answer)) == [("c2pa.edited", source_type or COMPOSITE)]
+
+
+@pytest.mark.parametrize(("upscaler", "source_type"), [("demo_x2", COMPOSITE), ("lanczos", None)])
+def test_only_what_a_network_enlarged_is_its_work(
+    signing: tuple[Stack, Credentials], upscaler: str, source_type: str | None
+) -> None:
+    stack, _ = signing
+    stack.restorer.result = {"upscaler": upscaler}
+    try:
+        said = said_of(restored(stack, photo("png"), upscale=2, max_faces=0))
+    finally:
+        stack.restorer.result = {}
+    assert edits(said) == [("c2pa.resized", source_type)]
+    sets = said["actions"][1].get("parameters", {}).get("com.atelier.model_sets")
+    assert sets == ([{"name": "demo", "sha256": MODEL_SET_HASH}] if source_type else None)

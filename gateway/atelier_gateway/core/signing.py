@@ -12,6 +12,10 @@ from atelier_runtime.outcomes import ResponseWarning, WarningCode
 from atelier_runtime.recipes import COMPOSITE, read_marks
 
 
+LANCZOS = "lanczos"
+"""The upscaler that is no network."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """How a picture came to be.
@@ -19,7 +23,7 @@ class Claim:
     `source_type`: IPTC's term. `opened`: the file that it was made of; None: it was drawn from nothing.
     `faces`: x1, y1, x2, y2 of those that a network has restored, in px of the picture. `model_sets`: name and
     SHA-256 of each set that had a part in it. `redrawn`: a network drew it from the file that was opened.
-    `resized`: it was enlarged.
+    `resized`: it was enlarged; `by_network`: by a network.
     """
 
     source_type: str
@@ -28,6 +32,7 @@ class Claim:
     model_sets: tuple[tuple[str, str], ...] = ()
     redrawn: bool = False
     resized: bool = False
+    by_network: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def claim_of_restoration(spec: RestoreSpec, restoration: Restoration) -> Claim:
         faces=restored_boxes(restoration.faces),
         model_sets=((restoration.model_set, restoration.model_set_hash),),
         resized=restoration.upscale_applied > 1,
+        by_network=restoration.upscaler not in ("", LANCZOS),
     )
 
 
