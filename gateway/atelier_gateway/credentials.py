@@ -216,7 +216,9 @@ def _changes(claim: Claim, own: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "parameters": {**own, "com.atelier.restored_faces_px": faces},
             }
         )
-    return changes or [{"action": "c2pa.transcoded", "softwareAgent": _AGENT}]
+    if claim.transcoded and not changes:
+        changes.append({"action": "c2pa.transcoded", "softwareAgent": _AGENT})
+    return changes
 
 
 def _region(face: Mapping[str, float]) -> dict[str, Any]:

@@ -118,3 +118,21 @@ def test_only_what_a_network_enlarged_is_its_work(
     assert edits(said) == [("c2pa.resized", source_type)]
     sets = said["actions"][1].get("parameters", {}).get("com.atelier.model_sets")
     assert sets == ([{"name": "demo", "sha256": MODEL_SET_HASH}] if source_type else None)
+
+
+@pytest.mark.parametrize(
+    ("opened", "fields", "action"),
+    [
+        ("png", {"output_format": "png"}, None),
+        ("webp", {"output_format": "webp", "quality": 100}, None),
+        ("jpeg", {"output_format": "png"}, "c2pa.transcoded"),
+        ("jpeg", {"output_format": "jpeg"}, "c2pa.transcoded"),
+    ],
+)
+def test_only_what_was_transcoded_is_said_to_be(
+    signing: tuple[Stack, Credentials], opened: Format, fields: dict[str, Any], action: str | None
+) -> None:
+    stack, _ = signing
+    said = said_of(restored(stack, photo(opened), max_faces=0, **fields))
+    assert said["state"] == "Valid"
+    assert edits(said) == ([] if action is None else [(action, None)])

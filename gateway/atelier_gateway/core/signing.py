@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from atelier_gateway.core.values import FaceOutcome, Restoration, RestoreSpec
+from atelier_runtime import defaults
 from atelier_runtime.errors import InternalError, InvalidRequest
-from atelier_runtime.images import Format
+from atelier_runtime.images import Format, is_lossless, sniffed_format
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
 from atelier_runtime.recipes import COMPOSITE, read_marks
-
 
 LANCZOS = "lanczos"
 """The upscaler that is no network."""
@@ -23,7 +23,8 @@ class Claim:
     `source_type`: IPTC's term. `opened`: the file that it was made of; None: it was drawn from nothing.
     `faces`: x1, y1, x2, y2 of those that a network has restored, in px of the picture. `model_sets`: name and
     SHA-256 of each set that had a part in it. `redrawn`: a network drew it from the file that was opened.
-    `resized`: it was enlarged; `by_network`: by a network.
+    `resized`: it was enlarged; `by_network`: by a network. `transcoded`: its format is another, or a lossy
+    one, which is only said where nothing else was done.
     """
 
     source_type: str
@@ -33,6 +34,7 @@ class Claim:
     redrawn: bool = False
     resized: bool = False
     by_network: bool = False
+    transcoded: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ def claim_of_restoration(spec: RestoreSpec, restoration: Restoration) -> Claim:
 
     Reads the file: not for the event loop.
     """
+    image_format, quality = restoration.image.format, spec.quality
+    is_same = sniffed_format(spec.image.data) == image_format
+    is_exact = is_lossless(image_format, defaults.QUALITY if quality is None else quality)
     return Claim(
         source_type=_source_type_of(restoration.image.data) or COMPOSITE,
         opened=spec.image.data,
@@ -83,6 +88,7 @@ def claim_of_restoration(spec: RestoreSpec, restoration: Restoration) -> Claim:
         model_sets=((restoration.model_set, restoration.model_set_hash),),
         resized=restoration.upscale_applied > 1,
         by_network=restoration.upscaler not in ("", LANCZOS),
+        transcoded=not (is_same and is_exact),
     )
 
 
