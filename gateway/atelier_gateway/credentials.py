@@ -6,7 +6,6 @@ what a stranger's picture says must be no reason to fetch an address.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 from collections.abc import Mapping
@@ -17,14 +16,13 @@ import numpy as np
 
 from atelier_gateway import __version__
 from atelier_gateway.core.signing import Claim, Signed
-from atelier_gateway.settings import GatewaySettings
+from atelier_gateway.signing_files import CERTIFICATE, KEY, SigningFiles
 from atelier_runtime.errors import InternalError, InvalidRequest
 from atelier_runtime.images import Format, encode_gray_png, sniffed_format
 from atelier_runtime.recipes import read_marks
 from atelier_runtime.recipes.marks import SOURCE_TYPES
 from atelier_runtime.settings import StartupError
 
-_PREFIX = str(GatewaySettings.model_config["env_prefix"])
 _AGENT = {"name": "Atelier", "version": __version__}
 _SETTINGS: Mapping[str, Any] = {
     "core": {"allowed_network_hosts": []},
@@ -32,7 +30,6 @@ _SETTINGS: Mapping[str, Any] = {
     "builder": {"thumbnail": {"enabled": False}},
 }
 """Thumbnails would take longer than all the rest, and show faces twice."""
-_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 _MAX_SHOWN_MANIFESTS = 20
 _TRIED = f"{SOURCE_TYPES}softwareImage"
 
@@ -46,19 +43,17 @@ class Credentials:
             import c2pa
         except ImportError:
             message = "needs the package c2pa-python: pip install 'atelier-gateway[c2pa]'"
-            raise StartupError(f"{_PREFIX}C2PA_CERTIFICATE: {message}") from None
-        self._chain = _read("C2PA_CERTIFICATE", certificate)
-        self._key = _read("C2PA_KEY", key)
-        self._algorithm = _algorithm_of(self._key)
+            raise StartupError(f"{CERTIFICATE}: {message}") from None
+        self._files = SigningFiles.read(certificate, key)
         self._c2pa = c2pa
         self._errors: tuple[type[Exception], ...] = (c2pa.C2paError, ValueError)
-        settings = f"{_PREFIX}C2PA_CERTIFICATE, {_PREFIX}C2PA_KEY"
+        settings = f"{CERTIFICATE}, {KEY}"
         try:
             signed = self.sign(_pixel(), "png", Claim(_TRIED))
         except InternalError as error:
             raise StartupError(f"{settings}: cannot sign with them: {error.message}") from None
         if (summary_of(signed, "png") or {}).get("state") != "Valid":
-            raise StartupError(f"{settings}: cannot sign with them: the key is not the certificate's")
+            raise StartupError(f"{settings}: cannot sign with them: what they sign is not valid")
 
     def sign(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
         """Return the file with a signed manifest. Raises `InternalError`."""
@@ -92,7 +87,8 @@ class Credentials:
     ) -> bytes:
         c2pa = self._c2pa
         signed = io.BytesIO()
-        info = c2pa.C2paSignerInfo(self._algorithm, self._chain.encode(), self._key.encode(), None)
+        files = self._files
+        info = c2pa.C2paSignerInfo(files.algorithm, files.chain.encode(), files.key.encode(), None)
         manifest = _manifest(claim)
         if claim.opened is not None and opened is None:
             manifest["ingredients"] = [{**_INGREDIENT, "title": _PARENT}]
@@ -116,8 +112,8 @@ def credentials_of(certificate: Path | None, key: Path | None) -> Credentials | 
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
-        missing, given = ("KEY", "CERTIFICATE") if key is None else ("CERTIFICATE", "KEY")
-        raise StartupError(f"{_PREFIX}C2PA_{missing}: is required with {_PREFIX}C2PA_{given}")
+        missing, given = (KEY, CERTIFICATE) if key is None else (CERTIFICATE, KEY)
+        raise StartupError(f"{missing}: is required with {given}")
     return Credentials(certificate, key)
 
 
@@ -226,34 +222,6 @@ def _region(face: Mapping[str, float]) -> dict[str, Any]:
     size = {"width": face["width"], "height": face["height"]}
     shape = {"type": "rectangle", "unit": "pixel", "origin": origin, **size}
     return {"region": [{"type": "spatial", "shape": shape}], "description": "restored face"}
-
-
-def _algorithm_of(key: str) -> str:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    loaded: Any = None
-    with contextlib.suppress(ValueError, TypeError):  # no key, or one with a password
-        loaded = load_pem_private_key(key.encode(), None)
-    if isinstance(loaded, ec.EllipticCurvePrivateKey) and loaded.curve.name in _CURVES:
-        return _CURVES[loaded.curve.name]
-    if isinstance(loaded, rsa.RSAPrivateKey):
-        return "ps256"
-    if isinstance(loaded, ed25519.Ed25519PrivateKey):
-        return "ed25519"
-    raise StartupError(
-        f"{_PREFIX}C2PA_KEY: is not a private key in PEM, without a password, of P-256, P-384, P-521, RSA or "
-        "Ed25519"
-    )
-
-
-def _read(name: str, path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except OSError as error:
-        raise StartupError(f"{_PREFIX}{name}: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise StartupError(f"{_PREFIX}{name}: {path} is not PEM") from None
 
 
 def _media_type(file_format: Format) -> str:
