@@ -13,7 +13,7 @@ from PIL import Image
 
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_runtime.images import decode
+from atelier_runtime.images import Format, decode
 from atelier_runtime.recipes import COMPOSITE, DRAWN, Marks, mark, read_marks
 from tests.integration.restorer_command import RunHere, run_at_service
 from tests.integration.restorer_server import Client, photo, pixels, png
@@ -75,6 +75,34 @@ async def test_nothing_is_said_that_is_not_wanted(restorer: Client) -> None:
     told = await restorer.restore(file, max_faces=1)
     assert (pixels(told.image) == pixels(plain.image)).all()
     assert read_marks(told.image.data).items["EXIF:Make"] == found.items["EXIF:Make"] == "a camera"
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+async def test_what_atelier_said_earlier_goes_too(restorer: Client, file_format: str) -> None:
+    kind: Format = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}[file_format]
+    infotext = "a secret\nSteps: 1, Seed: 3, Version: Atelier 0.2.0"
+    drawing = {"kind": "drawing", "request": {"prompt": "a secret" + "!" * 70_000}}
+    plain = png(photo(), file_format)
+    drawn = mark(plain, kind, Marks(drawing, infotext, DRAWN))
+    told = (await restorer.restore(drawn, max_faces=1)).image.data
+    assert read_marks(told).infotext == infotext
+    silent = image_pb2.OutputOptions(metadata=image_pb2.METADATA_NONE)
+    expected = (await restorer.restore(plain, max_faces=1, output=silent)).image.data
+    for file in (drawn, told):
+        found = (await restorer.restore(file, max_faces=1, output=silent)).image.data
+        assert b"secret" not in found and read_marks(found).source_type is None
+        assert file is told or found == expected, "as if it had said nothing"
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+async def test_what_others_said_stays(restorer: Client, file_format: str) -> None:
+    kind: Format = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}[file_format]
+    file = mark(png(photo(), file_format), kind, Marks(infotext="a fox\nSteps: 1", source_type=DRAWN))
+    told = (await restorer.restore(file, max_faces=1)).image.data
+    silent = image_pb2.OutputOptions(metadata=image_pb2.METADATA_NONE)
+    for each in (file, told):
+        found = read_marks((await restorer.restore(each, max_faces=1, output=silent)).image.data)
+        assert (found.recipe, found.infotext, found.source_type) == (None, "a fox\nSteps: 1", DRAWN)
 
 
 async def test_a_photo_that_no_network_changed_is_no_composite(restorer: Client) -> None:
