@@ -12,7 +12,8 @@ import pytest
 from atelier_gateway.core.signing import Claim
 from atelier_gateway.credentials import Credentials, summary_of
 from atelier_runtime import wire
-from atelier_runtime.images import FORMATS, EncodedImage, Format, Picture, encode, sniffed_format
+from atelier_runtime.images import FORMATS, EncodedImage, Format, Picture, decode, encode, sniffed_format
+from atelier_runtime.outcomes import ResponseWarning, WarningCode
 from atelier_runtime.recipes import COMPOSITE, DRAWN, Marks, mark
 from tests.certificates import make_chain
 from tests.contract.script import MODEL_SET_HASH
@@ -89,6 +90,17 @@ def test_a_drawing_can_start_from_a_photo_with_a_damaged_manifest(
     assert (said["state"], said["manifests"]) == ("Valid", 1)
 
 
+def test_a_manifest_of_several_segments_is_one(signing: tuple[Stack, Credentials]) -> None:
+    _, signer = signing
+    sets = tuple((f"{number}", "ab" * 32) for number in range(1_000))
+    plain = encode(Picture(PIXELS), "jpeg", 90)
+    signed = signer.sign(plain, "jpeg", Claim(DRAWN, model_sets=sets))
+    assert signed.count(b"\xff\xeb") > 1
+    assert decode(signed, max_pixels=10**6).dropped == (
+        "Dropped from the file's metadata: content credentials (C2PA).",
+    )
+
+
 @pytest.mark.parametrize("source_type", [DRAWN, COMPOSITE, None])
 def test_the_manifest_calls_a_picture_what_its_xmp_calls_it(
     signing: tuple[Stack, Credentials], source_type: str | None
@@ -136,3 +148,28 @@ def test_only_what_was_transcoded_is_said_to_be(
     said = said_of(restored(stack, photo(opened), max_faces=0, **fields))
     assert said["state"] == "Valid"
     assert edits(said) == ([] if action is None else [(action, None)])
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("content credentials (C2PA)", []),
+        ("APP4, content credentials (C2PA)", ["APP4"]),
+        ("content credentials (C2PA), APP4", ["APP4"]),
+        ("APP4, content credentials (C2PA) and 2 more", ["APP4 and 2 more"]),
+    ],
+)
+def test_credentials_that_are_kept_are_not_called_dropped(
+    signing: tuple[Stack, Credentials], said: str, told: list[str]
+) -> None:
+    stack, signer = signing
+    dropped = "Dropped from the file's metadata: {}."
+    warning = ResponseWarning(WarningCode.METADATA_DROPPED, dropped.format(said))
+    stack.restorer.result = {"warnings": wire.warnings_to_proto([warning])}
+    try:
+        kept = restored(stack, photo("png", signer))
+        unsigned = restored(stack, photo("png", signer), metadata="none")
+    finally:
+        stack.restorer.result = {}
+    assert kept["warnings"] == [dropped.format(each) for each in told]
+    assert unsigned["warnings"] == [warning.message], "nothing keeps them there"

@@ -48,7 +48,7 @@ class Faces:
         return replace(
             restoration,
             image=replace(image, data=signed.file),
-            warnings=(*restoration.warnings, *signed.warnings()),
+            warnings=signed.warnings(restoration.warnings),
         )
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:

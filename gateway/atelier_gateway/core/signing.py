@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from atelier_gateway.core.values import FaceOutcome, Restoration, RestoreSpec
 from atelier_runtime import defaults
 from atelier_runtime.errors import InternalError, InvalidRequest
 from atelier_runtime.images import Format, is_lossless, sniffed_format
+from atelier_runtime.images.attachments import without_credentials
 from atelier_runtime.outcomes import ResponseWarning, WarningCode
 from atelier_runtime.recipes import COMPOSITE, read_marks
 
@@ -44,15 +45,20 @@ class Signed:
     file: bytes = field(repr=False)
     problem: str | None = None
 
-    def warnings(self) -> tuple[ResponseWarning, ...]:
-        """Return what the client should know."""
-        if self.problem is None:
-            return ()
-        message = (
-            "The content credentials (C2PA) of the image cannot be read and are not part of the new ones: "
-            f"{self.problem}."
-        )
-        return (ResponseWarning(WarningCode.METADATA_DROPPED, message),)
+    def warnings(self, earlier: tuple[ResponseWarning, ...] = ()) -> tuple[ResponseWarning, ...]:
+        """Return what the client should know, with what it was told before.
+
+        That the file's credentials were dropped is not true of a signed one: they are kept, or the problem
+        says why not.
+        """
+        found = [replace(each, message=without_credentials(each.message) or "") for each in earlier]
+        if self.problem is not None:
+            message = (
+                "The content credentials (C2PA) of the image cannot be read and are not part of the new "
+                f"ones: {self.problem}."
+            )
+            found.append(ResponseWarning(WarningCode.METADATA_DROPPED, message))
+        return tuple(each for each in found if each.message)
 
 
 class Signer(Protocol):
