@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,18 @@ def test_the_command_shows_what_pictures_say(run_here: RunHere, tmp_path: Path) 
     assert (report["recipe"], report["infotext"], report["source_type"]) == ({"seed": 3}, "a fox", DRAWN)
     assert report["picture"] == str(picture)
     assert json.dumps(report["parameters"]) == '{"Prompt": "a fox", "Negative prompt": ""}'
+
+
+def test_a_picture_is_read_without_torch(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(mark(png(np.zeros((4, 4, 3), np.uint8)), "png", Marks({"seed": 3})))
+    script = (
+        "import sys\nfrom atelier_restorer.__main__ import main\n"
+        "assert main(['inspect', sys.argv[1]]) == 0\n"
+        "print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script, str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    report, imported = done.stdout.splitlines()
+    assert json.loads(report)["recipe"] == {"seed": 3}
+    assert imported == "[]"
