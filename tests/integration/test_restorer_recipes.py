@@ -20,6 +20,7 @@ from atelier_runtime.recipes import COMPOSITE, DRAWN, Marks, mark, read_marks
 from tests.integration.restorer_command import RunHere, run_at_service
 from tests.integration.restorer_server import Client, photo, pixels, png
 
+KINDS: dict[str, Format] = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
 CAPTURED = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
 OWN_XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -81,7 +82,7 @@ async def test_nothing_is_said_that_is_not_wanted(restorer: Client) -> None:
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 async def test_what_atelier_said_earlier_goes_too(restorer: Client, file_format: str) -> None:
-    kind: Format = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}[file_format]
+    kind = KINDS[file_format]
     infotext = "a secret\nSteps: 1, Seed: 3, Version: Atelier 0.2.0"
     drawing = {"kind": "drawing", "request": {"prompt": "a secret" + "!" * 70_000}}
     plain = png(photo(), file_format)
@@ -98,7 +99,7 @@ async def test_what_atelier_said_earlier_goes_too(restorer: Client, file_format:
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 async def test_what_others_said_stays(restorer: Client, file_format: str) -> None:
-    kind: Format = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}[file_format]
+    kind = KINDS[file_format]
     file = mark(png(photo(), file_format), kind, Marks(infotext="a fox\nSteps: 1", source_type=DRAWN))
     told = (await restorer.restore(file, max_faces=1)).image.data
     silent = image_pb2.OutputOptions(metadata=image_pb2.METADATA_NONE)
