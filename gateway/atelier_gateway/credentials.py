@@ -6,7 +6,6 @@ what a stranger's picture says must be no reason to fetch an address.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 from collections.abc import Mapping
@@ -16,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from atelier_gateway import __version__
-from atelier_gateway.core.signing import Claim
-from atelier_gateway.settings import GatewaySettings
+from atelier_gateway.core.signing import Claim, Signed
+from atelier_gateway.signing_files import CERTIFICATE, KEY, SigningFiles
 from atelier_runtime.errors import InternalError, InvalidRequest
 from atelier_runtime.images import Format, encode_gray_png, sniffed_format
+from atelier_runtime.recipes import read_marks
 from atelier_runtime.recipes.marks import SOURCE_TYPES
 from atelier_runtime.settings import StartupError
 
-_PREFIX = str(GatewaySettings.model_config["env_prefix"])
 _AGENT = {"name": "Atelier", "version": __version__}
 _SETTINGS: Mapping[str, Any] = {
     "core": {"allowed_network_hosts": []},
@@ -31,7 +30,6 @@ _SETTINGS: Mapping[str, Any] = {
     "builder": {"thumbnail": {"enabled": False}},
 }
 """Thumbnails would take longer than all the rest, and show faces twice."""
-_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 _MAX_SHOWN_MANIFESTS = 20
 _TRIED = f"{SOURCE_TYPES}softwareImage"
 
@@ -45,48 +43,68 @@ class Credentials:
             import c2pa
         except ImportError:
             message = "needs the package c2pa-python: pip install 'atelier-gateway[c2pa]'"
-            raise StartupError(f"{_PREFIX}C2PA_CERTIFICATE: {message}") from None
-        self._chain = _read("C2PA_CERTIFICATE", certificate)
-        self._key = _read("C2PA_KEY", key)
-        self._algorithm = _algorithm_of(self._key)
+            raise StartupError(f"{CERTIFICATE}: {message}") from None
+        self._files = SigningFiles.read(certificate, key)
         self._c2pa = c2pa
-        settings = f"{_PREFIX}C2PA_CERTIFICATE, {_PREFIX}C2PA_KEY"
+        self._errors: tuple[type[Exception], ...] = (c2pa.C2paError, ValueError)
+        settings = f"{CERTIFICATE}, {KEY}"
         try:
             signed = self.sign(_pixel(), "png", Claim(_TRIED))
         except InternalError as error:
             raise StartupError(f"{settings}: cannot sign with them: {error.message}") from None
         if (summary_of(signed, "png") or {}).get("state") != "Valid":
-            raise StartupError(f"{settings}: cannot sign with them: the key is not the certificate's")
+            raise StartupError(f"{settings}: cannot sign with them: what they sign is not valid")
 
     def sign(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
         """Return the file with a signed manifest. Raises `InternalError`."""
+        return self.signed(file, file_format, claim).file
+
+    def signed(self, file: bytes, file_format: Format, claim: Claim) -> Signed:
+        """Return the file with a signed manifest, and whether it keeps that of the file that was opened.
+
+        A manifest of a stranger's that cannot be read is left out. Raises `InternalError`.
+        """
+        opened = None if claim.opened is None else sniffed_format(claim.opened)
+        if claim.opened is not None and opened is not None:
+            try:
+                whole = self._sign(file, file_format, claim, (claim.opened, opened))
+                return Signed(whole, _loss_of(claim.opened, opened))
+            except self._errors as error:
+                problem = f"{error!s:.200}"
+            # If the fault is not that file's, it is raised below.
+            return Signed(self._signed_without(file, file_format, claim), problem)
+        return Signed(self._signed_without(file, file_format, claim))
+
+    def _signed_without(self, file: bytes, file_format: Format, claim: Claim) -> bytes:
+        """Sign without reading the file that was opened: it is named, and nothing is said of it."""
+        try:
+            return self._sign(file, file_format, claim, None)
+        except self._errors as error:
+            raise InternalError(f"The picture cannot be signed: {error}") from error
+
+    def _sign(
+        self, file: bytes, file_format: Format, claim: Claim, opened: tuple[bytes, Format] | None
+    ) -> bytes:
         c2pa = self._c2pa
         signed = io.BytesIO()
-        try:
-            info = c2pa.C2paSignerInfo(self._algorithm, self._chain.encode(), self._key.encode(), None)
-            with (
-                c2pa.Context(
-                    c2pa.Settings.from_dict(dict(_SETTINGS)), c2pa.Signer.from_info(info)
-                ) as context,
-                c2pa.Builder(json.dumps(_manifest(claim)), context) as builder,
-            ):
-                if claim.opened is not None and (opened := sniffed_format(claim.opened)) is not None:
-                    parent = {"relationship": "parentOf", "label": _PARENT}
-                    self._add(builder, parent, opened, claim.opened)
-                builder.sign(_media_type(file_format), io.BytesIO(file), signed)
-        except (c2pa.C2paError, ValueError) as error:
-            raise InternalError(f"The picture cannot be signed: {error}") from error
+        files = self._files
+        info = c2pa.C2paSignerInfo(files.algorithm, files.chain.encode(), files.key.encode(), None)
+        manifest = _manifest(claim)
+        if claim.opened is not None and opened is None:
+            manifest["ingredients"] = [{**_INGREDIENT, "title": _PARENT}]
+        with (
+            c2pa.Context(c2pa.Settings.from_dict(dict(_SETTINGS)), c2pa.Signer.from_info(info)) as context,
+            c2pa.Builder(json.dumps(manifest), context) as builder,
+        ):
+            if opened is not None:
+                data, kind = opened
+                builder.add_ingredient(json.dumps(_INGREDIENT), _media_type(kind), io.BytesIO(data))
+            builder.sign(_media_type(file_format), io.BytesIO(file), signed)
         return signed.getvalue()
-
-    def _add(self, builder: Any, parent: Mapping[str, str], opened: Format, file: bytes) -> None:
-        try:
-            builder.add_ingredient(json.dumps(parent), _media_type(opened), io.BytesIO(file))
-        except self._c2pa.C2paError as error:  # a stranger's file
-            message = f"cannot be named in signed credentials ({error!s:.200}); metadata none leaves them out"
-            raise InvalidRequest.of("image", message) from None
 
 
 _PARENT = "opened"
+_INGREDIENT = {"relationship": "parentOf", "label": _PARENT}
 
 
 def credentials_of(certificate: Path | None, key: Path | None) -> Credentials | None:
@@ -94,8 +112,8 @@ def credentials_of(certificate: Path | None, key: Path | None) -> Credentials | 
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
-        missing, given = ("KEY", "CERTIFICATE") if key is None else ("CERTIFICATE", "KEY")
-        raise StartupError(f"{_PREFIX}C2PA_{missing}: is required with {_PREFIX}C2PA_{given}")
+        missing, given = (KEY, CERTIFICATE) if key is None else (CERTIFICATE, KEY)
+        raise StartupError(f"{missing}: is required with {given}")
     return Credentials(certificate, key)
 
 
@@ -120,6 +138,17 @@ def summary_of(file: bytes, file_format: Format) -> dict[str, Any] | None:
     except (c2pa.C2paError, ValueError):
         return None
     return _summary(store) if isinstance(store, dict) else None
+
+
+def _loss_of(opened: bytes, file_format: Format) -> str | None:
+    """Return what is wrong with a manifest that the library passes over, as if there were none."""
+    try:
+        has_credentials = read_marks(opened).has_credentials
+    except InvalidRequest:  # more parts than we read
+        return None
+    if has_credentials and summary_of(opened, file_format) is None:
+        return "there is no manifest in them"
+    return None
 
 
 def _summary(store: dict[str, Any]) -> dict[str, Any]:
@@ -162,10 +191,12 @@ def _manifest(claim: Claim) -> dict[str, Any]:
 def _changes(claim: Claim, own: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what was done to a picture after it was opened or drawn."""
     changes: list[dict[str, Any]] = []
+    by_network = {"digitalSourceType": claim.source_type, "softwareAgent": _AGENT, "parameters": dict(own)}
     if claim.redrawn:
-        drawn = {"digitalSourceType": claim.source_type, "softwareAgent": _AGENT, "parameters": dict(own)}
-        changes.append({"action": "c2pa.edited", "description": "Drawn anew by a network.", **drawn})
-    if claim.resized:
+        changes.append({"action": "c2pa.edited", "description": "Drawn anew by a network.", **by_network})
+    if claim.resized and claim.by_network:
+        changes.append({"action": "c2pa.resized", "description": "Enlarged by a network.", **by_network})
+    elif claim.resized:
         changes.append({"action": "c2pa.resized", "softwareAgent": _AGENT})
     if claim.faces:
         faces = [
@@ -174,15 +205,16 @@ def _changes(claim: Claim, own: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         changes.append(
             {
+                **by_network,
                 "action": "c2pa.edited",
-                "digitalSourceType": claim.source_type,
-                "softwareAgent": _AGENT,
                 "description": "Faces were restored by a network.",
                 "changes": [_region(face) for face in faces],
                 "parameters": {**own, "com.atelier.restored_faces_px": faces},
             }
         )
-    return changes or [{"action": "c2pa.transcoded", "softwareAgent": _AGENT}]
+    if claim.transcoded and not changes:
+        changes.append({"action": "c2pa.transcoded", "softwareAgent": _AGENT})
+    return changes
 
 
 def _region(face: Mapping[str, float]) -> dict[str, Any]:
@@ -190,34 +222,6 @@ def _region(face: Mapping[str, float]) -> dict[str, Any]:
     size = {"width": face["width"], "height": face["height"]}
     shape = {"type": "rectangle", "unit": "pixel", "origin": origin, **size}
     return {"region": [{"type": "spatial", "shape": shape}], "description": "restored face"}
-
-
-def _algorithm_of(key: str) -> str:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    loaded: Any = None
-    with contextlib.suppress(ValueError, TypeError):  # no key, or one with a password
-        loaded = load_pem_private_key(key.encode(), None)
-    if isinstance(loaded, ec.EllipticCurvePrivateKey) and loaded.curve.name in _CURVES:
-        return _CURVES[loaded.curve.name]
-    if isinstance(loaded, rsa.RSAPrivateKey):
-        return "ps256"
-    if isinstance(loaded, ed25519.Ed25519PrivateKey):
-        return "ed25519"
-    raise StartupError(
-        f"{_PREFIX}C2PA_KEY: is not a private key in PEM, without a password, of P-256, P-384, P-521, RSA or "
-        "Ed25519"
-    )
-
-
-def _read(name: str, path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except OSError as error:
-        raise StartupError(f"{_PREFIX}{name}: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise StartupError(f"{_PREFIX}{name}: {path} is not PEM") from None
 
 
 def _media_type(file_format: Format) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from PIL import Image
 
 from atelier.common.v1 import image_pb2
 from atelier.restorer.v1 import restorer_service_pb2 as pb
-from atelier_runtime.images import decode
+from atelier_runtime.images import Format, decode
 from atelier_runtime.recipes import COMPOSITE, DRAWN, Marks, mark, read_marks
 from tests.integration.restorer_command import RunHere, run_at_service
 from tests.integration.restorer_server import Client, photo, pixels, png
 
+KINDS: dict[str, Format] = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
 CAPTURED = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
 OWN_XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -77,6 +80,34 @@ async def test_nothing_is_said_that_is_not_wanted(restorer: Client) -> None:
     assert read_marks(told.image.data).items["EXIF:Make"] == found.items["EXIF:Make"] == "a camera"
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+async def test_what_atelier_said_earlier_goes_too(restorer: Client, file_format: str) -> None:
+    kind = KINDS[file_format]
+    infotext = "a secret\nSteps: 1, Seed: 3, Version: Atelier 0.2.0"
+    drawing = {"kind": "drawing", "request": {"prompt": "a secret" + "!" * 70_000}}
+    plain = png(photo(), file_format)
+    drawn = mark(plain, kind, Marks(drawing, infotext, DRAWN))
+    told = (await restorer.restore(drawn, max_faces=1)).image.data
+    assert read_marks(told).infotext == infotext
+    silent = image_pb2.OutputOptions(metadata=image_pb2.METADATA_NONE)
+    expected = (await restorer.restore(plain, max_faces=1, output=silent)).image.data
+    for file in (drawn, told):
+        found = (await restorer.restore(file, max_faces=1, output=silent)).image.data
+        assert b"secret" not in found and read_marks(found).source_type is None
+        assert file is told or found == expected, "as if it had said nothing"
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+async def test_what_others_said_stays(restorer: Client, file_format: str) -> None:
+    kind = KINDS[file_format]
+    file = mark(png(photo(), file_format), kind, Marks(infotext="a fox\nSteps: 1", source_type=DRAWN))
+    told = (await restorer.restore(file, max_faces=1)).image.data
+    silent = image_pb2.OutputOptions(metadata=image_pb2.METADATA_NONE)
+    for each in (file, told):
+        found = read_marks((await restorer.restore(each, max_faces=1, output=silent)).image.data)
+        assert (found.recipe, found.infotext, found.source_type) == (None, "a fox\nSteps: 1", DRAWN)
+
+
 async def test_a_photo_that_no_network_changed_is_no_composite(restorer: Client) -> None:
     file = png(photo(), "JPEG", xmp=OWN_XMP)
     response = await restorer.restore(file, max_faces=0)
@@ -130,3 +161,18 @@ def test_the_command_shows_what_pictures_say(run_here: RunHere, tmp_path: Path) 
     assert (report["recipe"], report["infotext"], report["source_type"]) == ({"seed": 3}, "a fox", DRAWN)
     assert report["picture"] == str(picture)
     assert json.dumps(report["parameters"]) == '{"Prompt": "a fox", "Negative prompt": ""}'
+
+
+def test_a_picture_is_read_without_torch(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(mark(png(np.zeros((4, 4, 3), np.uint8)), "png", Marks({"seed": 3})))
+    script = (
+        "import sys\nfrom atelier_restorer.__main__ import main\n"
+        "assert main(['inspect', sys.argv[1]]) == 0\n"
+        "print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script, str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    report, imported = done.stdout.splitlines()
+    assert json.loads(report)["recipe"] == {"seed": 3}
+    assert imported == "[]"

@@ -9,9 +9,10 @@ import asyncio
 from dataclasses import replace
 
 from atelier_gateway.core.backend import RestorerBackend
-from atelier_gateway.core.signing import Signer, claim_of_restoration
+from atelier_gateway.core.signing import Signed, Signer, claim_of_restoration
 from atelier_gateway.core.values import CompareSpec, Detection, DetectSpec, Restoration, RestoreSpec
 from atelier_runtime.errors import InternalError
+from atelier_runtime.images import Format
 
 
 class Faces:
@@ -43,13 +44,20 @@ class Faces:
         image = restoration.image
         if self._signer is None or spec.metadata == "none" or image.format == "raw":
             return restoration
-        claim = claim_of_restoration(spec, restoration)
-        data = await asyncio.to_thread(self._signer.sign, image.data, image.format, claim)
-        return replace(restoration, image=replace(image, data=data))
+        signed = await asyncio.to_thread(_sign, self._signer, restoration, image.format, spec)
+        return replace(
+            restoration,
+            image=replace(image, data=signed.file),
+            warnings=signed.warnings(restoration.warnings),
+        )
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
         """Find the faces of an image."""
         return await self._restorer.detect(spec, deadline=deadline)
+
+
+def _sign(signer: Signer, restoration: Restoration, file_format: Format, spec: RestoreSpec) -> Signed:
+    return signer.signed(restoration.image.data, file_format, claim_of_restoration(spec, restoration))
 
 
 def _without_needless_reason(restoration: Restoration, spec: RestoreSpec) -> Restoration:

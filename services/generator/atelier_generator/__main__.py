@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from atelier_generator import draw_flags
 from atelier_generator.lora_tags import Lora
 from atelier_generator.prompt_syntax import PROMPT_SYNTAXES
 from atelier_generator.request import GenerateRequest
@@ -75,6 +76,7 @@ def draw(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in GenerateRequest.__dataclass_fields__ if name in args}
     options["loras"] = tuple(args.loras)
     try:
+        options["hires_pass"] = draw_flags.hires_pass_of(args)
         for name in ("image", "mask"):
             options[name] = options[name] and options[name].read_bytes()
         request = GenerateRequest(**options, output_format=file_format)
@@ -172,6 +174,7 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
         type=float,
         help=f"how much of the image is drawn anew, 0 to 1 (default {defaults.STRENGTH:g})",
     )
+    draw_flags.add(parser)
     for flag in ("--width", "--height"):
         parser.add_argument(
             flag,

@@ -18,6 +18,7 @@ from atelier_runtime.images import (
 )
 from atelier_runtime.outcomes import ResponseWarning
 from atelier_runtime.recipes import mark
+from atelier_runtime.recipes.removing import without_own_marks
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class EncodedResult:
 def encode_result(result: RestoreResult, request: RestoreRequest, origin: Origin) -> EncodedResult:
     """Encode the images of a result. CPU-bound: not for the event loop."""
     image_format: OutputFormat = output_format(result.picture, request)
-    image = encode_output(result.picture, image_format, request.quality)
+    picture = result.picture if request.metadata == "recipe" else without_own_marks(result.picture)
+    image = encode_output(picture, image_format, request.quality)
     if image_format != "raw" and request.writes_recipe:
         marks = marks_of(result, request, image_format, origin)
         image = replace(image, data=mark(image.data, image_format, marks))
@@ -42,7 +44,7 @@ def encode_result(result: RestoreResult, request: RestoreRequest, origin: Origin
         image=image,
         mask=None if result.mask is None else encode_mask(result.mask),
         crops=tuple(_encode_crops(outcome) for outcome in result.outcomes),
-        warnings=tuple(losses(result.picture, image_format, request.quality)),
+        warnings=tuple(losses(picture, image_format, request.quality)),
     )
 
 

@@ -10,17 +10,24 @@ from typing import Any
 import c2pa
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from atelier_gateway.core.signing import Claim
 from atelier_gateway.credentials import Credentials, credentials_of, summary_of
-from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import FORMATS, Format, Picture, decode, encode
 from atelier_runtime.recipes import COMPOSITE, DRAWN, Marks, mark, read_marks
 from atelier_runtime.settings import StartupError
-from tests.certificates import Chain, make_chain
+from tests.certificates import Chain, make_chain, make_self_signed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
 FACES = ((10.0, 20.0, 30.5, 44.0), (50.0, 8.0, 70.0, 30.25))
+EC_PARAMETERS = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
 SETS = (("demo", "ab" * 32),)
 
 
@@ -120,16 +127,27 @@ def test_the_manifest_of_a_file_that_was_opened_is_kept(signer: Credentials, cha
     ]
 
 
-def test_a_stranger_s_broken_manifest_is_no_failure_of_ours(signer: Credentials) -> None:
-    signed = signer.sign(marked("jpeg"), "jpeg", Claim(DRAWN))
-    for place in range(signed.index(b"c2pa"), signed.index(b"c2pa") + 2500, 173):
-        broken = bytearray(signed)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_stranger_s_broken_manifest_is_left_out(
+    signer: Credentials, chain: Chain, file_format: Format
+) -> None:
+    stranger = signer.sign(marked(file_format), file_format, Claim(DRAWN))
+    start = stranger.index(b"jumb")
+    problems = []
+    for place in range(start, start + 2500, 173):
+        broken = bytearray(stranger)
         broken[place : place + 20] = b"\xff" * 20
-        summary_of(bytes(broken), "jpeg")
-        try:
-            signer.sign(marked("png"), "png", Claim(COMPOSITE, bytes(broken), FACES))
-        except InvalidRequest as error:
-            assert error.fields[0].field == "image"
+        summary_of(bytes(broken), file_format)
+        signed = signer.signed(marked("png"), "png", Claim(COMPOSITE, bytes(broken), FACES))
+        state, store = verified(signed.file, "png", chain.root)
+        assert state == "Trusted"
+        assert [each["action"] for each in actions_of(store)] == ["c2pa.opened", "c2pa.edited"]
+        problems.append(signed.problem)
+        if signed.problem is not None:
+            assert len(store["manifests"]) == 1
+            assert "content credentials (C2PA)" in signed.warnings()[0].message
+    assert None in problems and any(problems), "some are signed as what they are: invalid"
+    assert signer.signed(marked("png"), "png", Claim(COMPOSITE, stranger, FACES)).warnings() == ()
     assert summary_of(marked("png"), "png") is None
 
 
@@ -145,8 +163,33 @@ def test_settings_that_cannot_sign_are_named(chain: Chain, tmp_path: Path) -> No
         (nowhere, chain.key, "ATELIER_GATEWAY_C2PA_CERTIFICATE: .* cannot be read: No such file"),
         (chain.certificate, nowhere, "ATELIER_GATEWAY_C2PA_KEY: .* cannot be read: No such file"),
         (chain.certificate, bad, "ATELIER_GATEWAY_C2PA_KEY: is not a private key"),
-        (bad, chain.key, "cannot sign with them"),
+        (bad, chain.key, "ATELIER_GATEWAY_C2PA_CERTIFICATE: is no certificate in PEM"),
+        (
+            make_self_signed(tmp_path, chain),
+            chain.key,
+            "C2PA_CERTIFICATE: .* is self-signed",
+        ),
         (chain.certificate, other.key, "cannot sign with them"),
     ):
         with pytest.raises(StartupError, match=words):
             credentials_of(certificate, key)
+
+
+@pytest.mark.parametrize("parameters", [b"", EC_PARAMETERS])
+def test_a_key_as_openssl_ecparam_writes_it_signs(chain: Chain, tmp_path: Path, parameters: bytes) -> None:
+    key = load_pem_private_key(chain.key.read_bytes(), None)
+    traditional = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    assert traditional.startswith(b"-----BEGIN EC PRIVATE KEY-----")
+    path = tmp_path / "key.pem"
+    path.write_bytes(parameters + traditional)
+    signed = Credentials(chain.certificate, path).sign(marked("png"), "png", Claim(DRAWN))
+    assert verified(signed, "png", chain.root)[0] == "Trusted"
+
+
+def test_a_key_with_a_password_is_named(chain: Chain, tmp_path: Path) -> None:
+    key = load_pem_private_key(chain.key.read_bytes(), None)
+    path = tmp_path / "key.pem"
+    for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
+        path.write_bytes(key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"secret")))
+        with pytest.raises(StartupError, match=r"ATELIER_GATEWAY_C2PA_KEY: .* without a password"):
+            Credentials(chain.certificate, path)

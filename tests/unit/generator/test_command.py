@@ -1,9 +1,11 @@
 import os
 
+import numpy as np
 import pytest
 
 from atelier_generator.__main__ import main
 from atelier_runtime import images
+from atelier_runtime.recipes import read_marks
 
 
 @pytest.fixture
@@ -66,6 +68,57 @@ def test_draw_names_what_is_wrong(environment, tmp_path, capsys, monkeypatch):
     assert main(["draw", "a cat", "-o", output]) == 1
     assert "ATELIER_GENERATOR_MODEL_SET=" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_draw_runs_a_hires_pass(environment, tmp_path, capsys):
+    small = ["--width", "256", "--height", "256", "--steps", "2", "--seed", "7", "--refiner-strength", "0.5"]
+    hires = ["--hires-pass", "320x264", "--hires-strength", "0.5", "--hires-steps", "4"]
+    output = tmp_path / "image.png"
+    assert main(["draw", "a cat", "-o", str(output), *small, *hires]) == 0
+    picture = images.decode(output.read_bytes(), max_pixels=10**6)
+    assert (picture.width, picture.height) == (320, 264)
+    recipe = read_marks(output.read_bytes()).recipe
+    assert recipe is not None
+    request = recipe["request"]
+    assert request["hires_pass"] == {"width": 320, "height": 264, "strength": 0.5, "num_inference_steps": 4}
+    assert request["refiner_strength"] == 0.5
+
+
+def test_draw_takes_which_part_of_a_mask_is_drawn_anew(environment, tmp_path):
+    image, mask = tmp_path / "image.png", tmp_path / "mask.png"
+    image.write_bytes(images.encode(images.Picture(np.full((256, 256, 3), 128, np.uint8)), "png", 90))
+    half = np.repeat(np.array([[0] * 128 + [255] * 128], np.uint8), 256, 0)
+    mask.write_bytes(images.encode_gray_png(half))
+    output = tmp_path / "out.png"
+    flags = ["--image", str(image), "--mask", str(mask), "--mask-kind", "black", "--steps", "2"]
+    assert main(["draw", "a cat", "-o", str(output), *flags]) == 0
+    drawn = images.decode(output.read_bytes(), max_pixels=10**6).rgb
+    assert (drawn[:, 128:] == 128).all() and (drawn[:, :128] != 128).any()
+    assert main(["draw", "a cat", "-o", str(output), *flags, "--mask-blur", "4"]) == 0
+    recipe = read_marks(output.read_bytes()).recipe
+    assert recipe is not None
+    assert (recipe["request"]["mask_kind"], recipe["request"]["mask_blur_px"]) == ("black", 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--hires-steps", "4"], "--hires-steps: requires --hires-pass"),
+        (["--hires-strength", "0.5"], "--hires-strength: requires --hires-pass"),
+        (["--hires-pass", "100x264"], "hires_pass.width_px: "),
+        (["--mask-kind", "black"], "mask_kind: requires an image"),
+        (["--refiner-strength", "2"], "refiner_strength: "),
+    ],
+)
+def test_draw_names_flags_that_do_not_go_together(environment, tmp_path, capsys, flags, words):
+    assert main(["draw", "a cat", "-o", str(tmp_path / "image.png"), *flags]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_draw_names_a_size_that_is_none(capsys):
+    with pytest.raises(SystemExit):
+        main(["draw", "a cat", "--hires-pass", "1536"])
+    assert "--hires-pass: '1536' is not a size" in capsys.readouterr().err
 
 
 def test_draw_reads_weights_if_asked(environment, tmp_path):

@@ -86,6 +86,9 @@ _HiresSide = Annotated[
 ]
 
 
+_HIRES_SIDES, _STEPS = defaults.HIRES_SIDE_PX_RANGE, defaults.NUM_INFERENCE_STEPS_RANGE
+
+
 class HiresPass(RequestModel):
     """A hires fix of the client's own sizes."""
 
@@ -167,16 +170,25 @@ class GenerateRequest(RequestModel):
     seed: Annotated[int, _SEED_RANGE, INTEGER] | None = Field(
         None, description="Seed of the noise; random if null, absent or -1. The response contains it."
     )
-    use_refiner: bool = Field(defaults.USE_REFINER, description="Refiner network, if loaded.")
+    use_refiner: bool = Field(
+        defaults.USE_REFINER,
+        description="A pass of the refiner network's own, if it is loaded. The second pass of hires_fix and "
+        "hires_pass may be the refiner's whatever this says.",
+    )
     refiner_strength: Annotated[float, _REFINER_STRENGTH_RANGE] | None = Field(
         None,
-        description="How much the refiner redraws; refiners such as SDXL's are made for 0.4 at most. "
+        description="How much the refiner's own pass redraws; refiners such as SDXL's are made for 0.4 at "
+        "most. Without effect with hires_fix, hires_pass, or use_refiner false. "
         f"Default: {defaults.REFINER_STRENGTH:g}.",
     )
     hires_pass: HiresPass | None = Field(
         None,
-        description="Base pass at width and height, then upscaled to this size and redrawn. Not with "
-        "hires_fix, hires_fix_simple or an image.",
+        description="Base pass at width and height, then upscaled to this one's width and height (each "
+        f"{_HIRES_SIDES[0]} to {_HIRES_SIDES[1]}, a multiple of {defaults.SIDE_PX_MULTIPLE}; required), the "
+        "result's size, and redrawn: "
+        f"strength (up to 1; {defaults.HIRES_STRENGTH:g}) of num_inference_steps "
+        f"({_STEPS[0]} to {_STEPS[1]}; {defaults.HIRES_STEPS}). "
+        "Not with hires_fix, hires_fix_simple or an image.",
     )
     hires_fix: bool = Field(
         defaults.HIRES_FIX,

@@ -1,4 +1,7 @@
-"""`atelier-restorer inspect`: what a picture says of how it was made, or which network a checkpoint is."""
+"""`atelier-restorer inspect`: what a picture says of how it was made, or which network a checkpoint is.
+
+torch takes seconds to import, and only checkpoints need it: `inspect_checkpoint` is imported late.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,9 @@ from typing import Any
 
 from atelier_restorer.commands.console import Console
 from atelier_restorer.commands.paths import shown
-from atelier_restorer.identify import UnknownNetworkError, describe_onnx, identify
 from atelier_runtime.errors import InvalidRequest
-from atelier_runtime.file_kinds import is_onnx
 from atelier_runtime.images import jpeg, png, webp
 from atelier_runtime.recipes import describe_marks, read_marks
-from atelier_runtime.snapshot import take
-from atelier_runtime.weights import CheckpointError, describe_checkpoint, read_snapshot
 
 _HEAD_BYTES = 16
 
@@ -23,17 +22,16 @@ def run(args: argparse.Namespace) -> int:
     """Print a JSON object per file; return 1 if one is neither a picture nor a network of the restorer."""
     console, failed = Console(), False
     for path in args.files:
-        try:
-            console.result(describe_picture(path) if is_picture(path) else describe(path))
-        except InvalidRequest as error:
-            console.message(f"atelier-restorer: {shown(path)} {error.fields[0].message}")
-            failed = True
-        except CheckpointError as error:
-            console.message(f"atelier-restorer: {shown(str(error))}")
-            failed = True
-        except UnknownNetworkError as error:
-            console.message(f"atelier-restorer: {shown(path)} is {error}")
-            failed = True
+        if is_picture(path):
+            try:
+                console.result(describe_picture(path))
+            except InvalidRequest as error:
+                console.message(f"atelier-restorer: {shown(path)} {error.fields[0].message}")
+                failed = True
+        else:
+            from atelier_restorer.commands import inspect_checkpoint
+
+            failed = not inspect_checkpoint.run(path, console) or failed
     return int(failed or console.has_lost_results)
 
 
@@ -50,20 +48,3 @@ def is_picture(path: Path) -> bool:
 def describe_picture(path: Path) -> dict[str, Any]:
     """Return what a picture says of how it was made. Raises `InvalidRequest` or `OSError`."""
     return {"picture": str(path), **describe_marks(read_marks(path.read_bytes(), field="picture"))}
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """Describe a checkpoint. Raises `CheckpointError` or `UnknownNetworkError`."""
-    with take(path) as snapshot:
-        with snapshot.open() as file:
-            if is_onnx(file):
-                return describe_onnx(snapshot)
-        tensors = read_snapshot(snapshot)
-    identity = identify(tensors)
-    return {
-        "network": identity.network,
-        "role": identity.role,
-        "config": identity.config,
-        **describe_checkpoint(path, tensors, snapshot),
-        "parameters": identity.parameters,  # counted in the network itself, without its buffers
-    }

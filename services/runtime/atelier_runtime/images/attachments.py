@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from atelier_runtime.images import xmp
 
+CREDENTIALS = "content credentials (C2PA)"
+_DROPPED = "Dropped from the file's metadata: "
 _NAMED = 8
 _SEARCHED_BYTES = 2**20  # a second image's header, or a video's
 _GAIN_MAP_WORDS = (b"hdrgm:", b"HDRGainMap", b"urn:iso:std:iso:ts:21496:-1")
@@ -41,8 +43,23 @@ def sentences(
     names = list(dict.fromkeys(names))
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        found.append(f"Dropped from the file's metadata: {', '.join(names[:_NAMED])}{more}.")
+        found.append(f"{_DROPPED}{', '.join(names[:_NAMED])}{more}.")
     return tuple(found)
+
+
+def without_credentials(sentence: str) -> str | None:
+    """Return a sentence of `sentences` that does not call content credentials dropped.
+
+    None: it says nothing else.
+    """
+    if not sentence.startswith(_DROPPED):
+        return sentence
+    if sentence == f"{_DROPPED}{CREDENTIALS}.":
+        return None
+    for named in (f"{CREDENTIALS}, ", f", {CREDENTIALS}"):
+        if named in sentence:
+            return sentence.replace(named, "", 1)
+    return sentence
 
 
 def _has_video(trailer: bytes) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from atelier_runtime.images import photoshop
+from atelier_runtime.images import attachments, photoshop
 from atelier_runtime.images.picture import ImageFault, RgbArray
 
 START = b"\xff\xd8"
@@ -201,12 +201,14 @@ def _is_about_the_old_file(kind: int, content: bytes) -> bool:
         _APP12: (b"Ducky",),
         _APP14: (b"Adobe",),
     }
+    if kind == _APP11 and content.startswith(b"JP") and content[4:8] > b"\0\0\0\1":
+        return True  # the rest of a JUMBF box, whose first segment has been named
     return not content.strip(b"\0") or content.startswith(prefixes.get(kind, ()))
 
 
 def _name_of(kind: int, content: bytes) -> str:
     if kind == _APP11 and content.startswith(b"JP"):
-        return "content credentials (C2PA)" if b"c2pa" in content else "JUMBF data"
+        return attachments.CREDENTIALS if b"c2pa" in content else "JUMBF data"
     if kind == APP1 and content.startswith(XMP_PREFIX):
         return "a second XMP packet"
     words = re.match(rb"[ -~]{3,28}", content)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from isal import isal_zlib
 
-from atelier_runtime.images import text
+from atelier_runtime.images import attachments, text
 from atelier_runtime.images.picture import ImageFault
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -164,7 +164,7 @@ def _add_chunk(chunks: Chunks, kind: bytes, content: bytes) -> None:
     elif kind in _KEPT:
         chunks.first.setdefault(kind, content)
     elif kind == b"caBX":
-        chunks.dropped.append("content credentials (C2PA)")
+        chunks.dropped.append(attachments.CREDENTIALS)
     elif kind not in _ABOUT_THE_OLD_FILE:
         chunks.dropped.append(f"the chunk {_name(kind)}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from atelier_runtime.images import attachments
 from atelier_runtime.images.picture import ImageFault
 from atelier_runtime.sizes import Size
 
@@ -75,7 +76,7 @@ def read(data: bytes) -> WebP:
             found.width, found.height = max(found.width, width), max(found.height, height)
         elif kind not in _KNOWN:
             is_signature = kind == b"C2PA"
-            found.dropped.append("content credentials (C2PA)" if is_signature else f"the chunk {_name(kind)}")
+            found.dropped.append(attachments.CREDENTIALS if is_signature else f"the chunk {_name(kind)}")
     if not found.width:
         raise ImageFault("cannot be decoded: the WebP file is corrupt or truncated, it has no image")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from xml.parsers import expat
@@ -75,6 +75,16 @@ def with_properties(
         except ImageFault:
             pass
     return xmp.with_description(_EMPTY, description, ())
+
+
+def without(packet: bytes, names: Collection[tuple[str, str]]) -> bytes | None:
+    """Return a packet without properties of these names; None if it is one of ours and nothing else is in it.
+
+    Raises `ImageFault` if it cannot be read.
+    """
+    changed = xmp.with_description(packet, "", names).replace(f"{_START}{_END}".encode(), b"")
+    is_ours = changed.startswith(_HEAD.encode()) and not read(changed).texts
+    return None if is_ours else changed
 
 
 def _element(name: tuple[str, str], value: object) -> str:
