@@ -30,7 +30,11 @@ def test_an_address_serves_the_file(stack: Stack) -> None:
     assert content["usage"]["input_tokens"] == 7 and content["usage"]["output_tokens"] == 512
     assert len({each["url"] for each in content["data"]}) == 2
     for each in content["data"]:
-        assert set(each) == {"url", "revised_prompt", "seed", "faces"} and len(each["faces"]) == 1
+        assert set(each) == {
+            *("url", "revised_prompt", "seed", "faces"),
+            *("face_restoration_applied", "face_restoration_reason"),
+        }
+        assert len(each["faces"]) == 1 and each["face_restoration_applied"] is True
         assert each["url"].startswith(stack.url)
         file = stack.client.get(each["url"])
         assert file.headers["content-type"] == "image/webp" and opened(file.content).size == (256, 256)

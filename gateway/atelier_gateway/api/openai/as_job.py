@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from atelier_gateway.api.native.generate_response import GenerateReport
 from atelier_gateway.api.native.jobs import OWNER
 from atelier_gateway.api.native.jobs import PATH as JOBS_PATH
 from atelier_gateway.api.openai.errors import told_by_client_names
@@ -51,9 +51,7 @@ async def answer_with_addresses(
             raise _error_of(job)
     if job.result is None:
         raise InternalError("A completed job has no result.")
-    images = [
-        Shown(seed=report["seed"], faces=report["faces"], **_size(report)) for report in job.result["images"]
-    ]
+    images = [Shown.of(GenerateReport.model_validate(report)) for report in job.result["images"]]
     addresses = [
         f"{base}{JOBS_PATH}/{job.id}/outputs/{output.name}"
         for output in job.outputs
@@ -62,7 +60,8 @@ async def answer_with_addresses(
     model_set = job.result["model"]
     prompt_tokens = job.result.get("prompt_tokens", 0)  # an older gateway has carried it out
     content = images_answer(work, images, model_set, prompt_tokens, addresses)
-    return Response(orjson.dumps(content), media_type="application/json", headers=headers_of(work, model_set))
+    headers = headers_of(work, model_set, images)
+    return Response(orjson.dumps(content), media_type="application/json", headers=headers)
 
 
 async def _ended(jobs: Jobs, submission: Submission, deadline: float) -> Job:
@@ -97,8 +96,3 @@ def _error_of(job: Job) -> AtelierError:
         return ServiceUnavailable("The job that drew the images was canceled.")
     fields = [FieldViolation(each["field"], each["message"]) for each in job.error["fields"]]
     return make_error(ErrorReason(job.error["code"]), job.error["message"], fields=fields)
-
-
-def _size(report: dict[str, Any]) -> dict[str, int]:
-    width, height = report["final_resolution"].split("x")
-    return {"width": int(width), "height": int(height)}

@@ -16,7 +16,7 @@ from atelier_gateway.api.openai.as_job import answer_with_addresses, base_addres
 from atelier_gateway.api.openai.errors import Refusal, told_by_client_names, unsupported_value
 from atelier_gateway.api.openai.fields import FORM, WITH_ADDRESSES
 from atelier_gateway.api.openai.request import ImageWork, complete, prepare
-from atelier_gateway.api.openai.response import headers_of, images_body
+from atelier_gateway.api.openai.response import headers_of, images_body, shown
 from atelier_gateway.api.openai.stream import ImageStream, ImageStreamResponse, with_previews
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import require_ready
@@ -67,8 +67,9 @@ class ImageRoutes:
             return await self._streamed(work, clock, "image_edit" if edits else "image_generation")
         with told_by_client_names(work.names):
             generations = await self._generate.run(work.spec, deadline=clock.deadline)
-        content = await asyncio.to_thread(images_body, work, generations)
-        headers = headers_of(work, generations[0].model_set)
+        images = [shown(each) for each in generations]
+        content = await asyncio.to_thread(images_body, work, generations, images)
+        headers = headers_of(work, generations[0].model_set, images)
         return Response(content, media_type="application/json", headers=headers)
 
     def _jobs_for(self, work: ImageWork) -> Jobs | None:

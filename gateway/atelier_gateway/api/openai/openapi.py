@@ -12,7 +12,7 @@ from atelier_gateway.api.openai.fields import EDIT_ONLY, EXTENSIONS, EXTRA_BODY,
 from atelier_gateway.api.openai.pictures import MOST_IMAGES
 from atelier_gateway.api.openai.response import MODEL_HEADER, ImagesAnswer
 from atelier_gateway.http import schemas
-from atelier_gateway.http.ignored import IGNORED_HEADER
+from atelier_gateway.http.ignored import IGNORED_HEADER, WARNINGS_HEADER
 
 _TAG: dict[str, Any] = {"tags": ["openai"]}
 _FAILURES = {
@@ -115,6 +115,7 @@ def _images_route(description: str, body: dict[str, Any]) -> dict[str, Any]:
                 "headers": {
                     MODEL_HEADER: {"schema": text, "description": "The model set that drew."},
                     IGNORED_HEADER: {"schema": text, "description": "Fields that had no effect."},
+                    WARNINGS_HEADER: {"schema": text, "description": "The codes of the answer's warnings."},
                 },
                 "content": {"text/event-stream": {}},  # checked as objects where there is a schema
             },

@@ -34,6 +34,7 @@ from atelier_gateway.http.schemas import describe_value
 from atelier_gateway.http.validation import refusal
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation
+from atelier_runtime.outcomes import ResponseWarning
 from atelier_runtime.sizes import Size
 
 _SIZE = re.compile(r"([0-9]{3,4})x([0-9]{3,4})")
@@ -89,6 +90,8 @@ class ImageWork:
     client_fields: ClientFields
     ignored: tuple[str, ...]
     quality: Quality
+    warnings: tuple[ResponseWarning, ...] = ()
+    """What was changed before `/generate` saw it."""
 
     @property
     def spec(self) -> GenerateSpec:

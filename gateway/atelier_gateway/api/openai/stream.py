@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from atelier_gateway.api.native.report import to_base64
 from atelier_gateway.api.openai.errors import error_detail, told_by_client_names
 from atelier_gateway.api.openai.request import ImageWork
-from atelier_gateway.api.openai.response import model_name, shown, usage_of
+from atelier_gateway.api.openai.response import model_name, shown, usage_of, warnings_of
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.values import GenerateSpec, Generation, Progress
 from atelier_gateway.http.errors import log_and_count, unforeseen_error
@@ -154,11 +154,16 @@ class ImageStream:
             image = shown(generation)
             usage = usage_of(self._work, [image], generation.prompt_tokens, with_input=number == 0)
             size = f"{image.width}x{image.height}"
+            warnings = warnings_of(self._work, [image])
             data = {
                 **self._of_each("completed", number, self._work.own.output_format, size),
                 "b64_json": to_base64(generation.image),
                 "seed": image.seed,
                 "faces": [face.model_dump(mode="json") for face in image.faces],
+                "face_restoration_applied": image.face_restoration_applied,
+                "face_restoration_reason": image.face_restoration_reason,
+                "warnings": [warning.message for warning in warnings],
+                "warning_codes": [warning.code for warning in warnings],
                 "usage": usage.model_dump(),
             }
             events.append(named_event(data["type"], data))
