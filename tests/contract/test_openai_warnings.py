@@ -62,7 +62,8 @@ def test_without_warnings_there_is_no_header(stack: Stack) -> None:
 
 def test_the_sdk_reads_the_header(stack: Stack) -> None:
     stack.restorer.error = OutOfMemory()
-    raw = sdk(stack.url).images.with_raw_response.generate(prompt="x", size="256x256")
+    with sdk(stack.url) as client:
+        raw = client.images.with_raw_response.generate(prompt="x", size="256x256")
     assert raw.headers["x-atelier-warnings"] == "restorer_failed"
 
 

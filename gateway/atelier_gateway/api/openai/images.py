@@ -14,7 +14,7 @@ from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.api.openai import openapi
 from atelier_gateway.api.openai.as_job import answer_with_addresses, base_address
 from atelier_gateway.api.openai.errors import Refusal, told_by_client_names, unsupported_value
-from atelier_gateway.api.openai.fields import FORM, WITH_ADDRESSES
+from atelier_gateway.api.openai.fields import FORM, WITH_ADDRESSES, arranged
 from atelier_gateway.api.openai.request import ImageWork, complete, prepare
 from atelier_gateway.api.openai.response import headers_of, images_body, shown
 from atelier_gateway.api.openai.stream import ImageStream, ImageStreamResponse, with_previews
@@ -26,7 +26,6 @@ from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.settings import GatewaySettings
 
 PATH = "/v1/images"
-_LISTS = frozenset({"image", "image[]"})
 
 
 class ImageRoutes:
@@ -92,7 +91,7 @@ class ImageRoutes:
             max_json_bytes=limits.json if edits else limits.fields,
             max_form_bytes=limits.form if edits else limits.fields,
             max_fields_bytes=limits.fields,
-            lists=_LISTS,
+            arranged=arranged,
         )
 
     async def _work(self, body: dict[str, Any], clock: RequestClock, edits: bool) -> ImageWork:
