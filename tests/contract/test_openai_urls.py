@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from atelier_runtime.errors import FieldViolation, InvalidRequest, OutOfMemory
+from atelier_runtime.errors import FieldViolation, InvalidRequest, OutOfMemory, QueueFull
 from tests.contract.openai_client import EDITS, GENERATIONS, IMAGE, SMALL, answer, generate, refused, sdk
 from tests.contract.raw_http import connect
 from tests.contract.script import opened
 from tests.contract.services import eventually
 from tests.contract.stack import Stack
+
+DALL_E = {"model": "dall-e-3"}
 
 
 def jobs_of(stack: Stack) -> list[str]:
@@ -114,6 +116,23 @@ def test_what_a_job_failed_with_is_the_error(stack: Stack) -> None:
     assert response.json()["error"]["message"] == "no memory for this"
     stack.generator.error = InvalidRequest([FieldViolation("width_px", "is too large")])
     assert refused(generate(stack, response_format="url")) == ("size", "invalid_value")
+
+
+@pytest.mark.parametrize("response_format", ["b64_json", "url"])
+def test_a_full_queue_is_the_error_at_once(stack: Stack, response_format: str) -> None:
+    stack.generator.error = QueueFull("full", retry_after_s=3)
+    response = generate(stack, response_format=response_format)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+    assert response.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize("body", [{"response_format": "b64_json"}, {"response_format": "url"}, DALL_E])
+def test_a_generator_that_is_away_is_the_error_at_once(body: dict[str, str]) -> None:
+    with Stack(backend_wait_seconds=0.2) as stack:
+        stack.stop_generator()
+        response = generate(stack, **body)
+        assert response.status_code == 503 and response.headers["retry-after"]
+        assert response.json()["error"]["code"] == "service_unavailable"
 
 
 def test_too_many_waiting_jobs() -> None:

@@ -53,6 +53,7 @@ _OTHER_REQUEST = "was used within the last 24 hours for another request"
 class Submission:
     """A request for a job. `ttl_s`: for how long its outputs are kept after it has ended.
 
+    `can_wait`: it is put off while services are full or away, rather than fail: nobody waits for its end.
     `field_prefix`: where the client sees the fields of `body`, for errors.
     """
 
@@ -63,6 +64,7 @@ class Submission:
     ttl_s: float = 3600.0
     webhook: Json | None = None
     preview_interval_steps: int | None = None
+    can_wait: bool = True
     idempotency_key: str | None = None
     field_prefix: str = ""
 
@@ -154,6 +156,7 @@ class Jobs:
                 "fields": dict(accepted.fields),
                 "files": blobs,
                 "preview_interval_steps": submission.preview_interval_steps,
+                "can_wait": submission.can_wait,
             },
             owner=submission.owner,
             priority=submission.priority,

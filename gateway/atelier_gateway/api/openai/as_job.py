@@ -44,7 +44,7 @@ async def answer_with_addresses(
 
     Canceling the task cancels the job. Raises what the job failed with.
     """
-    submission = Submission(JobType.GENERATE, work.body, OWNER, ttl_s=ttl_s)
+    submission = Submission(JobType.GENERATE, work.body, OWNER, ttl_s=ttl_s, can_wait=False)
     with told_by_client_names(work.names):
         job = await _ended(jobs, submission, deadline)
         if job.status is not JobStatus.COMPLETED:
@@ -95,4 +95,9 @@ def _error_of(job: Job) -> AtelierError:
     if job.error is None:
         return ServiceUnavailable("The job that drew the images was canceled.")
     fields = [FieldViolation(each["field"], each["message"]) for each in job.error["fields"]]
-    return make_error(ErrorReason(job.error["code"]), job.error["message"], fields=fields)
+    return make_error(
+        ErrorReason(job.error["code"]),
+        job.error["message"],
+        fields=fields,
+        retry_after_s=job.error.get("retry_after_s"),
+    )
