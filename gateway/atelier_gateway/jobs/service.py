@@ -229,10 +229,10 @@ class Jobs:
         except BlobMissing:
             raise InvalidRequest.of(f"{field}.job", "its outputs have expired") from None
 
-    async def get(self, job_id: str, owner: str) -> Job:
-        """Return a job. Raises `NotFound`, also for another owner's."""
+    async def get(self, job_id: str, *owners: str) -> Job:
+        """Return a job of one of these owners. Raises `NotFound`, also for another owner's."""
         job = await self._store.get(job_id) if is_job_id(job_id) else None
-        if job is None or job.owner != owner:
+        if job is None or job.owner not in owners:
             raise NotFound("There is no job of this ID.")
         return job
 

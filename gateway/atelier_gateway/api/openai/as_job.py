@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atelier_gateway.api.native.generate_response import GenerateReport
-from atelier_gateway.api.native.jobs import OWNER
+from atelier_gateway.api.native.jobs import ADDRESSED
 from atelier_gateway.api.native.jobs import PATH as JOBS_PATH
 from atelier_gateway.api.openai.errors import told_by_client_names
 from atelier_gateway.api.openai.request import ImageWork
 from atelier_gateway.api.openai.response import Shown, headers_of, images_answer
+from atelier_gateway.jobs.drawings import PREFIX as DRAWN
 from atelier_gateway.jobs.service import Jobs, Submission
 from atelier_gateway.jobs.values import Job, JobStatus, JobType
 from atelier_runtime.errors import (
@@ -28,8 +29,6 @@ from atelier_runtime.errors import (
     ServiceUnavailable,
     make_error,
 )
-
-_DRAWN = "drawn"
 
 
 def base_address(request: Request, public_url: str) -> str:
@@ -44,7 +43,7 @@ async def answer_with_addresses(
 
     Canceling the task cancels the job. Raises what the job failed with.
     """
-    submission = Submission(JobType.GENERATE, work.body, OWNER, ttl_s=ttl_s, can_wait=False)
+    submission = Submission(JobType.GENERATE, work.body, ADDRESSED, ttl_s=ttl_s, can_wait=False)
     with told_by_client_names(work.names):
         job = await _ended(jobs, submission, deadline)
         if job.status is not JobStatus.COMPLETED:
@@ -55,7 +54,7 @@ async def answer_with_addresses(
     addresses = [
         f"{base}{JOBS_PATH}/{job.id}/outputs/{output.name}"
         for output in job.outputs
-        if not output.name.startswith(_DRAWN)
+        if not output.name.startswith(DRAWN)
     ]
     model_set = job.result["model"]
     prompt_tokens = job.result.get("prompt_tokens", 0)  # an older gateway has carried it out
@@ -87,7 +86,7 @@ async def _ended(jobs: Jobs, submission: Submission, deadline: float) -> Job:
 async def _cancel(jobs: Jobs, submitting: asyncio.Task[tuple[Job, bool]]) -> None:
     with contextlib.suppress(AtelierError):  # it was not accepted, or its database is away
         job, _ = await submitting
-        await jobs.cancel(job.id, OWNER)
+        await jobs.cancel(job.id, ADDRESSED)
 
 
 def _error_of(job: Job) -> AtelierError:
