@@ -36,6 +36,7 @@ class ImageRoutes:
         self._generate = generate
         self._jobs = jobs
         self._limits = BodyLimits.of(settings)
+        self._max_pixels = settings.max_pixels
         self._deadline_s = settings.deadline_seconds
         self._ttl_s = settings.jobs_ttl_seconds
         self._public_url = settings.public_url
@@ -102,8 +103,14 @@ class ImageRoutes:
             offer = await self._generate.offer()
             require_ready(offer.status)
             set_steps = None if offer.defaults is None else offer.defaults.num_inference_steps
-        violations, limit = self._generate.violations, self._limits.image
-        return await asyncio.to_thread(complete, prepared, set_steps, violations, max_image_bytes=limit)
+        return await asyncio.to_thread(
+            complete,
+            prepared,
+            set_steps,
+            self._generate.violations,
+            max_image_bytes=self._limits.image,
+            max_pixels=self._max_pixels,
+        )
 
     async def _streamed(self, work: ImageWork, clock: RequestClock, prefix: str) -> Response:
         with told_by_client_names(work.names):
