@@ -49,8 +49,8 @@ class ImageRoutes:
         ):
             endpoint = work_route(partial(self._answer, edits=edits), deadline_s=self._deadline_s)
             router.post(f"{PATH}/{name}", name=f"openai_{name}", **documented)(endpoint)
-        variations = router.post(f"{PATH}/variations", name="openai_variations", **openapi.VARIATIONS)
-        variations(self.variations)
+        variations = openapi.variations_route()
+        router.post(f"{PATH}/variations", name="openai_variations", **variations)(self.variations)
 
     async def variations(self) -> Response:
         """Say what there is instead."""

@@ -70,7 +70,16 @@ def edits_route() -> dict[str, Any]:
     return _images_route(text, _body("ImageEdit", edits=True))
 
 
-VARIATIONS: dict[str, Any] = {"include_in_schema": False, "response_model": None}
+def variations_route() -> dict[str, Any]:
+    """Return the OpenAPI arguments of `POST /v1/images/variations`."""
+    return {
+        **_TAG,
+        "description": "Always refused: OpenAI has retired it, and edits draw variations of an image.",
+        "deprecated": True,
+        "status_code": 400,
+        "response_model": None,
+        "responses": _failures({400: "Use edits; the code is unsupported_endpoint."}),
+    }
 
 
 def models_route(answer: type[BaseModel]) -> dict[str, Any]:
