@@ -157,7 +157,7 @@ def test_a_full_queue_is_the_error_at_once(stack: Stack, response_format: str) -
 
 
 @pytest.mark.parametrize("body", [{"response_format": "b64_json"}, {"response_format": "url"}, DALL_E])
-def test_a_generator_that_is_away_is_the_error_at_once(body: dict[str, str]) -> None:
+def test_a_generator_that_is_away_is_the_error_at_once(body: dict[str, Any]) -> None:
     with Stack(backend_wait_seconds=0.2) as stack:
         stack.stop_generator()
         response = generate(stack, **body)

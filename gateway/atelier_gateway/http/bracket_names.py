@@ -66,9 +66,9 @@ def put_together(
         else:
             result.append((name, value))
     for number, (name, value) in enumerate(result):
-        if value is split.get(name, result):
-            result[number] = name, _value(list(value.items()), name)
-        elif value is lists.get(name, result) and len(value) == 1 and not name.endswith("[]"):
+        if name in split and value is split[name]:
+            result[number] = name, _value(list(split[name].items()), name)
+        elif name in lists and value is lists[name] and len(value) == 1 and not name.endswith("[]"):
             result[number] = name, value[0]
     return result
 

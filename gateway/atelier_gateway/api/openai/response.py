@@ -111,7 +111,8 @@ def shown(generation: Generation) -> Shown:
 def headers_of(work: ImageWork, model_set: str, images: Sequence[Shown] = ()) -> dict[str, str]:
     """Return the headers of an answer: the model that drew, what was ignored, and codes of its warnings."""
     codes = [warning.code for warning in warnings_of(work, images)]
-    return {MODEL_HEADER: model_name(model_set), **ignored_header(work.ignored), **warnings_header(codes)}
+    model = {MODEL_HEADER: model_name(model_set)} if model_set else {}
+    return {**model, **ignored_header(work.ignored), **warnings_header(codes)}
 
 
 def warnings_of(work: ImageWork, images: Iterable[Shown]) -> list[ResponseWarning]:

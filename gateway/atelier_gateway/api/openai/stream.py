@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ from atelier_runtime.errors import AtelierError, DeadlineExceeded
 
 DONE = b"data: [DONE]\n\n"
 _HEARTBEAT_S = 15.0
+_GRACE_S = 2.0
+"""For so long a response is not begun, so that what is refused has its own status."""
 
 
 def named_event(name: str, data: Mapping[str, Any]) -> bytes:
@@ -76,9 +79,16 @@ class ImageStream:
         self._task = asyncio.create_task(self._run())
 
     async def first(self) -> bytes:
-        """Return the first event. Raises what the work failed with before it; canceling cancels the work."""
+        """Return the first event, or a heartbeat if there is none for two seconds.
+
+        Raises what the work failed with before it; canceling cancels the work.
+        """
         try:
-            event = await self._queue.get()
+            try:
+                event = await asyncio.wait_for(self._queue.get(), _GRACE_S)
+            except TimeoutError:
+                await self._learn_model_set()
+                return HEARTBEAT
             assert event is not None, "drawing images ends with events"
             if isinstance(event, Exception):
                 raise event
@@ -88,6 +98,12 @@ class ImageStream:
             raise
         finally:
             event = None  # an error keeps this frame, and would keep itself
+
+    async def _learn_model_set(self) -> None:
+        """Ask which model set draws, for the headers, unless it is known or cannot be learned now."""
+        if not self.model_set:
+            with contextlib.suppress(AtelierError):
+                self.model_set = (await self._generate.offer()).status.model_set
 
     async def rest(self) -> AsyncIterator[bytes]:
         """Yield what comes after the first event, up to the end or an error."""
@@ -203,7 +219,7 @@ class ImageStreamResponse(StreamingResponse):
     """The response that sends a stream; when it ends, in whatever way, so does the work."""
 
     def __init__(self, stream: ImageStream, first: bytes, headers: Mapping[str, str]) -> None:
-        """`first`: the event that has been taken from the stream already."""
+        """`first`: what the stream has begun with."""
 
         async def events() -> AsyncIterator[bytes]:
             yield first
