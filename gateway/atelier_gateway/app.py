@@ -14,12 +14,14 @@ from atelier_gateway import __version__
 from atelier_gateway.api import automatic1111, native, openai
 from atelier_gateway.api.automatic1111.errors import Automatic1111Route
 from atelier_gateway.api.native.errors import NativeRoute
+from atelier_gateway.api.native.inspect import PATH as INSPECT_PATH
 from atelier_gateway.api.native.job_response import webhook_data
 from atelier_gateway.api.native.job_work import works as job_works
 from atelier_gateway.api.native.jobs import PATH as JOBS_PATH
 from atelier_gateway.api.native.openapi import DESCRIPTION
 from atelier_gateway.api.native.report import REPORT_HEADER
 from atelier_gateway.api.native.request import BodyLimits
+from atelier_gateway.api.openai.errors import OpenAIRoute
 from atelier_gateway.api.openai.response import MODEL_HEADER
 from atelier_gateway.backends.client import GeneratorClient, RestorerClient
 from atelier_gateway.core.faces import Faces
@@ -28,7 +30,7 @@ from atelier_gateway.core.health import Health
 from atelier_gateway.core.without_generator import NoGenerator
 from atelier_gateway.credentials import credentials_of
 from atelier_gateway.http.errors import ErrorRenderer
-from atelier_gateway.http.ignored import IGNORED_HEADER
+from atelier_gateway.http.ignored import IGNORED_HEADER, WARNINGS_HEADER
 from atelier_gateway.http.meta import add_docs, add_metrics
 from atelier_gateway.http.middleware import (
     RequestContextMiddleware,
@@ -82,7 +84,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     add_docs(app, settings.root_path)
     add_metrics(app, metrics.build_registry("gateway"))
     automatic = dict.fromkeys(automatic1111.PREFIXES, Automatic1111Route)
-    errors = ErrorRenderer({"": NativeRoute, **openai.ROUTE_CLASSES, **automatic})
+    ours = dict.fromkeys(("", JOBS_PATH, INSPECT_PATH), NativeRoute)
+    errors = ErrorRenderer({**ours, openai.PREFIX: OpenAIRoute, **automatic})
     app.add_exception_handler(HTTPException, errors.handle_unmatched)
     app.add_middleware(RequestContextMiddleware, render_error=errors.render)
     transfers = Transfers(max_bytes=settings.max_bytes_in_flight, stall_seconds=settings.stall_seconds)
@@ -124,7 +127,7 @@ def _add_cors(app: FastAPI, settings: GatewaySettings) -> None:
             expose_headers=[
                 *(REPORT_HEADER, "X-Request-ID", "Retry-After"),
                 *("Location", "Preference-Applied", "ETag", "Content-Disposition"),
-                *(IGNORED_HEADER, MODEL_HEADER),
+                *(IGNORED_HEADER, WARNINGS_HEADER, MODEL_HEADER),
             ],
             max_age=600,
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from atelier.generator.v1 import generator_service_pb2 as pb
 from tests.contract.openai_client import EDITS, IMAGE, MASK, answer, drawn, events_in, picture, refused, sdk
@@ -49,6 +51,75 @@ def test_the_size_is_the_images_own(stack: Stack) -> None:
     details = usage["input_tokens_details"]
     assert usage["input_tokens"] == details["text_tokens"] + details["image_tokens"]
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+
+
+def photo(width: int, height: int, orientation: int = 1) -> bytes:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (width, height), "gray").save(file, "jpeg", exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "size"),
+    [
+        (photo(3000, 2000), (2048, 1368)),
+        (photo(3000, 2000, orientation=6), (1368, 2048)),
+        (photo(1500, 2056), (1496, 2048)),
+        (photo(128, 100), (328, 256)),
+    ],
+)
+@pytest.mark.parametrize("response_format", ["b64_json", "url"])
+def test_a_photo_that_is_too_large_is_resized(
+    stack: Stack, file: bytes, size: tuple[int, int], response_format: str
+) -> None:
+    files = [("image", ("a.jpg", file, "image/jpeg"))]
+    response = form(stack, files, size="auto", response_format=response_format, use_face_restoration="false")
+    content = answer(response)
+    assert (drawn(stack).width_px, drawn(stack).height_px) == size and drawn(stack).image == file
+    assert content["size"] == f"{size[0]}x{size[1]}"
+    assert response.headers["x-atelier-warnings"] == "size_limited"
+    assert content["warning_codes"] == ["size_limited"] and content["size"] in content["warnings"][0]
+
+
+def test_a_resized_photo_is_told_in_events(stack: Stack) -> None:
+    response = form(stack, [("image", ("a.jpg", photo(2600, 2600), "image/jpeg"))], stream="true")
+    assert events_in(response)[0][1]["warning_codes"] == ["size_limited"]
+    assert response.headers["x-atelier-warnings"] == "size_limited"
+
+
+def test_a_shape_that_cannot_be_drawn(stack: Stack) -> None:
+    response = form(stack, [("image[]", ("a.jpg", photo(3000, 200), "image/jpeg"))])
+    assert refused(response) == ("image[]", "invalid_value")
+    message = response.json()["error"]["message"]
+    assert "3000x200" in message and "give a size" in message and "width" not in message
+
+
+def test_the_limit_of_pixels_names_what_was_sent(stack: Stack) -> None:
+    response = form(stack, [("image", ("a.jpg", photo(3000, 2000), "image/jpeg"))], upscale="4", n="2")
+    assert refused(response) == ("n", "invalid_value") and "width" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("set_steps", "body", "strength"),
+    [
+        (30, {}, None),
+        (30, {"steps": 1}, 1.0),
+        (30, {"steps": 2}, None),
+        (30, {"steps": 1, "strength": 0.5}, 0.5),
+        (1, {}, 1.0),
+        (3, {"quality": "low"}, 1.0),
+        (1, {"mask": BASE64}, 1.0),
+    ],
+)
+def test_few_steps_draw_all_of_the_image_anew(
+    set_steps: int, body: dict[str, Any], strength: float | None
+) -> None:
+    with Stack() as stack:
+        stack.generator.set_steps = set_steps
+        answer(edit(stack, image=BASE64, size="256x256", **body))
+        assert (drawn(stack).strength if drawn(stack).HasField("strength") else None) == strength
 
 
 @pytest.mark.parametrize(("quality", "steps"), [("low", 15), ("high", 0), ("max", 60)])

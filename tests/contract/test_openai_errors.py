@@ -120,6 +120,12 @@ def test_the_request_id_is_the_clients_if_it_has_one(stack: Stack) -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/images", 404, "unknown_url"),
+        ("GET", "/v1", 404, "unknown_url"),
+        ("GET", "/v1/", 404, "unknown_url"),
+        ("GET", "/v1/imagesx", 404, "unknown_url"),
+        ("POST", "/v1/chat/completions", 404, "unknown_url"),
+        ("POST", "/v1/responses", 404, "unknown_url"),
+        ("GET", "/v1/jobsx", 404, "unknown_url"),
         ("POST", "/v1/images/nothing", 404, "unknown_url"),
         ("GET", GENERATIONS, 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
@@ -135,8 +141,10 @@ def test_paths_and_methods_that_there_are_not(
 
 
 def test_other_paths_have_our_own_shape(stack: Stack) -> None:
-    assert stack.client.get("/v1/imagesx").json()["error"]["code"] == "not_found"
-    assert stack.client.get("/v1/jobs/x").json()["error"]["code"] == "not_found"
+    for path in ("/v1x", "/v1/jobs/x", "/v1/jobs/x/y/z", "/v1/inspect/x"):
+        assert stack.client.get(path).json()["error"]["code"] == "not_found", path
+    response = stack.client.get("/v1/inspect")
+    assert response.status_code == 405 and "fields" in response.json()["error"]
 
 
 @pytest.mark.parametrize(

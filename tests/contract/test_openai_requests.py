@@ -19,6 +19,7 @@ from tests.contract.openai_client import (
 )
 from tests.contract.stack import Stack
 
+FACES = {"faces", "face_restoration_applied", "face_restoration_reason"}
 SET_STEPS = 30  # of the scripted generator
 
 
@@ -40,7 +41,7 @@ def test_an_answer(stack: Stack) -> None:
     }
     assert [each["seed"] for each in content["data"]] == [5, 6]
     for each in content["data"]:
-        assert set(each) == {"b64_json", "revised_prompt", "seed", "faces"}
+        assert set(each) == {"b64_json", "revised_prompt", "seed", *FACES}
         assert picture(each["b64_json"]).size == (256, 256) and each["revised_prompt"] is None
     native = stack.generate(seed=5).json()
     assert content["data"][0]["faces"] == native["faces"] != []

@@ -192,6 +192,41 @@ def test_connections_on_which_nothing_happens_are_kept_alive(
     assert [event.type for event in events] == [COMPLETED], "comments are no events"
 
 
+def test_a_response_begins_before_the_first_event(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_GRACE_S", 0.05)
+    stack.generator.hold = True
+    with stack.client.stream("POST", GENERATIONS, json={**SMALL, "stream": True, "user": "u"}) as response:
+        assert response.status_code == 200 and response.headers["x-atelier-model"] == "demo"
+        assert response.headers["x-atelier-ignored"] == "user"
+        lines = response.iter_lines()
+        assert next(lines).strip() == ":"
+        stack.generator.hold = False
+        rest = list(lines)
+        assert f"event: {COMPLETED}" in rest and "data: [DONE]" in rest
+
+
+def test_what_fails_after_a_response_has_begun_is_an_event(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_GRACE_S", 0.05)
+    stack.generator.hold, stack.generator.error_at = True, 0
+    with stack.client.stream("POST", GENERATIONS, json={**SMALL, "stream": True}) as response:
+        lines = response.iter_lines()
+        assert response.status_code == 200 and next(lines).strip() == ":"
+        stack.generator.hold = False
+        assert "event: error" in list(lines)
+
+
+def test_a_client_that_leaves_a_response_that_has_begun_ends_the_work(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_GRACE_S", 0.05)
+    stack.generator.hold = True
+    with stack.client.stream("POST", GENERATIONS, json={**SMALL, "stream": True}) as response:
+        assert next(response.iter_lines()).strip() == ":"
+    eventually(lambda: stack.generator.cancelled == 1)
+
+
 def test_the_restorer_failing_in_the_middle(stack: Stack) -> None:
     stack.restorer.error = OutOfMemory()
     response = generate(stack, stream=True, partial_images=1, on_restore_failure="fail")

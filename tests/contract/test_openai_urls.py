@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
+from contextlib import closing
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from atelier_runtime.errors import FieldViolation, InvalidRequest, OutOfMemory
+from atelier_runtime.errors import FieldViolation, InvalidRequest, OutOfMemory, QueueFull
 from tests.contract.openai_client import EDITS, GENERATIONS, IMAGE, SMALL, answer, generate, refused, sdk
 from tests.contract.raw_http import connect
 from tests.contract.script import opened
 from tests.contract.services import eventually
 from tests.contract.stack import Stack
 
+DALL_E = {"model": "dall-e-3"}
+
 
 def jobs_of(stack: Stack) -> list[str]:
-    return [job["status"] for job in stack.client.get("/v1/jobs").json()["data"]]
+    """The statuses of all jobs. Those of addresses are shown to nobody."""
+    return [status for (status,) in in_database(stack, "SELECT status FROM jobs")]
+
+
+def in_database(stack: Stack, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(f"{stack.folder}/jobs.db", timeout=20)) as database, database:
+        return database.execute(statement).fetchall()
 
 
 def test_an_address_serves_the_file(stack: Stack) -> None:
@@ -30,7 +41,11 @@ def test_an_address_serves_the_file(stack: Stack) -> None:
     assert content["usage"]["input_tokens"] == 7 and content["usage"]["output_tokens"] == 512
     assert len({each["url"] for each in content["data"]}) == 2
     for each in content["data"]:
-        assert set(each) == {"url", "revised_prompt", "seed", "faces"} and len(each["faces"]) == 1
+        assert set(each) == {
+            *("url", "revised_prompt", "seed", "faces"),
+            *("face_restoration_applied", "face_restoration_reason"),
+        }
+        assert len(each["faces"]) == 1 and each["face_restoration_applied"] is True
         assert each["url"].startswith(stack.url)
         file = stack.client.get(each["url"])
         assert file.headers["content-type"] == "image/webp" and opened(file.content).size == (256, 256)
@@ -47,9 +62,30 @@ def test_an_address_cannot_be_guessed_and_expires(stack: Stack) -> None:
     url = answer(generate(stack, response_format="url"))["data"][0]["url"]
     job_id = urlsplit(url).path.split("/")[3]
     assert len(job_id) == len("job_") + 12 + 32  # 128 random bits
-    job = stack.client.get(f"/v1/jobs/{job_id}").json()
-    assert job["expires_at"] is not None
-    assert {each["name"] for each in job["outputs"]} == {"drawn", "image"}
+    [(expires_at,)] = in_database(stack, f"SELECT expires_at FROM jobs WHERE id = '{job_id}'")
+    assert expires_at is not None
+
+
+def test_nothing_else_of_an_address_is_shown(stack: Stack) -> None:
+    url = answer(generate(stack, response_format="url"))["data"][0]["url"]
+    job = urlsplit(url).path.partition("/outputs/")[0]
+    assert job.split("/")[3] not in stack.client.get("/v1/jobs").text
+    for method, path in (
+        *(("GET", job), ("HEAD", job), ("DELETE", job), ("POST", f"{job}/cancel")),
+        *(("GET", f"{job}/events"), ("GET", f"{job}/outputs/drawn")),
+    ):
+        assert stack.client.request(method, path).status_code == 404, (method, path)
+    other = {"prompt": "x", "image": {"job": job.split("/")[3], "output": "image"}}
+    refusal = stack.client.post("/v1/jobs", json={"type": "generate", "input": other})
+    assert refusal.status_code == 422 and "no job of this ID" in refusal.text
+    assert stack.client.get(url).status_code == stack.client.head(url).status_code == 200
+
+
+def test_copies_are_not_kept_longer_than_the_file() -> None:
+    with Stack(jobs_ttl_seconds=90) as stack:
+        url = answer(generate(stack, response_format="url"))["data"][0]["url"]
+        cached = stack.client.get(url).headers["cache-control"]
+        assert 0 <= int(cached.removeprefix("private, max-age=").removesuffix(", immutable")) <= 90
 
 
 def test_the_files_are_the_same_as_in_the_answer(stack: Stack) -> None:
@@ -112,6 +148,23 @@ def test_what_a_job_failed_with_is_the_error(stack: Stack) -> None:
     assert refused(generate(stack, response_format="url")) == ("size", "invalid_value")
 
 
+@pytest.mark.parametrize("response_format", ["b64_json", "url"])
+def test_a_full_queue_is_the_error_at_once(stack: Stack, response_format: str) -> None:
+    stack.generator.error = QueueFull("full", retry_after_s=3)
+    response = generate(stack, response_format=response_format)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+    assert response.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize("body", [{"response_format": "b64_json"}, {"response_format": "url"}, DALL_E])
+def test_a_generator_that_is_away_is_the_error_at_once(body: dict[str, Any]) -> None:
+    with Stack(backend_wait_seconds=0.2) as stack:
+        stack.stop_generator()
+        response = generate(stack, **body)
+        assert response.status_code == 503 and response.headers["retry-after"]
+        assert response.json()["error"]["code"] == "service_unavailable"
+
+
 def test_too_many_waiting_jobs() -> None:
     with Stack(jobs_at_once=0, jobs_waiting=1) as stack:
         stack.client.post("/v1/jobs", json={"type": "generate", "input": {"prompt": "x"}})
@@ -146,8 +199,7 @@ def test_a_job_that_somebody_else_cancels() -> None:
 
         def cancel() -> None:
             eventually(lambda: jobs_of(stack) == ["queued"])
-            [job] = stack.client.get("/v1/jobs").json()["data"]
-            stack.client.delete(job["urls"]["self"])
+            in_database(stack, "UPDATE jobs SET status = 'cancelled', version = version + 1")
 
         thread = threading.Thread(target=cancel)
         thread.start()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import mmap
 import tempfile
+from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 _READ_AS_JSON = ("application/json", "text/plain", "")  # browsers' fetch() sends a string as text/plain
 _FORM = "multipart/form-data"
 _UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
+FormValues = list[tuple[str, Any]]
+"""Names and values of a form, in its order."""
+
 _MEMORY_BYTES = 4 * 2**20
 
 
@@ -46,11 +50,11 @@ async def read_json_or_form(
     max_json_bytes: int,
     max_form_bytes: int,
     max_fields_bytes: int,
-    lists: frozenset[str] = frozenset(),
+    arranged: Callable[[FormValues], FormValues] = list,
 ) -> dict[str, Any]:
     """Return the body's JSON object, or the fields of a form (multipart/form-data) as JSON would have them.
 
-    `lists`: fields that a form may have several times; their values are then a list.
+    `arranged`: puts together what a form has in parts; without it, a name that comes twice is an error.
 
     Images stay where they are: files of a form as `memoryview`, long strings in JSON as `LongText`. All else
     has at most `max_fields_bytes`.
@@ -72,7 +76,9 @@ async def read_json_or_form(
     if media_type == _FORM:
         form = await _receive(request, max_form_bytes)
         content_type = request.headers["content-type"]
-        return await asyncio.to_thread(_form_object, form, content_type, validator, max_fields_bytes, lists)
+        return await asyncio.to_thread(
+            _form_object, form, content_type, validator, max_fields_bytes, arranged
+        )
     body = await _receive(request, max_json_bytes)
     return await asyncio.to_thread(parse_json_object, body, max_bytes=max_fields_bytes)
 
@@ -174,9 +180,9 @@ def _form_object(
     content_type: str,
     validator: Validator[Any],
     max_fields_bytes: int,
-    lists: frozenset[str],
+    arranged: Callable[[FormValues], FormValues],
 ) -> dict[str, Any]:
-    values: list[tuple[str, Any]] = []
+    values: FormValues = []
     texts_bytes = 0
     for part in parse_form(raw, content_type):
         schema = validator.property(part.name) or {}
@@ -203,22 +209,7 @@ def _form_object(
                 continue
             raise InvalidRequest.of(part.name[:60], f"is not UTF-8 at byte {error.start}") from None
         values.append((part.name, _from_text(text, schema)))
-    return to_object(_collected(values, lists))
-
-
-def _collected(values: list[tuple[str, Any]], lists: frozenset[str]) -> list[tuple[str, Any]]:
-    """Put the values of each name of `lists` that comes several times into one list, in its first place."""
-    several: dict[str, list[Any]] = {}
-    collected: list[tuple[str, Any]] = []
-    for name, value in values:
-        if name not in lists:
-            collected.append((name, value))
-        elif name in several:
-            several[name].append(value)
-        else:
-            several[name] = [value]
-            collected.append((name, several[name]))
-    return [(n, v[0]) if n in several and len(v) == 1 else (n, v) for n, v in collected]
+    return to_object(arranged(values))
 
 
 def _from_text(text: str, schema: dict[str, Any]) -> Any:

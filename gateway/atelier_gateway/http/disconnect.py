@@ -87,6 +87,9 @@ async def cancel_on_disconnect(work: Coroutine[Any, Any, T], body: _BodyReceiver
         working.cancel()
         watching.cancel()
         await asyncio.wait({working, watching})
+        for task in (working, watching):  # what it raised while it ended is nobody's: not for the log
+            if not task.cancelled():
+                task.exception()
         # The task keeps the exception that is raised here, which keeps this frame: no cycle, or the request
         # would stay in memory.
-        del work, working, watching
+        del work, working, watching, task

@@ -234,6 +234,8 @@ class JobRunner:
         return await self._works[job.type].run(Accepted(job.input["fields"], files), surroundings)
 
     def _can_wait(self, job: Job) -> bool:
+        if not job.input.get("can_wait", True):  # an older gateway has accepted it
+            return False
         since = job.created_at if job.started_at is None else job.started_at
         return now_ms() - since < 1000 * self._limits.patience_s
 
@@ -363,4 +365,5 @@ def error_report(error: AtelierError) -> Json:
         "code": error.reason,
         "message": error.message,
         "fields": [{"field": each.field, "message": each.message} for each in violations],
+        **({} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}),
     }

@@ -53,6 +53,7 @@ _OTHER_REQUEST = "was used within the last 24 hours for another request"
 class Submission:
     """A request for a job. `ttl_s`: for how long its outputs are kept after it has ended.
 
+    `can_wait`: it is put off while services are full or away, rather than fail: nobody waits for its end.
     `field_prefix`: where the client sees the fields of `body`, for errors.
     """
 
@@ -63,6 +64,7 @@ class Submission:
     ttl_s: float = 3600.0
     webhook: Json | None = None
     preview_interval_steps: int | None = None
+    can_wait: bool = True
     idempotency_key: str | None = None
     field_prefix: str = ""
 
@@ -154,6 +156,7 @@ class Jobs:
                 "fields": dict(accepted.fields),
                 "files": blobs,
                 "preview_interval_steps": submission.preview_interval_steps,
+                "can_wait": submission.can_wait,
             },
             owner=submission.owner,
             priority=submission.priority,
@@ -226,10 +229,10 @@ class Jobs:
         except BlobMissing:
             raise InvalidRequest.of(f"{field}.job", "its outputs have expired") from None
 
-    async def get(self, job_id: str, owner: str) -> Job:
-        """Return a job. Raises `NotFound`, also for another owner's."""
+    async def get(self, job_id: str, *owners: str) -> Job:
+        """Return a job of one of these owners. Raises `NotFound`, also for another owner's."""
         job = await self._store.get(job_id) if is_job_id(job_id) else None
-        if job is None or job.owner != owner:
+        if job is None or job.owner not in owners:
             raise NotFound("There is no job of this ID.")
         return job
 

@@ -8,8 +8,10 @@ from starlette.responses import Response, StreamingResponse
 from atelier_gateway.http.ranges import is_unchanged, requested_part
 from atelier_gateway.jobs.blobs import BlobMissing
 from atelier_gateway.jobs.service import Jobs
-from atelier_gateway.jobs.values import Job, Output
+from atelier_gateway.jobs.values import Job, Output, now_ms
 from atelier_runtime.errors import Gone
+
+_MOST_CACHED_S = 86400
 
 
 async def output_response(request: Request, jobs: Jobs, job: Job, output: Output) -> Response:
@@ -19,7 +21,7 @@ async def output_response(request: Request, jobs: Jobs, job: Job, output: Output
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
-        "Cache-Control": "private, max-age=86400, immutable",
+        "Cache-Control": f"private, max-age={_kept_s(job)}, immutable",
         "Content-Disposition": f'inline; filename="{job.id}-{output.name}.{extension}"',
     }
     if is_unchanged(request.headers.get("if-none-match"), etag):
@@ -37,3 +39,9 @@ async def output_response(request: Request, jobs: Jobs, job: Job, output: Output
         raise Gone("The output has expired.") from None
     status = 200 if part.is_all else 206
     return StreamingResponse(chunks, status_code=status, headers=headers, media_type=output.content_type)
+
+
+def _kept_s(job: Job) -> int:
+    """Return for how long a copy may be used: not after the job has expired."""
+    left_ms = job.ttl_ms if job.expires_at is None else job.expires_at - now_ms()
+    return max(0, min(_MOST_CACHED_S, left_ms // 1000))

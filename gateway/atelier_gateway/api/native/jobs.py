@@ -26,6 +26,7 @@ from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.http.body import read_json_or_form
 from atelier_gateway.http.server_events import event_response
 from atelier_gateway.http.validation import refusal
+from atelier_gateway.jobs.drawings import PREFIX as DRAWN
 from atelier_gateway.jobs.service import Jobs, Outlook, Submission
 from atelier_gateway.jobs.values import Job, JobType
 from atelier_gateway.settings import GatewaySettings
@@ -35,6 +36,8 @@ PATH = "/v1/jobs"
 _RETRY_AFTER_S = 1
 _EXPIRED = "The job has expired, and its outputs were deleted."
 OWNER = ""  # until there are keys, all jobs are everybody's
+ADDRESSED = "addressed"
+"""The owner of jobs whose outputs are handed out by their addresses: nothing else of them is shown."""
 
 
 class JobRoutes:
@@ -122,9 +125,9 @@ class JobRoutes:
 
     async def output(self, request: Request) -> Response:
         """Return one of the job's files, or a part of it."""
-        job = await self._job(request)
+        job = await self._job(request, OWNER, ADDRESSED)
         output = job.output(request.path_params["name"])
-        if output is None:
+        if output is None or (job.owner == ADDRESSED and output.name.startswith(DRAWN)):
             raise NotFound("The job has no output of this name.")
         return await output_response(request, self._jobs, job, output)
 
@@ -177,8 +180,8 @@ class JobRoutes:
             headers["Retry-After"] = str(_RETRY_AFTER_S)
         return await self._answer(job, status=200 if job.status.is_final else 202, headers=headers)
 
-    async def _job(self, request: Request) -> Job:
-        job = await self._jobs.get(request.path_params["job_id"], OWNER)
+    async def _job(self, request: Request, *owners: str) -> Job:
+        job = await self._jobs.get(request.path_params["job_id"], *(owners or (OWNER,)))
         if job.expired:
             raise Gone(_EXPIRED)
         return job

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from atelier_gateway.api.native.jobs import OWNER
+from atelier_gateway.api.native.generate_response import GenerateReport
+from atelier_gateway.api.native.jobs import ADDRESSED
 from atelier_gateway.api.native.jobs import PATH as JOBS_PATH
 from atelier_gateway.api.openai.errors import told_by_client_names
 from atelier_gateway.api.openai.request import ImageWork
 from atelier_gateway.api.openai.response import Shown, headers_of, images_answer
+from atelier_gateway.jobs.drawings import PREFIX as DRAWN
 from atelier_gateway.jobs.service import Jobs, Submission
 from atelier_gateway.jobs.values import Job, JobStatus, JobType
 from atelier_runtime.errors import (
@@ -28,8 +29,6 @@ from atelier_runtime.errors import (
     ServiceUnavailable,
     make_error,
 )
-
-_DRAWN = "drawn"
 
 
 def base_address(request: Request, public_url: str) -> str:
@@ -44,25 +43,24 @@ async def answer_with_addresses(
 
     Canceling the task cancels the job. Raises what the job failed with.
     """
-    submission = Submission(JobType.GENERATE, work.body, OWNER, ttl_s=ttl_s)
+    submission = Submission(JobType.GENERATE, work.body, ADDRESSED, ttl_s=ttl_s, can_wait=False)
     with told_by_client_names(work.names):
         job = await _ended(jobs, submission, deadline)
         if job.status is not JobStatus.COMPLETED:
             raise _error_of(job)
     if job.result is None:
         raise InternalError("A completed job has no result.")
-    images = [
-        Shown(seed=report["seed"], faces=report["faces"], **_size(report)) for report in job.result["images"]
-    ]
+    images = [Shown.of(GenerateReport.model_validate(report)) for report in job.result["images"]]
     addresses = [
         f"{base}{JOBS_PATH}/{job.id}/outputs/{output.name}"
         for output in job.outputs
-        if not output.name.startswith(_DRAWN)
+        if not output.name.startswith(DRAWN)
     ]
     model_set = job.result["model"]
     prompt_tokens = job.result.get("prompt_tokens", 0)  # an older gateway has carried it out
     content = images_answer(work, images, model_set, prompt_tokens, addresses)
-    return Response(orjson.dumps(content), media_type="application/json", headers=headers_of(work, model_set))
+    headers = headers_of(work, model_set, images)
+    return Response(orjson.dumps(content), media_type="application/json", headers=headers)
 
 
 async def _ended(jobs: Jobs, submission: Submission, deadline: float) -> Job:
@@ -88,7 +86,7 @@ async def _ended(jobs: Jobs, submission: Submission, deadline: float) -> Job:
 async def _cancel(jobs: Jobs, submitting: asyncio.Task[tuple[Job, bool]]) -> None:
     with contextlib.suppress(AtelierError):  # it was not accepted, or its database is away
         job, _ = await submitting
-        await jobs.cancel(job.id, OWNER)
+        await jobs.cancel(job.id, ADDRESSED)
 
 
 def _error_of(job: Job) -> AtelierError:
@@ -96,9 +94,9 @@ def _error_of(job: Job) -> AtelierError:
     if job.error is None:
         return ServiceUnavailable("The job that drew the images was canceled.")
     fields = [FieldViolation(each["field"], each["message"]) for each in job.error["fields"]]
-    return make_error(ErrorReason(job.error["code"]), job.error["message"], fields=fields)
-
-
-def _size(report: dict[str, Any]) -> dict[str, int]:
-    width, height = report["final_resolution"].split("x")
-    return {"width": int(width), "height": int(height)}
+    return make_error(
+        ErrorReason(job.error["code"]),
+        job.error["message"],
+        fields=fields,
+        retry_after_s=job.error.get("retry_after_s"),
+    )

@@ -113,6 +113,8 @@ def told_by_client_names(new_name: Callable[[str], str]) -> Iterator[None]:
     """
     try:
         yield
+    except Refusal:  # which names the client's field
+        raise
     except InvalidRequest as error:
         renamed = (FieldViolation(new_name(each.field), each.message) for each in error.fields)
         raise InvalidRequest(tuple(dict.fromkeys(renamed))) from error

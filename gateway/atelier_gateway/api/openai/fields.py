@@ -12,8 +12,11 @@ from atelier_gateway.api.native.generate_request import ALIASES as GENERATE_ALIA
 from atelier_gateway.api.native.generate_request import GENERATE
 from atelier_gateway.api.openai.quality import DEFAULT, QualityName
 from atelier_gateway.http import schemas
+from atelier_gateway.http.body import FormValues
+from atelier_gateway.http.bracket_names import Path, path_of, put_together
 from atelier_gateway.http.validation import INTEGER, RequestModel, Validator
 from atelier_runtime import defaults
+from atelier_runtime.errors import InvalidRequest
 
 _MODEL_CHARS = 1000
 _SIZE_CHARS = 20
@@ -84,21 +87,52 @@ EXTENSIONS: Mapping[str, dict[str, Any]] = {
 """The fields of `/generate` that a request may have beside OpenAI's, with their schemas."""
 
 EXTRA_BODY = "extra_body"
+_REPEATED = frozenset({"image"})
 _NESTED = re.compile(rf"{EXTRA_BODY}\[([^\[\]]+)\]")
+
+
+def _known(name: str) -> dict[str, Any] | None:
+    """Return the schema of a field by any of its names, if there is such a field."""
+    if name == EXTRA_BODY:
+        return {"type": "object"}
+    name = ALIASES.get(name, name)
+    own = FORM.properties.get(name) or EXTENSIONS.get(name)
+    return None if own is None else schemas.without_null(own)
 
 
 class FormFields(Validator[ImageRequest]):
     """Says what the texts of a form stand for."""
 
     def property(self, name: str) -> dict[str, Any] | None:
-        """Return the schema of a field by any of its names; `extra_body[seed]` is that of `seed`."""
-        nested = _NESTED.fullmatch(name)
-        name = nested[1] if nested else name
-        name = ALIASES.get(name, name)
-        if name == EXTRA_BODY:
-            return {"type": "object"}
-        own = self.properties.get(name) or EXTENSIONS.get(name)
-        return None if own is None else schemas.without_null(own)
+        """Return the schema of a field by any of its names, or of a part of one, as `loras[][name]`.
+
+        `extra_body[seed]` is that of `seed`.
+        """
+        path = path_of(name)
+        own = _field_parts(path)
+        schema = _known(path[own - 1] if own else name)
+        for part in path[own:] if own else ():
+            schema = {} if schema is None else schema
+            is_item = schema.get("type") == "array"
+            inner = schema.get("items") if is_item else schema.get("properties", {}).get(part)
+            schema = None if inner is None else schemas.without_null(inner)
+        return schema
+
+
+def _field_parts(path: Path) -> int:
+    """Return how many parts of a form's name are its field's: two of `extra_body[loras][][name]`.
+
+    0: it is no part of a field's value, but a field, or nothing that we know.
+    """
+    own = 2 if path[0] == EXTRA_BODY and len(path) > 1 else 1
+    schema = _known(path[own - 1])
+    is_file = schema is not None and schema.get("format") == "byte"
+    return 0 if schema is None or is_file else own
+
+
+def arranged(values: FormValues) -> FormValues:
+    """Put together lists and objects that come in parts, as SDKs write them, and images."""
+    return put_together(values, _field_parts, _REPEATED)
 
 
 FORM = FormFields(ImageRequest, {})
@@ -115,5 +149,10 @@ def unnested(body: Mapping[str, Any]) -> dict[str, Any]:
     nested = {found[1]: body[name] for name in body if (found := _NESTED.fullmatch(name))}
     if nested:
         given = flat.get(EXTRA_BODY)
-        flat[EXTRA_BODY] = {**nested, **(given if isinstance(given, dict) else {})}
+        if given is not None and not isinstance(given, dict):
+            return flat  # which is an error
+        given = given or {}
+        if twice := [name for name in nested if name in given]:
+            raise InvalidRequest.of(f"{EXTRA_BODY}.{schemas.printable(twice[0])}", "is given twice")
+        flat[EXTRA_BODY] = {**nested, **given}
     return flat

@@ -14,9 +14,9 @@ from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.api.openai import openapi
 from atelier_gateway.api.openai.as_job import answer_with_addresses, base_address
 from atelier_gateway.api.openai.errors import Refusal, told_by_client_names, unsupported_value
-from atelier_gateway.api.openai.fields import FORM, WITH_ADDRESSES
+from atelier_gateway.api.openai.fields import FORM, WITH_ADDRESSES, arranged
 from atelier_gateway.api.openai.request import ImageWork, complete, prepare
-from atelier_gateway.api.openai.response import headers_of, images_body
+from atelier_gateway.api.openai.response import headers_of, images_body, shown
 from atelier_gateway.api.openai.stream import ImageStream, ImageStreamResponse, with_previews
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import require_ready
@@ -26,7 +26,6 @@ from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.settings import GatewaySettings
 
 PATH = "/v1/images"
-_LISTS = frozenset({"image", "image[]"})
 
 
 class ImageRoutes:
@@ -37,6 +36,7 @@ class ImageRoutes:
         self._generate = generate
         self._jobs = jobs
         self._limits = BodyLimits.of(settings)
+        self._max_pixels = settings.max_pixels
         self._deadline_s = settings.deadline_seconds
         self._ttl_s = settings.jobs_ttl_seconds
         self._public_url = settings.public_url
@@ -49,8 +49,8 @@ class ImageRoutes:
         ):
             endpoint = work_route(partial(self._answer, edits=edits), deadline_s=self._deadline_s)
             router.post(f"{PATH}/{name}", name=f"openai_{name}", **documented)(endpoint)
-        variations = router.post(f"{PATH}/variations", name="openai_variations", **openapi.VARIATIONS)
-        variations(self.variations)
+        variations = openapi.variations_route()
+        router.post(f"{PATH}/variations", name="openai_variations", **variations)(self.variations)
 
     async def variations(self) -> Response:
         """Say what there is instead."""
@@ -67,8 +67,9 @@ class ImageRoutes:
             return await self._streamed(work, clock, "image_edit" if edits else "image_generation")
         with told_by_client_names(work.names):
             generations = await self._generate.run(work.spec, deadline=clock.deadline)
-        content = await asyncio.to_thread(images_body, work, generations)
-        headers = headers_of(work, generations[0].model_set)
+        images = [shown(each) for each in generations]
+        content = await asyncio.to_thread(images_body, work, generations, images)
+        headers = headers_of(work, generations[0].model_set, images)
         return Response(content, media_type="application/json", headers=headers)
 
     def _jobs_for(self, work: ImageWork) -> Jobs | None:
@@ -91,7 +92,7 @@ class ImageRoutes:
             max_json_bytes=limits.json if edits else limits.fields,
             max_form_bytes=limits.form if edits else limits.fields,
             max_fields_bytes=limits.fields,
-            lists=_LISTS,
+            arranged=arranged,
         )
 
     async def _work(self, body: dict[str, Any], clock: RequestClock, edits: bool) -> ImageWork:
@@ -102,8 +103,14 @@ class ImageRoutes:
             offer = await self._generate.offer()
             require_ready(offer.status)
             set_steps = None if offer.defaults is None else offer.defaults.num_inference_steps
-        violations, limit = self._generate.violations, self._limits.image
-        return await asyncio.to_thread(complete, prepared, set_steps, violations, max_image_bytes=limit)
+        return await asyncio.to_thread(
+            complete,
+            prepared,
+            set_steps,
+            self._generate.violations,
+            max_image_bytes=self._limits.image,
+            max_pixels=self._max_pixels,
+        )
 
     async def _streamed(self, work: ImageWork, clock: RequestClock, prefix: str) -> Response:
         with told_by_client_names(work.names):

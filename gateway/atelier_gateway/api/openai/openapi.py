@@ -12,7 +12,7 @@ from atelier_gateway.api.openai.fields import EDIT_ONLY, EXTENSIONS, EXTRA_BODY,
 from atelier_gateway.api.openai.pictures import MOST_IMAGES
 from atelier_gateway.api.openai.response import MODEL_HEADER, ImagesAnswer
 from atelier_gateway.http import schemas
-from atelier_gateway.http.ignored import IGNORED_HEADER
+from atelier_gateway.http.ignored import IGNORED_HEADER, WARNINGS_HEADER
 
 _TAG: dict[str, Any] = {"tags": ["openai"]}
 _FAILURES = {
@@ -70,7 +70,16 @@ def edits_route() -> dict[str, Any]:
     return _images_route(text, _body("ImageEdit", edits=True))
 
 
-VARIATIONS: dict[str, Any] = {"include_in_schema": False, "response_model": None}
+def variations_route() -> dict[str, Any]:
+    """Return the OpenAPI arguments of `POST /v1/images/variations`."""
+    return {
+        **_TAG,
+        "description": "Always refused: OpenAI has retired it, and edits draw variations of an image.",
+        "deprecated": True,
+        "status_code": 400,
+        "response_model": None,
+        "responses": _failures({400: "Use edits; the code is unsupported_endpoint."}),
+    }
 
 
 def models_route(answer: type[BaseModel]) -> dict[str, Any]:
@@ -115,6 +124,7 @@ def _images_route(description: str, body: dict[str, Any]) -> dict[str, Any]:
                 "headers": {
                     MODEL_HEADER: {"schema": text, "description": "The model set that drew."},
                     IGNORED_HEADER: {"schema": text, "description": "Fields that had no effect."},
+                    WARNINGS_HEADER: {"schema": text, "description": "The codes of the answer's warnings."},
                 },
                 "content": {"text/event-stream": {}},  # checked as objects where there is a schema
             },

@@ -49,6 +49,16 @@ def steps_of(quality: Quality, own: int) -> int | None:
     return max(low, min(high, int(quality.steps * own)))
 
 
+def strength_of(steps: object) -> float | None:
+    """Return how much of an image so few steps draw anew; None: as much as usual.
+
+    At least one of them must run. What is no number of steps is for others to refuse.
+    """
+    if not isinstance(steps, int | float) or steps < 1 or steps * defaults.STRENGTH >= 1:
+        return None
+    return 1 / steps
+
+
 def base_of(size: Size) -> Size | None:
     """Return the size of the first pass of an image; None: it would be too small for two passes."""
     sides = [BASE_SCALE * side for side in (size.width, size.height)]

@@ -26,7 +26,7 @@ from atelier_gateway.api.openai.fields import (
     canonical,
     unnested,
 )
-from atelier_gateway.api.openai.pictures import one_image, one_mask
+from atelier_gateway.api.openai.pictures import fitted_size, one_image, one_mask
 from atelier_gateway.api.openai.quality import QUALITIES, Quality
 from atelier_gateway.core.values import GenerateSpec
 from atelier_gateway.http.long_text import LongText
@@ -34,6 +34,7 @@ from atelier_gateway.http.schemas import describe_value
 from atelier_gateway.http.validation import refusal
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation
+from atelier_runtime.outcomes import ResponseWarning
 from atelier_runtime.sizes import Size
 
 _SIZE = re.compile(r"([0-9]{3,4})x([0-9]{3,4})")
@@ -72,11 +73,22 @@ class Prepared:
     quality: Quality
     own_steps: bool
     """The client says how many steps."""
+    edits: bool
 
     @property
     def needs_steps(self) -> bool:
-        """Whether the steps depend on those of the model set."""
-        return self.quality.steps is not None and not self.own_steps
+        """Whether the steps, or what follows from them, depend on those of the model set."""
+        return not self.own_steps and (self.quality.steps is not None or self.needs_strength)
+
+    @property
+    def needs_strength(self) -> bool:
+        """Whether it is ours to say how much of an image is drawn anew."""
+        return self.edits and "strength" not in self.body
+
+    @property
+    def needs_size(self) -> bool:
+        """Whether the image to edit decides on the size."""
+        return self.edits and not {"width", "height"} & self.body.keys()
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,8 @@ class ImageWork:
     client_fields: ClientFields
     ignored: tuple[str, ...]
     quality: Quality
+    warnings: tuple[ResponseWarning, ...] = ()
+    """What was changed before `/generate` saw it."""
 
     @property
     def spec(self) -> GenerateSpec:
@@ -149,7 +163,7 @@ def prepare(given: Mapping[str, Any], *, edits: bool) -> Prepared:
     if chosen.hires and not edits and not _OTHER_PASSES & body.keys():
         _add_second_pass(body, names, derive)
     own_steps = "num_inference_steps" in body
-    return Prepared(own, body, ClientFields(names, derived), tuple(ignored), chosen, own_steps)
+    return Prepared(own, body, ClientFields(names, derived), tuple(ignored), chosen, own_steps, edits)
 
 
 def complete(
@@ -158,20 +172,47 @@ def complete(
     find_violations: Callable[[GenerateSpec], list[FieldViolation]],
     *,
     max_image_bytes: int,
+    max_pixels: int,
 ) -> ImageWork:
     """Check all of a request. `set_steps`: the model set's own steps, if they are needed.
+
+    `max_pixels`: of the image to edit, which is decoded if it is too large to be drawn at its own size.
 
     Large images take a while: not for the event loop. Raises `InvalidRequest`.
     """
     body, names = dict(prepared.body), prepared.names
-    if set_steps is not None and (steps := quality.steps_of(prepared.quality, set_steps)) is not None:
-        body["num_inference_steps"] = steps
-        names = replace(names, derived={**names.derived, "num_inference_steps": "quality"})
+    derived = dict(names.derived)
+    names = replace(names, derived=derived)
+    steps = body.get("num_inference_steps", set_steps)
+    if set_steps is not None and (of_quality := quality.steps_of(prepared.quality, set_steps)) is not None:
+        steps = body["num_inference_steps"] = of_quality
+        derived["num_inference_steps"] = names.given.get("quality", "quality")
+    if prepared.needs_strength and (strength := quality.strength_of(steps)) is not None:
+        body["strength"] = strength
+        derived["strength"] = names.given.get("num_inference_steps", "quality")
+    warnings: tuple[ResponseWarning, ...] = ()
     with told_by_client_names(names):
+        if prepared.needs_size:
+            parsed = parse_request(body, _no_violations, max_image_bytes=max_image_bytes)
+            _keep_files(body, parsed)
+            image = names.given.get("image") or names.given.get("images", "image")
+            if (fitted := fitted_size(body["image"], image, max_pixels=max_pixels)) is not None:
+                body |= {"width": fitted.size.width, "height": fitted.size.height}
+                derived |= {"width": image, "height": image}
+                warnings = (fitted.warning,)
         parsed = parse_request(body, find_violations, max_image_bytes=max_image_bytes)
-    # The files alone: what they came in would be kept while the images are drawn.
+    _keep_files(body, parsed)
+    return ImageWork(prepared.own, body, parsed, names, prepared.ignored, prepared.quality, warnings)
+
+
+def _no_violations(spec: GenerateSpec) -> list[FieldViolation]:
+    """Check a spec whose size is not known yet."""
+    return []
+
+
+def _keep_files(body: dict[str, Any], parsed: ParsedRequest) -> None:
+    """Put the files alone into a body: what they came in would be kept while the images are drawn."""
     body |= {name: getattr(parsed.request, name) for name in ("image", "mask") if name in body}
-    return ImageWork(prepared.own, body, parsed, names, prepared.ignored, prepared.quality)
 
 
 def _merged(body: Mapping[str, Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, Field
 
 from atelier_gateway.api.native.generate_request import SDXL
-from atelier_gateway.api.native.generate_response import FaceAnswer, generate_report
-from atelier_gateway.api.native.report import to_base64
+from atelier_gateway.api.native.generate_response import FaceAnswer, GenerateReport, generate_report
+from atelier_gateway.api.native.report import WarningCodes, to_base64
 from atelier_gateway.api.openai.quality import EffectiveQuality
 from atelier_gateway.api.openai.request import ImageWork
 from atelier_gateway.core.values import Generation
-from atelier_gateway.http.ignored import ignored_header
+from atelier_gateway.http.ignored import ignored_header, warnings_header
 from atelier_runtime.images import stored_size
+from atelier_runtime.outcomes import ResponseWarning, SkipReason, WarningCode
 
 MODEL_HEADER = "X-Atelier-Model"
 TOKEN_SIDE_PX = 16
@@ -56,6 +57,10 @@ class ImageData(BaseModel):
     revised_prompt: None = Field(None, description="Always null: prompts are taken as they are.")
     seed: int
     faces: list[FaceAnswer] = []
+    face_restoration_applied: bool = Field(description="At least one face was restored.")
+    face_restoration_reason: SkipReason | None = Field(
+        None, description="Why face restoration was requested but skipped."
+    )
 
 
 class ImagesAnswer(BaseModel):
@@ -69,6 +74,8 @@ class ImagesAnswer(BaseModel):
     quality: EffectiveQuality
     size: str = Field(examples=["1024x1024"])
     usage: ImageUsage
+    warnings: list[str] = Field([], description="What differs from what was asked for, in any of the images.")
+    warning_codes: WarningCodes = []
 
 
 class Shown(BaseModel):
@@ -76,8 +83,19 @@ class Shown(BaseModel):
 
     seed: int
     faces: list[FaceAnswer]
+    face_restoration_applied: bool
+    face_restoration_reason: SkipReason | None
+    warnings: list[str]
+    warning_codes: list[WarningCode]
     width: int
     height: int
+
+    @classmethod
+    def of(cls, report: GenerateReport) -> Shown:
+        """Return what `/generate` reports of an image, as far as it is said here."""
+        width, height = report.final_resolution.split("x")
+        said = report.model_dump(include=set(cls.model_fields))
+        return cls(**said, width=int(width), height=int(height))
 
 
 def model_name(model_set: str) -> str:
@@ -87,14 +105,24 @@ def model_name(model_set: str) -> str:
 
 def shown(generation: Generation) -> Shown:
     """Return what is said of an image."""
-    report = generate_report(generation, "", 0.0)
-    image = generation.image
-    return Shown(seed=report.seed, faces=report.faces, width=image.width, height=image.height)
+    return Shown.of(generate_report(generation, "", 0.0))
 
 
-def headers_of(work: ImageWork, model_set: str) -> dict[str, str]:
-    """Return the headers of an answer: the model that drew, and what was ignored."""
-    return {MODEL_HEADER: model_name(model_set), **ignored_header(work.ignored)}
+def headers_of(work: ImageWork, model_set: str, images: Sequence[Shown] = ()) -> dict[str, str]:
+    """Return the headers of an answer: the model that drew, what was ignored, and codes of its warnings."""
+    codes = [warning.code for warning in warnings_of(work, images)]
+    model = {MODEL_HEADER: model_name(model_set)} if model_set else {}
+    return {**model, **ignored_header(work.ignored), **warnings_header(codes)}
+
+
+def warnings_of(work: ImageWork, images: Iterable[Shown]) -> list[ResponseWarning]:
+    """Return the warnings of a request and of its images, each once."""
+    of_images = (
+        ResponseWarning(code, message)
+        for image in images
+        for code, message in zip(image.warning_codes, image.warnings, strict=True)
+    )
+    return list(dict.fromkeys([*work.warnings, *of_images]))
 
 
 def usage_of(
@@ -124,10 +152,17 @@ def images_answer(
 ) -> dict[str, Any]:
     """Return the answer; its `data` is to be given the files, unless they have `urls`."""
     first = images[0]
+    warnings = warnings_of(work, images)
     answer = ImagesAnswer(
         created=int(time.time()),
         data=[
-            ImageData(seed=image.seed, faces=image.faces, url=urls[number] if urls else None)
+            ImageData(
+                seed=image.seed,
+                faces=image.faces,
+                face_restoration_applied=image.face_restoration_applied,
+                face_restoration_reason=image.face_restoration_reason,
+                url=urls[number] if urls else None,
+            )
             for number, image in enumerate(images)
         ],
         model=model_name(model_set),
@@ -135,6 +170,8 @@ def images_answer(
         quality=work.quality.effective,
         size=f"{first.width}x{first.height}",
         usage=usage_of(work, images, prompt_tokens),
+        warnings=[warning.message for warning in warnings],
+        warning_codes=[warning.code for warning in warnings],
     )
     content = answer.model_dump(mode="json")
     for data in content["data"]:
@@ -142,10 +179,10 @@ def images_answer(
     return content
 
 
-def images_body(work: ImageWork, generations: Sequence[Generation]) -> bytes:
+def images_body(work: ImageWork, generations: Sequence[Generation], images: Sequence[Shown]) -> bytes:
     """Return the answer with the files in it. Takes milliseconds per megabyte: not for the event loop."""
     first = generations[0]
-    content = images_answer(work, [shown(each) for each in generations], first.model_set, first.prompt_tokens)
+    content = images_answer(work, images, first.model_set, first.prompt_tokens)
     for data, generation in zip(content["data"], generations, strict=True):
         data["b64_json"] = to_base64(generation.image)
     return orjson.dumps(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from atelier_gateway.api.native.report import to_base64
 from atelier_gateway.api.openai.errors import error_detail, told_by_client_names
 from atelier_gateway.api.openai.request import ImageWork
-from atelier_gateway.api.openai.response import model_name, shown, usage_of
+from atelier_gateway.api.openai.response import model_name, shown, usage_of, warnings_of
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.values import GenerateSpec, Generation, Progress
 from atelier_gateway.http.errors import log_and_count, unforeseen_error
@@ -25,6 +26,8 @@ from atelier_runtime.errors import AtelierError, DeadlineExceeded
 
 DONE = b"data: [DONE]\n\n"
 _HEARTBEAT_S = 15.0
+_GRACE_S = 2.0
+"""For so long a response is not begun, so that what is refused has its own status."""
 
 
 def named_event(name: str, data: Mapping[str, Any]) -> bytes:
@@ -76,9 +79,16 @@ class ImageStream:
         self._task = asyncio.create_task(self._run())
 
     async def first(self) -> bytes:
-        """Return the first event. Raises what the work failed with before it; canceling cancels the work."""
+        """Return the first event, or a heartbeat if there is none for two seconds.
+
+        Raises what the work failed with before it; canceling cancels the work.
+        """
         try:
-            event = await self._queue.get()
+            try:
+                event = await asyncio.wait_for(self._queue.get(), _GRACE_S)
+            except TimeoutError:
+                await self._learn_model_set()
+                return HEARTBEAT
             assert event is not None, "drawing images ends with events"
             if isinstance(event, Exception):
                 raise event
@@ -88,6 +98,12 @@ class ImageStream:
             raise
         finally:
             event = None  # an error keeps this frame, and would keep itself
+
+    async def _learn_model_set(self) -> None:
+        """Ask which model set draws, for the headers, unless it is known or cannot be learned now."""
+        if not self.model_set:
+            with contextlib.suppress(AtelierError):
+                self.model_set = (await self._generate.offer()).status.model_set
 
     async def rest(self) -> AsyncIterator[bytes]:
         """Yield what comes after the first event, up to the end or an error."""
@@ -154,11 +170,16 @@ class ImageStream:
             image = shown(generation)
             usage = usage_of(self._work, [image], generation.prompt_tokens, with_input=number == 0)
             size = f"{image.width}x{image.height}"
+            warnings = warnings_of(self._work, [image])
             data = {
                 **self._of_each("completed", number, self._work.own.output_format, size),
                 "b64_json": to_base64(generation.image),
                 "seed": image.seed,
                 "faces": [face.model_dump(mode="json") for face in image.faces],
+                "face_restoration_applied": image.face_restoration_applied,
+                "face_restoration_reason": image.face_restoration_reason,
+                "warnings": [warning.message for warning in warnings],
+                "warning_codes": [warning.code for warning in warnings],
                 "usage": usage.model_dump(),
             }
             events.append(named_event(data["type"], data))
@@ -198,7 +219,7 @@ class ImageStreamResponse(StreamingResponse):
     """The response that sends a stream; when it ends, in whatever way, so does the work."""
 
     def __init__(self, stream: ImageStream, first: bytes, headers: Mapping[str, str]) -> None:
-        """`first`: the event that has been taken from the stream already."""
+        """`first`: what the stream has begun with."""
 
         async def events() -> AsyncIterator[bytes]:
             yield first

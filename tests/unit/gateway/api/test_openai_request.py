@@ -40,7 +40,7 @@ JSON = st.recursive(
 def work_of(body: Mapping[str, Any], *, edits: bool = False, set_steps: int = 30) -> ImageWork:
     prepared = prepare(body, edits=edits)
     steps = set_steps if prepared.needs_steps else None
-    return complete(prepared, steps, lambda spec: [], max_image_bytes=1000)
+    return complete(prepared, steps, lambda spec: [], max_image_bytes=1000, max_pixels=50_000_000)
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -87,3 +88,21 @@ async def test_an_error_of_the_handler_is_raised_without_waiting_for_the_body() 
 
     with pytest.raises(ValueError, match="refused unread"):
         await asyncio.wait_for(work_route(refuse, deadline_s=9)(request(PARTS[0])), 5)
+
+
+async def test_an_error_while_the_work_is_ended_is_not_left_behind() -> None:
+    left_behind: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left_behind.append(context))
+
+    async def work(request: Request, clock: RequestClock) -> Response:
+        await request.body()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise DeadlineExceeded() from None
+        return Response()
+
+    with pytest.raises(DeadlineExceeded):
+        await work_route(work, deadline_s=0.01)(request(*PARTS))
+    gc.collect()
+    assert left_behind == []
