@@ -273,6 +273,27 @@ def test_bodies_that_cannot_be_read(stack: Stack, content: bytes, content_type: 
     assert refusal(stack.client.post("/sdapi/v1/txt2img", content=content, headers=headers), status)
 
 
+@pytest.mark.parametrize("path", ["txt2img", "img2img", "extra-single-image", "png-info", "options"])
+@pytest.mark.parametrize("levels", [65, 300, 480, 900, 990, 5000])
+def test_bodies_that_are_nested_too_deeply(stack: Stack, path: str, levels: int) -> None:
+    for opening, closing in (("[", "]"), ('{"x":', "}")):
+        nested = opening * levels + "1" + closing * levels
+        content = f'{{"prompt": "x", "image": "{PICTURE}", "init_images": ["{PICTURE}"], "x": {nested}}}'
+        assert "nested too deeply" in refusal(stack.client.post(f"/sdapi/v1/{path}", content=content), 400)
+
+
+@pytest.mark.parametrize("path", ["txt2img", "options"])
+def test_bodies_that_are_nested_just_so(stack: Stack, path: str) -> None:
+    nested: Any = 1
+    for _ in range(62):
+        nested = [nested]
+    body: dict[str, Any] = {"x": nested} | ({} if path == "options" else {"send_images": False})
+    assert told(post(stack, path, headers=ANNA, **body)) == ["x"]
+    assert options(stack, ANNA).get("x") == (nested if path == "options" else None)
+    if path == "options":
+        set_options(stack, ANNA, x=None)
+
+
 def test_errors_of_services(stack: Stack) -> None:
     stack.generator.error = QueueFull(retry_after_s=3)
     response = post(stack, "txt2img")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,10 @@ from atelier_gateway.api.automatic1111.kinds import is_one_of
 from atelier_gateway.http.body import read_json
 from atelier_gateway.http.long_text import LongText
 from atelier_gateway.http.validation import refusal
-from atelier_runtime.errors import FieldViolation
+from atelier_runtime.errors import FieldViolation, MalformedBody
+
+MOST_NESTED = 64
+"""Levels of a body: it is read, kept and written back by code that needs some of the stack for each."""
 
 
 @dataclass
@@ -40,9 +43,23 @@ class Given:
 async def read_body(
     request: Request, table: Mapping[str, Field], *, max_bytes: int, max_fields_bytes: int
 ) -> Given:
-    """Read a body and its fields. Raises what `read_json` raises, and `InvalidRequest`."""
+    """Read a body and its fields. Raises what `read_json` raises, and what `read_fields` does."""
     body = await read_json(request, max_bytes=max_bytes, max_fields_bytes=max_fields_bytes)
     return await asyncio.to_thread(read_fields, body, table)
+
+
+def require_shallow(body: Mapping[str, Any]) -> None:
+    """Raise `MalformedBody` for a body of more than `MOST_NESTED` levels."""
+    level: list[Any] = [body]
+    for _ in range(MOST_NESTED):
+        level = [part for whole in level for part in _parts(whole) if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise MalformedBody(f"The body is nested too deeply: the limit is {MOST_NESTED} levels.")
+
+
+def _parts(whole: Any) -> Iterable[Any]:
+    return whole.values() if isinstance(whole, dict) else whole
 
 
 def read_fields(body: Mapping[str, Any], table: Mapping[str, Field]) -> Given:
@@ -50,7 +67,9 @@ def read_fields(body: Mapping[str, Any], table: Mapping[str, Field]) -> Given:
 
     Raises:
         InvalidRequest: names every field that is wrong.
+        MalformedBody: it is nested too deeply.
     """
+    require_shallow(body)
     given = Given({}, {name: each.default for name, each in table.items()})
     violations: list[FieldViolation] = []
     for name, value in body.items():
