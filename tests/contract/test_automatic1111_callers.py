@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -12,7 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from atelier_gateway.api.automatic1111.options import MOST_BYTES, MOST_CALLERS, Options
+from atelier_gateway.api.automatic1111.options import (
+    MOST_BYTES,
+    MOST_BYTES_OF_ALL,
+    MOST_CALLERS,
+    Options,
+)
 from atelier_runtime.errors import QueueFull
 from tests.contract.automatic1111 import PICTURE, drawings, info_of, post, refusal, told
 from tests.contract.services import eventually
@@ -139,6 +145,27 @@ def test_only_so_many_callers_are_remembered() -> None:
     assert kept.of("caller 0") == {"x": 0}, "was here last"
     assert kept.of("caller 1") == {}
     assert kept.of(f"caller {MOST_CALLERS}") == {"x": MOST_CALLERS}
+
+
+def test_options_of_all_callers_have_a_limit() -> None:
+    """Objects would take many times the memory of their JSON."""
+    strange: dict[str, Any] = {"x": [{} for _ in range(10_000)]}
+    kept = Options()
+    tracemalloc.start()
+    try:
+        for number in range(MOST_CALLERS):
+            kept.set(f"caller {number}", strange)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < MOST_BYTES_OF_ALL + 2**20
+    assert kept.of("caller 0") == {}
+    assert kept.of(f"caller {MOST_CALLERS - 1}") == strange
+    for number in range(MOST_CALLERS):
+        kept.set(f"caller {number}", {"x": None})
+    for number in range(200):
+        kept.set(f"caller {number}", {"x": number})
+    assert kept.of("caller 0") == {"x": 0}, "what was forgotten or unset does not count"
 
 
 # --- progress and interruptions ---
