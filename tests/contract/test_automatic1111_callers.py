@@ -30,6 +30,7 @@ NOBODY: list[dict[str, str]] = [
     {},
     {"Authorization": ""},
     {"Authorization": "Basic"},
+    {"Authorization": "bearer"},
     {"Authorization": "Basic Og=="},
     {"X-API-Key": ""},
 ]
@@ -84,6 +85,24 @@ def test_callers_without_a_key_are_told_apart_by_their_address(forgetful: Stack)
     for headers in NOBODY:
         assert options(forgetful, headers)["samples_format"] == "jpg"
     assert options(forgetful, ANNA)["samples_format"] == "png"
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ("sk-raw1", "sk-raw2"),
+        ("Bearer sk-raw1", "Bearer sk-raw2"),
+        ("Token sk-raw1", "Token sk-raw2"),
+        ("Basic YTpi", "Basic YTpj"),
+    ],
+)
+def test_keys_tell_callers_apart(forgetful: Stack, one: str, another: str) -> None:
+    headers = {"Authorization": one}
+    set_options(forgetful, headers, samples_format="jpg")
+    assert options(forgetful, headers)["samples_format"] == "jpg"
+    assert options(forgetful, {"Authorization": another})["samples_format"] == "png"
+    assert options(forgetful)["samples_format"] == "png"
+    set_options(forgetful, headers, samples_format=None)
 
 
 def test_options_in_effect_for_one_request_do_not_last(forgetful: Stack) -> None:
