@@ -214,7 +214,13 @@ _SHARED = (
 
 _TXT2IMG = (
     _used("enable_hr", Flag(), "Upscale what was drawn, and draw it again.", False),
-    _used("denoising_strength", _SHARE, "Of the second pass, with enable_hr. Left out: 0.75.", None),
+    _used(
+        "denoising_strength",
+        _SHARE,
+        "Of the second pass, with enable_hr. Left out: 0.75. Less than one step, and 0: one step, named in "
+        "the header.",
+        None,
+    ),
     _used("hr_scale", Number(1, 8), "Sides are rounded down to multiples of 8.", 2.0),
     _used(
         "hr_resize_x",
@@ -249,7 +255,14 @@ _TXT2IMG = (
 
 _IMG2IMG = (
     _used("init_images", ListOf(Picture(), 1, 1), "One picture.", None, "image", required=True),
-    _used("denoising_strength", _SHARE, "Left out: 0.75.", 0.75, "strength"),
+    _used(
+        "denoising_strength",
+        _SHARE,
+        "Left out: 0.75. 0: the picture as it is. Less than one step otherwise: one step, named in the "
+        "header.",
+        0.75,
+        "strength",
+    ),
     _used("mask", Picture(), "White is drawn anew; transparent parts count as black.", None),
     _used("inpainting_mask_invert", Flag(), "1 or true: black is drawn anew.", 0, "mask_kind"),
     _used("mask_blur", Number(0, 64), "Left out: mask_blur_x, otherwise 4.", None, "mask_blur_px"),

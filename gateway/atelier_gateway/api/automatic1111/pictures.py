@@ -142,7 +142,7 @@ class PictureRoutes:
         self._check_bytes("init_images", [*(given["init_images"] or []), given["mask"] or b""])
         caller = caller_of(request)
         choices = self._options.choices(caller, given["override_settings"] or {})
-        loaded = Loaded(await self._loads.generator(), None) if needs_names(given, choices) else None
+        loaded = Loaded(await self._loads.generator(), None) if needs_names(job, given, choices) else None
         drawing = drawing_of(job, given, choices, loaded)
         names = renamed(table, NAMES_IN_SPEC)
         violations = [
