@@ -196,7 +196,10 @@ def test_faces_are_restored_where_a_client_says_so(stack: Stack) -> None:
 def test_a_refiner_by_its_name(stack: Stack) -> None:
     stack.generator.networks[NetworkRole.REFINER] = "demo-refiner"
     assert not drawn(stack).HasField("use_refiner"), "the loaded one, if there is one"
-    assert drawn(stack, refiner_checkpoint="None").use_refiner is False
+    for none in ("None", "none", "", " "):
+        assert drawn(stack, refiner_checkpoint=none).use_refiner is False
+        assert drawn(stack, refiner_checkpoint=none, refiner_switch_at=0.8).use_refiner is False
+    assert drawn(stack, refiner_switch_at=1).use_refiner is False, "as Cyanic sends it"
     request = drawn(stack, refiner_checkpoint="demo-refiner", refiner_switch_at="0.75")
     assert request.use_refiner and round(request.refiner_strength, 5) == 0.25
     assert drawn(stack, refiner_checkpoint="demo", refiner_switch_at=1).use_refiner is False
@@ -205,6 +208,16 @@ def test_a_refiner_by_its_name(stack: Stack) -> None:
     assert "demo-refiner is" in refusal(post(stack, "txt2img", refiner_checkpoint="sd_xl_refiner_1.0"))
     error = refusal(post(stack, "txt2img", refiner_checkpoint="demo", refiner_switch_at=0.99))
     assert error.startswith("refiner_switch_at: must be at most 0.95")
+
+
+@pytest.mark.parametrize("body", [{}, {"refiner_checkpoint": None}])
+def test_a_refiner_that_nobody_named_is_told(stack: Stack, body: dict[str, Any]) -> None:
+    assert told(post(stack, "txt2img", **body)) == []
+    stack.generator.networks[NetworkRole.REFINER] = "demo-refiner"
+    stack.generator.result = {"refiner_applied": True, "refiner_reason": 0}
+    assert told(post(stack, "txt2img", **body)) == ["refiner_checkpoint"]
+    assert told(post(stack, "img2img", **body)) == ["refiner_checkpoint"]
+    assert told(post(stack, "txt2img", refiner_checkpoint="demo-refiner")) == []
 
 
 def test_formats(stack: Stack) -> None:
@@ -238,7 +251,11 @@ def test_a_picture_to_start_from(stack: Stack) -> None:
 def test_a_mask(stack: Stack) -> None:
     request = drawn(stack, "img2img", mask=PICTURE, inpainting_fill=1, inpaint_full_res=False)
     assert (request.mask_kind, request.mask_blur_px) == (pb.MASK_KIND_WHITE, 4)
-    request = drawn(stack, "img2img", mask=PICTURE, inpainting_mask_invert=1, mask_blur="8")
+    response = post(stack, "img2img", mask=PICTURE, inpainting_mask_invert=1, mask_blur="8")
+    assert told(response) == ["inpainting_fill", "inpaint_full_res"], (
+        "left out, they mean another thing there"
+    )
+    request = drawings(stack)[-1]
     assert (request.mask_kind, request.mask_blur_px) == (pb.MASK_KIND_BLACK, 8)
     response = post(stack, "img2img", mask=PICTURE, inpainting_fill=0, inpaint_full_res=True, mask_blur=0)
     assert told(response) == ["inpainting_fill", "inpaint_full_res"]
@@ -248,11 +265,35 @@ def test_a_mask(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "picture", "is_told"),
-    [(0, PICTURE, False), (0, WIDE, True), (1, WIDE, False), ("2", WIDE, True), (3, WIDE, True)],
+    [
+        (None, PICTURE, False),
+        (None, WIDE, True),
+        (0, PICTURE, False),
+        (0, WIDE, True),
+        (1, WIDE, False),
+        ("2", WIDE, True),
+        (3, WIDE, True),
+    ],
 )
 def test_pictures_of_another_shape_are_cropped(stack: Stack, mode: Any, picture: str, is_told: bool) -> None:
     response = post(stack, "img2img", init_images=[picture], resize_mode=mode)
     assert told(response) == ["resize_mode"] * is_told
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"resize_mode": None, "inpainting_fill": None, "inpaint_full_res": None}]
+)
+def test_parameters_show_what_is_in_effect(stack: Stack, body: dict[str, Any]) -> None:
+    effective = {
+        "resize_mode": 1,
+        "inpainting_fill": 1,
+        "inpaint_full_res": False,
+        "denoising_strength": 0.75,
+    }
+    shown = post(stack, "img2img", mask=PICTURE, **body).json()["parameters"]
+    assert {name: shown[name] for name in effective} == effective
+    response = post(stack, "img2img", mask=PICTURE, **effective)
+    assert told(response) == [] and response.json()["parameters"] == shown
 
 
 # --- ignored and refused ---

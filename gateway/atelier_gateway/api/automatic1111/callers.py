@@ -14,8 +14,8 @@ _SCHEMES = ("basic", "bearer")
 def caller_of(request: Request) -> str:
     """Return a name for the caller: of its key if it sends one, otherwise of its address.
 
-    A key is what Authorization (Basic, Bearer, or the key alone) or X-API-Key contain; of it only a hash is kept. Clients
-    behind one proxy that send no key are one caller.
+    A key is what Authorization (Basic, Bearer, or the key alone) or X-API-Key contain; of it only a hash is
+    kept. Clients behind one proxy that send no key are one caller.
     """
     key = request.headers.get("x-api-key", "").strip() or _credentials(
         request.headers.get("authorization", "")

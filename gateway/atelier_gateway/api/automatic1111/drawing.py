@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from atelier_gateway.api.automatic1111.loaded import Loaded
 from atelier_gateway.api.automatic1111.options import MODEL, Choices
 from atelier_gateway.api.automatic1111.request import Given
 from atelier_gateway.api.automatic1111.second_pass import second_pass
-from atelier_gateway.core.values import GenerateSpec
+from atelier_gateway.core.values import GenerateSpec, Generation
 from atelier_gateway.http.schemas import printable
 from atelier_gateway.http.validation import refusal
 from atelier_runtime import defaults
@@ -59,6 +59,11 @@ class Drawing:
         asked = self.choices.face_restoration_model.casefold()
         if asked and name and asked not in (name.casefold(), _OFF):
             self.given.tell("face_restoration_model")
+
+    def tell_refiner(self, generations: Sequence[Generation]) -> None:
+        """Tell a client that names no refiner if the model set's own was used: there, none is."""
+        if self.spec.use_refiner is None and any(generation.refiner_applied for generation in generations):
+            self.given.tell("refiner_checkpoint")
 
     @property
     def send_images(self) -> bool:
@@ -179,12 +184,12 @@ def _models(given: Given, choices: Choices, loaded: Loaded | None) -> Iterator[F
 
 def _refiner(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, Any]:
     name, switch_at = given["refiner_checkpoint"], given["refiner_switch_at"]
-    if not name:
-        if switch_at is not None and 0 < switch_at < 1:
+    if switch_at == 1 or (name is not None and name.strip().casefold() in ("", _OFF)):
+        return {"use_refiner": False}
+    if name is None:
+        if switch_at:
             given.tell("refiner_switch_at")
         return {}
-    if name.casefold() == _OFF or switch_at == 1:
-        return {"use_refiner": False}
     refiner = loaded.refiner if loaded is not None else None
     known = loaded is not None and (loaded.is_model(name) or name.casefold() == (refiner or "").casefold())
     if refiner is None or not known:

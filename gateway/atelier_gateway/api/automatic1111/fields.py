@@ -43,8 +43,9 @@ MOST_PICTURES = defaults.NUM_IMAGES_RANGE[1]
 class Field:
     """A field of a request.
 
-    `default`: what the echo in `parameters` shows where the client left it out. `harmless`: values of an
-    ignored field that change nothing there either. `name_in_spec`: how the services name what it sets.
+    `default`: what the echo in `parameters` shows where the client left it out, which is what is in effect;
+    None: that is up to the model set. `harmless`: values of an ignored field that change nothing there
+    either. `name_in_spec`: how the services name what it sets.
     """
 
     name: str
@@ -158,15 +159,15 @@ _SHARED = (
     _used(
         "refiner_checkpoint",
         _NAME,
-        'Left out or "": the loaded refiner, if there is one. "None": without it. A name must be that of '
-        "the loaded model set or its refiner.",
+        'Left out: the loaded refiner, if there is one, which the header names. "" or "None": without it. A '
+        "name must be that of the loaded model set or its refiner.",
         None,
     ),
     _used(
         "refiner_switch_at",
         _SHARE,
         "Only with the name of a refiner: it redraws 1 - refiner_switch_at of the steps, from fresh noise; "
-        "there it takes over the noise that is left. 1: without it.",
+        "there it takes over the noise that is left. 1: without it, also where no refiner is named.",
         None,
         "refiner_strength",
     ),
@@ -271,21 +272,23 @@ _IMG2IMG = (
     _used(
         "resize_mode",
         Integer(0, 3),
-        "Pictures of another shape cover the size and are cropped: 1, crop and resize. Others are named in "
-        "the header where that makes a difference.",
-        0,
+        "Pictures of another shape cover the size and are cropped: 1, crop and resize. Others, and 0 where "
+        "it is left out, are named in the header where that makes a difference.",
+        1,
     ),
     _used(
         "inpainting_fill",
         Integer(0, 3),
-        "Masked parts begin from what is there: 1, original. Others are named in the header.",
-        0,
+        "Masked parts begin from what is there: 1, original. Others, and 0 where it is left out, are named "
+        "in the header with a mask.",
+        1,
     ),
     _used(
         "inpaint_full_res",
         Flag(),
-        "The whole picture is drawn at its size: false. true is named in the header with a mask.",
-        True,
+        "The whole picture is drawn at its size: false. true, also where it is left out, is named in the "
+        "header with a mask.",
+        False,
     ),
     _ignored("inpaint_full_res_padding", "Only with inpaint_full_res.", 0, told=False),
     _ignored(

@@ -12,8 +12,11 @@ from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import stored_size
 
 _MASK_BLUR = 4.0
-_ORIGINAL, _COVER = 1, 1  # values of inpainting_fill and resize_mode
+_ORIGINAL, _COVER = 1, 1
+"""The values of inpainting_fill and resize_mode that say what is done here."""
 _LATENT = 3
+_ITS_MODE = 0
+"""resize_mode in AUTOMATIC1111's web UI where a client leaves it out."""
 
 
 def from_picture(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, Any]:
@@ -37,9 +40,9 @@ def from_picture(given: Given, choices: Choices, loaded: Loaded | None) -> dict[
         blur_x = blur_y = given["mask_blur"]
     if blur_x != blur_y:
         raise InvalidRequest.of("mask_blur_x", f"must be the same as mask_blur_y, {blur_y:g}, not {blur_x:g}")
-    if given["inpainting_fill"] not in (None, _ORIGINAL):
+    if given["inpainting_fill"] != _ORIGINAL:  # left out, too: there it is another one
         given.tell("inpainting_fill")
-    if given["inpaint_full_res"]:
+    if given["inpaint_full_res"] is not False:
         given.tell("inpaint_full_res")
     kind = "black" if given["inpainting_mask_invert"] else "white"
     return values | {"mask": given["mask"], "mask_kind": kind, "mask_blur_px": blur_x}
@@ -47,9 +50,10 @@ def from_picture(given: Given, choices: Choices, loaded: Loaded | None) -> dict[
 
 def _tell_resize_mode(given: Given, image: bytes) -> None:
     """Name resize_mode where it makes a difference: pictures of another shape are always cropped."""
-    mode, width, height = given["resize_mode"], given["width"], given["height"]
+    mode = _ITS_MODE if given["resize_mode"] is None else given["resize_mode"]
+    width, height = given["width"], given["height"]
     stored = stored_size(image)
-    if mode is None or mode == _COVER or width is None or stored is None or stored == (width, height):
+    if mode == _COVER or width is None or stored is None or stored == (width, height):
         return
     if mode == _LATENT or stored.width * height != stored.height * width:
         given.tell("resize_mode")

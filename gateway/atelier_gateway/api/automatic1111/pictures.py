@@ -159,6 +159,7 @@ class PictureRoutes:
                 if not without_sampler_alone(error):
                     raise
                 return _sampler_not_found(error, drawing)
+        drawing.tell_refiner(generations or ())
         return _json(await asyncio.to_thread(drawing_body, drawing, generations or ()), given)
 
     async def _run(self, drawing: Drawing, running: Running, deadline: float) -> list[Generation]:

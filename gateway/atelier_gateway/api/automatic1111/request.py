@@ -26,7 +26,7 @@ class Given:
 
     values: dict[str, Any]
     echo: dict[str, Any]
-    """For `parameters`: every field, as it came, without pictures."""
+    """For `parameters`: every field, as it came, without pictures; those left out as they are in effect."""
     told: list[str] = field(default_factory=list)
     """Names for the header: what was ignored, and would have mattered in AUTOMATIC1111's web UI."""
 
@@ -74,7 +74,8 @@ def read_fields(body: Mapping[str, Any], table: Mapping[str, Field]) -> Given:
     violations: list[FieldViolation] = []
     for name, value in body.items():
         known = table.get(name)
-        given.echo[name] = _shortened(value)
+        if known is None or value is not None:
+            given.echo[name] = _shortened(value)
         if value is None:
             continue
         if known is None:
