@@ -28,7 +28,7 @@ from atelier_gateway.core.health import Health
 from atelier_gateway.core.without_generator import NoGenerator
 from atelier_gateway.credentials import credentials_of
 from atelier_gateway.http.errors import ErrorRenderer
-from atelier_gateway.http.ignored import IGNORED_HEADER
+from atelier_gateway.http.ignored import IGNORED_HEADER, WARNINGS_HEADER
 from atelier_gateway.http.meta import add_docs, add_metrics
 from atelier_gateway.http.middleware import (
     RequestContextMiddleware,
@@ -124,7 +124,7 @@ def _add_cors(app: FastAPI, settings: GatewaySettings) -> None:
             expose_headers=[
                 *(REPORT_HEADER, "X-Request-ID", "Retry-After"),
                 *("Location", "Preference-Applied", "ETag", "Content-Disposition"),
-                *(IGNORED_HEADER, MODEL_HEADER),
+                *(IGNORED_HEADER, WARNINGS_HEADER, MODEL_HEADER),
             ],
             max_age=600,
         )

@@ -137,44 +137,6 @@ def test_a_second_pass_with_lanczos(stack: Stack, name: str, is_told: bool) -> N
     assert request.hires_pass.num_inference_steps == 30, "the model set's own"
 
 
-@pytest.mark.parametrize(
-    ("body", "strength", "is_told"),
-    [
-        ({"steps": 1}, 1, True),  # less than a step at the default
-        ({"steps": 20, "hr_second_pass_steps": 1, "denoising_strength": 0.5}, 1, True),
-        ({"steps": 8, "denoising_strength": 0}, 0.125, True),
-        ({"denoising_strength": 0}, 0.034, True),  # of the model set's 30 steps
-        ({"steps": 3, "denoising_strength": 0.2}, 0.334, True),
-        ({"steps": 3, "denoising_strength": 0.4}, 0.4, False),
-        ({"steps": 2}, 0.75, False),
-    ],
-)
-def test_a_second_pass_has_one_step_at_least(
-    stack: Stack, body: dict[str, Any], strength: float, is_told: bool
-) -> None:
-    response = post(stack, "txt2img", enable_hr=True, **body)
-    assert told(response) == ["denoising_strength"] * is_told
-    assert drawings(stack)[-1].hires_pass.strength == info_of(response)["denoising_strength"] == strength
-
-
-@pytest.mark.parametrize(
-    ("body", "strength", "is_told"),
-    [
-        ({"steps": 1}, 1, True),
-        ({"steps": 20, "denoising_strength": "0.01"}, 0.05, True),
-        ({"denoising_strength": 0.01}, 0.034, True),
-        ({"denoising_strength": 0}, 0, False),
-        ({"steps": 4, "denoising_strength": 0.25}, 0.25, False),
-    ],
-)
-def test_a_picture_is_drawn_one_step_at_least(
-    stack: Stack, body: dict[str, Any], strength: float, is_told: bool
-) -> None:
-    response = post(stack, "img2img", **body)
-    assert told(response) == ["denoising_strength"] * is_told
-    assert drawings(stack)[-1].strength == info_of(response)["denoising_strength"] == strength
-
-
 def test_without_enable_hr_its_fields_have_no_effect(stack: Stack) -> None:
     body = {"hr_scale": 3, "hr_upscaler": "SwinIR 4x", "hr_prompt": "x", "denoising_strength": 0.7}
     assert told(post(stack, "txt2img", **body)) == []
@@ -208,16 +170,6 @@ def test_a_refiner_by_its_name(stack: Stack) -> None:
     assert "demo-refiner is" in refusal(post(stack, "txt2img", refiner_checkpoint="sd_xl_refiner_1.0"))
     error = refusal(post(stack, "txt2img", refiner_checkpoint="demo", refiner_switch_at=0.99))
     assert error.startswith("refiner_switch_at: must be at most 0.95")
-
-
-@pytest.mark.parametrize("body", [{}, {"refiner_checkpoint": None}])
-def test_a_refiner_that_nobody_named_is_told(stack: Stack, body: dict[str, Any]) -> None:
-    assert told(post(stack, "txt2img", **body)) == []
-    stack.generator.networks[NetworkRole.REFINER] = "demo-refiner"
-    stack.generator.result = {"refiner_applied": True, "refiner_reason": 0}
-    assert told(post(stack, "txt2img", **body)) == ["refiner_checkpoint"]
-    assert told(post(stack, "img2img", **body)) == ["refiner_checkpoint"]
-    assert told(post(stack, "txt2img", refiner_checkpoint="demo-refiner")) == []
 
 
 def test_formats(stack: Stack) -> None:
@@ -278,22 +230,6 @@ def test_a_mask(stack: Stack) -> None:
 def test_pictures_of_another_shape_are_cropped(stack: Stack, mode: Any, picture: str, is_told: bool) -> None:
     response = post(stack, "img2img", init_images=[picture], resize_mode=mode)
     assert told(response) == ["resize_mode"] * is_told
-
-
-@pytest.mark.parametrize(
-    "body", [{}, {"resize_mode": None, "inpainting_fill": None, "inpaint_full_res": None}]
-)
-def test_parameters_show_what_is_in_effect(stack: Stack, body: dict[str, Any]) -> None:
-    effective = {
-        "resize_mode": 1,
-        "inpainting_fill": 1,
-        "inpaint_full_res": False,
-        "denoising_strength": 0.75,
-    }
-    shown = post(stack, "img2img", mask=PICTURE, **body).json()["parameters"]
-    assert {name: shown[name] for name in effective} == effective
-    response = post(stack, "img2img", mask=PICTURE, **effective)
-    assert told(response) == [] and response.json()["parameters"] == shown
 
 
 # --- ignored and refused ---

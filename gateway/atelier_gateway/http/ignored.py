@@ -1,4 +1,4 @@
-"""The header that names what of a request was ignored, in dialects whose clients send more than we know."""
+"""Headers for what a dialect's own response cannot say: what of a request was ignored, and warnings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from atelier_gateway.http.schemas import printable
 
 IGNORED_HEADER = "X-Atelier-Ignored"
+WARNINGS_HEADER = "X-Atelier-Warnings"
 _MOST_BYTES = 2048
 
 
@@ -24,3 +25,9 @@ def ignored_header(names: Iterable[str]) -> dict[str, str]:
     if left_out:
         shown.append(f"and {left_out} more")
     return {IGNORED_HEADER: ", ".join(shown)} if shown else {}
+
+
+def warnings_header(codes: Iterable[str]) -> dict[str, str]:
+    """Return the header with the codes of a response's warnings, each once, or none if there are none."""
+    shown = list(dict.fromkeys(str(code) for code in codes))
+    return {WARNINGS_HEADER: ", ".join(shown)} if shown else {}

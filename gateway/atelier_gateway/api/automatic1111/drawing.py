@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atelier_gateway.api.automatic1111.fields import MOST_PICTURES
+from atelier_gateway.api.automatic1111.fields import IMG2IMG, MOST_PICTURES, TXT2IMG
 from atelier_gateway.api.automatic1111.from_picture import from_picture
 from atelier_gateway.api.automatic1111.loaded import Loaded
 from atelier_gateway.api.automatic1111.options import MODEL, Choices
 from atelier_gateway.api.automatic1111.request import Given
 from atelier_gateway.api.automatic1111.second_pass import second_pass
+from atelier_gateway.api.automatic1111.words import Words
 from atelier_gateway.core.values import GenerateSpec, Generation
 from atelier_gateway.http.schemas import printable
 from atelier_gateway.http.validation import refusal
@@ -23,7 +24,7 @@ _EMPTY_PROMPT = " "
 """What the text encoders take for an empty prompt: they drop it."""
 _OFF = "none"
 
-NAMES_IN_SPEC: Mapping[str, str] = {
+_NAMES_IN_SPEC: Mapping[str, str] = {
     "hires_pass": "enable_hr",
     "hires_pass.width": "hr_resize_x",
     "hires_pass.width_px": "hr_resize_x",
@@ -50,6 +51,8 @@ class Drawing:
     spec: GenerateSpec
     given: Given
     choices: Choices
+    words: Words
+    """How the client calls what errors and warnings name."""
     restorer: str | None = None
     """The loaded face restorer, if faces were restored."""
 
@@ -109,7 +112,14 @@ def drawing_of(job: str, given: Given, choices: Choices, loaded: Loaded | None) 
             violations += error.fields
     if violations:
         raise refusal(violations)
-    return Drawing(job, GenerateSpec(**values), given, choices)
+    return Drawing(job, GenerateSpec(**values), given, choices, _words(job, given))
+
+
+def _words(job: str, given: Given) -> Words:
+    names = dict(_NAMES_IN_SPEC)
+    if given["sampler_index"] and not given["sampler_name"]:
+        names["sampler"] = "sampler_index"
+    return Words(TXT2IMG if job == "txt2img" else IMG2IMG, names)
 
 
 def _shared(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, Any]:
@@ -219,7 +229,7 @@ def _faces(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, A
 
 def without_sampler_alone(error: InvalidRequest) -> bool:
     """Return whether the sampler is all that is wrong, which 1.10 answers with 400."""
-    return {violation.field for violation in error.fields} == {"sampler_name"}
+    return all(violation.field in ("sampler_name", "sampler_index") for violation in error.fields)
 
 
 def echo(drawing: Drawing) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,12 +93,6 @@ def read_fields(body: Mapping[str, Any], table: Mapping[str, Field]) -> Given:
     if violations:
         raise refusal(violations)
     return given
-
-
-def renamed(table: Mapping[str, Field], others: Mapping[str, str]) -> Callable[[str], str]:
-    """Return what gives the names of the services' fields as this dialect has them."""
-    names = {each.name_in_spec: name for name, each in table.items() if each.name_in_spec} | dict(others)
-    return lambda name: names.get(name, name)
 
 
 def _shortened(value: Any) -> Any:
