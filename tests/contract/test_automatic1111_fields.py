@@ -291,7 +291,7 @@ def test_every_refused_field_is_refused_by_name(stack: Stack, table: dict[str, A
         ({"prompt": "\ud800"}, "prompt: contains half of a surrogate pair"),
         ({"enable_hr": True, "hr_upscaler": "SwinIR 4x"}, "hr_upscaler: must be None, Lanczos or demo_x2"),
         ({"enable_hr": True, "hr_prompt": "another"}, "hr_prompt: "),
-        ({"enable_hr": True, "hr_sampler_name": "Euler"}, "hr_sampler_name: "),
+        ({"enable_hr": True, "hr_sampler_name": "Heun"}, "hr_sampler_name: "),
         ({"enable_hr": True, "hr_checkpoint_name": "x"}, "hr_checkpoint_name: is not loaded; demo"),
         ({"enable_hr": True, "hr_scale": 8, "width": 1024}, "hr_scale: the second pass would have 8192 x"),
         (

@@ -208,3 +208,89 @@ def test_a_refiner_that_nobody_named_is_told(stack: Stack, body: dict[str, Any])
     assert told(post(stack, "txt2img", **body)) == ["refiner_checkpoint"]
     assert told(post(stack, "img2img", **body)) == ["refiner_checkpoint"]
     assert told(post(stack, "txt2img", refiner_checkpoint="demo-refiner")) == []
+
+
+# --- the same in other words ---
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"hr_scheduler": "Automatic"},
+        {"hr_scheduler": "automatic", "scheduler": "Automatic"},
+        {"hr_scheduler": "karras", "scheduler": "Karras"},
+        {"hr_scheduler": "Karras", "sampler_name": "DPM++ 2M Karras"},
+        {"hr_sampler_name": "Euler"},
+        {"hr_sampler_name": "euler", "sampler_name": "Euler"},
+        {"hr_sampler_name": "k_euler_ancestral", "sampler_name": "Euler a"},
+        {"hr_sampler_name": "DPM++ 2M", "sampler_name": "dpmpp_2m_karras"},
+        {"hr_sampler_name": "DPM++ 2M Karras", "sampler_name": "DPM++ 2M", "scheduler": "karras"},
+        {"hr_sampler_name": "Use same sampler", "hr_scheduler": "Use same scheduler", "scheduler": "Karras"},
+        {"hr_prompt": "a red apple "},
+    ],
+)
+def test_a_second_pass_may_name_what_is_in_effect(stack: Stack, body: dict[str, Any]) -> None:
+    assert told(post(stack, "txt2img", enable_hr=True, **body)) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"hr_scheduler": "Karras"}, "hr_scheduler"),
+        ({"hr_scheduler": "Automatic", "scheduler": "Karras"}, "hr_scheduler"),
+        ({"hr_sampler_name": "Euler a"}, "hr_sampler_name"),
+        ({"hr_sampler_name": "PLMS"}, "hr_sampler_name"),
+        ({"hr_sampler_name": "Euler", "sampler_name": "Euler a"}, "hr_sampler_name"),
+        ({"hr_sampler_name": "DPM++ 2M Karras", "sampler_name": "DPM++ 2M"}, "hr_sampler_name"),
+    ],
+)
+def test_a_second_pass_by_another_sampler_is_refused(stack: Stack, body: dict[str, Any], field: str) -> None:
+    error = refusal(post(stack, "txt2img", enable_hr=True, **body))
+    assert error == f"{field}: must be that of the first pass, or empty"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tiling": 0},
+        {"tiling": "0"},
+        {"tiling": " False "},
+        {"subseed_strength": False},
+        {"subseed_strength": "0e0"},
+        {"s_noise": "1."},
+        {"s_noise": True},
+        {"eta": " 1.0 "},
+        {"save_images": 0},
+        {"save_images": "false"},
+        {"override_settings": {"img2img_color_correction": 0, "eta_noise_seed_delta": "0.00"}},
+        {
+            "alwayson_scripts": {
+                "ADetailer": {"args": [0, {"x": 1}]},
+                "ControlNet": {"args": [{"enabled": 0}]},
+            }
+        },
+    ],
+)
+def test_values_are_compared_not_how_they_are_written(stack: Stack, body: dict[str, Any]) -> None:
+    assert told(post(stack, "txt2img", **body)) == []
+
+
+@pytest.mark.parametrize("steps", [" 7", "7 ", "7.", "0.7e1", "70E-1", 7.0])
+def test_numbers_as_they_are_written(stack: Stack, steps: Any) -> None:
+    post(stack, "txt2img", steps=steps, cfg_scale=steps, restore_faces=" False ")
+    assert (drawings(stack)[-1].num_inference_steps, drawings(stack)[-1].guidance_scale) == (7, 7)
+
+
+@pytest.mark.parametrize("wrong", ["", " ", "7 7", "seven", "1e", "inf", "1e999", "--7", "0x7", True, [7]])
+def test_what_is_no_number(stack: Stack, wrong: Any) -> None:
+    for field in ("steps", "cfg_scale"):
+        assert refusal(post(stack, "txt2img", **{field: wrong})).startswith(f"{field}: must be a")
+    assert refusal(post(stack, "txt2img", tiling=2)).startswith("tiling: ")
+    assert refusal(post(stack, "txt2img", subseed_strength="0.5")).startswith("subseed_strength: ")
+    assert refusal(post(stack, "txt2img", subseed_strength=True)).startswith("subseed_strength: ")
+
+
+def test_an_empty_mask_is_none(stack: Stack) -> None:
+    assert told(post(stack, "img2img", mask="", restore_faces=True)) == []
+    assert not drawings(stack)[-1].HasField("mask")
+    assert refusal(post(stack, "img2img", init_images=[""])).startswith("init_images: ")

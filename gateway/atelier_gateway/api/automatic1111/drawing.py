@@ -9,6 +9,7 @@ from typing import Any
 
 from atelier_gateway.api.automatic1111.fields import IMG2IMG, MOST_PICTURES, TXT2IMG
 from atelier_gateway.api.automatic1111.from_picture import from_picture
+from atelier_gateway.api.automatic1111.kinds import is_one_of
 from atelier_gateway.api.automatic1111.loaded import Loaded
 from atelier_gateway.api.automatic1111.options import MODEL, Choices
 from atelier_gateway.api.automatic1111.request import Given
@@ -80,8 +81,10 @@ def needs_names(job: str, given: Given, choices: Choices) -> bool:
         return True
     if job == "img2img":
         return not given["steps"] and given["denoising_strength"] not in (0, 1)
-    steps = given["steps"] or given["hr_second_pass_steps"]
-    return bool(given["enable_hr"] and (given["hr_checkpoint_name"] or given["hr_upscaler"] or not steps))
+    if not given["enable_hr"]:
+        return False
+    named = ("hr_checkpoint_name", "hr_upscaler", "hr_sampler_name", "hr_scheduler")
+    return any(given[name] for name in named) or not (given["steps"] or given["hr_second_pass_steps"])
 
 
 def restores_faces(given: Given, choices: Choices) -> bool:
@@ -126,7 +129,7 @@ def _shared(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, 
     sampler = given["sampler_name"] or given["sampler_index"] or None
     if sampler is not None and sampler.strip().casefold().startswith("ddim") and given["eta"] is not None:
         given.told = [name for name in given.told if name != "eta"]
-        if given["eta"] not in (0, "0"):
+        if not is_one_of(given["eta"], (0,)):
             given.tell("eta")
     scheduler = given["scheduler"] or None
     if scheduler is not None and scheduler.strip().casefold() == "automatic":
@@ -174,12 +177,13 @@ def _is_off(args: Any) -> bool:
     if not isinstance(args, list):
         return False
     if not isinstance(args[0], dict):
-        return args[0] is False
+        return args[0] is not None and is_one_of(args[0], (False,))
     return all(not isinstance(unit, dict) or _is_unit_off(unit) for unit in args)
 
 
 def _is_unit_off(unit: Mapping[str, Any]) -> bool:
-    return unit.get("enabled", unit.get("enable")) is False or unit.get("ad_model") == "None"
+    enabled = unit.get("enabled", unit.get("enable"))
+    return (enabled is not None and is_one_of(enabled, (False,))) or unit.get("ad_model") == "None"
 
 
 def _models(given: Given, choices: Choices, loaded: Loaded | None) -> Iterator[FieldViolation]:

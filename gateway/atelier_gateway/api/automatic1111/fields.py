@@ -94,6 +94,11 @@ def is_untold(field: Field) -> bool:
     return field.kind is _UNTOLD
 
 
+def is_no_picture(field: Field) -> bool:
+    """Return whether "" in a field stands for no picture, as mask has it."""
+    return isinstance(field.kind, Picture) and not field.required
+
+
 _SHARED = (
     _used(
         "prompt",
@@ -226,7 +231,8 @@ _TXT2IMG = (
     _used(
         "hr_resize_x",
         _SIDE_OR_NONE,
-        "The width after the second pass; 0: by hr_scale, or by hr_resize_y and the shape.",
+        "The width after the second pass; 0: by hr_scale, or by hr_resize_y and the shape. Where both make "
+        "another shape, it is covered and cropped in the middle, as there.",
         0,
     ),
     _used("hr_resize_y", _SIDE_OR_NONE, "The height, likewise.", 0),
@@ -235,13 +241,18 @@ _TXT2IMG = (
         "hr_upscaler",
         _NAME,
         "None and Lanczos: Lanczos. Nearest: Lanczos, named in the header. The loaded network's name, or "
-        "left out: that network. Latent and its variants, and ESRGAN networks by other names: the loaded "
-        "network, named in the header. Others are refused.",
+        "left out: that network. Latent and its variants, and other names with ESRGAN in them: the loaded "
+        "network, named in the header. Others, such as 4x-UltraSharp, are refused.",
         None,
     ),
     _used("hr_checkpoint_name", _NAME, 'Only the loaded model set, "" or "Use same checkpoint".', None),
-    _used("hr_sampler_name", _NAME, 'Only that of the first pass, "" or "Use same sampler".', None),
-    _used("hr_scheduler", _NAME, 'Only that of the first pass, "" or "Use same scheduler".', None),
+    _used(
+        "hr_sampler_name",
+        _NAME,
+        'Only that of the first pass by any of its names, "" or "Use same sampler".',
+        None,
+    ),
+    _used("hr_scheduler", _NAME, 'Only that in effect in the first pass, "" or "Use same scheduler".', None),
     _used("hr_prompt", Text(defaults.PROMPT_CHARS[1]), "Only the prompt, or empty.", ""),
     _used(
         "hr_negative_prompt",
@@ -264,7 +275,13 @@ _IMG2IMG = (
         0.75,
         "strength",
     ),
-    _used("mask", Picture(), "White is drawn anew; transparent parts count as black.", None),
+    _used(
+        "mask",
+        Picture(),
+        "White is drawn anew; transparent parts count as black. As large as the picture: another size is "
+        'refused. "": none.',
+        None,
+    ),
     _used("inpainting_mask_invert", Flag(), "1 or true: black is drawn anew.", 0, "mask_kind"),
     _used("mask_blur", Number(0, 64), "Left out: mask_blur_x, otherwise 4.", None, "mask_blur_px"),
     _used("mask_blur_x", Number(0, 64), "Only the same as mask_blur_y.", 4),

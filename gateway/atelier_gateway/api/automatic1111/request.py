@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from atelier_gateway.api.automatic1111.fields import Field, is_untold
+from atelier_gateway.api.automatic1111.fields import Field, is_no_picture, is_untold
 from atelier_gateway.api.automatic1111.kinds import is_one_of
 from atelier_gateway.http.body import read_json
 from atelier_gateway.http.long_text import LongText
@@ -76,7 +76,7 @@ def read_fields(body: Mapping[str, Any], table: Mapping[str, Field]) -> Given:
         known = table.get(name)
         if known is None or value is not None:
             given.echo[name] = _shortened(value)
-        if value is None:
+        if value is None or (value == "" and known is not None and is_no_picture(known)):
             continue
         if known is None:
             given.tell(name)

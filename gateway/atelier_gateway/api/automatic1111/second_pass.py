@@ -19,7 +19,7 @@ def second_pass(given: Given, choices: Choices, loaded: Loaded | None) -> dict[s
     """Return what the second pass of txt2img sets of the spec. Raises `InvalidRequest`."""
     if not given["enable_hr"]:
         return {}
-    violations = list(_other_second_pass(given))
+    violations = list(_other_second_pass(given, loaded))
     size = _second_size(given)
     low, high = defaults.HIRES_SIDE_PX_RANGE
     for field, side in zip(("hr_resize_x", "hr_resize_y"), size, strict=True):
@@ -57,18 +57,23 @@ def _second_size(given: Given) -> tuple[int, int]:
     return math.floor(x / multiple + 1e-9) * multiple, math.floor(y / multiple + 1e-9) * multiple
 
 
-def _other_second_pass(given: Given) -> Iterator[FieldViolation]:
+def _other_second_pass(given: Given, loaded: Loaded | None) -> Iterator[FieldViolation]:
     """Yield what would make the second pass draw something else than the first."""
-    sampler = given["sampler_name"] or given["sampler_index"]
-    same: dict[str, tuple[Any, ...]] = {
-        "hr_sampler_name": (sampler, "use same sampler"),
-        "hr_scheduler": (given["scheduler"], "use same scheduler"),
-        "hr_prompt": (given["prompt"],),
-        "hr_negative_prompt": (given["negative_prompt"],),
-    }
-    for field, values in same.items():
-        asked = given[field]
-        if asked and asked.strip().casefold() not in {
-            str(v).strip().casefold() for v in values if v is not None
-        }:
-            yield FieldViolation(field, "must be that of the first pass, or empty")
+    message = "must be that of the first pass, or empty"
+    for field in ("prompt", "negative_prompt"):
+        asked = given[f"hr_{field}"]
+        if asked and asked.strip() not in ("", (given[field] or "").strip()):
+            yield FieldViolation(f"hr_{field}", message)
+    sampler, scheduler = (
+        None if (given[name] or "").strip().casefold() in ("", same) else given[name]
+        for name, same in (("hr_sampler_name", "use same sampler"), ("hr_scheduler", "use same scheduler"))
+    )
+    if loaded is None or (sampler is None and scheduler is None):
+        return
+    of_first = given["sampler_name"] or given["sampler_index"] or None
+    first = loaded.sampling(of_first, given["scheduler"])
+    second = loaded.sampling(sampler or of_first, scheduler)
+    if second.sampler != first.sampler:
+        yield FieldViolation("hr_sampler_name", message)
+    elif second.schedule != first.schedule and (scheduler is not None or second.is_named):
+        yield FieldViolation("hr_sampler_name" if scheduler is None else "hr_scheduler", message)
