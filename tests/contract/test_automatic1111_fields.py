@@ -109,6 +109,8 @@ def test_values_that_leave_it_open(stack: Stack, body: dict[str, Any], field: st
         ({"hr_scale": "1.3"}, (328, 328), []),  # 332.8 rounded down
         ({"hr_resize_x": 512}, (512, 512), []),
         ({"hr_resize_x": 400, "hr_resize_y": 320}, (400, 320), []),
+        ({"hr_resize_x": 256, "hr_resize_y": 512}, (256, 512), []),
+        ({"hr_scale": 1}, (256, 256), []),
         ({"hr_upscaler": "Latent (nearest-exact)"}, (512, 512), ["hr_upscaler"]),
         ({"hr_upscaler": "R-ESRGAN 4x+"}, (512, 512), ["hr_upscaler"]),
         ({"hr_upscaler": "demo_x2"}, (512, 512), []),
@@ -293,6 +295,14 @@ def test_every_refused_field_is_refused_by_name(stack: Stack, table: dict[str, A
         ({"enable_hr": True, "hr_prompt": "another"}, "hr_prompt: "),
         ({"enable_hr": True, "hr_sampler_name": "Heun"}, "hr_sampler_name: "),
         ({"enable_hr": True, "hr_checkpoint_name": "x"}, "hr_checkpoint_name: is not loaded; demo"),
+        (
+            {"enable_hr": True, "width": 512, "height": 512, "hr_resize_x": 256, "hr_resize_y": 320},
+            "hr_resize_x: the second pass would have 256 x 320 px, less than the first: 512 x 512",
+        ),
+        (
+            {"enable_hr": True, "width": 512, "height": 512, "hr_resize_y": 504},
+            "hr_resize_y: the second pass",
+        ),
         ({"enable_hr": True, "hr_scale": 8, "width": 1024}, "hr_scale: the second pass would have 8192 x"),
         (
             {"override_settings": {"sd_model_checkpoint": "x"}},

@@ -232,7 +232,8 @@ _TXT2IMG = (
         "hr_resize_x",
         _SIDE_OR_NONE,
         "The width after the second pass; 0: by hr_scale, or by hr_resize_y and the shape. Where both make "
-        "another shape, it is covered and cropped in the middle, as there.",
+        "another shape, it is covered and cropped in the middle, as there; smaller than the first pass it is "
+        "refused.",
         0,
     ),
     _used("hr_resize_y", _SIDE_OR_NONE, "The height, likewise.", 0),

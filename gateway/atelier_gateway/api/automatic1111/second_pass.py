@@ -27,6 +27,12 @@ def second_pass(given: Given, choices: Choices, loaded: Loaded | None) -> dict[s
             field = field if given["hr_resize_x"] or given["hr_resize_y"] else "hr_scale"
             message = f"the second pass would have {size[0]} x {size[1]} px; a side has {low} to {high}"
             violations.append(FieldViolation(field, message))
+    width, height = _first_size(given)
+    if not violations and max(size[0] / width, size[1] / height) < 1:
+        message = (
+            f"the second pass would have {size[0]} x {size[1]} px, less than the first: {width} x {height}"
+        )
+        violations.append(FieldViolation("hr_resize_x" if given["hr_resize_x"] else "hr_resize_y", message))
     use_upscaler: bool | None = None
     try:
         choice = choose_upscaler(given["hr_upscaler"], loaded.upscaler if loaded is not None else None)
@@ -42,8 +48,12 @@ def second_pass(given: Given, choices: Choices, loaded: Loaded | None) -> dict[s
     return {"hires_pass": hires, "use_upscaler": use_upscaler}
 
 
+def _first_size(given: Given) -> tuple[int, int]:
+    return given["width"] or defaults.SIDE_PX, given["height"] or defaults.SIDE_PX
+
+
 def _second_size(given: Given) -> tuple[int, int]:
-    width, height = given["width"] or defaults.SIDE_PX, given["height"] or defaults.SIDE_PX
+    width, height = _first_size(given)
     x, y = given["hr_resize_x"] or 0, given["hr_resize_y"] or 0
     scale = 2.0 if given["hr_scale"] is None else given["hr_scale"]
     if x == y == 0:
