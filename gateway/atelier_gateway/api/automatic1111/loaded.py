@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from atelier_runtime.service_status import NetworkRole, ServiceStatus
 
 LANCZOS = "Lanczos"
 NO_UPSCALER = "None"
+_REMEMBERED_S = 5.0
 HASH_CHARS = 10
 """Of a model's hash, in titles and in info."""
 
@@ -122,6 +124,7 @@ class Loads:
     def __init__(self, generate: Generate, health: Health) -> None:
         self._generate = generate
         self._health = health
+        self._face_restorer: tuple[float, str] | None = None
 
     async def generator(self) -> GeneratorOffer | None:
         """Return what the generator offers, None where there is none on purpose.
@@ -138,6 +141,18 @@ class Loads:
     async def restorer(self) -> ServiceStatus | None:
         """Return the restorer's status, None if it does not respond."""
         return await self._health.check_restorer()
+
+    async def face_restorer(self) -> str | None:
+        """Return the name of the restorer's network, which is asked for every few seconds at most.
+
+        A drawing with faces only says it; a call for each would be a part of what this dialect costs.
+        """
+        now = time.monotonic()
+        if self._face_restorer is not None and now - self._face_restorer[0] < _REMEMBERED_S:
+            return self._face_restorer[1]
+        name = Loaded(None, await self.restorer()).face_restorer
+        self._face_restorer = None if name is None else (now, name)
+        return name
 
 
 def title(model_set: str, digest: str) -> str:

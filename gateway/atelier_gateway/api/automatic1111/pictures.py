@@ -56,6 +56,8 @@ from atelier_runtime.errors import Cancelled, InvalidRequest
 from atelier_runtime.outcomes import ResponseWarning
 
 _UNKNOWN_SAMPLER = 400
+_SMALL_BYTES = 2**17
+"""Pictures of so little are written in less time than it takes to begin in a thread."""
 _ESTIMATE_S = 2.0
 """How long progress waits for what a request is expected to take."""
 
@@ -157,18 +159,22 @@ class PictureRoutes:
                 if not without_sampler_alone(error):
                     raise
                 return _sampler_not_found(error, drawing)
-        drawing.tell_refiner(generations or ())
-        body = await asyncio.to_thread(drawing_body, drawing, generations or ())
-        return _json(body, given, (each.warnings for each in generations or ()))
+        done = generations or ()
+        drawing.tell_refiner(done)
+        if sum(len(generation.image.data) for generation in done) <= _SMALL_BYTES:
+            body = drawing_body(drawing, done)
+        else:
+            body = await asyncio.to_thread(drawing_body, drawing, done)
+        return _json(body, given, (each.warnings for each in done))
 
     async def _run(self, drawing: Drawing, running: Running, deadline: float) -> list[Generation]:
         """Draw; meanwhile ask for the name of what restores the faces."""
         if not drawing.spec.restore_faces:
             return await self._generate.run(drawing.spec, running.on_progress, deadline=deadline)
-        naming = asyncio.create_task(self._loads.restorer())
+        naming = asyncio.create_task(self._loads.face_restorer())
         try:
             generations = await self._generate.run(drawing.spec, running.on_progress, deadline=deadline)
-            drawing.name_restorer(Loaded(None, await naming).face_restorer)
+            drawing.name_restorer(await naming)
             return generations
         finally:
             naming.cancel()
