@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -12,7 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from atelier_gateway.api.automatic1111.options import MOST_BYTES, MOST_CALLERS, Options
+from atelier_gateway.api.automatic1111.options import (
+    MOST_BYTES,
+    MOST_BYTES_OF_ALL,
+    MOST_CALLERS,
+    Options,
+)
 from atelier_runtime.errors import QueueFull
 from tests.contract.automatic1111 import PICTURE, drawings, info_of, post, refusal, told
 from tests.contract.services import eventually
@@ -24,6 +30,7 @@ NOBODY: list[dict[str, str]] = [
     {},
     {"Authorization": ""},
     {"Authorization": "Basic"},
+    {"Authorization": "bearer"},
     {"Authorization": "Basic Og=="},
     {"X-API-Key": ""},
 ]
@@ -78,6 +85,24 @@ def test_callers_without_a_key_are_told_apart_by_their_address(forgetful: Stack)
     for headers in NOBODY:
         assert options(forgetful, headers)["samples_format"] == "jpg"
     assert options(forgetful, ANNA)["samples_format"] == "png"
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ("sk-raw1", "sk-raw2"),
+        ("Bearer sk-raw1", "Bearer sk-raw2"),
+        ("Token sk-raw1", "Token sk-raw2"),
+        ("Basic YTpi", "Basic YTpj"),
+    ],
+)
+def test_keys_tell_callers_apart(forgetful: Stack, one: str, another: str) -> None:
+    headers = {"Authorization": one}
+    set_options(forgetful, headers, samples_format="jpg")
+    assert options(forgetful, headers)["samples_format"] == "jpg"
+    assert options(forgetful, {"Authorization": another})["samples_format"] == "png"
+    assert options(forgetful)["samples_format"] == "png"
+    set_options(forgetful, headers, samples_format=None)
 
 
 def test_options_in_effect_for_one_request_do_not_last(forgetful: Stack) -> None:
@@ -139,6 +164,27 @@ def test_only_so_many_callers_are_remembered() -> None:
     assert kept.of("caller 0") == {"x": 0}, "was here last"
     assert kept.of("caller 1") == {}
     assert kept.of(f"caller {MOST_CALLERS}") == {"x": MOST_CALLERS}
+
+
+def test_options_of_all_callers_have_a_limit() -> None:
+    """Objects would take many times the memory of their JSON."""
+    strange: dict[str, Any] = {"x": [{} for _ in range(10_000)]}
+    kept = Options()
+    tracemalloc.start()
+    try:
+        for number in range(MOST_CALLERS):
+            kept.set(f"caller {number}", strange)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < MOST_BYTES_OF_ALL + 2**20
+    assert kept.of("caller 0") == {}
+    assert kept.of(f"caller {MOST_CALLERS - 1}") == strange
+    for number in range(MOST_CALLERS):
+        kept.set(f"caller {number}", {"x": None})
+    for number in range(200):
+        kept.set(f"caller {number}", {"x": number})
+    assert kept.of("caller 0") == {"x": 0}, "what was forgotten or unset does not count"
 
 
 # --- progress and interruptions ---
@@ -271,6 +317,27 @@ def test_paths_that_there_are_not(stack: Stack) -> None:
 def test_bodies_that_cannot_be_read(stack: Stack, content: bytes, content_type: str, status: int) -> None:
     headers = {"Content-Type": content_type}
     assert refusal(stack.client.post("/sdapi/v1/txt2img", content=content, headers=headers), status)
+
+
+@pytest.mark.parametrize("path", ["txt2img", "img2img", "extra-single-image", "png-info", "options"])
+@pytest.mark.parametrize("levels", [65, 300, 480, 900, 990, 5000])
+def test_bodies_that_are_nested_too_deeply(stack: Stack, path: str, levels: int) -> None:
+    for opening, closing in (("[", "]"), ('{"x":', "}")):
+        nested = opening * levels + "1" + closing * levels
+        content = f'{{"prompt": "x", "image": "{PICTURE}", "init_images": ["{PICTURE}"], "x": {nested}}}'
+        assert "nested too deeply" in refusal(stack.client.post(f"/sdapi/v1/{path}", content=content), 400)
+
+
+@pytest.mark.parametrize("path", ["txt2img", "options"])
+def test_bodies_that_are_nested_just_so(stack: Stack, path: str) -> None:
+    nested: Any = 1
+    for _ in range(62):
+        nested = [nested]
+    body: dict[str, Any] = {"x": nested} | ({} if path == "options" else {"send_images": False})
+    assert told(post(stack, path, headers=ANNA, **body)) == ["x"]
+    assert options(stack, ANNA).get("x") == (nested if path == "options" else None)
+    if path == "options":
+        set_options(stack, ANNA, x=None)
 
 
 def test_errors_of_services(stack: Stack) -> None:

@@ -109,6 +109,8 @@ def test_values_that_leave_it_open(stack: Stack, body: dict[str, Any], field: st
         ({"hr_scale": "1.3"}, (328, 328), []),  # 332.8 rounded down
         ({"hr_resize_x": 512}, (512, 512), []),
         ({"hr_resize_x": 400, "hr_resize_y": 320}, (400, 320), []),
+        ({"hr_resize_x": 256, "hr_resize_y": 512}, (256, 512), []),
+        ({"hr_scale": 1}, (256, 256), []),
         ({"hr_upscaler": "Latent (nearest-exact)"}, (512, 512), ["hr_upscaler"]),
         ({"hr_upscaler": "R-ESRGAN 4x+"}, (512, 512), ["hr_upscaler"]),
         ({"hr_upscaler": "demo_x2"}, (512, 512), []),
@@ -158,7 +160,10 @@ def test_faces_are_restored_where_a_client_says_so(stack: Stack) -> None:
 def test_a_refiner_by_its_name(stack: Stack) -> None:
     stack.generator.networks[NetworkRole.REFINER] = "demo-refiner"
     assert not drawn(stack).HasField("use_refiner"), "the loaded one, if there is one"
-    assert drawn(stack, refiner_checkpoint="None").use_refiner is False
+    for none in ("None", "none", "", " "):
+        assert drawn(stack, refiner_checkpoint=none).use_refiner is False
+        assert drawn(stack, refiner_checkpoint=none, refiner_switch_at=0.8).use_refiner is False
+    assert drawn(stack, refiner_switch_at=1).use_refiner is False, "as Cyanic sends it"
     request = drawn(stack, refiner_checkpoint="demo-refiner", refiner_switch_at="0.75")
     assert request.use_refiner and round(request.refiner_strength, 5) == 0.25
     assert drawn(stack, refiner_checkpoint="demo", refiner_switch_at=1).use_refiner is False
@@ -200,7 +205,11 @@ def test_a_picture_to_start_from(stack: Stack) -> None:
 def test_a_mask(stack: Stack) -> None:
     request = drawn(stack, "img2img", mask=PICTURE, inpainting_fill=1, inpaint_full_res=False)
     assert (request.mask_kind, request.mask_blur_px) == (pb.MASK_KIND_WHITE, 4)
-    request = drawn(stack, "img2img", mask=PICTURE, inpainting_mask_invert=1, mask_blur="8")
+    response = post(stack, "img2img", mask=PICTURE, inpainting_mask_invert=1, mask_blur="8")
+    assert told(response) == ["inpainting_fill", "inpaint_full_res"], (
+        "left out, they mean another thing there"
+    )
+    request = drawings(stack)[-1]
     assert (request.mask_kind, request.mask_blur_px) == (pb.MASK_KIND_BLACK, 8)
     response = post(stack, "img2img", mask=PICTURE, inpainting_fill=0, inpaint_full_res=True, mask_blur=0)
     assert told(response) == ["inpainting_fill", "inpaint_full_res"]
@@ -210,7 +219,15 @@ def test_a_mask(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "picture", "is_told"),
-    [(0, PICTURE, False), (0, WIDE, True), (1, WIDE, False), ("2", WIDE, True), (3, WIDE, True)],
+    [
+        (None, PICTURE, False),
+        (None, WIDE, True),
+        (0, PICTURE, False),
+        (0, WIDE, True),
+        (1, WIDE, False),
+        ("2", WIDE, True),
+        (3, WIDE, True),
+    ],
 )
 def test_pictures_of_another_shape_are_cropped(stack: Stack, mode: Any, picture: str, is_told: bool) -> None:
     response = post(stack, "img2img", init_images=[picture], resize_mode=mode)
@@ -276,8 +293,16 @@ def test_every_refused_field_is_refused_by_name(stack: Stack, table: dict[str, A
         ({"prompt": "\ud800"}, "prompt: contains half of a surrogate pair"),
         ({"enable_hr": True, "hr_upscaler": "SwinIR 4x"}, "hr_upscaler: must be None, Lanczos or demo_x2"),
         ({"enable_hr": True, "hr_prompt": "another"}, "hr_prompt: "),
-        ({"enable_hr": True, "hr_sampler_name": "Euler"}, "hr_sampler_name: "),
+        ({"enable_hr": True, "hr_sampler_name": "Heun"}, "hr_sampler_name: "),
         ({"enable_hr": True, "hr_checkpoint_name": "x"}, "hr_checkpoint_name: is not loaded; demo"),
+        (
+            {"enable_hr": True, "width": 512, "height": 512, "hr_resize_x": 256, "hr_resize_y": 320},
+            "hr_resize_x: the second pass would have 256 x 320 px, less than the first: 512 x 512",
+        ),
+        (
+            {"enable_hr": True, "width": 512, "height": 512, "hr_resize_y": 504},
+            "hr_resize_y: the second pass",
+        ),
         ({"enable_hr": True, "hr_scale": 8, "width": 1024}, "hr_scale: the second pass would have 8192 x"),
         (
             {"override_settings": {"sd_model_checkpoint": "x"}},

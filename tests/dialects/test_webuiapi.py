@@ -226,7 +226,7 @@ def test_errors_say_what_is_wrong(api: webuiapi.WebUIApi) -> None:
         ({"tiling": True}, 422, "tiling: pictures that tile are not supported"),
         ({"styles": ["Cinematic"]}, 422, "styles: there are no prompt styles"),
         ({"subseed_strength": 0.5}, 422, "subseed_strength: "),
-        ({"sampler_name": "PLMS"}, 400, 'sampler_name: "PLMS" is not found; it must be one of euler'),
+        ({"sampler_name": "PLMS"}, 400, 'sampler_name: "PLMS" is not found; it must be one of Euler'),
         ({"adetailer": [webuiapi.ADetailer("face_yolov8n.pt")]}, 422, "alwayson_scripts.ADetailer"),
         ({"controlnet_units": [webuiapi.ControlNetUnit()]}, 422, "alwayson_scripts.ControlNet"),
         ({"script_name": "X/Y/Z plot"}, 422, "script_name: there are no scripts"),

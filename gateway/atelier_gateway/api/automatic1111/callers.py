@@ -8,13 +8,14 @@ import hashlib
 from starlette.requests import Request
 
 _EMPTY_BASIC = ("", ":")
+_SCHEMES = ("basic", "bearer")
 
 
 def caller_of(request: Request) -> str:
     """Return a name for the caller: of its key if it sends one, otherwise of its address.
 
-    A key is what Authorization (Basic or Bearer) or X-API-Key contain; of it only a hash is kept. Clients
-    behind one proxy that send no key are one caller.
+    A key is what Authorization (Basic, Bearer, or the key alone) or X-API-Key contain; of it only a hash is
+    kept. Clients behind one proxy that send no key are one caller.
     """
     key = request.headers.get("x-api-key", "").strip() or _credentials(
         request.headers.get("authorization", "")
@@ -25,9 +26,14 @@ def caller_of(request: Request) -> str:
 
 
 def _credentials(authorization: str) -> str:
-    """Return what a header says beyond its scheme; some clients send Basic without a name and a password."""
-    scheme, _, credentials = authorization.strip().partition(" ")
-    credentials = credentials.strip()
+    """Return what a header says beyond its scheme; without a scheme, all of it is the key.
+
+    Some clients send a scheme alone, or Basic without a name and a password.
+    """
+    scheme, *rest = authorization.split(maxsplit=1)[:2] or ("",)
+    credentials = rest[0].strip() if rest else ""
+    if not credentials:
+        return "" if scheme.lower() in _SCHEMES else scheme
     if scheme.lower() != "basic":
         return credentials
     try:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atelier_gateway.api.automatic1111.fields import MOST_PICTURES
-from atelier_gateway.api.automatic1111.loaded import Loaded, choose_upscaler
+from atelier_gateway.api.automatic1111.fields import IMG2IMG, MOST_PICTURES, TXT2IMG
+from atelier_gateway.api.automatic1111.from_picture import from_picture
+from atelier_gateway.api.automatic1111.kinds import is_one_of
+from atelier_gateway.api.automatic1111.loaded import Loaded
 from atelier_gateway.api.automatic1111.options import MODEL, Choices
 from atelier_gateway.api.automatic1111.request import Given
-from atelier_gateway.core.values import GenerateSpec, HiresPass
+from atelier_gateway.api.automatic1111.second_pass import second_pass
+from atelier_gateway.api.automatic1111.words import Words
+from atelier_gateway.core.values import GenerateSpec, Generation
 from atelier_gateway.http.schemas import printable
 from atelier_gateway.http.validation import refusal
 from atelier_runtime import defaults
 from atelier_runtime.errors import FieldViolation, InvalidRequest
-from atelier_runtime.images import stored_size
 
-_STRENGTH = 0.75
-"""denoising_strength where a client leaves it out, of a second pass and of img2img."""
-_MASK_BLUR = 4.0
-_ORIGINAL, _COVER = 1, 1  # values of inpainting_fill and resize_mode
-_LATENT = 3
 _EMPTY_PROMPT = " "
 """What the text encoders take for an empty prompt: they drop it."""
 _OFF = "none"
 
-NAMES_IN_SPEC: Mapping[str, str] = {
+_NAMES_IN_SPEC: Mapping[str, str] = {
     "hires_pass": "enable_hr",
     "hires_pass.width": "hr_resize_x",
     "hires_pass.width_px": "hr_resize_x",
@@ -55,6 +52,8 @@ class Drawing:
     spec: GenerateSpec
     given: Given
     choices: Choices
+    words: Words
+    """How the client calls what errors and warnings name."""
     restorer: str | None = None
     """The loaded face restorer, if faces were restored."""
 
@@ -65,18 +64,27 @@ class Drawing:
         if asked and name and asked not in (name.casefold(), _OFF):
             self.given.tell("face_restoration_model")
 
+    def tell_refiner(self, generations: Sequence[Generation]) -> None:
+        """Tell a client that names no refiner if the model set's own was used: there, none is."""
+        if self.spec.use_refiner is None and any(generation.refiner_applied for generation in generations):
+            self.given.tell("refiner_checkpoint")
+
     @property
     def send_images(self) -> bool:
         """Whether the client wants the pictures."""
         return self.given["send_images"] is not False
 
 
-def needs_names(given: Given, choices: Choices) -> bool:
+def needs_names(job: str, given: Given, choices: Choices) -> bool:
     """Return whether it depends on what is loaded what a request means."""
     if choices.model is not None or given["refiner_checkpoint"]:
         return True
-    steps = given["steps"] or given["hr_second_pass_steps"]
-    return bool(given["enable_hr"] and (given["hr_checkpoint_name"] or given["hr_upscaler"] or not steps))
+    if job == "img2img":
+        return not given["steps"] and given["denoising_strength"] not in (0, 1)
+    if not given["enable_hr"]:
+        return False
+    named = ("hr_checkpoint_name", "hr_upscaler", "hr_sampler_name", "hr_scheduler")
+    return any(given[name] for name in named) or not (given["steps"] or given["hr_second_pass_steps"])
 
 
 def restores_faces(given: Given, choices: Choices) -> bool:
@@ -100,21 +108,28 @@ def drawing_of(job: str, given: Given, choices: Choices, loaded: Loaded | None) 
         *_models(given, choices, loaded),
     ]
     values: dict[str, Any] = {}
-    for part in (_shared, _refiner, _faces, _second_pass if job == "txt2img" else _from_picture):
+    for part in (_shared, _refiner, _faces, second_pass if job == "txt2img" else from_picture):
         try:
             values |= part(given, choices, loaded)
         except InvalidRequest as error:
             violations += error.fields
     if violations:
         raise refusal(violations)
-    return Drawing(job, GenerateSpec(**values), given, choices)
+    return Drawing(job, GenerateSpec(**values), given, choices, _words(job, given))
+
+
+def _words(job: str, given: Given) -> Words:
+    names = dict(_NAMES_IN_SPEC)
+    if given["sampler_index"] and not given["sampler_name"]:
+        names["sampler"] = "sampler_index"
+    return Words(TXT2IMG if job == "txt2img" else IMG2IMG, names)
 
 
 def _shared(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, Any]:
     sampler = given["sampler_name"] or given["sampler_index"] or None
     if sampler is not None and sampler.strip().casefold().startswith("ddim") and given["eta"] is not None:
         given.told = [name for name in given.told if name != "eta"]
-        if given["eta"] not in (0, "0"):
+        if not is_one_of(given["eta"], (0,)):
             given.tell("eta")
     scheduler = given["scheduler"] or None
     if scheduler is not None and scheduler.strip().casefold() == "automatic":
@@ -162,12 +177,13 @@ def _is_off(args: Any) -> bool:
     if not isinstance(args, list):
         return False
     if not isinstance(args[0], dict):
-        return args[0] is False
+        return args[0] is not None and is_one_of(args[0], (False,))
     return all(not isinstance(unit, dict) or _is_unit_off(unit) for unit in args)
 
 
 def _is_unit_off(unit: Mapping[str, Any]) -> bool:
-    return unit.get("enabled", unit.get("enable")) is False or unit.get("ad_model") == "None"
+    enabled = unit.get("enabled", unit.get("enable"))
+    return (enabled is not None and is_one_of(enabled, (False,))) or unit.get("ad_model") == "None"
 
 
 def _models(given: Given, choices: Choices, loaded: Loaded | None) -> Iterator[FieldViolation]:
@@ -182,12 +198,12 @@ def _models(given: Given, choices: Choices, loaded: Loaded | None) -> Iterator[F
 
 def _refiner(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, Any]:
     name, switch_at = given["refiner_checkpoint"], given["refiner_switch_at"]
-    if not name:
-        if switch_at is not None and 0 < switch_at < 1:
+    if switch_at == 1 or (name is not None and name.strip().casefold() in ("", _OFF)):
+        return {"use_refiner": False}
+    if name is None:
+        if switch_at:
             given.tell("refiner_switch_at")
         return {}
-    if name.casefold() == _OFF or switch_at == 1:
-        return {"use_refiner": False}
     refiner = loaded.refiner if loaded is not None else None
     known = loaded is not None and (loaded.is_model(name) or name.casefold() == (refiner or "").casefold())
     if refiner is None or not known:
@@ -215,110 +231,9 @@ def _faces(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, A
     return {"restore_faces": True, "fidelity": choices.code_former_weight}
 
 
-def _second_pass(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, Any]:
-    if not given["enable_hr"]:
-        return {}
-    violations = list(_other_second_pass(given))
-    size = _second_size(given)
-    low, high = defaults.HIRES_SIDE_PX_RANGE
-    for field, side in zip(("hr_resize_x", "hr_resize_y"), size, strict=True):
-        if not low <= side <= high:
-            field = field if given["hr_resize_x"] or given["hr_resize_y"] else "hr_scale"
-            message = f"the second pass would have {size[0]} x {size[1]} px; a side has {low} to {high}"
-            violations.append(FieldViolation(field, message))
-    use_upscaler: bool | None = None
-    try:
-        choice = choose_upscaler(given["hr_upscaler"], loaded.upscaler if loaded is not None else None)
-        use_upscaler = choice.use_network
-        if choice.differs:
-            given.tell("hr_upscaler")
-    except ValueError as error:
-        violations.append(FieldViolation("hr_upscaler", str(error)))
-    if violations:
-        raise InvalidRequest(violations)
-    strength = _STRENGTH if given["denoising_strength"] is None else given["denoising_strength"]
-    steps = given["hr_second_pass_steps"] or given["steps"] or _own_steps(loaded)
-    return {"hires_pass": HiresPass(*size, strength, steps), "use_upscaler": use_upscaler}
-
-
-def _own_steps(loaded: Loaded | None) -> int:
-    """Return how many steps the loaded model set takes."""
-    offer = loaded.offer if loaded is not None else None
-    known = offer.defaults if offer is not None else None
-    return defaults.NUM_INFERENCE_STEPS if known is None else known.num_inference_steps
-
-
-def _second_size(given: Given) -> tuple[int, int]:
-    width, height = given["width"] or defaults.SIDE_PX, given["height"] or defaults.SIDE_PX
-    x, y = given["hr_resize_x"] or 0, given["hr_resize_y"] or 0
-    scale = 2.0 if given["hr_scale"] is None else given["hr_scale"]
-    if x == y == 0:
-        x, y = width * scale, height * scale
-    elif x == 0:
-        x = y * width / height
-    elif y == 0:
-        y = x * height / width
-    multiple = defaults.SIDE_PX_MULTIPLE
-    # the addend: 360 * 1.4 is 503.99999999999994
-    return math.floor(x / multiple + 1e-9) * multiple, math.floor(y / multiple + 1e-9) * multiple
-
-
-def _other_second_pass(given: Given) -> Iterator[FieldViolation]:
-    """Yield what would make the second pass draw something else than the first."""
-    sampler = given["sampler_name"] or given["sampler_index"]
-    same: dict[str, tuple[Any, ...]] = {
-        "hr_sampler_name": (sampler, "use same sampler"),
-        "hr_scheduler": (given["scheduler"], "use same scheduler"),
-        "hr_prompt": (given["prompt"],),
-        "hr_negative_prompt": (given["negative_prompt"],),
-    }
-    for field, values in same.items():
-        asked = given[field]
-        if asked and asked.strip().casefold() not in {
-            str(v).strip().casefold() for v in values if v is not None
-        }:
-            yield FieldViolation(field, "must be that of the first pass, or empty")
-
-
-def _from_picture(given: Given, choices: Choices, loaded: Loaded | None) -> dict[str, Any]:
-    [image] = given["init_images"]
-    strength = _STRENGTH if given["denoising_strength"] is None else given["denoising_strength"]
-    sides = given["width"], given["height"]
-    if (sides[0] is None) is not (sides[1] is None):
-        missing, other = ("width", "height") if sides[0] is None else ("height", "width")
-        raise InvalidRequest.of(missing, f"is required with {other}; without both, the picture's own size")
-    _tell_resize_mode(given, image)
-    values = {"image": image, "strength": strength}
-    if given["mask"] is None:
-        return values
-    blur_x, blur_y = (
-        _MASK_BLUR if given[name] is None else given[name] for name in ("mask_blur_x", "mask_blur_y")
-    )
-    if given["mask_blur"] is not None:
-        blur_x = blur_y = given["mask_blur"]
-    if blur_x != blur_y:
-        raise InvalidRequest.of("mask_blur_x", f"must be the same as mask_blur_y, {blur_y:g}, not {blur_x:g}")
-    if given["inpainting_fill"] not in (None, _ORIGINAL):
-        given.tell("inpainting_fill")
-    if given["inpaint_full_res"]:
-        given.tell("inpaint_full_res")
-    kind = "black" if given["inpainting_mask_invert"] else "white"
-    return values | {"mask": given["mask"], "mask_kind": kind, "mask_blur_px": blur_x}
-
-
-def _tell_resize_mode(given: Given, image: bytes) -> None:
-    """Name resize_mode where it makes a difference: pictures of another shape are always cropped."""
-    mode, width, height = given["resize_mode"], given["width"], given["height"]
-    stored = stored_size(image)
-    if mode is None or mode == _COVER or width is None or stored is None or stored == (width, height):
-        return
-    if mode == _LATENT or stored.width * height != stored.height * width:
-        given.tell("resize_mode")
-
-
 def without_sampler_alone(error: InvalidRequest) -> bool:
     """Return whether the sampler is all that is wrong, which 1.10 answers with 400."""
-    return {violation.field for violation in error.fields} == {"sampler_name"}
+    return all(violation.field in ("sampler_name", "sampler_index") for violation in error.fields)
 
 
 def echo(drawing: Drawing) -> str:

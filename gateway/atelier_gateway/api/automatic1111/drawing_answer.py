@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from atelier_gateway import __version__
 from atelier_gateway.api.automatic1111.drawing import Drawing, echo
-from atelier_gateway.api.automatic1111.loaded import HASH_CHARS
+from atelier_gateway.api.automatic1111.loaded import HASH_CHARS, schedule_name
 from atelier_gateway.api.automatic1111.running import timestamp
 from atelier_gateway.core.values import Generation
 from atelier_runtime.recipes.names import shown_sampler
@@ -64,7 +64,7 @@ def info(drawing: Drawing, generations: Sequence[Generation]) -> dict[str, Any]:
         "width": first.image.width if first else spec.width,
         "height": first.image.height if first else spec.height,
         "sampler_name": shown_sampler(sampling.sampler) if sampling else spec.sampler,
-        "scheduler": sampling.schedule if sampling else spec.schedule,
+        "scheduler": schedule_name(sampling.schedule) if sampling else spec.schedule,
         "cfg_scale": sampling.guidance_scale if sampling else spec.guidance_scale,
         "steps": sampling.num_inference_steps if sampling else spec.num_inference_steps,
         "batch_size": given["batch_size"] or 1,
@@ -88,7 +88,9 @@ def info(drawing: Drawing, generations: Sequence[Generation]) -> dict[str, Any]:
         "version": f"atelier {__version__}",
         "interrupted": not generations,
         "faces": [_faces(generation) for generation in generations],
-        "warnings": list(dict.fromkeys(w.message for each in generations for w in each.warnings)),
+        "warnings": list(
+            dict.fromkeys(drawing.words.warning(w.message) for each in generations for w in each.warnings)
+        ),
     }
 
 

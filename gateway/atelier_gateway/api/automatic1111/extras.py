@@ -10,10 +10,12 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, Field
 
+from atelier_gateway.api.automatic1111.fields import EXTRA_SINGLE
 from atelier_gateway.api.automatic1111.kinds import Picture
 from atelier_gateway.api.automatic1111.loaded import NO_UPSCALER, Loaded, choose_upscaler
 from atelier_gateway.api.automatic1111.options import Choices
 from atelier_gateway.api.automatic1111.request import Given
+from atelier_gateway.api.automatic1111.words import Words
 from atelier_gateway.core.values import Restoration, RestoreSpec
 from atelier_gateway.http.validation import refusal
 from atelier_runtime import defaults
@@ -69,6 +71,8 @@ def restore_specs(
     asked = "CodeFormer" if codeformer else "GFPGAN" if gfpgan else None
     if asked and loaded.face_restorer not in (None, asked):
         given.tell("codeformer_visibility" if codeformer else "gfpgan_visibility")
+    if gfpgan and given["codeformer_weight"] is not None:
+        given.tell("codeformer_weight")
     factors, use_upscaler = [1] * len(images), None
     try:
         use_upscaler = _use_upscaler(given, loaded)
@@ -92,6 +96,16 @@ def restore_specs(
         )
         for image, factor in zip(images, factors, strict=True)
     ]
+
+
+def words_of_picture(given: Given, number: int) -> Words:
+    """Return how the client calls what errors and warnings of one of its pictures name."""
+    names = {"use_upscaler": "upscaler_1"}
+    if given["gfpgan_visibility"]:
+        names["visibility"] = "gfpgan_visibility"
+    if given["image"] is None:
+        names["image"] = f"imageList[{number}].data"
+    return Words(EXTRA_SINGLE, names)
 
 
 def _use_upscaler(given: Given, loaded: Loaded) -> bool | None:
@@ -139,7 +153,7 @@ def batch_body(given: Given, restorations: Sequence[Restoration]) -> bytes:
 
 def _html(given: Given, restorations: Sequence[Restoration]) -> str:
     lines = ["Interrupted"] if not restorations else []
-    for restoration in restorations:
+    for number, restoration in enumerate(restorations):
         done: dict[str, Any] = {}
         if restoration.upscale_applied > 1:
             done["Postprocess upscale by"] = restoration.upscale_applied
@@ -147,11 +161,14 @@ def _html(given: Given, restorations: Sequence[Restoration]) -> str:
         if restoration.faces:
             restored = sum(outcome.restored for outcome in restoration.faces)
             done["Faces restored"] = f"{restored} of {len(restoration.faces)}"
-            done["CodeFormer visibility"] = given["codeformer_visibility"]
-            done["CodeFormer weight"] = given["codeformer_weight"]
-            done["GFPGAN visibility"] = given["gfpgan_visibility"]
+            if given["codeformer_visibility"]:
+                done["CodeFormer visibility"] = given["codeformer_visibility"]
+                done["CodeFormer weight"] = given["codeformer_weight"] or 0.0
+            else:
+                done["GFPGAN visibility"] = given["gfpgan_visibility"]
         elif restoration.face_restoration_reason is not None:
             done["Faces restored"] = str(restoration.face_restoration_reason)
         lines.append(", ".join(f"{name}: {value}" for name, value in done.items() if value is not None))
-        lines += [warning.message for warning in restoration.warnings]
+        words = words_of_picture(given, number)
+        lines += [words.warning(warning.message) for warning in restoration.warnings]
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines if line)

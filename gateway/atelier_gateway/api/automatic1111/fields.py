@@ -43,8 +43,9 @@ MOST_PICTURES = defaults.NUM_IMAGES_RANGE[1]
 class Field:
     """A field of a request.
 
-    `default`: what the echo in `parameters` shows where the client left it out. `harmless`: values of an
-    ignored field that change nothing there either. `name_in_spec`: how the services name what it sets.
+    `default`: what the echo in `parameters` shows where the client left it out, which is what is in effect;
+    None: that is up to the model set. `harmless`: values of an ignored field that change nothing there
+    either. `name_in_spec`: how the services name what it sets.
     """
 
     name: str
@@ -91,6 +92,11 @@ _UNTOLD = _Untold()
 def is_untold(field: Field) -> bool:
     """Return whether a field is ignored without a word, because it never changes the picture."""
     return field.kind is _UNTOLD
+
+
+def is_no_picture(field: Field) -> bool:
+    """Return whether "" in a field stands for no picture, as mask has it."""
+    return isinstance(field.kind, Picture) and not field.required
 
 
 _SHARED = (
@@ -158,15 +164,15 @@ _SHARED = (
     _used(
         "refiner_checkpoint",
         _NAME,
-        'Left out or "": the loaded refiner, if there is one. "None": without it. A name must be that of '
-        "the loaded model set or its refiner.",
+        'Left out: the loaded refiner, if there is one, which the header names. "" or "None": without it. A '
+        "name must be that of the loaded model set or its refiner.",
         None,
     ),
     _used(
         "refiner_switch_at",
         _SHARE,
         "Only with the name of a refiner: it redraws 1 - refiner_switch_at of the steps, from fresh noise; "
-        "there it takes over the noise that is left. 1: without it.",
+        "there it takes over the noise that is left. 1: without it, also where no refiner is named.",
         None,
         "refiner_strength",
     ),
@@ -214,12 +220,20 @@ _SHARED = (
 
 _TXT2IMG = (
     _used("enable_hr", Flag(), "Upscale what was drawn, and draw it again.", False),
-    _used("denoising_strength", _SHARE, "Of the second pass, with enable_hr. Left out: 0.75.", None),
+    _used(
+        "denoising_strength",
+        _SHARE,
+        "Of the second pass, with enable_hr. Left out: 0.75. Less than one step, and 0: one step, named in "
+        "the header.",
+        None,
+    ),
     _used("hr_scale", Number(1, 8), "Sides are rounded down to multiples of 8.", 2.0),
     _used(
         "hr_resize_x",
         _SIDE_OR_NONE,
-        "The width after the second pass; 0: by hr_scale, or by hr_resize_y and the shape.",
+        "The width after the second pass; 0: by hr_scale, or by hr_resize_y and the shape. Where both make "
+        "another shape, it is covered and cropped in the middle, as there; smaller than the first pass it is "
+        "refused.",
         0,
     ),
     _used("hr_resize_y", _SIDE_OR_NONE, "The height, likewise.", 0),
@@ -228,13 +242,18 @@ _TXT2IMG = (
         "hr_upscaler",
         _NAME,
         "None and Lanczos: Lanczos. Nearest: Lanczos, named in the header. The loaded network's name, or "
-        "left out: that network. Latent and its variants, and ESRGAN networks by other names: the loaded "
-        "network, named in the header. Others are refused.",
+        "left out: that network. Latent and its variants, and other names with ESRGAN in them: the loaded "
+        "network, named in the header. Others, such as 4x-UltraSharp, are refused.",
         None,
     ),
     _used("hr_checkpoint_name", _NAME, 'Only the loaded model set, "" or "Use same checkpoint".', None),
-    _used("hr_sampler_name", _NAME, 'Only that of the first pass, "" or "Use same sampler".', None),
-    _used("hr_scheduler", _NAME, 'Only that of the first pass, "" or "Use same scheduler".', None),
+    _used(
+        "hr_sampler_name",
+        _NAME,
+        'Only that of the first pass by any of its names, "" or "Use same sampler".',
+        None,
+    ),
+    _used("hr_scheduler", _NAME, 'Only that in effect in the first pass, "" or "Use same scheduler".', None),
     _used("hr_prompt", Text(defaults.PROMPT_CHARS[1]), "Only the prompt, or empty.", ""),
     _used(
         "hr_negative_prompt",
@@ -249,8 +268,21 @@ _TXT2IMG = (
 
 _IMG2IMG = (
     _used("init_images", ListOf(Picture(), 1, 1), "One picture.", None, "image", required=True),
-    _used("denoising_strength", _SHARE, "Left out: 0.75.", 0.75, "strength"),
-    _used("mask", Picture(), "White is drawn anew; transparent parts count as black.", None),
+    _used(
+        "denoising_strength",
+        _SHARE,
+        "Left out: 0.75. 0: the picture as it is. Less than one step otherwise: one step, named in the "
+        "header.",
+        0.75,
+        "strength",
+    ),
+    _used(
+        "mask",
+        Picture(),
+        "White is drawn anew; transparent parts count as black. As large as the picture: another size is "
+        'refused. "": none.',
+        None,
+    ),
     _used("inpainting_mask_invert", Flag(), "1 or true: black is drawn anew.", 0, "mask_kind"),
     _used("mask_blur", Number(0, 64), "Left out: mask_blur_x, otherwise 4.", None, "mask_blur_px"),
     _used("mask_blur_x", Number(0, 64), "Only the same as mask_blur_y.", 4),
@@ -258,21 +290,23 @@ _IMG2IMG = (
     _used(
         "resize_mode",
         Integer(0, 3),
-        "Pictures of another shape cover the size and are cropped: 1, crop and resize. Others are named in "
-        "the header where that makes a difference.",
-        0,
+        "Pictures of another shape cover the size and are cropped: 1, crop and resize. Others, and 0 where "
+        "it is left out, are named in the header where that makes a difference.",
+        1,
     ),
     _used(
         "inpainting_fill",
         Integer(0, 3),
-        "Masked parts begin from what is there: 1, original. Others are named in the header.",
-        0,
+        "Masked parts begin from what is there: 1, original. Others, and 0 where it is left out, are named "
+        "in the header with a mask.",
+        1,
     ),
     _used(
         "inpaint_full_res",
         Flag(),
-        "The whole picture is drawn at its size: false. true is named in the header with a mask.",
-        True,
+        "The whole picture is drawn at its size: false. true, also where it is left out, is named in the "
+        "header with a mask.",
+        False,
     ),
     _ignored("inpaint_full_res_padding", "Only with inpaint_full_res.", 0, told=False),
     _ignored(

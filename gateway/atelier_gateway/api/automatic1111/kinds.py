@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from atelier_gateway.api.native.image_field import ImageField
-from atelier_gateway.http.long_text import LongText
 from atelier_gateway.http.schemas import describe_value
 
 Schema = dict[str, Any]
 
-_NUMBER = "[+-]?[0-9]{1,20}([.][0-9]{1,20})?"
-_FLAGS: Mapping[str, bool] = {"true": True, "false": False, "1": True, "0": False}
+_NUMBER = " *[+-]?([0-9]{1,20}([.][0-9]{0,20})?|[.][0-9]{1,20})([eE][+-]?[0-9]{1,3})? *"
 _NULL: Schema = {"type": "null"}
 _IMAGE: TypeAdapter[bytes] = TypeAdapter(ImageField)
 
@@ -58,6 +56,17 @@ def as_number(value: Any) -> float | None:
         return None
 
 
+def _as_flag(value: Any) -> bool | None:
+    """Return true or false, also as a string, 0 or 1; None for all else."""
+    if isinstance(value, bool):
+        return value
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text in ("true", "false"):
+        return bool(text == "true")
+    number = as_number(value)
+    return None if number not in (0, 1) else bool(number)
+
+
 @dataclass(frozen=True)
 class Number(Kind):
     """A number of a range."""
@@ -92,7 +101,9 @@ class Integer(Kind):
 
     def read(self, value: Any) -> int:
         """Return the integer; 30.0 and "30" are 30."""
-        exact = int(value) if isinstance(value, str) and re.fullmatch("[+-]?[0-9]{1,20}", value) else value
+        exact = (
+            int(value) if isinstance(value, str) and re.fullmatch(" *[+-]?[0-9]{1,20} *", value) else value
+        )
         number = as_number(exact)
         if number is None or not number.is_integer():
             raise _refusal(self, value)
@@ -120,16 +131,14 @@ class Flag(Kind):
 
     def read(self, value: Any) -> bool:
         """Return it; strings and 0 and 1 are read, too."""
-        if isinstance(value, bool):
-            return value
-        text = value.lower() if isinstance(value, str) else str(value) if isinstance(value, int) else ""
-        if text not in _FLAGS:
+        flag = _as_flag(value)
+        if flag is None:
             raise _refusal(self, value)
-        return _FLAGS[text]
+        return flag
 
     def schema(self) -> Schema:
         """Return the JSON schema."""
-        spelt = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|0|1)$"}
+        spelt = {"type": "string", "pattern": "^ *([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|0|1) *$"}
         return {"anyOf": [{"type": "boolean"}, {"enum": [0, 1]}, spelt, _NULL]}
 
     def words(self) -> str:
@@ -289,12 +298,19 @@ class Only(Kind):
 
 
 def is_one_of(value: Any, values: Sequence[str | float | bool]) -> bool:
-    """Return whether a value is null or one of those given; "0" and 0.0 are 0."""
+    """Return whether a value is null or one of those given; as a number, "0", 0.0 and false are 0."""
     if value is None:
         return True
-    for one in _spellings(values):
-        numbers = not any(isinstance(v, bool | str | LongText | list | dict) for v in (value, one))
-        if (numbers or type(value) is type(one)) and value == one:
+    number = float(value) if isinstance(value, bool) else as_number(value)
+    flag = _as_flag(value)
+    for one in values:
+        if isinstance(one, str):
+            same = isinstance(value, str) and value == one
+        elif isinstance(one, bool):
+            same = flag is one
+        else:
+            same = number is not None and number == one
+        if same:
             return True
     return False
 

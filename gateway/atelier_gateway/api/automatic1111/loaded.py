@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,15 +11,24 @@ from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.health import Health, require_ready
 from atelier_gateway.core.offer import GeneratorOffer
 from atelier_runtime.errors import NotServed
+from atelier_runtime.recipes.names import SCHEDULES
 from atelier_runtime.service_status import NetworkRole, ServiceStatus
 
 LANCZOS = "Lanczos"
 NO_UPSCALER = "None"
+_REMEMBERED_S = 5.0
 HASH_CHARS = 10
 """Of a model's hash, in titles and in info."""
 
 _SCHEDULES: Mapping[str, str] = {"default": "automatic", "trailing": "sgm_uniform"}
 """Our name of a schedule -> A1111's, where they differ."""
+
+_AUTOMATIC = "default"
+_SCHEDULE_NAMES: Mapping[str, str] = {
+    **{name: name for name in SCHEDULES},
+    **{theirs: ours for ours, theirs in _SCHEDULES.items()},
+}
+"""A schedule by our name or by A1111's -> our name."""
 
 _RESTORERS = {"codeformer": "CodeFormer", "gfpgan": "GFPGAN", "restoreformer": "RestoreFormer"}
 
@@ -68,6 +79,26 @@ class Loaded:
         name = _network(self.restorer, NetworkRole.FACE_RESTORER)
         return None if name is None else restorer_label(name)
 
+    def sampling(self, sampler: str | None, scheduler: str | None) -> NamedSampling:
+        """Return what is in effect for the names that a client gives."""
+        offer = self.offer
+        own = offer.defaults if offer is not None else None
+        offered = offer.samplers if offer is not None else ()
+        known = {_normalized(name): each.name for each in offered for name in (each.name, *each.aliases)}
+        name, schedule = _normalized(sampler or ""), _normalized(scheduler or "")
+        schedule = _SCHEDULE_NAMES.get(schedule, schedule)
+        if name not in known:
+            for ending, ends_in in _SCHEDULE_NAMES.items():
+                start = name.removesuffix(f"_{ending}")
+                if start != name and start in known:
+                    name, schedule = start, ends_in if schedule in ("", _AUTOMATIC) else schedule
+        name = known.get(name, name)
+        own_sampler = own.sampler if own is not None else None
+        if schedule not in ("", _AUTOMATIC):
+            return NamedSampling(name or own_sampler, schedule, is_named=True)
+        by_set = own is not None and name in ("", own_sampler)
+        return NamedSampling(name or own_sampler, own.schedule if own and by_set else _AUTOMATIC, False)
+
     def is_model(self, name: str) -> bool:
         """Return whether a name, a title, a file's name or a hash is that of the loaded model set."""
         if self.offer is None:
@@ -77,12 +108,23 @@ class Loaded:
         return name.casefold() in {one.casefold() for one in known}
 
 
+@dataclass(frozen=True)
+class NamedSampling:
+    """A sampler and a schedule by our names; one that nobody knows by the client's."""
+
+    sampler: str | None
+    schedule: str | None
+    is_named: bool
+    """The client names the schedule, be it in the sampler's name."""
+
+
 class Loads:
     """Asks the services what they have loaded."""
 
     def __init__(self, generate: Generate, health: Health) -> None:
         self._generate = generate
         self._health = health
+        self._face_restorer: tuple[float, str] | None = None
 
     async def generator(self) -> GeneratorOffer | None:
         """Return what the generator offers, None where there is none on purpose.
@@ -100,10 +142,27 @@ class Loads:
         """Return the restorer's status, None if it does not respond."""
         return await self._health.check_restorer()
 
+    async def face_restorer(self) -> str | None:
+        """Return the name of the restorer's network, which is asked for every few seconds at most.
+
+        A drawing with faces only says it; a call for each would be a part of what this dialect costs.
+        """
+        now = time.monotonic()
+        if self._face_restorer is not None and now - self._face_restorer[0] < _REMEMBERED_S:
+            return self._face_restorer[1]
+        name = Loaded(None, await self.restorer()).face_restorer
+        self._face_restorer = None if name is None else (now, name)
+        return name
+
 
 def title(model_set: str, digest: str) -> str:
     """Return a model set's name and short hash as A1111 writes a checkpoint."""
     return f"{model_set} [{digest[:HASH_CHARS]}]" if digest else model_set
+
+
+def _normalized(name: str) -> str:
+    """Return `DPM++ 2M Karras`, `k_dpmpp_2m_karras` and the like as `dpmpp_2m_karras`."""
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold().replace("++", "pp")).removeprefix("k_")
 
 
 def restorer_label(name: str) -> str:

@@ -19,7 +19,7 @@ from atelier_gateway.api.automatic1111.fields import (
 )
 from atelier_gateway.api.automatic1111.options import OPTIONS
 from atelier_gateway.api.automatic1111.png_info import PngInfoAnswer
-from atelier_gateway.http.ignored import IGNORED_HEADER
+from atelier_gateway.http.ignored import IGNORED_HEADER, WARNINGS_HEADER
 
 _TAG: dict[str, Any] = {"tags": ["AUTOMATIC1111"]}
 _UNREADABLE = {
@@ -27,6 +27,7 @@ _UNREADABLE = {
     408: "The body arrived too slowly.",
     413: "The body is larger than the limit.",
     415: "The body's content type is neither JSON nor plain text.",
+    429: "Too much is in flight already, or the queue is full. Retry-After says when to retry.",
     422: "A picture cannot be read, or fields are missing, out of range or not supported; each is named.",
     500: "An internal error; the request ID leads to the log line.",
 }
@@ -34,7 +35,6 @@ _AWAY = {503: "A service is loading, draining or unavailable. Retry-After says w
 _WORK = {
     **_UNREADABLE,
     **_AWAY,
-    429: "The queue is full. Retry-After says when to retry.",
     504: "The deadline expired.",
 }
 _DRAWING = {
@@ -143,18 +143,24 @@ def picture_route(path: str) -> dict[str, Any]:
     """Return the OpenAPI arguments of a route that takes or returns pictures."""
     description, table, model, failures, examples = _PICTURES[path]
     title = "".join(part.capitalize() for part in path[1:].split("-")) + "Request"
-    header = {"schema": {"type": "string"}, "description": "Fields that were ignored, by name."}
+    headers = {IGNORED_HEADER: _header("Fields that were ignored, by name.")}
+    if table is not PNG_INFO:
+        headers[WARNINGS_HEADER] = _header("Codes of the warnings.")
     content = {"schema": body_schema(title, table), "examples": examples}
     return {
         **_TAG,
         "description": description,
         "response_model": None,
         "responses": {
-            200: {"model": model, "description": "Done.", "headers": {IGNORED_HEADER: header}},
+            200: {"model": model, "description": "Done.", "headers": headers},
             **_problems(failures),
         },
         "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": content}}},
     }
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"schema": {"type": "string"}, "description": description}
 
 
 def list_route(path: str) -> dict[str, Any]:

@@ -29,6 +29,8 @@ MOST_CALLERS = 1000
 """Whose options are kept; then those of the caller that has been away longest are forgotten."""
 MOST_BYTES = 32 * 1024
 """Of a caller's options, as JSON."""
+MOST_BYTES_OF_ALL = 8 * 2**20
+"""Of all callers' options; then those of the caller that has been away longest are forgotten."""
 
 MODEL = "sd_model_checkpoint"
 MODEL_HASH = "sd_checkpoint_hash"
@@ -124,13 +126,18 @@ class Options:
     """The options of all callers."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        """As JSON: as objects, options of 32 KiB can take 600."""
+        self._bytes = 0
 
     def of(self, caller: str) -> Mapping[str, Any]:
         """Return what a caller has set."""
-        if caller in self._kept:
-            self._kept.move_to_end(caller)
-        return self._kept.get(caller, {})
+        kept = self._kept.get(caller)
+        if kept is None:
+            return {}
+        self._kept.move_to_end(caller)
+        options: dict[str, Any] = json.loads(kept)
+        return options
 
     def set(self, caller: str, values: Mapping[str, Any]) -> None:
         """Set options of a caller; null returns to the default. Raises `InvalidRequest`."""
@@ -139,13 +146,17 @@ class Options:
         kept = {
             name: value for name, value in kept.items() if value is not None and name not in _OF_THE_MODEL
         }
-        size = len(json.dumps(kept))
-        if size > MOST_BYTES:
-            raise InvalidRequest.of("options", f"would have {size} bytes, the limit is {MOST_BYTES}")
-        self._kept[caller] = kept
-        self._kept.move_to_end(caller)
-        while len(self._kept) > MOST_CALLERS:
-            self._kept.popitem(last=False)
+        text = json.dumps(kept, separators=(",", ":")).encode()
+        if len(text) > MOST_BYTES:
+            raise InvalidRequest.of("options", f"would have {len(text)} bytes, the limit is {MOST_BYTES}")
+        self._bytes -= len(self._kept.pop(caller, b""))
+        if not kept:
+            return
+        self._kept[caller] = text
+        self._bytes += len(text)
+        while len(self._kept) > MOST_CALLERS or self._bytes > MOST_BYTES_OF_ALL:
+            _, forgotten = self._kept.popitem(last=False)
+            self._bytes -= len(forgotten)
 
     def choices(self, caller: str, override: Mapping[str, Any]) -> Choices:
         """Return what is in effect for a request that overrides some. Raises `InvalidRequest`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from fastapi import APIRouter
@@ -14,7 +14,6 @@ from starlette.responses import Response
 from atelier_gateway.api.automatic1111 import openapi
 from atelier_gateway.api.automatic1111.callers import caller_of
 from atelier_gateway.api.automatic1111.drawing import (
-    NAMES_IN_SPEC,
     Drawing,
     drawing_of,
     needs_names,
@@ -27,6 +26,7 @@ from atelier_gateway.api.automatic1111.extras import (
     pictures_of_batch,
     restore_specs,
     single_body,
+    words_of_picture,
 )
 from atelier_gateway.api.automatic1111.fields import (
     EXTRA_BATCH,
@@ -39,7 +39,7 @@ from atelier_gateway.api.automatic1111.fields import (
 from atelier_gateway.api.automatic1111.loaded import Loaded, Loads
 from atelier_gateway.api.automatic1111.options import Options
 from atelier_gateway.api.automatic1111.png_info import png_info_body
-from atelier_gateway.api.automatic1111.request import Given, read_body, renamed
+from atelier_gateway.api.automatic1111.request import Given, read_body
 from atelier_gateway.api.automatic1111.running import Registry, Running
 from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.core.estimates import Estimate
@@ -48,13 +48,16 @@ from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.values import GenerateSpec, Generation, Restoration, RestoreSpec
 from atelier_gateway.http.disconnect import RequestClock, work_route
 from atelier_gateway.http.errors import log_and_count
-from atelier_gateway.http.ignored import ignored_header
+from atelier_gateway.http.ignored import ignored_header, warnings_header
 from atelier_gateway.http.schemas import printable
-from atelier_gateway.http.validation import fields_renamed, refusal
+from atelier_gateway.http.validation import refusal
 from atelier_gateway.settings import GatewaySettings
-from atelier_runtime.errors import Cancelled, FieldViolation, InvalidRequest
+from atelier_runtime.errors import Cancelled, InvalidRequest
+from atelier_runtime.outcomes import ResponseWarning
 
 _UNKNOWN_SAMPLER = 400
+_SMALL_BYTES = 2**17
+"""Pictures of so little are written in less time than it takes to begin in a thread."""
 _ESTIMATE_S = 2.0
 """How long progress waits for what a request is expected to take."""
 
@@ -142,33 +145,36 @@ class PictureRoutes:
         self._check_bytes("init_images", [*(given["init_images"] or []), given["mask"] or b""])
         caller = caller_of(request)
         choices = self._options.choices(caller, given["override_settings"] or {})
-        loaded = Loaded(await self._loads.generator(), None) if needs_names(given, choices) else None
+        loaded = Loaded(await self._loads.generator(), None) if needs_names(job, given, choices) else None
         drawing = drawing_of(job, given, choices, loaded)
-        names = renamed(table, NAMES_IN_SPEC)
-        violations = [
-            FieldViolation(names(v.field), v.message) for v in self._generate.violations(drawing.spec)
-        ]
-        if violations:
+        words = drawing.words
+        if violations := [words.violation(each) for each in self._generate.violations(drawing.spec)]:
             raise refusal(violations)
         estimate = partial(self._estimate, drawing.spec, clock.deadline)
         with self._registry.begun(caller, job, drawing.spec.image_count, estimate) as running:
             try:
-                with fields_renamed(names):
+                with words.of_errors():
                     generations = await running.interruptible(self._run(drawing, running, clock.deadline))
             except InvalidRequest as error:
                 if not without_sampler_alone(error):
                     raise
                 return _sampler_not_found(error, drawing)
-        return _json(await asyncio.to_thread(drawing_body, drawing, generations or ()), given)
+        done = generations or ()
+        drawing.tell_refiner(done)
+        if sum(len(generation.image.data) for generation in done) <= _SMALL_BYTES:
+            body = drawing_body(drawing, done)
+        else:
+            body = await asyncio.to_thread(drawing_body, drawing, done)
+        return _json(body, given, (each.warnings for each in done))
 
     async def _run(self, drawing: Drawing, running: Running, deadline: float) -> list[Generation]:
         """Draw; meanwhile ask for the name of what restores the faces."""
         if not drawing.spec.restore_faces:
             return await self._generate.run(drawing.spec, running.on_progress, deadline=deadline)
-        naming = asyncio.create_task(self._loads.restorer())
+        naming = asyncio.create_task(self._loads.face_restorer())
         try:
             generations = await self._generate.run(drawing.spec, running.on_progress, deadline=deadline)
-            drawing.name_restorer(Loaded(None, await naming).face_restorer)
+            drawing.name_restorer(await naming)
             return generations
         finally:
             naming.cancel()
@@ -189,24 +195,34 @@ class PictureRoutes:
         caller = caller_of(request)
         loaded = Loaded(None, await self._loads.restorer())
         specs = restore_specs(given, images, self._options.choices(caller, {}), loaded)
-        names = renamed(EXTRA_SINGLE, {})
-        with self._registry.begun(caller, "extras", len(images)) as running, fields_renamed(names):
-            restorations = await running.interruptible(self._restored(specs, clock.deadline))
+        with self._registry.begun(caller, "extras", len(images)) as running:
+            restorations = await running.interruptible(self._restored(specs, given, running, clock.deadline))
         if restorations is None:
             raise Cancelled("The request was interrupted.")
-        return _json(await asyncio.to_thread(to_body, given, restorations), given)
+        body = await asyncio.to_thread(to_body, given, restorations)
+        return _json(body, given, (each.warnings for each in restorations))
 
-    async def _restored(self, specs: Sequence[RestoreSpec], deadline: float) -> list[Restoration]:
-        return [await self._faces.restore(spec, deadline=deadline) for spec in specs]
+    async def _restored(
+        self, specs: Sequence[RestoreSpec], given: Given, running: Running, deadline: float
+    ) -> list[Restoration]:
+        restorations = []
+        for number, spec in enumerate(specs):
+            with words_of_picture(given, number).of_errors():
+                restorations.append(await self._faces.restore(spec, deadline=deadline))
+            running.on_finished()
+        return restorations
 
 
-def _json(body: bytes, given: Given) -> Response:
-    return Response(body, media_type="application/json", headers=ignored_header(given.told))
+def _json(body: bytes, given: Given, warnings: Iterable[Sequence[ResponseWarning]] = ()) -> Response:
+    codes = (warning.code for each in warnings for warning in each)
+    headers = {**ignored_header(given.told), **warnings_header(codes)}
+    return Response(body, media_type="application/json", headers=headers)
 
 
 def _sampler_not_found(error: InvalidRequest, drawing: Drawing) -> Response:
     """Return the response to an unknown sampler, with the status that 1.10 gives it."""
     name = printable(drawing.spec.sampler or "")
-    named = InvalidRequest.of("sampler_name", f'"{name}" is not found; it {error.fields[0].message}')
+    [wrong] = error.fields
+    named = InvalidRequest.of(wrong.field, f'"{name}" is not found; it {wrong.message}')
     log_and_count(named)
     return Automatic1111Route.render_error(named, status=_UNKNOWN_SAMPLER)

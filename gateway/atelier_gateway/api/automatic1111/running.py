@@ -32,6 +32,7 @@ class Running:
         self.began = time.monotonic()
         self.timestamp = timestamp()
         self.interrupted = False
+        self._finished = 0
         self._estimate = estimate
         self._shares = Shares()
         self._expected_s: float | None = None
@@ -44,6 +45,10 @@ class Running:
         """Note a step."""
         self._last = progress
         self._previews = progress.previews or self._previews
+
+    def on_finished(self) -> None:
+        """Note that another picture is finished, in a request that has no progress of its own."""
+        self._finished += 1
 
     async def prepare(self) -> None:
         """Find out what it will take, the first time that somebody asks how far it is."""
@@ -81,10 +86,11 @@ class Running:
     def report(self, *, with_image: bool) -> dict[str, Any]:
         """Return what `progress` answers. Encodes a preview of some kilobytes."""
         last = self._last
-        self._share = max(self._share, self._shares.share(last) if last else 0.0)
+        done = self._shares.share(last) if last else self._finished / self.count
+        self._share = max(self._share, done)
         share = max(_BEGUN, self._share)
         elapsed = time.monotonic() - self.began
-        left = elapsed / share - elapsed
+        left = elapsed / self._share - elapsed if self._share else 0.0
         if self._expected_s is not None:
             left = max(0.0, (1 - share) * self._expected_s)
         image = base64.b64encode(self._previews[0]).decode() if with_image and self._previews else None
@@ -96,6 +102,7 @@ class Running:
                 "interrupted": self.interrupted,
                 "job": self.job,
                 "job_count": self.count,
+                "job_no": self._finished,
                 "job_timestamp": self.timestamp,
                 "sampling_step": last.step if last else 0,
                 "sampling_steps": last.total if last else 0,

@@ -21,6 +21,7 @@ from atelier_gateway.api.automatic1111.options import (
     Options,
     ignored_options,
 )
+from atelier_gateway.api.automatic1111.request import require_shallow
 from atelier_gateway.api.automatic1111.running import Registry
 from atelier_gateway.http.body import read_json
 from atelier_gateway.http.ignored import ignored_header
@@ -56,6 +57,7 @@ class StateRoutes:
     async def set_options(self, request: Request) -> Response:
         """Set options of the caller; answers null."""
         values = await read_json(request, max_bytes=2 * MOST_BYTES, max_fields_bytes=2 * MOST_BYTES)
+        require_shallow(values)
         model = values.get(MODEL)
         if model:
             loaded = Loaded(await self._loads.generator(), None)
