@@ -96,6 +96,14 @@ async def test_a_drawing_that_is_restored_keeps_its_recipe_and_stays_a_drawing(r
     assert (twice.infotext, twice.source_type) == ("a fox\nSteps: 1", DRAWN)
 
 
+async def test_an_earlier_recipe_that_cannot_be_written_again_is_none(restorer: Client) -> None:
+    file = mark(png(photo(), "JPEG"), "jpeg", Marks({"kind": "drawing", "n": 7777777}, None, DRAWN))
+    file = file.replace(b"7777777", b"1.0e999")
+    found = read_marks((await restorer.restore(file, max_faces=1)).image.data)
+    assert found.recipe is not None and "of" not in found.recipe
+    assert (found.recipe["kind"], found.source_type) == ("restoration", DRAWN)
+
+
 async def test_each_fidelity_of_a_comparison_is_told(restorer: Client) -> None:
     request = pb.CompareFidelitiesRequest(
         restore=pb.RestoreFacesRequest(image=image_pb2.Image(data=png(photo())), max_faces=1),

@@ -15,6 +15,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+from atelier_runtime.recipes.whole import whole_text
+
 MAX_CHARS = 2**18
 """What is longer is no infotext."""
 
@@ -78,7 +80,7 @@ def _unquoted(value: str) -> str:
         text = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    return text if isinstance(text, str) else value
+    return whole_text(text) if isinstance(text, str) else value
 
 
 def _as_text(value: object) -> str | None:
