@@ -245,6 +245,30 @@ def test_only_drawings_are_drawn_again(stack: Stack) -> None:
     assert "input.recipe_of" in {each["field"] for each in response.json()["error"]["fields"]}
 
 
+def test_an_image_as_it_was_drawn_says_so(stack: Stack) -> None:
+    job = done(
+        stack, input={"prompt": "x", "width": 256, "height": 256, "seed": 3, "num_images": 2, "upscale": 2}
+    )
+    first, second = output_of(stack, job, "drawn"), output_of(stack, job, "drawn_2")
+    found = read_marks(second)
+    assert found.source_type == DRAWN and found.infotext is not None and found.recipe is not None
+    assert (found.recipe["image"], found.recipe["seed"]) == ([2, 2], 4)
+    request = found.recipe["request"]
+    assert (request["use_face_restoration"], request["upscale"], "restoration" in found.recipe) == (
+        False,
+        1,
+        False,
+    )
+    asked = len(stack.restorer.requests)
+    again = done(stack, input={"recipe_of": {"job": job["id"], "output": "drawn"}})
+    assert again["status"] == "completed", again["error"]
+    assert len(stack.restorer.requests) == asked, "it was not restored"
+    assert output_of(stack, again, "image") == first
+    job = done(stack, input={"prompt": "x", "width": 256, "height": 256, "metadata": "none"})
+    found = read_marks(output_of(stack, job, "drawn"))
+    assert (found.recipe, found.infotext, found.source_type) == (None, None, None)
+
+
 @pytest.mark.parametrize(("metadata", "number"), [("recipe", 1), ("none", 2), (None, 0)])
 def test_what_photos_are_to_say_reaches_the_restorer(stack: Stack, metadata: str | None, number: int) -> None:
     photo = encoded(encode(Picture(rgb=np.zeros((8, 8, 3), np.uint8)), "png", 90))

@@ -24,9 +24,9 @@ from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.hand_over import AT_ONCE, hand_over, only_one
 from atelier_gateway.core.health import require_ready
 from atelier_gateway.core.offer import GeneratorOffer
-from atelier_gateway.core.recipe import recipe_writer
-from atelier_gateway.core.results import restored, unrestored
+from atelier_gateway.core.recipe import as_drawn, recipe_writer
 from atelier_gateway.core.restoration_costs import RestorationCosts
+from atelier_gateway.core.results import restored, unrestored
 from atelier_gateway.core.signing import Signer
 from atelier_gateway.core.values import (
     GeneratedImage,
@@ -215,7 +215,14 @@ class Generate:
 
         draw, finish_one = only_one(generate, finish, only)
         count = spec.image_count if only is None else 1
-        return await hand_over(drawn_once(draw, drawings, count), finish_one)
+        drawn_spec = as_drawn(spec)
+        write_drawn = write_recipe if drawings is NOT_KEPT else await recipe_writer(drawn_spec, self._signer)
+
+        async def finish_drawn(number: int, drawn: GeneratedImage, file: EncodedImage) -> EncodedImage:
+            generation = unrestored(drawn_spec, replace(drawn, image=file), None, warnings)
+            return (await write_drawn(generation, number if only is None else only, None)).image
+
+        return await hand_over(drawn_once(draw, drawings, count, finish_drawn), finish_one)
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> Estimate:
         """Return what `run` is expected to take, and raise what it would refuse of the spec; runs nothing."""
