@@ -113,6 +113,7 @@ async def test_each_fidelity_of_a_comparison_is_told(restorer: Client) -> None:
     async for response in restorer.stub.CompareFidelities(request):
         recipes.append(read_marks(response.result.image.data).recipe)
     assert [recipe["faces"][0]["fidelity"] for recipe in recipes] == [0.0, 0.75]
+    assert [recipe["request"]["fidelity"] for recipe in recipes] == [0.0, 0.75]
     assert len({recipe["mask_sha256"] for recipe in recipes}) == 1
 
 

@@ -48,8 +48,8 @@ def drawn_once(
 ) -> Callable[[OnImage], Coroutine[Any, Any, None]]:
     """Wrap what generates `count` images: keep each, and hand them out again if all have been kept before.
 
-    `finish`: of the file of an image, see `Finish`. They are denoised together, so that one that is missing costs
-    as much as all.
+    `finish`: of the file of an image, see `Finish`. They are denoised together, so that one that is missing
+    costs as much as all.
     """
 
     async def hand_out(on_image: OnImage) -> None:

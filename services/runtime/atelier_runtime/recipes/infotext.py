@@ -24,6 +24,7 @@ _NEGATIVE = "Negative prompt:"
 _NEEDS_QUOTES = re.compile(r'[,:\n\r]|^["\s]|\s$')
 # Names are limited, or a long text without a colon would be searched again from each of its characters.
 _PARAMETER = re.compile(r'\s*(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_WEIGHTS = re.compile(r"<lora:[^<>]*>|[()\[\]\\]")
 _SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
 _FEWEST = 3
 """A last line with fewer parameters belongs to the prompt."""
@@ -39,6 +40,14 @@ def write(prompt: str, negative_prompt: str, parameters: Iterable[tuple[str, obj
         lines.append(f"{_NEGATIVE} {negative_prompt}")
     lines.append(", ".join(written))
     return "\n".join(lines)
+
+
+def escaped(prompt: str) -> str:
+    """Return a prompt whose brackets mean themselves as one of the web UI's, where they would be weights.
+
+    Tags of LoRAs, which are no part of the text, stay as they are.
+    """
+    return _WEIGHTS.sub(lambda match: match[0] if len(match[0]) > 1 else f"\\{match[0]}", prompt)
 
 
 def read(text: str) -> dict[str, str]:

@@ -126,6 +126,31 @@ async def test_passes_and_loras_are_in_the_infotext(chain: Chain) -> None:
     assert [(each["name"], each["weight"]) for each in loras] == [("ink", 0.5), ("oil", 1.0)]
 
 
+async def test_a_factor_of_enlargement_is_there_once_with_all_that_enlarged(chain: Chain) -> None:
+    chain.generator.upscaler = "lanczos"
+    chain.restorer.upscaler = "realesrgan"
+    simple = GenerateSpec("x", lanczos_scale=1.5, restore_faces=False, width=256, height=256)
+    read = infotext.read((await chain.marks(simple)).infotext or "")
+    assert (read["Postprocess upscale by"], read["Postprocess upscaler"]) == ("1.5", "lanczos")
+    written = (await chain.marks(replace(simple, upscale=2))).infotext or ""
+    assert written.count("Postprocess upscale by") == 1
+    read = infotext.read(written)
+    assert (read["Postprocess upscale by"], read["Postprocess upscaler"]) == ("3", "lanczos + realesrgan")
+
+
+async def test_the_restorer_s_network_is_named_if_it_has_restored_a_face(chain: Chain) -> None:
+    chain.restorer.error = InternalError("a bug")
+    read = infotext.read((await chain.marks(GenerateSpec("x"))).infotext or "")
+    assert "Face restoration" not in read
+    chain.restorer.error = None
+    chain.restorer.applied = False
+    read = infotext.read((await chain.marks(GenerateSpec("x", fidelity=0.5))).infotext or "")
+    assert "Face restoration" not in read
+    chain.restorer.applied = True
+    read = infotext.read((await chain.marks(GenerateSpec("x", fidelity=0.5))).infotext or "")
+    assert read["Face restoration"] == "CodeFormer"
+
+
 class BrokenGenerator(FakeGenerator):
     """Sends something other than a file."""
 
