@@ -238,6 +238,16 @@ def test_the_client_s_own_fields_are_named_as_such(stack: Stack) -> None:
     assert "recipe_of" in refused(stack, None, any_model_set=True)
 
 
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
+def test_only_jobs_take_a_recipe(stack: Stack, headers: dict[str, str]) -> None:
+    body = {"prompt": "x", "recipe_of": marked(RECIPE), "any_model_set": True}
+    response = stack.client.post("/generate", json=body, headers=headers)
+    assert response.status_code == 422
+    problems = {each["field"]: each["message"] for each in response.json()["error"]["fields"]}
+    assert set(problems) == {"recipe_of", "any_model_set"}
+    assert "POST /v1/jobs only" in problems["recipe_of"]
+
+
 def test_only_drawings_are_drawn_again(stack: Stack) -> None:
     body = {"type": "restore", "input": {"recipe_of": marked(RECIPE)}}
     response = stack.client.post("/v1/jobs", json=body)
