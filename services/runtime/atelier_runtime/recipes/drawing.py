@@ -84,8 +84,12 @@ class Drawing:
 
     @property
     def source_type(self) -> str:
-        """IPTC's term: what a mask keeps may be a photograph's."""
-        return COMPOSITE if "mask_sha256" in (self.started_from or {}) else DRAWN
+        """IPTC's term: what a mask keeps, or a strength of 0 reproduces, may be a photograph's."""
+        started_from = self.started_from or {}
+        reproduced = "image_sha256" in started_from and self.request.get("strength") == 0
+        if "mask_sha256" in started_from or (reproduced and not self.refiner_applied):
+            return COMPOSITE
+        return DRAWN
 
     def _parameters(self) -> Iterator[tuple[str, object]]:
         request = self.request

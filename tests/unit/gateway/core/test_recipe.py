@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from atelier_gateway.core.generate import Generate
+from atelier_gateway.core.recipe import started_from
 from atelier_gateway.core.values import (
     GeneratedImage,
     GenerateSpec,
@@ -22,7 +23,8 @@ from atelier_gateway.core.values import (
 )
 from atelier_runtime.errors import InternalError
 from atelier_runtime.images import Format
-from atelier_runtime.recipes import DRAWN, FoundMarks, infotext, read_marks
+from atelier_runtime.recipes import COMPOSITE, DRAWN, FoundMarks, infotext, read_marks
+from atelier_runtime.recipes.drawing import Drawing
 from tests.unit.gateway.core.fakes import FakeGenerator, FakeRestorer
 
 
@@ -149,6 +151,19 @@ async def test_the_restorer_s_network_is_named_if_it_has_restored_a_face(chain: 
     chain.restorer.applied = True
     read = infotext.read((await chain.marks(GenerateSpec("x", fidelity=0.5))).infotext or "")
     assert read["Face restoration"] == "CodeFormer"
+
+
+@pytest.mark.parametrize(("strength", "source_type"), [(0.0, COMPOSITE), (0.01, DRAWN)])
+async def test_what_is_only_reproduced_is_not_said_to_be_drawn(strength: float, source_type: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (256, 264)).save(buffer, "PNG")
+    spec = GenerateSpec("x", image=buffer.getvalue(), strength=strength, restore_faces=False)
+    drawing = Drawing(
+        request={"strength": strength}, seed=7, number=1, images=1, model_set="demo", model_set_hash="",
+        device="", size=(256, 264), started_from=started_from(spec),
+    )  # fmt: skip
+    assert drawing.source_type == source_type
+    assert replace(drawing, refiner_applied=True).source_type == DRAWN
 
 
 class BrokenGenerator(FakeGenerator):
