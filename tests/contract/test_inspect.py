@@ -84,6 +84,18 @@ def test_pictures_of_others_are_read_as_json_and_as_a_form(stack: Stack) -> None
     assert found["recipe"] is None
 
 
+def test_a_photographer_s_comment_is_no_infotext(stack: Stack) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0Aunt Mary: 1960, Hull"
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=exif)
+    found = inspected(stack, buffer.getvalue())
+    assert found["items"] == {"EXIF:UserComment": "Aunt Mary: 1960, Hull"}
+    assert (found["infotext"], found["parameters"]) == (None, None)
+    body = {"image": base64.b64encode(buffer.getvalue()).decode()}
+    assert stack.client.post("/sdapi/v1/png-info", json=body).json()["info"] == "Aunt Mary: 1960, Hull"
+
+
 def test_half_a_surrogate_pair_is_replaced(stack: Stack) -> None:
     plain = encode(Picture(rgb=np.zeros((4, 4, 3), np.uint8)), "png", 90)
     image = mark(plain, "png", Marks({"odd": "\ud800"}, 'x\nSteps: 1, Model: "\\ud800", Seed: 3', DRAWN))

@@ -77,6 +77,12 @@ def read(text: str) -> dict[str, str]:
     return found
 
 
+def has_parameters(text: str) -> bool:
+    """Return whether a text has the line of parameters, without which it may be anything."""
+    last = text[:MAX_CHARS].strip().rpartition("\n")[2]
+    return sum(1 for _ in _parameters(last)) >= _FEWEST
+
+
 def _parameters(line: str) -> Iterator[tuple[str, str]]:
     for match in _PARAMETER.finditer(line):
         yield match[1], _unquoted(match[2])
