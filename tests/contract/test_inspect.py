@@ -84,10 +84,36 @@ def test_pictures_of_others_are_read_as_json_and_as_a_form(stack: Stack) -> None
     assert found["recipe"] is None
 
 
-def test_half_a_surrogate_pair_is_shown_as_it_is(stack: Stack) -> None:
+def test_a_photographer_s_comment_is_no_infotext(stack: Stack) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0Aunt Mary: 1960, Hull"
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=exif)
+    found = inspected(stack, buffer.getvalue())
+    assert found["items"] == {"EXIF:UserComment": "Aunt Mary: 1960, Hull"}
+    assert (found["infotext"], found["parameters"]) == (None, None)
+    body = {"image": base64.b64encode(buffer.getvalue()).decode()}
+    assert stack.client.post("/sdapi/v1/png-info", json=body).json()["info"] == "Aunt Mary: 1960, Hull"
+
+
+def test_half_a_surrogate_pair_is_replaced(stack: Stack) -> None:
     plain = encode(Picture(rgb=np.zeros((4, 4, 3), np.uint8)), "png", 90)
-    image = mark(plain, "png", Marks({"odd": "\ud800"}, None, DRAWN))
-    assert inspected(stack, image)["recipe"] == {"odd": "\ud800"}
+    image = mark(plain, "png", Marks({"odd": "\ud800"}, 'x\nSteps: 1, Model: "\\ud800", Seed: 3', DRAWN))
+    found = inspected(stack, image)
+    assert found["recipe"] == {"odd": "\ufffd"}
+    body = {"image": base64.b64encode(image).decode()}
+    response = stack.client.post("/sdapi/v1/png-info", json=body)
+    assert response.status_code == 200, response.text
+    assert response.json()["parameters"] == found["parameters"]
+    assert found["parameters"]["Model"] == "\ufffd"
+
+
+def test_a_recipe_with_a_number_that_no_json_can_express_is_none(stack: Stack) -> None:
+    plain = encode(Picture(rgb=np.zeros((4, 4, 3), np.uint8)), "jpeg", 90)
+    image = mark(plain, "jpeg", Marks({"n": 7777777}, None, DRAWN)).replace(b"7777777", b"1.0e999")
+    response = stack.client.post("/v1/inspect", files={"image": ("picture", image)})
+    assert "Infinity" not in response.text
+    assert response.json()["recipe"] is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from atelier.generator.v1 import generator_service_pb2 as pb
+from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import Picture, encode
 from atelier_runtime.recipes import DRAWN, Marks, mark, read_marks
 from tests.contract.job_client import done, output_of
@@ -99,11 +100,54 @@ def test_other_fields_take_the_place_of_the_recipe_s(stack: Stack) -> None:
     assert request.prompt == "a red apple"
 
 
-def test_one_of_several_images_is_drawn_by_itself(stack: Stack) -> None:
-    response = stack.generate(seed=42, num_images=3, use_face_restoration=False).json()
+@pytest.mark.parametrize("restored", [False, True])
+def test_one_of_several_images_is_drawn_with_the_others(stack: Stack, restored: bool) -> None:
+    faces = {"use_face_restoration": restored, "face_restoration_weight": 0.25}
+    response = stack.generate(seed=42, num_images=3, **faces).json()
     third = base64.b64decode(response["images"][2]["image"].partition(",")[2])
-    assert done(stack, input={"recipe_of": encoded(third)})["result"]["seed"] == 44
-    assert stack.generator.requests[-1].num_images in (0, 1)
+    asked = len(stack.restorer.requests)
+    job = done(stack, input={"recipe_of": encoded(third)})
+    assert job["status"] == "completed", job["error"]
+    request = stack.generator.requests[-1]
+    assert (request.seed, request.num_images) == (42, 3), "in the same batch: it is the same to the bit"
+    assert job["result"]["seed"] == 44
+    assert [each["name"] for each in job["outputs"]] == (["drawn", "image"] if restored else ["image"])
+    assert len(stack.restorer.requests) - asked == int(restored)
+    again = output_of(stack, job, "image")
+    assert read_marks(again).recipe == read_marks(third).recipe
+    assert pixels(again) == pixels(third)
+
+
+def test_one_of_several_images_with_another_seed_or_number_is_drawn_by_itself(stack: Stack) -> None:
+    response = stack.generate(seed=42, num_images=3, use_face_restoration=False).json()
+    third = encoded(base64.b64decode(response["images"][2]["image"].partition(",")[2]))
+    for fields, seed, number in (({"seed": 7}, 7, 1), ({"num_images": 1}, 44, 1), ({"num_images": 2}, 44, 2)):
+        job = done(stack, input={"recipe_of": third, **fields})
+        request = stack.generator.requests[-1]
+        assert (request.seed, max(1, request.num_images)) == (seed, number)
+        assert [each["name"] for each in job["outputs"]] == ["image", "image_2"][:number]
+
+
+def test_a_sampler_in_place_of_the_recipe_s_brings_its_own_schedule(stack: Stack) -> None:
+    image = encoded(drawn(stack, sampler="euler", schedule="karras"))
+    done(stack, input={"recipe_of": image, "sampler": "ddim"})
+    request = stack.generator.requests[-1]
+    assert (request.sampler, request.HasField("schedule")) == ("ddim", False)
+    done(stack, input={"recipe_of": image, "schedule": "beta"})
+    request = stack.generator.requests[-1]
+    assert (request.sampler, request.schedule) == ("euler", "beta")
+
+
+def test_what_the_generator_refuses_is_named_as_the_recipe_s(stack: Stack) -> None:
+    image = encoded(drawn(stack, loras=[{"name": "ink"}]))
+    message = "is not there"
+    stack.generator.error = InvalidRequest.of("loras[0].name", message)
+    job = done(stack, input={"recipe_of": image})
+    assert job["error"]["fields"] == [
+        {"field": "recipe_of", "message": f"its recipe's loras[0].name {message}"}
+    ]
+    job = done(stack, input={"recipe_of": image, "loras": [{"name": "oil"}]})
+    assert [each["field"] for each in job["error"]["fields"]] == ["loras[0].name"]
 
 
 def test_files_that_it_started_from_must_be_given_again(stack: Stack) -> None:
@@ -151,6 +195,27 @@ RECIPE = {
         (marked({**RECIPE, "request": {**REQUEST, "width": 255}}), "its recipe's width must be"),
         (marked({**RECIPE, "request": {**REQUEST, "rm": "-rf"}}), "its recipe's rm is not a field"),
         (marked({**RECIPE, "seed": "7"}), "its recipe's seed must be"),
+        (marked({**RECIPE, "seed": None}), "its recipe's seed must be"),
+        (marked({**RECIPE, "seed": -1}), "its recipe's seed must be"),
+        (marked({**RECIPE, "seed": True}), "its recipe's seed must be"),
+        (marked({**RECIPE, "version": True}), "recipe of version true"),
+        (marked({**RECIPE, "version": 0}), "recipe of version 0"),
+        (marked({**RECIPE, "version": -5}), "recipe of version -5"),
+        (marked({**RECIPE, "version": None}), "recipe of version null"),
+        (marked({**RECIPE, "image": [2, 1]}), "its recipe's image cannot be 2 of 1"),
+        (marked({**RECIPE, "image": [1, 2]}), "its recipe's image must be"),
+        (marked({**RECIPE, "image": {}}), "its recipe's image must be"),
+        (marked({**RECIPE, "request": {**REQUEST, "num_images": []}}), "its recipe's num_images must be"),
+        (marked({**RECIPE, "request": {**REQUEST, "seed": 4}}), "has the seed 4"),
+        (marked({**RECIPE, "request": {**REQUEST, "sampler": ["euler"]}}), "its recipe's sampler must be"),
+        (marked({**RECIPE, "request": {**REQUEST, "sampler": {}}}), "its recipe's sampler must be"),
+        (marked({**RECIPE, "request": {**REQUEST, "schedule": []}}), "its recipe's schedule must be"),
+        (marked({**RECIPE, "request": {**REQUEST, "image": "aaaa"}}), "its recipe's image is in no recipe"),
+        (marked({**RECIPE, "request": {**REQUEST, "mask": "aaaa"}}), "its recipe's mask is in no recipe"),
+        (marked({**RECIPE, "request": {**REQUEST, "dry_run": True}}), "its recipe's dry_run is in no recipe"),
+        (marked({**RECIPE, "model_set": {"name": "\ud800", "hash": "\ud800"}}), "\ufffd"),
+        (marked({**RECIPE, "model_set": {"name": [], "hash": {}}}), "names no model set"),
+        (marked({**RECIPE, "started_from": {"image_sha256": [1]}}), "image_sha256 is no hash"),
         (encoded(b"GIF89a"), "is a GIF, not a PNG, JPEG or WebP"),
         ("?", "base64"),
     ],
@@ -161,9 +226,26 @@ def test_what_cannot_be_drawn_again_is_refused_with_the_reason(
     assert words in refused(stack, recipe_of)["recipe_of"]
 
 
+def test_a_text_that_utf_8_cannot_express_is_refused(stack: Stack) -> None:
+    body = '{"type": "generate", "input": {"recipe_of": "%s", "sampler": "\\ud800", "\\ud800": 1}}'
+    response = stack.client.post("/v1/jobs", content=body % marked(RECIPE))
+    assert response.status_code == 422
+    assert "input.sampler" in {each["field"] for each in response.json()["error"]["fields"]}
+
+
 def test_the_client_s_own_fields_are_named_as_such(stack: Stack) -> None:
     assert set(refused(stack, marked(RECIPE), width=255)) == {"width"}
     assert "recipe_of" in refused(stack, None, any_model_set=True)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
+def test_only_jobs_take_a_recipe(stack: Stack, headers: dict[str, str]) -> None:
+    body = {"prompt": "x", "recipe_of": marked(RECIPE), "any_model_set": True}
+    response = stack.client.post("/generate", json=body, headers=headers)
+    assert response.status_code == 422
+    problems = {each["field"]: each["message"] for each in response.json()["error"]["fields"]}
+    assert set(problems) == {"recipe_of", "any_model_set"}
+    assert "POST /v1/jobs only" in problems["recipe_of"]
 
 
 def test_only_drawings_are_drawn_again(stack: Stack) -> None:
@@ -171,6 +253,30 @@ def test_only_drawings_are_drawn_again(stack: Stack) -> None:
     response = stack.client.post("/v1/jobs", json=body)
     assert response.status_code == 422
     assert "input.recipe_of" in {each["field"] for each in response.json()["error"]["fields"]}
+
+
+def test_an_image_as_it_was_drawn_says_so(stack: Stack) -> None:
+    job = done(
+        stack, input={"prompt": "x", "width": 256, "height": 256, "seed": 3, "num_images": 2, "upscale": 2}
+    )
+    first, second = output_of(stack, job, "drawn"), output_of(stack, job, "drawn_2")
+    found = read_marks(second)
+    assert found.source_type == DRAWN and found.infotext is not None and found.recipe is not None
+    assert (found.recipe["image"], found.recipe["seed"]) == ([2, 2], 4)
+    request = found.recipe["request"]
+    assert (request["use_face_restoration"], request["upscale"], "restoration" in found.recipe) == (
+        False,
+        1,
+        False,
+    )
+    asked = len(stack.restorer.requests)
+    again = done(stack, input={"recipe_of": {"job": job["id"], "output": "drawn"}})
+    assert again["status"] == "completed", again["error"]
+    assert len(stack.restorer.requests) == asked, "it was not restored"
+    assert output_of(stack, again, "image") == first
+    job = done(stack, input={"prompt": "x", "width": 256, "height": 256, "metadata": "none"})
+    found = read_marks(output_of(stack, job, "drawn"))
+    assert (found.recipe, found.infotext, found.source_type) == (None, None, None)
 
 
 @pytest.mark.parametrize(("metadata", "number"), [("recipe", 1), ("none", 2), (None, 0)])

@@ -65,6 +65,12 @@ def test_a_picture_is_drawn_again_to_the_bit(atelier: Atelier) -> None:
     assert (pixels(other) != pixels(image)).any()
 
 
+def test_one_of_several_is_drawn_again_to_the_bit(atelier: Atelier) -> None:
+    response = atelier.post(**BODY, num_images=3, use_face_restoration=False)
+    third = base64.b64decode(response.json()["images"][2]["image"].partition(",")[2])
+    assert redrawn(atelier, third) == third
+
+
 def test_a_drawing_that_started_from_an_image_is_drawn_again_with_it(atelier: Atelier) -> None:
     source = drawn(atelier, use_face_restoration=False, metadata="none")
     encoded = base64.b64encode(source).decode()

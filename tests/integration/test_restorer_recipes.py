@@ -127,6 +127,23 @@ async def test_a_drawing_that_is_restored_keeps_its_recipe_and_stays_a_drawing(r
     assert (twice.infotext, twice.source_type) == ("a fox\nSteps: 1", DRAWN)
 
 
+@pytest.mark.parametrize("file_format", [image_pb2.IMAGE_FORMAT_JPEG, image_pb2.IMAGE_FORMAT_WEBP])
+async def test_the_infotext_of_a_drawing_is_kept_in_other_formats(restorer: Client, file_format: int) -> None:
+    text = "ein Füchslein 狐\nSteps: 2, Sampler: Euler, Seed: 3"
+    file = mark(png(photo()), "png", Marks({"kind": "drawing"}, text, DRAWN))
+    options = image_pb2.OutputOptions(format=file_format)
+    found = read_marks((await restorer.restore(file, max_faces=0, output=options)).image.data)
+    assert (found.infotext, found.source_type) == (text, DRAWN)
+
+
+async def test_an_earlier_recipe_that_cannot_be_written_again_is_none(restorer: Client) -> None:
+    file = mark(png(photo(), "JPEG"), "jpeg", Marks({"kind": "drawing", "n": 7777777}, None, DRAWN))
+    file = file.replace(b"7777777", b"1.0e999")
+    found = read_marks((await restorer.restore(file, max_faces=1)).image.data)
+    assert found.recipe is not None and "of" not in found.recipe
+    assert (found.recipe["kind"], found.source_type) == ("restoration", DRAWN)
+
+
 async def test_each_fidelity_of_a_comparison_is_told(restorer: Client) -> None:
     request = pb.CompareFidelitiesRequest(
         restore=pb.RestoreFacesRequest(image=image_pb2.Image(data=png(photo())), max_faces=1),
@@ -136,6 +153,7 @@ async def test_each_fidelity_of_a_comparison_is_told(restorer: Client) -> None:
     async for response in restorer.stub.CompareFidelities(request):
         recipes.append(read_marks(response.result.image.data).recipe)
     assert [recipe["faces"][0]["fidelity"] for recipe in recipes] == [0.0, 0.75]
+    assert [recipe["request"]["fidelity"] for recipe in recipes] == [0.0, 0.75]
     assert len({recipe["mask_sha256"] for recipe in recipes}) == 1
 
 

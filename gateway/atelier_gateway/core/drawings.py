@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from atelier_gateway.core.values import GeneratedImage, OnImage
+from atelier_runtime.images import EncodedImage
+
+Finish = Callable[[EncodedImage], Awaitable[EncodedImage]]
+"""Takes the file of an image as it was drawn, and returns it with what it says of itself."""
 
 
 class Drawings(ABC):
@@ -17,8 +22,8 @@ class Drawings(ABC):
         """Return a kept image as it was, raw pixels included; None: there is none."""
 
     @abstractmethod
-    async def keep(self, number: int, drawn: GeneratedImage) -> None:
-        """Keep an image. Once this returns, it is not lost."""
+    async def keep(self, number: int, drawn: GeneratedImage, finish: Finish) -> None:
+        """Keep an image, as the file that `finish` returns. Once this returns, it is not lost."""
 
 
 class NotKept(Drawings):
@@ -28,7 +33,7 @@ class NotKept(Drawings):
         """Return None."""
         return None
 
-    async def keep(self, number: int, drawn: GeneratedImage) -> None:
+    async def keep(self, number: int, drawn: GeneratedImage, finish: Finish) -> None:
         """Do nothing."""
 
 
@@ -36,11 +41,15 @@ NOT_KEPT = NotKept()
 
 
 def drawn_once(
-    generate: Callable[[OnImage], Coroutine[Any, Any, None]], drawings: Drawings, count: int
+    generate: Callable[[OnImage], Coroutine[Any, Any, None]],
+    drawings: Drawings,
+    count: int,
+    finish: Callable[[int, GeneratedImage, EncodedImage], Awaitable[EncodedImage]],
 ) -> Callable[[OnImage], Coroutine[Any, Any, None]]:
     """Wrap what generates `count` images: keep each, and hand them out again if all have been kept before.
 
-    They are denoised together, so that one that is missing costs as much as all.
+    `finish`: of the file of an image, see `Finish`. They are denoised together, so that one that is missing
+    costs as much as all.
     """
 
     async def hand_out(on_image: OnImage) -> None:
@@ -48,7 +57,7 @@ def drawn_once(
         if not all(kept):
 
             async def keep(number: int, drawn: GeneratedImage) -> None:
-                await drawings.keep(number, drawn)
+                await drawings.keep(number, drawn, partial(finish, number, drawn))
                 await on_image(number, drawn)
 
             await generate(keep)

@@ -21,11 +21,12 @@ from functools import partial
 from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
 from atelier_gateway.core.drawings import NOT_KEPT, Drawings, drawn_once
 from atelier_gateway.core.estimates import Estimate
-from atelier_gateway.core.hand_over import AT_ONCE, hand_over
+from atelier_gateway.core.hand_over import AT_ONCE, hand_over, only_one
 from atelier_gateway.core.health import require_ready
 from atelier_gateway.core.offer import GeneratorOffer
-from atelier_gateway.core.recipe import recipe_writer
+from atelier_gateway.core.recipe import as_drawn, recipe_writer
 from atelier_gateway.core.restoration_costs import RestorationCosts
+from atelier_gateway.core.results import restored, unrestored
 from atelier_gateway.core.signing import Signer
 from atelier_gateway.core.values import (
     GeneratedImage,
@@ -159,12 +160,14 @@ class Generate:
         deadline: float,
         drawings: Drawings = NOT_KEPT,
         can_wait: bool = False,
+        only: int | None = None,
     ) -> list[Generation]:
         """Carry out a spec; `deadline` is an absolute deadline on the `time.monotonic()` clock.
 
         Returns the images in the order of their seeds. `drawings` keeps what goes to the restorer.
         `can_wait`: whoever calls comes back later if the restorer is full or away, rather than take images
-        as they are.
+        as they are. `only`: the number, from 0, of the one image that is wanted: the others are drawn with
+        it, as it would be another one without them, and go no further.
 
         Raises:
             AtelierError: an image is missing. Canceling the task stops the services' work.
@@ -178,9 +181,9 @@ class Generate:
             generate = partial(self._generator.generate, plain, on_progress=on_progress, deadline=deadline)
 
             async def as_it_is(number: int, generated: GeneratedImage) -> Generation:
-                return await write_recipe(_unrestored(spec, generated, None, warnings), number, None)
+                return await write_recipe(unrestored(spec, generated, None, warnings), number, None)
 
-            return await hand_over(generate, as_it_is)
+            return await hand_over(*only_one(generate, as_it_is, only))
         if self._restorer.waiting_for_slot + min(spec.image_count, AT_ONCE) > _MAX_WAITING:
             raise QueueFull(
                 f"The restorer's queue is full, and {_MAX_WAITING} generated images wait for it.",
@@ -195,7 +198,7 @@ class Generate:
             on_progress(Progress(RESTORE_STAGE, number, spec.image_count))
             if spec.on_restore_failure == "fail":
                 restoration = await self._restore_or_fail(spec, generated, number, deadline, can_wait)
-                generation = _restored(spec, generated, restoration, warnings)
+                generation = restored(spec, generated, restoration, warnings)
                 return await write_recipe(generation, number, restoration)
             if restore_until is None:
                 # A restorer that hangs must leave the time to encode the generated images.
@@ -208,9 +211,18 @@ class Generate:
                     raise
                 generation = await self._fall_back(spec, generated, error, warnings)
                 return await write_recipe(generation, number, None)
-            return await write_recipe(_restored(spec, generated, restoration, warnings), number, restoration)
+            return await write_recipe(restored(spec, generated, restoration, warnings), number, restoration)
 
-        return await hand_over(drawn_once(generate, drawings, spec.image_count), finish)
+        draw, finish_one = only_one(generate, finish, only)
+        count = spec.image_count if only is None else 1
+        drawn_spec = as_drawn(spec)
+        write_drawn = write_recipe if drawings is NOT_KEPT else await recipe_writer(drawn_spec, self._signer)
+
+        async def finish_drawn(number: int, drawn: GeneratedImage, file: EncodedImage) -> EncodedImage:
+            generation = unrestored(drawn_spec, replace(drawn, image=file), None, warnings)
+            return (await write_drawn(generation, number if only is None else only, None)).image
+
+        return await hand_over(drawn_once(draw, drawings, count, finish_drawn), finish_one)
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> Estimate:
         """Return what `run` is expected to take, and raise what it would refuse of the spec; runs nothing."""
@@ -321,7 +333,7 @@ class Generate:
         timer = StageTimer()
         image = await asyncio.to_thread(_encode, spec, generated.image, self._max_pixels, timer)
         encoded = replace(generated, image=image, stages=(*generated.stages, *timer.reports))
-        return _unrestored(spec, encoded, reason, [*warnings, _fallback_warning(spec, reason)])
+        return unrestored(spec, encoded, reason, [*warnings, _fallback_warning(spec, reason)])
 
 
 def _encode(spec: GenerateSpec, raw: EncodedImage, max_pixels: int, timer: StageTimer) -> EncodedImage:
@@ -347,52 +359,3 @@ def _fallback_warning(spec: GenerateSpec, reason: SkipReason) -> ResponseWarning
         f"The restorer failed ({reason}): {' and '.join(skipped)}. This is the generated image as it is."
     )
     return ResponseWarning(WarningCode.RESTORER_FAILED, message)
-
-
-def _unrestored(
-    spec: GenerateSpec,
-    generated: GeneratedImage,
-    reason: SkipReason | None,
-    warnings: list[ResponseWarning],
-) -> Generation:
-    """Return a result without the restorer; `reason` says why it was skipped, None if it was not needed."""
-    return Generation(
-        image=generated.image,
-        seed=generated.seed,
-        model_set=generated.model_set,
-        sampling=generated.sampling,
-        refiner_applied=generated.refiner_applied,
-        refiner_reason=generated.refiner_reason,
-        hires_fix_applied=generated.hires_fix_applied,
-        upscalers=(generated.upscaler,) if generated.upscaler else (),
-        upscale_applied=1,
-        face_restoration_applied=False,
-        face_restoration_reason=reason if spec.restore_faces else None,
-        tone_matched=False,
-        faces=(),
-        warnings=(*warnings, *generated.warnings),
-        stages=generated.stages,
-        model_set_hash=generated.model_set_hash,
-        device=generated.device,
-        prompt_tokens=generated.prompt_tokens,
-    )
-
-
-def _restored(
-    spec: GenerateSpec, generated: GeneratedImage, restoration: Restoration, warnings: list[ResponseWarning]
-) -> Generation:
-    base = _unrestored(spec, generated, restoration.face_restoration_reason, warnings)
-    applied = spec.restore_faces and restoration.face_restoration_applied
-    upscalers = dict.fromkeys((*base.upscalers, *((restoration.upscaler,) if restoration.upscaler else ())))
-    return replace(
-        base,
-        image=restoration.image,
-        upscalers=tuple(upscalers),
-        upscale_applied=restoration.upscale_applied,
-        face_restoration_applied=applied,
-        face_restoration_reason=None if applied else base.face_restoration_reason,
-        tone_matched=restoration.tone_matched,
-        faces=restoration.faces if spec.restore_faces else (),
-        warnings=(*base.warnings, *restoration.warnings),
-        stages=(*base.stages, *restoration.stages),
-    )

@@ -14,11 +14,11 @@ AT_ONCE = 2
 While these are under way the next is not read, so that the generator keeps it.
 """
 
+Draw = Callable[[OnImage], Coroutine[Any, Any, None]]
+Finish = Callable[[int, GeneratedImage], Coroutine[Any, Any, Generation]]
 
-async def hand_over(
-    generate: Callable[[OnImage], Coroutine[Any, Any, None]],
-    finish: Callable[[int, GeneratedImage], Coroutine[Any, Any, Generation]],
-) -> list[Generation]:
+
+async def hand_over(generate: Draw, finish: Finish) -> list[Generation]:
     """Let `generate` hand over images and `finish` each of them, `AT_ONCE` at a time.
 
     Returns the finished images in order. The first error, of either, cancels all that is under way.
@@ -63,3 +63,21 @@ async def hand_over(
         tasks.clear()
         errors.clear()
         del generating, failing, under_way, task
+
+
+def only_one(generate: Draw, finish: Finish, only: int | None) -> tuple[Draw, Finish]:
+    """Return what hands over and finishes a single one of the images, as number 0; None: all of them."""
+    if only is None:
+        return generate, finish
+
+    async def draw(on_image: OnImage) -> None:
+        async def pick(number: int, drawn: GeneratedImage) -> None:
+            if number == only:
+                await on_image(0, drawn)
+
+        await generate(pick)
+
+    async def finish_it(_: int, drawn: GeneratedImage) -> Generation:
+        return await finish(only, drawn)
+
+    return draw, finish_it

@@ -77,6 +77,21 @@ async def recipe_writer(spec: GenerateSpec, signer: Signer | None) -> WriteRecip
     return write
 
 
+def as_drawn(spec: GenerateSpec) -> GenerateSpec:
+    """Return the spec of an image before its faces are restored and it is enlarged, as a PNG file."""
+    return replace(
+        spec,
+        restore_faces=False,
+        fidelity=None,
+        match_tone=None,
+        face_detector=None,
+        upscale=defaults.UPSCALE,
+        on_restore_failure=defaults.ON_RESTORE_FAILURE,
+        output_format="png",
+        quality=None,
+    )
+
+
 def _claim(
     spec: GenerateSpec, generation: Generation, drawing: Drawing, restoration: Restoration | None
 ) -> Claim:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
-from atelier_gateway.core.drawings import Drawings
+from atelier_gateway.core.drawings import Drawings, Finish
 from atelier_gateway.core.values import GeneratedImage
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.store import JobStore
@@ -23,7 +23,8 @@ PREFIX = "drawn"
 class StoredDrawings(Drawings):
     """Kept with the job, for its next attempt and for other jobs.
 
-    A PNG file has the very pixels; the restorer is sent them raw, as the generator would have.
+    A PNG file has the very pixels, whatever it says of itself; the restorer is sent them raw, as the
+    generator would have.
     """
 
     def __init__(self, store: JobStore, blobs: BlobStore, claim: Claim, *, max_pixels: int) -> None:
@@ -46,11 +47,11 @@ class StoredDrawings(Drawings):
         raw = await asyncio.to_thread(self._to_raw, file)
         return replace(_FACTS.validate_python(json.loads(facts)), image=raw)
 
-    async def keep(self, number: int, drawn: GeneratedImage) -> None:
+    async def keep(self, number: int, drawn: GeneratedImage, finish: Finish) -> None:
         """Keep an image as a PNG file, and record it as an output."""
         name = _name(number)
         blob = f"{self._claim.job.id}/{self._claim.fence}_{name}.png"
-        file = await asyncio.to_thread(self._to_png, drawn.image)
+        file = await finish(await asyncio.to_thread(self._to_png, drawn.image))
         facts = _FACTS.dump_python(replace(drawn, image=replace(drawn.image, data=b"")), mode="json")
         await self._blobs.put(_facts_of(blob), json.dumps(facts).encode())
         await self._blobs.put(blob, file.data)

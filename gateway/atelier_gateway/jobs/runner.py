@@ -41,6 +41,7 @@ from atelier_runtime.errors import (
 )
 from atelier_runtime.images import EncodedImage
 from atelier_runtime.log import request_id
+from atelier_runtime.recipes.whole import whole_text
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -363,7 +364,9 @@ def error_report(error: AtelierError) -> Json:
     violations = error.fields if isinstance(error, InvalidRequest) else ()
     return {
         "code": error.reason,
-        "message": error.message,
-        "fields": [{"field": each.field, "message": each.message} for each in violations],
+        "message": whole_text(error.message),
+        "fields": [
+            {"field": whole_text(each.field), "message": whole_text(each.message)} for each in violations
+        ],
         **({} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}),
     }

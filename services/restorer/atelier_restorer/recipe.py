@@ -10,6 +10,7 @@ from atelier_restorer.request import FaceEdit, FaceOutcome, RestoreRequest, Rest
 from atelier_runtime import __version__, defaults
 from atelier_runtime.recipes import COMPOSITE, Marks
 from atelier_runtime.recipes.marks import VERSION
+from atelier_runtime.recipes.reading import text_of_png
 
 _LANCZOS = "lanczos"
 _CONTRACT_NAMES = {"use_upscaler": "use_realesrgan", "detect_size_px": "detect_size"}
@@ -32,12 +33,14 @@ class Origin:
 def marks_of(result: RestoreResult, request: RestoreRequest, file_format: str, origin: Origin) -> Marks:
     """Return what is written into a file of this format.
 
-    A photo that no network has changed keeps its own source type: it is not said to be a composite.
+    The infotext of a drawing that was a PNG file is kept, for which other formats have another place. A photo
+    that no network has changed keeps its own source type: it is not said to be a composite.
     """
     is_restored = any(outcome.reason is None for outcome in result.outcomes)
     is_composite = is_restored or result.upscaler not in ("", _LANCZOS)
     return Marks(
         recipe=_recipe(result, request, file_format, origin),
+        infotext=None if file_format == "png" else text_of_png(result.picture.texts),
         source_type=COMPOSITE if is_composite else None,
         builds_on=True,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -130,7 +131,7 @@ class RestorerServicer(StatusServicer, pb_grpc.RestorerServiceServicer):
         results = self._service.pipeline.compare(image, request, fidelities, deadline_of(context))
         async with aclosing(results):
             async for fidelity, result in results:
-                response = await self._response(result, request)
+                response = await self._response(result, replace(request, fidelity=fidelity))
                 yield pb.CompareFidelitiesResponse(fidelity=fidelity, result=response)
 
     async def DetectFaces(

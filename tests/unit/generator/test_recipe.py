@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from atelier_generator.generation import Generation
+from atelier_generator.prompt_syntax import Segment, parse
 from atelier_generator.recipe import with_recipe
 from atelier_generator.request import CompletedRequest, GenerateRequest, HiresPass
 from atelier_generator.source import Source
@@ -41,6 +42,26 @@ def generation(seed: int = 7) -> Generation:
         warnings=(),
         stages=(),
     )
+
+
+@pytest.mark.parametrize("prompt", ["a (very) big [cat]", r"C:\(x\\", "((a:1.3)", "[a|b] [c:3]"])
+def test_the_web_ui_draws_the_same_picture_from_the_infotext(prompt: str) -> None:
+    request = GenerateRequest(prompt, negative_prompt=prompt, width_px=256, height_px=264, seed=7)
+    plain = encode(Picture(PIXELS), "png", 90)
+    completed = request.completed(ModelDefaults(), "euler")
+    read = infotext.read(read_marks(with_recipe(plain, completed, generation(), LOADED)).infotext or "")
+    for name in ("Prompt", "Negative prompt"):
+        assert parse(read[name], "weighted") == ((Segment(prompt),),)
+    assert infotext.escaped("(a) <lora:ink_(2):1>") == r"\(a\) <lora:ink_(2):1>"
+
+
+def test_weights_are_in_the_infotext_as_they_are() -> None:
+    prompt = "a (very:1.2) big [cat]"
+    plain = encode(Picture(PIXELS), "png", 90)
+    request = GenerateRequest(prompt, width_px=256, height_px=264, seed=7, prompt_syntax="weighted")
+    completed = request.completed(ModelDefaults(), "euler")
+    written = read_marks(with_recipe(plain, completed, generation(), LOADED)).infotext or ""
+    assert infotext.read(written)["Prompt"] == prompt
 
 
 @pytest.mark.parametrize("file_format", ["png", "jpeg", "webp"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import struct
 import zlib
 
@@ -16,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.images import FORMATS, Format, Picture, encode, png
-from atelier_runtime.recipes import DRAWN, Marks, mark, read_marks
+from atelier_runtime.recipes import DRAWN, Marks, describe_marks, mark, read_marks
 
 INFOTEXT = "a fox\nSteps: 1, Sampler: Euler, Seed: 3"
 
@@ -104,15 +105,36 @@ def test_document_types_are_not_read() -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    ["[]", "3", "[" * 5000, "{", '{"a":' + "[" * 100 + "]" * 100 + "}", '{"a": NaN}', '{"a":' * 3000, "NaN"],
+    [
+        *("[]", "3", "[" * 5000, "{", '{"a":' + "[" * 100 + "]" * 100 + "}", '{"a":' * 3000),
+        *('{"a": NaN}', "NaN", '{"a": 1e999}', '{"a": [{"b": -1.5e400}]}', '{"a": ' + "9" * 5000 + "}"),
+    ],
 )
-def test_a_recipe_that_is_no_object_is_none(recipe: str) -> None:
+def test_a_recipe_that_is_no_object_or_cannot_be_written_again_is_none(recipe: str) -> None:
+    file = png_with_recipe(recipe)
+    assert read_marks(file).recipe is None
+    again = read_marks(mark(file, "png", Marks({"kind": "restoration"}, builds_on=True)))
+    assert again.recipe == {"kind": "restoration"}
+
+
+def test_halves_of_surrogate_pairs_do_not_leave_the_reader() -> None:
+    halves = json.dumps({"\ud800": ["x\udc00", {"a": "\ud83e\udd8a"}]})
+    infotext_ = json.dumps("a\ud800\nSteps: 1, Sampler: Euler, Seed: 3")
+    found = read_marks(png_with_recipe(halves, infotext_))
+    assert found.recipe == {"\ufffd": ["x\ufffd", {"a": "🦊"}]}
+    assert found.infotext == "a\ufffd\nSteps: 1, Sampler: Euler, Seed: 3"
+    text = b'parameters\0x\nSteps: 1, Model: "a\\ud800", Seed: 3'
+    parameters = describe_marks(read_marks(png_with((b"tEXt", text))))["parameters"]
+    assert parameters["Model"] == "a\ufffd"
+
+
+def png_with_recipe(recipe: str, written: str = '""') -> bytes:
     packet = (
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
-        f'xmlns:a="urn:atelier:recipe/1.0/"><a:Recipe>{recipe}</a:Recipe></rdf:Description></rdf:RDF>'
+        f'xmlns:a="urn:atelier:recipe/1.0/"><a:Recipe>{recipe}</a:Recipe><a:Infotext>{written}</a:Infotext>'
+        "</rdf:Description></rdf:RDF>"
     )
-    found = read_marks(png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet.encode())))
-    assert found.recipe is None
+    return png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet.encode()))
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"x" * 100, b"\0" * 10])

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from atelier_runtime.recipes import read_marks
 from atelier_runtime.recipes.infotext import read as read_infotext
+from atelier_runtime.recipes.reading import COMMENT
 
 
 class PngInfoAnswer(BaseModel):
@@ -25,6 +26,6 @@ def png_info_body(file: bytes) -> bytes:
     Raises `InvalidRequest` if it is no PNG, JPEG or WebP file.
     """
     found = read_marks(file)
-    info = found.infotext or ""
+    info = found.infotext or found.items.get(COMMENT, "")  # any comment, as the web UI does
     items = {name: text for name, text in found.items.items() if name != "parameters"}
     return orjson.dumps({"info": info, "items": items, "parameters": read_infotext(info) if info else {}})

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from atelier_gateway.http.errors import HTTP_STATUS, ErrorRenderingRoute, retry_after
 from atelier_runtime.errors import AtelierError, InternalError
 from atelier_runtime.log import request_id
+from atelier_runtime.recipes.whole import whole_text
 
 
 class FieldProblem(BaseModel):
@@ -62,7 +63,8 @@ def _problem(error: AtelierError, current: str) -> Problem:
     message = error.message
     if isinstance(error, InternalError):  # its own message is for the log
         message = f"{InternalError.default_message} The request ID leads to the cause: {current}"
-    fields = [FieldProblem(field=v.field, message=v.message) for v in error.fields]
+    message = whole_text(message)  # it may quote a text that UTF-8 cannot express
+    fields = [FieldProblem(field=whole_text(v.field), message=whole_text(v.message)) for v in error.fields]
     return Problem(
         error=ProblemDetail(code=error.reason.value, message=message, fields=fields),
         detail=message,

@@ -12,7 +12,12 @@ from starlette.responses import Response
 
 from atelier_gateway.api.native import openapi
 from atelier_gateway.api.native.estimate_response import estimate_answer
-from atelier_gateway.api.native.generate_request import GENERATE, ParsedRequest, parse_request
+from atelier_gateway.api.native.generate_request import (
+    GENERATE,
+    ONLY_OF_JOBS,
+    ParsedRequest,
+    parse_request,
+)
 from atelier_gateway.api.native.generate_response import generate_body, generate_report
 from atelier_gateway.api.native.jobs import JobRoutes
 from atelier_gateway.api.native.report import REPORT_HEADER, report_header
@@ -22,10 +27,10 @@ from atelier_gateway.http.body import read_json_or_form
 from atelier_gateway.http.disconnect import RequestClock, work_route
 from atelier_gateway.http.errors import path_below_root
 from atelier_gateway.http.negotiation import MEDIA_TYPES, preferred_format
-from atelier_gateway.http.validation import fields_renamed
+from atelier_gateway.http.validation import fields_renamed, refusal
 from atelier_gateway.jobs.values import JobType
 from atelier_gateway.settings import GatewaySettings
-from atelier_runtime.errors import InvalidRequest
+from atelier_runtime.errors import FieldViolation, InvalidRequest
 from atelier_runtime.log import request_id
 
 PATH = "/generate"
@@ -70,7 +75,10 @@ async def _generate(
 ) -> Response:
     await generate.require_generator()  # before the body: no request is right here
     if jobs.wanted(request):
-        return await jobs.instead(request, JobType.GENERATE, await _read(request, limits))
+        body = await _read(request, limits)
+        if violations := [FieldViolation(name, why) for name, why in ONLY_OF_JOBS.items() if name in body]:
+            raise refusal(violations)
+        return await jobs.instead(request, JobType.GENERATE, body)
     parsed = await _parse(request, generate, limits)
     accepted = preferred_format(request.headers.get("accept"))
     spec = parsed.spec

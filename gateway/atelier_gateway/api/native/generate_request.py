@@ -288,7 +288,11 @@ def _without_effect(given: Mapping[str, Any]) -> Iterator[ResponseWarning]:
         yield ResponseWarning(WarningCode.OPTION_HAS_NO_EFFECT, message)
 
 
-GENERATE = Validator(GenerateRequest, ALIASES)
+_ONLY_OF_JOBS = "is a field of the input of POST /v1/jobs only"
+ONLY_OF_JOBS = {"recipe_of": _ONLY_OF_JOBS, "any_model_set": _ONLY_OF_JOBS}
+"""What the jobs that do the same take besides -> why not here."""
+
+GENERATE = Validator(GenerateRequest, ALIASES, ONLY_OF_JOBS)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,13 @@ from atelier_gateway.api.native.faces_response import detect_report, restore_rep
 from atelier_gateway.api.native.generate_request import ParsedRequest as ParsedGenerate
 from atelier_gateway.api.native.generate_request import parse_request as parse_generate
 from atelier_gateway.api.native.generate_response import generate_report
-from atelier_gateway.api.native.redraw import ANY_MODEL_SET, RECIPE_OF, read_redrawing
+from atelier_gateway.api.native.redraw import (
+    ANY_MODEL_SET,
+    RECIPE_OF,
+    Redrawing,
+    read_redrawing,
+    renamed,
+)
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.shares import Shares
@@ -56,8 +62,10 @@ class GenerateWork(JobWork):
     async def accept(self, body: Mapping[str, Any]) -> Accepted:
         """Check a request. Its seed is chosen now, so that every attempt draws the same."""
         await self._generate.require_generator()
+        redrawing: Redrawing | None = None
         if RECIPE_OF in body or ANY_MODEL_SET in body:
-            body = await self._redrawing(body)
+            redrawing = await self._redrawing(body)
+            body = redrawing.body
         parsed = await self._parse(body)
         request = parsed.request
         if request.dry_run:
@@ -68,9 +76,11 @@ class GenerateWork(JobWork):
             last = defaults.SEED_RANGE[1] - (parsed.spec.image_count - 1)
             fields.pop(parsed.names("seed"), None)
             fields["seed"] = random.SystemRandom().randint(defaults.SEED_RANGE[0], last)
+        if redrawing is not None:
+            fields[RECIPE_OF] = redrawing.kept
         return Accepted(fields, files)
 
-    async def _redrawing(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _redrawing(self, body: Mapping[str, Any]) -> Redrawing:
         """Return the request that draws a picture again, which the services can do as they are."""
         redrawing = await asyncio.to_thread(read_redrawing, body)
         try:
@@ -79,12 +89,25 @@ class GenerateWork(JobWork):
             raise redrawing.renamed(error) from None
         if redrawing.model_sets:
             redrawing.check_sets(*await self._generate.loaded())
-        return redrawing.body
+        return redrawing
 
     async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
         """Draw the images and restore their faces."""
+        fields = dict(accepted.fields)
+        redrawn = fields.pop(RECIPE_OF, None)
+        if redrawn is None:
+            return await self._run({**fields, **accepted.files}, surroundings)
+        try:
+            return await self._run({**fields, **accepted.files}, surroundings, redrawn["number"])
+        except InvalidRequest as error:
+            raise renamed(error, redrawn["given"]) from error
+
+    async def _run(
+        self, body: Mapping[str, Any], surroundings: Surroundings, number: int | None = None
+    ) -> Result:
+        """Draw the images, of which perhaps only one is wanted, the `number`th, and restore their faces."""
         started = time.monotonic()
-        parsed = await self._parse({**accepted.fields, **accepted.files})
+        parsed = await self._parse(body)
         spec = replace(parsed.spec, preview_interval_steps=surroundings.preview_interval_steps)
         with fields_renamed(parsed.names):
             progress = await self._progress(spec, surroundings)
@@ -94,6 +117,7 @@ class GenerateWork(JobWork):
                 deadline=surroundings.deadline,
                 drawings=surroundings.drawings,
                 can_wait=surroundings.can_wait,
+                only=None if number is None else number - 1,
             )
         seconds = round(time.monotonic() - started, 3)
         reports = [

@@ -73,9 +73,10 @@ class Drawing:
         """Return the text of AUTOMATIC1111's web UI."""
         request = self.request
         tags = "".join(f" <lora:{each['name']}:{each['weight']:g}>" for each in request.get("loras", ()))
-        return infotext.write(
-            f"{request['prompt']}{tags}", request.get("negative_prompt") or "", self._parameters()
-        )
+        prompts = [request["prompt"], request.get("negative_prompt") or ""]
+        if request.get("prompt_syntax", defaults.PROMPT_SYNTAX) == "plain":  # the web UI knows weights only
+            prompts = [infotext.escaped(prompt) for prompt in prompts]
+        return infotext.write(f"{prompts[0]}{tags}", prompts[1], self._parameters())
 
     def marks(self) -> Marks:
         """Return what is written into the file."""
@@ -83,8 +84,12 @@ class Drawing:
 
     @property
     def source_type(self) -> str:
-        """IPTC's term: what a mask keeps may be a photograph's."""
-        return COMPOSITE if "mask_sha256" in (self.started_from or {}) else DRAWN
+        """IPTC's term: what a mask keeps, or a strength of 0 reproduces, may be a photograph's."""
+        started_from = self.started_from or {}
+        reproduced = "image_sha256" in started_from and self.request.get("strength") == 0
+        if "mask_sha256" in started_from or (reproduced and not self.refiner_applied):
+            return COMPOSITE
+        return DRAWN
 
     def _parameters(self) -> Iterator[tuple[str, object]]:
         request = self.request
@@ -94,7 +99,7 @@ class Drawing:
         yield "Schedule type", names.shown_schedule(request["schedule"])
         yield "CFG scale", request["guidance_scale"]
         yield "Seed", self.seed
-        yield "Face restoration", _RESTORER if request.get("use_face_restoration") else None
+        yield "Face restoration", _RESTORER if self._is_restored_by_codeformer else None
         yield "Size", f"{width}x{height}"
         yield "Model hash", self.model_set_hash[:_HASH_DIGITS]
         yield "Model", self.model_set
@@ -110,10 +115,19 @@ class Drawing:
         if self.refiner_applied and not self.hires_fix_applied:
             yield "Refiner", f"{self.model_set} [{self.model_set_hash[:_HASH_DIGITS]}]"
             yield "Refiner switch at", round(1 - request["refiner_strength"], 4)
-        if self.upscale_applied > 1:
-            yield "Postprocess upscale by", self.upscale_applied
-            yield "Postprocess upscaler", self.upscalers[-1] if self.upscalers else None
+        simply = bool(request.get("hires_fix_simple"))
+        scale = (request["hires_scale"] if simply else 1) * self.upscale_applied
+        if simply or scale > 1:
+            by = self.upscalers if simply else self.upscalers[-1:]
+            yield "Postprocess upscale by", scale
+            yield "Postprocess upscaler", " + ".join(by)
         yield "Version", f"Atelier {__version__}"
+
+    @property
+    def _is_restored_by_codeformer(self) -> bool:
+        """Whether a face was restored, and by a network with a fidelity; others are not named."""
+        faces = (self.restoration or {}).get("faces", ())
+        return any(face["restored"] and "fidelity" in face for face in faces)
 
     def _hires(self, hires_pass: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
         upscaler = self.upscalers[0] if self.upscalers else None
@@ -125,8 +139,6 @@ class Drawing:
             yield "Hires upscale", defaults.HIRES_ENLARGEMENT
             yield "Hires steps", defaults.HIRES_STEPS
             yield "Hires upscaler", upscaler
-        elif self.request.get("hires_fix_simple"):
-            yield "Postprocess upscale by", self.request["hires_scale"]
 
     def _base_size(self) -> tuple[int, int]:
         """Return the size that was drawn before anything enlarged it."""

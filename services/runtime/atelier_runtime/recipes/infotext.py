@@ -15,6 +15,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+from atelier_runtime.recipes.whole import whole_text
+
 MAX_CHARS = 2**18
 """What is longer is no infotext."""
 
@@ -22,6 +24,7 @@ _NEGATIVE = "Negative prompt:"
 _NEEDS_QUOTES = re.compile(r'[,:\n\r]|^["\s]|\s$')
 # Names are limited, or a long text without a colon would be searched again from each of its characters.
 _PARAMETER = re.compile(r'\s*(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_WEIGHTS = re.compile(r"<lora:[^<>]*>|[()\[\]\\]")
 _SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
 _FEWEST = 3
 """A last line with fewer parameters belongs to the prompt."""
@@ -37,6 +40,14 @@ def write(prompt: str, negative_prompt: str, parameters: Iterable[tuple[str, obj
         lines.append(f"{_NEGATIVE} {negative_prompt}")
     lines.append(", ".join(written))
     return "\n".join(lines)
+
+
+def escaped(prompt: str) -> str:
+    """Return a prompt whose brackets mean themselves as one of the web UI's, where they would be weights.
+
+    Tags of LoRAs, which are no part of the text, stay as they are.
+    """
+    return _WEIGHTS.sub(lambda match: match[0] if len(match[0]) > 1 else f"\\{match[0]}", prompt)
 
 
 def read(text: str) -> dict[str, str]:
@@ -66,6 +77,12 @@ def read(text: str) -> dict[str, str]:
     return found
 
 
+def has_parameters(text: str) -> bool:
+    """Return whether a text has the line of parameters, without which it may be anything."""
+    last = text[:MAX_CHARS].strip().rpartition("\n")[2]
+    return sum(1 for _ in _parameters(last)) >= _FEWEST
+
+
 def _parameters(line: str) -> Iterator[tuple[str, str]]:
     for match in _PARAMETER.finditer(line):
         yield match[1], _unquoted(match[2])
@@ -78,7 +95,7 @@ def _unquoted(value: str) -> str:
         text = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    return text if isinstance(text, str) else value
+    return whole_text(text) if isinstance(text, str) else value
 
 
 def _as_text(value: object) -> str | None:

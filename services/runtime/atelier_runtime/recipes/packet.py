@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from xml.sax.saxutils import escape
 
 from atelier_runtime.images import xmp
 from atelier_runtime.images.picture import ImageFault
+from atelier_runtime.recipes.whole import whole_json
 
 NAMESPACE = "urn:atelier:recipe/1.0/"
 IPTC_EXTENSION = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -160,17 +162,27 @@ def read(packet: bytes) -> Found:
 
 
 def as_json(text: str) -> Any:
-    """Return what a JSON text says; None if it is none, or nested too deeply for whoever writes it again."""
+    """Return what a JSON text says; None if whoever writes it again could not, or if it is none.
+
+    That is: nested too deeply, or with a number that is too large. Halves of surrogate pairs are replaced.
+    """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     level = [value]
     for _ in range(_MAX_JSON_DEPTH):
         level = [inner for each in level for inner in _parts(each)]
         if not level:
-            return value
+            return whole_json(value)
     return None
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits:.20} is too large for a number")
+    return value
 
 
 def _refuse_constant(name: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,10 @@ _MAX_ITEMS = 200
 _MAX_SHOWN_CHARS = 2**23
 _MAX_PACKET_BYTES = structure.MAX_METADATA_BYTES
 _MAX_OMITTED = 20
+COMMENT = "EXIF:UserComment"
+"""The name of EXIF's comment among the items."""
 _INFOTEXT = "parameters"
-_COMMENT = 0xFE
+_COMMENT_MARKER = 0xFE
 _APP11 = 0xEB
 
 
@@ -99,9 +102,12 @@ def describe_marks(found: FoundMarks) -> dict[str, Any]:
 def _marks_of(file_format: Format, found: _Texts) -> FoundMarks:
     written = found.items.get(_INFOTEXT)
     if found.exif is not None:
-        for name, content in user_comment.read(metadata.without_prefix(found.exif)).items():
+        block = metadata.without_prefix(found.exif)
+        for name, content in user_comment.read(block).items():
             found.add(f"EXIF:{name}", content)
-        written = written or found.items.get("EXIF:UserComment")
+        comment = found.items.get(COMMENT)
+        if comment is not None and (user_comment.is_ours(block) or infotext.has_parameters(comment)):
+            written = written or comment  # others' are what a photographer has to say
     recipe = source_type = None
     for data in (found.packet, found.extension):
         if data is None:
@@ -126,6 +132,14 @@ def _marks_of(file_format: Format, found: _Texts) -> FoundMarks:
         has_credentials=found.has_credentials,
         omitted=tuple(found.omitted),
     )
+
+
+def text_of_png(texts: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Return the infotext among the text chunks (type, data) of a PNG file, if there is one."""
+    found = _Texts()
+    for kind, data in texts:
+        _read_text(kind, data, found)
+    return found.items.get(_INFOTEXT)
 
 
 def _read_png(file: bytes, found: _Texts) -> None:
@@ -193,7 +207,7 @@ def _read_jpeg(file: bytes, found: _Texts) -> None:
             found.exif = found.exif or content
         elif content.startswith((jpeg.XMP_PREFIX, jpeg.EXTENSION_PREFIX)) and segment.kind == jpeg.APP1:
             jpeg.add_metadata(parts, segment.kind, content)
-        elif segment.kind == _COMMENT:
+        elif segment.kind == _COMMENT_MARKER:
             encoding = "utf-8" if _is_utf_8(content) else "latin-1"
             found.add("Comment", _decoded(content, encoding))
     found.packet = parts.xmp

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from atelier_gateway.core.generate import Generate
+from atelier_gateway.core.recipe import started_from
 from atelier_gateway.core.values import (
     GeneratedImage,
     GenerateSpec,
@@ -22,7 +23,8 @@ from atelier_gateway.core.values import (
 )
 from atelier_runtime.errors import InternalError
 from atelier_runtime.images import Format
-from atelier_runtime.recipes import DRAWN, FoundMarks, infotext, read_marks
+from atelier_runtime.recipes import COMPOSITE, DRAWN, FoundMarks, infotext, read_marks
+from atelier_runtime.recipes.drawing import Drawing
 from tests.unit.gateway.core.fakes import FakeGenerator, FakeRestorer
 
 
@@ -124,6 +126,44 @@ async def test_passes_and_loras_are_in_the_infotext(chain: Chain) -> None:
     assert infotext.read(found.infotext or "")["Prompt"] == "a, b:c <lora:ink:0.5> <lora:oil:1>"
     loras = (found.recipe or {})["request"]["loras"]
     assert [(each["name"], each["weight"]) for each in loras] == [("ink", 0.5), ("oil", 1.0)]
+
+
+async def test_a_factor_of_enlargement_is_there_once_with_all_that_enlarged(chain: Chain) -> None:
+    chain.generator.upscaler = "lanczos"
+    chain.restorer.upscaler = "realesrgan"
+    simple = GenerateSpec("x", lanczos_scale=1.5, restore_faces=False, width=256, height=256)
+    read = infotext.read((await chain.marks(simple)).infotext or "")
+    assert (read["Postprocess upscale by"], read["Postprocess upscaler"]) == ("1.5", "lanczos")
+    written = (await chain.marks(replace(simple, upscale=2))).infotext or ""
+    assert written.count("Postprocess upscale by") == 1
+    read = infotext.read(written)
+    assert (read["Postprocess upscale by"], read["Postprocess upscaler"]) == ("3", "lanczos + realesrgan")
+
+
+async def test_the_restorer_s_network_is_named_if_it_has_restored_a_face(chain: Chain) -> None:
+    chain.restorer.error = InternalError("a bug")
+    read = infotext.read((await chain.marks(GenerateSpec("x"))).infotext or "")
+    assert "Face restoration" not in read
+    chain.restorer.error = None
+    chain.restorer.applied = False
+    read = infotext.read((await chain.marks(GenerateSpec("x", fidelity=0.5))).infotext or "")
+    assert "Face restoration" not in read
+    chain.restorer.applied = True
+    read = infotext.read((await chain.marks(GenerateSpec("x", fidelity=0.5))).infotext or "")
+    assert read["Face restoration"] == "CodeFormer"
+
+
+@pytest.mark.parametrize(("strength", "source_type"), [(0.0, COMPOSITE), (0.01, DRAWN)])
+async def test_what_is_only_reproduced_is_not_said_to_be_drawn(strength: float, source_type: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (256, 264)).save(buffer, "PNG")
+    spec = GenerateSpec("x", image=buffer.getvalue(), strength=strength, restore_faces=False)
+    drawing = Drawing(
+        request={"strength": strength}, seed=7, number=1, images=1, model_set="demo", model_set_hash="",
+        device="", size=(256, 264), started_from=started_from(spec),
+    )  # fmt: skip
+    assert drawing.source_type == source_type
+    assert replace(drawing, refiner_applied=True).source_type == DRAWN
 
 
 class BrokenGenerator(FakeGenerator):
