@@ -63,6 +63,15 @@ def test_without_metadata_the_file_is_what_the_service_sent(stack: Stack) -> Non
     assert opened(again) == opened(image), "the same pixels"
 
 
+def test_the_strength_that_ran_is_told(stack: Stack) -> None:
+    stack.generator.result = {"hires_strength": 0.4}
+    hires_pass = {"width": 512, "height": 512, "strength": 0.6}
+    found = inspected(stack, drawn(stack, hires_pass=hires_pass))
+    assert found["parameters"]["Denoising strength"] == "0.4"
+    assert found["recipe"]["hires_strength"] == 0.4
+    assert found["recipe"]["request"]["hires_pass"]["strength"] == 0.6, "with which it is drawn again"
+
+
 def opened(data: bytes) -> bytes:
     with Image.open(io.BytesIO(data)) as image:
         return image.tobytes()

@@ -161,6 +161,7 @@ def generated_image_from_proto(
         model_set_hash=message.model_set_hash,
         device=message.drawn_on,
         prompt_tokens=message.prompt_tokens,
+        hires_strength=wire.optional(message, "hires_strength"),
     )
 
 

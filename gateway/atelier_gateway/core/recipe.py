@@ -45,6 +45,7 @@ def drawing_of(
         size=(generation.image.width, generation.image.height),
         refiner_applied=generation.refiner_applied,
         hires_fix_applied=generation.hires_fix_applied,
+        hires_strength=generation.hires_strength,
         upscalers=generation.upscalers,
         upscale_applied=generation.upscale_applied,
         started_from=hashes,

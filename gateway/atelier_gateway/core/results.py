@@ -34,6 +34,7 @@ def unrestored(
         model_set_hash=generated.model_set_hash,
         device=generated.device,
         prompt_tokens=generated.prompt_tokens,
+        hires_strength=generated.hires_strength,
     )
 
 

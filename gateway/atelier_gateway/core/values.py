@@ -189,6 +189,8 @@ class GeneratedImage:
     device: str = ""
     """Name and dtype of what it was drawn on."""
     prompt_tokens: int = 0
+    hires_strength: float | None = None
+    """Of the second pass of hires fix as it ran; None: there was none, or the generator does not say."""
 
 
 OnImage = Callable[[int, GeneratedImage], Awaitable[None]]
@@ -224,6 +226,8 @@ class Generation:
     device: str = ""
     """Name and dtype of what it was drawn on."""
     prompt_tokens: int = 0
+    hires_strength: float | None = None
+    """Of the second pass of hires fix as it ran; None: there was none, or the generator does not say."""
     infotext: str = ""
     """As AUTOMATIC1111's web UI writes it; empty if the file says nothing of how it was made."""
 

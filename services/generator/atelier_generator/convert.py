@@ -107,6 +107,7 @@ def result_to_proto(
             model_set_hash=loaded.model_set_hash,
             drawn_on=loaded.works_on,
             prompt_tokens=generation.prompt_tokens,
+            hires_strength=generation.hires_strength,
             sampler=generation.sampler,
             schedule=generation.schedule,
             num_inference_steps=generation.num_inference_steps,

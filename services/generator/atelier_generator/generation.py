@@ -72,6 +72,8 @@ class Generation:
     strength: float | None = None
     """None if it did not start from an image."""
     prompt_tokens: int = 0
+    hires_strength: float | None = None
+    """Of the second pass of hires fix as it ran; None: there was none."""
 
 
 @dataclass(eq=False)
@@ -185,7 +187,7 @@ class Run:
 
     def result(self, pixels: RgbArray) -> Generation:
         """Return the result of the request, once its image is finished."""
-        reason = None
+        reason, redraw = None, self.plan.redraw
         if self.request.use_refiner and not self.refined:
             by_base = self.refiner_loaded and self.request.hires_pass is not None
             reason = SkipReason.SKIPPED if by_base else SkipReason.NOT_LOADED
@@ -204,6 +206,7 @@ class Run:
             stages=tuple(self.timer.reports),
             strength=self.request.strength,
             prompt_tokens=self.prompt_tokens,
+            hires_strength=redraw.strength if redraw is not None and redraw.hires else None,
         )
 
     # --- warnings ---

@@ -37,6 +37,7 @@ def with_recipe(
         size=(width, height),
         refiner_applied=generation.refiner_applied,
         hires_fix_applied=generation.hires_fix_applied,
+        hires_strength=generation.hires_strength,
         upscalers=[generation.upscaler] if generation.upscaler else [],
         started_from=None if request.source is None else request.source.hashes,
         warnings=[warning.code for warning in generation.warnings],

@@ -183,6 +183,7 @@ def test_a_result_reports_how_the_image_was_made(reason):
         ),
         stages=(),
         prompt_tokens=7,
+        hires_strength=0.4,
     )
     stages = [StageReport("base", 1.25), StageReport("encode", 0.5, 7)]
     image = EncodedImage(b"data", "webp", 16, 24)
@@ -197,6 +198,7 @@ def test_a_result_reports_how_the_image_was_made(reason):
     assert result.refiner_applied == (reason is None)
     assert result.hires_fix_applied and result.upscaler == "x2" and result.model_set == "tiny"
     assert (result.model_set_hash, result.prompt_tokens) == ("5e1f", 7)
+    assert result.hires_strength == 0.4
     assert result.drawn_on.endswith(", bfloat16")
     assert [(warning.code, warning.message) for warning in result.warnings] == [
         (warning_pb2.WARNING_CODE_SIZE_LIMITED, "one"),

@@ -70,6 +70,7 @@ def test_a_base_of_small_images_leaves_it_to_the_refiner_and_says_so(limited_mod
     assert generation.refiner_applied and generation.pixels.shape == (512, 512, 3)
     codes = [warning.code for warning in generation.warnings]
     assert codes == [WarningCode.OPTION_LIMITED, WarningCode.SIZE_LIMITED]
+    assert generation.hires_strength == 0.4, "as it ran"
     assert "hires_pass.strength: 0.4 instead of 0.7" in generation.warnings[0].message
     as_far_as_it_goes = generate(limited_models, hires_pass=replace(wanted, strength=0.4))
     assert np.array_equal(as_far_as_it_goes.pixels, generation.pixels)

@@ -25,8 +25,10 @@ class Drawing:
 
     `request`: by the names of `POST /generate`, with the values that were used, the seed of its first image
     among them. `seed`: this image's, `number` its place among `images`, from 1. `size`: that of the file.
-    `upscalers`: all that enlarged it, in order. `started_from`: SHA-256 of the files that it started from.
-    `restoration`: what was done to its faces, None if that was not asked for. `warnings`: their codes.
+    `hires_strength`: of the second pass as it ran, which a model set may limit, while the request stays as it
+    was asked, to be drawn again. `upscalers`: all that enlarged it, in order. `started_from`: SHA-256 of the
+    files that it started from. `restoration`: what was done to its faces, None if that was not asked for.
+    `warnings`: their codes.
     """
 
     request: Mapping[str, Any]
@@ -39,6 +41,7 @@ class Drawing:
     size: tuple[int, int]
     refiner_applied: bool = False
     hires_fix_applied: bool = False
+    hires_strength: float | None = None
     upscalers: Sequence[str] = ()
     upscale_applied: int = 1
     started_from: Mapping[str, str] | None = None
@@ -62,6 +65,7 @@ class Drawing:
             "upscale_applied": self.upscale_applied,
         }
         optional = {
+            "hires_strength": self.hires_strength,
             "upscalers": list(self.upscalers),
             "started_from": self.started_from,
             "restoration": self.restoration,
@@ -106,7 +110,7 @@ class Drawing:
         hires_pass = request.get("hires_pass")
         strength = request.get("strength")
         if hires_pass is not None:
-            strength = hires_pass["strength"]
+            strength = hires_pass["strength"] if self.hires_strength is None else self.hires_strength
         elif request.get("hires_fix"):
             strength = defaults.HIRES_STRENGTH
         yield "Denoising strength", strength
