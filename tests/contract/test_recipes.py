@@ -102,7 +102,7 @@ def test_other_fields_take_the_place_of_the_recipe_s(stack: Stack) -> None:
 
 @pytest.mark.parametrize("restored", [False, True])
 def test_one_of_several_images_is_drawn_with_the_others(stack: Stack, restored: bool) -> None:
-    faces = {"use_face_restoration": restored, "face_restoration_weight": 0.25}
+    faces: dict[str, Any] = {"use_face_restoration": restored, "face_restoration_weight": 0.25}
     response = stack.generate(seed=42, num_images=3, **faces).json()
     third = base64.b64decode(response["images"][2]["image"].partition(",")[2])
     asked = len(stack.restorer.requests)

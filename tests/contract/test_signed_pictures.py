@@ -88,6 +88,7 @@ def test_a_drawing_can_start_from_a_photo_with_a_damaged_manifest(
     assert response.status_code == 200, response.text
     said = said_of(response.json())
     assert (said["state"], said["manifests"]) == ("Valid", 1)
+    assert [each for each in response.json()["warnings"] if "credentials (C2PA) of the image" in each]
 
 
 def test_a_manifest_of_several_segments_is_one(signing: tuple[Stack, Credentials]) -> None:

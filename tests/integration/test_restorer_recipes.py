@@ -128,7 +128,9 @@ async def test_a_drawing_that_is_restored_keeps_its_recipe_and_stays_a_drawing(r
 
 
 @pytest.mark.parametrize("file_format", [image_pb2.IMAGE_FORMAT_JPEG, image_pb2.IMAGE_FORMAT_WEBP])
-async def test_the_infotext_of_a_drawing_is_kept_in_other_formats(restorer: Client, file_format: int) -> None:
+async def test_the_infotext_of_a_drawing_is_kept_in_other_formats(
+    restorer: Client, file_format: image_pb2.ImageFormat
+) -> None:
     text = "ein Füchslein 狐\nSteps: 2, Sampler: Euler, Seed: 3"
     file = mark(png(photo()), "png", Marks({"kind": "drawing"}, text, DRAWN))
     options = image_pb2.OutputOptions(format=file_format)

@@ -72,8 +72,9 @@ async def recipe_writer(spec: GenerateSpec, signer: Signer | None) -> WriteRecip
         if signer is None or (image := written.image).format == "raw":
             return written
         claim = _claim(spec, written, drawing, restoration)
-        data = await asyncio.to_thread(signer.sign, image.data, image.format, claim)
-        return replace(written, image=replace(image, data=data))
+        signed = await asyncio.to_thread(signer.signed, image.data, image.format, claim)
+        warnings = signed.warnings(written.warnings)
+        return replace(written, image=replace(image, data=signed.file), warnings=warnings)
 
     return write
 

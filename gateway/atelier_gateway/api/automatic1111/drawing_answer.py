@@ -50,7 +50,7 @@ def info(drawing: Drawing, generations: Sequence[Generation]) -> dict[str, Any]:
     seeds = [generation.seed for generation in generations]
     first = generations[0] if generations else None
     sampling = first.sampling if first else None
-    strength = spec.hires_pass.strength if spec.hires_pass else spec.strength
+    strength = _strength(drawing, first)
     return {
         "prompt": prompt,
         "all_prompts": [prompt] * count,
@@ -99,12 +99,21 @@ def _faces(generation: Generation) -> dict[str, int]:
     return {"found": len(generation.faces), "restored": restored}
 
 
+def _strength(drawing: Drawing, generation: Generation | None) -> float | None:
+    """Return denoising_strength as it was in effect: that of a second pass, which a model set may limit."""
+    spec = drawing.spec
+    if spec.hires_pass is None:
+        return spec.strength
+    ran = None if generation is None else generation.hires_strength
+    return spec.hires_pass.strength if ran is None else ran
+
+
 def _extra_parameters(drawing: Drawing, generation: Generation | None) -> dict[str, Any]:
     """Return what only some requests have."""
     spec, extra = drawing.spec, dict[str, Any]()
     if spec.hires_pass is not None:
         hires = spec.hires_pass
-        extra["Denoising strength"] = hires.strength
+        extra["Denoising strength"] = _strength(drawing, generation)
         extra["Hires resize"] = f"{hires.width}x{hires.height}"
         extra["Hires steps"] = hires.num_inference_steps
         extra["Hires upscaler"] = generation.upscalers[0] if generation and generation.upscalers else None
