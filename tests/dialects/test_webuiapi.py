@@ -59,7 +59,7 @@ def test_txt2img_with_enable_hr_and_restore_faces(api: webuiapi.WebUIApi) -> Non
     )
     assert result.image.size == (384, 384)
     info = result.info
-    assert (info["width"], info["height"], info["denoising_strength"]) == (384, 384, 0.7)
+    assert (info["width"], info["height"], info["denoising_strength"]) == (384, 384, 0.4)
     assert (info["restore_faces"], info["face_restoration_model"]) == (True, "CodeFormer")
     assert "Hires resize: 384x384" in info["infotexts"][0]
 
