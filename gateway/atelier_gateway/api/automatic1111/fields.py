@@ -373,7 +373,7 @@ EXTRA_SINGLE = _table(*_SINGLE, *_EXTRAS)
 EXTRA_BATCH = _table(
     _used(
         "imageList",
-        ListOf(Object((("data", Picture()), ("name", _NAME))), 1, MOST_PICTURES),
+        ListOf(Object((("data", Picture()), ("name", _NAME)), required=("data",)), 1, MOST_PICTURES),
         "The pictures: objects with data and name.",
         None,
         required=True,

@@ -56,6 +56,20 @@ def as_number(value: Any) -> float | None:
         return None
 
 
+def _pattern(low: float, high: float, decimals: str) -> str:
+    """Return the pattern of strings that spell numbers of a range, without exponents.
+
+    It is exact for ranges between digits, such as 0 to 1; for others it has the sign and the count of digits,
+    and what is out of range is refused when it is read.
+    """
+    fraction = f"([.]{decimals}{{0,20}})?"
+    if 0 <= low < high < 10 and float(low).is_integer() and float(high).is_integer():
+        return f"^ *[+]?0{{0,9}}([{low:.0f}-{high - 1:.0f}]{fraction}|{high:.0f}([.]0{{0,20}})?) *$"
+    first = "[1-9]" if low >= 1 else "[0-9]"
+    sign = "[+-]?" if low < 0 else "[+]?"
+    return f"^ *{sign}0{{0,9}}{first}[0-9]{{0,{len(str(int(high))) - 1}}}{fraction} *$"
+
+
 def _as_flag(value: Any) -> bool | None:
     """Return true or false, also as a string, 0 or 1; None for all else."""
     if isinstance(value, bool):
@@ -84,7 +98,8 @@ class Number(Kind):
     def schema(self) -> Schema:
         """Return the JSON schema."""
         number = {"type": "number", "minimum": self.low, "maximum": self.high}
-        return {"anyOf": [number, {"type": "string", "pattern": f"^{_NUMBER}$"}, _NULL]}
+        spelt = {"type": "string", "pattern": _pattern(self.low, self.high, "[0-9]")}
+        return {"anyOf": [number, spelt, _NULL]}
 
     def words(self) -> str:
         """Say which values there are."""
@@ -117,7 +132,8 @@ class Integer(Kind):
         number: Schema = {"type": "integer", "minimum": self.low, "maximum": self.high}
         if self.multiple > 1:
             number["multipleOf"] = self.multiple
-        return {"anyOf": [number, {"type": "string", "pattern": f"^{_NUMBER}$"}, _NULL]}
+        spelt = {"type": "string", "pattern": _pattern(self.low, self.high, "0")}
+        return {"anyOf": [number, spelt, _NULL]}
 
     def words(self) -> str:
         """Say which values there are."""
@@ -225,6 +241,8 @@ class Object(Kind):
 
     properties: tuple[tuple[str, Kind], ...] = ()
     """The kinds of those properties that a schema shows; what reads the object checks them."""
+    required: tuple[str, ...] = ()
+    """Those of the properties that must be given, and are not null."""
     of_objects: bool = False
 
     def read(self, value: Any) -> dict[str, Any]:
@@ -240,6 +258,9 @@ class Object(Kind):
         shown: Schema = {"type": "object"}
         if self.properties:
             shown["properties"] = {name: kind.schema() for name, kind in self.properties}
+            for name in self.required:
+                shown["properties"][name] = shown["properties"][name]["anyOf"][0]
+            shown["required"] = list(self.required)
         if self.of_objects:
             shown["additionalProperties"] = {"type": "object"}
         return {"anyOf": [shown, _NULL]}
