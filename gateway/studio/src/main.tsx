@@ -1,0 +1,11 @@
+import { render } from "preact";
+import { App } from "./app";
+import { readEntries } from "./store/entries";
+import "./styles/fonts.css";
+import "./styles/tokens.css";
+import "./styles/base.css";
+import "./parts/segments.css";
+
+const root = document.getElementById("studio");
+if (root) render(<App />, root);
+void readEntries();

@@ -1,0 +1,4 @@
+/** The tab "Restore". `active`: it is in view. */
+export function Restore({ active }: { active: boolean }) {
+  return <p>{active ? "Restore" : ""}</p>;
+}

@@ -1,0 +1,57 @@
+/** Language and theme: what the browser says, unless the person has chosen. */
+import { computed, effect, signal } from "@preact/signals";
+import { de } from "../text/de";
+import { en, type Texts } from "../text/en";
+
+export const languages = { en: { name: "English", texts: en }, de: { name: "Deutsch", texts: de } } as const;
+export type Language = keyof typeof languages;
+export type Theme = "auto" | "light" | "dark";
+
+function preferredLanguage(): Language {
+  for (const tag of navigator.languages ?? []) {
+    const language = tag.slice(0, 2).toLowerCase();
+    if (language in languages) return language as Language;
+  }
+  return "en";
+}
+
+function stored<T extends string>(name: string, allowed: readonly string[], otherwise: T): T {
+  const value = localStorage.getItem(name);
+  return value !== null && allowed.includes(value) ? (value as T) : otherwise;
+}
+
+export const language = signal<Language>(stored("atelier.language", Object.keys(languages), preferredLanguage()));
+export const theme = signal<Theme>(stored("atelier.theme", ["auto", "light", "dark"], "auto"));
+
+/** All texts of the page in its language: `t.value.create.prompt`. */
+export const t = computed<Texts>(() => languages[language.value].texts);
+
+effect(() => {
+  document.documentElement.lang = language.value;
+});
+effect(() => {
+  if (theme.value === "auto") delete document.documentElement.dataset["theme"];
+  else document.documentElement.dataset["theme"] = theme.value;
+});
+
+export function chooseLanguage(chosen: Language): void {
+  language.value = chosen;
+  localStorage.setItem("atelier.language", chosen);
+}
+
+export function chooseTheme(chosen: Theme): void {
+  theme.value = chosen;
+  localStorage.setItem("atelier.theme", chosen);
+}
+
+/** A number as the language writes it. */
+export function formatNumber(value: number, options: Intl.NumberFormatOptions = {}): string {
+  return new Intl.NumberFormat(language.value, options).format(value);
+}
+
+/** A span of time in words that suit its length. */
+export function formatSeconds(seconds: number): string {
+  if (seconds < 60) return t.value.common.seconds(Math.max(1, Math.round(seconds)));
+  if (seconds < 3600) return t.value.common.minutes(Math.round(seconds / 60));
+  return t.value.common.hours(Math.round(seconds / 3600));
+}

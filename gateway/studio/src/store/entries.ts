@@ -1,0 +1,145 @@
+/**
+ * What this browser has asked for: the IDs of jobs, with what the page needs to show them again. Kept in IndexedDB,
+ * so that a reload or another tab finds it; what became of the jobs, the gateway knows.
+ *
+ * `entries` is the tabs' common list. Whoever changes it writes to the database first; the other tabs are told, and
+ * read it again.
+ */
+import { computed, signal } from "@preact/signals";
+import { type DBSchema, type IDBPDatabase, openDB } from "idb";
+import type { FoundFace, GenerateInput } from "../api/types";
+
+interface EntryBase {
+  /** The ID of the job that began it. */
+  id: string;
+  createdAt: number;
+  /** When the gateway deletes what it made, once that is known; milliseconds since 1970. */
+  expiresAt: number | null;
+  /** A small picture of it, JPEG. */
+  thumbnail: Blob | null;
+}
+
+/** A picture, or several, that were drawn. `id`: the drawing's job. */
+export interface Creation extends EntryBase {
+  kind: "creation";
+  input: GenerateInput;
+}
+
+/** What is to be done to one face. Absent: as for the whole photograph. */
+export interface FaceChoice {
+  fidelity?: number;
+  visibility?: number;
+  skip?: boolean;
+}
+
+export type Preset = "gentle" | "balanced" | "strong";
+
+export interface PhotographSettings {
+  fidelity: number;
+  visibility: number;
+  upscale: 1 | 2 | 4;
+  identity: "report" | "guard" | null;
+  mask: "feather" | "parse";
+}
+
+/** A photograph that is restored. `id`: the job that found its faces and keeps the file. */
+export interface Photograph extends EntryBase {
+  kind: "photograph";
+  fileName: string;
+  /** Photographs that were dropped together. */
+  batch: string;
+  /** Set once the faces have been found. */
+  width: number;
+  height: number;
+  faces: FoundFace[] | null;
+  settings: PhotographSettings;
+  /** By the index of the face. */
+  choices: Record<number, FaceChoice>;
+  /** The job that restored it, or does; null before that. */
+  restoration: string | null;
+}
+
+export type Entry = Creation | Photograph;
+
+interface Schema extends DBSchema {
+  entries: { key: string; value: Entry };
+}
+
+const channel = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("atelier.entries");
+let database: Promise<IDBPDatabase<Schema>> | null = null;
+
+function open(): Promise<IDBPDatabase<Schema>> {
+  database ??= openDB<Schema>("atelier", 1, {
+    upgrade: (created) => void created.createObjectStore("entries", { keyPath: "id" }),
+    terminated: () => (database = null),
+  });
+  return database;
+}
+
+const all = signal<ReadonlyMap<string, Entry>>(new Map());
+/** The database has been read. */
+export const entriesAreRead = signal(false);
+/** It cannot be used (a private window, say): what is asked for is lost with the page. */
+export const entriesAreLost = signal(false);
+
+/** Newest first. */
+export const entries = computed(() => [...all.value.values()].sort((a, b) => b.createdAt - a.createdAt));
+export const creations = computed(() => entries.value.filter((entry) => entry.kind === "creation"));
+export const photographs = computed(() => entries.value.filter((entry) => entry.kind === "photograph"));
+
+export function entryOf(id: string): Entry | null {
+  return all.value.get(id) ?? null;
+}
+
+/** Read the database, and follow what other tabs do to it. */
+export async function readEntries(): Promise<void> {
+  channel?.addEventListener("message", () => void reread());
+  await reread();
+  entriesAreRead.value = true;
+}
+
+async function reread(): Promise<void> {
+  try {
+    const found = await (await open()).getAll("entries");
+    all.value = new Map(found.map((entry) => [entry.id, entry]));
+  } catch {
+    entriesAreLost.value = true;
+  }
+}
+
+async function write(change: (open: IDBPDatabase<Schema>) => Promise<unknown>): Promise<void> {
+  try {
+    await change(await open());
+    channel?.postMessage("changed");
+  } catch {
+    entriesAreLost.value = true;
+  }
+}
+
+/** Add an entry, or put it in place of the one of its ID. */
+export async function putEntry(entry: Entry): Promise<void> {
+  all.value = new Map(all.value).set(entry.id, entry);
+  await write((opened) => opened.put("entries", entry));
+}
+
+/** Change an entry, if it is still there: by what it is in the database, where another tab may have changed it. */
+export async function changeEntry<E extends Entry>(
+  id: string,
+  change: (entry: E) => E,
+): Promise<void> {
+  const shown = all.value.get(id);
+  if (shown) all.value = new Map(all.value).set(id, change(shown as E));
+  await write(async (opened) => {
+    const transaction = opened.transaction("entries", "readwrite");
+    const stored = await transaction.store.get(id);
+    if (stored) await transaction.store.put(change(stored as E));
+    await transaction.done;
+  });
+}
+
+export async function removeEntry(id: string): Promise<void> {
+  const rest = new Map(all.value);
+  rest.delete(id);
+  all.value = rest;
+  await write((opened) => opened.delete("entries", id));
+}

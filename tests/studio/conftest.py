@@ -1,0 +1,25 @@
+"""A browser for all tests of the page, and a window for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser import chromium
+from tests.processes import Atelier
+from tests.studio.studio import Studio, studio
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def window(browser: Browser, atelier: Atelier) -> Iterator[Studio]:
+    """A window on three real processes with the demo models."""
+    with studio(browser, atelier.url) as opened:
+        yield opened

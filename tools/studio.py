@@ -1,0 +1,77 @@
+"""Builds the page from gateway/studio: `python -m tools.studio`; needs Node.js, which the dev group brings.
+
+First the types of what it sends and reads, from the gateway's own OpenAPI document, then the files that the gateway
+serves, from gateway/studio/src into gateway/atelier_gateway/studio/static. Both are committed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from atelier_gateway.app import create_app
+from atelier_gateway.settings import GatewaySettings
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "gateway" / "studio"
+TYPES = SOURCE / "src" / "api" / "schema.ts"
+BUILT = ROOT / "gateway" / "atelier_gateway" / "studio" / "static"
+_PATHS = ("/health", "/generate", "/restore", "/detect", "/compare", "/v1/inspect", "/v1/jobs")
+"""Beginnings of the paths of which the page knows the types; the dialects' are left out."""
+
+
+def main() -> None:
+    """Install what is not installed, write the types and build."""
+    if not (SOURCE / "node_modules").is_dir():
+        npm("ci")
+    write_types(TYPES)
+    npm("run", "build")
+
+
+def npm(*arguments: str) -> None:
+    """Run npm in gateway/studio. Raises `subprocess.CalledProcessError`."""
+    folder = Path(sys.executable).parent  # where the dev group's Node.js is
+    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([folder / "npm", *arguments], cwd=SOURCE, env=environment, check=True)
+
+
+def write_types(to: Path) -> None:
+    """Write the TypeScript types of the gateway's requests and responses."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(document(), file)
+        file.flush()
+        npm("exec", "--no", "--", "openapi-typescript", file.name, "--output", str(to))
+
+
+def document() -> dict[str, Any]:
+    """Return the part of the OpenAPI document that concerns the page."""
+    whole = create_app(GatewaySettings()).openapi()
+    paths = {path: item for path, item in whole["paths"].items() if path.startswith(_PATHS)}
+    return {**whole, "paths": paths, "components": {"schemas": _used(whole, paths)}}
+
+
+def _used(whole: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
+    """Return the schemas that are referred to, directly or by one another."""
+    schemas = whole["components"]["schemas"]
+    used: dict[str, Any] = {}
+    pending: list[Any] = [paths]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, list):
+            pending += node
+        elif isinstance(node, dict):
+            name = str(node.get("$ref", "")).removeprefix("#/components/schemas/")
+            if name in schemas and name not in used:
+                used[name] = schemas[name]
+                pending.append(schemas[name])
+            pending += node.values()
+    return dict(sorted(used.items()))
+
+
+if __name__ == "__main__":
+    main()
