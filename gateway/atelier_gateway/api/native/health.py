@@ -1,4 +1,4 @@
-"""`GET /health`, `/livez`, `/readyz` and `/`: what is working; `/` is a page, too, where that is preferred."""
+"""`GET /health`, `/livez`, `/readyz` and `/`: what is working; `/` is a page, too, where it is preferred."""
 
 from __future__ import annotations
 
