@@ -40,12 +40,13 @@ from atelier_gateway.http.middleware import (
 from atelier_gateway.http.transfer import TransferMiddleware, Transfers
 from atelier_gateway.jobs.assembly import create_jobs
 from atelier_gateway.settings import NO_GENERATOR, GatewaySettings
+from atelier_gateway.studio import Studio
 from atelier_runtime import metrics
 from atelier_runtime.settings import StartupError
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Build the application."""
+    """Build the application. Raises `StartupError`."""
     generator, restorer = _clients(settings)
     signer = credentials_of(settings.c2pa_certificate, settings.c2pa_key)
     generate = Generate(generator, restorer, max_pixels=settings.max_pixels, signer=signer)
@@ -75,7 +76,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         lifespan=lifespan,
     )
     health = Health(generator, restorer)
-    app.include_router(native.create_router(settings, generate, faces, health, jobs))
+    studio = Studio(settings.root_path) if settings.studio else None
+    app.include_router(native.create_router(settings, generate, faces, health, jobs, studio))
     app.include_router(openai.create_router(settings, generate, health, jobs))
     for router in automatic1111.create_routers(settings, generate, faces, health):
         app.include_router(router)

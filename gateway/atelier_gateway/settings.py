@@ -246,6 +246,9 @@ class GatewaySettings(ProcessSettings):
     c2pa_key: Path | None = Field(
         None, description="Its private key, a PEM file without a password; required with the certificate."
     )
+    studio: bool = Field(
+        True, description="Serve the page for browsers at /. false: / is JSON for them, too."
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
         (), description="Origins whose pages may read responses, separated by commas; * for all."
     )

@@ -90,8 +90,10 @@ def test_the_build_gets_sources_and_demo_weights_and_nothing_else() -> None:
             (".py", ".pyi", ".toml", ".proto", ".sh", ".json", ".safetensors", ".onnx", ".gz", ".typed")
         )
         and path != "constraints.txt"
+        and not path.startswith("gateway/atelier_gateway/studio/static/")
     ]
     assert not unexpected
+    assert "gateway/atelier_gateway/studio/static/index.html" in files
     weights = [path for path in files if path.endswith((".safetensors", ".pth", ".ckpt"))]
     assert weights and all(path.startswith("demo/atelier_demo_models/") for path in weights)
     assert not [path for path in files if path.startswith(("tests/", ".", "protos/gen/", "demo/training"))]

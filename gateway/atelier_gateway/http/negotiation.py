@@ -1,4 +1,4 @@
-"""Decides by the Accept header whether the response is JSON or the image file."""
+"""Decides by the Accept header whether the response is JSON, or an image file or a page."""
 
 from __future__ import annotations
 
@@ -41,12 +41,11 @@ def preferred_image(accept: str | None) -> Format | Literal["any"] | None:
         InvalidRequest: only image types that cannot be written are accepted.
     """
     qualities = _qualities(accept or "*/*")
-    named = qualities.get("application/json", qualities.get("application/*"))
-    json_quality = qualities.get("*/*", 0.0) if named is None else named
+    json_quality, is_named = _json_quality(qualities)
     offers = [(quality, media) for media, quality in qualities.items() if media in _FORMAT_OF and quality > 0]
     if offers:
         quality, media = max(offers, key=lambda offer: (offer[0], offer[1] != "image/*"))
-        if quality > json_quality or (quality == json_quality and named is None):
+        if quality > json_quality or (quality == json_quality and not is_named):
             return _FORMAT_OF[media]
     elif json_quality == 0:
         accepted = (media for media, q in qualities.items() if media.startswith("image/") and q > 0)
@@ -54,6 +53,24 @@ def preferred_image(accept: str | None) -> Format | Literal["any"] | None:
         if unknown is not None:
             raise InvalidRequest.of("Accept", f"{unknown[:40]} cannot be written; {', '.join(FORMATS)} can")
     return None
+
+
+def prefers_html(accept: str | None) -> bool:
+    """Return whether an Accept header prefers a page to JSON, as browsers' do when they open an address.
+
+    HTML must be named (`text/html`, `text/*`), with a higher quality than JSON; at equal quality JSON wins
+    where it is named, HTML where JSON is only covered by `*/*`.
+    """
+    qualities = _qualities(accept or "*/*")
+    json_quality, is_named = _json_quality(qualities)
+    quality = qualities.get("text/html", qualities.get("text/*", 0.0))
+    return quality > 0 and (quality > json_quality or (quality == json_quality and not is_named))
+
+
+def _json_quality(qualities: Mapping[str, float]) -> tuple[float, bool]:
+    """Return JSON's quality, and whether it is named rather than covered by `*/*`."""
+    named = qualities.get("application/json", qualities.get("application/*"))
+    return (qualities.get("*/*", 0.0), False) if named is None else (named, True)
 
 
 def _qualities(accept: str) -> dict[str, float]:

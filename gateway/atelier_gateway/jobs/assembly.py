@@ -54,4 +54,5 @@ def create_jobs(
         webhooks,
         Upkeep(database, outbox),
         at_once=settings.jobs_at_once,
+        max_result_bytes=settings.jobs_max_result_bytes,
     )

@@ -119,8 +119,12 @@ class BlobStore:
             return bytes(await obstore.get_range_async(self._store, name, start=start, length=length))
 
     async def delete_inputs(self, job: Job) -> None:
-        """Delete the files that a job came with; whatever of them is gone already is no error."""
-        for name in job.input.get("files", {}).values():
+        """Delete the files that a job came with; whatever of them is gone already is no error.
+
+        Those that are kept as outputs stay, until these are deleted.
+        """
+        kept = {output.blob for output in job.outputs}
+        for name in set(job.input.get("files", {}).values()) - kept:
             with contextlib.suppress(BlobMissing), _reachable(name):
                 await obstore.delete_async(self._store, name)
 

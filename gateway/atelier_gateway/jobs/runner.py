@@ -311,13 +311,15 @@ class JobRunner:
     async def _store_images(self, claim: Claim, result: Result) -> list[Output]:
         kept = await self._store.get(claim.job.id)
         outputs = [] if kept is None else [each for each in kept.outputs if each.name.startswith(PREFIX)]
-        size = sum(len(image.data) for _, image in result.images) + sum(each.size_bytes for each in outputs)
+        inputs = [Output(**each) for each in claim.job.input.get("kept", ())]
+        size = sum(len(image.data) for _, image in result.images)
+        size += sum(each.size_bytes for each in (*outputs, *inputs))
         if size > self._limits.max_result_bytes:
             message = f"have {size} bytes together, the limit is {self._limits.max_result_bytes}"
             raise InvalidRequest.of("outputs", message)
         for name, image in result.images:
             outputs.append(await put_image(self._blobs, claim, name, image))
-        return outputs
+        return outputs + inputs
 
 
 async def _persistently(write: Callable[[], Awaitable[T]]) -> T:

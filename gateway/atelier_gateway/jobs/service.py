@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
-import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -14,13 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from atelier_gateway.http.long_text import LongText
 from atelier_gateway.http.validation import fields_renamed
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.database import Database
 from atelier_gateway.jobs.migrations import upgrade
 from atelier_gateway.jobs.runner import JobRunner
 from atelier_gateway.jobs.store import IdempotencyConflict, JobStore, TooManyJobs
+from atelier_gateway.jobs.submission import Submission, fingerprint_of, kept_files
 from atelier_gateway.jobs.upkeep import Upkeep
 from atelier_gateway.jobs.values import (
     Job,
@@ -50,26 +48,6 @@ _OTHER_REQUEST = "was used within the last 24 hours for another request"
 
 
 @dataclass(frozen=True)
-class Submission:
-    """A request for a job. `ttl_s`: for how long its outputs are kept after it has ended.
-
-    `can_wait`: it is put off while services are full or away, rather than fail: nobody waits for its end.
-    `field_prefix`: where the client sees the fields of `body`, for errors.
-    """
-
-    type: JobType
-    body: Mapping[str, Any]
-    owner: str = ""
-    priority: int = 0
-    ttl_s: float = 3600.0
-    webhook: Json | None = None
-    preview_interval_steps: int | None = None
-    can_wait: bool = True
-    idempotency_key: str | None = None
-    field_prefix: str = ""
-
-
-@dataclass(frozen=True)
 class Outlook:
     """What a job still has before it: jobs of the same owner, and seconds; None: unknown, or it runs."""
 
@@ -94,8 +72,9 @@ class Jobs:
         upkeep: Upkeep,
         *,
         at_once: int,
+        max_result_bytes: int,
     ) -> None:
-        """`webhooks`: None if there is no secret to sign them. `at_once`: of the runner."""
+        """`webhooks`: None if there is no secret to sign them. The numbers: of the runner."""
         self._database = database
         self._store = store
         self._blobs = blobs
@@ -104,6 +83,7 @@ class Jobs:
         self._webhooks = webhooks
         self._upkeep = upkeep
         self._at_once = max(1, at_once)
+        self._max_result_bytes = max_result_bytes
         self.draining = False
         self._watcher = Watcher(store)
         self._stack = AsyncExitStack()
@@ -141,20 +121,25 @@ class Jobs:
         self._check_webhook(submission.webhook)
         fingerprint = None
         if submission.idempotency_key is not None:
-            fingerprint = await asyncio.to_thread(_fingerprint, submission)
+            fingerprint = await asyncio.to_thread(fingerprint_of, submission)
             if (known := await self._of_key(submission, fingerprint)) is not None:
                 return known, False
         with fields_renamed(lambda field: submission.field_prefix + field):
             body = await self._with_outputs_of_others(submission)
             accepted = await self._works[submission.type].accept(body)
-        job_id = new_id()
-        blobs = {name: f"{job_id}/input_{name}" for name in accepted.files}
+            job_id = new_id()
+            blobs = {name: f"{job_id}/input_{name}" for name in accepted.files}
+            kept = await asyncio.to_thread(kept_files, accepted.files, blobs) if submission.keep_files else ()
+        if (size := sum(each.size_bytes for each in kept)) > self._max_result_bytes:
+            message = f"the files have {size} bytes together, the limit is {self._max_result_bytes}"
+            raise InvalidRequest.of("keep_files", message)
         new = NewJob(
             id=job_id,
             type=submission.type,
             input={
                 "fields": dict(accepted.fields),
                 "files": blobs,
+                "kept": [vars(each) for each in kept],
                 "preview_interval_steps": submission.preview_interval_steps,
                 "can_wait": submission.can_wait,
             },
@@ -348,29 +333,6 @@ class Jobs:
             some = ids[start : start + 500]
             for job_id in set(some) - await self._upkeep.existing(some):
                 await self._blobs.delete_of(job_id)
-
-
-def _fingerprint(submission: Submission) -> str:
-    """Return a digest of a request: equal if and only if the same is asked for, in the same words."""
-    rest = [
-        submission.type,
-        submission.priority,
-        submission.ttl_s,
-        submission.webhook,
-        submission.preview_interval_steps,
-    ]
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
-    for name in sorted(submission.body):
-        value = submission.body[name]
-        digest.update(json.dumps(name).encode())
-        if isinstance(value, LongText):
-            for piece in value.pieces():
-                digest.update(piece)
-        elif isinstance(value, bytes | memoryview):
-            digest.update(value)
-        else:
-            digest.update(json.dumps(value, sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

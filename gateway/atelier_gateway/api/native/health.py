@@ -1,18 +1,21 @@
-"""`GET /health`, `/livez`, `/readyz` and `/`: what is working."""
+"""`GET /health`, `/livez`, `/readyz` and `/`: what is working; `/` is a page, too, where it is preferred."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from atelier_gateway import __version__
 from atelier_gateway.api.native.errors import Problem
 from atelier_gateway.core.health import Health, SystemStatus, on_cuda
+from atelier_gateway.http.negotiation import prefers_html
+from atelier_gateway.studio import Studio
 from atelier_runtime.service_status import NetworkRole, ServiceStatus
 
 _GIB = 2**30
@@ -75,8 +78,8 @@ class RootAnswer(BaseModel):
     restores_only: bool = Field(description="This gateway has no generator and only restores photos.")
 
 
-def add_routes(router: APIRouter, health: Health) -> None:
-    """Add the four routes."""
+def add_routes(router: APIRouter, health: Health, studio: Studio | None) -> None:
+    """Add the four routes. `studio`: None where there is no page."""
 
     async def get_health() -> Response:
         answer = health_answer(await health.check())
@@ -89,16 +92,24 @@ def add_routes(router: APIRouter, health: Health) -> None:
         await health.require_generator()
         return Response(orjson.dumps({"status": "ready"}), media_type="application/json")
 
-    async def get_root() -> Response:
-        return _json(root_answer(await health.check_main()))
+    async def get_root(request: Request) -> Response:
+        if studio is None:
+            return _json(root_answer(await health.check_main()))
+        if prefers_html(", ".join(request.headers.getlist("accept"))):
+            return studio.page(request)
+        return _json(root_answer(await health.check_main()), headers={"Vary": "Accept"})
 
     answers: dict[int | str, dict[str, Any]] = {
         200: {"model": HealthAnswer},
         503: {"model": HealthAnswer, "description": "Unhealthy."},
     }
+    root: dict[str, Any] = {"model": RootAnswer}
+    if studio is not None:
+        root["description"] = "JSON, or the page where Accept prefers text/html to it."
+        root["content"] = {"text/html": {"schema": {"type": "string"}}}
     not_ready: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not ready."}}
 
-    def get(path: str, name: str, endpoint: Callable[[], Awaitable[Response]], **documented: Any) -> None:
+    def get(path: str, name: str, endpoint: Callable[..., Awaitable[Response]], **documented: Any) -> None:
         # HEAD is what monitors of uptime send; the server leaves out the body. The first route serves both;
         # the second stands in the OpenAPI document.
         both = router.api_route(
@@ -129,7 +140,7 @@ def add_routes(router: APIRouter, health: Health) -> None:
         "root",
         get_root,
         description="Return name and version, and what the gateway serves.",
-        responses={200: {"model": RootAnswer}},
+        responses={200: root},
     )
 
 
@@ -178,5 +189,6 @@ def _vram(status: ServiceStatus | None) -> str | None:
     return f"{status.vram_free_bytes / _GIB:.1f}GB / {status.vram_total_bytes / _GIB:.1f}GB"
 
 
-def _json(answer: BaseModel, status: int = 200) -> Response:
-    return Response(answer.model_dump_json(), status_code=status, media_type="application/json")
+def _json(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    content = answer.model_dump_json()
+    return Response(content, status_code=status, headers=headers, media_type="application/json")

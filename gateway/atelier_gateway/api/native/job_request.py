@@ -85,6 +85,11 @@ class JobRequest(RequestModel):
         le=150,
         description="While an image is generated, its events show a preview every so many steps; 0: never.",
     )
+    keep_files: bool = Field(
+        False,
+        description="Keep the files of the input as outputs, for other jobs: once the job has completed, "
+        "input_image and input_mask are what was given, to the byte.",
+    )
     webhook: WebhookRequest | None = Field(None, description="Who is told of the job's end.")
 
 

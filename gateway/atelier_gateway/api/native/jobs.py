@@ -27,7 +27,8 @@ from atelier_gateway.http.body import read_json_or_form
 from atelier_gateway.http.server_events import event_response
 from atelier_gateway.http.validation import refusal
 from atelier_gateway.jobs.drawings import PREFIX as DRAWN
-from atelier_gateway.jobs.service import Jobs, Outlook, Submission
+from atelier_gateway.jobs.service import Jobs, Outlook
+from atelier_gateway.jobs.submission import Submission
 from atelier_gateway.jobs.values import Job, JobType
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.errors import FieldViolation, Gone, NotFound, NotServed
@@ -77,6 +78,7 @@ class JobRoutes:
             ttl_s=self._ttl_s if given.ttl_seconds is None else given.ttl_seconds,
             webhook=None if given.webhook is None else given.webhook.model_dump(),
             preview_interval_steps=given.preview_interval_steps or None,
+            keep_files=given.keep_files,
             idempotency_key=idempotency_key(request.headers),
             field_prefix="input.",
         )

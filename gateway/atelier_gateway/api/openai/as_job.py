@@ -17,7 +17,8 @@ from atelier_gateway.api.openai.errors import told_by_client_names
 from atelier_gateway.api.openai.request import ImageWork
 from atelier_gateway.api.openai.response import Shown, headers_of, images_answer
 from atelier_gateway.jobs.drawings import PREFIX as DRAWN
-from atelier_gateway.jobs.service import Jobs, Submission
+from atelier_gateway.jobs.service import Jobs
+from atelier_gateway.jobs.submission import Submission
 from atelier_gateway.jobs.values import Job, JobStatus, JobType
 from atelier_runtime.errors import (
     AtelierError,

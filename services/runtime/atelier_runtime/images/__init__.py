@@ -14,7 +14,7 @@ from atelier_runtime.images.codec import (
     encode_mask,
     encode_output,
 )
-from atelier_runtime.images.header import sniffed_format, stored_size
+from atelier_runtime.images.header import displayed_size, sniffed_format, stored_size
 from atelier_runtime.images.picture import (
     FORMATS,
     Format,
@@ -40,6 +40,7 @@ __all__ = [
     "RgbArray",
     "decode",
     "decode_input",
+    "displayed_size",
     "encode",
     "encode_gray_png",
     "encode_mask",

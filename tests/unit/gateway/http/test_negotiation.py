@@ -1,6 +1,6 @@
 import pytest
 
-from atelier_gateway.http.negotiation import preferred_format
+from atelier_gateway.http.negotiation import preferred_format, prefers_html
 from atelier_runtime.errors import InvalidRequest
 
 
@@ -40,3 +40,29 @@ def test_image_types_that_cannot_be_written(accept: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         preferred_format(accept)
     assert refused.value.fields[0].field == "Accept"
+
+
+@pytest.mark.parametrize(
+    ("accept", "preferred"),
+    [
+        (None, False),
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("image/*", False),
+        ("text/html", True),
+        ("TEXT/HTML; charset=utf-8", True),
+        ("text/*", True),
+        ("text/html, */*", True),
+        ("text/html;q=0.5, */*;q=0.8", False),
+        ("text/html;q=0.5, */*;q=0.4", True),
+        ("text/html, application/json", False),
+        ("text/html, application/json;q=0.9", True),
+        ("text/html;q=0.9, application/*;q=0.9", False),
+        ("text/html;q=0", False),
+        ("text/*;q=0.9, text/html;q=0, */*;q=0.1", False),
+        ("application/json;q=0, */*", False),
+    ],
+)
+def test_whether_a_page_is_preferred(accept: str | None, preferred: bool) -> None:
+    assert prefers_html(accept) is preferred
