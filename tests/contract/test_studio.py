@@ -37,7 +37,7 @@ def exchanged(stack: Stack, target: str) -> bytes:
 
 def assets_of(page: str) -> list[str]:
     """The files that a page names, as addresses below its base."""
-    return re.findall(r"""(?:src|href)="(studio/[^"]+)""", page)
+    return re.findall(r"""(?:src|href)="(?:\./)?(studio/[^"]+)""", page)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
