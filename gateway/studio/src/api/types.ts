@@ -11,6 +11,13 @@ export type Health = Schemas["HealthAnswer"] & {
   model?: string | null;
   networks?: { service: "generator" | "restorer"; role: string; name: string }[];
 };
+/** What `/` says in JSON. */
+export interface About {
+  name: string;
+  version: string;
+  model: string | null;
+  device: string | null;
+}
 export type Inspection = Schemas["InspectAnswer"];
 export type FoundFace = Schemas["FoundFace"];
 export type RestoredFace = Schemas["RestoredFace"];
