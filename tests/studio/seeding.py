@@ -18,11 +18,9 @@ _REMEMBER = """async (entry) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
-  let thumbnail = null;
-  if (entry.thumbnail) thumbnail = await (await fetch(entry.thumbnail)).blob();
   await new Promise((resolve, reject) => {
     const transaction = opened.transaction("entries", "readwrite");
-    transaction.objectStore("entries").put({ ...entry, thumbnail });
+    transaction.objectStore("entries").put(entry);
     transaction.oncomplete = resolve;
     transaction.onerror = () => reject(transaction.error);
   });
@@ -74,6 +72,7 @@ def remember_drawing(page: Page, job: dict[str, Any], *, days_ago: float = 0, **
         "id": job["id"],
         "createdAt": (time.time() - days_ago * 86_400) * 1000,
         "expiresAt": None,
+        "thumbnail": None,
         "input": {"prompt": PROMPT, "seed": 6, **SMALL},
     }
     page.evaluate(_REMEMBER, entry | given)
@@ -90,6 +89,7 @@ def remember_photograph(
         "id": job["id"],
         "createdAt": time.time() * 1000,
         "expiresAt": None,
+        "thumbnail": None,
         "fileName": "grandmother.png",
         "batch": "b",
         "width": 64,

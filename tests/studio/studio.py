@@ -23,6 +23,8 @@ class Studio:
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.context = context
         self.url = url
+        parts = urlsplit(url)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
         self.faults: list[str] = []
         self.expected: list[str] = []
         """Parts of faults that a test provokes."""
@@ -40,7 +42,7 @@ class Studio:
 
     def _only_own_origin(self, route: Route, request: Request) -> None:
         parts = urlsplit(request.url)
-        if parts.scheme in ("blob", "data") or f"{parts.scheme}://{parts.netloc}" == self.url:
+        if parts.scheme in ("blob", "data") or f"{parts.scheme}://{parts.netloc}" == self._origin:
             route.continue_()
             return
         self.faults.append(f"asked for {request.url}")

@@ -1,6 +1,6 @@
 /**
- * What entries learn from their jobs, wherever these are shown: a small picture of what was drawn, and when the gateway
- * deletes it. In this one place, so that no tab has to think of it.
+ * What entries learn from their jobs, wherever these are shown: a small picture if they have none, and when the gateway
+ * deletes what was made. In this one place, so that no tab has to think of it.
  */
 import { effect } from "@preact/signals";
 import { getOutput } from "../api/client";
@@ -52,7 +52,7 @@ export function keepEntries(): void {
 /** Whether all is kept that there is; otherwise it is tried again with the next change. */
 async function keep(entry: Entry, job: Job): Promise<boolean> {
   const expiresAt = expiryOf(job);
-  const needsThumbnail = entry.kind === "creation" && !entry.thumbnail;
+  const needsThumbnail = !entry.thumbnail;
   const thumbnail = needsThumbnail ? await pictureOf(job) : null;
   const isNew = thumbnail !== null || (expiresAt !== null && expiresAt !== entry.expiresAt);
   if (!isNew) return !needsThumbnail;
@@ -66,7 +66,7 @@ async function keep(entry: Entry, job: Job): Promise<boolean> {
 
 async function pictureOf(job: Job): Promise<Blob | null> {
   try {
-    return await thumbnailOf(await getOutput(job.id, "image"));
+    return await thumbnailOf(await getOutput(job.id, job.type === "detect" ? "input_image" : "image"));
   } catch (error) {
     if (error instanceof Problem) return null; // there is none without it
     throw error;
