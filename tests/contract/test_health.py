@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from atelier_runtime.service_status import NetworkRole
+from atelier_runtime.service_status import LoadedNetwork, NetworkRole
 from tests.contract.services import eventually
 from tests.contract.stack import Stack
 
@@ -20,9 +20,22 @@ IDLE = {
     "image_workers_busy": 0,
     "image_queue_depth": 0,
 }
+
+
+def network(service: str, role: str | None, name: str) -> dict[str, str | None]:
+    return {"service": service, "role": role, "name": name}
+
+
+DRAWS = [network("generator", "base", "demo-sdxl"), network("generator", "upscaler", "demo_x2")]
+RESTORES = [
+    network("restorer", "detector", "retinaface_mobile0.25"),
+    network("restorer", "codeformer", "codeformer"),
+]
 HEALTHY_ON_A_CPU = {
     "status": "healthy",
     "restores_only": False,
+    "model": "demo",
+    "networks": [*DRAWS, *RESTORES],
     "model_loaded": True,
     "models_loaded": True,
     "cuda_available": False,
@@ -55,6 +68,7 @@ def test_health_on_cuda(stack: Stack) -> None:
         **HEALTHY_ON_A_CPU,
         "cuda_available": True,
         "refiner_available": True,
+        "networks": [*DRAWS, network("generator", "refiner", "sdxl-refiner"), *RESTORES],
         "vram_available": "12.5GB / 24.0GB",
         "device": "cuda:0",
         "gpu_info": "RTX 3090 Ti",
@@ -63,7 +77,21 @@ def test_health_on_cuda(stack: Stack) -> None:
 
 def test_health_tells_whether_likeness_can_be_told(stack: Stack) -> None:
     stack.restorer.networks[NetworkRole.IDENTITY] = "sface"
-    assert stack.client.get("/health").json() == {**HEALTHY_ON_A_CPU, "identity_available": True}
+    assert stack.client.get("/health").json() == {
+        **HEALTHY_ON_A_CPU,
+        "networks": [*DRAWS, *RESTORES, network("restorer", "identity", "sface")],
+        "identity_available": True,
+    }
+
+
+def test_health_names_what_is_loaded(stack: Stack) -> None:
+    """A page can say that there is no face parser; what it does not know is shown all the same."""
+    stack.restorer.networks[NetworkRole.FACE_PARSER] = "parsenet"
+    shown = stack.client.get("/health").json()["networks"]
+    assert network("restorer", "parser", "parsenet") in shown
+    stack.restorer.status = {"networks": (LoadedNetwork(None, "of tomorrow"),)}
+    shown = stack.client.get("/health").json()["networks"]
+    assert shown == [*DRAWS, network("restorer", None, "of tomorrow")]
 
 
 def test_health_tells_how_busy_the_services_are(stack: Stack) -> None:
@@ -80,6 +108,7 @@ def test_health_follows_what_is_loaded(stack: Stack) -> None:
     assert stack.client.get("/health").json() == {
         **HEALTHY_ON_A_CPU,
         "status": "degraded",
+        "networks": [DRAWS[0], RESTORES[0]],
         "models_loaded": False,
         "codeformer_available": False,
         "realesrgan_available": False,
@@ -90,7 +119,7 @@ def test_health_while_the_restorer_is_loading(stack: Stack) -> None:
     stack.restorer.status = {"ready": False}
     response = stack.client.get("/health")
     assert (response.status_code, response.json()["status"]) == (200, "degraded")
-    assert response.json()["codeformer_available"] is False
+    assert response.json()["codeformer_available"] is False and response.json()["networks"] == DRAWS
 
 
 def test_health_while_the_generator_is_loading(stack: Stack) -> None:
@@ -99,6 +128,7 @@ def test_health_while_the_generator_is_loading(stack: Stack) -> None:
     response = stack.client.get("/health")
     assert (response.status_code, response.json()["status"]) == (503, "unhealthy")
     assert (response.json()["model_loaded"], response.json()["device"]) == (False, None)
+    assert (response.json()["model"], response.json()["networks"]) == (None, RESTORES)
     root = stack.client.get("/").json()
     assert (root["model"], root["device"]) == (None, None)
     ready = stack.client.get("/readyz")
@@ -140,6 +170,8 @@ def test_health_without_services(impatient_stack: Stack) -> None:
     assert response.json() == {
         **dict.fromkeys(HEALTHY_ON_A_CPU, False),
         "status": "unhealthy",
+        "model": None,
+        "networks": [],
         "vram_available": None,
         "device": None,
         "gpu_info": None,

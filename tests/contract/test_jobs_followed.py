@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from atelier_gateway.api.native import job_events
+from atelier_gateway.jobs.store import JobStore
+from atelier_gateway.jobs.values import JobType
+from atelier_runtime.errors import ServiceUnavailable
 from tests.contract.job_client import (
     done,
     events_in,
@@ -17,10 +20,12 @@ from tests.contract.job_client import (
     output_names,
     submit,
 )
-from tests.contract.script import opened
+from tests.contract.script import file_of, gradient, opened
 from tests.contract.scripted_generator import STEPS
 from tests.contract.services import eventually
 from tests.contract.stack import Stack
+
+PHOTO = base64.b64encode(file_of(gradient(64, 48))).decode()
 
 
 def test_events_tell_of_everything(stack: Stack) -> None:
@@ -49,6 +54,70 @@ def test_events_tell_of_everything(stack: Stack) -> None:
     progress = [data for name, _, data in rest if name == "progress"]
     assert progress[0]["stage"] == "base" and progress[0]["steps"] == STEPS
     assert all(0 <= each["progress"] <= 1 for each in progress)
+
+
+def test_events_tell_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GET does; of a job that runs, and has said what it takes, nobody asks the database."""
+    asked_of: list[JobType] = []
+    typical = JobStore.typical_run_ms
+
+    async def noted(self: JobStore, job_type: JobType) -> int | None:
+        asked_of.append(job_type)
+        return await typical(self, job_type)
+
+    monkeypatch.setattr(JobStore, "typical_run_ms", noted)
+    with Stack(jobs_at_once=1) as stack:
+        done(stack)
+        stack.generator.hold = True
+        job, waiting = submit(stack), submit(stack)
+        eventually(lambda: stack.client.get(job["urls"]["self"]).json()["progress"] > 0)
+        with stack.client.stream("GET", waiting["urls"]["events"]) as response:
+            name, _, first = next(events_in(response))
+        assert (name, first["status"], first["queue_position"]) == ("snapshot", "queued", 0)
+        assert first["estimated_seconds"] > 0
+        stack.client.delete(waiting["urls"]["self"])
+        asked_of.clear()
+        with stack.client.stream("GET", job["urls"]["events"]) as response:
+            events = events_in(response)
+            name, _, first = next(events)
+            stack.generator.hold = False
+            rest = list(events)
+        assert name == "snapshot" and first["queue_position"] is None
+        left = [first, *(data for name, _, data in rest if name == "progress")]
+        assert all(0 <= data["estimated_seconds"] <= 12.5 for data in left), "the generator's estimate"
+        assert rest[-1][0] == "status" and rest[-1][2]["estimated_seconds"] is None
+        assert asked_of == []
+
+
+def test_a_job_that_was_not_begun_tells_so_when_it_is(stack: Stack) -> None:
+    stack.generator.hold = True
+    job = submit(stack)
+    with stack.client.stream("GET", job["urls"]["events"]) as response:
+        events = events_in(response)
+        begun = next(data for name, _, data in events if data.get("status") == "in_progress")
+        assert begun["queue_position"] is None and "estimated_seconds" in begun
+        progress = next(data for name, _, data in events if name == "progress")
+        assert progress["estimated_seconds"] <= 12.5
+        stack.generator.hold = False
+        list(events)
+
+
+def test_events_go_on_where_what_is_left_cannot_be_known(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(self: JobStore, *_: object) -> int:
+        raise ServiceUnavailable("The database of jobs cannot be used.")
+
+    stack.restorer.hold = True
+    job = submit(stack, type="detect", input={"image": PHOTO})
+    monkeypatch.setattr(JobStore, "typical_run_ms", away)
+    monkeypatch.setattr(JobStore, "waiting_before", away)
+    with stack.client.stream("GET", job["urls"]["events"]) as response:
+        events = events_in(response)
+        name, _, first = next(events)
+        assert name == "snapshot" and first["estimated_seconds"] is None
+        stack.restorer.hold = False
+        assert list(events)[-1][2]["status"] == "completed"
 
 
 def test_a_set_without_previews_draws_all_the_same(stack: Stack) -> None:

@@ -161,6 +161,7 @@ def test_generated_requests_of_automatic1111s_dialect(path: str, mode: Generatio
         ("GET", "/v1/jobs/{job_id}"),
         ("DELETE", "/v1/jobs/{job_id}"),
         ("POST", "/v1/jobs/{job_id}/cancel"),
+        ("POST", "/v1/jobs/{job_id}/expire"),
         ("GET", "/v1/jobs/{job_id}/events"),
         ("GET", "/v1/jobs/{job_id}/outputs/{name}"),
         ("GET", "/v1/models"),

@@ -21,7 +21,7 @@ def test_the_copy_names_every_path() -> None:
     paths = {line.split()[1].rstrip(":") for line in COPY.read_text().splitlines() if line[0].isupper()}
     photo = {"/restore", "/detect", "/compare"}
     job = "/v1/jobs/{job_id}"
-    jobs = {"/v1/jobs", job, *(f"{job}/{part}" for part in ("cancel", "events", "outputs/{name}"))}
+    jobs = {"/v1/jobs", job, *(f"{job}/{part}" for part in ("cancel", "expire", "events", "outputs/{name}"))}
     images = {"/v1/images/generations", "/v1/images/edits", "/v1/images/variations"}
     openai = {*images, "/v1/models", "/v1/models/{model}"}
     own = {"/", "/generate", "/health", "/livez", "/readyz", "/v1/inspect", *photo, *jobs}

@@ -86,6 +86,7 @@ def test_health_tells_of_the_restorer_what_it_otherwise_tells_of_the_generator(a
     assert (response.status_code, body["status"], body["restores_only"]) == (200, "healthy", True)
     assert (body["model_loaded"], body["models_loaded"]) == (False, True)
     assert body["codeformer_available"] and body["realesrgan_available"] and body["cuda_available"]
+    assert body["model"] == "photo" and {each["service"] for each in body["networks"]} == {"restorer"}
     assert (body["device"], body["gpu_info"]) == ("cuda:0", "RTX 3090 Ti")
     assert body["vram_available"] == "20.0GB / 24.0GB"
     assert body["generator_load"] is None and body["restorer_load"]["queue_capacity"] == 8

@@ -44,6 +44,7 @@ class Life(RuleBasedStateMachine):
         self.ended: dict[str, JobStatus] = {}
         self.newest: dict[str, int] = {}
         self.dead: set[str] = set()
+        self.gone: set[str] = set()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(work)
@@ -149,6 +150,18 @@ class Life(RuleBasedStateMachine):
         else:
             assert job.status is JobStatus.IN_PROGRESS and job.cancel_requested
 
+    @rule(job_id=ids)
+    def expire(self, job_id: str) -> None:
+        job = self._run(self.rows.store.expire(job_id))
+        assert job is not None and job.is_gone
+        self.gone.add(job_id)
+        if job_id in self.ended:
+            assert job.status is self.ended[job_id], "final is final"
+        elif job.status is JobStatus.CANCELLED:
+            self.ended[job_id] = JobStatus.CANCELLED
+        else:
+            assert job.status is JobStatus.IN_PROGRESS and job.cancel_requested
+
     @invariant()
     def rows_are_what_they_must_be(self) -> None:
         if not hasattr(self, "rows"):
@@ -164,7 +177,10 @@ class Life(RuleBasedStateMachine):
                 assert status is self.ended[row["id"]]
             else:
                 assert not status.is_final
-            assert status.is_final == (row["completed_at"] is not None)
+            assert status.is_final == (row["completed_at"] is not None) == (row["expires_at"] is not None)
+            assert (row["ttl_ms"] == 0) == (row["id"] in self.gone)
+            if status.is_final and row["id"] in self.gone:
+                assert row["expires_at"] <= now_ms()
             assert (row["lease_until"] is not None) == (status is JobStatus.IN_PROGRESS)
             assert 0 <= row["attempts"] <= MAX_ATTEMPTS and row["attempts"] <= row["fence"]
 

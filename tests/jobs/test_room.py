@@ -15,8 +15,8 @@ from atelier_gateway.jobs import service
 from atelier_gateway.jobs.assembly import create_jobs
 from atelier_gateway.jobs.blobs import BlobStore
 from atelier_gateway.jobs.service import Jobs
-from atelier_gateway.jobs.submission import Submission
 from atelier_gateway.jobs.store import JobStore
+from atelier_gateway.jobs.submission import Submission
 from atelier_gateway.jobs.values import Job, JobStatus, JobType, NewJob
 from atelier_gateway.jobs.work import Accepted, JobWork, Result, Surroundings
 from atelier_gateway.settings import GatewaySettings

@@ -163,6 +163,64 @@ async def test_cancel(rows: Rows) -> None:
     assert again is not None and again.status is JobStatus.CANCELLED
 
 
+async def test_a_job_that_has_ended_may_expire_before_its_time(rows: Rows) -> None:
+    job, _ = await rows.store.submit(new_job())
+    claim = await claimed(rows.store)
+    await rows.store.complete(claim, {"success": True}, [FILE])
+    kept, _ = await rows.store.submit(new_job())
+    gone = await rows.store.expire(job.id)
+    assert gone is not None and gone.status is JobStatus.COMPLETED and gone.is_gone and not gone.expired
+    assert [each.id for each in await rows.upkeep.due()] == [job.id], "whatever ends now, it is deleted"
+    assert [each.id for each in await rows.store.list_of("", before=None, limit=9)] == [kept.id]
+    assert await rows.store.expire(job.id) == gone
+    await rows.upkeep.expire([job.id])
+    again = await rows.store.expire(job.id)
+    assert again is not None and again.expired and again.result is None
+    assert await rows.store.expire(new_job().id) is None
+
+
+async def test_a_job_that_waits_is_canceled_and_expires(rows: Rows) -> None:
+    hook = {"url": "https://example.com/hook", "events": ["cancelled"]}
+    job, _ = await rows.store.submit(new_job(webhook=hook))
+    gone = await rows.store.expire(job.id)
+    assert gone is not None and gone.status is JobStatus.CANCELLED and gone.expires_at == gone.completed_at
+    assert [each.id for each in await rows.upkeep.due()] == [job.id]
+    assert await rows.store.claim("a") is None
+    assert [each.job_id for each in await rows.outbox.take(9)] == [job.id]
+
+
+@pytest.mark.parametrize("end", ["complete", "cancelled", "lost", "given back, begun", "given back"])
+async def test_a_job_that_runs_expires_when_its_work_has_stopped(rows: Rows, end: str) -> None:
+    job, _ = await rows.store.submit(new_job())
+    claim = await claimed(rows.store)
+    await rows.store.keep(claim, [FILE])
+    gone = await rows.store.expire(job.id)
+    assert gone is not None and gone.status is JobStatus.IN_PROGRESS and gone.cancel_requested
+    assert gone.is_gone and await rows.upkeep.due() == [], "its files are still being written"
+    assert await rows.store.list_of("", before=None, limit=9) == []
+    assert await rows.store.report(claim) is True
+    if end == "complete":
+        await rows.store.complete(claim, {}, [FILE])
+    elif end == "cancelled":
+        await rows.store.cancelled(claim)
+    elif end == "lost":
+        async with rows.database.writing() as connection:
+            await connection.execute(update(jobs).values(attempts=MAX_ATTEMPTS))
+        await run_out(rows, claim)
+        await rows.upkeep.fail_lost()
+    else:
+        await rows.store.release(claim, after_ms=60_000)
+        assert await rows.upkeep.due() == []
+        if end == "given back, begun":
+            claim = await claimed(rows.store)
+            assert claim.job.cancel_requested
+            await rows.store.cancelled(claim)
+        else:
+            gone = await rows.store.expire(job.id)
+            assert gone is not None and gone.status is JobStatus.CANCELLED
+    assert [each.id for each in await rows.upkeep.due()] == [job.id]
+
+
 async def test_a_canceled_job_that_was_put_off_does_not_wait(rows: Rows) -> None:
     job, _ = await rows.store.submit(new_job())
     claim = await claimed(rows.store)

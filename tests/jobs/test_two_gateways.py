@@ -61,6 +61,21 @@ def test_a_cancel_here_stops_a_job_there(services: ScriptedServices, pair: tuple
     eventually(lambda: services.generator.cancelled == before + 1)
 
 
+def test_a_job_that_runs_there_expires_here(
+    services: ScriptedServices, pair: tuple[Gateway, Gateway]
+) -> None:
+    services.reset()
+    services.generator.hold = True
+    before = services.generator.cancelled
+    job = pair[0].submit()
+    eventually(lambda: services.generator.running == 1)
+    assert pair[1].client.post(f"/v1/jobs/{job['id']}/expire").status_code == 204
+    eventually(lambda: services.generator.cancelled == before + 1)
+    for gateway in pair:
+        assert gateway.client.get(f"/v1/jobs/{job['id']}").status_code == 410
+        assert job["id"] not in gateway.client.get("/v1/jobs").text
+
+
 def test_a_hundred_cancels_at_random_moments(
     services: ScriptedServices, tmp_path: Path, postgres_url: str
 ) -> None:

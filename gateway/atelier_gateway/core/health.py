@@ -9,7 +9,9 @@ from typing import Literal
 from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
 from atelier_gateway.core.without_generator import NoGenerator
 from atelier_runtime.errors import AtelierError, ServiceNotReady
-from atelier_runtime.service_status import NetworkRole, ServiceStatus
+from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
+
+ServiceName = Literal["generator", "restorer"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,20 @@ class SystemStatus:
     def main(self) -> ServiceStatus | None:
         """The status that stands for the installation: the generator's, or the restorer's without one."""
         return self.restorer if self.restores_only else self.generator
+
+    @property
+    def networks(self) -> list[tuple[ServiceName, LoadedNetwork]]:
+        """All networks of the services that are ready."""
+        services: list[tuple[ServiceName, ServiceStatus | None]] = [
+            ("generator", self.generator),
+            ("restorer", self.restorer),
+        ]
+        return [
+            (name, network)
+            for name, status in services
+            if status is not None and status.ready
+            for network in status.networks
+        ]
 
     def restorer_has(self, role: NetworkRole) -> bool:
         """Return whether the restorer is ready and has a network of this role."""

@@ -44,6 +44,7 @@ _ORPHAN_AGE = timedelta(hours=1)
 _LOOK_FOR_ORPHANS_S = 3600.0
 _FULL_RETRY_AFTER_S = 10.0
 _MAX_STUCK = 500
+_STOP_S = 2.0
 _OTHER_REQUEST = "was used within the last 24 hours for another request"
 
 
@@ -203,7 +204,7 @@ class Jobs:
         job = await self._store.get(job_id) if isinstance(job_id, str) and is_job_id(job_id) else None
         if job is None or job.owner != owner:
             raise InvalidRequest.of(f"{field}.job", "there is no job of this ID")
-        if job.expired:
+        if job.is_gone:
             raise InvalidRequest.of(f"{field}.job", "its outputs have expired")
         output = job.output(str(given["output"]))
         if output is None:
@@ -251,6 +252,27 @@ class Jobs:
         if job.cancel_requested:
             self._runner.cancel(job_id)
         return job
+
+    async def expire(self, job_id: str, owner: str) -> None:
+        """Delete what a job has made, now or once its work has stopped. Raises `NotFound`.
+
+        Once the row says so it is done, whatever ends or is away: what is missed here is tidied up.
+        """
+        await self.get(job_id, owner)
+        job = await self._store.expire(job_id)
+        if job is None:
+            raise NotFound("There is no job of this ID.")
+        if runs := not job.status.is_final:
+            self._runner.cancel(job_id)
+            job = await self.wait(job, _STOP_S)
+        if job.expired or not job.status.is_final:
+            return
+        try:
+            await self._blobs.delete_of(job_id)
+            if not runs:  # else a file that was being written may come after: it is deleted again
+                await self._upkeep.expire([job_id])
+        except ServiceUnavailable as error:
+            logger.warning("a job's files cannot be deleted", extra={**error.for_log(), "job": job_id})
 
     def drain(self) -> None:
         """Begin no more jobs, and let those who follow jobs go to another gateway."""

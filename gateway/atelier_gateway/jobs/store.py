@@ -173,8 +173,8 @@ class JobStore:
         return None if row is None else job_of(row)
 
     async def list_of(self, owner: str, *, before: str | None, limit: int) -> Sequence[Job]:
-        """Return an owner's jobs that have not expired, newest first; `before`: an ID to go on from."""
-        wanted = select(jobs).where(jobs.c.owner == owner, jobs.c.expired.is_(False))
+        """Return an owner's jobs that are not gone, newest first; `before`: an ID to go on from."""
+        wanted = select(jobs).where(jobs.c.owner == owner, jobs.c.expired.is_(False), jobs.c.ttl_ms > 0)
         if before is not None:
             wanted = wanted.where(jobs.c.id < before)
         async with self._database.reading() as connection:
@@ -204,6 +204,31 @@ class JobStore:
             )
             row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).mappings().first()
         return None if row is None else job_of(row)
+
+    async def expire(self, job_id: str) -> Job | None:
+        """Let a job's time end now, or once its work has stopped; return it as it is then.
+
+        One that waits is canceled, one that runs is to be. Its files are still to be deleted, as of any job
+        that is due.
+        """
+        now = now_ms()
+        this = select(jobs).where(jobs.c.id == job_id).with_for_update()
+        async with self._database.writing() as connection:
+            row = (await connection.execute(this)).mappings().first()
+            if row is None:
+                return None
+            if job_of(row).is_gone and row["status"] != QUEUED:
+                return job_of(row)
+            values: dict[str, Any] = {"version": jobs.c.version + 1, "ttl_ms": 0, "expires_at": now}
+            if row["status"] == QUEUED:
+                values = ended(JobStatus.CANCELLED, now) | values
+            elif row["status"] == IN_PROGRESS:
+                values |= {"cancel_requested": True, "expires_at": None}
+            change = update(jobs).where(jobs.c.id == job_id).values(values).returning(*jobs.c)
+            job = job_of((await connection.execute(change)).mappings().one())
+            if row["status"] == QUEUED:
+                await self._events.happened(connection, job)
+        return job
 
     async def changes(self, known: Iterable[tuple[str, int]]) -> Sequence[Change]:
         """Return those of the jobs (ID, version) that have another version by now, with their preview."""

@@ -80,6 +80,7 @@ class Job:
 
     `version` grows with every change. `expired`: its files have been deleted. `waits`: how often it was put
     back, since its first attempt, because a service was full or away. `expected_ms`: what an attempt takes.
+    `ttl_ms`: for how long its outputs are kept once it has ended; 0: somebody wants it gone.
     """
 
     id: str
@@ -108,6 +109,11 @@ class Job:
     outputs: tuple[Output, ...] = field(default=())
     webhook: Json | None = None
     expired: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it is shown any more: it has expired, or does once its work has stopped."""
+        return self.expired or self.ttl_ms == 0
 
     def output(self, name: str) -> Output | None:
         """Return the output of that name, if there is one."""

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from atelier_gateway import __version__
 from atelier_gateway.api.native.errors import Problem
-from atelier_gateway.core.health import Health, SystemStatus, on_cuda
+from atelier_gateway.core.health import Health, ServiceName, SystemStatus, on_cuda
 from atelier_gateway.http.negotiation import prefers_html
 from atelier_gateway.studio import Studio
 from atelier_runtime.service_status import NetworkRole, ServiceStatus
@@ -32,6 +32,17 @@ class Load(BaseModel):
     image_queue_depth: int | None = Field(description="Images waiting for an image worker.")
 
 
+class NetworkAnswer(BaseModel):
+    """A network in memory."""
+
+    service: ServiceName
+    role: NetworkRole | None = Field(
+        description="What it is for; null: a newer service has a role that this gateway does not know.",
+        examples=["parser"],
+    )
+    name: str = Field(examples=["parsenet"])
+
+
 class HealthAnswer(BaseModel):
     """What the two services report now."""
 
@@ -42,6 +53,11 @@ class HealthAnswer(BaseModel):
         description="This gateway has no generator and only restores photos. healthy then means that faces "
         "are found and restored."
     )
+    model: str | None = Field(
+        description="Name of the generator's model set, without a generator of the restorer's; null while it "
+        "is loading or does not respond."
+    )
+    networks: list[NetworkAnswer] = Field(description="What the services that are ready have loaded.")
     model_loaded: bool = Field(description="The generating network is loaded and warm.")
     models_loaded: bool = Field(
         description="The networks of both services are loaded and warm; without a generator, the restorer's."
@@ -152,6 +168,11 @@ def health_answer(system: SystemStatus) -> HealthAnswer:
     return HealthAnswer(
         status=system.level,
         restores_only=system.restores_only,
+        model=main.model_set or None if main else None,
+        networks=[
+            NetworkAnswer(service=service, role=network.role, name=network.name)
+            for service, network in system.networks
+        ],
         model_loaded=has_base,
         models_loaded=(has_base or system.restores_only) and system.can_restore_faces,
         cuda_available=system.on_cuda,

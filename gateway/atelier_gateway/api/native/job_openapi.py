@@ -110,6 +110,19 @@ GET: dict[str, Any] = {
 _CANCEL_TEXT = "Cancel a job, waiting or running. One that has ended stays as it is, and is returned."
 CANCEL: dict[str, Any] = {**GET, "description": _CANCEL_TEXT}
 DELETE: dict[str, Any] = {**GET, "description": f"{_CANCEL_TEXT} The same as cancel."}
+EXPIRE: dict[str, Any] = {
+    **_TAG,
+    "description": "Delete a job's outputs and result now. One that has not ended is canceled, and what it "
+    "has made is deleted once its work has stopped. Afterwards it is gone, as if its time had ended. "
+    "Repeating it changes nothing.",
+    "status_code": 204,
+    "response_model": None,
+    "responses": {
+        204: {"description": "It is gone."},
+        **problems({404: _ONE[404], 500: _ONE[500]} | _UNSERVED),
+    },
+    "openapi_extra": {"parameters": [_ID]},
+}
 EVENTS: dict[str, Any] = {
     **_TAG,
     "description": "Follow a job by server-sent events: snapshot at once, then status, progress, preview and "

@@ -59,6 +59,7 @@ class JobRoutes:
         router.get(one, name="get_job", **job_openapi.GET)(self.get)
         router.delete(one, name="delete_job", **job_openapi.DELETE)(self.cancel)
         router.post(f"{one}/cancel", name="cancel_job", **job_openapi.CANCEL)(self.cancel)
+        router.post(f"{one}/expire", name="expire_job", **job_openapi.EXPIRE)(self.expire)
         router.get(f"{one}/events", name="follow_job", **job_openapi.EVENTS)(self.events)
         router.get(f"{one}/outputs/{{name}}", name="get_job_output", **job_openapi.OUTPUT)(self.output)
         for path, handler in ((one, self.get), (f"{one}/outputs/{{name}}", self.output)):
@@ -118,6 +119,11 @@ class JobRoutes:
             job = await self._jobs.wait(job, 2.0)
         return await self._answer(job)
 
+    async def expire(self, request: Request) -> Response:
+        """Delete what a job has made; one that has not ended is canceled before."""
+        await self._jobs.expire(request.path_params["job_id"], OWNER)
+        return Response(status_code=204)
+
     async def events(self, request: Request) -> Response:
         """Follow a job: a snapshot, then every change, until it has ended."""
         job = await self._job(request)
@@ -167,7 +173,7 @@ class JobRoutes:
 
     async def _accept(self, request: Request, jobs: Jobs, submission: Submission) -> Response:
         job, _ = await jobs.submit(submission)
-        if job.expired:  # submitted before, with the same key
+        if job.is_gone:  # submitted before, with the same key
             raise Gone(_EXPIRED)
         prefer = ", ".join(request.headers.getlist("prefer"))
         seconds = preferred_wait(prefer)
@@ -184,7 +190,7 @@ class JobRoutes:
 
     async def _job(self, request: Request, *owners: str) -> Job:
         job = await self._jobs.get(request.path_params["job_id"], *(owners or (OWNER,)))
-        if job.expired:
+        if job.is_gone:
             raise Gone(_EXPIRED)
         return job
 
