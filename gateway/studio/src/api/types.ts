@@ -9,7 +9,7 @@ export type JobStatus = Job["status"];
 export type Output = Schemas["OutputAnswer"];
 export type Health = Schemas["HealthAnswer"] & {
   model?: string | null;
-  networks?: { service: "generator" | "restorer"; role: string; name: string }[];
+  networks?: { service: "generator" | "restorer"; role: string | null; name: string }[];
 };
 /** What `/` says in JSON. */
 export interface About {

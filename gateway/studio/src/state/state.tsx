@@ -124,7 +124,7 @@ function Networks({ said }: { said: Health }) {
                 </tr>
                 {ofService.map((network) => (
                   <tr key={`${network.role} ${network.name}`}>
-                    <td>{roles[network.role] ?? network.role}</td>
+                    <td>{roles[network.role ?? ""] ?? network.role ?? texts.otherRole}</td>
                     <td>{network.name}</td>
                   </tr>
                 ))}

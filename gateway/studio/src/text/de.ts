@@ -149,6 +149,7 @@ export const de: Texts = {
       parser: "findet Teile von Gesichtern",
       identity: "erkennt Personen wieder",
     },
+    otherRole: "etwas, das diese Seite nicht kennt",
     missing: "Was fehlt",
     away: {
       generator: "Der Generator antwortet nicht: Gezeichnet wird erst, wenn er wieder da ist.",

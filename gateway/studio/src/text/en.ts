@@ -147,6 +147,7 @@ export const en = {
       parser: "finds parts of faces",
       identity: "recognizes people",
     },
+    otherRole: "does something that this page does not know",
     missing: "What is missing",
     away: {
       generator: "The generator does not answer: nothing is drawn until it is back.",
