@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Route
@@ -55,16 +56,11 @@ class Studio:
 
 @contextmanager
 def studio(
-    browser: Browser, url: str, *, width: int = 1280, height: int = 900, **options: object
+    browser: Browser, url: str, *, width: int = 1280, height: int = 900, **options: Any
 ) -> Iterator[Studio]:
     """A window of that size; on leaving, there must have been no fault."""
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        locale="en-US",
-        reduced_motion="reduce",
-        accept_downloads=True,
-        **options,
-    )
+    usual: dict[str, Any] = {"locale": "en-US", "reduced_motion": "reduce", "accept_downloads": True}
+    context = browser.new_context(viewport={"width": width, "height": height}, **{**usual, **options})
     opened = Studio(context, url)
     try:
         yield opened

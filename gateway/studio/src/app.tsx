@@ -37,9 +37,9 @@ export function App() {
   return (
     <>
       <header class="app-header">
-        <p class="wordmark" translate={false}>
+        <h1 class="wordmark" translate={false}>
           {t.value.name}
-        </p>
+        </h1>
         <div class="tabs" role="tablist" aria-label={t.value.tabs.label} onKeyDown={onKeyDown}>
           {tabs.map((each) => (
             <button
