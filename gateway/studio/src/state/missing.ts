@@ -1,5 +1,5 @@
 /** What is not loaded, by what the gateway says of itself. */
-import type { Health } from "../api/types";
+import type { Health, NetworkRole } from "../api/types";
 
 export const SERVICES = ["generator", "restorer"] as const;
 export type Service = (typeof SERVICES)[number];
@@ -13,7 +13,7 @@ const EXPECTED = {
   codeformer: "restorer",
   parser: "restorer",
   identity: "restorer",
-} as const satisfies Record<string, Service>;
+} as const satisfies Partial<Record<NetworkRole, Service>>;
 export type Role = keyof typeof EXPECTED;
 
 export interface Missing {
@@ -26,8 +26,7 @@ export function missingOf(health: Health): Missing {
   const load = { generator: health.generator_load, restorer: health.restorer_load };
   const present = SERVICES.filter((service) => !(health.restores_only && service === "generator"));
   const away = present.filter((service) => load[service] === null);
-  const networks = health.networks;
-  if (!networks) return { away, roles: [] };
+  const { networks } = health;
   const answering = present.filter((service) => networks.some((network) => network.service === service));
   const roles = (Object.keys(EXPECTED) as Role[]).filter(
     (role) => answering.includes(EXPECTED[role]) && !networks.some((network) => network.role === role),

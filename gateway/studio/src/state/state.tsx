@@ -99,9 +99,8 @@ function Missing({ said }: { said: Health }) {
 
 function Networks({ said }: { said: Health }) {
   const texts = t.value.state;
-  const networks = said.networks ?? [];
+  const { networks } = said;
   if (networks.length === 0) return null;
-  const roles: Record<string, string> = texts.roles;
   return (
     <section>
       <table class="state-networks">
@@ -124,7 +123,7 @@ function Networks({ said }: { said: Health }) {
                 </tr>
                 {ofService.map((network) => (
                   <tr key={`${network.role} ${network.name}`}>
-                    <td>{roles[network.role ?? ""] ?? network.role ?? texts.otherRole}</td>
+                    <td>{network.role === null ? texts.otherRole : texts.roles[network.role]}</td>
                     <td>{network.name}</td>
                   </tr>
                 ))}
