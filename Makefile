@@ -7,6 +7,8 @@ DISTRIBUTIONS := protos services/runtime demo services/generator services/restor
 STAMP := $(VENV)/.atelier-setup
 IMAGE := protos/v1.binpb
 EVERYDAY := not slow and not gpu and not oracle
+# Two processes, each with whole files: fixtures of a file are made once. Each takes up to 4 GiB.
+PARALLEL ?= -n 2 --dist loadfile
 # All that concerns the gateway and the checks of a request, but for the requests that schemathesis generates:
 # they take as long as the rest together. Of the runtime, what needs neither image files nor a running service;
 # nothing that waits for a deadline.
@@ -53,7 +55,7 @@ test-fast: $(STAMP) ## the tests of the gateway and of a request's checks, under
 	$(BIN)/python -m pytest -m "$(EVERYDAY)" -k "not deadline" $(FAST)
 
 test: $(STAMP) ## the tests, under 12 minutes on two cores
-	$(BIN)/python -m pytest -m "$(EVERYDAY)"
+	$(BIN)/python -m pytest $(PARALLEL) -m "$(EVERYDAY)"
 
 test-slow: $(STAMP) ## the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not gpu and not oracle"

@@ -37,7 +37,7 @@ def exchanged(stack: Stack, target: str) -> bytes:
 
 def assets_of(page: str) -> list[str]:
     """The files that a page names, as addresses below its base."""
-    return re.findall(r"""(?:src|href)="(studio/[^"]+)""", page)
+    return re.findall(r"""(?:src|href)="(?:\./)?(studio/[^"]+)""", page)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -98,9 +98,19 @@ def test_the_files_of_the_page_are_kept_for_ever(stack: Stack) -> None:
         assert response.headers["cache-control"] == IMMUTABLE
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["content-type"].partition(";")[0] == CONTENT_TYPES[Path(path).suffix]
-        head = stack.client.head(f"/{path}")
+        plain = {"Accept-Encoding": "identity"}
+        head = stack.client.head(f"/{path}", headers=plain)
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-length"] == str(len(response.content))
+        assert head.headers.get("content-encoding") is None
+
+
+def test_texts_of_the_page_are_compressed(stack: Stack) -> None:
+    for path in assets_of(page_of(stack).text):
+        head = stack.client.head(f"/{path}", headers={"Accept-Encoding": "gzip, deflate, br"})
+        assert head.headers["content-encoding"] == "gzip" and head.headers["vary"] == "Accept-Encoding"
+        if path.endswith(".js"):
+            assert int(head.headers["content-length"]) < (FOLDER / path).stat().st_size / 2
 
 
 @pytest.mark.parametrize(
@@ -176,4 +186,4 @@ def test_files_in_folders_have_their_kinds(tmp_path: Path) -> None:
         (folder / f"a{suffix}").write_bytes(b"1")
     studio = Studio("", tmp_path)
     for suffix, kind in CONTENT_TYPES.items():
-        assert studio.asset(f"fonts/a{suffix}").headers["content-type"].startswith(kind)
+        assert studio.asset(f"fonts/a{suffix}", None).headers["content-type"].startswith(kind)

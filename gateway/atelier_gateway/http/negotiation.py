@@ -73,6 +73,12 @@ def _json_quality(qualities: Mapping[str, float]) -> tuple[float, bool]:
     return (qualities.get("*/*", 0.0), False) if named is None else (named, True)
 
 
+def accepts_gzip(accept_encoding: str | None) -> bool:
+    """Return whether an Accept-Encoding header allows gzip."""
+    qualities = _qualities(accept_encoding or "")
+    return qualities.get("gzip", qualities.get("*", 0.0)) > 0
+
+
 def _qualities(accept: str) -> dict[str, float]:
     """Return media range -> quality, in the header's order. An invalid quality counts as 1."""
     qualities: dict[str, float] = {}

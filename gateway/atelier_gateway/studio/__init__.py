@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from html import escape
@@ -14,6 +15,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from atelier_gateway.http.negotiation import accepts_gzip
 from atelier_gateway.http.ranges import is_unchanged
 from atelier_runtime.errors import NotFound
 from atelier_runtime.settings import StartupError
@@ -48,7 +50,12 @@ _PAGE_HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     **_SNIFFING,
 }
-_ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable", **_SNIFFING}
+_ASSET_HEADERS = {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "Vary": "Accept-Encoding",
+    **_SNIFFING,
+}
+_COMPRESSIBLE = frozenset({".js", ".css", ".json", ".webmanifest", ".svg"})
 
 
 class Studio:
@@ -66,6 +73,11 @@ class Studio:
         self._page = page.replace(_BASE, f'<base href="{escape(root_path)}/">').encode()
         self._etag = f'"{hashlib.sha256(self._page).hexdigest()[:32]}"'
         self._assets = dict(_assets_in(folder / PATH.removeprefix("/")))
+        self._compressed = {
+            name: gzip.compress(data, mtime=0)
+            for name, data in self._assets.items()
+            if Path(name).suffix in _COMPRESSIBLE
+        }
 
     def page(self, request: Request) -> Response:
         """Respond with the page, or that the client has it."""
@@ -74,12 +86,16 @@ class Studio:
             return Response(status_code=304, headers=headers)
         return Response(self._page, headers=headers, media_type="text/html")
 
-    def asset(self, name: str) -> Response:
+    def asset(self, name: str, accept_encoding: str | None) -> Response:
         """Respond with one of the page's files, whose name changes with what it holds. Raises `NotFound`."""
         data = self._assets.get(name)
         if data is None:
             raise NotFound("The page has no file of this name.")
-        return Response(data, headers=_ASSET_HEADERS, media_type=CONTENT_TYPES[Path(name).suffix])
+        headers = dict(_ASSET_HEADERS)
+        if name in self._compressed and accepts_gzip(accept_encoding):
+            data = self._compressed[name]
+            headers["Content-Encoding"] = "gzip"
+        return Response(data, headers=headers, media_type=CONTENT_TYPES[Path(name).suffix])
 
 
 def _assets_in(folder: Path) -> list[tuple[str, bytes]]:
@@ -103,6 +119,6 @@ def add_routes(router: APIRouter, studio: Studio) -> None:
     """Add the route of the page's files. The page itself shares `/` with what JSON says there."""
 
     async def get_asset(request: Request) -> Response:
-        return studio.asset(request.path_params["name"])
+        return studio.asset(request.path_params["name"], request.headers.get("accept-encoding"))
 
     router.add_api_route(f"{PATH}/{{name:path}}", get_asset, methods=["GET", "HEAD"], include_in_schema=False)

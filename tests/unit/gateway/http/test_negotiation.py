@@ -1,6 +1,6 @@
 import pytest
 
-from atelier_gateway.http.negotiation import preferred_format, prefers_html
+from atelier_gateway.http.negotiation import accepts_gzip, preferred_format, prefers_html
 from atelier_runtime.errors import InvalidRequest
 
 
@@ -66,3 +66,19 @@ def test_image_types_that_cannot_be_written(accept: str) -> None:
 )
 def test_whether_a_page_is_preferred(accept: str | None, preferred: bool) -> None:
     assert prefers_html(accept) is preferred
+
+
+@pytest.mark.parametrize(
+    ("header", "allowed"),
+    [
+        ("gzip, deflate, br, zstd", True),
+        ("GZIP;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0, *", False),
+        ("identity", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_who_may_be_sent_gzip(header: str | None, allowed: bool) -> None:
+    assert accepts_gzip(header) is allowed
