@@ -1,7 +1,8 @@
-"""When the page is seen: `python -m bench.studio` opens it in Chromium, each time with a profile that knows nothing.
+"""When the page is seen: `python -m bench.studio` opens it in Chromium, each time with an empty profile.
 
-Starts a gateway without services, which serves the page all the same; `--url` takes one that runs already. Times are
-Chromium's own (Paint Timing), in ms since the navigation began; `usable` is when the tabs are there. Needs chromium.
+Starts a gateway without services, which serves the page all the same; `--url` takes one that runs already.
+Times are Chromium's own (Paint Timing), in ms since the navigation began; `usable` is when the tabs are
+there. Needs chromium.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def gateway() -> Iterator[str]:
 
 
 def measure(url: str, chromium: str, runs: int) -> dict[str, object]:
-    """Return the spread of some visits; the one before them, which reads the programs from disk, does not count."""
+    """Return the spread of some visits; one more before them does not count."""
     with sync_playwright() as playwright:
         visits = [first_view(playwright, chromium, url) for _ in range(runs + 1)][1:]
     return {

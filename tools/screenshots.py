@@ -1,7 +1,7 @@
 """`make screenshots`: takes the pictures of the page that README and docs show, one of each tab.
 
-Starts the three processes with the demo models on free ports, does in Chromium what a person would, and stops them
-all. `--url` takes a gateway that runs already. Seeds are fixed, so that the pictures stay the same.
+Starts the three processes with the demo models on free ports, does in Chromium what a person would, and stops
+them all. `--url` takes a gateway that runs already. Seeds are fixed, so that the pictures stay the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Builds the page from gateway/studio: `python -m tools.studio`; needs Node.js, which the dev group brings.
 
-First the types of what it sends and reads, from the gateway's own OpenAPI document, then the files that the gateway
-serves, from gateway/studio/src into gateway/atelier_gateway/studio/static, and the licenses of what these contain of
-others. All of them are committed.
+First the types of what it sends and reads, from the gateway's own OpenAPI document, then the files that the
+gateway serves, from gateway/studio/src into gateway/atelier_gateway/studio/static, and the licenses of what
+these contain of others. All of them are committed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def npm(*arguments: str, folder: Path = SOURCE) -> None:
 
 
 def write_types(to: Path, folder: Path = SOURCE) -> None:
-    """Write the TypeScript types of the gateway's requests and responses, by what is installed in `folder`."""
+    """Write the TypeScript types of the gateway's requests and responses; `folder` has the packages."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(document(), file)
         file.flush()
@@ -52,7 +52,7 @@ def write_types(to: Path, folder: Path = SOURCE) -> None:
 
 
 def write_licenses(to: Path, folder: Path = SOURCE) -> None:
-    """Write the licenses of the packages of which the built files contain something: those that are no tools."""
+    """Write the licenses of the packages of which the built files contain something: all but tools."""
     locked = json.loads((folder / "package-lock.json").read_text(encoding="utf-8"))["packages"]
     texts = ["The files in static/ contain what others have made, under these licenses."]
     for path, package in sorted(locked.items()):

@@ -11,7 +11,6 @@ from tests.browser import chromium
 from tests.processes import Atelier
 from tests.studio.studio import Studio, studio
 
-
 expect.set_options(timeout=30_000)  # for cores that are busy with networks; what holds is seen at once
 
 

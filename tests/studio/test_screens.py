@@ -24,7 +24,8 @@ _WIDER = """() => {
   };
   const scrolls = (element) => {
     for (let above = element.parentElement; above; above = above.parentElement) {
-      if (["auto", "scroll"].includes(getComputedStyle(above).overflowX) && above.tagName !== "DIALOG") return true;
+      const { overflowX } = getComputedStyle(above);
+      if (["auto", "scroll"].includes(overflowX) && above.tagName !== "DIALOG") return true;
     }
     return false;
   };
@@ -87,7 +88,9 @@ def test_axe_finds_nothing(browser: Browser, atelier: Atelier, made: dict[str, A
     assert found == {}
 
 
-def test_a_phone_needs_no_scrolling_sideways(browser: Browser, atelier: Atelier, made: dict[str, Any]) -> None:
+def test_a_phone_needs_no_scrolling_sideways(
+    browser: Browser, atelier: Atelier, made: dict[str, Any]
+) -> None:
     found = {}
     with studio(browser, atelier.url, width=PHONE, height=740, has_touch=True, is_mobile=True) as window:
         for name, page in screens(window, made):
