@@ -14,10 +14,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Locator, Page, Route, sync_playwright
+from playwright.sync_api import Locator, Page, Route, ViewportSize, sync_playwright
 
 from bench.generate import running
 
@@ -28,7 +29,7 @@ PROMPTS = (
     ("Portrait of a smiling girl in a yellow shirt, sunny garden", 11),
     ("Portrait of a smiling woman with long brown hair, blue background", 6),
 )
-SIZE = {"width": 1440, "height": 900}
+SIZE: ViewportSize = {"width": 1440, "height": 900}
 MOST_BYTES = 250_000
 _WAIT_MS = 300_000
 
@@ -89,18 +90,19 @@ def create(page: Page) -> None:
     panel = page.get_by_role("tabpanel", name="Create")
     for prompt, seed in PROMPTS:
         panel.get_by_role("textbox", name="Prompt", exact=True).fill(prompt)
-
-        def seeded(route: Route, seed: int = seed) -> None:
-            asked = json.loads(route.request.post_data or "{}")
-            asked["input"]["seed"] = seed
-            route.continue_(post_data=json.dumps(asked))
-
-        page.route("**/v1/jobs", seeded, times=1)
+        page.route("**/v1/jobs", partial(seeded, seed), times=1)
         with page.expect_response(lambda response: response.url.endswith("/v1/jobs")):
             panel.get_by_role("button", name="Generate", exact=True).click()
         panel.get_by_role("button", name="Cancel", exact=True).wait_for(state="hidden")
         panel.get_by_role("button", name="Download", exact=True).wait_for()
     settle(page, panel)
+
+
+def seeded(seed: int, route: Route) -> None:
+    """Send a request on with a seed."""
+    asked = json.loads(route.request.post_data or "{}")
+    asked["input"]["seed"] = seed
+    route.continue_(post_data=json.dumps(asked))
 
 
 def restore(page: Page) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route
 
 START_MS = 60_000
 """For what waits for networks on busy cores; in no test is it how long something may take."""
@@ -36,11 +36,15 @@ class Studio:
     def open(self, address: str = "") -> Page:
         """Open the page in a new tab; `address`: such as `#restore`."""
         page = self.context.new_page()
-        page.on("console", lambda message: message.type == "error" and self.faults.append(message.text))
+        page.on("console", self._listen)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.goto(f"{self.url}/{address}")
         page.get_by_role("tablist").wait_for()
         return page
+
+    def _listen(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.faults.append(message.text)
 
     def _only_own_origin(self, route: Route, request: Request) -> None:
         parts = urlsplit(request.url)

@@ -125,7 +125,7 @@ def test_again_draws_what_was_asked_for(window: Studio, atelier: Atelier) -> Non
     with page.expect_response(lambda response: response.request.method == "POST") as submitted:
         cards(page).get_by_role("button", name="Again").click()
     asked = submitted.value.request.post_data_json
-    assert asked["input"]["prompt"] == PROMPT and asked["input"]["width"] == 256
+    assert asked is not None and asked["input"]["prompt"] == PROMPT and asked["input"]["width"] == 256
     again = submitted.value.json()["id"]
     expect(page).to_have_url(re.compile(f"#create/{again}$"))
     page.get_by_role("tab", name="History").click()
