@@ -21,7 +21,8 @@ FAST := tests/contract tests/unit/gateway tests/unit/test_layering.py \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test-fast test test-slow test-gpu test-parity lint docs protos protos-image bench models \
+.PHONY: help setup run test-fast test test-slow test-gpu test-parity lint studio screenshots docs protos protos-image \
+  bench models \
   demo-train demo-eval demo-pictures clean
 
 help: ## print the targets
@@ -77,6 +78,12 @@ lint: $(STAMP) ## ruff, mypy, buf, and whether the generated sections of the doc
 	@$(BIN)/buf build protos --exclude-source-info --output - | cmp --silent - $(IMAGE) || \
 	  { echo '$(IMAGE) is not up to date: run make protos-image'; exit 1; }
 	$(BIN)/python -m tools.docs --check
+
+studio: $(STAMP) ## build the page that the gateway serves, from gateway/studio
+	$(BIN)/python -m tools.studio
+
+screenshots: $(STAMP) ## take the pictures of the page that the docs show
+	$(BIN)/python -m tools.screenshots $(if $(URL),--url '$(URL)') $(if $(TO),--to '$(TO)')
 
 docs: $(STAMP) ## rewrite the parts of the docs that are generated from the code
 	$(BIN)/python -m tools.docs

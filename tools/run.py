@@ -33,6 +33,7 @@ SERVICES = {
 READY_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 75.0
 """By default: what a process has for accepted requests (DRAIN_SECONDS), and to end afterwards."""
+_OFF = ("0", "f", "false", "n", "no", "off")  # what the gateway's settings take for false
 _END_S = 15.0  # a process ends itself ten seconds after DRAIN_SECONDS
 
 
@@ -154,6 +155,8 @@ def main() -> int:
                 if not ready and all_ready(os.environ):
                     ready = True
                     print(f"Atelier is ready: {url}  (Ctrl-C stops it, logs are in {LOGS}/)", flush=True)
+                    if os.environ.get("ATELIER_GATEWAY_STUDIO", "").lower() not in _OFF:
+                        print(f"Open {url} in a browser to draw and to restore.", flush=True)
                 if not ready and time.monotonic() - start > READY_TIMEOUT_S:
                     print(f"Not ready after {READY_TIMEOUT_S:.0f} s; see {LOGS}/*.log", file=sys.stderr)
                     return 1

@@ -1,7 +1,8 @@
 """Builds the page from gateway/studio: `python -m tools.studio`; needs Node.js, which the dev group brings.
 
-First the types of what it sends and reads, from the gateway's own OpenAPI document, then the files that the gateway
-serves, from gateway/studio/src into gateway/atelier_gateway/studio/static. Both are committed.
+First the types of what it sends and reads, from the gateway's own OpenAPI document, then the files that the
+gateway serves, from gateway/studio/src into gateway/atelier_gateway/studio/static, and the licenses of what
+these contain of others. All of them are committed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "gateway" / "studio"
 TYPES = SOURCE / "src" / "api" / "schema.ts"
 BUILT = ROOT / "gateway" / "atelier_gateway" / "studio" / "static"
+LICENSES = BUILT.with_name("LICENSES.txt")
 _PATHS = ("/health", "/generate", "/restore", "/detect", "/compare", "/v1/inspect", "/v1/jobs")
 """Beginnings of the paths of which the page knows the types; the dialects' are left out."""
 
@@ -31,21 +33,35 @@ def main() -> None:
         npm("ci")
     write_types(TYPES)
     npm("run", "build")
+    write_licenses(LICENSES)
 
 
-def npm(*arguments: str) -> None:
-    """Run npm in gateway/studio. Raises `subprocess.CalledProcessError`."""
-    folder = Path(sys.executable).parent  # where the dev group's Node.js is
-    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run([folder / "npm", *arguments], cwd=SOURCE, env=environment, check=True)
+def npm(*arguments: str, folder: Path = SOURCE) -> None:
+    """Run npm in gateway/studio, or in a copy of it. Raises `subprocess.CalledProcessError`."""
+    programs = Path(sys.executable).parent  # where the dev group's Node.js is
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([programs / "npm", *arguments], cwd=folder, env=environment, check=True)
 
 
-def write_types(to: Path) -> None:
-    """Write the TypeScript types of the gateway's requests and responses."""
+def write_types(to: Path, folder: Path = SOURCE) -> None:
+    """Write the TypeScript types of the gateway's requests and responses; `folder` has the packages."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(document(), file)
         file.flush()
-        npm("exec", "--no", "--", "openapi-typescript", file.name, "--output", str(to))
+        npm("exec", "--no", "--", "openapi-typescript", file.name, "--output", str(to), folder=folder)
+
+
+def write_licenses(to: Path, folder: Path = SOURCE) -> None:
+    """Write the licenses of the packages of which the built files contain something: all but tools."""
+    locked = json.loads((folder / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    texts = ["The files in static/ contain what others have made, under these licenses."]
+    for path, package in sorted(locked.items()):
+        if path and not package.get("dev") and not package.get("peer"):
+            [text] = [file for file in (folder / path).iterdir() if file.stem.upper() == "LICENSE"]
+            name = f"{path.removeprefix('node_modules/')} {package['version']} ({package['license']})"
+            lines = text.read_text(encoding="utf-8").splitlines()
+            texts.append("\n".join([f"== {name}", "", *(line.rstrip() for line in lines)]).strip())
+    to.write_text("\n\n\n".join(texts) + "\n", encoding="utf-8")
 
 
 def document() -> dict[str, Any]:

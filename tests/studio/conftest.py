@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.browser import chromium
 from tests.processes import Atelier
 from tests.studio.studio import Studio, studio
+
+expect.set_options(timeout=30_000)  # for cores that are busy with networks; what holds is seen at once
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import { History } from "./history/history";
 import { Announcements } from "./parts/announcements";
 import { Notice } from "./parts/notice";
 import { Restore } from "./restore/restore";
+import { KeyNotice } from "./state/key-notice";
 import { State } from "./state/state";
 import { t } from "./store/appearance";
 import { entriesAreLost } from "./store/entries";
@@ -36,9 +37,9 @@ export function App() {
   return (
     <>
       <header class="app-header">
-        <p class="wordmark" translate={false}>
+        <h1 class="wordmark" translate={false}>
           {t.value.name}
-        </p>
+        </h1>
         <div class="tabs" role="tablist" aria-label={t.value.tabs.label} onKeyDown={onKeyDown}>
           {tabs.map((each) => (
             <button
@@ -58,6 +59,7 @@ export function App() {
         <State />
       </header>
       <main>
+        <KeyNotice />
         {entriesAreLost.value && <Notice kind="warning">{t.value.problems.lost}</Notice>}
         {tabs.map((each) => (
           <div key={each} id={`panel-${each}`} role="tabpanel" aria-labelledby={`tab-${each}`} hidden={each !== tab}>

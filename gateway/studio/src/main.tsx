@@ -1,6 +1,7 @@
 import { render } from "preact";
 import { App } from "./app";
 import { readEntries } from "./store/entries";
+import { keepEntries } from "./store/keeping";
 import "./styles/fonts.css";
 import "./styles/tokens.css";
 import "./styles/base.css";
@@ -8,4 +9,5 @@ import "./parts/segments.css";
 
 const root = document.getElementById("studio");
 if (root) render(<App />, root);
+keepEntries();
 void readEntries();

@@ -7,7 +7,7 @@
 import { createParser } from "eventsource-parser";
 import { apiKey, keyIsMissing } from "../store/key";
 import { Problem, problemOf } from "./problem";
-import type { CompareInput, GenerateInput, Health, Inspection, Job, JobType, RestoreInput } from "./types";
+import type { About, CompareInput, GenerateInput, Health, Inspection, Job, JobType, RestoreInput } from "./types";
 
 interface Options {
   signal?: AbortSignal | undefined;
@@ -30,7 +30,7 @@ async function request(path: string, { headers, ...options }: Options = {}): Pro
     throw new Problem(0, "offline", "");
   }
   if (response.status === 401) keyIsMissing.value = true;
-  else if (key && response.ok) keyIsMissing.value = false;
+  else if (key && response.ok && path.startsWith("v1/")) keyIsMissing.value = false; // others want no key
   return response;
 }
 
@@ -56,6 +56,16 @@ export async function getHealth(signal?: AbortSignal): Promise<Health> {
     // not the gateway's own answer
   }
   throw new Problem(response.status, "http_503", body.slice(0, 200));
+}
+
+/** Find out whether the gateway takes jobs with the key that is kept, or without one. Raises if it does not. */
+export async function checkKey(): Promise<void> {
+  await json("v1/jobs?limit=1");
+}
+
+/** What is serving the page. */
+export function getAbout(signal?: AbortSignal): Promise<About> {
+  return json<About>("", { signal });
 }
 
 export interface Submission {

@@ -192,6 +192,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/jobs/{job_id}/expire": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Expire Job
+         * @description Delete a job's outputs and result now. One that has not ended is canceled, and what it has made is deleted once its work has stopped. Afterwards it is gone, as if its time had ended. Repeating it changes nothing.
+         */
+        post: operations["expire_job_v1_jobs__job_id__expire_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/jobs/{job_id}/events": {
         parameters: {
             query?: never;
@@ -808,6 +828,16 @@ export interface components {
              */
             restores_only: boolean;
             /**
+             * Model
+             * @description Name of the generator's model set, without a generator of the restorer's; null while it is loading or does not respond.
+             */
+            model: string | null;
+            /**
+             * Networks
+             * @description What the services that are ready have loaded.
+             */
+            networks: components["schemas"]["NetworkAnswer"][];
+            /**
              * Model Loaded
              * @description The generating network is loaded and warm.
              */
@@ -1074,6 +1104,33 @@ export interface components {
              */
             image_queue_depth: number | null;
         };
+        /**
+         * NetworkAnswer
+         * @description A network in memory.
+         */
+        NetworkAnswer: {
+            /**
+             * Service
+             * @enum {string}
+             */
+            service: "generator" | "restorer";
+            /**
+             * @description What it is for; null: a newer service has a role that this gateway does not know.
+             * @example parser
+             */
+            role: components["schemas"]["NetworkRole"] | null;
+            /**
+             * Name
+             * @example parsenet
+             */
+            name: string;
+        };
+        /**
+         * NetworkRole
+         * @description What a network is for; named as in `atelier.common.v1.NetworkRole`, valued as in a set's manifest.
+         * @enum {string}
+         */
+        NetworkRole: "base" | "refiner" | "upscaler" | "detector" | "codeformer" | "parser" | "inpaint" | "identity";
         /**
          * OutputAnswer
          * @description A file that the job has made.
@@ -3011,6 +3068,11 @@ export interface operations {
                      * @default 5
                      */
                     preview_interval_steps?: number | null;
+                    /**
+                     * @description Keep the files of the input as outputs, for other jobs: once the job has completed, input_image and input_mask are what was given, to the byte.
+                     * @default false
+                     */
+                    keep_files?: boolean | null;
                     /** @description Who is told of the job's end. */
                     webhook?: {
                         /** @description Where events are posted. */
@@ -3063,6 +3125,11 @@ export interface operations {
                      * @default 5
                      */
                     preview_interval_steps?: number;
+                    /**
+                     * @description Keep the files of the input as outputs, for other jobs: once the job has completed, input_image and input_mask are what was given, to the byte.
+                     * @default false
+                     */
+                    keep_files?: boolean;
                     /** @description Who is to be told. */
                     webhook?: {
                         /** @description Where events are posted. */
@@ -3356,6 +3423,63 @@ export interface operations {
             };
             /** @description It has expired. */
             410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description An internal error; the request ID leads to the log line. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description This gateway has no jobs, or no generator for them. Retrying does not help. */
+            501: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The database of jobs, or their files, cannot be reached. Retry-After says when to retry. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    expire_job_v1_jobs__job_id__expire_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description As the job's `id`. */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description There is no job of this ID. */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

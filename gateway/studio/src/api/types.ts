@@ -7,10 +7,15 @@ export type Job = Schemas["JobAnswer"];
 export type JobType = Job["type"];
 export type JobStatus = Job["status"];
 export type Output = Schemas["OutputAnswer"];
-export type Health = Schemas["HealthAnswer"] & {
-  model?: string | null;
-  networks?: { service: "generator" | "restorer"; role: string; name: string }[];
-};
+export type Health = Schemas["HealthAnswer"];
+export type NetworkRole = NonNullable<Schemas["NetworkAnswer"]["role"]>;
+/** What `/` says in JSON. */
+export interface About {
+  name: string;
+  version: string;
+  model: string | null;
+  device: string | null;
+}
 export type Inspection = Schemas["InspectAnswer"];
 export type FoundFace = Schemas["FoundFace"];
 export type RestoredFace = Schemas["RestoredFace"];

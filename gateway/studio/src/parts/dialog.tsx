@@ -29,12 +29,12 @@ export function Dialog({ title, open, onClose, children }: Props) {
     >
       {open && (
         <div class="dialog-body">
-          <header>
+          <div class="dialog-head">
             <h2 id={id}>{title}</h2>
             <button type="button" class="button quiet square small" aria-label={t.value.common.close} onClick={onClose}>
               <Icon name="close" />
             </button>
-          </header>
+          </div>
           {children}
         </div>
       )}

@@ -55,3 +55,13 @@ export function formatSeconds(seconds: number): string {
   if (seconds < 3600) return t.value.common.minutes(Math.round(seconds / 60));
   return t.value.common.hours(Math.round(seconds / 3600));
 }
+
+/** A day, such as Monday, November 30. */
+export function formatDay(at: number): string {
+  return new Intl.DateTimeFormat(language.value, { weekday: "long", day: "numeric", month: "long" }).format(at);
+}
+
+/** A time of day. */
+export function formatTime(at: number): string {
+  return new Intl.DateTimeFormat(language.value, { hour: "numeric", minute: "2-digit" }).format(at);
+}

@@ -3,6 +3,7 @@ import { computed, signal } from "@preact/signals";
 import { getHealth } from "../api/client";
 import { Problem } from "../api/problem";
 import type { Health } from "../api/types";
+import { keyIsMissing } from "./key";
 
 const EVERY_MS = 5000;
 
@@ -15,6 +16,7 @@ export type Readiness = "unknown" | "offline" | "key" | "loading" | "partly" | "
 
 /** In one word, for the header. */
 export const readiness = computed<Readiness>(() => {
+  if (keyIsMissing.value) return "key";
   if (healthProblem.value) return healthProblem.value.status === 401 ? "key" : "offline";
   if (!health.value) return "unknown";
   if (health.value.status === "unhealthy") return "loading";

@@ -52,6 +52,21 @@ export function learn(job: Job): void {
   update(entryOf(job.id), { job, offline: false, gone: false });
 }
 
+/** Tell that a job's outputs are deleted: it has expired, or the person wanted it so. */
+export function markGone(id: string): void {
+  update(entryOf(id), { gone: true, offline: false, previews: [] });
+}
+
+/** Ask once for a job, whatever is known of it: what has ended may have expired since. */
+export async function ask(id: string): Promise<void> {
+  try {
+    learn(await getJob(id));
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    if (error.status === 404 || error.status === 410) markGone(id);
+  }
+}
+
 /** Follow a job until the returned function is called. `live`: with previews. */
 export function watch(id: string, live = false): () => void {
   const followed = entryOf(id);
