@@ -49,7 +49,8 @@ describe("fromInput", () => {
   });
 
   it("keeps what it has no field for, unless it is a default", () => {
-    const form = fromInput({ prompt: "a fox", refiner_strength: 0.3, use_realesrgan: false, match_tone: true });
+    const request = { prompt: "a fox", refiner_strength: 0.3, use_realesrgan: false, match_tone: true };
+    const form = fromInput(request);
     expect(form.others).toEqual({ use_realesrgan: false, match_tone: true });
     expect(toInput(form)).toMatchObject({ use_realesrgan: false, match_tone: true });
   });

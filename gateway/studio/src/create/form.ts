@@ -152,7 +152,7 @@ const SILENT: Readonly<Record<string, unknown>> = {
 };
 
 /** The form that asks for what a request, or a recipe's, does. */
-export function fromInput(input: GenerateInput & Record<string, unknown>): Form {
+export function fromInput(input: GenerateInput): Form {
   const text = (value: unknown) => (value === undefined || value === null ? "" : String(value));
   const others = Object.fromEntries(
     Object.entries(input).filter(

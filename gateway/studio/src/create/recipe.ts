@@ -4,14 +4,14 @@ import type { GenerateInput, Inspection } from "../api/types";
 export interface Told {
   kind: "drawing" | "restoration" | "other" | "nothing";
   /** Null where nothing can be asked for. */
-  request: (GenerateInput & Record<string, unknown>) | null;
+  request: GenerateInput | null;
   /** By the names that the file gives. */
   facts: [name: string, value: string][];
 }
 
 interface Recipe {
   kind?: string;
-  request?: GenerateInput & Record<string, unknown>;
+  request?: GenerateInput;
   seed?: number;
   image?: [number, number];
   model_set?: { name?: string };
@@ -44,7 +44,7 @@ export function toldBy(inspection: Inspection, names: { seed: string; modelSet: 
 }
 
 /** Of several pictures each carries the request for all; what is asked for is this one. */
-function ownRequest({ seed, image }: Recipe, request: GenerateInput & Record<string, unknown>) {
+function ownRequest({ seed, image }: Recipe, request: GenerateInput) {
   const { num_images: _, ...rest } = request;
   const isOneOfSeveral = (image?.[1] ?? 1) > 1;
   return { ...(isOneOfSeveral ? rest : request), ...(seed === undefined ? {} : { seed }) };
