@@ -33,6 +33,7 @@ export async function attempt(ask: () => Promise<void>): Promise<void> {
   try {
     await ask();
     say(t.value.create.asked);
+    if (isNarrow.value) document.querySelector(".create-picture")?.scrollIntoView({ block: "start" });
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     refuse(error);

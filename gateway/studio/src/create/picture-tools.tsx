@@ -61,12 +61,12 @@ export function PictureTools({ input, outcome, shown, canCompare, compares, onCo
   return (
     <div class="picture-tools">
       {canCompare && (
-        <button type="button" class="button" aria-pressed={compares} onClick={() => onCompare(!compares)}>
+        <button type="button" class="button quiet" aria-pressed={compares} onClick={() => onCompare(!compares)}>
           {texts.create.beforeAfter}
         </button>
       )}
       {input && (
-        <button type="button" class="button" onClick={vary}>
+        <button type="button" class="button quiet" onClick={vary}>
           <Icon name="dice" />
           {texts.create.vary}
         </button>
@@ -75,7 +75,7 @@ export function PictureTools({ input, outcome, shown, canCompare, compares, onCo
         <Icon name="download" />
         {texts.common.download}
       </button>
-      <button type="button" class="button" onClick={copyRecipe}>
+      <button type="button" class="button quiet" onClick={copyRecipe}>
         <Icon name="copy" />
         {texts.create.copyRecipe}
       </button>

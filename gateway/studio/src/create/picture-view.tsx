@@ -70,7 +70,9 @@ export function PictureView({ id, input, active }: Props) {
   return (
     <section class="picture-view" aria-label={texts.picture(prompt)}>
       {compares && outcome && shown && drawn.url ? (
-        <BeforeAfter before={drawn.url} after={shown} width={outcome.width} height={outcome.height} />
+        <div class="picture-compared" style={{ "--wide": `${size.width}px`, "--ratio": `${size.width / size.height}` }}>
+          <BeforeAfter before={drawn.url} after={shown} width={outcome.width} height={outcome.height} />
+        </div>
       ) : (
         <Stage
           id={id}

@@ -54,7 +54,7 @@ export const de: Texts = {
     guidance: "Führung",
     sampler: "Sampler",
     schedule: "Rauschverlauf",
-    modelsOwn: "wie im Modellsatz",
+    modelsOwn: "Modellsatz",
     exactSize: "Genaue Größe",
     width: "Breite",
     height: "Höhe",

@@ -52,7 +52,7 @@ export const en = {
     guidance: "Guidance",
     sampler: "Sampler",
     schedule: "Schedule",
-    modelsOwn: "the model set's",
+    modelsOwn: "model set's",
     exactSize: "Exact size",
     width: "Width",
     height: "Height",
