@@ -69,8 +69,8 @@ def drop(page: Page, name: str, data: bytes) -> None:
             const files = new DataTransfer();
             files.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
             const target = document.querySelector("main");
-            for (const kind of ["dragover", "drop"])
-                target.dispatchEvent(new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true }));
+            const event = { dataTransfer: files, bubbles: true, cancelable: true };
+            for (const kind of ["dragover", "drop"]) target.dispatchEvent(new DragEvent(kind, event));
         }""",
         [name, list(data)],
     )

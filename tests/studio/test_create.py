@@ -205,6 +205,36 @@ def test_what_is_refused_is_told_at_its_field(window: Studio) -> None:
     expect(width).to_have_attribute("aria-invalid", "false")
 
 
+def test_an_expired_picture_is_drawn_again_with_its_seed(window: Studio) -> None:
+    page = window.open()
+    fill(page, seed=None)
+    generate(page)
+    first = download(page)
+    job = page.url.rpartition("/")[2]
+    gone = {"success": False, "error": {"code": "gone", "message": "it has expired"}}
+    window.expected.append("410")
+    window.context.route(f"**/v1/jobs/{job}", lambda route: route.fulfill(status=410, json=gone))
+    page.reload()
+    expect(page.get_by_text("It has expired, and was deleted.")).to_be_visible()
+    page.get_by_role("button", name="Draw it again").click()
+    again = download(page)
+    assert again.name == first.name
+    assert np.array_equal(again.pixels, first.pixels)
+
+
+def test_nothing_is_lost_while_the_gateway_is_away(window: Studio) -> None:
+    page = window.open()
+    window.expected.append("ERR_FAILED")
+    window.context.route("**/v1/jobs", lambda route: route.abort())
+    fill(page)
+    generate(page)
+    expect(page.get_by_role("alert")).to_have_text("The gateway does not answer. Is it running?")
+    window.context.unroute("**/v1/jobs")
+    generate(page)
+    expect(page.get_by_role("button", name="Download", exact=True)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_key_is_asked_for_where_it_is_needed(window: Studio) -> None:
     def behind_a_key(route: Route) -> None:
         if route.request.headers.get("authorization") == "Bearer open sesame":

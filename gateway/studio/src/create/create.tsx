@@ -28,6 +28,7 @@ export function Create({ active }: { active: boolean }) {
   const id = isKnown ? named : (creations.value[0]?.id ?? null);
   const entry = id === null ? null : entryOf(id);
   const input = entry?.kind === "creation" ? entry.input : null;
+  const seed = entry?.kind === "creation" ? (entry.seed ?? null) : null;
 
   useEffect(() => {
     if (!active) return undefined;
@@ -63,9 +64,10 @@ export function Create({ active }: { active: boolean }) {
 
   return (
     <div class="create">
+      <h1 class="only-read-aloud">{t.value.tabs.create}</h1>
       <CreationForm onRead={(files) => (dropped.value = files)} />
-      <div class="create-picture">
-        {id === null ? entriesAreRead.value && <Empty /> : <PictureView id={id} input={input} active={active} />}
+      <div class={`create-picture ${id === null ? "" : "has-picture"}`}>
+        {id === null ? entriesAreRead.value && <Empty /> : <PictureView id={id} input={input} seed={seed} active={active} />}
         <Recent inView={id} />
       </div>
       {isOver.value && (

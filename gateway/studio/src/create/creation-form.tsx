@@ -37,7 +37,7 @@ export async function attempt(ask: () => Promise<void>): Promise<void> {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     refuse(error);
-    if (problem.value) announce(describeProblem(problem.value), "error");
+    if (problem.value && isNarrow.value) announce(describeProblem(problem.value), "error"); // the form may be far away
   }
 }
 
@@ -89,6 +89,14 @@ export function CreationForm({ onRead }: { onRead: (files: File[]) => void }) {
       </div>
       <MoreOptions />
       <div class="creation-form-ask">
+        {problem.value &&
+          (problem.value.status === 401 ? (
+            <KeyNeeded onKey={() => void draw()} />
+          ) : (
+            <Notice kind="error" live>
+              {describeProblem(problem.value)}
+            </Notice>
+          ))}
         <button
           type="submit"
           class="button primary"
@@ -99,14 +107,6 @@ export function CreationForm({ onRead }: { onRead: (files: File[]) => void }) {
         </button>
         <span class="small soft keys">{texts.generateHint}</span>
       </div>
-      {problem.value &&
-        (problem.value.status === 401 ? (
-          <KeyNeeded onKey={() => void draw()} />
-        ) : (
-          <Notice kind="error" live>
-            {describeProblem(problem.value)}
-          </Notice>
-        ))}
       <label class="creation-form-read small">
         <Icon name="picture" />
         {texts.readRecipe}

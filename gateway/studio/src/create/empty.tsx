@@ -16,7 +16,7 @@ export function Empty() {
         </figcaption>
       </figure>
       <div class="words">
-        <h1>{texts.emptyTitle}</h1>
+        <h2>{texts.emptyTitle}</h2>
         <p class="soft">{texts.emptyText}</p>
         <p class="small soft">{texts.examples}</p>
         <ul>

@@ -40,10 +40,9 @@ export function effectOf(
   input: GenerateInput | null,
   hasDrawing: boolean,
 ): InView["effect"] {
-  const isRestored = input?.use_face_restoration !== false;
-  if (!isRestored) return "no-drawing";
+  if (input?.use_face_restoration === false) return "no-drawing";
   if (!outcome) return "later";
-  if (!hasDrawing) return "no-drawing";
+  if (!hasDrawing || !input) return "no-drawing";
   return outcome.faces.some((face) => face.restored) ? "acts" : "no-face";
 }
 

@@ -13,6 +13,8 @@ import type { Outcome } from "./outcome";
 
 interface Props {
   input: GenerateInput | null;
+  /** The one that the picture is shown at; null: as it was asked for. */
+  fidelity: number | null;
   outcome: Outcome;
   /** The output in view. */
   shown: { job: string; output: string };
@@ -22,7 +24,7 @@ interface Props {
 }
 
 /** What can be done with a finished picture. */
-export function PictureTools({ input, outcome, shown, canCompare, compares, onCompare }: Props) {
+export function PictureTools({ input, fidelity, outcome, shown, canCompare, compares, onCompare }: Props) {
   const texts = t.value;
   const [isBusy, setBusy] = useState(false);
 
@@ -56,7 +58,7 @@ export function PictureTools({ input, outcome, shown, canCompare, compares, onCo
         () => announce(texts.common.notCopied, "error"),
       );
     });
-  const vary = () => once(() => attempt(() => generate({ ...input, seed: undefined })));
+  const vary = () => once(() => attempt(() => generate({ ...input, ...(fidelity !== null && { face_restoration_weight: fidelity }), seed: undefined })));
 
   return (
     <div class="picture-tools">

@@ -6,6 +6,7 @@ import { JobProgress } from "../parts/job-progress";
 import { Notice } from "../parts/notice";
 import { announce, say } from "../store/announcer";
 import { formatNumber, t } from "../store/appearance";
+import { changeEntry, type Creation } from "../store/entries";
 import { isFinal, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
 import { describeProblem, describeReason } from "../text/words";
@@ -13,7 +14,7 @@ import { attempt } from "./creation-form";
 import { FidelitySlider } from "./fidelity-slider";
 import { Filmstrip } from "./filmstrip";
 import { outputOf } from "./fidelity";
-import { sizeOf } from "./form";
+import { DEFAULTS, sizeOf } from "./form";
 import { generate } from "./generate";
 import { countOf, effectOf, type Outcome, outcomeOf } from "./outcome";
 import { PictureTools } from "./picture-tools";
@@ -26,12 +27,14 @@ interface Props {
   id: string;
   /** What was asked for; null if this browser does not know. */
   input: GenerateInput | null;
+  /** That it was drawn with, as far as that is known. */
+  seed: number | null;
   /** The tab is in view. */
   active: boolean;
 }
 
 /** One drawing: being drawn, finished, failed or gone. */
-export function PictureView({ id, input, active }: Props) {
+export function PictureView({ id, input, seed, active }: Props) {
   const texts = t.value.create;
   const { job, previews, gone, ...state } = useJob(id, active);
   const [choice, setChoice] = useState({ id, number: 0 });
@@ -43,16 +46,21 @@ export function PictureView({ id, input, active }: Props) {
   const hasDrawing = job?.outputs?.some(({ name }) => name === outputOf("drawn", number)) ?? false;
   const effect = effectOf(outcome, input, hasDrawing);
   const value = chosen.value.get(id) ?? null;
-  const variant = useVariant(id, number, effect === "acts" ? input ?? {} : null, value ?? input?.face_restoration_weight ?? 0.6);
+  const fidelity = value ?? input?.face_restoration_weight ?? DEFAULTS.fidelity;
+  const variant = useVariant(id, number, effect === "acts" ? input : null, active ? fidelity : null);
   useInView(id, input, gone ? null : { effect, reason: outcome?.restorationReason ?? null, ...variant }, outcome);
 
+  const drawnWith = outcomeOf(job, 0)?.seed ?? null;
+  useEffect(() => {
+    if (drawnWith !== null && drawnWith !== seed) void changeEntry<Creation>(id, (entry) => ({ ...entry, seed: drawnWith }));
+  }, [id, drawnWith, seed]);
   const drawn = usePicture(hasDrawing && !gone ? id : null, outputOf("drawn", number));
   const finished = usePicture(outcome ? variant.job : null, variant.output);
   const shown = useLast(`${id}/${number}`, finished.url);
   const size = outcome ?? sizeOf(input ?? {});
   const prompt = outcome?.prompt ?? input?.prompt ?? "";
   const again = input && (
-    <button type="button" class="button small" onClick={() => void attempt(() => generate(input))}>
+    <button type="button" class="button small" onClick={() => void attempt(() => generate(seed === null ? input : { ...input, seed }))}>
       {texts.drawAgain}
     </button>
   );
@@ -104,6 +112,7 @@ export function PictureView({ id, input, active }: Props) {
         <>
           <PictureTools
             input={input}
+            fidelity={effect === "acts" ? value : null}
             outcome={outcome}
             shown={variant}
             canCompare={drawn.url !== null && outcome.faces.some((face) => face.restored)}
@@ -172,7 +181,7 @@ function useInView(id: string, input: GenerateInput | null, now: Now | null, out
   );
   const acts = now?.effect === "acts";
   useEffect(() => {
-    if (acts) change({ fidelity: chosen.peek().get(id) ?? input?.face_restoration_weight ?? 0.6 });
+    if (acts) change({ fidelity: chosen.peek().get(id) ?? input?.face_restoration_weight ?? DEFAULTS.fidelity });
   }, [id, acts]);
   const wasRunning = useRef<string | null>(null);
   useEffect(() => {

@@ -4,6 +4,8 @@ import { t } from "../store/appearance";
 import { describeReason } from "../text/words";
 import { step } from "./recent";
 
+const MANY = 8;
+
 interface Props {
   id: string;
   /** Of the finished picture, in px: known from the start, so that nothing jumps. */
@@ -23,7 +25,8 @@ export function Stage({ id, width, height, prompt, preview, drawn, finished, isW
   const boxes = faces.map(({ box, restored, reason }, index) => ({
     number: index + 1,
     box,
-    note: restored ? texts.faces.restored : reason ? describeReason(reason) : texts.faces.kept,
+    // Of many faces only what is unusual is said: there would be no room.
+    note: restored ? (faces.length > MANY ? undefined : texts.faces.restored) : reason ? describeReason(reason) : texts.faces.kept,
     muted: !restored,
   }));
   return (

@@ -2,6 +2,7 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { Problem } from "../api/problem";
 import type { GenerateInput } from "../api/types";
+import { DEFAULTS } from "./form";
 import { Fidelities, isSame, neighborsOf, outputOf, restorationOf, restoreAgain } from "./fidelity";
 
 /** While the slider moves, nothing is asked for. */
@@ -26,7 +27,7 @@ interface Made {
 /** `input`: what was asked for; null where its drawing cannot be restored again. */
 export function useVariant(id: string, number: number, input: GenerateInput | null, value: number | null): Variant {
   const of = `${id}/${number}`;
-  const original = input?.face_restoration_weight ?? 0.6;
+  const original = input?.face_restoration_weight ?? DEFAULTS.fidelity;
   const [made, setMade] = useState<Made>({ of, job: null, isWorking: false, problem: null });
   const fidelities = useMemo(
     () =>
