@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import BytesIO
 
@@ -97,14 +98,21 @@ def test_a_picture_without_restoration_says_why_the_fidelity_does_nothing(window
     restore.check()
     expect(page.get_by_text("the one in view was made without face restoration")).to_be_visible()
     expect(page.get_by_role("button", name="Before/after")).to_have_count(0)
+    first = download(page)
+    page.get_by_role("button", name="Vary").click()
+    expect(page.get_by_role("navigation", name="Last drawn").get_by_role("button")).to_have_count(2)
+    varied = download(page)
+    assert first.name.endswith("-42.png")
+    assert not varied.name.endswith("-42.png")
 
 
 def test_one_of_several_pictures_is_chosen(window: Studio) -> None:
     page = window.open()
     fill(page)
     page.get_by_role("button", name="More pictures").click()
-    generate(page)
+    page.get_by_role("button", name="Generate", exact=True).dblclick()
     first = download(page)
+    expect(page.get_by_role("navigation", name="Last drawn")).to_have_count(0)  # it was asked for once
     page.get_by_role("button", name="Picture 2", exact=True).click()
     expect(page.get_by_text("256 × 256 px · seed 43")).to_be_visible()
     second = download(page)
@@ -120,6 +128,11 @@ def test_a_dropped_picture_is_drawn_again_to_the_pixel(window: Studio) -> None:
     fill(page, steps=3)
     generate(page)
     first = download(page)
+    window.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy recipe").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    recipe = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    assert recipe["request"]["prompt"] == PROMPT
     fill(page, prompt="something else", side=512, seed=None)
     drop(page, "portrait.png", first.data)
     dialog = page.get_by_role("dialog")
@@ -213,7 +226,7 @@ def test_an_expired_picture_is_drawn_again_with_its_seed(window: Studio) -> None
     job = page.url.rpartition("/")[2]
     gone = {"success": False, "error": {"code": "gone", "message": "it has expired"}}
     window.expected.append("410")
-    window.context.route(f"**/v1/jobs/{job}", lambda route: route.fulfill(status=410, json=gone))
+    window.context.route(f"**/v1/jobs/{job}**", lambda route: route.fulfill(status=410, json=gone))
     page.reload()
     expect(page.get_by_text("It has expired, and was deleted.")).to_be_visible()
     page.get_by_role("button", name="Draw it again").click()
