@@ -143,7 +143,7 @@ function number(name: keyof GenerateInput, text: string): GenerateInput {
 }
 
 /** Values that say nothing, since they are the gateway's defaults. */
-const SILENT: Readonly<Record<string, unknown>> = {
+export const SILENT: Readonly<Record<string, unknown>> = {
   refiner_strength: 0.3,
   use_realesrgan: true,
   on_restore_failure: "return_base",

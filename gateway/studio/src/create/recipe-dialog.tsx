@@ -49,8 +49,8 @@ export function RecipeDialog({ files, onClose }: { files: readonly File[]; onClo
               <dl class="small" tabIndex={0} aria-label={texts.recipeTitle}>
                 {told.facts.map(([name, value]) => (
                   <div key={name}>
-                    <dt class="soft">{name}</dt>
-                    <dd class="tabular">{value}</dd>
+                    <dt class="soft">{told.kind === "drawing" ? nameOf(name) : name}</dt>
+                    <dd class="tabular">{{ true: texts.yes, false: texts.no }[value] ?? value}</dd>
                   </div>
                 ))}
               </dl>
@@ -93,6 +93,27 @@ export function RecipeDialog({ files, onClose }: { files: readonly File[]; onClo
       </div>
     </Dialog>
   );
+}
+
+/** The form's name of one of the gateway's fields; what the form has no field for keeps the gateway's. */
+function nameOf(field: string): string {
+  const texts = t.value.create;
+  const names: Record<string, string> = {
+    negative_prompt: texts.negative,
+    num_inference_steps: texts.steps,
+    guidance_scale: texts.guidance,
+    sampler: texts.sampler,
+    schedule: texts.schedule,
+    use_refiner: texts.refiner,
+    hires_fix: texts.hires,
+    use_face_restoration: texts.restoreFaces,
+    face_restoration_weight: texts.fidelity,
+    upscale: texts.enlarge,
+    num_images: texts.pictures,
+    width: texts.width,
+    height: texts.height,
+  };
+  return names[field] ?? field;
 }
 
 interface Answer {

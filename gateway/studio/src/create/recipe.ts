@@ -1,5 +1,6 @@
 /** What a picture says of how it was made, as a request. */
 import type { GenerateInput, Inspection } from "../api/types";
+import { SILENT } from "./form";
 
 export interface Told {
   kind: "drawing" | "restoration" | "other" | "nothing";
@@ -23,7 +24,7 @@ export function toldBy(inspection: Inspection, names: { seed: string; modelSet: 
   if (recipe?.kind === "drawing" && recipe.request) {
     const request = ownRequest(recipe, recipe.request);
     const { prompt: _, seed, ...rest } = request;
-    const facts = Object.entries(rest).map(([name, value]): [string, string] => [name, wordsOf(value)]);
+    const facts = Object.entries(rest).filter(saysSomething).map(toFact);
     const modelSet = recipe.model_set?.name;
     return {
       kind: "drawing",
@@ -70,6 +71,10 @@ function requestOf(parameters: Record<string, string>): GenerateInput | null {
     height: number("Size-2"),
   };
   return Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
+}
+
+function saysSomething([name, value]: [string, unknown]): boolean {
+  return SILENT[name] !== value && !(name === "prompt_syntax" && value === "plain");
 }
 
 function toFact([name, value]: [string, unknown]): [string, string] {

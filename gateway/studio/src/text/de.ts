@@ -108,6 +108,8 @@ export const de: Texts = {
     recipeOfRestoration: "Es ist eine restaurierte Fotografie: Darin ist nichts noch einmal zu zeichnen.",
     recipeNone: "Es sagt nicht, wie es entstand. Unter Restaurieren lassen sich seine Gesichter restaurieren.",
     recipeOther: "Ein anderes Programm hat es gemacht. Wofür die Seite kein Feld hat, bleibt beim Verwenden weg.",
+    yes: "ja",
+    no: "nein",
     recipeUse: "Verwenden",
     openInRestore: "In Restaurieren öffnen",
     severalDropped: (count) => `${count} Dateien auf einmal: Gelesen wird nur eine; Restaurieren nimmt alle.`,

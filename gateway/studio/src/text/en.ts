@@ -106,6 +106,8 @@ export const en = {
     recipeOfRestoration: "It is a restored photograph: there is nothing in it to draw again.",
     recipeNone: "It does not say how it was made. It can be opened in Restore, to have its faces restored.",
     recipeOther: "Another program made it. What the page has no field for is left out when you use it.",
+    yes: "yes",
+    no: "no",
     recipeUse: "Use it",
     openInRestore: "Open in Restore",
     severalDropped: (count: string) => `${count} files were dropped. One at a time can be read; Restore takes them all.`,
