@@ -16,8 +16,9 @@ START_MS = 60_000
 class Studio:
     """A browser's window with a profile of its own: nothing is left from other tests.
 
-    All other origins are blocked; that one was asked for, an error in the console, an exception and a violation
-    of the Content-Security-Policy are kept in `faults`. Requests that the page itself lets fail are none.
+    All other origins are blocked; that one was asked for, an error in the console, an exception and a
+    violation of the Content-Security-Policy are kept in `faults`. Requests that the page itself lets fail
+    are none.
     """
 
     def __init__(self, context: BrowserContext, url: str) -> None:
