@@ -51,11 +51,14 @@ export interface GenerateInput {
   num_inference_steps?: number;
   guidance_scale?: number;
   sampler?: string;
+  schedule?: string;
   seed?: number;
   hires_fix?: boolean;
   use_refiner?: boolean;
   use_face_restoration?: boolean;
   face_restoration_weight?: number;
+  match_tone?: boolean;
+  use_realesrgan?: boolean;
   upscale?: 1 | 2 | 4;
   num_images?: number;
   output_format?: "png" | "jpeg" | "webp";
@@ -72,6 +75,8 @@ export interface RestoreInput {
   faces?: FaceEdit[];
   fidelity?: number;
   visibility?: number;
+  match_tone?: boolean;
+  use_realesrgan?: boolean;
   upscale?: 1 | 2 | 4;
   identity?: "off" | "report" | "guard";
   mask?: "feather" | "parse";

@@ -1,4 +1,98 @@
+import { useEffect, useRef } from "preact/hooks";
+import { signal } from "@preact/signals";
+import { cancelJob } from "../api/client";
+import { Problem } from "../api/problem";
+import { announce } from "../store/announcer";
+import { t } from "../store/appearance";
+import { creations, entriesAreRead, entryOf } from "../store/entries";
+import { isFinal, jobState, learn } from "../store/jobs";
+import { route } from "../store/route";
+import { describeProblem } from "../text/words";
+import { CreationForm, draw } from "./creation-form";
+import { Empty } from "./empty";
+import { PictureView } from "./picture-view";
+import { Recent } from "./recent";
+import { RecipeDialog } from "./recipe-dialog";
+import "./create.css";
+
+/** Files whose recipe is asked for. */
+const dropped = signal<readonly File[]>([]);
+const isOver = signal(false);
+
 /** The tab "Create". `active`: it is in view. */
 export function Create({ active }: { active: boolean }) {
-  return <p>{active ? "Create" : ""}</p>;
+  const last = useRef<string | null>(null); // what was in view when the tab was left
+  if (route.value.tab === "create" && route.value.id) last.current = route.value.id;
+  const named = last.current;
+  const isKnown = named !== null && (entryOf(named) !== null || route.value.id === named || !entriesAreRead.value);
+  const id = isKnown ? named : (creations.value[0]?.id ?? null);
+  const entry = id === null ? null : entryOf(id);
+  const input = entry?.kind === "creation" ? entry.input : null;
+  const seed = entry?.kind === "creation" ? (entry.seed ?? null) : null;
+
+  useEffect(() => {
+    if (!active) return undefined;
+    const onKeyDown = (event: KeyboardEvent) => {
+      if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) {
+        event.preventDefault();
+        void draw();
+      } else if (event.key === "Escape" && id !== null) void cancel(id);
+    };
+    const stops = [
+      on("keydown", onKeyDown),
+      on("dragover", (event) => {
+        if (!event.dataTransfer?.types.includes("Files")) return;
+        event.preventDefault();
+        isOver.value = true;
+      }),
+      on("dragleave", (event) => {
+        if (event.relatedTarget === null) isOver.value = false;
+      }),
+      on("drop", (event) => {
+        if (!event.dataTransfer?.types.includes("Files")) return;
+        event.preventDefault();
+        isOver.value = false;
+        dropped.value = [...event.dataTransfer.files];
+      }),
+    ];
+    return () => {
+      isOver.value = false;
+      for (const stop of stops) stop();
+    };
+  }, [active, id]);
+
+  return (
+    <div class="create">
+      <h1 class="only-read-aloud">{t.value.tabs.create}</h1>
+      <CreationForm onRead={(files) => (dropped.value = files)} />
+      <div class={`create-picture ${id === null ? "" : "has-picture"}`}>
+        {id === null ? entriesAreRead.value && <Empty /> : <PictureView id={id} input={input} seed={seed} active={active} />}
+        <Recent inView={id} />
+      </div>
+      {isOver.value && (
+        <div class="create-drop" aria-hidden="true">
+          <p>{t.value.create.dropHere}</p>
+        </div>
+      )}
+      <RecipeDialog files={dropped.value} onClose={() => (dropped.value = [])} />
+    </div>
+  );
+}
+
+function on<K extends keyof WindowEventMap>(name: K, listener: (event: WindowEventMap[K]) => void): () => void {
+  addEventListener(name, listener);
+  return () => removeEventListener(name, listener);
+}
+
+async function cancel(id: string): Promise<void> {
+  const { job } = jobState(id).peek();
+  if (!job || isFinal(job)) return;
+  try {
+    learn(await cancelJob(id));
+    announce(t.value.create.canceled);
+  } catch (error) {
+    if (error instanceof Problem) announce(describeProblem(error), "error");
+    else throw error;
+  }
 }

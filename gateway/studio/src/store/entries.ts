@@ -23,6 +23,8 @@ interface EntryBase {
 export interface Creation extends EntryBase {
   kind: "creation";
   input: GenerateInput;
+  /** The one that was drawn with, once that is known: of several pictures the first one's. */
+  seed?: number;
 }
 
 /** What is to be done to one face. Absent: as for the whole photograph. */
