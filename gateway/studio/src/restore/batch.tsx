@@ -51,7 +51,7 @@ export function Batch() {
 
   if (isClearing) {
     return (
-      <div class="batch row" role="group" aria-label={texts.sheet.clearReally}>
+      <div class="batch row">
         <span>{texts.sheet.clearReally}</span>
         <button type="button" class="button small" onClick={() => void clear()}>
           {texts.sheet.clearYes}

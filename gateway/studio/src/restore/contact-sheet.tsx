@@ -1,4 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
+import type { Problem } from "../api/problem";
 import { Icon } from "../parts/icon";
 import { announce } from "../store/announcer";
 import { t } from "../store/appearance";
@@ -73,7 +74,7 @@ function Arriving({ arrival }: { arrival: Arrival }) {
     return (
       <li class="contact refused" role="alert">
         <p class="small">
-          <strong>{texts.notAdded(file.name)}</strong> {describeProblem(problem)}
+          <strong>{texts.notAdded(file.name)}</strong> {reasonOf(problem)}
         </p>
         <div class="row">
           <button type="button" class="button small" onClick={() => retryArrival(id)}>
@@ -98,6 +99,13 @@ function Arriving({ arrival }: { arrival: Arrival }) {
       <span class="contact-mark small">{state === "uploading" ? texts.marks.uploading : texts.marks.queued}</span>
     </li>
   );
+}
+
+/** What is wrong with the file, in the gateway's words, without the name of the field that it came in. */
+function reasonOf(problem: Problem): string {
+  const [field] = problem.fields;
+  if (!field || problem.fields.length > 1) return describeProblem(problem);
+  return `${field.message.charAt(0).toUpperCase()}${field.message.slice(1)}.`;
 }
 
 function useBlobUrl(blob: Blob | null): string | null {

@@ -52,7 +52,10 @@ export function FacesTable({ photograph, report, before, after, width, height }:
                 {face.restored && <Icon name="check" />}
                 <span>
                   {face.restored ? t.value.faces.restored : t.value.faces.kept}
-                  {face.reason && <span class="soft">. {describeReason(face.reason)}</span>}
+                  {face.reason && face.reason !== "skipped" && (
+                    <span class="soft">. {describeReason(face.reason)}</span>
+                  )}
+                  {face.reason === "skipped" && <span class="soft">, {texts.asAsked}</span>}
                 </span>
               </p>
               <Value name={texts.fidelity} text={usedOf(face.fidelity, face.fidelity_requested, twoDigits)} />

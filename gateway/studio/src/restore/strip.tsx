@@ -60,9 +60,9 @@ export function Strip({ photograph, face, choice, fidelity, active, onChoose }: 
     );
   }
   const results = done ? (state.job?.result as unknown as ComparisonResult | null)?.results : undefined;
-  const reason = faceOf(results?.[0], face)?.reason;
+  const reason = faceOf(results?.[0])?.reason;
   const isOriginal = choice.skip ?? false;
-  const measured = results?.some((each) => faceOf(each, face)?.identity_similarity != null) ?? false;
+  const measured = results?.some((each) => faceOf(each)?.identity_similarity != null) ?? false;
   return (
     <div class="strip-block">
       <fieldset class="strip" aria-busy={!done}>
@@ -70,7 +70,7 @@ export function Strip({ photograph, face, choice, fidelity, active, onChoose }: 
         <Crop
           group={`strip-${id}`}
           jobId={done ? jobId : null}
-          output={`face_${face.index}_before_1`}
+          output="face_0_before_1"
           name={texts.original}
           note=""
           checked={isOriginal}
@@ -81,10 +81,10 @@ export function Strip({ photograph, face, choice, fidelity, active, onChoose }: 
             key={value}
             group={`strip-${id}`}
             jobId={done && !reason ? jobId : null}
-            output={`face_${face.index}_after_${position + 1}`}
+            output={`face_0_after_${position + 1}`}
             name={formatNumber(value, { minimumFractionDigits: 2 })}
             label={`${texts.fidelity} ${formatNumber(value)}`}
-            note={likenessOf(results?.[position], face)}
+            note={likenessOf(results?.[position])}
             checked={!isOriginal && fidelity === value}
             onChoose={() => onChoose({ fidelity: value, skip: false })}
           />
@@ -144,13 +144,14 @@ function Crop({ group, jobId, output, name, label = name, note, checked, onChoos
   );
 }
 
-function faceOf(report: RestoreReport | undefined, { index }: FoundFace) {
-  return report?.faces?.find((each) => each.index === index);
+/** The comparison was asked for one face, which is its face 0. */
+function faceOf(report: RestoreReport | undefined) {
+  return report?.faces?.[0];
 }
 
-function likenessOf(report: RestoreReport | undefined, face: FoundFace): string {
+function likenessOf(report: RestoreReport | undefined): string {
   const { alike, unknown } = t.value.restore.face;
-  const found = faceOf(report, face);
+  const found = faceOf(report);
   if (found?.identity_unknown) return unknown;
   const similarity = found?.identity_similarity;
   return similarity == null ? "" : alike(formatNumber(Math.max(0, similarity), { style: "percent" }));

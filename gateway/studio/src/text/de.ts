@@ -56,7 +56,7 @@ export const de: Texts = {
     kept: "Fotografien bleiben auf diesem Rechner und werden nach einer Stunde gelöscht.",
     example: "Ein gezeichnetes Gesicht, links unscharf, rechts restauriert",
     add: {
-      label: "Fotografien hinzufügen",
+      label: "Hinzufügen",
       photographs: "Fotografien",
       folder: "Ordner",
       camera: "Kamera",
@@ -178,6 +178,7 @@ export const de: Texts = {
       likeness: "Ähnlichkeit",
       askedFor: (used, asked) => `${used} (verlangt: ${asked})`,
       guarded: (limit) => `Durchgelassen wird, was sich zu mindestens ${limit} ähnlich ist.`,
+      asAsked: "auf Wunsch",
       ruined: "zu zerstört",
       noFaces: "Kein Gesicht wurde restauriert.",
       upscaled: (factor, by) => `${factor}-fach vergrößert mit ${by}.`,
@@ -198,7 +199,7 @@ export const de: Texts = {
     },
     batch: {
       progress: (done, of) => `${done} von ${of} restauriert`,
-      label: "Fortschritt aller Fotografien",
+      label: "Fortschritt des Ganzen",
       cancelAll: "Alle abbrechen",
       zip: (count) => `Alle ${count} herunterladen (Zip)`,
       packing: (done, of) => `${done} von ${of} gepackt`,

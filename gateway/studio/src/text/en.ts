@@ -54,7 +54,7 @@ export const en = {
     kept: "Photographs stay on this machine, and are deleted after an hour.",
     example: "A drawn face, blurred on the left, restored on the right",
     add: {
-      label: "Add photographs",
+      label: "Add",
       photographs: "Photographs",
       folder: "Folder",
       camera: "Camera",
@@ -176,6 +176,7 @@ export const en = {
       likeness: "Likeness",
       askedFor: (used: string, asked: string) => `${used} (asked for ${asked})`,
       guarded: (limit: string) => `The guard lets through what is at least ${limit} alike.`,
+      asAsked: "as you asked",
       ruined: "too ruined to tell",
       noFaces: "No face was restored.",
       upscaled: (factor: number, by: string) => `Enlarged ${factor}× with ${by}.`,
@@ -196,7 +197,7 @@ export const en = {
     } as Record<string, string>,
     batch: {
       progress: (done: string, of: string) => `${done} of ${of} restored`,
-      label: "Progress of all photographs",
+      label: "Progress of the batch",
       cancelAll: "Cancel all",
       zip: (count: number) => `Download all ${count} (zip)`,
       packing: (done: string, of: string) => `Packing ${done} of ${of}`,
