@@ -2,7 +2,7 @@ import { useEffect } from "preact/hooks";
 import { Notice } from "../parts/notice";
 import { t } from "../store/appearance";
 import { entriesAreRead, entryOf, photographs, type Photograph } from "../store/entries";
-import { readiness } from "../store/health";
+import { health, readiness } from "../store/health";
 import { route } from "../store/route";
 import { describeProblem } from "../text/words";
 import { arrivals } from "./adding";
@@ -23,6 +23,10 @@ export function photographInView(): Photograph | null {
   return photographs.value.at(-1) ?? null;
 }
 
+function isRestorerAway(): boolean {
+  return readiness.value === "partly" || (readiness.value === "loading" && health.value?.codeformer_available === false);
+}
+
 /** The tab "Restore". `active`: it is in view. */
 export function Restore({ active }: { active: boolean }) {
   useEffect(followPhotographs, []);
@@ -32,7 +36,7 @@ export function Restore({ active }: { active: boolean }) {
   return (
     <div class="restore">
       <DropTarget active={active} />
-      {readiness.value === "partly" && (
+      {isRestorerAway() && (
         <Notice kind="warning" live>
           {t.value.restore.away}
         </Notice>
