@@ -72,8 +72,8 @@ function Arriving({ arrival }: { arrival: Arrival }) {
   const { id, file, state, problem } = arrival;
   if (problem) {
     return (
-      <li class="contact refused" role="alert">
-        <p class="small">
+      <li class="contact refused">
+        <p class="small" role="alert">
           <strong>{texts.notAdded(file.name)}</strong> {reasonOf(problem)}
         </p>
         <div class="row">

@@ -41,7 +41,7 @@ export function Restore({ active }: { active: boolean }) {
           {t.value.restore.away}
         </Notice>
       )}
-      {holdUp.value && (
+      {holdUp.value && photographs.value.some(({ wanted }) => wanted) && (
         <Notice kind="warning" live>
           {t.value.restore.held(describeProblem(holdUp.value))}
         </Notice>

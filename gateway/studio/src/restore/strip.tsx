@@ -45,7 +45,7 @@ export function Strip({ photograph, face, choice, fidelity, active, onChoose }: 
     if (active && (jobId === null || state.gone)) ask();
   }, [id, face.index, active, state.gone]);
   useEffect(() => {
-    if (active && done) void makeOneAhead(id);
+    if (active && done) void makeAhead(id);
   }, [active, done, id, face.index]);
 
   const failure = problem ? describeProblem(problem) : ended && !done ? (state.job?.error?.message ?? "") : null;
@@ -176,10 +176,13 @@ async function askForStrip(id: string, face: FoundFace, priority: number): Promi
   }
 }
 
-/** Once nobody waits: the next strip that is missing, where the faces are few. */
-async function makeOneAhead(id: string): Promise<void> {
-  const entry = entryOf(id);
-  if (entry?.kind !== "photograph" || (entry.faces?.length ?? 0) > FEW_FACES || entry.wanted) return;
-  const next = entry.faces?.find(({ index }) => entry.strips?.[index] === undefined);
-  if (next) await askForStrip(id, next, PRIORITY.ahead);
+/** Once nobody waits: the strips that are missing, where the faces are few. All other jobs come before them. */
+async function makeAhead(id: string): Promise<void> {
+  for (;;) {
+    const entry = entryOf(id);
+    if (entry?.kind !== "photograph" || (entry.faces?.length ?? 0) > FEW_FACES) return;
+    const next = entry.faces?.find(({ index }) => entry.strips?.[index] === undefined);
+    if (!next || (await askForStrip(id, next, PRIORITY.ahead)) !== null) return;
+    if ((entryOf(id) as Photograph | null)?.strips?.[next.index] === undefined) return; // asked for elsewhere, or removed
+  }
 }
