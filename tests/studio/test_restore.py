@@ -97,21 +97,36 @@ def test_a_broken_file_is_told_of_by_name_and_the_others_go_on(window: Studio) -
     expect(page.get_by_role("heading", name="good.png")).to_be_visible()
 
 
-def test_a_batch_is_restored_and_downloaded_as_one_file(window: Studio) -> None:
-    """Names are the photographs' own, and no two alike."""
-    files = {seed: encoded(people(seed=seed)) for seed in (1, 2, 3)}
+def test_a_folder_is_restored_and_downloaded_as_one_file(window: Studio, tmp_path: Path) -> None:
+    """Names are the photographs' own, and no two alike; what is no picture is passed over."""
+    for number, name in enumerate(("first/a.png", "second/deeper/a.png", "b.png")):
+        file = tmp_path / "wedding" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(people(seed=number + 1)))
+    (tmp_path / "wedding" / "notes.txt").write_text("no picture")
     page = window.open("#restore")
-    add(page, *(payload("a.png", file) for file in list(files.values())[:2]))
-    add(page, payload("b.png", files[3]))
-    button(page, "Restore all 3").click(timeout=60_000)
+    page.get_by_label("Folder", exact=True).set_input_files(tmp_path / "wedding")
+    button(page, "Restore all 3").click()
     name, data = download(page, "Download all 3 (zip)")
     assert name == "restored.zip"
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert sorted(archive.namelist()) == ["a-restored (2).png", "a-restored.png", "b-restored.png"]
-        [restored] = [pixels(archive.read(each)) for each in archive.namelist() if each.startswith("b")]
-    before = pixels(files[3])
+        restored = pixels(archive.read("b-restored.png"))
+    before = pixels(tmp_path / "wedding" / "b.png")
     assert restored.shape == before.shape
     assert not np.array_equal(restored, before)
+
+
+def test_what_is_asked_for_while_the_gateway_is_away_is_sent_later(window: Studio) -> None:
+    window.expected.append("ERR_INTERNET_DISCONNECTED")
+    page = window.open("#restore")
+    add(page, payload("portrait.png", encoded(people(seed=5))))
+    expect(face(page, 1)).to_be_visible()
+    window.context.set_offline(True)
+    button(page, "Restore").click()
+    expect(page.get_by_text("The gateway does not answer. Is it running? What waits is sent")).to_be_visible()
+    window.context.set_offline(False)
+    expect(comparison(page)).to_be_visible(timeout=120_000)
 
 
 def test_a_reload_loses_neither_choices_nor_the_restoration(window: Studio) -> None:
@@ -166,8 +181,10 @@ def test_it_fits_a_phone(browser: Browser, atelier: Atelier) -> None:
         _expect_no_overflow(page)
         add(page, payload(f"{'a long name ' * 12}.png", encoded(people(3))))
         face(page, 3).click()
+        page.get_by_role("checkbox", name="Never change who it is", exact=True).check()
         _expect_no_overflow(page)
         restore(page)
+        expect(page.get_by_text("The guard lets through what is at least 61% alike.")).to_be_visible()
         _expect_no_overflow(page)
 
 

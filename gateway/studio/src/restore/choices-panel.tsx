@@ -65,7 +65,7 @@ function AllFaces({ photograph, onSet }: { photograph: Photograph; onSet: (chang
   return (
     <section class="choices-part" aria-label={texts.face.all}>
       <header>
-        <h3>{texts.face.all}</h3>
+        <h2>{texts.face.all}</h2>
         <p class="small soft">{texts.face.allHint}</p>
       </header>
       <fieldset class="preset">
@@ -121,7 +121,7 @@ function OneFace({ photograph, face, active, onBack }: OneFaceProps) {
   return (
     <section class="choices-part" aria-label={name}>
       <header class="choices-head">
-        <h3>{name}</h3>
+        <h2>{name}</h2>
         <button type="button" class="button quiet small" onClick={onBack}>
           {texts.face.back}
         </button>

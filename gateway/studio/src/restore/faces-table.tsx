@@ -22,7 +22,7 @@ export function FacesTable({ photograph, report, before, after, width, height }:
   if (faces.length === 0) return <p class="soft">{texts.noFaces}</p>;
   return (
     <section class="faces-table">
-      <h3 id={`faces-of-${photograph.id}`}>{texts.title}</h3>
+      <h2 id={`faces-of-${photograph.id}`}>{texts.title}</h2>
       <div class="faces-table-head small soft" aria-hidden="true">
         {[texts.face, texts.outcome, texts.fidelity, texts.visibility, texts.likeness].map((name) => (
           <span key={name}>{name}</span>

@@ -49,7 +49,7 @@ export function PhotographView({ photograph, active }: Props) {
   }, [isRestored, restoration]);
 
   const texts = t.value.restore;
-  const heading = <h2 class="photograph-name">{fileName}</h2>;
+  const heading = <h1 class="photograph-name">{fileName}</h1>;
   if (expired) {
     return (
       <section class="photograph">

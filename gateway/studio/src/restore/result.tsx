@@ -92,7 +92,7 @@ function Remarks({ report }: { report: RestoreReport }) {
   if (remarks.length === 0) return null;
   return (
     <section class="remarks">
-      <h3>{texts.result.remarks}</h3>
+      <h2>{texts.result.remarks}</h2>
       <ul class="small soft">
         {[...new Set(remarks)].map((remark) => (
           <li key={remark}>{remark}</li>
