@@ -1,7 +1,7 @@
 import { useEffect } from "preact/hooks";
 import { Notice } from "../parts/notice";
 import { t } from "../store/appearance";
-import { entriesAreRead, entryOf, photographs, type Photograph } from "../store/entries";
+import { entriesAreRead, photographs, type Photograph } from "../store/entries";
 import { health, readiness } from "../store/health";
 import { route } from "../store/route";
 import { describeProblem } from "../text/words";
@@ -15,12 +15,15 @@ import { holdUp } from "./queue";
 import { Welcome } from "./welcome";
 import "./restore.css";
 
-/** The photograph in view: the one that the address names, otherwise the first of the contact sheet. */
-export function photographInView(): Photograph | null {
+let lastInView: string | null = null;
+
+/** The photograph that the address names, otherwise the one in view before, otherwise the first of the contact sheet. */
+function photographInView(): Photograph | null {
   const { tab, id } = route.value;
-  const named = tab === "restore" && id !== null ? entryOf(id) : null;
-  if (named?.kind === "photograph") return named;
-  return photographs.value.at(-1) ?? null;
+  const named = tab === "restore" && id !== null ? id : lastInView;
+  const found = photographs.value.find((each) => each.id === named) ?? photographs.value.at(-1) ?? null;
+  lastInView = found?.id ?? null;
+  return found;
 }
 
 function isRestorerAway(): boolean {

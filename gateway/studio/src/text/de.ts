@@ -66,7 +66,6 @@ export const de: Texts = {
     },
     sheet: {
       label: "Kontaktbogen",
-      count: (count) => (count === 1 ? "1 Fotografie" : `${count} Fotografien`),
       remove: (name) => `${name} entfernen`,
       removed: (name) => `${name} wurde entfernt und gelöscht.`,
       clear: "Alle entfernen",
@@ -95,7 +94,6 @@ export const de: Texts = {
       noFace: "Es wurde kein Gesicht gefunden.",
       noFaceHint: "Gründliches Suchen dauert länger und findet kleine, gedrehte und verdeckte Gesichter. Vergrößern geht auch ohne.",
       lookThoroughly: "Gründlich suchen",
-      looking: "Es wird gründlich gesucht",
       lookFailed: (message) => `Die erneute Suche ist fehlgeschlagen. ${message}`,
       stillNone: "Auch gründliches Suchen fand keines.",
       failed: (message) => `Die Restaurierung ist fehlgeschlagen. ${message}`,

@@ -64,7 +64,6 @@ export const en = {
     },
     sheet: {
       label: "Contact sheet",
-      count: (count: number) => (count === 1 ? "1 photograph" : `${count} photographs`),
       remove: (name: string) => `Remove ${name}`,
       removed: (name: string) => `${name} was removed, and deleted.`,
       clear: "Remove all",
@@ -93,7 +92,6 @@ export const en = {
       noFace: "No face was found.",
       noFaceHint: "A thorough look takes longer, and finds small, turned and hidden faces. The photograph can be enlarged without.",
       lookThoroughly: "Look thoroughly",
-      looking: "Looking thoroughly",
       lookFailed: (message: string) => `Looking again failed. ${message}`,
       stillNone: "A thorough look found none either.",
       failed: (message: string) => `The restoration failed. ${message}`,
