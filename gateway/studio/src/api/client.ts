@@ -79,6 +79,8 @@ export interface Submission {
   /** Seconds; 60 at most. */
   wait?: number;
   previewEverySteps?: number;
+  /** The same submission with the same key is one job, whoever sends it. Default: random. */
+  key?: string;
 }
 
 /**
@@ -87,7 +89,7 @@ export interface Submission {
  * Sent again with the same key if the connection breaks: whatever happens, there is one job.
  */
 export async function submit(submission: Submission, signal?: AbortSignal): Promise<Job> {
-  const headers: Record<string, string> = { "Idempotency-Key": randomKey() };
+  const headers: Record<string, string> = { "Idempotency-Key": submission.key ?? randomKey() };
   if (submission.wait) headers["Prefer"] = `wait=${submission.wait}`;
   const rest = {
     ...(submission.keepFiles ? { keep_files: true } : {}),

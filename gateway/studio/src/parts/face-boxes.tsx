@@ -37,7 +37,7 @@ export function FaceBoxes({ width, height, boxes, onChoose, chosen, children }: 
           height: `${(100 * (y2 - y1)) / height}%`,
         };
         const name = t.value.faces.face(number);
-        const kind = `face-box ${muted ? "muted" : ""} ${y1 < 0.08 * height ? "label-inside" : ""}`;
+        const kind = `face-box ${muted ? "muted" : ""} ${y1 < 0.08 * height ? "label-below" : ""}`;
         return onChoose ? (
           <button
             key={number}

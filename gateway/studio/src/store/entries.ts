@@ -7,7 +7,7 @@
  */
 import { computed, signal } from "@preact/signals";
 import { type DBSchema, type IDBPDatabase, openDB } from "idb";
-import type { FoundFace, GenerateInput } from "../api/types";
+import type { FoundFace, GenerateInput, RestoreInput } from "../api/types";
 
 interface EntryBase {
   /** The ID of the job that began it. */
@@ -44,6 +44,12 @@ export interface PhotographSettings {
   mask: "feather" | "parse";
 }
 
+/** What was asked for, as it was then. `key`: several tabs may send it, and it is still one job. */
+export interface WantedRestoration {
+  key: string;
+  input: RestoreInput;
+}
+
 /** A photograph that is restored. `id`: the job that found its faces and keeps the file. */
 export interface Photograph extends EntryBase {
   kind: "photograph";
@@ -59,6 +65,12 @@ export interface Photograph extends EntryBase {
   choices: Record<number, FaceChoice>;
   /** The job that restored it, or does; null before that. */
   restoration: string | null;
+  /** A restoration that has been asked for and waits in the page, since few are sent at a time. */
+  wanted?: WantedRestoration | null;
+  /** The job that looks for faces again, more thoroughly. */
+  lookingAgain?: string | null;
+  /** By the index of the face: the job that compares its fidelities. */
+  strips?: Record<number, string>;
 }
 
 export type Entry = Creation | Photograph;

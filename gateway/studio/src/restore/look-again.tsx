@@ -1,0 +1,59 @@
+import { submit } from "../api/client";
+import { Problem } from "../api/problem";
+import { useState } from "preact/hooks";
+import { JobProgress } from "../parts/job-progress";
+import { Notice } from "../parts/notice";
+import { announce } from "../store/announcer";
+import { t } from "../store/appearance";
+import { changeEntry, type Photograph } from "../store/entries";
+import { isFinal, learn, useJob } from "../store/jobs";
+import { describeProblem } from "../text/words";
+
+/** Where no face was found: another look, at full size and in all turns. */
+export function LookAgain({ photograph: { id, lookingAgain } }: { photograph: Photograph }) {
+  const [hasLooked, setHasLooked] = useState(false);
+  const [isSending, setIsSending] = useState(false);
+  const state = useJob(lookingAgain ?? null);
+  const { job } = state;
+  const isLooking = lookingAgain != null && !(job && isFinal(job));
+  const texts = t.value.restore.photograph;
+
+  async function look() {
+    setIsSending(true);
+    try {
+      const image = { job: id, output: "input_image" };
+      const again = await submit({ type: "detect", input: { image, look: "thorough", detect_size: 0 } });
+      learn(again);
+      await changeEntry<Photograph>(id, (entry) => ({ ...entry, lookingAgain: again.id }));
+      setHasLooked(true);
+    } catch (error) {
+      if (error instanceof Problem) announce(describeProblem(error), "error");
+      else throw error;
+    } finally {
+      setIsSending(false);
+    }
+  }
+
+  return (
+    <div class="look-again">
+      <Notice live>
+        <p>
+          <strong>{hasLooked && !isLooking && job === null ? texts.stillNone : texts.noFace}</strong>
+        </p>
+        <p class="small">{texts.noFaceHint}</p>
+      </Notice>
+      {job?.status === "failed" && (
+        <Notice kind="error" live>
+          {texts.lookFailed(job.error?.message ?? "")}
+        </Notice>
+      )}
+      {isLooking ? (
+        <JobProgress state={state} />
+      ) : (
+        <button type="button" class="button" disabled={isSending} onClick={() => void look()}>
+          {texts.lookThoroughly}
+        </button>
+      )}
+    </div>
+  );
+}
