@@ -1,11 +1,11 @@
-import { render } from "preact";
-import { App } from "./app";
-import { readEntries } from "./store/entries";
-import { keepEntries } from "./store/keeping";
 import "./styles/fonts.css";
 import "./styles/tokens.css";
 import "./styles/base.css";
 import "./parts/segments.css";
+import { render } from "preact";
+import { App } from "./app";
+import { readEntries } from "./store/entries";
+import { keepEntries } from "./store/keeping";
 
 const root = document.getElementById("studio");
 if (root) render(<App />, root);
