@@ -117,10 +117,12 @@ def restore(page: Page) -> None:
 
 
 def settle(page: Page, panel: Locator) -> None:
-    """Wait for pictures, and for nothing more to be asked for; the pointer marks nothing."""
+    """Wait for pictures, and for nothing more to be asked for; nothing is marked or remarked."""
     page.mouse.move(2, 2)
     panel.locator("img").first.wait_for()
     page.wait_for_timeout(3000)
+    for remark in page.get_by_role("log").get_by_role("button").all():
+        remark.click()
     page.evaluate("document.activeElement?.blur(); scrollTo(0, 0)")
 
 
