@@ -62,7 +62,9 @@ class FaceEdit(RequestModel):
     """A face as `/detect` returned it, and what to do with it."""
 
     index: Annotated[int, Field(ge=0, le=2**32 - 1), INTEGER] | None = Field(
-        None, description="Its index in the response of /detect. Default: its position in this list."
+        None,
+        description="As returned by /detect; not used: the response numbers faces by their position in this "
+        "list.",
     )
     box: Annotated[list[float], Field(min_length=4, max_length=4)] = Field(
         description="x1, y1, x2, y2 in px of the image, origin top left."

@@ -99,7 +99,10 @@ export function BeforeAfter({ before, after, width, height, mask }: Props) {
       <div
         ref={frame}
         class={`before-after-frame ${view} ${isFitted ? "" : "can-pan"}`}
-        style={{ aspectRatio: isSide ? `${2 * width} / ${height}` : `${width} / ${height}` }}
+        style={{
+          aspectRatio: isSide ? `${2 * width} / ${height}` : `${width} / ${height}`,
+          maxInlineSize: `max(36rem, ${isSide ? 2 * width : width}px)`, // no wide mat around a small picture
+        }}
         onDblClick={(event) => (isFitted ? actualPixels(pointers.position(event)) : setChosen(null))}
         onWheel={(event) => {
           if (!event.ctrlKey && !event.metaKey) return; // a pinch on a touchpad comes as one with Ctrl
