@@ -171,7 +171,8 @@ async def test_prompts_of_clients_that_hang_up_are_not_encoded(
         with busy_device(running):
             calls = [running.generator.GenerateImage(request(prompt=f"cat {n}")) for n in range(4)]
             reading = [asyncio.create_task(failure_of(call)) for call in calls]
-            await until(lambda: running.server.worker.depth == 4 and held.encoded == ["cat 0"])
+            await until(lambda: running.server.worker.depth == 4 and len(held.encoded) == 1)
+            [first] = held.encoded  # whichever came first
             for call in calls:
                 call.cancel()
             await until(lambda: running.server.worker.depth == 0)
@@ -180,7 +181,7 @@ async def test_prompts_of_clients_that_hang_up_are_not_encoded(
     for task in reading:
         task.cancel()
     await result_of(running.generator.GenerateImage(request(prompt="a dog", use_refiner=False)))
-    assert held.encoded == ["cat 0", "cat 0", "a dog"], "for the refiner too, once it had begun"
+    assert held.encoded == [first, first, "a dog"], "for the refiner too, once it had begun"
 
 
 @pytest.mark.asyncio(loop_scope="module")
