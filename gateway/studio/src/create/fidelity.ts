@@ -2,6 +2,7 @@
 import { cancelJob, submit } from "../api/client";
 import { Problem } from "../api/problem";
 import type { GenerateInput, Job, RestoreInput } from "../api/types";
+import { recordJob } from "../store/deleting";
 import { isFinal, jobState, learn, watch } from "../store/jobs";
 import { acquire, release } from "../store/pictures";
 
@@ -139,7 +140,7 @@ const AHEAD = -50;
 /** Restore a drawing at another fidelity; return the job whose `image` it is. Raises `Problem`. */
 export async function restoreAgain(input: RestoreInput, ahead: boolean, signal: AbortSignal): Promise<string> {
   const job = await submit({ type: "restore", input, ...(ahead ? { priority: AHEAD } : {}) });
-  learn(job);
+  await recordJob(input.image.job, job);
   try {
     signal.throwIfAborted();
     const ended = await endOf(job.id, !ahead, signal);
