@@ -5,8 +5,9 @@ import type { ComparisonResult, FoundFace, RestoreReport } from "../api/types";
 import { stageOf } from "../parts/job-progress";
 import { Notice } from "../parts/notice";
 import { formatNumber, t } from "../store/appearance";
-import { changeEntry, entryOf, type FaceChoice, type Photograph } from "../store/entries";
-import { isFinal, type JobState, learn, useJob } from "../store/jobs";
+import { recordJob } from "../store/deleting";
+import { entryOf, type FaceChoice, type Photograph } from "../store/entries";
+import { isFinal, type JobState, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
 import { describeProblem, describeReason } from "../text/words";
 import { FIDELITIES, stripInput } from "./edits";
@@ -166,8 +167,7 @@ async function askForStrip(id: string, face: FoundFace, priority: number): Promi
   asked.add(name);
   try {
     const job = await submit({ type: "compare", input: stripInput(id, face, loadedNetworks()), priority });
-    learn(job);
-    await changeEntry<Photograph>(id, (entry) => ({ ...entry, strips: { ...entry.strips, [face.index]: job.id } }));
+    await recordJob<Photograph>(id, job, (entry) => ({ ...entry, strips: { ...entry.strips, [face.index]: job.id } }));
     return null;
   } catch (error) {
     return error instanceof Problem ? error : new Problem(0, "offline", String(error));
