@@ -103,7 +103,9 @@ function StripWords({ state, reason }: { state: JobState; reason: string }) {
   if (state.job?.status === "completed") return null;
   const words = state.offline
     ? t.value.progress.offline
-    : state.job?.status === "queued"
+    : state.problem
+      ? describeProblem(state.problem)
+      : state.job?.status === "queued"
       ? stageOf(state)
       : texts.stripWaiting;
   return (
