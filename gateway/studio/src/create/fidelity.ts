@@ -3,7 +3,7 @@ import { cancelJob, submit } from "../api/client";
 import { Problem } from "../api/problem";
 import type { GenerateInput, Job, RestoreInput } from "../api/types";
 import { recordJob } from "../store/deleting";
-import { isFinal, jobState, learn, watch } from "../store/jobs";
+import { isFinal, isOver, jobState, learn, watch } from "../store/jobs";
 import { acquire, release } from "../store/pictures";
 
 /** `signal`: nobody wants it any more. `ahead`: nobody waits for it yet. */
@@ -151,7 +151,7 @@ export async function restoreAgain(input: RestoreInput, ahead: boolean, signal: 
     release(job.id, "image");
     return job.id;
   } catch (error) {
-    if (signal.aborted) await cancelJob(job.id).then(learn, () => undefined);
+    if (signal.aborted && !isOver(job.id)) await cancelJob(job.id).then(learn, () => undefined);
     throw error;
   }
 }
