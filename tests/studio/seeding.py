@@ -51,6 +51,18 @@ def photograph(url: str, picture: bytes) -> dict[str, Any]:
     return job
 
 
+def made_of(url: str, kind: str, found: dict[str, Any], **given: Any) -> str:
+    """The number of a job of that kind, ended, that was made of a photograph's job."""
+    image = {"job": found["id"], "output": "input_image"}
+    job: dict[str, Any] = httpx.post(
+        f"{url}/v1/jobs",
+        json={"type": kind, "input": {"image": image, **given}},
+        headers={"Prefer": "wait=60"},
+        timeout=90,
+    ).json()
+    return str(job["id"])
+
+
 def output(url: str, job: dict[str, Any], name: str = "image") -> bytes:
     """A file that a job has made."""
     response = httpx.get(f"{url}/v1/jobs/{job['id']}/outputs/{name}", timeout=60)

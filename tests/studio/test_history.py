@@ -6,12 +6,13 @@ import re
 from urllib.parse import urlsplit
 
 import httpx
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, Response, expect
 
 from tests.processes import Atelier, wait_for
 from tests.studio.seeding import (
     PROMPT,
     drawing,
+    made_of,
     output,
     photograph,
     plain_picture,
@@ -75,6 +76,7 @@ def test_a_running_job_is_followed_and_canceled(window: Studio, atelier: Atelier
 
 
 def test_two_tabs_show_the_same_and_deleting_deletes(window: Studio, atelier: Atelier) -> None:
+    window.expected += GONE  # one of them may be fetching the small picture
     job = drawing(atelier.url)
     one, other = window.open("#history"), window.open("#history")
     remember_drawing(one, job)
@@ -88,22 +90,99 @@ def test_two_tabs_show_the_same_and_deleting_deletes(window: Studio, atelier: At
 
 def test_a_photograph_goes_with_all_that_was_made_of_it(window: Studio, atelier: Atelier) -> None:
     found = photograph(atelier.url, output(atelier.url, drawing(atelier.url)))
-    image = {"job": found["id"], "output": "input_image"}
-    restored = httpx.post(
-        f"{atelier.url}/v1/jobs",
-        json={"type": "restore", "input": {"image": image}},
-        headers={"Prefer": "wait=60"},
-        timeout=90,
-    ).json()
+    first, restored = (made_of(atelier.url, "restore", found, fidelity=each) for each in (0.1, 0.9))
+    strip = made_of(atelier.url, "compare", found, fidelities=[0, 1], return_crops=True)
     page = window.open("#history")
     remember_photograph(page, found)
     expect(cards(page)).to_contain_text("1 face found, not restored yet")
-    remember_photograph(page, found, restoration=restored["id"])
+    remember_photograph(page, found, restoration=restored, strips={"0": strip}, made=[first, restored])
     expect(cards(page)).to_contain_text("1 of 1 face restored")
     expect(cards(page).locator("img")).to_be_visible()
     cards(page).get_by_role("button", name="Delete now").click()
     expect(cards(page)).to_have_count(0)
-    assert {status(atelier.url, job["id"]) for job in (found, restored)} == {"gone"}
+    assert {status(atelier.url, job) for job in (found["id"], first, restored, strip)} == {"gone"}
+
+
+def test_a_drawing_goes_with_its_other_fidelities(window: Studio, atelier: Atelier) -> None:
+    window.expected += GONE  # what is got ahead is followed until it is deleted
+    answers: list[Response] = []
+
+    def note(response: Response) -> None:
+        if response.request.method == "POST" and urlsplit(response.url).path == "/v1/jobs":
+            answers.append(response)
+
+    def is_got_ahead() -> bool:
+        page.title()  # what the page does is told during calls
+        return len(answers) > 1
+
+    page = window.open("#history")
+    remember_drawing(page, drawing(atelier.url))
+    page.on("response", note)
+    cards(page).get_by_role("link").click()
+    page.get_by_role("slider", name="Fidelity", exact=True).fill("0.1")
+    wait_for(is_got_ahead)
+    page.get_by_role("tab", name="History").click()
+    cards(page).get_by_role("button", name="Delete now").click()
+    expect(cards(page)).to_have_count(0)
+    jobs = [answer.json()["id"] for answer in answers]
+    wait_for(lambda: {status(atelier.url, job) for job in jobs} == {"gone"})
+
+
+def test_what_another_window_deletes_is_gone_here(window: Studio, atelier: Atelier) -> None:
+    window.expected += GONE
+    job = drawing(atelier.url)
+    one = window.open("#history")
+    remember_drawing(one, job)
+    other = window.open(f"#create/{job['id']}")
+    expect(other.get_by_role("button", name="Download", exact=True)).to_be_visible()
+    cards(one).get_by_role("button", name="Delete now").click()
+    expect(other.get_by_text("It has expired, and was deleted.")).to_be_visible()
+    expect(other.get_by_role("button", name="Download", exact=True)).to_have_count(0)
+    expect(other.get_by_text("made without face restoration")).to_have_count(0)
+
+
+def test_a_photograph_that_cannot_be_deleted_stays(window: Studio, atelier: Atelier) -> None:
+    window.expected.append("ERR_INTERNET_DISCONNECTED")
+    found = photograph(atelier.url, plain_picture())
+    page = window.open("#restore")
+    remember_photograph(page, found)
+    remove = page.get_by_role("button", name="Remove grandmother.png")
+    expect(remove).to_be_visible()
+    window.context.set_offline(True)
+    remove.click()
+    expect(page.get_by_role("log")).to_contain_text("grandmother.png was not deleted, and stays here.")
+    expect(remove).to_be_visible()
+    window.context.set_offline(False)
+    remove.click()
+    expect(remove).to_have_count(0)
+    assert status(atelier.url, found["id"]) == "gone"
+
+
+def test_a_picture_that_could_not_be_fetched_is_fetched_again(window: Studio, atelier: Atelier) -> None:
+    window.expected.append("status of 500")
+    broken = {"success": False, "error": {"code": "internal", "message": "it broke"}}
+    window.context.route("**/outputs/image", lambda route: route.fulfill(status=500, json=broken))
+    job = drawing(atelier.url)
+    page = window.open("#history")
+    remember_drawing(page, job)
+    cards(page).get_by_role("link").click()
+    expect(page.get_by_text("it broke")).to_be_visible()
+    window.context.unroute("**/outputs/image")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("img.finished")).to_be_visible()
+    expect(page.get_by_text("it broke")).to_have_count(0)
+
+
+def test_the_focus_stays_where_something_was(window: Studio, atelier: Atelier) -> None:
+    page = window.open("#history")
+    for seed in (1, 2):
+        remember_drawing(page, drawing(atelier.url, seed=seed), input={"prompt": f"picture {seed}"})
+    expect(cards(page)).to_have_count(2)
+    cards(page).first.get_by_role("button", name="Delete now").press("Enter")
+    expect(cards(page)).to_have_count(1)
+    expect(page.get_by_role("link", name="Open: picture 1")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("tabpanel", name="Create")).to_be_focused()
 
 
 def test_what_has_expired_says_so_until_it_is_removed(window: Studio) -> None:

@@ -80,8 +80,12 @@ def test_the_key_that_a_gateway_wants(window: Studio, atelier: Atelier) -> None:
     field.fill("a guess")
     dialog.get_by_role("button", name="Save").click()
     expect(dialog.get_by_role("alert")).to_contain_text("did not accept")
+    field.fill("\N{LEFT DOUBLE QUOTATION MARK}open sesame\N{RIGHT DOUBLE QUOTATION MARK}")
+    field.press("Enter")
+    expect(dialog.get_by_role("alert")).to_contain_text("signs that cannot be sent")
     field.fill("open sesame")
     field.press("Enter")
+    expect(dialog.get_by_text("The key is saved.")).to_be_visible()
     expect(dialog.get_by_role("alert")).to_have_count(0)
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Enter the key")).to_have_count(0)
@@ -91,10 +95,12 @@ def test_the_key_that_a_gateway_wants(window: Studio, atelier: Atelier) -> None:
 
 
 def test_another_language(window: Studio) -> None:
+    other = window.open("#history")
     page = window.open("#history")
     dialog = opened(page)
     dialog.get_by_role("radio", name="Deutsch").check()
     expect(page.get_by_role("dialog", name="Zustand")).to_be_visible()
+    expect(other.get_by_role("tab", name="Verlauf")).to_be_visible()
     page.reload()
     expect(page.get_by_role("tab", name="Verlauf")).to_be_visible()
     expect(page.locator("html")).to_have_attribute("lang", "de")
@@ -108,3 +114,30 @@ def test_other_colors(window: Studio, name: str, scheme: str) -> None:
     assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme
     opened(page).get_by_role("radio", name="As the system").check()
     assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light dark"
+
+
+def test_site_data_that_is_blocked(window: Studio) -> None:
+    window.context.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage"]) {
+          const get = () => { throw new DOMException("blocked", "SecurityError"); };
+          Object.defineProperty(window, name, { get });
+        }"""
+    )
+    page = window.open()
+    expect(page.get_by_text("This browser keeps nothing for this page")).to_be_visible()
+    opened(page).get_by_role("radio", name="Dark").check()
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
+
+
+def test_a_dialog_stays_where_a_selection_ends_outside(window: Studio) -> None:
+    page = window.open()
+    dialog = opened(page)
+    box = dialog.get_by_label("API key").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 20, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(5, 5)
+    page.mouse.up()
+    expect(dialog).to_be_visible()
+    page.mouse.click(5, 5)
+    expect(dialog).to_be_hidden()

@@ -19,14 +19,14 @@ interface Options {
 async function request(path: string, { headers, ...options }: Options = {}): Promise<Response> {
   const key = apiKey.value;
   const authorization: Record<string, string> = key ? { Authorization: `Bearer ${key}` } : {};
+  // Made first: what is wrong with them is no matter of the network, though `fetch` raises a TypeError for either.
+  const url = new URL(path, document.baseURI);
+  const sent = new Headers({ Accept: "application/json", ...authorization, ...headers });
   let response: Response;
   try {
-    response = await fetch(new URL(path, document.baseURI), {
-      ...options,
-      headers: { Accept: "application/json", ...authorization, ...headers },
-    });
+    response = await fetch(url, { ...options, headers: sent });
   } catch (error) {
-    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    if (options.signal?.aborted || (error instanceof DOMException && error.name === "AbortError")) throw error;
     throw new Problem(0, "offline", "");
   }
   if (response.status === 401) keyIsMissing.value = true;
@@ -136,33 +136,54 @@ export async function deleteJob(id: string): Promise<void> {
 export interface JobEvent {
   name: "snapshot" | "status" | "progress" | "preview" | "output";
   data: unknown;
-  id: string | null;
 }
 
-/** Yield a job's events until it has ended, or the connection has. */
-export async function* jobEvents(id: string, lastEventId: string | null, signal: AbortSignal): AsyncGenerator<JobEvent> {
-  const headers: Record<string, string> = { Accept: "text/event-stream" };
-  if (lastEventId) headers["Last-Event-ID"] = lastEventId;
-  const response = await request(`v1/jobs/${id}/events`, { headers, signal });
-  if (!response.ok || !response.body) throw await problemOf(response);
-  const pending: JobEvent[] = [];
-  const parser = createParser({
-    onEvent: ({ event, data, id }) =>
-      pending.push({ name: event as JobEvent["name"], data: JSON.parse(data), id: id ?? null }),
-  });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+/** The gateway sends something every 15 s, if only a heartbeat. */
+const SILENCE_MS = 40_000;
+
+/**
+ * Yield a job's events until it has ended, or the connection has. Raises `Problem`, with the code `silent` if nothing
+ * comes for so long that something in between must hold it back.
+ */
+export async function* jobEvents(id: string, signal: AbortSignal): AsyncGenerator<JobEvent> {
+  const end = new AbortController();
+  const onAbort = () => end.abort();
+  signal.addEventListener("abort", onAbort);
+  if (signal.aborted) end.abort();
+  let isSilent = false;
+  const onSilence = () => {
+    isSilent = true;
+    end.abort();
+  };
+  let silence = setTimeout(onSilence, SILENCE_MS);
   try {
+    const headers = { Accept: "text/event-stream" };
+    const response = await request(`v1/jobs/${id}/events`, { headers, signal: end.signal });
+    if (!response.ok || !response.body) throw await problemOf(response);
+    const pending: JobEvent[] = [];
+    const parser = createParser({
+      onEvent: ({ event, data }) => pending.push({ name: event as JobEvent["name"], data: JSON.parse(data) }),
+    });
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder();
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      parser.feed(value);
+      clearTimeout(silence);
+      silence = setTimeout(onSilence, SILENCE_MS);
+      parser.feed(decoder.decode(value, { stream: true }));
       yield* pending.splice(0);
     }
   } catch (error) {
     if (signal.aborted) throw error;
+    if (isSilent) throw new Problem(504, "silent", "");
+    if (error instanceof Problem) throw error;
+    if (error instanceof SyntaxError) throw new Problem(502, "http_502", ""); // no event of the gateway's
     throw new Problem(0, "offline", "");
   } finally {
-    await reader.cancel().catch(() => undefined);
+    clearTimeout(silence);
+    signal.removeEventListener("abort", onAbort);
+    end.abort(); // closes the connection
   }
 }
 

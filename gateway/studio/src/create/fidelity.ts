@@ -2,7 +2,8 @@
 import { cancelJob, submit } from "../api/client";
 import { Problem } from "../api/problem";
 import type { GenerateInput, Job, RestoreInput } from "../api/types";
-import { isFinal, jobState, learn, watch } from "../store/jobs";
+import { recordJob } from "../store/deleting";
+import { isFinal, isOver, jobState, learn, watch } from "../store/jobs";
 import { acquire, release } from "../store/pictures";
 
 /** `signal`: nobody wants it any more. `ahead`: nobody waits for it yet. */
@@ -139,7 +140,7 @@ const AHEAD = -50;
 /** Restore a drawing at another fidelity; return the job whose `image` it is. Raises `Problem`. */
 export async function restoreAgain(input: RestoreInput, ahead: boolean, signal: AbortSignal): Promise<string> {
   const job = await submit({ type: "restore", input, ...(ahead ? { priority: AHEAD } : {}) });
-  learn(job);
+  await recordJob(input.image.job, job);
   try {
     signal.throwIfAborted();
     const ended = await endOf(job.id, !ahead, signal);
@@ -150,7 +151,7 @@ export async function restoreAgain(input: RestoreInput, ahead: boolean, signal: 
     release(job.id, "image");
     return job.id;
   } catch (error) {
-    if (signal.aborted) await cancelJob(job.id).then(learn, () => undefined);
+    if (signal.aborted && !isOver(job.id)) await cancelJob(job.id).then(learn, () => undefined);
     throw error;
   }
 }

@@ -4,12 +4,13 @@ import type { GenerateInput } from "../api/types";
 import { BeforeAfter } from "../parts/before-after";
 import { JobProgress } from "../parts/job-progress";
 import { Notice } from "../parts/notice";
+import { PictureProblem } from "../parts/picture-problem";
 import { announce, say } from "../store/announcer";
 import { formatNumber, t } from "../store/appearance";
 import { changeEntry, type Creation } from "../store/entries";
 import { isFinal, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
-import { describeProblem, describeReason } from "../text/words";
+import { describeReason } from "../text/words";
 import { attempt } from "./creation-form";
 import { FidelitySlider } from "./fidelity-slider";
 import { Filmstrip } from "./filmstrip";
@@ -94,7 +95,7 @@ export function PictureView({ id, input, seed, active }: Props) {
           faces={outcome?.faces ?? []}
         />
       )}
-      {finished.problem && <Notice kind="error">{describeProblem(finished.problem)}</Notice>}
+      <PictureProblem picture={finished} />
       {!(job && isFinal(job)) && (
         <JobProgress state={{ job, previews, gone, ...state }} onCancel={() => announce(texts.canceled)} />
       )}
@@ -129,7 +130,7 @@ export function PictureView({ id, input, seed, active }: Props) {
 function Ended({ text, kind = "info", children }: { text: string; kind?: "info" | "error"; children: ComponentChildren }) {
   return (
     <div class="picture-ended">
-      <Notice kind={kind}>
+      <Notice kind={kind} live={kind === "error"}>
         <p>{text}</p>
         {children}
       </Notice>

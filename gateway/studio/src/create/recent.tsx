@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useAddress } from "../store/address";
 import { t } from "../store/appearance";
 import { type Creation, creations } from "../store/entries";
 import { isFinal, useJob } from "../store/jobs";
@@ -55,15 +55,4 @@ function Thumbnail({ creation }: { creation: Creation }) {
       {share !== null && <span class="recent-bar" style={{ transform: `scaleX(${Math.max(0.06, share)})` }} />}
     </>
   );
-}
-
-function useAddress(blob: Blob | null): string | null {
-  const [url, setUrl] = useState<string | null>(null);
-  useEffect(() => {
-    if (!blob) return undefined;
-    const made = URL.createObjectURL(blob);
-    setUrl(made);
-    return () => URL.revokeObjectURL(made);
-  }, [blob]);
-  return blob ? url : null;
 }

@@ -3,6 +3,7 @@ import { inspect } from "../api/client";
 import { Problem } from "../api/problem";
 import { Dialog } from "../parts/dialog";
 import { Notice } from "../parts/notice";
+import { useAddress } from "../store/address";
 import { announce } from "../store/announcer";
 import { formatNumber, t } from "../store/appearance";
 import { handedOver } from "../store/handover";
@@ -140,16 +141,4 @@ function useTold(file: File | null): Answer {
     return () => controller.abort();
   }, [file]);
   return answer;
-}
-
-function useAddress(file: File | null): string | null {
-  const [url, setUrl] = useState<string | null>(null);
-  useEffect(() => {
-    setUrl(null);
-    if (!file) return undefined;
-    const made = URL.createObjectURL(file);
-    setUrl(made);
-    return () => URL.revokeObjectURL(made);
-  }, [file]);
-  return url;
 }

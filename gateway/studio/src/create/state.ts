@@ -2,11 +2,12 @@
 import { effect, signal } from "@preact/signals";
 import type { Problem } from "../api/problem";
 import type { SkipReason } from "../api/types";
+import { keep, recall } from "../store/storage";
 import { FIELDS, type Form, readForm } from "./form";
 
 const NAME = "atelier.create";
 
-export const form = signal<Form>(readForm(sessionStorage.getItem(NAME)));
+export const form = signal<Form>(readForm(recall(NAME, "session")));
 /** What the gateway said of fields, by the form's names. */
 export const errors = signal<Readonly<Partial<Record<keyof Form, string>>>>({});
 /** The creation whose picture the slider "Fidelity" acts on, or why it acts on none. */
@@ -39,13 +40,7 @@ narrow.addEventListener("change", () => (isNarrow.value = narrow.matches));
 /** What is wrong besides. */
 export const problem = signal<Problem | null>(null);
 
-effect(() => {
-  try {
-    sessionStorage.setItem(NAME, JSON.stringify(form.value));
-  } catch {
-    // the browser keeps nothing for this page
-  }
-});
+effect(() => keep(NAME, JSON.stringify(form.value), "session"));
 
 /** Change fields; what was wrong with them may no longer be. */
 export function change(fields: Partial<Form>): void {

@@ -1,10 +1,11 @@
 /** What a person can do to what was asked for. */
-import { cancelJob, deleteJob } from "../api/client";
+import { cancelJob } from "../api/client";
 import { Problem } from "../api/problem";
 import { generate } from "../create/generate";
 import { announce } from "../store/announcer";
-import { type Creation, type Entry, removeEntry } from "../store/entries";
-import { learn, markGone } from "../store/jobs";
+import * as deleting from "../store/deleting";
+import type { Creation, Entry } from "../store/entries";
+import { learn } from "../store/jobs";
 import { mainJobOf } from "../store/keeping";
 import { describeProblem } from "../text/words";
 
@@ -29,28 +30,12 @@ export function again(entry: Creation): Promise<boolean> {
   return tell(() => generate(entry.input));
 }
 
-/** The jobs that an entry is known to have. */
-export function jobsOf(entry: Entry): string[] {
-  const restoration = entry.kind === "photograph" ? entry.restoration : null;
-  return restoration ? [restoration, entry.id] : [entry.id];
-}
-
 /** Delete what the gateway has of an entry, then the entry; it stays if the gateway cannot be asked. */
 export function deleteEntry(entry: Entry): Promise<boolean> {
-  return tell(() => deleteAll(entry));
+  return tell(() => deleting.deleteEntry(entry));
 }
 
 /** Delete entries one after another; stop at the first that cannot be deleted. */
 export function deleteEntries(entries: readonly Entry[]): Promise<boolean> {
-  return tell(async () => {
-    for (const entry of entries) await deleteAll(entry);
-  });
-}
-
-async function deleteAll(entry: Entry): Promise<void> {
-  for (const id of jobsOf(entry)) {
-    await deleteJob(id);
-    markGone(id);
-  }
-  await removeEntry(entry.id);
+  return tell(() => deleting.deleteEntries(entries));
 }

@@ -1,6 +1,7 @@
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { Icon } from "../parts/icon";
 import { stageOf } from "../parts/job-progress";
+import { useAddress } from "../store/address";
 import { announce } from "../store/announcer";
 import { formatNumber, formatSeconds, formatTime, t } from "../store/appearance";
 import { now } from "../store/clock";
@@ -9,6 +10,7 @@ import { jobState } from "../store/jobs";
 import { expiryOf, mainJobOf } from "../store/keeping";
 import { addressOf, goTo } from "../store/route";
 import { again, cancel, deleteEntry } from "./actions";
+import { describeProblem } from "../text/words";
 import { type CardState, cardStateOf } from "./card-state";
 import { useInView } from "./following";
 
@@ -55,7 +57,7 @@ export function Card({ entry }: { entry: Entry }) {
         </a>
       )}
       <h3 title={title}>{title}</h3>
-      <p class="history-words small">{known.offline ? history.offline : wordsOf(state)}</p>
+      <p class="history-words small">{known.offline ? history.offline : known.problem ? describeProblem(known.problem) : wordsOf(state)}</p>
       <p class="soft small tabular">
         {[formatTime(entry.createdAt), deletionOf(entry, state, known.job ? expiryOf(known.job) : null)]
           .filter(Boolean)
@@ -116,7 +118,7 @@ function wordsOf(state: CardState): string {
     case "found":
       return history.found(state.faces);
     case "active": {
-      const stage = stageOf({ job: state.job, previews: [], gone: false, offline: false, at: 0 });
+      const stage = stageOf({ job: state.job });
       if (state.job.status === "queued") return stage;
       return history.percent(formatNumber(state.job.progress, { style: "percent" }), stage);
     }
@@ -129,21 +131,13 @@ function wordsOf(state: CardState): string {
 /** When the gateway deletes it, in words. */
 function deletionOf(entry: Entry, state: CardState, ofJob: number | null): string {
   const at = ofJob ?? entry.expiresAt;
-  if (at === null || state.kind === "expired" || state.kind === "active") return "";
+  const isKept = state.kind === "done" || state.kind === "found" || state.kind === "unknown";
+  if (at === null || !isKept) return "";
   const seconds = (at - now.value) / 1000;
   return seconds > 0 ? t.value.history.deletedIn(formatSeconds(seconds)) : t.value.history.deletedNow;
 }
 
 function Thumbnail({ blob }: { blob: Blob | null }) {
-  const [url, setUrl] = useState<string | null>(null);
-  useEffect(() => {
-    if (!blob) return undefined;
-    const made = URL.createObjectURL(blob);
-    setUrl(made);
-    return () => {
-      setUrl(null);
-      URL.revokeObjectURL(made);
-    };
-  }, [blob]);
+  const url = useAddress(blob);
   return url ? <img src={url} alt="" /> : <Icon name="picture" />;
 }

@@ -3,7 +3,7 @@ import { effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { now } from "../store/clock";
 import { entryOf } from "../store/entries";
-import { ask, isFinal, jobState, watch } from "../store/jobs";
+import { ask, isOver, jobState, watch } from "../store/jobs";
 import { mainJobOf } from "../store/keeping";
 import { jobsToFollow } from "./card-state";
 
@@ -11,11 +11,6 @@ const MOST = 20;
 
 /** IDs of the entries whose cards are on the screen. */
 const inView = signal<ReadonlySet<string>>(new Set());
-
-function isOver(id: string): boolean {
-  const { job, gone } = jobState(id).value;
-  return gone || (job !== null && isFinal(job));
-}
 
 /** Whether the element of an entry's card is on the screen is noted while it is there. */
 export function useInView(id: string) {

@@ -11,7 +11,7 @@ export function Announcements() {
       <p class="only-read-aloud" role="status">
         {murmur.value}
       </p>
-      <div class="announcements" role="log" aria-live="polite" aria-label={t.value.state.name}>
+      <div class="announcements" role="log" aria-live="polite" aria-label={t.value.common.messages}>
         {shown.map(({ id, text, kind }) => (
           <p key={id} class={kind}>
             <span>{text}</span>

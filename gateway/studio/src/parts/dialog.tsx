@@ -15,6 +15,7 @@ interface Props {
 export function Dialog({ title, open, onClose, children }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const id = useId();
+  const beganOutside = useRef(false); // a selection of text may end there, too
   useEffect(() => {
     if (open && !dialog.current?.open) dialog.current?.showModal();
     if (!open && dialog.current?.open) dialog.current.close();
@@ -25,7 +26,8 @@ export function Dialog({ title, open, onClose, children }: Props) {
       class="dialog"
       aria-labelledby={id}
       onClose={onClose}
-      onClick={(event) => event.target === dialog.current && onClose()}
+      onPointerDown={(event) => (beganOutside.current = event.target === dialog.current)}
+      onClick={(event) => event.target === dialog.current && beganOutside.current && onClose()}
     >
       {open && (
         <div class="dialog-body">

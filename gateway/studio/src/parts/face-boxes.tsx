@@ -30,14 +30,17 @@ export function FaceBoxes({ width, height, boxes, onChoose, chosen, children }: 
       {children}
       {boxes.map(({ number, box, note, muted }) => {
         const [x1 = 0, y1 = 0, x2 = 0, y2 = 0] = box;
+        const isRight = x1 + x2 > width; // its label goes to the side with more room, and no further than the picture
+        const room = (isRight ? x2 : width - x1) / Math.max(1, x2 - x1);
         const style = {
           left: `${(100 * x1) / width}%`,
           top: `${(100 * y1) / height}%`,
           width: `${(100 * (x2 - x1)) / width}%`,
           height: `${(100 * (y2 - y1)) / height}%`,
+          "--room": `${100 * room}%`,
         };
         const name = t.value.faces.face(number);
-        const kind = `face-box ${muted ? "muted" : ""} ${y1 < 0.08 * height ? "label-below" : ""}`;
+        const kind = `face-box ${muted ? "muted" : ""} ${y1 < 0.08 * height ? "label-below" : ""} ${isRight ? "label-left" : ""}`;
         return onChoose ? (
           <button
             key={number}

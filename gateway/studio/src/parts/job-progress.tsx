@@ -9,9 +9,11 @@ import "./job-progress.css";
 
 /** How far a job is: its stage, a bar, the time that is left, and Cancel. Nothing once it has ended. */
 export function JobProgress({ state, onCancel }: { state: JobState; onCancel?: () => void }) {
-  const { job, offline } = state;
+  const { job, offline, problem } = state;
   const stage = job ? stageOf(state) : t.value.state.unknown;
-  useEffect(() => say(stage), [stage]);
+  const spoken = job ? stageOf(state, { exact: false }) : stage; // each step would be too much
+  const trouble = offline ? t.value.progress.offline : problem ? describeProblem(problem) : null;
+  useEffect(() => say(trouble ?? spoken), [trouble, spoken]);
   if (job && isFinal(job)) return null;
   const left = job?.estimated_seconds;
   const share = job?.status === "in_progress" ? job.progress : 0;
@@ -29,8 +31,8 @@ export function JobProgress({ state, onCancel }: { state: JobState; onCancel?: (
   return (
     <div class="job-progress">
       <div class="job-progress-words">
-        <span>{offline ? t.value.progress.offline : stage}</span>
-        <span class="soft tabular">{!offline && left != null && t.value.progress.left(formatSeconds(left))}</span>
+        <span>{trouble ?? stage}</span>
+        <span class="soft tabular">{trouble === null && left != null && t.value.progress.left(formatSeconds(left))}</span>
       </div>
       <div
         class="job-progress-bar"
@@ -50,15 +52,15 @@ export function JobProgress({ state, onCancel }: { state: JobState; onCancel?: (
   );
 }
 
-/** What a job that has not ended is doing, in words. */
-export function stageOf({ job }: JobState): string {
+/** What a job that has not ended is doing, in words. `exact`: with its step, or how many jobs come first. */
+export function stageOf({ job }: Pick<JobState, "job">, { exact = true } = {}): string {
   const { progress } = t.value;
   if (!job) return progress.stages.other;
   if (job.status === "queued") {
     const ahead = job.queue_position ?? 0;
     if (job.attempts > 0 || job.started_at) return progress.waiting;
-    return ahead > 0 ? `${progress.queued}: ${progress.ahead(ahead)}` : progress.queued;
+    return exact && ahead > 0 ? `${progress.queued}: ${progress.ahead(ahead)}` : progress.queued;
   }
-  const step = job.step != null && (job.steps ?? 0) > 1 ? ` (${job.step}/${job.steps})` : "";
+  const step = exact && job.step != null && (job.steps ?? 0) > 1 ? ` (${job.step}/${job.steps})` : "";
   return describeStage(job.stage ?? (job.type === "detect" ? "detect" : job.type === "generate" ? "" : "restore")) + step;
 }

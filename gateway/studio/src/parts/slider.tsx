@@ -29,9 +29,9 @@ export function Slider({ name, value, min = 0, max = 1, step = 0.05, low, high, 
         <label class="name" for={id}>
           {name}
         </label>
-        <output class="slider-value tabular" for={id}>
+        <span class="slider-value tabular" aria-hidden="true">
           {text}
-        </output>
+        </span>
       </div>
       <input
         id={id}

@@ -5,6 +5,7 @@
 import { signal } from "@preact/signals";
 import { randomKey, submit } from "../api/client";
 import { Problem } from "../api/problem";
+import { deleteUnwanted } from "../store/deleting";
 import { putEntry } from "../store/entries";
 import { thumbnailOf } from "../store/files";
 import { learn } from "../store/jobs";
@@ -75,7 +76,10 @@ async function upload(arrival: Arrival): Promise<void> {
     const submission = { type: "detect", input: {}, files: { image: file }, keepFiles: true, key: id } as const;
     const [job, thumbnail] = await Promise.all([submit(submission), thumbnailOf(file)]);
     learn(job);
-    if (!arrivals.value.some((each) => each.id === id)) return; // removed in the meantime; it expires
+    if (!arrivals.value.some((each) => each.id === id)) {
+      await deleteUnwanted(job.id); // removed in the meantime
+      return;
+    }
     await putEntry({
       kind: "photograph",
       id: job.id,

@@ -45,8 +45,7 @@ export function Batch() {
 
   async function clear() {
     setIsClearing(false);
-    await removePhotographs(all);
-    goTo("restore", null, { replace: true });
+    if (await removePhotographs(all)) goTo("restore", null, { replace: true });
   }
 
   if (isClearing) {

@@ -1,6 +1,6 @@
-import { useEffect, useState } from "preact/hooks";
 import type { Problem } from "../api/problem";
 import { Icon } from "../parts/icon";
+import { useAddress } from "../store/address";
 import { announce } from "../store/announcer";
 import { t } from "../store/appearance";
 import { photographs, type Photograph } from "../store/entries";
@@ -30,11 +30,11 @@ function Thumbnail({ photograph, isChosen }: { photograph: Photograph; isChosen:
   const { id, fileName, thumbnail } = photograph;
   const mark = currentMark(photograph);
   const words = describeMark(mark);
-  const url = useBlobUrl(thumbnail);
+  const url = useAddress(thumbnail);
   const texts = t.value.restore.sheet;
 
   async function remove() {
-    await removePhotographs([photograph]);
+    if (!(await removePhotographs([photograph]))) return;
     announce(texts.removed(fileName));
     if (isChosen) goTo("restore", null, { replace: true });
   }
@@ -106,15 +106,4 @@ function reasonOf(problem: Problem): string {
   const [field] = problem.fields;
   if (!field || problem.fields.length > 1) return describeProblem(problem);
   return `${field.message.charAt(0).toUpperCase()}${field.message.slice(1)}.`;
-}
-
-function useBlobUrl(blob: Blob | null): string | null {
-  const [url, setUrl] = useState<string | null>(null);
-  useEffect(() => {
-    if (!blob) return setUrl(null);
-    const made = URL.createObjectURL(blob);
-    setUrl(made);
-    return () => URL.revokeObjectURL(made);
-  }, [blob?.size]); // the database gives the same picture as another object each time
-  return url;
 }

@@ -1,17 +1,14 @@
 /** Follows the jobs of the photographs while the page is open, whichever tab is in view. */
-import { effect, signal } from "@preact/signals";
+import { effect } from "@preact/signals";
 import type { DetectReport, Job } from "../api/types";
 import { changeEntry, photographs, type Photograph } from "../store/entries";
-import { isFinal, jobState, watch } from "../store/jobs";
+import { isOver, jobState, watch } from "../store/jobs";
 import { handedOver } from "../store/handover";
 import { addPhotographs } from "./adding";
 import { sendWaiting } from "./queue";
 
 /** Of those whose faces are being found, so many are asked for: they are carried out in this order. */
 const MOST_FINDING = 6;
-
-/** The time of day, to the half minute: photographs expire while they are looked at. */
-export const now = signal(Date.now());
 
 /** Begin; return what ends it. */
 export function followPhotographs(): () => void {
@@ -37,9 +34,7 @@ export function followPhotographs(): () => void {
       addPhotographs(files);
     }),
   ];
-  const clock = setInterval(() => (now.value = Date.now()), 30_000);
   return () => {
-    clearInterval(clock);
     for (const end of ends) end();
     for (const stop of watched.values()) stop();
   };
@@ -56,20 +51,10 @@ export function jobsToFollow(all: readonly Photograph[]): string[] {
   return [...finding, ...others.filter((id) => id != null)];
 }
 
-function isOver(id: string): boolean {
-  const { job, gone } = jobState(id).value;
-  return gone || (job !== null && isFinal(job));
-}
-
 /** Write what a job has found into the photograph's entry. */
-function takeOver({ id, faces, lookingAgain, restoration, expiresAt }: Photograph): void {
+function takeOver({ id, faces, lookingAgain }: Photograph): void {
   const found = jobState(id).value.job;
   if (faces === null && found?.status === "completed" && found.result) later(id, (entry) => withFaces(entry, found));
-  if (restoration !== null) {
-    const restored = jobState(restoration).value.job;
-    const until = restored?.expires_at ? Date.parse(restored.expires_at) : 0;
-    if (until > (expiresAt ?? 0)) later(id, (entry) => ({ ...entry, expiresAt: until }));
-  }
   if (!lookingAgain) return;
   const { job: again, gone } = jobState(lookingAgain).value;
   if (again?.status === "completed") later(id, (entry) => ({ ...withFaces(entry, again), lookingAgain: null }));
@@ -80,8 +65,7 @@ function withFaces(entry: Photograph, job: Job): Photograph {
   const report = job.result as DetectReport | null | undefined;
   if (!report) return entry;
   const { faces, width, height } = report;
-  const expiresAt = job.id === entry.id && job.expires_at ? Date.parse(job.expires_at) : entry.expiresAt;
-  return { ...entry, faces, width, height, expiresAt };
+  return { ...entry, faces, width, height };
 }
 
 /** Not while an effect runs that the change would run again. */

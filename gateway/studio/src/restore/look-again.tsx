@@ -5,8 +5,9 @@ import { JobProgress } from "../parts/job-progress";
 import { Notice } from "../parts/notice";
 import { announce } from "../store/announcer";
 import { t } from "../store/appearance";
-import { changeEntry, type Photograph } from "../store/entries";
-import { isFinal, learn, useJob } from "../store/jobs";
+import { recordJob } from "../store/deleting";
+import type { Photograph } from "../store/entries";
+import { isFinal, useJob } from "../store/jobs";
 import { describeProblem } from "../text/words";
 
 /** Where no face was found: another look, at full size and in all turns. */
@@ -23,8 +24,7 @@ export function LookAgain({ photograph: { id, lookingAgain } }: { photograph: Ph
     try {
       const image = { job: id, output: "input_image" };
       const again = await submit({ type: "detect", input: { image, look: "thorough", detect_size: 0 } });
-      learn(again);
-      await changeEntry<Photograph>(id, (entry) => ({ ...entry, lookingAgain: again.id }));
+      await recordJob<Photograph>(id, again, (entry) => ({ ...entry, lookingAgain: again.id }));
       setHasLooked(true);
     } catch (error) {
       if (error instanceof Problem) announce(describeProblem(error), "error");

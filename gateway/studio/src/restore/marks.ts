@@ -1,9 +1,9 @@
 /** The marks of the photographs as they are now, and in words. */
 import { t } from "../store/appearance";
+import { now } from "../store/clock";
 import type { Photograph } from "../store/entries";
 import { jobState } from "../store/jobs";
 import { describeProblem } from "../text/words";
-import { now } from "./following";
 import { markOf, type Mark } from "./mark";
 import { refusals } from "./queue";
 

@@ -4,16 +4,17 @@ import type { RestoreReport } from "../api/types";
 import { type Box, FaceBoxes } from "../parts/face-boxes";
 import { JobProgress } from "../parts/job-progress";
 import { Notice } from "../parts/notice";
+import { PictureProblem } from "../parts/picture-problem";
 import { announce } from "../store/announcer";
+import { useAddress } from "../store/address";
 import { formatNumber, t } from "../store/appearance";
+import { now } from "../store/clock";
 import type { Photograph } from "../store/entries";
 import { isFinal, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
-import { describeProblem } from "../text/words";
 import { ChoicesPanel } from "./choices-panel";
 import { isThere, type Mark } from "./mark";
 import { currentMark } from "./marks";
-import { now } from "./following";
 import { LookAgain } from "./look-again";
 import { cancelRestorations } from "./queue";
 import { Result } from "./result";
@@ -92,7 +93,7 @@ export function PhotographView({ photograph, active }: Props) {
               <Preview photograph={photograph} />
             )}
           </Mat>
-          {before.problem && <Notice kind="error">{describeProblem(before.problem)}</Notice>}
+          <PictureProblem picture={before} />
           {faces === null && !isOver(mark) && <JobProgress state={finding} />}
           <Words photograph={photograph} mark={mark} />
         </div>
@@ -133,13 +134,7 @@ function Mat({ children }: { children: ComponentChildren }) {
 
 /** The thumbnail, as long as the gateway does not hand out the photograph itself. */
 function Preview({ photograph: { thumbnail, fileName } }: { photograph: Photograph }) {
-  const [url, setUrl] = useState<string | null>(null);
-  useEffect(() => {
-    if (!thumbnail) return undefined;
-    const made = URL.createObjectURL(thumbnail);
-    setUrl(made);
-    return () => URL.revokeObjectURL(made);
-  }, []);
+  const url = useAddress(thumbnail);
   return url ? <img class="photograph-preview" src={url} alt={fileName} /> : null;
 }
 

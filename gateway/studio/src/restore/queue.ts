@@ -3,10 +3,12 @@
  * so that a reload, or another tab, goes on with them. Whichever tab sends one: its key makes it one job.
  */
 import { signal } from "@preact/signals";
-import { cancelJob, deleteJob, randomKey, submit } from "../api/client";
+import { cancelJob, randomKey, submit } from "../api/client";
 import { Problem } from "../api/problem";
 import { announce } from "../store/announcer";
-import { changeEntry, entryOf, photographs, type Photograph, removeEntry } from "../store/entries";
+import { t } from "../store/appearance";
+import { deleteEntry, recordJob } from "../store/deleting";
+import { changeEntry, entryOf, photographs, type Photograph } from "../store/entries";
 import { has, health } from "../store/health";
 import { isFinal, jobState, learn } from "../store/jobs";
 import { describeProblem } from "../text/words";
@@ -56,17 +58,22 @@ export async function cancelRestorations(chosen: readonly Photograph[]): Promise
   );
 }
 
-/** Delete photographs, here and at the gateway, with all that was made of them. */
-export async function removePhotographs(chosen: readonly Photograph[]): Promise<void> {
-  for (const { id } of chosen) {
+/**
+ * Delete photographs at the gateway, with all that was made of them, and then here. Return whether that worked; what
+ * cannot be deleted stays, and the person is told why.
+ */
+export async function removePhotographs(chosen: readonly Photograph[]): Promise<boolean> {
+  for (const { id, fileName } of chosen) {
+    try {
+      await deleteEntry({ id });
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      announce(t.value.restore.sheet.notRemoved(fileName, describeProblem(error)), "error");
+      return false;
+    }
     forgetRefusal(id);
-    await removeEntry(id);
   }
-  for (const { id, restoration, lookingAgain, strips } of chosen) {
-    const jobs = [id, restoration, lookingAgain, ...Object.values(strips ?? {})].filter((job) => job != null);
-    // What cannot be deleted now expires by itself.
-    await Promise.all(jobs.map((job) => deleteJob(job).catch(() => undefined)));
-  }
+  return true;
 }
 
 /** Send what waits, as far as there is room. Called whenever an entry or a job has changed. */
@@ -93,13 +100,12 @@ async function send({ id, wanted }: Photograph): Promise<void> {
   if (!wanted) return;
   try {
     const job = await submit({ type: "restore", input: wanted.input, key: wanted.key });
-    learn(job);
     holdUp.value = null;
     const isStillWanted = (entryOf(id) as Photograph | null)?.wanted?.key === wanted.key;
-    await changeEntry<Photograph>(id, (entry) =>
+    const isThere = await recordJob<Photograph>(id, job, (entry) =>
       entry.wanted?.key === wanted.key ? { ...entry, wanted: null, restoration: job.id } : entry,
     );
-    if (!isStillWanted && (entryOf(id) as Photograph | null)?.restoration !== job.id) await cancelJob(job.id);
+    if (isThere && !isStillWanted && (entryOf(id) as Photograph | null)?.restoration !== job.id) await cancelJob(job.id);
   } catch (error) {
     const problem = error instanceof Problem ? error : new Problem(0, "offline", String(error));
     if (problem.isTemporary || problem.status === 401) {

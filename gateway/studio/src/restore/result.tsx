@@ -5,6 +5,7 @@ import type { Job, RestoreReport } from "../api/types";
 import { BeforeAfter } from "../parts/before-after";
 import { Icon } from "../parts/icon";
 import { Notice } from "../parts/notice";
+import { PictureProblem } from "../parts/picture-problem";
 import { announce } from "../store/announcer";
 import { formatNumber, t } from "../store/appearance";
 import type { Photograph } from "../store/entries";
@@ -35,7 +36,7 @@ export function Result({ photograph, job, report, before, onChange }: Props) {
   const texts = t.value.restore;
   const width = output?.width ?? photograph.width;
   const height = output?.height ?? photograph.height;
-  const problem = after.problem ?? (onChange ? before.problem : null);
+  const missing = after.problem || !onChange ? after : before;
 
   async function save() {
     setIsDownloading(true);
@@ -59,7 +60,7 @@ export function Result({ photograph, job, report, before, onChange }: Props) {
           {after.url && <img src={after.url} alt={photograph.fileName} width={width} height={height} />}
         </div>
       )}
-      {problem && <Notice kind="error">{describeProblem(problem)}</Notice>}
+      <PictureProblem picture={missing} />
       {!onChange && <Notice>{texts.photograph.onlyAfter}</Notice>}
       <div class="result-actions">
         <button type="button" class="button primary" disabled={isDownloading} onClick={() => void save()}>

@@ -5,8 +5,9 @@ import type { ComparisonResult, FoundFace, RestoreReport } from "../api/types";
 import { stageOf } from "../parts/job-progress";
 import { Notice } from "../parts/notice";
 import { formatNumber, t } from "../store/appearance";
-import { changeEntry, entryOf, type FaceChoice, type Photograph } from "../store/entries";
-import { isFinal, type JobState, learn, useJob } from "../store/jobs";
+import { recordJob } from "../store/deleting";
+import { entryOf, type FaceChoice, type Photograph } from "../store/entries";
+import { isFinal, type JobState, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
 import { describeProblem, describeReason } from "../text/words";
 import { FIDELITIES, stripInput } from "./edits";
@@ -102,7 +103,9 @@ function StripWords({ state, reason }: { state: JobState; reason: string }) {
   if (state.job?.status === "completed") return null;
   const words = state.offline
     ? t.value.progress.offline
-    : state.job?.status === "queued"
+    : state.problem
+      ? describeProblem(state.problem)
+      : state.job?.status === "queued"
       ? stageOf(state)
       : texts.stripWaiting;
   return (
@@ -166,8 +169,7 @@ async function askForStrip(id: string, face: FoundFace, priority: number): Promi
   asked.add(name);
   try {
     const job = await submit({ type: "compare", input: stripInput(id, face, loadedNetworks()), priority });
-    learn(job);
-    await changeEntry<Photograph>(id, (entry) => ({ ...entry, strips: { ...entry.strips, [face.index]: job.id } }));
+    await recordJob<Photograph>(id, job, (entry) => ({ ...entry, strips: { ...entry.strips, [face.index]: job.id } }));
     return null;
   } catch (error) {
     return error instanceof Problem ? error : new Problem(0, "offline", String(error));

@@ -2,7 +2,6 @@ import type { TargetedSubmitEvent } from "preact";
 import { useId, useState } from "preact/hooks";
 import { checkKey } from "../api/client";
 import { Problem } from "../api/problem";
-import { announce } from "../store/announcer";
 import { t } from "../store/appearance";
 import { askHealth } from "../store/health";
 import { apiKey, keyIsMissing, setApiKey } from "../store/key";
@@ -13,23 +12,27 @@ export function KeyForm() {
   const [text, setText] = useState(apiKey.value);
   const [shown, setShown] = useState(false);
   const [busy, setBusy] = useState(false);
+  const [unfit, setUnfit] = useState(false);
+  const [said, setSaid] = useState(""); // in the dialog: what is behind it is not seen
   const id = useId();
   const texts = t.value.state;
-  const isWrong = keyIsMissing.value;
+  const isWrong = unfit || keyIsMissing.value;
   const type = (shown ? "text" : "password") as "text"; // Preact's types know either, not a choice of both
 
   async function save(event: TargetedSubmitEvent<HTMLFormElement>) {
     event.preventDefault();
+    setSaid("");
+    setUnfit(!setApiKey(text));
+    if (apiKey.value !== text.trim()) return;
     setBusy(true);
-    setApiKey(text);
     keyIsMissing.value = false; // until the gateway says otherwise
     try {
       await checkKey();
-      announce(apiKey.value ? texts.keySaved : texts.keyRemoved);
+      setSaid(apiKey.value ? texts.keySaved : texts.keyRemoved);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      if (error.status === 501) announce(texts.keySaved); // a gateway without jobs
-      else if (error.status !== 401) announce(describeProblem(error), "error");
+      if (error.status === 501) setSaid(texts.keySaved); // a gateway without jobs
+      else if (error.status !== 401) setSaid(describeProblem(error));
     }
     await askHealth();
     setBusy(false);
@@ -52,7 +55,10 @@ export function KeyForm() {
             spellcheck={false}
             aria-invalid={isWrong}
             aria-describedby={`${id}-note`}
-            onInput={(event) => setText(event.currentTarget.value)}
+            onInput={(event) => {
+              setText(event.currentTarget.value);
+              setUnfit(false);
+            }}
           />
           <button
             type="button"
@@ -68,7 +74,10 @@ export function KeyForm() {
         </div>
       </div>
       <p id={`${id}-note`} class={`small ${isWrong ? "key-form-wrong" : "soft"}`} role={isWrong ? "alert" : undefined}>
-        {isWrong ? (apiKey.value ? texts.keyRefused : texts.keyMissing) : texts.keyNote}
+        {unfit ? texts.keyUnfit : isWrong ? (apiKey.value ? texts.keyRefused : texts.keyMissing) : texts.keyNote}
+      </p>
+      <p class="small" role="status">
+        {said}
       </p>
     </form>
   );

@@ -2,6 +2,7 @@
 import { computed, effect, signal } from "@preact/signals";
 import { de } from "../text/de";
 import { en, type Texts } from "../text/en";
+import { keep, recall, whenKeptElsewhere } from "./storage";
 
 export const languages = { en: { name: "English", texts: en }, de: { name: "Deutsch", texts: de } } as const;
 export type Language = keyof typeof languages;
@@ -15,13 +16,19 @@ function preferredLanguage(): Language {
   return "en";
 }
 
-function stored<T extends string>(name: string, allowed: readonly string[], otherwise: T): T {
-  const value = localStorage.getItem(name);
-  return value !== null && allowed.includes(value) ? (value as T) : otherwise;
+const THEMES: readonly string[] = ["auto", "light", "dark"] satisfies Theme[];
+
+function languageOf(kept: string | null): Language {
+  return kept !== null && kept in languages ? (kept as Language) : preferredLanguage();
+}
+function themeOf(kept: string | null): Theme {
+  return kept !== null && THEMES.includes(kept) ? (kept as Theme) : "auto";
 }
 
-export const language = signal<Language>(stored("atelier.language", Object.keys(languages), preferredLanguage()));
-export const theme = signal<Theme>(stored("atelier.theme", ["auto", "light", "dark"], "auto"));
+export const language = signal<Language>(languageOf(recall("atelier.language")));
+export const theme = signal<Theme>(themeOf(recall("atelier.theme")));
+whenKeptElsewhere("atelier.language", (kept) => (language.value = languageOf(kept)));
+whenKeptElsewhere("atelier.theme", (kept) => (theme.value = themeOf(kept)));
 
 /** All texts of the page in its language: `t.value.create.prompt`. */
 export const t = computed<Texts>(() => languages[language.value].texts);
@@ -36,12 +43,12 @@ effect(() => {
 
 export function chooseLanguage(chosen: Language): void {
   language.value = chosen;
-  localStorage.setItem("atelier.language", chosen);
+  keep("atelier.language", chosen);
 }
 
 export function chooseTheme(chosen: Theme): void {
   theme.value = chosen;
-  localStorage.setItem("atelier.theme", chosen);
+  keep("atelier.theme", chosen);
 }
 
 /** A number as the language writes it. */

@@ -8,6 +8,7 @@
 import { computed, signal } from "@preact/signals";
 import { type DBSchema, type IDBPDatabase, openDB } from "idb";
 import type { FoundFace, GenerateInput, RestoreInput } from "../api/types";
+import { nothingIsKept } from "./storage";
 
 interface EntryBase {
   /** The ID of the job that began it. */
@@ -17,6 +18,8 @@ interface EntryBase {
   expiresAt: number | null;
   /** A small picture of it, JPEG. */
   thumbnail: Blob | null;
+  /** All other jobs that were ever made for it, so that they can be deleted with it: see `recordJob` in deleting.ts. */
+  made?: readonly string[];
 }
 
 /** A picture, or several, that were drawn. `id`: the drawing's job. */
@@ -81,6 +84,8 @@ interface Schema extends DBSchema {
 
 const channel = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("atelier.entries");
 let database: Promise<IDBPDatabase<Schema>> | null = null;
+/** Changes of this page that are not in the database yet; `count`: of all that there have been. */
+const writing = { pending: new Set<Promise<void>>(), count: 0 };
 
 function open(): Promise<IDBPDatabase<Schema>> {
   database ??= openDB<Schema>("atelier", 1, {
@@ -94,7 +99,7 @@ const all = signal<ReadonlyMap<string, Entry>>(new Map());
 /** The database has been read. */
 export const entriesAreRead = signal(false);
 /** It cannot be used (a private window, say): what is asked for is lost with the page. */
-export const entriesAreLost = signal(false);
+export const entriesAreLost = nothingIsKept;
 
 /** Newest first. */
 export const entries = computed(() => [...all.value.values()].sort((a, b) => b.createdAt - a.createdAt));
@@ -114,19 +119,35 @@ export async function readEntries(): Promise<void> {
 
 async function reread(): Promise<void> {
   try {
-    const found = await (await open()).getAll("entries");
-    all.value = new Map(found.map((entry) => [entry.id, entry]));
+    for (;;) {
+      await Promise.all(writing.pending);
+      const { count } = writing;
+      const found = await (await open()).getAll("entries");
+      if (count !== writing.count) continue; // what was read is older than what is shown
+      all.value = new Map(found.map((entry) => [entry.id, entry]));
+      return;
+    }
   } catch {
     entriesAreLost.value = true;
   }
 }
 
-async function write(change: (open: IDBPDatabase<Schema>) => Promise<unknown>): Promise<void> {
+/** Return what the change returns; null if the database cannot be used. */
+async function write<T>(change: (open: IDBPDatabase<Schema>) => Promise<T>): Promise<T | null> {
+  let written = () => {};
+  const pending = new Promise<void>((resolve) => (written = resolve));
+  writing.pending.add(pending);
+  writing.count += 1;
   try {
-    await change(await open());
+    const result = await change(await open());
     channel?.postMessage("changed");
+    return result;
   } catch {
     entriesAreLost.value = true;
+    return null;
+  } finally {
+    writing.pending.delete(pending);
+    written();
   }
 }
 
@@ -136,21 +157,27 @@ export async function putEntry(entry: Entry): Promise<void> {
   await write((opened) => opened.put("entries", entry));
 }
 
-/** Change an entry, if it is still there: by what it is in the database, where another tab may have changed it. */
+/**
+ * Change an entry, if it is still there: by what it is in the database, where another tab may have changed it. Return
+ * whether it was.
+ */
 export async function changeEntry<E extends Entry>(
   id: string,
   change: (entry: E) => E,
-): Promise<void> {
+): Promise<boolean> {
   const shown = all.value.get(id);
   if (shown) all.value = new Map(all.value).set(id, change(shown as E));
-  await write(async (opened) => {
+  const isStored = await write(async (opened) => {
     const transaction = opened.transaction("entries", "readwrite");
     const stored = await transaction.store.get(id);
     if (stored) await transaction.store.put(change(stored as E));
     await transaction.done;
+    return stored !== undefined;
   });
+  return isStored ?? all.value.has(id);
 }
 
+/** Remove an entry, and nothing of what the gateway has of it: see `deleteEntry` in deleting.ts. */
 export async function removeEntry(id: string): Promise<void> {
   const rest = new Map(all.value);
   rest.delete(id);

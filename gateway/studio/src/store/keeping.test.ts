@@ -12,7 +12,8 @@ function asked(daysAgo: number, expiresAt: number | null): Creation {
 
 it("keeps what has expired for a week, and what has not for as long as the gateway does", () => {
   expect(isStale(asked(6, NOW - 5 * DAY), true, NOW)).toBe(false);
-  expect(isStale(asked(8, NOW - 7 * DAY), false, NOW)).toBe(true);
+  expect(isStale(asked(9, NOW - 8 * DAY), false, NOW)).toBe(true);
+  expect(isStale(asked(9, NOW - 6 * DAY), true, NOW)).toBe(false); // a week after it has expired
   expect(isStale(asked(8, NOW + DAY), false, NOW)).toBe(false);
   expect(isStale(asked(8, null), false, NOW)).toBe(false);
   expect(isStale(asked(8, null), true, NOW)).toBe(true);

@@ -2,7 +2,7 @@
  * What entries learn from their jobs, wherever these are shown: a small picture if they have none, and when the gateway
  * deletes what was made. In this one place, so that no tab has to think of it.
  */
-import { effect } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { getOutput } from "../api/client";
 import { Problem } from "../api/problem";
 import type { Job } from "../api/types";
@@ -19,8 +19,8 @@ export function mainJobOf(entry: Entry): string {
 
 /** Whether nothing is left of an entry but its small picture, and that for a week. */
 export function isStale(entry: Entry, gone: boolean, now: number): boolean {
-  const isOver = gone || (entry.expiresAt !== null && entry.expiresAt < now);
-  return isOver && entry.createdAt < now - WEEK_MS;
+  const isDeleted = gone || (entry.expiresAt !== null && entry.expiresAt < now);
+  return isDeleted && (entry.expiresAt ?? entry.createdAt) < now - WEEK_MS;
 }
 
 /** When a job's outputs are deleted; null while that is not known. */
@@ -29,10 +29,26 @@ export function expiryOf(job: Job): number | null {
   return Number.isNaN(at) ? null : at;
 }
 
+/** What could not be fetched is tried again after so long, twice as long each time, and not for ever. */
+const RETRY_MS = 5000;
+const MOST_TRIES = 6;
+
 /** From now on. */
 export function keepEntries(): void {
-  const done = new Set<string>(); // what was looked at once: by entry and job
+  const done = new Set<string>(); // what was looked at once, or waits to be: by entry and job
+  const tries = new Map<string, number>();
+  const retries = signal(0); // there is something to look at again
+  const tryAgain = (key: string) => {
+    const count = (tries.get(key) ?? 0) + 1;
+    tries.set(key, count);
+    if (count >= MOST_TRIES) return;
+    setTimeout(() => {
+      done.delete(key);
+      retries.value += 1;
+    }, RETRY_MS * 2 ** (count - 1));
+  };
   effect(() => {
+    void retries.value;
     for (const entry of entries.value) {
       const id = mainJobOf(entry);
       const { job, gone } = jobState(id).value;
@@ -43,13 +59,13 @@ export function keepEntries(): void {
         queueMicrotask(() => void removeEntry(entry.id)); // not within the effect that reads entries
       } else if (job?.status === "completed") {
         done.add(key);
-        queueMicrotask(() => void keep(entry, job).then((kept) => kept || done.delete(key)));
+        queueMicrotask(() => void keep(entry, job).then((kept) => kept || tryAgain(key)));
       }
     }
   });
 }
 
-/** Whether all is kept that there is; otherwise it is tried again with the next change. */
+/** Whether all is kept that there is; otherwise it is tried again. */
 async function keep(entry: Entry, job: Job): Promise<boolean> {
   const expiresAt = expiryOf(job);
   const needsThumbnail = !entry.thumbnail;

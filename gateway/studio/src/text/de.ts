@@ -17,6 +17,7 @@ export const de: Texts = {
     copied: "Kopiert",
     notCopied: "Der Browser hat das Kopieren nicht erlaubt.",
     dismiss: "Ausblenden",
+    messages: "Meldungen",
   },
   create: {
     form: "Was gezeichnet wird",
@@ -141,6 +142,8 @@ export const de: Texts = {
     busyFor: (time) => `Das Gateway ist ausgelastet. Erneut versuchen in ${time}.`,
     gone: "Das Bild ist abgelaufen und wurde gelöscht.",
     lost: "Dieser Browser bewahrt für diese Seite nichts auf (ein privates Fenster?): Aufträge sind beim Verlassen verloren.",
+    tooLarge: "Das ist zu groß: Das Gateway oder etwas davor nimmt keine Dateien dieser Größe an.",
+    between: "Etwas vor dem Gateway antwortet, das Gateway selbst aber nicht.",
     other: (message) => message,
   },
   restore: {
@@ -183,6 +186,7 @@ export const de: Texts = {
         failed: "Fehlgeschlagen",
         expired: "Abgelaufen",
       },
+      notRemoved: (name, message) => `${name} wurde nicht gelöscht und bleibt hier. ${message}`,
       notAdded: (name) => `${name} konnte nicht hinzugefügt werden.`,
     },
     photograph: {
@@ -353,7 +357,8 @@ export const de: Texts = {
       "Was erstellt und restauriert wird, steht hier, nur in diesem Browser, bis das Gateway es löscht: meist eine Stunde, nachdem es fertig ist.",
     toCreate: "Ein Bild erstellen",
     toRestore: "Fotografien restaurieren",
-    count: (count) => (count === 1 ? "1 Bild, nur in diesem Browser aufbewahrt" : `${count} Bilder, nur in diesem Browser aufbewahrt`),
+    count: (count) =>
+      `${count === 1 ? "1 Bild" : `${count} Bilder`}. Diese Liste bewahrt der Browser auf, die Bilder das Gateway, bis es sie löscht.`,
     drawnAgain: "Ein noch einmal gezeichnetes Bild",
     photograph: "Fotografie",
     drawing: "Zeichnung",
@@ -441,6 +446,7 @@ export const de: Texts = {
     keyRefused: "Das Gateway hat diesen Schlüssel nicht angenommen.",
     keySaved: "Der Schlüssel ist gespeichert.",
     keyRemoved: "Der Schlüssel ist entfernt.",
+    keyUnfit: "Das kann kein Schlüssel sein: Es enthält Zeichen, die nicht gesendet werden können. Wurde nur der Schlüssel kopiert, und er ganz?",
     enterKey: "Schlüssel eintragen",
     show: "Anzeigen",
     hide: "Verbergen",

@@ -15,6 +15,7 @@ export const en = {
     copied: "Copied",
     notCopied: "The browser did not allow copying.",
     dismiss: "Dismiss",
+    messages: "Messages",
   },
   create: {
     form: "What to draw",
@@ -139,6 +140,8 @@ export const en = {
     busyFor: (time: string) => `The gateway is busy. Try again in ${time}.`,
     gone: "It has expired, and was deleted.",
     lost: "This browser keeps nothing for this page (a private window?): what you ask for is lost when you leave.",
+    tooLarge: "It is too large: the gateway, or what is in front of it, takes no files of that size.",
+    between: "What is in front of the gateway answers, but the gateway does not.",
     other: (message: string) => message,
   },
   restore: {
@@ -181,6 +184,7 @@ export const en = {
         failed: "Failed",
         expired: "Expired",
       },
+      notRemoved: (name: string, message: string) => `${name} was not deleted, and stays here. ${message}`,
       notAdded: (name: string) => `${name} could not be added.`,
     },
     photograph: {
@@ -351,7 +355,8 @@ export const en = {
       "What you create and restore is listed here, in this browser alone, until the gateway deletes it: usually an hour after it is done.",
     toCreate: "Create a picture",
     toRestore: "Restore photographs",
-    count: (count: number) => (count === 1 ? "1 picture, kept in this browser alone" : `${count} pictures, kept in this browser alone`),
+    count: (count: number) =>
+      `${count === 1 ? "1 picture" : `${count} pictures`}. This list is kept in this browser, the pictures on the gateway until it deletes them.`,
     drawnAgain: "A picture drawn again",
     photograph: "Photograph",
     drawing: "Drawing",
@@ -439,6 +444,7 @@ export const en = {
     keyRefused: "The gateway did not accept this key.",
     keySaved: "The key is saved.",
     keyRemoved: "The key is removed.",
+    keyUnfit: "This cannot be a key: it has signs that cannot be sent. Was it copied whole, without anything else?",
     enterKey: "Enter the key",
     show: "Show",
     hide: "Hide",

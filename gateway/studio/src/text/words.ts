@@ -13,6 +13,8 @@ export function describeProblem(problem: Problem): string {
     const seconds = problem.retryAfterSeconds;
     return seconds === null ? problems.busy : problems.busyFor(formatSeconds(seconds));
   }
+  if (problem.code === "http_413") return problems.tooLarge;
+  if (problem.code === "http_502" || problem.code === "http_504" || problem.code === "silent") return problems.between;
   return problems.other(problem.message);
 }
 

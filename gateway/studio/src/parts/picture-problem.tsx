@@ -1,0 +1,19 @@
+import { t } from "../store/appearance";
+import type { Picture } from "../store/pictures";
+import { describeProblem } from "../text/words";
+import { Notice } from "./notice";
+
+/** Why a picture cannot be shown, and a button that fetches it again. Nothing if it can. */
+export function PictureProblem({ picture: { problem, retry } }: { picture: Picture }) {
+  if (!problem) return null;
+  return (
+    <Notice kind="error">
+      <p>{describeProblem(problem)}</p>
+      {problem.status !== 404 && problem.status !== 410 && (
+        <button type="button" class="button small" onClick={retry}>
+          {t.value.common.retry}
+        </button>
+      )}
+    </Notice>
+  );
+}
