@@ -1,6 +1,8 @@
+import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { Icon } from "../parts/icon";
 import { stageOf } from "../parts/job-progress";
+import { Said } from "../parts/said";
 import { announce } from "../store/announcer";
 import { formatNumber, formatSeconds, formatTime, t } from "../store/appearance";
 import { now } from "../store/clock";
@@ -38,7 +40,11 @@ export function Card({ entry }: { entry: Entry }) {
   );
 
   return (
-    <li ref={element} class={`history-card ${state.kind}`}>
+    <li
+      ref={element}
+      class={`history-card ${state.kind}`}
+      onKeyDown={(event) => event.repeat && event.key === "Enter" && event.preventDefault()} // held down, it asks once
+    >
       {state.kind === "expired" ? (
         picture
       ) : (
@@ -71,11 +77,11 @@ export function Card({ entry }: { entry: Entry }) {
             </span>
           </button>
         )}
-        {state.kind !== "active" && entry.kind === "creation" && !entry.input.recipe_of && (
+        {state.kind !== "active" && entry.kind === "creation" && (
           <button type="button" class="button quiet small" disabled={busy} onClick={() => run(again(entry))}>
             <Icon name="again" />
             <span>
-              {common.again}
+              {entry.input.seed === undefined ? history.againVaried : history.againSame}
               {ofThis}
             </span>
           </button>
@@ -102,7 +108,7 @@ function titleOf(entry: Entry): string {
   return entry.input.prompt?.trim() || t.value.history.drawnAgain;
 }
 
-function wordsOf(state: CardState): string {
+function wordsOf(state: CardState): ComponentChildren {
   const { history } = t.value;
   switch (state.kind) {
     case "expired":
@@ -110,7 +116,13 @@ function wordsOf(state: CardState): string {
     case "canceled":
       return history.canceled;
     case "failed":
-      return history.failed(state.message);
+      return state.message ? (
+        <>
+          {history.failed}: <Said>{state.message}</Said>
+        </>
+      ) : (
+        history.failed
+      );
     case "unknown":
       return history.unknown;
     case "found":
@@ -129,7 +141,7 @@ function wordsOf(state: CardState): string {
 /** When the gateway deletes it, in words. */
 function deletionOf(entry: Entry, state: CardState, ofJob: number | null): string {
   const at = ofJob ?? entry.expiresAt;
-  if (at === null || state.kind === "expired" || state.kind === "active") return "";
+  if (at === null || !["done", "found", "unknown"].includes(state.kind)) return ""; // there is nothing to delete
   const seconds = (at - now.value) / 1000;
   return seconds > 0 ? t.value.history.deletedIn(formatSeconds(seconds)) : t.value.history.deletedNow;
 }
