@@ -1,4 +1,4 @@
-import { t } from "../store/appearance";
+import { formatNumber, t } from "../store/appearance";
 import { MODEL_SET, SEED, type Told } from "./recipe";
 import "./facts.css";
 
@@ -11,18 +11,24 @@ interface Props {
 
 /** How a picture was made, or is to be: names and values. */
 export function Facts({ facts, areFields, name }: Props) {
-  const texts = t.value.create;
   if (facts.length === 0) return null;
   return (
     <dl class="facts small" tabIndex={0} aria-label={name}>
       {facts.map(([of, value]) => (
         <div key={of}>
           <dt class="soft">{areFields ? nameOf(of) : of}</dt>
-          <dd class="tabular">{{ true: texts.yes, false: texts.no }[value] ?? value}</dd>
+          <dd class="tabular">{areFields ? inWords(value) : value}</dd>
         </div>
       ))}
     </dl>
   );
+}
+
+function inWords(value: string): string {
+  const { yes, no } = t.value.create;
+  if (value === "true" || value === "false") return value === "true" ? yes : no;
+  const isShortNumber = /^-?\d{1,15}(\.\d{1,4})?$/.test(value);
+  return isShortNumber ? formatNumber(Number(value), { useGrouping: false, maximumFractionDigits: 4 }) : value;
 }
 
 /** The form's name of one of the gateway's fields; what the form has no field for keeps the gateway's. */

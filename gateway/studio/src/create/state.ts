@@ -65,6 +65,7 @@ export function change(fields: Partial<Form>): void {
   form.value = { ...form.value, ...fields };
   const still = Object.entries(errors.value).filter(([name]) => !(name in fields));
   errors.value = Object.fromEntries(still);
+  if (problem.value && !problem.value.isTemporary) problem.value = null;
 }
 
 /** The form as it was before something took its place at once; null: nothing has. */

@@ -75,7 +75,7 @@ export const de: Texts = {
     canceled: "Abgebrochen.",
     failed: "Das Bild konnte nicht gezeichnet werden.",
     noDrawing: "Unter dieser Adresse ist keine Zeichnung.",
-    ends: { expired: "abgelaufen", canceled: "abgebrochen", failed: "fehl­geschlagen" },
+    ends: { expired: "abge\u00adlaufen", canceled: "abge\u00adbrochen", failed: "fehl\u00adgeschlagen" },
     settings: "Einstellungen",
     settingsUse: "Diese Einstellungen verwenden",
     settingsUsed: "Im Formular steht jetzt, womit dieses Bild gezeichnet wurde.",
