@@ -159,10 +159,10 @@ def test_options_are_reset_without_the_prompt_and_can_be_had_back(window: Studio
 
 def test_a_recipe_that_cannot_be_followed_says_so_and_what_can_be_done(window: Studio) -> None:
     window.expected.append("422")
-    asked: list[str] = []
+    asked: list[bytes] = []
 
     def refuse(route: Route) -> None:
-        asked.append(route.request.post_data_buffer.decode() if route.request.post_data_buffer else "")
+        asked.append(route.request.post_data_buffer or b"")
         fields = [{"field": "input.recipe_of", "message": "was drawn with sdxl; demo is loaded"}]
         error = {"code": "invalid_request", "message": fields[0]["message"], "fields": fields}
         route.fulfill(status=422, json={"success": False, "error": error})
@@ -181,7 +181,7 @@ def test_a_recipe_that_cannot_be_followed_says_so_and_what_can_be_done(window: S
     expect(dialog.get_by_text("demo is loaded")).to_be_visible()
     dialog.get_by_role("button", name="Draw it all the same").click()
     expect(dialog.get_by_text("demo is loaded")).to_be_visible()
-    assert ["any_model_set" in each for each in asked] == [False, True]
+    assert [b"any_model_set" in each for each in asked] == [False, True]
     page.keyboard.press("Escape")
 
     window.context.route("**/v1/inspect", lambda route: tell(route, started_from={"image_sha256": "ab"}))
