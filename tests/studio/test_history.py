@@ -209,4 +209,4 @@ def test_the_tabs_take_keys_and_dropped_files_and_stay(window: Studio) -> None:
     page.keyboard.press("End")
     expect(history).to_be_focused()
     page.keyboard.press("Alt+ArrowLeft")  # the browser's own: back, not left
-    expect(page.get_by_role("tab", name="Create")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Restore")).to_have_attribute("aria-selected", "false")
