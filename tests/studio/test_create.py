@@ -144,7 +144,13 @@ def test_a_dropped_picture_is_drawn_again_to_the_pixel(window: Studio) -> None:
 
     drop(page, "portrait.png", first.data)
     dialog.get_by_role("button", name="Use it").click()
-    expect(page.get_by_role("textbox", name="Prompt", exact=True)).to_have_value(PROMPT)
+    prompt = page.get_by_role("textbox", name="Prompt", exact=True)
+    expect(prompt).to_have_value(PROMPT)
+    page.get_by_role("button", name="Undo").click()
+    expect(prompt).to_have_value("something else")
+    page.get_by_text(PROMPT, exact=True).click()
+    page.get_by_role("button", name="Use these settings").click()
+    expect(prompt).to_have_value(PROMPT)
     expect(page.get_by_role("textbox", name="Seed", exact=True)).to_have_value("42")
     expect(page.get_by_role("textbox", name="Width")).to_have_value("256")
 
@@ -261,6 +267,11 @@ def test_a_key_is_asked_for_where_it_is_needed(window: Studio) -> None:
     page = window.open()
     fill(page)
     generate(page)
+    enter = page.get_by_role("button", name="Enter the key")
+    expect(enter).to_be_focused()
+    expect(page.get_by_role("alert")).to_have_count(0)  # it is said in one place
+    enter.click()
     page.get_by_label("API key").fill("open sesame")
-    page.get_by_role("button", name="Use this key").click()
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Download", exact=True)).to_be_visible()

@@ -267,3 +267,25 @@ def test_a_photograph_without_a_face_is_one(window: Studio, atelier: Atelier) ->
     page = window.open("#history")
     remember_photograph(page, photograph(atelier.url, plain_picture()))
     expect(cards(page)).to_contain_text("No face found")
+
+
+def test_the_tabs_take_keys_and_dropped_files_and_stay(window: Studio) -> None:
+    page = window.open("#history")
+    taken = page.evaluate(
+        """() => {
+            const files = new DataTransfer();
+            files.items.add(new File(["x"], "x.png", { type: "image/png" }));
+            const event = { dataTransfer: files, bubbles: true, cancelable: true };
+            const dragged = ["dragover", "drop"].map((kind) => new DragEvent(kind, event));
+            return dragged.map((each) => !document.body.dispatchEvent(each));
+        }"""
+    )
+    assert taken == [True, True]  # otherwise the browser opens the file in the page's place
+    history = page.get_by_role("tab", name="History")
+    history.focus()
+    page.keyboard.press("Home")
+    expect(page.get_by_role("tab", name="Create")).to_be_focused()
+    page.keyboard.press("End")
+    expect(history).to_be_focused()
+    page.keyboard.press("Alt+ArrowLeft")  # the browser's own: back, not left
+    expect(page.get_by_role("tab", name="Restore")).to_have_attribute("aria-selected", "false")

@@ -14,9 +14,25 @@ import "./app.css";
 
 const TABS: readonly Tab[] = ["create", "restore", "history"];
 
+/** A file that is dropped where nobody takes it would be opened by the browser in the page's place. */
+function keepPage(): () => void {
+  const refuse = (event: DragEvent) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    const isField = event.target instanceof HTMLInputElement && event.target.type === "file"; // takes it itself
+    if (!isField) event.preventDefault();
+  };
+  addEventListener("dragover", refuse);
+  addEventListener("drop", refuse);
+  return () => {
+    removeEventListener("dragover", refuse);
+    removeEventListener("drop", refuse);
+  };
+}
+
 /** The whole page: the header with its tabs, and the tab in view. A tab that is left keeps what is in its fields. */
 export function App() {
   useEffect(watchHealth, []);
+  useEffect(keepPage, []);
   const restoresOnly = health.value?.restores_only ?? false;
   const tabs = restoresOnly ? TABS.filter((tab) => tab !== "create") : TABS;
   const tab = restoresOnly && route.value.tab === "create" ? "restore" : route.value.tab;
@@ -25,11 +41,12 @@ export function App() {
   });
 
   function onKeyDown(event: KeyboardEvent) {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's
+    const at = tabs.indexOf(tab);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
+    const next = to === undefined ? undefined : tabs.at(to % tabs.length);
     if (!next) return;
+    event.preventDefault();
     goTo(next);
     document.getElementById(`tab-${next}`)?.focus();
   }

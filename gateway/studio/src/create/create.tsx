@@ -8,8 +8,10 @@ import { creations, entriesAreRead, entryOf } from "../store/entries";
 import { isFinal, jobState, learn } from "../store/jobs";
 import { route } from "../store/route";
 import { describeProblem } from "../text/words";
-import { CreationForm, draw } from "./creation-form";
+import { draw } from "./asking";
+import { CreationForm } from "./creation-form";
 import { Empty } from "./empty";
+import { goOn } from "./generate";
 import { PictureView } from "./picture-view";
 import { Recent } from "./recent";
 import { RecipeDialog } from "./recipe-dialog";
@@ -27,22 +29,24 @@ export function Create({ active }: { active: boolean }) {
   const isKnown = named !== null && (entryOf(named) !== null || route.value.id === named || !entriesAreRead.value);
   const id = isKnown ? named : (creations.value[0]?.id ?? null);
   const entry = id === null ? null : entryOf(id);
-  const input = entry?.kind === "creation" ? entry.input : null;
-  const seed = entry?.kind === "creation" ? (entry.seed ?? null) : null;
+  const creation = entry?.kind === "creation" ? entry : null;
 
+  useEffect(() => {
+    if (entriesAreRead.value) void goOn();
+  }, [entriesAreRead.value]);
   useEffect(() => {
     if (!active) return undefined;
     const onKeyDown = (event: KeyboardEvent) => {
-      if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
+      if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) {
         event.preventDefault();
         void draw();
-      } else if (event.key === "Escape" && id !== null) void cancel(id);
+      } else if (event.key === "Escape" && id !== null && !isText(event.target)) void cancel(id);
     };
     const stops = [
       on("keydown", onKeyDown),
       on("dragover", (event) => {
-        if (!event.dataTransfer?.types.includes("Files")) return;
+        if (!takesFiles(event)) return;
         event.preventDefault();
         isOver.value = true;
       }),
@@ -50,9 +54,9 @@ export function Create({ active }: { active: boolean }) {
         if (event.relatedTarget === null) isOver.value = false;
       }),
       on("drop", (event) => {
-        if (!event.dataTransfer?.types.includes("Files")) return;
-        event.preventDefault();
         isOver.value = false;
+        if (!event.dataTransfer || !takesFiles(event)) return;
+        event.preventDefault();
         dropped.value = [...event.dataTransfer.files];
       }),
     ];
@@ -63,11 +67,11 @@ export function Create({ active }: { active: boolean }) {
   }, [active, id]);
 
   return (
-    <div class="create">
+    <div class="create" onKeyDown={askOnce}>
       <h1 class="only-read-aloud">{t.value.tabs.create}</h1>
       <CreationForm onRead={(files) => (dropped.value = files)} />
       <div class={`create-picture ${id === null ? "" : "has-picture"}`}>
-        {id === null ? entriesAreRead.value && <Empty /> : <PictureView id={id} input={input} seed={seed} active={active} />}
+        {id === null ? entriesAreRead.value && <Empty /> : <PictureView id={id} creation={creation} active={active} />}
         <Recent inView={id} />
       </div>
       {isOver.value && (
@@ -78,6 +82,23 @@ export function Create({ active }: { active: boolean }) {
       <RecipeDialog files={dropped.value} onClose={() => (dropped.value = [])} />
     </div>
   );
+}
+
+/** Files are dropped, and no other dialog than that of a recipe is open. */
+function takesFiles({ dataTransfer }: DragEvent): boolean {
+  const isFree = dropped.value.length > 0 || document.querySelector("dialog[open]") === null;
+  return isFree && (dataTransfer?.types.includes("Files") ?? false);
+}
+
+/** What is typed into: Escape there ends a composition, or nothing. */
+function isText(target: EventTarget | null): boolean {
+  if (target instanceof HTMLInputElement) return !["button", "checkbox", "radio", "range", "file"].includes(target.type);
+  return target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement;
+}
+
+/** A key that is held down asks once. */
+function askOnce(event: KeyboardEvent): void {
+  if (event.key === "Enter" && event.repeat && !(event.target instanceof HTMLTextAreaElement)) event.preventDefault();
 }
 
 function on<K extends keyof WindowEventMap>(name: K, listener: (event: WindowEventMap[K]) => void): () => void {

@@ -1,51 +1,25 @@
 import { useEffect, useRef } from "preact/hooks";
-import { Problem } from "../api/problem";
 import { Icon } from "../parts/icon";
 import { Notice } from "../parts/notice";
-import { announce, say } from "../store/announcer";
+import { SaidProblem } from "../parts/said";
 import { formatNumber, t } from "../store/appearance";
-import { describeProblem } from "../text/words";
+import { draw } from "./asking";
 import { FidelitySlider } from "./fidelity-slider";
 import { FieldError, describedBy } from "./field-error";
-import { LONGEST_PROMPT, MOST_PICTURES, toInput } from "./form";
-import { generate, isAsking } from "./generate";
-import { KeyNeeded } from "./key-needed";
+import { LONGEST_PROMPT, MOST_PICTURES } from "./form";
+import { isAsking } from "./generate";
 import { MoreOptions } from "./more-options";
 import { SeedField } from "./seed-field";
 import { ShapeChoice } from "./shape-choice";
-import { change, errors, forgive, form, inView, isNarrow, problem, refuse } from "./state";
+import { change, errors, form, former, inView, isNarrow, problem, undo } from "./state";
 import "./creation-form.css";
-
-/** Ask for what the form says; what is wrong with it is told at its fields. */
-export async function draw(): Promise<void> {
-  if (isAsking.value) return;
-  forgive();
-  if (!form.value.prompt.trim()) {
-    errors.value = { prompt: t.value.create.promptMissing };
-    document.getElementById("create-prompt")?.focus();
-    return;
-  }
-  await attempt(() => generate(toInput(form.value)));
-}
-
-/** Do what asks for a drawing; what is refused is told in the form. */
-export async function attempt(ask: () => Promise<void>): Promise<void> {
-  try {
-    await ask();
-    say(t.value.create.asked);
-    if (isNarrow.value) document.querySelector(".create-picture")?.scrollIntoView({ block: "start" });
-  } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-    refuse(error);
-    if (problem.value && isNarrow.value) announce(describeProblem(problem.value), "error"); // the form may be far away
-  }
-}
 
 /** What is to be drawn. `onRead`: a picture's recipe is asked for. */
 export function CreationForm({ onRead }: { onRead: (files: File[]) => void }) {
   const texts = t.value.create;
   const fields = form.value;
-  const isUnderPicture = isNarrow.value && inView.value?.effect === "acts";
+  const acts = inView.value?.effect === "acts";
+  const hasSlider = acts ? !isNarrow.value : fields.restoreFaces; // otherwise it is under the picture
   return (
     <form
       class="creation-form sheet"
@@ -57,23 +31,39 @@ export function CreationForm({ onRead }: { onRead: (files: File[]) => void }) {
       }}
     >
       <PromptField />
+      {former.value && (
+        <div class="creation-form-former small soft" role="status">
+          <span>{texts.replaced}</span>
+          <button
+            type="button"
+            class="button quiet small"
+            onClick={() => {
+              undo();
+              document.getElementById("create-prompt")?.focus();
+            }}
+          >
+            {texts.undo}
+          </button>
+        </div>
+      )}
       <ShapeChoice />
       <div class="creation-form-group">
         <label class="check">
           <input
             type="checkbox"
             checked={fields.restoreFaces}
+            aria-describedby={describedBy("restoreFaces")}
             onChange={(event) => change({ restoreFaces: event.currentTarget.checked })}
           />
           {texts.restoreFaces}
         </label>
         <FieldError of="restoreFaces" />
-        {fields.restoreFaces && !isUnderPicture && <FidelitySlider />}
+        {hasSlider && <FidelitySlider />}
         <label class="check">
           <input
             type="checkbox"
             checked={fields.hires}
-            aria-describedby="create-hires-hint"
+            aria-describedby={describedBy("hires", "create-hires-hint")}
             onChange={(event) => change({ hires: event.currentTarget.checked })}
           />
           {texts.hires}
@@ -89,14 +79,11 @@ export function CreationForm({ onRead }: { onRead: (files: File[]) => void }) {
       </div>
       <MoreOptions />
       <div class="creation-form-ask">
-        {problem.value &&
-          (problem.value.status === 401 ? (
-            <KeyNeeded onKey={() => void draw()} />
-          ) : (
-            <Notice kind="error" live>
-              {describeProblem(problem.value)}
-            </Notice>
-          ))}
+        {problem.value && (
+          <Notice kind="error" live>
+            <SaidProblem problem={problem.value} />
+          </Notice>
+        )}
         <button
           type="submit"
           class="button primary"

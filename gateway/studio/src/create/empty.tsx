@@ -1,6 +1,6 @@
 import { t } from "../store/appearance";
 import picture from "./red-hair.webp";
-import { change } from "./state";
+import { change, form, replaceForm } from "./state";
 import "./empty.css";
 
 /** Before anything was drawn: what the page does, in one picture, and how to begin. */
@@ -25,7 +25,8 @@ export function Empty() {
               <button
                 type="button"
                 onClick={() => {
-                  change({ prompt });
+                  if (form.value.prompt.trim()) replaceForm({ ...form.value, prompt });
+                  else change({ prompt });
                   document.getElementById("create-prompt")?.focus();
                 }}
               >

@@ -19,6 +19,12 @@ describe("toInput", () => {
     expect(input).toMatchObject({ width: "wide", guidance_scale: 7.5, seed: 0 });
   });
 
+  it("takes nothing but decimals for numbers", () => {
+    const form = { ...DEFAULTS, seed: "0x10", steps: "1e1", guidance: ".5", width: "Infinity" };
+    const read = { seed: "0x10", num_inference_steps: 10, guidance_scale: 0.5, width: "Infinity" };
+    expect(toInput(form)).toMatchObject(read);
+  });
+
   it("sends no fidelity where no face is restored", () => {
     expect(toInput({ ...DEFAULTS, restoreFaces: false })).not.toHaveProperty("face_restoration_weight");
   });

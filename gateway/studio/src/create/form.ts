@@ -134,11 +134,13 @@ export function toInput(form: Form): GenerateInput {
   };
 }
 
+const DECIMAL = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i; // no 0x10, which `Number` would take for 16
+
 /** A number; what is none goes as it is, for the gateway to refuse it at its field. */
 function number(name: keyof GenerateInput, text: string): GenerateInput {
   const typed = text.trim().replace(/^([+-]?\d*),(\d+)$/, "$1.$2");
   if (typed === "") return {};
-  const value = Number(typed);
+  const value = DECIMAL.test(typed) ? Number(typed) : Number.NaN;
   return { [name]: Number.isFinite(value) ? value : typed };
 }
 

@@ -2,7 +2,7 @@ import { useEffect, useState } from "preact/hooks";
 import { t } from "../store/appearance";
 import { FieldError, describedBy } from "./field-error";
 import { DEFAULTS, IN_MORE, SAMPLERS, SCHEDULES } from "./form";
-import { change, errors, forgive, form } from "./state";
+import { change, errors, form, replaceForm } from "./state";
 import { TextField } from "./text-field";
 import "./more-options.css";
 
@@ -43,7 +43,7 @@ export function MoreOptions() {
             <input
               type="checkbox"
               checked={fields.weighted}
-              aria-describedby="create-weighted-hint"
+              aria-describedby={describedBy("weighted", "create-weighted-hint")}
               onChange={(event) => change({ weighted: event.currentTarget.checked })}
             />
             {texts.weighted}
@@ -51,6 +51,7 @@ export function MoreOptions() {
           <p id="create-weighted-hint" class="small soft hint">
             {texts.weightedHint}
           </p>
+          <FieldError of="weighted" />
         </div>
         <fieldset class="pair">
           <legend class="name">{texts.exactSize}</legend>
@@ -66,14 +67,18 @@ export function MoreOptions() {
           <Choice of="schedule" name={texts.schedule} values={SCHEDULES} />
         </div>
         <div class="pair end">
-          <label class="check">
-            <input
-              type="checkbox"
-              checked={fields.refiner}
-              onChange={(event) => change({ refiner: event.currentTarget.checked })}
-            />
-            {texts.refiner}
-          </label>
+          <div>
+            <label class="check">
+              <input
+                type="checkbox"
+                checked={fields.refiner}
+                aria-describedby={describedBy("refiner")}
+                onChange={(event) => change({ refiner: event.currentTarget.checked })}
+              />
+              {texts.refiner}
+            </label>
+            <FieldError of="refiner" />
+          </div>
           <fieldset>
             <legend class="name">{texts.enlarge}</legend>
             <div class="segments">
@@ -103,10 +108,7 @@ export function MoreOptions() {
         <button
           type="button"
           class="button quiet small reset"
-          onClick={() => {
-            change(DEFAULTS);
-            forgive();
-          }}
+          onClick={() => replaceForm({ ...DEFAULTS, prompt: form.value.prompt })}
         >
           {texts.reset}
         </button>

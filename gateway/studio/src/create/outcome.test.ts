@@ -4,7 +4,7 @@ import { countOf, effectOf, outcomeOf } from "./outcome";
 
 const face = (restored: boolean) => ({ box: [1, 2, 3, 4], confidence: 0.9, restored, reason: restored ? null : "too_small" });
 const one = { seed: 6, prompt: "a fox", final_resolution: "512x384", faces: [face(true)], warnings: ["small"] };
-const jobOf = (result: object, status = "completed") => ({ status, result, outputs: [] }) as unknown as Job;
+const jobOf = (result: object, status = "completed") => ({ type: "generate", status, result, outputs: [] }) as unknown as Job;
 
 it("tells of each of several pictures", () => {
   const job = jobOf({ ...one, images: [one, { ...one, seed: 7, faces: [], face_restoration_reason: "no_face" }] });
@@ -17,6 +17,12 @@ it("tells nothing before the end", () => {
   expect(outcomeOf(jobOf(one, "in_progress"), 0)).toBeNull();
   expect(countOf(jobOf({}, "in_progress"), { num_images: 3 }, 0)).toBe(3);
   expect(countOf(null, null, 2)).toBe(2);
+});
+
+it("tells nothing of what is no drawing", () => {
+  const found = { ...jobOf({ faces: [], width: 10 }), type: "detect" } as Job;
+  expect(outcomeOf(found, 0)).toBeNull();
+  expect(countOf(found, null, 0)).toBe(1);
 });
 
 it("says whether the fidelity acts, and why not", () => {

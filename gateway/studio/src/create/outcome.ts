@@ -17,7 +17,7 @@ export interface Outcome {
 
 /** Of the nth picture, from 0; null while there is none. */
 export function outcomeOf(job: Job | null, number: number): Outcome | null {
-  if (job?.status !== "completed" || !job.result) return null;
+  if (job?.type !== "generate" || job.status !== "completed" || !job.result) return null;
   const result = job.result as unknown as DrawingResult;
   const own = result.images?.[number] ?? result;
   const [width = 0, height = 0] = own.final_resolution.split("x").map(Number);
@@ -49,6 +49,6 @@ export function effectOf(
 /** How many pictures a job makes. */
 export function countOf(job: Job | null, input: GenerateInput | null, previews: number): number {
   const result = job?.result as unknown as DrawingResult | null | undefined;
-  if (job?.status === "completed") return result?.images?.length ?? 1;
+  if (job?.type === "generate" && job.status === "completed") return result?.images?.length ?? 1;
   return Math.max(input?.num_images ?? 1, previews, 1);
 }

@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { getOutput, inspect } from "../api/client";
 import { Problem } from "../api/problem";
 import type { GenerateInput } from "../api/types";
@@ -7,9 +7,11 @@ import { announce } from "../store/announcer";
 import { t } from "../store/appearance";
 import { copyText, download, extensionOf, fileNameOf } from "../store/files";
 import { describeProblem } from "../text/words";
-import { attempt } from "./creation-form";
+import { attempt } from "./asking";
 import { generate } from "./generate";
 import type { Outcome } from "./outcome";
+import { recipeToDraw } from "./recipe";
+import type { Variant } from "./use-variant";
 
 interface Props {
   input: GenerateInput | null;
@@ -17,7 +19,7 @@ interface Props {
   fidelity: number | null;
   outcome: Outcome;
   /** The output in view. */
-  shown: { job: string; output: string };
+  shown: Variant;
   canCompare: boolean;
   compares: boolean;
   onCompare: (compares: boolean) => void;
@@ -41,10 +43,20 @@ export function PictureTools({ input, fidelity, outcome, shown, canCompare, comp
       setBusy(false);
     }
   }
+  // What leaves the page is at the fidelity that the slider shows: it is waited for.
+  const [wanted, setWanted] = useState<"file" | "recipe" | null>(null);
+  useEffect(() => {
+    if (!wanted || shown.isWorking) return;
+    setWanted(null);
+    if (shown.problem) announce(describeProblem(shown.problem), "error");
+    else void (wanted === "file" ? save() : copyRecipe());
+  }, [wanted, shown.isWorking]);
+
   const save = () =>
     once(async () => {
       const file = await getOutput(shown.job, shown.output);
-      download(file, `${fileNameOf(outcome.prompt)}-${outcome.seed}.${extensionOf(file)}`);
+      const fidelity = shown.fidelity === null ? "" : `-fidelity-${shown.fidelity.toFixed(2)}`;
+      download(file, `${fileNameOf(outcome.prompt)}-${outcome.seed}${fidelity}.${extensionOf(file)}`);
     });
   const copyRecipe = () =>
     once(async () => {
@@ -53,7 +65,7 @@ export function PictureTools({ input, fidelity, outcome, shown, canCompare, comp
         announce(texts.create.noRecipe);
         return;
       }
-      await copyText(JSON.stringify(recipe, null, 2)).then(
+      await copyText(JSON.stringify(recipeToDraw(recipe), null, 2)).then(
         () => announce(texts.common.copied),
         () => announce(texts.common.notCopied, "error"),
       );
@@ -73,11 +85,21 @@ export function PictureTools({ input, fidelity, outcome, shown, canCompare, comp
           {texts.create.vary}
         </button>
       )}
-      <button type="button" class="button" onClick={save}>
+      {wanted && shown.isWorking && (
+        <p class="only-read-aloud" role="status">
+          {texts.create.fidelityWorks}
+        </p>
+      )}
+      <button type="button" class="button" aria-busy={wanted === "file"} onClick={() => setWanted("file")}>
         <Icon name="download" />
         {texts.common.download}
       </button>
-      <button type="button" class="button quiet" onClick={copyRecipe}>
+      <button
+        type="button"
+        class="button quiet"
+        aria-busy={wanted === "recipe"}
+        onClick={() => setWanted("recipe")}
+      >
         <Icon name="copy" />
         {texts.create.copyRecipe}
       </button>

@@ -5,13 +5,15 @@ import { BeforeAfter } from "../parts/before-after";
 import { JobProgress } from "../parts/job-progress";
 import { Notice } from "../parts/notice";
 import { PictureProblem } from "../parts/picture-problem";
+import { Said } from "../parts/said";
 import { announce, say } from "../store/announcer";
 import { formatNumber, t } from "../store/appearance";
 import { changeEntry, type Creation } from "../store/entries";
 import { isFinal, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
 import { describeReason } from "../text/words";
-import { attempt } from "./creation-form";
+import { AskedFor } from "./asked-for";
+import { attempt } from "./asking";
 import { FidelitySlider } from "./fidelity-slider";
 import { Filmstrip } from "./filmstrip";
 import { outputOf } from "./fidelity";
@@ -20,23 +22,23 @@ import { generate } from "./generate";
 import { countOf, effectOf, type Outcome, outcomeOf } from "./outcome";
 import { PictureTools } from "./picture-tools";
 import { Stage } from "./stage";
-import { change, chosen, inView, isNarrow, seedInView } from "./state";
+import { chosen, type InView, inView, isNarrow, seedInView } from "./state";
 import { useVariant } from "./use-variant";
 import "./picture-view.css";
 
 interface Props {
   id: string;
   /** What was asked for; null if this browser does not know. */
-  input: GenerateInput | null;
-  /** That it was drawn with, as far as that is known. */
-  seed: number | null;
+  creation: Creation | null;
   /** The tab is in view. */
   active: boolean;
 }
 
 /** One drawing: being drawn, finished, failed or gone. */
-export function PictureView({ id, input, seed, active }: Props) {
+export function PictureView({ id, creation, active }: Props) {
   const texts = t.value.create;
+  const input = creation?.input ?? null;
+  const seed = creation?.seed ?? null;
   const { job, previews, gone, ...state } = useJob(id, active);
   const [choice, setChoice] = useState({ id, number: 0 });
   const [compares, setCompares] = useState(false);
@@ -46,10 +48,13 @@ export function PictureView({ id, input, seed, active }: Props) {
   const outcome = gone ? null : outcomeOf(job, number);
   const hasDrawing = job?.outputs?.some(({ name }) => name === outputOf("drawn", number)) ?? false;
   const effect = effectOf(outcome, input, hasDrawing);
-  const value = chosen.value.get(id) ?? null;
+  const value = chosen.value.get(id) ?? creation?.fidelity ?? null;
   const fidelity = value ?? input?.face_restoration_weight ?? DEFAULTS.fidelity;
   const variant = useVariant(id, number, effect === "acts" ? input : null, active ? fidelity : null);
-  useInView(id, input, gone ? null : { effect, reason: outcome?.restorationReason ?? null, ...variant }, outcome);
+  const reason = outcome?.restorationReason ?? null;
+  const { isWorking, problem } = variant;
+  const isNone = gone || (job !== null && job.type !== "generate"); // no drawing that is there
+  useInView(isNone ? null : { id, effect, reason, fidelity, isWorking, problem }, outcome);
 
   const drawnWith = outcomeOf(job, 0)?.seed ?? null;
   useEffect(() => {
@@ -60,18 +65,25 @@ export function PictureView({ id, input, seed, active }: Props) {
   const shown = useLast(`${id}/${number}`, finished.url);
   const size = outcome ?? sizeOf(input ?? {});
   const prompt = outcome?.prompt ?? input?.prompt ?? "";
+  const asked = input && { ...input, ...(effect === "acts" && value !== null && { face_restoration_weight: value }) };
   const again = input && (
-    <button type="button" class="button small" onClick={() => void attempt(() => generate(seed === null ? input : { ...input, seed }))}>
-      {texts.drawAgain}
-    </button>
+    <>
+      <button type="button" class="button small" onClick={() => void attempt(() => generate(seed === null ? input : { ...input, seed }))}>
+        {seed === null && input.seed === undefined ? texts.drawAgain : texts.drawAgainSame}
+      </button>
+      <AskedFor input={input} />
+    </>
   );
 
+  if (job && job.type !== "generate") return <Ended text={texts.noDrawing}>{null}</Ended>;
   if (gone) return <Ended text={t.value.problems.gone}>{again}</Ended>;
   if (job?.status === "cancelled") return <Ended text={texts.canceled}>{again}</Ended>;
   if (job?.status === "failed") {
     return (
       <Ended text={texts.failed} kind="error">
-        <p>{job.error?.message}</p>
+        <p>
+          <Said>{job.error?.message}</Said>
+        </p>
         {again}
       </Ended>
     );
@@ -112,6 +124,7 @@ export function PictureView({ id, input, seed, active }: Props) {
       {outcome && (
         <>
           <PictureTools
+            key={`${id}/${number}`}
             input={input}
             fidelity={effect === "acts" ? value : null}
             outcome={outcome}
@@ -121,6 +134,7 @@ export function PictureView({ id, input, seed, active }: Props) {
             onCompare={setCompares}
           />
           <Remarks outcome={outcome} input={input} />
+          {asked && <AskedFor key={id} input={asked} />}
         </>
       )}
     </section>
@@ -141,20 +155,25 @@ function Ended({ text, kind = "info", children }: { text: string; kind?: "info" 
 /** What was not done, and what should be known. */
 function Remarks({ outcome, input }: { outcome: Outcome; input: GenerateInput | null }) {
   const texts = t.value.create;
-  const said = [
+  const own = [
     outcome.restorationReason && texts.notRestored(describeReason(outcome.restorationReason)),
     outcome.refinerReason && input?.use_refiner !== false && texts.noRefiner(describeReason(outcome.refinerReason)),
     outcome.hiresReason && texts.noHires(describeReason(outcome.hiresReason)),
-    ...outcome.warnings.map((warning) => `${warning.charAt(0).toUpperCase()}${warning.slice(1)}.`.replace(/\.\.$/, ".")),
   ].filter((each): each is string => typeof each === "string");
+  const warnings = outcome.warnings.map((warning) => `${warning.charAt(0).toUpperCase()}${warning.slice(1)}.`.replace(/\.\.$/, "."));
   const size = `${formatNumber(outcome.width, { useGrouping: false })} × ${formatNumber(outcome.height, { useGrouping: false })}`;
   return (
     <div class="picture-remarks small soft">
       <p class="tabular">{texts.facts(size, String(outcome.seed))}</p>
-      {said.length > 0 && (
+      {own.length + warnings.length > 0 && (
         <ul>
-          {said.map((each) => (
+          {own.map((each) => (
             <li key={each}>{each}</li>
+          ))}
+          {warnings.map((each) => (
+            <li key={each}>
+              <Said>{each}</Said>
+            </li>
           ))}
         </ul>
       )}
@@ -162,14 +181,12 @@ function Remarks({ outcome, input }: { outcome: Outcome; input: GenerateInput | 
   );
 }
 
-type Now = Pick<NonNullable<typeof inView.value>, "effect" | "reason" | "isWorking" | "problem">;
-
-/** Tell the form which picture is in view, and let its slider show that picture's fidelity. */
-function useInView(id: string, input: GenerateInput | null, now: Now | null, outcome: Outcome | null): void {
+/** Tell the form which picture is in view, and the person when it is finished. */
+function useInView(now: InView | null, outcome: Outcome | null): void {
   const seed = outcome?.seed ?? null;
   useEffect(() => {
-    inView.value = now && { id, effect: now.effect, reason: now.reason, isWorking: now.isWorking, problem: now.problem };
-  }, [id, now?.effect, now?.reason, now?.isWorking, now?.problem]);
+    inView.value = now;
+  }, [now?.id, now?.effect, now?.reason, now?.fidelity, now?.isWorking, now?.problem]);
   useEffect(() => {
     seedInView.value = seed;
   }, [seed]);
@@ -180,15 +197,11 @@ function useInView(id: string, input: GenerateInput | null, now: Now | null, out
     },
     [],
   );
-  const acts = now?.effect === "acts";
-  useEffect(() => {
-    if (acts) change({ fidelity: chosen.peek().get(id) ?? input?.face_restoration_weight ?? DEFAULTS.fidelity });
-  }, [id, acts]);
   const wasRunning = useRef<string | null>(null);
   useEffect(() => {
-    if (now?.effect === "later") wasRunning.current = id;
-    else if (outcome && wasRunning.current === id) say(t.value.create.picture(outcome.prompt));
-  }, [id, now?.effect]);
+    if (now?.effect === "later") wasRunning.current = now.id;
+    else if (outcome && wasRunning.current === now?.id) say(t.value.create.picture(outcome.prompt));
+  }, [now?.id, now?.effect]);
 }
 
 /** The last address that there was, until the next has come. */
@@ -198,4 +211,3 @@ function useLast(of: string, url: string | null): string | null {
   if (url !== null) last.current.url = url;
   return last.current.url;
 }
-

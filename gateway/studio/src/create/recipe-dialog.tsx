@@ -4,16 +4,17 @@ import { Problem } from "../api/problem";
 import { Dialog } from "../parts/dialog";
 import { Notice } from "../parts/notice";
 import { useAddress } from "../store/address";
+import { Said, SaidProblem } from "../parts/said";
 import { announce } from "../store/announcer";
 import { formatNumber, t } from "../store/appearance";
 import { handedOver } from "../store/handover";
 import { goTo } from "../store/route";
-import { describeProblem } from "../text/words";
-import { attempt } from "./creation-form";
+import { attempt } from "./asking";
+import { Facts } from "./facts";
 import { fromInput } from "./form";
-import { drawAgain } from "./generate";
-import { type Told, toldBy } from "./recipe";
-import { forgive, form } from "./state";
+import { drawAgain, generate } from "./generate";
+import { MODEL_SET, type Told, toldBy } from "./recipe";
+import { replaceForm } from "./state";
 import "./recipe-dialog.css";
 
 /** What a file says of how it was made, and what can be done with that. `files`: none: closed. */
@@ -23,6 +24,32 @@ export function RecipeDialog({ files, onClose }: { files: readonly File[]; onClo
   const { told, problem } = useTold(file);
   const picture = useAddress(file);
   const request = told?.request ?? null;
+  const [refusal, setRefusal] = useState<{ of: File; problem: Problem } | null>(null);
+  const refused = refusal?.of === file ? refusal.problem : null;
+  const isDrawing = told?.kind === "drawing" || told?.kind === "restored drawing";
+  const modelSet = told?.facts.find(([name]) => name === MODEL_SET)?.[1] ?? null;
+
+  /** Draw it; that the recipe cannot be followed is told here, with what can be done instead. */
+  async function draw(anyModelSet = false) {
+    if (!file || !request) return;
+    setRefusal(null);
+    // A restored drawing is drawn by its request: a file is drawn by the recipe of a drawing alone.
+    const ask = () => (told?.kind === "drawing" ? drawAgain(file, request, anyModelSet) : generate(request));
+    await attempt(async () => {
+      try {
+        await ask();
+      } catch (error) {
+        if (!(error instanceof Problem && error.fields.some(({ field }) => field.endsWith("recipe_of")))) {
+          onClose(); // the form tells it
+          throw error;
+        }
+        setRefusal({ of: file, problem: error });
+        return false;
+      }
+      onClose();
+      return true;
+    });
+  }
 
   function openInRestore() {
     handedOver.value = [...files];
@@ -36,7 +63,7 @@ export function RecipeDialog({ files, onClose }: { files: readonly File[]; onClo
         {file && !told && !problem && <p role="status">{texts.reading}</p>}
         {problem && (
           <Notice kind="error" live>
-            {problem.status === 422 && file ? texts.notPicture(file.name) : describeProblem(problem)}
+            {problem.status === 422 && file ? texts.notPicture(file.name) : <SaidProblem problem={problem} />}
           </Notice>
         )}
         {told && (
@@ -44,17 +71,20 @@ export function RecipeDialog({ files, onClose }: { files: readonly File[]; onClo
             {picture && <img src={picture} alt={file?.name ?? ""} />}
             {request?.prompt && <p class="prompt">{request.prompt}</p>}
             {told.kind === "other" && <p class="small soft">{texts.recipeOther}</p>}
+            {told.kind === "restored drawing" && <p class="small soft">{texts.recipeRestored}</p>}
             {told.kind === "restoration" && <p>{texts.recipeOfRestoration}</p>}
+            {told.beganFrom && <p>{texts.recipeBegan}</p>}
             {told.kind === "nothing" && <p>{texts.recipeNone}</p>}
-            {told.facts.length > 0 && (
-              <dl class="small" tabIndex={0} aria-label={texts.recipeTitle}>
-                {told.facts.map(([name, value]) => (
-                  <div key={name}>
-                    <dt class="soft">{told.kind === "drawing" ? nameOf(name) : name}</dt>
-                    <dd class="tabular">{{ true: texts.yes, false: texts.no }[value] ?? value}</dd>
-                  </div>
-                ))}
-              </dl>
+            <Facts facts={told.facts} areFields={isDrawing} name={texts.recipeTitle} />
+            {refused && (
+              <Notice kind="error" live>
+                <p>{refused.fields.map(({ message }) => <Said key={message}>{message}</Said>)}</p>
+                {modelSet && (
+                  <button type="button" class="button small" onClick={() => void draw(true)}>
+                    {texts.drawAllTheSame}
+                  </button>
+                )}
+              </Notice>
             )}
           </>
         )}
@@ -64,8 +94,7 @@ export function RecipeDialog({ files, onClose }: { files: readonly File[]; onClo
               type="button"
               class="button primary"
               onClick={() => {
-                forgive();
-                form.value = fromInput(request);
+                replaceForm(fromInput(request));
                 onClose();
                 announce(texts.recipeUsed);
               }}
@@ -73,15 +102,8 @@ export function RecipeDialog({ files, onClose }: { files: readonly File[]; onClo
               {texts.recipeUse}
             </button>
           )}
-          {told?.kind === "drawing" && request && file && (
-            <button
-              type="button"
-              class="button"
-              onClick={() => {
-                onClose();
-                void attempt(() => drawAgain(file, request));
-              }}
-            >
+          {isDrawing && !told.beganFrom && (
+            <button type="button" class="button" onClick={() => void draw()}>
               {texts.drawAgain}
             </button>
           )}
@@ -96,27 +118,6 @@ export function RecipeDialog({ files, onClose }: { files: readonly File[]; onClo
   );
 }
 
-/** The form's name of one of the gateway's fields; what the form has no field for keeps the gateway's. */
-function nameOf(field: string): string {
-  const texts = t.value.create;
-  const names: Record<string, string> = {
-    negative_prompt: texts.negative,
-    num_inference_steps: texts.steps,
-    guidance_scale: texts.guidance,
-    sampler: texts.sampler,
-    schedule: texts.schedule,
-    use_refiner: texts.refiner,
-    hires_fix: texts.hires,
-    use_face_restoration: texts.restoreFaces,
-    face_restoration_weight: texts.fidelity,
-    upscale: texts.enlarge,
-    num_images: texts.pictures,
-    width: texts.width,
-    height: texts.height,
-  };
-  return names[field] ?? field;
-}
-
 interface Answer {
   told: Told | null;
   problem: Problem | null;
@@ -129,15 +130,15 @@ function useTold(file: File | null): Answer {
     setAnswer(NONE);
     if (!file) return undefined;
     const controller = new AbortController();
-    const { seedOf, modelSet } = t.peek().create;
-    inspect(file, controller.signal).then(
-      (inspection) => setAnswer({ told: toldBy(inspection, { seed: seedOf, modelSet }), problem: null }),
-      (error: unknown) => {
+    const read = async () => {
+      try {
+        setAnswer({ told: toldBy(await inspect(file, controller.signal)), problem: null });
+      } catch (error) {
         if (controller.signal.aborted) return;
-        if (!(error instanceof Problem)) throw error;
-        setAnswer({ told: null, problem: error });
-      },
-    );
+        setAnswer({ told: null, problem: error instanceof Problem ? error : new Problem(500, "unreadable", String(error)) });
+      }
+    };
+    void read();
     return () => controller.abort();
   }, [file]);
   return answer;

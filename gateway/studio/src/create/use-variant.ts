@@ -12,23 +12,26 @@ export interface Variant {
   /** The output to show. */
   job: string;
   output: string;
-  /** Another fidelity is on its way; what is shown is the last one. */
+  /** Its fidelity, if it is not the one that was asked for at first. */
+  fidelity: number | null;
+  /** Another fidelity is wanted; what is shown is the last one. */
   isWorking: boolean;
   problem: Problem | null;
 }
 
+/** What is there, and what went wrong with what was wanted last. */
 interface Made {
   of: string;
   job: string | null;
-  isWorking: boolean;
-  problem: Problem | null;
+  at: number;
+  failed: { at: number; problem: Problem } | null;
 }
 
 /** `input`: what was asked for; null where its drawing cannot be restored again. */
 export function useVariant(id: string, number: number, input: GenerateInput | null, value: number | null): Variant {
   const of = `${id}/${number}`;
   const original = input?.face_restoration_weight ?? DEFAULTS.fidelity;
-  const [made, setMade] = useState<Made>({ of, job: null, isWorking: false, problem: null });
+  const [made, setMade] = useState<Made>({ of, job: null, at: original, failed: null });
   const fidelities = useMemo(
     () =>
       input &&
@@ -43,21 +46,21 @@ export function useVariant(id: string, number: number, input: GenerateInput | nu
     const ahead = () => fidelities.ahead(neighborsOf(value).filter((each) => !isSame(each, original)));
     if (isSame(value, original)) {
       fidelities.stop();
-      setMade({ of, job: null, isWorking: false, problem: null });
+      setMade({ of, job: null, at: original, failed: null });
       const timer = setTimeout(ahead, 10 * REST_MS); // once somebody looks at it
       return () => clearTimeout(timer);
     }
     let current = true;
     const show = async () => {
-      setMade((last) => ({ of, job: last.of === of ? last.job : null, isWorking: true, problem: null }));
+      setMade((last) => (last.of === of ? { ...last, failed: null } : { of, job: null, at: original, failed: null }));
       try {
         const job = await fidelities.want(value);
         if (!current || job === null) return;
-        setMade({ of, job, isWorking: false, problem: null });
+        setMade({ of, job, at: value, failed: null });
         ahead();
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
-        if (current) setMade((last) => ({ ...last, isWorking: false, problem: error }));
+        if (current) setMade((last) => ({ ...last, failed: { at: value, problem: error } }));
       }
     };
     const timer = setTimeout(() => void show(), fidelities.kept(value) === null ? REST_MS : 0);
@@ -67,12 +70,14 @@ export function useVariant(id: string, number: number, input: GenerateInput | nu
     };
   }, [fidelities, value, original]);
   const isOwn = made.of === of && fidelities !== null;
-  return isOwn && made.job !== null
-    ? { job: made.job, output: "image", isWorking: made.isWorking, problem: made.problem }
-    : {
-        job: id,
-        output: outputOf("image", number),
-        isWorking: isOwn && made.isWorking,
-        problem: isOwn ? made.problem : null,
-      };
+  const isOther = isOwn && made.job !== null;
+  const problem = isOwn && made.failed && value !== null && isSame(made.failed.at, value) ? made.failed.problem : null;
+  const isWanted = fidelities !== null && value !== null && !isSame(value, isOther ? made.at : original);
+  return {
+    ...(isOther && made.job !== null
+      ? { job: made.job, output: "image", fidelity: made.at }
+      : { job: id, output: outputOf("image", number), fidelity: null }),
+    isWorking: isWanted && problem === null,
+    problem,
+  };
 }

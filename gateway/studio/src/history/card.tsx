@@ -1,6 +1,8 @@
+import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { Icon } from "../parts/icon";
 import { stageOf } from "../parts/job-progress";
+import { Said } from "../parts/said";
 import { useAddress } from "../store/address";
 import { announce } from "../store/announcer";
 import { formatNumber, formatSeconds, formatTime, t } from "../store/appearance";
@@ -40,7 +42,11 @@ export function Card({ entry }: { entry: Entry }) {
   );
 
   return (
-    <li ref={element} class={`history-card ${state.kind}`}>
+    <li
+      ref={element}
+      class={`history-card ${state.kind}`}
+      onKeyDown={(event) => event.repeat && event.key === "Enter" && event.preventDefault()} // held down, it asks once
+    >
       {state.kind === "expired" ? (
         picture
       ) : (
@@ -73,11 +79,11 @@ export function Card({ entry }: { entry: Entry }) {
             </span>
           </button>
         )}
-        {state.kind !== "active" && entry.kind === "creation" && !entry.input.recipe_of && (
+        {state.kind !== "active" && entry.kind === "creation" && (
           <button type="button" class="button quiet small" disabled={busy} onClick={() => run(again(entry))}>
             <Icon name="again" />
             <span>
-              {common.again}
+              {entry.input.seed === undefined ? history.againVaried : history.againSame}
               {ofThis}
             </span>
           </button>
@@ -104,7 +110,7 @@ function titleOf(entry: Entry): string {
   return entry.input.prompt?.trim() || t.value.history.drawnAgain;
 }
 
-function wordsOf(state: CardState): string {
+function wordsOf(state: CardState): ComponentChildren {
   const { history } = t.value;
   switch (state.kind) {
     case "expired":
@@ -112,7 +118,13 @@ function wordsOf(state: CardState): string {
     case "canceled":
       return history.canceled;
     case "failed":
-      return history.failed(state.message);
+      return state.message ? (
+        <>
+          {history.failed}: <Said>{state.message}</Said>
+        </>
+      ) : (
+        history.failed
+      );
     case "unknown":
       return history.unknown;
     case "found":
@@ -131,8 +143,7 @@ function wordsOf(state: CardState): string {
 /** When the gateway deletes it, in words. */
 function deletionOf(entry: Entry, state: CardState, ofJob: number | null): string {
   const at = ofJob ?? entry.expiresAt;
-  const isKept = state.kind === "done" || state.kind === "found" || state.kind === "unknown";
-  if (at === null || !isKept) return "";
+  if (at === null || !["done", "found", "unknown"].includes(state.kind)) return ""; // there is nothing to delete
   const seconds = (at - now.value) / 1000;
   return seconds > 0 ? t.value.history.deletedIn(formatSeconds(seconds)) : t.value.history.deletedNow;
 }

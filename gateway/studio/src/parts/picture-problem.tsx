@@ -1,6 +1,6 @@
 import { t } from "../store/appearance";
 import type { Picture } from "../store/pictures";
-import { describeProblem } from "../text/words";
+import { SaidProblem } from "./said";
 import { Notice } from "./notice";
 
 /** Why a picture cannot be shown, and a button that fetches it again. Nothing if it can. */
@@ -8,7 +8,9 @@ export function PictureProblem({ picture: { problem, retry } }: { picture: Pictu
   if (!problem) return null;
   return (
     <Notice kind="error">
-      <p>{describeProblem(problem)}</p>
+      <p>
+        <SaidProblem problem={problem} />
+      </p>
       {problem.status !== 404 && problem.status !== 410 && (
         <button type="button" class="button small" onClick={retry}>
           {t.value.common.retry}

@@ -28,6 +28,8 @@ export interface Creation extends EntryBase {
   input: GenerateInput;
   /** The one that was drawn with, once that is known: of several pictures the first one's. */
   seed?: number;
+  /** That the person has chosen for the finished picture; absent: as it was asked for. */
+  fidelity?: number;
 }
 
 /** What is to be done to one face. Absent: as for the whole photograph. */
