@@ -4,7 +4,7 @@ import type { DetectReport, Job } from "../api/types";
 import { changeEntry, photographs, type Photograph } from "../store/entries";
 import { isFinal, jobState, watch } from "../store/jobs";
 import { handedOver } from "../store/handover";
-import { addPhotographs } from "./adding";
+import { addPhotographs, forgetFile, resumeUploads } from "./adding";
 import { sendWaiting } from "./queue";
 
 /** Of those whose faces are being found, so many are asked for: they are carried out in this order. */
@@ -37,6 +37,7 @@ export function followPhotographs(): () => void {
       addPhotographs(files);
     }),
   ];
+  void resumeUploads();
   const clock = setInterval(() => (now.value = Date.now()), 30_000);
   return () => {
     clearInterval(clock);
@@ -64,6 +65,7 @@ function isOver(id: string): boolean {
 /** Write what a job has found into the photograph's entry. */
 function takeOver({ id, faces, lookingAgain, restoration, expiresAt }: Photograph): void {
   const found = jobState(id).value.job;
+  if (faces !== null) forgetFile(id);
   if (faces === null && found?.status === "completed" && found.result) later(id, (entry) => withFaces(entry, found));
   if (restoration !== null) {
     const restored = jobState(restoration).value.job;
@@ -72,7 +74,7 @@ function takeOver({ id, faces, lookingAgain, restoration, expiresAt }: Photograp
   }
   if (!lookingAgain) return;
   const { job: again, gone } = jobState(lookingAgain).value;
-  if (again?.status === "completed") later(id, (entry) => ({ ...withFaces(entry, again), lookingAgain: null }));
+  if (again?.status === "completed") later(id, (entry) => ({ ...withFaces(entry, again), lookingAgain: null, lookedThoroughly: true }));
   else if (gone) later(id, (entry) => ({ ...entry, lookingAgain: null }));
 }
 

@@ -1,5 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { submit } from "../api/client";
+import { deleteJob, submit } from "../api/client";
 import { Problem } from "../api/problem";
 import type { ComparisonResult, FoundFace, RestoreReport } from "../api/types";
 import { stageOf } from "../parts/job-progress";
@@ -10,7 +10,6 @@ import { isFinal, type JobState, learn, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
 import { describeProblem, describeReason } from "../text/words";
 import { FIDELITIES, stripInput } from "./edits";
-import { loadedNetworks } from "./queue";
 import "./strip.css";
 
 /** Strips of other faces are made ahead where there are few. */
@@ -165,9 +164,17 @@ async function askForStrip(id: string, face: FoundFace, priority: number): Promi
   if (asked.has(name)) return null;
   asked.add(name);
   try {
-    const job = await submit({ type: "compare", input: stripInput(id, face, loadedNetworks()), priority });
+    const job = await submit({ type: "compare", input: stripInput(id, face), priority });
+    if (!entryOf(id)) {
+      await deleteJob(job.id); // removed in the meantime: nothing is to be left of it
+      return null;
+    }
     learn(job);
-    await changeEntry<Photograph>(id, (entry) => ({ ...entry, strips: { ...entry.strips, [face.index]: job.id } }));
+    await changeEntry<Photograph>(id, (entry) => ({
+      ...entry,
+      made: [...new Set([...(entry.made ?? []), job.id])],
+      strips: { ...entry.strips, [face.index]: job.id },
+    }));
     return null;
   } catch (error) {
     return error instanceof Problem ? error : new Problem(0, "offline", String(error));
