@@ -110,14 +110,15 @@ def newest_job(url: str, kind: str) -> dict[str, Any]:
 
 
 def count_jobs(url: str, kind: str) -> int:
-    """How many jobs of a type there have been."""
-    found, after = 0, ""
+    """How many jobs of a type there are."""
+    found = 0
+    parameters = {"limit": "100"}
     while True:
-        page = httpx.get(f"{url}/v1/jobs", params={"limit": 100, **({"after": after} if after else {})}).json()
+        page = httpx.get(f"{url}/v1/jobs", params=parameters).raise_for_status().json()
         found += sum(job["type"] == kind for job in page["data"])
         if not page["has_more"]:
             return found
-        after = page["last_id"]
+        parameters["before"] = page["next"]
 
 
 def output(url: str, job: dict[str, Any], name: str) -> bytes:
