@@ -111,9 +111,10 @@ export async function findAgain({ id, batch, createdAt, fileName }: Photograph):
   await deleteJob(id).catch(() => undefined); // what cannot be deleted now expires by itself
 }
 
-/** Its faces are known, or it was removed. */
-export function forgetFile(id: string): void {
-  files.delete(id);
+/** Only the files of these photographs are still needed: of others the faces are known, or they were removed. */
+export function keepOnlyFilesOf(needed: readonly Photograph[]): void {
+  const ids = new Set(needed.map(({ id }) => id));
+  for (const id of files.keys()) if (!ids.has(id)) files.delete(id);
 }
 
 function change(id: string, changed: Partial<Arrival>): void {

@@ -7,7 +7,7 @@ import { formatNumber, t } from "../store/appearance";
 import { photographs, type Photograph } from "../store/entries";
 import { download } from "../store/files";
 import { goTo } from "../store/route";
-import { canFindAgain, findAgain } from "./adding";
+import { arrivals, canFindAgain, findAgain, removeArrivals } from "./adding";
 import { isWorthIt } from "./edits";
 import { batchShare, mayWorkAgain, type Mark } from "./mark";
 import { currentMark } from "./marks";
@@ -49,6 +49,7 @@ export function Batch() {
 
   async function clear() {
     setIsClearing(false);
+    removeArrivals(arrivals.value);
     await removePhotographs(all);
     goTo("restore", null, { replace: true });
     focusOn(".add-photographs input");

@@ -5,7 +5,7 @@ import { announce } from "../store/announcer";
 import { t } from "../store/appearance";
 import { photographs, type Photograph } from "../store/entries";
 import { addressOf, goTo } from "../store/route";
-import { type Arrival, arrivals } from "./adding";
+import { type Arrival, arrivals, removeArrivals } from "./adding";
 import { focusOn } from "./focus";
 import { currentMark, describeMark } from "./marks";
 import { removePhotographs } from "./queue";
@@ -19,15 +19,15 @@ export function ContactSheet({ chosen }: { chosen: string | null }) {
   const arriving = arrivals.value.filter(({ state }) => state !== "failed");
   return (
     <>
-    <ul class="contact-sheet">
-      {shown.map((photograph) => (
-        <Thumbnail key={photograph.id} photograph={photograph} isChosen={photograph.id === chosen} />
-      ))}
-      {arriving.map((arrival) => (
-        <Arriving key={arrival.id} arrival={arrival} />
-      ))}
-    </ul>
-    <Refused refused={refused} />
+      <ul class="contact-sheet">
+        {shown.map((photograph) => (
+          <Thumbnail key={photograph.id} photograph={photograph} isChosen={photograph.id === chosen} />
+        ))}
+        {arriving.map((arrival) => (
+          <Arriving key={arrival.id} arrival={arrival} />
+        ))}
+      </ul>
+      <Refused refused={refused} />
     </>
   );
 }
@@ -99,14 +99,26 @@ function Thumbnail({ photograph, isChosen }: { photograph: Photograph; isChosen:
 }
 
 /** What is not with the gateway yet. */
-function Arriving({ arrival: { name, state } }: { arrival: Arrival }) {
-  const { marks } = t.value.restore.sheet;
+function Arriving({ arrival }: { arrival: Arrival }) {
+  const { name, state } = arrival;
+  const { marks, remove } = t.value.restore.sheet;
   return (
     <li class={`contact arriving ${state}`} title={name}>
       <span class="contact-frame" />
       <span class="contact-name small">{name}</span>
       <span class="only-read-aloud">: </span>
       <span class="contact-mark small">{state === "uploading" ? marks.uploading : marks.queued}</span>
+      <button
+        type="button"
+        class="contact-remove"
+        aria-label={remove(name)}
+        onClick={() => {
+          removeArrivals([arrival]);
+          focusOn(".contact.arriving .contact-remove", ".add-photographs input");
+        }}
+      >
+        <Icon name="close" />
+      </button>
     </li>
   );
 }

@@ -4,7 +4,7 @@ import type { DetectReport, Job } from "../api/types";
 import { changeEntry, photographs, type Photograph } from "../store/entries";
 import { isFinal, jobState, watch } from "../store/jobs";
 import { handedOver } from "../store/handover";
-import { addPhotographs, forgetFile, resumeUploads } from "./adding";
+import { addPhotographs, keepOnlyFilesOf, resumeUploads } from "./adding";
 import { sendWaiting } from "./queue";
 
 /** Of those whose faces are being found, so many are asked for: they are carried out in this order. */
@@ -28,6 +28,7 @@ export function followPhotographs(): () => void {
     }),
     effect(() => {
       for (const photograph of photographs.value) takeOver(photograph);
+      keepOnlyFilesOf(photographs.value.filter(({ faces }) => faces === null));
       queueMicrotask(sendWaiting);
     }),
     effect(() => {
@@ -65,7 +66,6 @@ function isOver(id: string): boolean {
 /** Write what a job has found into the photograph's entry. */
 function takeOver({ id, faces, lookingAgain, restoration, expiresAt }: Photograph): void {
   const found = jobState(id).value.job;
-  if (faces !== null) forgetFile(id);
   if (faces === null && found?.status === "completed" && found.result) later(id, (entry) => withFaces(entry, found));
   if (restoration !== null) {
     const restored = jobState(restoration).value.job;

@@ -36,7 +36,7 @@ export function Refused({ refused }: { refused: readonly Arrival[] }) {
         {refused.map((arrival) => (
           <li key={arrival.id}>
             <p>
-              <strong>{texts.notAdded(arrival.name)}</strong> <Reason arrival={arrival} />
+              <strong>{refused.length > 1 ? `${arrival.name}:` : texts.notAdded(arrival.name)}</strong> <Reason arrival={arrival} />
             </p>
             {canRetry(arrival) && (
               <button type="button" class="button small" onClick={() => retryArrivals([arrival])}>
