@@ -28,12 +28,28 @@ _PATHS = ("/health", "/generate", "/restore", "/detect", "/compare", "/v1/inspec
 
 
 def main() -> None:
-    """Install what is not installed, write the types and build."""
-    if not (SOURCE / "node_modules").is_dir():
+    """Install what is not as the lock file says, write the types and build."""
+    if not is_installed():
         npm("ci")
     write_types(TYPES)
     npm("run", "build")
     write_licenses(LICENSES)
+
+
+def is_installed(folder: Path = SOURCE) -> bool:
+    """Whether node_modules has what package-lock.json says: those versions, and nothing that is not in it."""
+    try:
+        installed = json.loads((folder / "node_modules" / ".package-lock.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # npm writes it last: installing may have been interrupted
+        return False
+    locked = json.loads((folder / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    wanted = {path: package for path, package in locked.items() if path}
+    found = installed.get("packages", {})
+    # What is optional is for other systems, as most of the bundler's binaries are.
+    needed = {path for path, package in wanted.items() if not package.get("optional")}
+    return needed <= found.keys() <= wanted.keys() and all(
+        package.get("integrity") == wanted[path].get("integrity") for path, package in found.items()
+    )
 
 
 def npm(*arguments: str, folder: Path = SOURCE) -> None:

@@ -109,6 +109,18 @@ def newest_job(url: str, kind: str) -> dict[str, Any]:
     return next(job for job in jobs if job["type"] == kind)
 
 
+def count_jobs(url: str, kind: str) -> int:
+    """How many jobs of a type there are."""
+    found = 0
+    parameters = {"limit": "100"}
+    while True:
+        page = httpx.get(f"{url}/v1/jobs", params=parameters).raise_for_status().json()
+        found += sum(job["type"] == kind for job in page["data"])
+        if not page["has_more"]:
+            return found
+        parameters["before"] = page["next"]
+
+
 def output(url: str, job: dict[str, Any], name: str) -> bytes:
     """The file of a job's output."""
     return httpx.get(f"{url}/v1/jobs/{job['id']}/outputs/{name}").raise_for_status().content

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +44,22 @@ def test_it_names_no_other_origin() -> None:
     texts = [path for path in built() if path.suffix in (".html", ".js", ".css", ".svg")]
     found = {address for path in texts for address in _ADDRESS.findall(path.read_text())}
     assert {address for address in found if not address.startswith(_NAMESPACES)} == set()
+
+
+def test_packages_are_installed_anew_when_the_lock_file_has_changed(tmp_path: Path) -> None:
+    def lock(path: str, packages: dict[str, dict[str, Any]]) -> None:
+        file = tmp_path / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"packages": packages}))
+
+    package = {"node_modules/a": {"integrity": "1"}}
+    lock("package-lock.json", {"": {}, **package, "node_modules/for-others": {"optional": True}})
+    assert not studio.is_installed(tmp_path)
+    lock("node_modules/.package-lock.json", package)
+    assert studio.is_installed(tmp_path)
+    for other in ({}, {"node_modules/a": {"integrity": "2"}}, {**package, "node_modules/b": {}}):
+        lock("node_modules/.package-lock.json", other)
+        assert not studio.is_installed(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from subprocess import Popen
 import httpx
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.processes import Atelier, free_port, process, ready, wait_for
 from tests.studio.photographs import (
@@ -20,6 +20,7 @@ from tests.studio.photographs import (
     add,
     button,
     comparison,
+    count_jobs,
     download,
     encoded,
     face,
@@ -81,7 +82,6 @@ def test_each_face_is_treated_as_it_was_chosen(window: Studio, atelier: Atelier)
 
 
 def test_a_broken_file_is_told_of_by_name_and_the_others_go_on(window: Studio) -> None:
-    window.expected.append("422")
     page = window.open("#restore")
     give(
         page,
@@ -89,15 +89,22 @@ def test_a_broken_file_is_told_of_by_name_and_the_others_go_on(window: Studio) -
         [payload("broken.jpg", b"no picture", "image/jpeg"), payload("good.png", encoded(people()))],
     )
     expect(page.get_by_role("alert")).to_contain_text(
-        "broken.jpg could not be added. Is not a PNG, JPEG or WebP"
+        "broken.jpg could not be added. It is not a PNG, JPEG or WebP picture."
     )
+    expect(button(page, "Try again")).to_have_count(0)
     expect(face(page, 1)).to_be_visible()
     button(page, "Remove broken.jpg").click()
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.get_by_role("heading", name="good.png")).to_be_visible()
 
 
-def test_a_folder_is_restored_and_downloaded_as_one_file(window: Studio, tmp_path: Path) -> None:
+def _fail(route: Route) -> None:
+    route.fulfill(status=500)
+
+
+def test_a_folder_is_restored_and_downloaded_as_one_file(
+    window: Studio, atelier: Atelier, tmp_path: Path
+) -> None:
     """Names are the photographs' own, and no two alike; what is no picture is passed over."""
     for number, name in enumerate(("first/a.png", "second/deeper/a.png", "b.png")):
         file = tmp_path / "wedding" / name
@@ -116,20 +123,41 @@ def test_a_folder_is_restored_and_downloaded_as_one_file(window: Studio, tmp_pat
     assert restored.shape == before.shape
     assert not np.array_equal(restored, before)
 
+    window.expected.append("500")
+    window.context.route(f"**/{newest_job(atelier.url, 'restore')['id']}/outputs/image", _fail)
+    _, data = download(page, "Download all 3 (zip)")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert len(archive.namelist()) == 2, "one that fails does not cost the others"
+    expect(page.get_by_text("1 photograph could not be fetched, and is not in it: ")).to_be_visible()
 
-def test_what_is_asked_for_while_the_gateway_is_away_is_sent_later(window: Studio) -> None:
+    button(page, "Change and restore again").click()
+    page.get_by_role("radio", name="Gentle", exact=True).check()
+    button(page, "Use these settings for all photographs").click()
+    expect(button(page, "Restore all 3")).to_be_visible()
+
+
+def test_what_is_asked_for_while_the_gateway_is_away_is_sent_later(window: Studio, atelier: Atelier) -> None:
+    """By two windows that wait for the gateway together, as one job."""
     window.expected.append("ERR_INTERNET_DISCONNECTED")
     page = window.open("#restore")
     add(page, payload("portrait.png", encoded(people(seed=5))))
     expect(face(page, 1)).to_be_visible()
+    other = window.open("#restore")
+    expect(face(other, 1)).to_be_visible()
+    before = count_jobs(atelier.url, "restore")
     window.context.set_offline(True)
     button(page, "Restore").click()
-    expect(page.get_by_text("The gateway does not answer. Is it running? What waits is sent")).to_be_visible()
+    for each in (page, other):
+        words = "The gateway does not answer. Is it running? What waits is sent"
+        expect(each.get_by_text(words)).to_be_visible()
     window.context.set_offline(False)
-    expect(comparison(page)).to_be_visible(timeout=120_000)
+    for each in (page, other):
+        expect(comparison(each)).to_be_visible(timeout=120_000)
+    assert count_jobs(atelier.url, "restore") == before + 1
 
 
-def test_a_reload_loses_neither_choices_nor_the_restoration(window: Studio) -> None:
+def test_a_reload_loses_neither_choices_nor_the_restoration(window: Studio, atelier: Atelier) -> None:
+    before = count_jobs(atelier.url, "restore")
     page = window.open("#restore")
     add(page, payload("portrait.png", encoded(people(seed=5))))
     face(page, 1).click()
@@ -137,10 +165,90 @@ def test_a_reload_loses_neither_choices_nor_the_restoration(window: Studio) -> N
     button(page, "Restore").click()
     page.reload()
     expect(comparison(page)).to_be_visible(timeout=120_000)
+    page.reload()  # what is done is remembered as done
+    expect(comparison(page)).to_be_visible()
     button(page, "Change and restore again").click()
     expect(page.get_by_role("tabpanel", name="Restore")).to_contain_text("1 face has a choice of its own.")
     other = window.open("#restore")  # another tab has it, too
     expect(comparison(other)).to_be_visible()
+    assert count_jobs(atelier.url, "restore") == before + 1
+
+
+def test_a_reload_goes_on_with_what_is_being_sent(window: Studio, atelier: Atelier) -> None:
+    before = count_jobs(atelier.url, "detect")
+    page = window.open("#restore")
+    window.context.route("**/v1/jobs", _keep_waiting)
+    add(page, *(payload(f"{number}.png", encoded(people(seed=number))) for number in range(5)))
+    sheet = page.get_by_role("region", name="Contact sheet").get_by_role("listitem")
+    expect(sheet.filter(has_text="Sending")).to_have_count(2)
+    _wait_for_uploads(page, 5)
+    window.context.unroute("**/v1/jobs", _keep_waiting)
+    page.reload()
+    expect(sheet.get_by_role("link")).to_have_count(5)
+    expect(sheet.filter(has_text="1 face")).to_have_count(5, timeout=120_000)
+    assert count_jobs(atelier.url, "detect") == before + 5
+    _wait_for_uploads(page, 0)
+
+
+def _keep_waiting(route: Route) -> None:
+    """As a gateway does that takes its time: there is no answer."""
+
+
+def _wait_for_uploads(page: Page, count: int) -> None:
+    """Wait until the browser keeps so many files that the gateway does not have."""
+    page.wait_for_function(
+        """(count) => new Promise((resolve) => {
+          indexedDB.open("atelier").onsuccess = ({ target: { result: database } }) => {
+            const asked = database.transaction("uploads").objectStore("uploads").count();
+            asked.onsuccess = () => { database.close(); resolve(asked.result === count); };
+          };
+        })""",
+        arg=count,
+    )
+
+
+def test_photographs_wait_for_a_gateway_that_takes_none_now(window: Studio) -> None:
+    window.expected.append("503")
+    page = window.open("#restore")
+    refusal = {"error": {"code": "service_unavailable", "message": "The disk is away.", "fields": []}}
+
+    def refuse(route: Route) -> None:
+        window.context.unroute("**/v1/jobs", refuse)
+        route.fulfill(status=503, json=refusal, headers={"Retry-After": "2"})
+
+    window.context.route("**/v1/jobs", refuse)
+    add(page, payload("portrait.png", encoded(people())))
+    expect(page.get_by_text("The disk is away. What waits is sent as soon as possible.")).to_be_visible()
+    expect(face(page, 1)).to_be_visible()
+    expect(page.get_by_text("The disk is away.")).to_have_count(0)
+
+
+def test_a_jpeg_saved_without_loss_keeps_what_was_left_alone(window: Studio, atelier: Atelier) -> None:
+    group = encoded(people(2), "JPEG", quality=90)
+    page = window.open("#restore")
+    add(page, payload("wedding.jpg", group, "image/jpeg"))
+    for number in (1, 2):
+        face(page, number).click()
+        page.get_by_role("checkbox", name="Leave as it is", exact=True).check()
+    expect(button(page, "Restore")).to_be_disabled()
+    expect(page.get_by_text("Every face is left as it is, and nothing is enlarged")).to_be_visible()
+    page.get_by_role("checkbox", name="Leave as it is", exact=True).uncheck()
+    expect(page.get_by_text("Compressed once more")).to_be_visible()
+    page.get_by_role("radio", name="Lossless (PNG)", exact=True).check()
+    restore(page)
+    expect(page.get_by_role("heading", name="wedding.jpg")).to_be_focused()
+    name, file = download(page)
+    assert name == "wedding-restored.png"
+    job = newest_job(atelier.url, "restore")
+    mask = pixels(output(atelier.url, job, "mask"))[..., 0]
+    assert np.array_equal(pixels(group)[mask == 0], pixels(file)[mask == 0])
+
+    button(page, "Remove wedding.jpg").click()
+    button(page, "Keep it").click()
+    expect(comparison(page)).to_be_visible()
+    button(page, "Remove wedding.jpg").click()
+    button(page, "Yes, remove it").click()
+    expect(page.get_by_label("Photographs", exact=True)).to_be_focused()
 
 
 def test_a_pasted_photograph_stands_as_its_orientation_says(window: Studio) -> None:

@@ -15,6 +15,8 @@ interface Props {
   height: number;
   /** Gray: white where something was changed. */
   mask?: string | null;
+  /** What the mask means. Default: that everything else has stayed as it was. */
+  maskNote?: string;
 }
 
 /**
@@ -22,7 +24,7 @@ interface Props {
  *
  * Keys, with the focus anywhere in it: arrows move the line; + and - zoom, 0 fits, 1 shows actual pixels.
  */
-export function BeforeAfter({ before, after, width, height, mask }: Props) {
+export function BeforeAfter({ before, after, width, height, mask, maskNote }: Props) {
   const [view, setView] = useState<View>("slider");
   const [split, setSplit] = useState(0.5);
   const frame = useRef<HTMLDivElement>(null);
@@ -184,7 +186,7 @@ export function BeforeAfter({ before, after, width, height, mask }: Props) {
         </div>
       </div>
       {view === "difference" && <p class="small soft">{texts.differenceNote}</p>}
-      {view === "mask" && <p class="small soft">{texts.maskNote}</p>}
+      {view === "mask" && <p class="small soft">{maskNote ?? texts.maskNote}</p>}
     </div>
   );
 }

@@ -3,7 +3,7 @@ import type { TargetedEvent } from "preact";
 import { Icon } from "../parts/icon";
 import { announce } from "../store/announcer";
 import { t } from "../store/appearance";
-import { addPhotographs } from "./adding";
+import { addPhotographs, hasNoJobs } from "./adding";
 import { filesOf, isPicture } from "./gather";
 import "./add-photographs.css";
 
@@ -20,6 +20,7 @@ export function AddPhotographs({ compact = false }: { compact?: boolean }) {
   }
 
   const kind = compact ? "small" : "";
+  if (hasNoJobs.value) return null;
   return (
     <div class={`add-photographs ${compact ? "compact" : ""}`}>
       <div class="row" role="group" aria-label={add.label}>
@@ -62,7 +63,8 @@ function addAll(files: readonly File[], wereAny: boolean): void {
 }
 
 /** Takes what is dropped or pasted anywhere while the tab is in view, and says so while something is dragged. */
-export function DropTarget({ active }: { active: boolean }) {
+export function DropTarget({ active: isShown }: { active: boolean }) {
+  const active = isShown && !hasNoJobs.value;
   const [isOver, setIsOver] = useState(false);
   useEffect(() => {
     if (!active) return undefined;

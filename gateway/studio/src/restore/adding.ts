@@ -1,60 +1,121 @@
 /**
  * Photographs on their way to the gateway. Each is uploaded once, with the job that finds its faces and keeps the
- * file; that job is the photograph. Two are uploaded at a time, the others wait here.
+ * file; that job is the photograph. Two are uploaded at a time, the others wait here. Their files are kept in the
+ * browser until the gateway has them, so that a reload goes on.
  */
 import { signal } from "@preact/signals";
 import { randomKey, submit } from "../api/client";
-import { Problem } from "../api/problem";
+import type { Problem } from "../api/problem";
 import { deleteUnwanted } from "../store/deleting";
-import { putEntry } from "../store/entries";
+import { entryOf, type Photograph, putEntry, removeEntry, type Upload } from "../store/entries";
 import { thumbnailOf } from "../store/files";
 import { learn } from "../store/jobs";
 import { goTo, route } from "../store/route";
+import { forgetUpload, keepUploads, orphanedUploads } from "../store/uploads";
 import { defaultSettings } from "./edits";
+import { holdUp, isHoldUp, problemFrom } from "./hold-up";
+import { kindOfFile, type Unusable } from "./kind-of-file";
 
-export interface Arrival {
-  /** In this page only. */
-  id: string;
-  batch: string;
-  file: File;
-  /** When it was added: the order of the contact sheet. */
-  createdAt: number;
+export interface Arrival extends Upload {
   state: "waiting" | "uploading" | "failed";
+  /** Why it failed: what the gateway said, or what was seen before it was asked. */
   problem: Problem | null;
-  /** The first of those that were added together: it is opened. */
-  isFirst: boolean;
+  unusable: Unusable | null;
+  /** The browser has the file, so that a reload loses nothing. */
+  isKept: boolean;
 }
 
 const MOST_UPLOADS = 2;
-const RETRY_MS = 3000;
 
 /** What is not with the gateway yet, in the order in which it was added. */
 export const arrivals = signal<readonly Arrival[]>([]);
+/** The gateway has no jobs: no photograph can be restored here. */
+export const hasNoJobs = signal(false);
+/** The gateway takes no photographs now, or does not answer. */
+export const uploadHoldUp = holdUp(() => uploadNext());
 
-export function addPhotographs(files: readonly File[]): void {
+/** Files of photographs whose faces have not been found, by the job: what failed can be tried again. */
+const files = new Map<string, Blob>();
+
+export function addPhotographs(added: readonly File[]): void {
   const batch = randomKey();
   const now = Date.now();
-  const added = files.map((file, index): Arrival => ({
+  const uploads = added.map((file, index): Upload => ({
     id: randomKey(),
     batch,
     file,
+    name: file.name || "photograph",
     createdAt: now + index / 1000,
-    state: "waiting",
-    problem: null,
-    isFirst: index === 0,
+    isFirst: index === 0, // it is opened
   }));
+  arriveNew(uploads);
+}
+
+/** What no page has kept yet. */
+function arriveNew(uploads: readonly Upload[]): void {
+  arrive(uploads, false);
+  keepUploads(uploads).then(
+    () => {
+      const ids = new Set(uploads.map(({ id }) => id));
+      arrivals.value = arrivals.value.map((each) => (ids.has(each.id) ? { ...each, isKept: true } : each));
+      const there = new Set(arrivals.value.map(({ id }) => id));
+      for (const { id } of uploads) if (!there.has(id)) void forgetUpload(id); // sent or removed meanwhile
+    },
+    () => undefined, // then leaving the page asks
+  );
+}
+
+/** Go on with what an earlier page has left; ask before what is not kept is lost with this one. */
+export async function resumeUploads(): Promise<void> {
+  addEventListener("beforeunload", (event) => {
+    if (arrivals.value.some(({ state, isKept }) => state !== "failed" && !isKept)) event.preventDefault();
+  });
+  arrive(await orphanedUploads(() => arrivals.value.map(({ id }) => id)), true);
+}
+
+function arrive(uploads: readonly Upload[], isKept: boolean): void {
+  if (uploads.length === 0) return;
+  const added = uploads.map((each): Arrival => ({ ...each, state: "waiting", problem: null, unusable: null, isKept }));
   arrivals.value = [...arrivals.value, ...added];
   uploadNext();
 }
 
-/** Try again to upload a file that was refused. */
-export function retryArrival(id: string): void {
-  change(id, { state: "waiting", problem: null });
+/** Whether the same file may be taken if it is sent again. */
+export function canRetry({ problem }: Arrival): boolean {
+  return problem !== null && (problem.isTemporary || problem.status >= 500);
+}
+
+/** Try again to upload files that were refused. */
+export function retryArrivals(refused: readonly Arrival[]): void {
+  for (const { id } of refused) change(id, { state: "waiting", problem: null, unusable: null });
   uploadNext();
 }
 
-export function removeArrival(id: string): void {
-  arrivals.value = arrivals.value.filter((arrival) => arrival.id !== id);
+export function removeArrivals(removed: readonly Arrival[]): void {
+  const ids = new Set(removed.map(({ id }) => id));
+  arrivals.value = arrivals.value.filter(({ id }) => !ids.has(id));
+  for (const id of ids) void forgetUpload(id);
+}
+
+/** Whether the file of a photograph is still at hand. */
+export function canFindAgain(id: string): boolean {
+  return files.has(id);
+}
+
+/** Send a photograph once more, in its place: its faces could not be looked for. */
+export async function findAgain({ id, batch, createdAt, fileName }: Photograph): Promise<void> {
+  const file = files.get(id);
+  if (!file) return;
+  files.delete(id);
+  await removeEntry(id);
+  arriveNew([{ id: randomKey(), batch, createdAt, file, name: fileName, isFirst: route.value.id === id }]);
+  await deleteUnwanted(id);
+}
+
+/** Only the files of these photographs are still needed: of others the faces are known, or they were removed. */
+export function keepOnlyFilesOf(needed: readonly Photograph[]): void {
+  const ids = new Set(needed.map(({ id }) => id));
+  for (const id of files.keys()) if (!ids.has(id)) files.delete(id);
 }
 
 function change(id: string, changed: Partial<Arrival>): void {
@@ -62,6 +123,7 @@ function change(id: string, changed: Partial<Arrival>): void {
 }
 
 function uploadNext(): void {
+  if (uploadHoldUp.isHeld()) return;
   const uploading = arrivals.value.filter(({ state }) => state === "uploading").length;
   const next = arrivals.value.filter(({ state }) => state === "waiting").slice(0, Math.max(0, MOST_UPLOADS - uploading));
   for (const arrival of next) {
@@ -71,40 +133,54 @@ function uploadNext(): void {
 }
 
 async function upload(arrival: Arrival): Promise<void> {
-  const { id, file } = arrival;
+  const { id, file, name } = arrival;
+  const kind = await kindOfFile(file);
+  if ("unusable" in kind) return change(id, { state: "failed", unusable: kind.unusable });
   try {
-    const submission = { type: "detect", input: {}, files: { image: file }, keepFiles: true, key: id } as const;
+    const image = new File([file], name, { type: kind.mediaType });
+    const submission = { type: "detect", input: {}, files: { image }, keepFiles: true, key: id } as const;
     const [job, thumbnail] = await Promise.all([submit(submission), thumbnailOf(file)]);
-    learn(job);
+    uploadHoldUp.end();
     if (!arrivals.value.some((each) => each.id === id)) {
       await deleteUnwanted(job.id); // removed in the meantime
       return;
     }
-    await putEntry({
-      kind: "photograph",
-      id: job.id,
-      createdAt: arrival.createdAt,
-      expiresAt: null,
-      thumbnail,
-      fileName: file.name || "photograph",
-      batch: arrival.batch,
-      width: 0,
-      height: 0,
-      faces: null,
-      settings: defaultSettings,
-      choices: {},
-      restoration: null,
-    });
-    removeArrival(id);
+    learn(job);
+    files.set(job.id, file);
+    if (!entryOf(job.id)) await putEntry(entryFor(arrival, job.id, thumbnail, kind.mediaType));
+    arrivals.value = arrivals.value.filter((each) => each.id !== id);
+    void forgetUpload(id);
     if (arrival.isFirst && route.value.tab === "restore") goTo("restore", job.id, { replace: true });
   } catch (error) {
-    const problem = error instanceof Problem ? error : new Problem(0, "offline", String(error));
-    if (problem.status === 429) {
-      const seconds = problem.retryAfterSeconds;
-      await new Promise((resolve) => setTimeout(resolve, seconds === null ? RETRY_MS : 1000 * seconds));
+    const problem = problemFrom(error);
+    if (isHoldUp(problem)) {
       change(id, { state: "waiting" });
+      uploadHoldUp.begin(problem);
+    } else if (problem.status === 501) {
+      hasNoJobs.value = true;
+      removeArrivals(arrivals.value);
     } else {
       change(id, { state: "failed", problem });
+      void forgetUpload(id); // what is refused is told once
     }
   }
+}
+
+function entryFor(arrival: Arrival, id: string, thumbnail: Blob | null, mediaType: string): Photograph {
+  return {
+    kind: "photograph",
+    id,
+    createdAt: arrival.createdAt,
+    expiresAt: null,
+    thumbnail,
+    fileName: arrival.name,
+    batch: arrival.batch,
+    mediaType,
+    width: 0,
+    height: 0,
+    faces: null,
+    settings: defaultSettings,
+    choices: {},
+    restoration: null,
+  };
 }

@@ -7,11 +7,12 @@ import { formatNumber, t } from "../store/appearance";
 import { photographs, type Photograph } from "../store/entries";
 import { download } from "../store/files";
 import { goTo } from "../store/route";
-import { describeProblem } from "../text/words";
+import { arrivals, canFindAgain, findAgain, removeArrivals } from "./adding";
 import { isWorthIt } from "./edits";
-import { batchShare } from "./mark";
+import { batchShare, mayWorkAgain, type Mark } from "./mark";
 import { currentMark } from "./marks";
-import { restoredName, unique } from "./names";
+import { focusOn } from "./focus";
+import { restoredName, safeName, uniqueNames } from "./names";
 import { cancelRestorations, removePhotographs, restore } from "./queue";
 import "./batch.css";
 
@@ -22,11 +23,17 @@ export function Batch() {
   const texts = t.value.restore;
   const [packed, setPacked] = useState<string | null>(null);
   const [isClearing, setIsClearing] = useState(false);
-  const progress = batchShare(marked.map(({ mark }) => mark));
+  const progress = batchShare(
+    marked.map(({ photograph, mark }) => ({ mark, together: photograph.wanted?.together ?? photograph.together ?? null })),
+  );
   const of = (kinds: string[]) => marked.filter(({ mark }) => kinds.includes(mark.kind)).map((each) => each.photograph);
-  const ready = of(["found", "cancelled"]).filter(isWorthIt);
-  const failed = of(["failed"]).filter((each) => each.faces !== null);
-  const restored = of(["restored"]);
+  const ready = of(["found", "cancelled", "changed"]).filter(isWorthIt);
+  const isAgain = (mark: Mark) => mark.kind === "failed" && mayWorkAgain(mark.code);
+  const failed = of(["failed"]);
+  const again = marked
+    .filter(({ photograph, mark }) => isAgain(mark) && (photograph.faces !== null || canFindAgain(photograph.id)))
+    .map(({ photograph }) => photograph);
+  const restored = of(["restored", "changed", "unchanged"]);
 
   async function zip() {
     setPacked(texts.batch.packing("0", formatNumber(restored.length)));
@@ -34,10 +41,7 @@ export function Batch() {
       const missing = await downloadAll(restored, (count) =>
         setPacked(texts.batch.packing(formatNumber(count), formatNumber(restored.length))),
       );
-      if (missing > 0) announce(texts.batch.missing(missing), "error");
-    } catch (error) {
-      if (error instanceof Problem) announce(describeProblem(error), "error");
-      else throw error;
+      if (missing.length > 0) announce(texts.batch.missing(missing.length, named(missing)), "error");
     } finally {
       setPacked(null);
     }
@@ -45,7 +49,20 @@ export function Batch() {
 
   async function clear() {
     setIsClearing(false);
-    if (await removePhotographs(all)) goTo("restore", null, { replace: true });
+    removeArrivals(arrivals.value);
+    if (!(await removePhotographs(all))) return;
+    goTo("restore", null, { replace: true });
+    focusOn(".add-photographs input");
+  }
+
+  function ask(isAsking: boolean) {
+    setIsClearing(isAsking);
+    focusOn(isAsking ? ".batch-keep" : ".batch-clear");
+  }
+
+  async function tryAgain() {
+    await restore(again.filter(({ faces }) => faces !== null));
+    for (const photograph of again.filter(({ faces }) => faces === null)) await findAgain(photograph);
   }
 
   if (isClearing) {
@@ -55,7 +72,7 @@ export function Batch() {
         <button type="button" class="button small" onClick={() => void clear()}>
           {texts.sheet.clearYes}
         </button>
-        <button type="button" class="button quiet small" onClick={() => setIsClearing(false)}>
+        <button type="button" class="button quiet small batch-keep" onClick={() => ask(false)}>
           {texts.sheet.clearNo}
         </button>
       </div>
@@ -77,9 +94,11 @@ export function Batch() {
       {failed.length > 0 && all.length > 1 && (
         <p class="batch-failed small" role="status">
           {texts.batch.failed(failed.length)}{" "}
-          <button type="button" class="button quiet small" onClick={() => void restore(failed)}>
-            {texts.batch.retryFailed}
-          </button>
+          {again.length > 0 && (
+            <button type="button" class="button quiet small" onClick={() => void tryAgain()}>
+              {texts.batch.retryFailed}
+            </button>
+          )}
         </p>
       )}
       <div class="row">
@@ -94,7 +113,7 @@ export function Batch() {
           </button>
         )}
         {all.length > 1 && (
-          <button type="button" class="button quiet small" onClick={() => setIsClearing(true)}>
+          <button type="button" class="button quiet small batch-clear" onClick={() => ask(true)}>
             {texts.sheet.clear}
           </button>
         )}
@@ -103,22 +122,34 @@ export function Batch() {
   );
 }
 
-/** Download what was restored as one zip; return how many had expired. */
-async function downloadAll(restored: readonly Photograph[], onPacked: (count: number) => void): Promise<number> {
-  const files: { photograph: Photograph; blob: Blob }[] = [];
-  let missing = 0;
-  for (const photograph of restored) {
-    try {
-      if (photograph.restoration !== null)
-        files.push({ photograph, blob: await getOutput(photograph.restoration, "image") });
-    } catch (error) {
-      if (!(error instanceof Problem && (error.status === 404 || error.status === 410))) throw error;
-      missing += 1;
+/** The first few names. */
+function named(names: readonly string[]): string {
+  const MOST = 3;
+  const shown = names.slice(0, MOST).join(", ");
+  return names.length > MOST ? `${shown}, ...` : shown;
+}
+
+/**
+ * Download what was restored as one zip; return the names of what is not in it. Each picture is fetched when its turn
+ * comes, so that no more than one is held beside the zip.
+ */
+async function downloadAll(restored: readonly Photograph[], onPacked: (count: number) => void): Promise<string[]> {
+  const missing: string[] = [];
+  let packed = 0;
+  async function* files() {
+    const unique = uniqueNames();
+    for (const { restoration, fileName } of restored) {
+      try {
+        const input = await getOutput(restoration ?? "", "image");
+        onPacked((packed += 1));
+        yield { name: unique(safeName(restoredName(fileName, input.type))), input, lastModified: new Date() };
+      } catch (error) {
+        if (!(error instanceof Problem)) throw error; // it has expired, or does not come: the others still do
+        missing.push(fileName);
+      }
     }
-    onPacked(files.length);
   }
-  const names = unique(files.map(({ photograph, blob }) => restoredName(photograph.fileName, blob.type)));
-  const input = files.map(({ blob }, index) => ({ name: names[index] ?? "", input: blob, lastModified: new Date() }));
-  download(await downloadZip(input).blob(), `${t.value.restore.batch.fileName}.zip`);
+  const zip = await downloadZip(files()).blob();
+  if (packed > 0) download(zip, `${t.value.restore.batch.fileName}.zip`);
   return missing;
 }

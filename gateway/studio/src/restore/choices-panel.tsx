@@ -27,8 +27,10 @@ export function ChoicesPanel({ photograph, active, chosen, isBusy, onChosen, onB
   const set = (change: Partial<PhotographSettings>) =>
     void changeEntry<Photograph>(id, (entry) => ({ ...entry, settings: { ...entry.settings, ...change } }));
 
+  const isWorth = isWorthIt(photograph);
   return (
     <form class="choices" onSubmit={(event) => event.preventDefault()}>
+      {(faces?.length ?? 0) > MANY_FACES && <FaceChoiceList photograph={photograph} chosen={chosen} onChosen={onChosen} />}
       {chosen ? (
         <OneFace photograph={photograph} face={chosen} active={active} onBack={() => onChosen(null)} />
       ) : (
@@ -39,7 +41,8 @@ export function ChoicesPanel({ photograph, active, chosen, isBusy, onChosen, onB
         <button
           type="button"
           class="button primary"
-          disabled={isBusy || !isWorthIt(photograph)}
+          disabled={isBusy || !isWorth}
+          aria-describedby={isWorth ? undefined : `nothing-${id}`}
           onClick={() => void restore([photograph])}
         >
           {texts.actions.restore}
@@ -49,8 +52,45 @@ export function ChoicesPanel({ photograph, active, chosen, isBusy, onChosen, onB
             {texts.actions.result}
           </button>
         )}
+        {!isWorth && (
+          <p class="small soft choices-reason" id={`nothing-${id}`}>
+            {hasFaces ? texts.actions.nothing : texts.actions.nothingFound}
+          </p>
+        )}
       </div>
     </form>
+  );
+}
+
+/** From so many on, frames in the photograph are small and close to one another. */
+const MANY_FACES = 8;
+
+interface ListProps {
+  photograph: Photograph;
+  chosen: FoundFace | null;
+  onChosen: (index: number | null) => void;
+}
+
+/** The faces by their numbers, for whoever cannot tell them apart in the photograph. */
+function FaceChoiceList({ photograph: { faces, choices }, chosen, onChosen }: ListProps) {
+  const texts = t.value.restore.face;
+  return (
+    <label class="field">
+      <span class="name">{texts.list}</span>
+      <select
+        class="input"
+        value={chosen === null ? "" : String(chosen.index)}
+        onChange={({ currentTarget: { value } }) => onChosen(value === "" ? null : Number(value))}
+      >
+        <option value="">{texts.all}</option>
+        {(faces ?? []).map(({ index }) => (
+          <option key={index} value={String(index)}>
+            {t.value.faces.face(index + 1)}
+            {choices[index]?.skip ? ` (${texts.willSkip})` : ""}
+          </option>
+        ))}
+      </select>
+    </label>
   );
 }
 

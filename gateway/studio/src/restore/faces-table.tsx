@@ -13,10 +13,12 @@ interface Props {
   /** Of the picture after, in px. */
   width: number;
   height: number;
+  /** What was not restored is the photograph's own, to the pixel. */
+  isExact: boolean;
 }
 
 /** What became of each face, with the reason where it was left alone. */
-export function FacesTable({ photograph, report, before, after, width, height }: Props) {
+export function FacesTable({ photograph, report, before, after, width, height, isExact }: Props) {
   const texts = t.value.restore.result;
   const faces = [...(report.faces ?? [])].sort((a, b) => a.index - b.index);
   if (faces.length === 0) return <p class="soft">{texts.noFaces}</p>;
@@ -56,6 +58,9 @@ export function FacesTable({ photograph, report, before, after, width, height }:
                     <span class="soft">. {describeReason(face.reason)}</span>
                   )}
                   {face.reason === "skipped" && <span class="soft">, {texts.asAsked}</span>}
+                  {!face.restored && !isExact && (
+                    <span class="soft">. {report.upscale_applied > 1 ? texts.onlyEnlarged : texts.butForCompression}</span>
+                  )}
                 </span>
               </p>
               <Value name={texts.fidelity} text={usedOf(face.fidelity, face.fidelity_requested, twoDigits)} />

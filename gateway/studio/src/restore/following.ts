@@ -4,7 +4,7 @@ import type { DetectReport, Job } from "../api/types";
 import { changeEntry, photographs, type Photograph } from "../store/entries";
 import { isOver, jobState, watch } from "../store/jobs";
 import { handedOver } from "../store/handover";
-import { addPhotographs } from "./adding";
+import { addPhotographs, keepOnlyFilesOf, resumeUploads } from "./adding";
 import { sendWaiting } from "./queue";
 
 /** Of those whose faces are being found, so many are asked for: they are carried out in this order. */
@@ -25,6 +25,7 @@ export function followPhotographs(): () => void {
     }),
     effect(() => {
       for (const photograph of photographs.value) takeOver(photograph);
+      keepOnlyFilesOf(photographs.value.filter(({ faces }) => faces === null));
       queueMicrotask(sendWaiting);
     }),
     effect(() => {
@@ -34,6 +35,7 @@ export function followPhotographs(): () => void {
       addPhotographs(files);
     }),
   ];
+  void resumeUploads();
   return () => {
     for (const end of ends) end();
     for (const stop of watched.values()) stop();
@@ -57,7 +59,7 @@ function takeOver({ id, faces, lookingAgain }: Photograph): void {
   if (faces === null && found?.status === "completed" && found.result) later(id, (entry) => withFaces(entry, found));
   if (!lookingAgain) return;
   const { job: again, gone } = jobState(lookingAgain).value;
-  if (again?.status === "completed") later(id, (entry) => ({ ...withFaces(entry, again), lookingAgain: null }));
+  if (again?.status === "completed") later(id, (entry) => ({ ...withFaces(entry, again), lookingAgain: null, lookedThoroughly: true }));
   else if (gone) later(id, (entry) => ({ ...entry, lookingAgain: null }));
 }
 

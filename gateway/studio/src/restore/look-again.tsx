@@ -9,10 +9,11 @@ import { recordJob } from "../store/deleting";
 import type { Photograph } from "../store/entries";
 import { isFinal, useJob } from "../store/jobs";
 import { describeProblem } from "../text/words";
+import { sentenceOf } from "./mark";
 
 /** Where no face was found: another look, at full size and in all turns. */
-export function LookAgain({ photograph: { id, lookingAgain } }: { photograph: Photograph }) {
-  const [hasLooked, setHasLooked] = useState(false);
+export function LookAgain({ photograph }: { photograph: Photograph }) {
+  const { id, lookingAgain, lookedThoroughly } = photograph;
   const [isSending, setIsSending] = useState(false);
   const state = useJob(lookingAgain ?? null);
   const { job } = state;
@@ -25,7 +26,6 @@ export function LookAgain({ photograph: { id, lookingAgain } }: { photograph: Ph
       const image = { job: id, output: "input_image" };
       const again = await submit({ type: "detect", input: { image, look: "thorough", detect_size: 0 } });
       await recordJob<Photograph>(id, again, (entry) => ({ ...entry, lookingAgain: again.id }));
-      setHasLooked(true);
     } catch (error) {
       if (error instanceof Problem) announce(describeProblem(error), "error");
       else throw error;
@@ -38,18 +38,18 @@ export function LookAgain({ photograph: { id, lookingAgain } }: { photograph: Ph
     <div class="look-again">
       <Notice live>
         <p>
-          <strong>{hasLooked && !isLooking && job === null ? texts.stillNone : texts.noFace}</strong>
+          <strong>{lookedThoroughly && !isLooking ? texts.stillNone : texts.noFace}</strong>
         </p>
-        <p class="small">{texts.noFaceHint}</p>
+        <p class="small">{lookedThoroughly ? texts.stillNoneHint : texts.noFaceHint}</p>
       </Notice>
       {job?.status === "failed" && (
         <Notice kind="error" live>
-          {texts.lookFailed(job.error?.message ?? "")}
+          {texts.lookFailed} {job.error && <span lang="en">{sentenceOf(job.error)}</span>}
         </Notice>
       )}
       {isLooking ? (
         <JobProgress state={state} />
-      ) : (
+      ) : lookedThoroughly ? null : (
         <button type="button" class="button" disabled={isSending} onClick={() => void look()}>
           {texts.lookThoroughly}
         </button>

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { Job } from "../api/types";
 import type { Photograph } from "../store/entries";
-import { defaultSettings } from "./edits";
-import { batchShare, markOf } from "./mark";
+import { defaultSettings, restoreInput } from "./edits";
+import { batchShare, type Mark, markOf, mayWorkAgain, sentenceOf } from "./mark";
 
 const NOW = Date.parse("2026-01-01T12:00:00Z");
 const LATER = "2026-01-01T12:30:00Z";
@@ -27,8 +27,8 @@ const photograph: Photograph = {
   restoration: null,
 };
 const asked = { ...photograph, restoration: "job_2" };
-const mark = (entry: Photograph, finding = found, restoring = nothing as typeof nothing | typeof found, refused = "") =>
-  markOf(entry, { finding, restoring, refused, now: NOW });
+const mark = (entry: Photograph, finding = found, restoring = nothing as typeof nothing | typeof found) =>
+  markOf(entry, { finding, restoring, now: NOW });
 
 describe("markOf", () => {
   it("follows a photograph from its arrival to its end", () => {
@@ -41,9 +41,10 @@ describe("markOf", () => {
     expect(mark(asked, found, job({ status: "completed", expires_at: LATER }))).toEqual({ kind: "restored" });
   });
   it("says what failed, and why", () => {
-    const error = { code: "internal", message: "no memory" } as Job["error"];
-    expect(mark(asked, found, job({ status: "failed", error: error ?? null }))).toEqual({ kind: "failed", message: "no memory" });
-    expect(mark(photograph, found, nothing, "too large")).toEqual({ kind: "failed", message: "too large" });
+    const error = { code: "internal", message: "no memory", fields: [] };
+    expect(mark(asked, found, job({ status: "failed", error }))).toEqual({ kind: "failed", message: "no memory", code: "internal" });
+    const refusal = { status: 413, code: "body_too_large", message: "too large", fields: [] };
+    expect(mark({ ...photograph, refusal })).toEqual({ kind: "failed", message: "too large", code: "body_too_large" });
     expect(mark(asked, found, job({ status: "cancelled" }))).toEqual({ kind: "cancelled" });
   });
   it("knows what has expired: by its time, or because the gateway says so", () => {
@@ -55,12 +56,39 @@ describe("markOf", () => {
   });
 });
 
+describe("markOf a restoration that has ended", () => {
+  const done = (result: Job["result"]) => job({ status: "completed", expires_at: LATER, result: result ?? null });
+  it("tells whether anything was restored", () => {
+    expect(mark(asked, found, done({ faces: [{ restored: false }], upscale_applied: 1 }))).toEqual({ kind: "unchanged" });
+    expect(mark(asked, found, done({ faces: [{ restored: false }], upscale_applied: 2 }))).toEqual({ kind: "restored" });
+    expect(mark(asked, found, done({ faces: [{ restored: true }], upscale_applied: 1 }))).toEqual({ kind: "restored" });
+  });
+  it("tells whether something else has been chosen since", () => {
+    const same = { ...asked, asked: restoreInput(asked) };
+    const finished = job({ status: "completed", expires_at: LATER });
+    expect(mark(same, found, finished)).toEqual({ kind: "restored" });
+    expect(mark({ ...same, settings: { ...defaultSettings, upscale: 2 } }, found, finished)).toEqual({ kind: "changed" });
+  });
+});
+
+describe("failures", () => {
+  it("are told without the name of a field, and tried again only where that can help", () => {
+    expect(sentenceOf({ message: "image: is animated", fields: [{ message: "is animated." }] })).toBe("Is animated.");
+    expect(sentenceOf({ message: "out of memory", fields: [] })).toBe("out of memory");
+    expect(mayWorkAgain("invalid_request")).toBe(false);
+    expect(mayWorkAgain("service_unavailable")).toBe(true);
+  });
+});
+
 describe("batchShare", () => {
-  it("counts what was asked for, as long as something of it is to be done", () => {
-    expect(batchShare([{ kind: "found", faces: 1 }])).toBeNull();
-    expect(batchShare([{ kind: "restored" }, { kind: "failed", message: "" }])).toBeNull();
-    expect(
-      batchShare([{ kind: "restored" }, { kind: "restoring", share: 0.5 }, { kind: "waiting" }, { kind: "found", faces: 1 }]),
-    ).toEqual({ share: 0.5, done: 1, of: 3 });
+  const of = (together: string | null, ...marks: Mark[]) => marks.map((each) => ({ mark: each, together }));
+  it("is nothing where nothing is to be done", () => {
+    expect(batchShare(of(null, { kind: "found", faces: 1 }))).toBeNull();
+    expect(batchShare(of("a", { kind: "restored" }, { kind: "failed", message: "" }))).toBeNull();
+  });
+  it("counts what was asked for together, and not what was done before", () => {
+    const before = of("a", { kind: "restored" }, { kind: "restored" });
+    const now = of("b", { kind: "restored" }, { kind: "restoring", share: 0.5 }, { kind: "waiting" });
+    expect(batchShare([...before, ...now, ...of(null, { kind: "found", faces: 1 })])).toEqual({ share: 0.5, done: 1, of: 3 });
   });
 });

@@ -3,18 +3,14 @@ import { t } from "../store/appearance";
 import { now } from "../store/clock";
 import type { Photograph } from "../store/entries";
 import { jobState } from "../store/jobs";
-import { describeProblem } from "../text/words";
 import { markOf, type Mark } from "./mark";
-import { refusals } from "./queue";
 
 const UNASKED = { job: null, gone: false };
 
 export function currentMark(photograph: Photograph): Mark {
-  const refusal = refusals.value.get(photograph.id);
   return markOf(photograph, {
     finding: jobState(photograph.id).value,
     restoring: photograph.restoration === null ? UNASKED : jobState(photograph.restoration).value,
-    refused: refusal ? describeProblem(refusal) : "",
     now: now.value,
   });
 }

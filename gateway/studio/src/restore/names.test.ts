@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { restoredName, unique } from "./names";
+import { restoredName, safeName, uniqueNames } from "./names";
 
 describe("restoredName", () => {
   it("keeps the photograph's name and its way to write the extension", () => {
@@ -15,14 +15,25 @@ describe("restoredName", () => {
   });
 });
 
-describe("unique", () => {
+describe("uniqueNames", () => {
   it("numbers what would be the same file, whatever the capitals", () => {
-    expect(unique(["a.png", "A.png", "b.png", "a.png", "a (2).png"])).toEqual([
+    expect(["a.png", "A.png", "b.png", "a.png", "a (2).png"].map(uniqueNames())).toEqual([
       "a.png",
       "A (2).png",
       "b.png",
       "a (3).png",
       "a (2) (2).png",
     ]);
+  });
+});
+
+describe("safeName", () => {
+  it("leaves nothing in a name that would lead out of a folder, or that a file system refuses", () => {
+    expect(safeName("../../etc/a.png")).toBe("_.._etc_a.png");
+    expect(safeName('C:\\x\\"y".png')).toBe("C__x__y_.png");
+    expect(safeName("a\u0000b\u202egnp.exe")).toBe("a_b_gnp.exe");
+    expect(safeName("CON.png")).toBe("CON_.png");
+    expect(safeName("Großmutter 1923.png")).toBe("Großmutter 1923.png");
+    expect(safeName("...")).toBe("photograph");
   });
 });

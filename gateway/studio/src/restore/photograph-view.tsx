@@ -13,8 +13,11 @@ import type { Photograph } from "../store/entries";
 import { isFinal, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
 import { ChoicesPanel } from "./choices-panel";
-import { isThere, type Mark } from "./mark";
-import { currentMark } from "./marks";
+import { inReadingOrder } from "./edits";
+import { isThere, type Mark, mayWorkAgain } from "./mark";
+import { currentMark, describeMark } from "./marks";
+import { canFindAgain, findAgain } from "./adding";
+import { focusOn, isFocusLost } from "./focus";
 import { LookAgain } from "./look-again";
 import { cancelRestorations } from "./queue";
 import { Result } from "./result";
@@ -24,6 +27,8 @@ interface Props {
   photograph: Photograph;
   active: boolean;
 }
+
+const HEADING = ".photograph-name";
 
 /** The photograph in view: its faces to choose from, or what became of them. */
 export function PhotographView({ photograph, active }: Props) {
@@ -46,11 +51,20 @@ export function PhotographView({ photograph, active }: Props) {
     if (!isRestored || shownResult.current === restoration) return;
     shownResult.current = restoration;
     setIsChanging(false);
-    if (wasBusy.current) announce(`${fileName}: ${t.value.restore.sheet.marks.restored}`);
+    if (wasBusy.current && active && isFocusLost()) focusOn(HEADING);
+    if (wasBusy.current) announce(`${fileName}: ${describeMark(mark)}`);
   }, [isRestored, restoration]);
 
   const texts = t.value.restore;
-  const heading = <h1 class="photograph-name">{fileName}</h1>;
+  const heading = (
+    <h1 class="photograph-name" tabIndex={-1}>
+      {fileName}
+    </h1>
+  );
+  const show = (changing: boolean) => {
+    setIsChanging(changing);
+    focusOn(HEADING);
+  };
   if (expired) {
     return (
       <section class="photograph">
@@ -68,7 +82,7 @@ export function PhotographView({ photograph, active }: Props) {
           job={restoring.job}
           report={restoring.job.result as unknown as RestoreReport}
           before={before}
-          onChange={isKept ? () => setIsChanging(true) : null}
+          onChange={isKept ? () => show(true) : null}
         />
       </section>
     );
@@ -115,7 +129,7 @@ export function PhotographView({ photograph, active }: Props) {
               chosen={faces.find((face) => face.index === chosen) ?? null}
               isBusy={mark.kind === "waiting" || mark.kind === "restoring"}
               onChosen={setChosen}
-              onBack={isRestored ? () => setIsChanging(false) : null}
+              onBack={isRestored ? () => show(false) : null}
             />
           )}
         </div>
@@ -143,10 +157,12 @@ function Words({ photograph, mark }: { photograph: Photograph; mark: Mark }) {
   const texts = t.value.restore.photograph;
   const { faces } = photograph;
   if (mark.kind === "failed") {
-    const text = faces === null ? texts.findingFailed(mark.message) : texts.failed(mark.message);
     return (
       <Notice kind="error" live>
-        {text}
+        <p>
+          {faces === null ? texts.findingFailed : texts.failed} {mark.message && <span lang="en">{mark.message}</span>}
+        </p>
+        {faces === null && mayWorkAgain(mark.code) && <FindAgain photograph={photograph} />}
       </Notice>
     );
   }
@@ -160,9 +176,19 @@ function Words({ photograph, mark }: { photograph: Photograph; mark: Mark }) {
   );
 }
 
+/** Where the file is not what was wrong: the same again, or what to do where the page has it no more. */
+function FindAgain({ photograph }: { photograph: Photograph }) {
+  if (!canFindAgain(photograph.id)) return <p class="small">{t.value.restore.photograph.addAgain}</p>;
+  return (
+    <button type="button" class="button small" onClick={() => void findAgain(photograph)}>
+      {t.value.common.retry}
+    </button>
+  );
+}
+
 function boxesOf({ faces, choices }: Photograph): Box[] {
   const texts = t.value.restore;
-  return (faces ?? []).map(({ index, box, orientation_unclear }) => {
+  return inReadingOrder(faces ?? []).map(({ index, box, orientation_unclear }) => {
     const { skip, fidelity } = choices[index] ?? {};
     const note = orientation_unclear
       ? texts.photograph.unclear

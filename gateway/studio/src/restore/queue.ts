@@ -2,44 +2,38 @@
  * Restorations that have been asked for. At most four of the tab are with the gateway; the rest wait in the entries,
  * so that a reload, or another tab, goes on with them. Whichever tab sends one: its key makes it one job.
  */
-import { signal } from "@preact/signals";
 import { cancelJob, randomKey, submit } from "../api/client";
 import { Problem } from "../api/problem";
 import { announce } from "../store/announcer";
 import { t } from "../store/appearance";
 import { deleteEntry, recordJob } from "../store/deleting";
-import { changeEntry, entryOf, photographs, type Photograph } from "../store/entries";
-import { has, health } from "../store/health";
+import { changeEntry, entryOf, photographs, type Photograph, storedEntry } from "../store/entries";
 import { isFinal, jobState, learn } from "../store/jobs";
 import { describeProblem } from "../text/words";
-import { isWorthIt, type Loaded, restoreInput } from "./edits";
+import { isWorthIt, restoreInput } from "./edits";
+import { holdUp, isHoldUp, problemFrom } from "./hold-up";
 
 const MOST_IN_FLIGHT = 4;
-const RETRY_MS = 3000;
 
-/** Why restorations could not be asked for, by photograph. */
-export const refusals = signal<ReadonlyMap<string, Problem>>(new Map());
-/** The gateway takes no more now, or does not answer: what waits is sent later. */
-export const holdUp = signal<Problem | null>(null);
+/** The gateway takes no restorations now, or does not answer. */
+export const restorationHoldUp = holdUp(() => sendWaiting());
 
 const sending = new Set<string>();
-let resumesAt = 0;
-
-export function loadedNetworks(): Loaded {
-  return { identity: health.value?.identity_available ?? false, parser: health.value !== null && has("parser") };
-}
 
 /** Ask for the restoration of photographs, as they are set now. */
 export async function restore(chosen: readonly Photograph[]): Promise<void> {
-  const loaded = loadedNetworks();
+  const together = randomKey();
   for (const { id } of chosen) {
-    forgetRefusal(id);
-    await changeEntry<Photograph>(id, (entry) =>
-      isWorthIt(entry) && !entry.wanted
-        ? { ...entry, wanted: { key: randomKey(), input: restoreInput(entry, loaded) } }
-        : entry,
-    );
+    const entry = photographOf(id);
+    if (!entry || !isWorthIt(entry)) continue;
+    const wanted = { key: randomKey(), input: restoreInput(entry), together };
+    await changeEntry<Photograph>(id, (each) => (each.wanted ? each : { ...each, wanted, refusal: null }));
   }
+}
+
+function photographOf(id: string): Photograph | null {
+  const entry = entryOf(id);
+  return entry?.kind === "photograph" ? entry : null;
 }
 
 /** Take back what waits, and cancel what is being done. */
@@ -71,7 +65,6 @@ export async function removePhotographs(chosen: readonly Photograph[]): Promise<
       announce(t.value.restore.sheet.notRemoved(fileName, describeProblem(error)), "error");
       return false;
     }
-    forgetRefusal(id);
   }
   return true;
 }
@@ -80,7 +73,7 @@ export async function removePhotographs(chosen: readonly Photograph[]): Promise<
 export function sendWaiting(): void {
   const waiting = photographs.value.filter(({ id, wanted }) => wanted && !sending.has(id)).reverse();
   const room = MOST_IN_FLIGHT - sending.size - photographs.value.filter(isInFlight).length;
-  if (performance.now() < resumesAt) return;
+  if (restorationHoldUp.isHeld()) return;
   for (const photograph of waiting.slice(0, Math.max(0, room))) {
     sending.add(photograph.id);
     void send(photograph).finally(() => {
@@ -96,33 +89,38 @@ function isInFlight({ id, restoration, wanted }: Photograph): boolean {
   return !gone && (job === null || !isFinal(job));
 }
 
-async function send({ id, wanted }: Photograph): Promise<void> {
-  if (!wanted) return;
+async function send(shown: Photograph): Promise<void> {
+  const { id } = shown;
+  // As the database has it: a click in another tab may have come first, and then its key counts.
+  const stored = ((await storedEntry(id)) ?? shown) as Photograph;
+  const { wanted } = stored;
+  if (!wanted) {
+    const { restoration } = stored; // another tab has sent it, or taken it back
+    await changeEntry<Photograph>(id, (each) =>
+      each.wanted?.key === shown.wanted?.key ? { ...each, wanted: null, restoration } : each,
+    );
+    return;
+  }
   try {
     const job = await submit({ type: "restore", input: wanted.input, key: wanted.key });
-    holdUp.value = null;
-    const isStillWanted = (entryOf(id) as Photograph | null)?.wanted?.key === wanted.key;
-    const isThere = await recordJob<Photograph>(id, job, (entry) =>
-      entry.wanted?.key === wanted.key ? { ...entry, wanted: null, restoration: job.id } : entry,
-    );
-    if (isThere && !isStillWanted && (entryOf(id) as Photograph | null)?.restoration !== job.id) await cancelJob(job.id);
+    restorationHoldUp.end();
+    const isStillWanted = photographOf(id)?.wanted?.key === wanted.key;
+    const isThere = await recordJob<Photograph>(id, job, (entry) => {
+      if (entry.wanted?.key !== wanted.key) return entry;
+      const { input, together = null } = wanted;
+      return { ...entry, wanted: null, restoration: job.id, asked: input, together, refusal: null };
+    });
+    if (isThere && !isStillWanted && photographOf(id)?.restoration !== job.id) await cancelJob(job.id);
   } catch (error) {
-    const problem = error instanceof Problem ? error : new Problem(0, "offline", String(error));
-    if (problem.isTemporary || problem.status === 401) {
-      const ms = problem.retryAfterSeconds === null ? RETRY_MS : 1000 * problem.retryAfterSeconds;
-      holdUp.value = problem;
-      resumesAt = performance.now() + ms;
-      setTimeout(sendWaiting, ms + 10);
+    const problem = problemFrom(error);
+    if (isHoldUp(problem)) {
+      restorationHoldUp.begin(problem);
       return;
     }
-    refusals.value = new Map(refusals.value).set(id, problem);
-    await changeEntry<Photograph>(id, (entry) => ({ ...entry, wanted: null }));
+    const { status, code, message, fields } = problem;
+    const refusal = { status, code, message, fields };
+    await changeEntry<Photograph>(id, (each) =>
+      each.wanted?.key === wanted.key ? { ...each, wanted: null, refusal } : each,
+    );
   }
-}
-
-function forgetRefusal(id: string): void {
-  if (!refusals.value.has(id)) return;
-  const rest = new Map(refusals.value);
-  rest.delete(id);
-  refusals.value = rest;
 }

@@ -1,17 +1,18 @@
 import { useEffect } from "preact/hooks";
+import type { Problem } from "../api/problem";
 import { Notice } from "../parts/notice";
 import { t } from "../store/appearance";
 import { entriesAreRead, photographs, type Photograph } from "../store/entries";
 import { health, readiness } from "../store/health";
 import { route } from "../store/route";
 import { describeProblem } from "../text/words";
-import { arrivals } from "./adding";
+import { arrivals, hasNoJobs, uploadHoldUp } from "./adding";
 import { AddPhotographs, DropTarget } from "./add-photographs";
 import { Batch } from "./batch";
 import { ContactSheet } from "./contact-sheet";
 import { followPhotographs } from "./following";
 import { PhotographView } from "./photograph-view";
-import { holdUp } from "./queue";
+import { restorationHoldUp } from "./queue";
 import { Welcome } from "./welcome";
 import "./restore.css";
 
@@ -30,11 +31,19 @@ function isRestorerAway(): boolean {
   return readiness.value === "partly" || (readiness.value === "loading" && health.value?.codeformer_available === false);
 }
 
+/** Why something waits: an upload, or a restoration. */
+function whatIsHeld(): Problem | null {
+  const isUploading = arrivals.value.some(({ state }) => state !== "failed");
+  const isWanted = photographs.value.some(({ wanted }) => wanted);
+  return (isUploading ? uploadHoldUp.problem.value : null) ?? (isWanted ? restorationHoldUp.problem.value : null);
+}
+
 /** The tab "Restore". `active`: it is in view. */
 export function Restore({ active }: { active: boolean }) {
   useEffect(followPhotographs, []);
   const isEmpty = photographs.value.length === 0 && arrivals.value.length === 0;
   const photograph = photographInView();
+  const held = whatIsHeld();
   if (!entriesAreRead.value) return null;
   return (
     <div class="restore">
@@ -44,9 +53,14 @@ export function Restore({ active }: { active: boolean }) {
           {t.value.restore.away}
         </Notice>
       )}
-      {holdUp.value && photographs.value.some(({ wanted }) => wanted) && (
+      {hasNoJobs.value && (
+        <Notice kind="error" live>
+          {t.value.restore.noJobs}
+        </Notice>
+      )}
+      {held && (
         <Notice kind="warning" live>
-          {t.value.restore.held(describeProblem(holdUp.value))}
+          {t.value.restore.held(describeProblem(held))}
         </Notice>
       )}
       {isEmpty ? (

@@ -12,8 +12,9 @@ import type { Photograph } from "../store/entries";
 import { download } from "../store/files";
 import { type Picture, usePicture } from "../store/pictures";
 import { describeProblem } from "../text/words";
+import { isExact } from "./edits";
 import { FacesTable } from "./faces-table";
-import { restoredName } from "./names";
+import { restoredName, safeName } from "./names";
 import "./result.css";
 
 interface Props {
@@ -37,12 +38,13 @@ export function Result({ photograph, job, report, before, onChange }: Props) {
   const width = output?.width ?? photograph.width;
   const height = output?.height ?? photograph.height;
   const missing = after.problem || !onChange ? after : before;
+  const exact = isExact(output?.content_type, report.upscale_applied);
 
   async function save() {
     setIsDownloading(true);
     try {
       const blob = await getOutput(job.id, "image");
-      download(blob, restoredName(photograph.fileName, blob.type));
+      download(blob, safeName(restoredName(photograph.fileName, blob.type)));
     } catch (error) {
       if (error instanceof Problem) announce(describeProblem(error), "error");
       else throw error;
@@ -54,7 +56,14 @@ export function Result({ photograph, job, report, before, onChange }: Props) {
   return (
     <div class="result">
       {after.url && before.url ? (
-        <BeforeAfter before={before.url} after={after.url} mask={mask.url} width={width} height={height} />
+        <BeforeAfter
+          before={before.url}
+          after={after.url}
+          mask={mask.url}
+          width={width}
+          height={height}
+          {...(exact ? {} : { maskNote: report.upscale_applied > 1 ? texts.result.maskEnlarged : texts.result.maskLossy })}
+        />
       ) : (
         <div class="photograph-mat">
           {after.url && <img src={after.url} alt={photograph.fileName} width={width} height={height} />}
@@ -73,7 +82,15 @@ export function Result({ photograph, job, report, before, onChange }: Props) {
           </button>
         )}
       </div>
-      <FacesTable photograph={photograph} report={report} before={before.url} after={after.url} width={width} height={height} />
+      <FacesTable
+        photograph={photograph}
+        report={report}
+        before={before.url}
+        after={after.url}
+        width={width}
+        height={height}
+        isExact={exact}
+      />
       <Remarks report={report} />
     </div>
   );

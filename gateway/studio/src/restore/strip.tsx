@@ -11,7 +11,6 @@ import { isFinal, type JobState, useJob } from "../store/jobs";
 import { usePicture } from "../store/pictures";
 import { describeProblem, describeReason } from "../text/words";
 import { FIDELITIES, stripInput } from "./edits";
-import { loadedNetworks } from "./queue";
 import "./strip.css";
 
 /** Strips of other faces are made ahead where there are few. */
@@ -168,7 +167,7 @@ async function askForStrip(id: string, face: FoundFace, priority: number): Promi
   if (asked.has(name)) return null;
   asked.add(name);
   try {
-    const job = await submit({ type: "compare", input: stripInput(id, face, loadedNetworks()), priority });
+    const job = await submit({ type: "compare", input: stripInput(id, face), priority });
     await recordJob<Photograph>(id, job, (entry) => ({ ...entry, strips: { ...entry.strips, [face.index]: job.id } }));
     return null;
   } catch (error) {

@@ -45,14 +45,26 @@ export interface PhotographSettings {
   fidelity: number;
   visibility: number;
   upscale: 1 | 2 | 4;
-  identity: "report" | "guard" | null;
+  identity: "guard" | null;
   mask: "feather" | "parse";
+  /** The format of the file that is made; absent: the photograph's own. */
+  format?: "png" | null;
 }
 
 /** What was asked for, as it was then. `key`: several tabs may send it, and it is still one job. */
 export interface WantedRestoration {
   key: string;
   input: RestoreInput;
+  /** What was asked for by one click has the same, so that its progress can be told. */
+  together?: string;
+}
+
+/** Why the gateway did not take a restoration: what makes a `Problem`. */
+export interface Refusal {
+  status: number;
+  code: string;
+  message: string;
+  fields: { field: string; message: string }[];
 }
 
 /** A photograph that is restored. `id`: the job that found its faces and keeps the file. */
@@ -61,6 +73,8 @@ export interface Photograph extends EntryBase {
   fileName: string;
   /** Photographs that were dropped together. */
   batch: string;
+  /** The file's media type. Absent: added before it was kept. */
+  mediaType?: string;
   /** Set once the faces have been found. */
   width: number;
   height: number;
@@ -72,16 +86,36 @@ export interface Photograph extends EntryBase {
   restoration: string | null;
   /** A restoration that has been asked for and waits in the page, since few are sent at a time. */
   wanted?: WantedRestoration | null;
+  /** What `restoration` was asked for with. */
+  asked?: RestoreInput;
+  /** `together` of what became `restoration`. */
+  together?: string | null;
+  /** Why it could not be asked for. */
+  refusal?: Refusal | null;
   /** The job that looks for faces again, more thoroughly. */
   lookingAgain?: string | null;
+  /** A thorough look has ended: what `faces` says is its result. */
+  lookedThoroughly?: boolean;
   /** By the index of the face: the job that compares its fidelities. */
   strips?: Record<number, string>;
 }
 
 export type Entry = Creation | Photograph;
 
+/** A file on its way to the gateway, so that a reload goes on with it. */
+export interface Upload {
+  /** Also the key of its submission: sent twice, it is one job. */
+  id: string;
+  batch: string;
+  createdAt: number;
+  isFirst: boolean;
+  name: string;
+  file: Blob;
+}
+
 interface Schema extends DBSchema {
   entries: { key: string; value: Entry };
+  uploads: { key: string; value: Upload };
 }
 
 const channel = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("atelier.entries");
@@ -90,12 +124,29 @@ let database: Promise<IDBPDatabase<Schema>> | null = null;
 const writing = { pending: new Set<Promise<void>>(), count: 0 };
 
 function open(): Promise<IDBPDatabase<Schema>> {
-  database ??= openDB<Schema>("atelier", 1, {
-    upgrade: (created) => void created.createObjectStore("entries", { keyPath: "id" }),
+  database ??= openDB<Schema>("atelier", 2, {
+    upgrade(created, version) {
+      if (version < 1) created.createObjectStore("entries", { keyPath: "id" });
+      if (version < 2) created.createObjectStore("uploads", { keyPath: "id" });
+    },
+    // A newer page in another tab wants to change the database: let it, and open it again when it is needed.
+    blocking(_version, _blockedVersion, event) {
+      (event.target as IDBDatabase).close();
+      database = null;
+    },
+    // An older page in another tab does not: this one works until that one is closed, but keeps nothing.
+    blocked() {
+      entriesAreLost.value = true;
+      entriesAreRead.value = true;
+    },
     terminated: () => (database = null),
   });
+  database.catch(() => (database = null)); // the next use tries again
   return database;
 }
+
+/** The database, for `uploads.ts`. Raises where there is none. */
+export const openDatabase = open;
 
 const all = signal<ReadonlyMap<string, Entry>>(new Map());
 /** The database has been read. */
@@ -127,6 +178,7 @@ async function reread(): Promise<void> {
       const found = await (await open()).getAll("entries");
       if (count !== writing.count) continue; // what was read is older than what is shown
       all.value = new Map(found.map((entry) => [entry.id, entry]));
+      entriesAreLost.value = false;
       return;
     }
   } catch {
@@ -162,6 +214,9 @@ export async function putEntry(entry: Entry): Promise<void> {
 /**
  * Change an entry, if it is still there: by what it is in the database, where another tab may have changed it. Return
  * whether it was.
+ *
+ * `change` must be pure, for it is called twice: with what is shown, at once, and with what is in the database. Whatever
+ * is random or depends on the time is made outside of it.
  */
 export async function changeEntry<E extends Entry>(
   id: string,
@@ -177,6 +232,15 @@ export async function changeEntry<E extends Entry>(
     return stored !== undefined;
   });
   return isStored ?? all.value.has(id);
+}
+
+/** An entry as the database has it, where another tab may have changed it; as it is shown if that cannot be read. */
+export async function storedEntry(id: string): Promise<Entry | null> {
+  try {
+    return (await (await open()).get("entries", id)) ?? null;
+  } catch {
+    return entryOf(id);
+  }
 }
 
 /** Remove an entry, and nothing of what the gateway has of it: see `deleteEntry` in deleting.ts. */

@@ -1,0 +1,21 @@
+/** Where the focus goes when what had it is taken away: never to the beginning of the page. */
+
+/** Focus the first of these elements that is there, once the page shows what has just been changed. */
+export function focusOn(...selectors: string[]): void {
+  requestAnimationFrame(() =>
+    requestAnimationFrame(() => {
+      for (const selector of selectors) {
+        const found = document.querySelector<HTMLElement>(`#panel-restore ${selector}`);
+        if (!found) continue;
+        found.focus();
+        return;
+      }
+    }),
+  );
+}
+
+/** Whether what had the focus has gone, and nobody has moved it elsewhere. */
+export function isFocusLost(): boolean {
+  const { activeElement } = document;
+  return activeElement === null || activeElement === document.body || activeElement.matches(":disabled");
+}
