@@ -70,7 +70,8 @@ export function keepFocus(): () => void {
     if (element === null) return;
     for (const { removedNodes, nextSibling, previousSibling, target } of changes) {
       for (const removed of removedNodes) {
-        if (removed.contains(element)) lost = { element, next: nextSibling, previous: previousSibling, parent: target };
+        const hadIt = removed.contains(element) || (lost !== null && removed.contains(lost.parent)); // one after another
+        if (hadIt) lost = { element, next: nextSibling, previous: previousSibling, parent: target };
       }
     }
     clearTimeout(timer);
