@@ -117,6 +117,8 @@ interface Schema extends DBSchema {
 
 const channel = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("atelier.entries");
 let database: Promise<IDBPDatabase<Schema>> | null = null;
+/** An older page holds the database back. */
+let isBlocked = false;
 
 function open(): Promise<IDBPDatabase<Schema>> {
   database ??= openDB<Schema>("atelier", 2, {
@@ -131,6 +133,7 @@ function open(): Promise<IDBPDatabase<Schema>> {
     },
     // An older page in another tab does not: this one works until that one is closed, but keeps nothing.
     blocked() {
+      isBlocked = true;
       entriesAreLost.value = true;
       entriesAreRead.value = true;
     },
@@ -169,7 +172,8 @@ async function reread(): Promise<void> {
   try {
     const found = await (await open()).getAll("entries");
     all.value = new Map(found.map((entry) => [entry.id, entry]));
-    entriesAreLost.value = false;
+    if (isBlocked) entriesAreLost.value = false;
+    isBlocked = false;
   } catch {
     entriesAreLost.value = true;
   }
