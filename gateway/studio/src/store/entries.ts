@@ -122,6 +122,8 @@ const channel = typeof BroadcastChannel === "undefined" ? null : new BroadcastCh
 let database: Promise<IDBPDatabase<Schema>> | null = null;
 /** Changes of this page that are not in the database yet; `count`: of all that there have been. */
 const writing = { pending: new Set<Promise<void>>(), count: 0 };
+/** An older page holds the database back. */
+let isBlocked = false;
 
 function open(): Promise<IDBPDatabase<Schema>> {
   database ??= openDB<Schema>("atelier", 2, {
@@ -136,6 +138,7 @@ function open(): Promise<IDBPDatabase<Schema>> {
     },
     // An older page in another tab does not: this one works until that one is closed, but keeps nothing.
     blocked() {
+      isBlocked = true;
       entriesAreLost.value = true;
       entriesAreRead.value = true;
     },
@@ -178,7 +181,8 @@ async function reread(): Promise<void> {
       const found = await (await open()).getAll("entries");
       if (count !== writing.count) continue; // what was read is older than what is shown
       all.value = new Map(found.map((entry) => [entry.id, entry]));
-      entriesAreLost.value = false;
+      if (isBlocked) entriesAreLost.value = false;
+      isBlocked = false;
       return;
     }
   } catch {
