@@ -115,7 +115,7 @@ def count_jobs(url: str, kind: str) -> int:
     parameters = {"limit": "100"}
     while True:
         page = httpx.get(f"{url}/v1/jobs", params=parameters).raise_for_status().json()
-        found += sum(job["type"] == kind for job in page["data"])
+        found += sum(1 for job in page["data"] if job["type"] == kind)
         if not page["has_more"]:
             return found
         parameters["before"] = page["next"]
