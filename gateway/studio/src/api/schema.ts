@@ -1940,7 +1940,7 @@ export interface operations {
                      * @default []
                      */
                     faces?: {
-                        /** @description Its index in the response of /detect. Default: its position in this list. */
+                        /** @description As returned by /detect; not used: the response numbers faces by their position in this list. */
                         index?: number | null;
                         /** @description x1, y1, x2, y2 in px of the image, origin top left. */
                         box: number[];
@@ -2077,7 +2077,7 @@ export interface operations {
                      * @default []
                      */
                     faces?: {
-                        /** @description Its index in the response of /detect. Default: its position in this list. */
+                        /** @description As returned by /detect; not used: the response numbers faces by their position in this list. */
                         index?: number | null;
                         /** @description x1, y1, x2, y2 in px of the image, origin top left. */
                         box: number[];
@@ -2485,7 +2485,7 @@ export interface operations {
                      * @default []
                      */
                     faces?: {
-                        /** @description Its index in the response of /detect. Default: its position in this list. */
+                        /** @description As returned by /detect; not used: the response numbers faces by their position in this list. */
                         index?: number | null;
                         /** @description x1, y1, x2, y2 in px of the image, origin top left. */
                         box: number[];
@@ -2612,7 +2612,7 @@ export interface operations {
                      * @default []
                      */
                     faces?: {
-                        /** @description Its index in the response of /detect. Default: its position in this list. */
+                        /** @description As returned by /detect; not used: the response numbers faces by their position in this list. */
                         index?: number | null;
                         /** @description x1, y1, x2, y2 in px of the image, origin top left. */
                         box: number[];
