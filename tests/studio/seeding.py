@@ -14,7 +14,7 @@ PROMPT = "portrait of a smiling woman with long brown hair"
 SMALL: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 2}
 _REMEMBER = """async (entry) => {
   const opened = await new Promise((resolve, reject) => {
-    const request = indexedDB.open("atelier", 1);
+    const request = indexedDB.open("atelier");
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
