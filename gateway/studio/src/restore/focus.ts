@@ -14,8 +14,9 @@ export function focusOn(...selectors: string[]): void {
   );
 }
 
-/** Whether what had the focus has gone, and nobody has moved it elsewhere. */
+/** Whether the focus is nowhere, or where it was when the work was asked for, which goes with its end. */
 export function isFocusLost(): boolean {
   const { activeElement } = document;
-  return activeElement === null || activeElement === document.body || activeElement.matches(":disabled");
+  if (activeElement === null || activeElement === document.body || activeElement.matches(":disabled")) return true;
+  return activeElement.closest(".choices-actions, .job-progress") !== null;
 }

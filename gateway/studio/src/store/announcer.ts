@@ -16,7 +16,8 @@ export const murmur = signal("");
 
 export function announce(text: string, kind: Announcement["kind"] = "info"): void {
   const id = ++count;
-  announcements.value = [...announcements.value.slice(-2), { id, text, kind }];
+  const others = announcements.value.filter((each) => each.text !== text); // said twice, it is read once
+  announcements.value = [...others.slice(-2), { id, text, kind }];
   setTimeout(() => dismiss(id), kind === "error" ? 2 * SHOWN_MS : SHOWN_MS);
 }
 
