@@ -54,7 +54,7 @@ run: $(STAMP) ## start gateway, generator and restorer on the demo models; Ctrl-
 test-fast: $(STAMP) ## the tests of the gateway and of a request's checks, under a minute on two cores
 	$(BIN)/python -m pytest -m "$(EVERYDAY)" -k "not deadline" $(FAST)
 
-test: $(STAMP) ## the tests, under 12 minutes on two cores
+test: $(STAMP) ## the tests, in two processes; half an hour or so on two cores
 	$(BIN)/python -m pytest $(PARALLEL) -m "$(EVERYDAY)"
 
 test-slow: $(STAMP) ## the tests that take longer
