@@ -14,8 +14,9 @@ from tests.studio.studio import Studio, studio
 expect.set_options(timeout=30_000)  # for cores that are busy with networks; what holds is seen at once
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for all tests of a run: while Playwright is there, asyncio runs no other loop in this thread."""
     with chromium() as opened:
         yield opened
 
