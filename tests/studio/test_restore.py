@@ -236,7 +236,7 @@ def test_a_jpeg_saved_without_loss_keeps_what_was_left_alone(window: Studio, ate
     expect(page.get_by_text("Compressed once more")).to_be_visible()
     page.get_by_role("radio", name="Lossless (PNG)", exact=True).check()
     restore(page)
-    expect(page.locator(".photograph :focus")).to_have_count(1)  # with the result, not at the page's beginning
+    expect(page.locator(".photograph :focus")).to_have_count(1)  # not at the page's beginning
     name, file = download(page)
     assert name == "wedding-restored.png"
     job = newest_job(atelier.url, "restore")
