@@ -255,7 +255,8 @@ def test_every_query_finds_its_metrics_in_a_live_prometheus(watched: Watched) ->
     assert all(before[name] == 1 for name in scaled), "each returns one number, before the first call too"
 
     cause_everything(watched)
-    wait_for(lambda: len(watched.values('atelier_backend_failures_total{backend="restorer"}')) == 1, 30)
+    lost = f'atelier_backend_failures_total{{backend="restorer", reason="{ErrorReason.SERVICE_UNAVAILABLE}"}}'
+    wait_for(lambda: len(watched.values(lost)) == 1, 30)  # beside the series of the photo that was broken
     names = set(watched.get("label/__name__/values"))
     for name, query in used.items():
         read = queries.metrics_in(query)
