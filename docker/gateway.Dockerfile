@@ -26,7 +26,8 @@ RUN install -d -o 10001 -g 10001 -m 0750 /var/lib/atelier
 COPY --from=build /opt/atelier /opt/atelier
 # The root file system is read-only in Kubernetes; libraries keep their caches in /tmp. Jobs outlive the container on a
 # volume that one gateway has; where there are several, these settings name a database and a bucket, or none.
-ENV ATELIER_GATEWAY_JOBS_DATABASE=sqlite:////var/lib/atelier/jobs.db \
+ENV ATELIER_GATEWAY_HOST=0.0.0.0 \
+    ATELIER_GATEWAY_JOBS_DATABASE=sqlite:////var/lib/atelier/jobs.db \
     ATELIER_GATEWAY_JOBS_FILES=file:/var/lib/atelier/jobs \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -33,6 +33,7 @@ RUN apt-get update \
 COPY --from=build /opt/atelier /opt/atelier
 # The root file system is read-only in Kubernetes; libraries keep their caches in /tmp.
 ENV HOME=/tmp \
+    ATELIER_GENERATOR_HOST=0.0.0.0 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001

@@ -48,6 +48,9 @@ STATUS_OF_CONTRACT = {
     "internal": 500,
     "bad_picture": 500,
     "cancelled": 499,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "rate_limited": 429,
     "not_found": 404,
     "gone": 410,
 }
@@ -66,6 +69,9 @@ def test_every_error_of_the_generator(stack: Stack, reason: ErrorReason) -> None
         # a service never sends these itself; if gRPC does, the fault is ours or the service is gone
         ErrorReason.BODY_TOO_LARGE: ErrorReason.INTERNAL,
         ErrorReason.CANCELLED: ErrorReason.SERVICE_UNAVAILABLE,
+        # it is the gateway that it refuses
+        ErrorReason.UNAUTHENTICATED: ErrorReason.INTERNAL,
+        ErrorReason.FORBIDDEN: ErrorReason.INTERNAL,
     }.get(reason, reason)
     response = stack.generate()
     error = problem(response, HTTP_STATUS[expected], expected.value)
@@ -116,6 +122,8 @@ RESTORER_WITH_FAIL = {
     ErrorReason.BAD_IMAGE: (503, "stage_unavailable"),
     ErrorReason.BODY_TOO_LARGE: (503, "stage_unavailable"),
     ErrorReason.CANCELLED: (503, "stage_unavailable"),
+    ErrorReason.UNAUTHENTICATED: (503, "stage_unavailable"),
+    ErrorReason.FORBIDDEN: (503, "stage_unavailable"),
     # without fields it is not the client's request that was refused
     ErrorReason.INVALID_REQUEST: (503, "stage_unavailable"),
 }

@@ -30,11 +30,15 @@ STATUSES = {
     "out_of_memory": 503,
     "bad_picture": 500,
     "cancelled": 499,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "rate_limited": 429,
     "not_found": 404,
     "gone": 410,
     "internal": 500,
 }
 REPEATED = {"queue_full", "deadline_unmeetable", "stage_not_ready", "stage_draining", "stage_unavailable"}
+REPEATED |= {"rate_limited"}
 HOPELESS = {"deadline_exceeded", "out_of_memory", "not_served"}
 
 

@@ -35,12 +35,14 @@ from atelier_runtime.errors import (
     Cancelled,
     DeadlineExceeded,
     DeadlineUnmeetable,
+    Forbidden,
     InternalError,
     InvalidRequest,
     QueueFull,
     ServiceDraining,
     ServiceNotReady,
     ServiceUnavailable,
+    Unauthenticated,
 )
 from atelier_runtime.images import message_limit_bytes
 from atelier_runtime.rpc_errors import from_rpc_error
@@ -245,6 +247,8 @@ def to_atelier_error(backend: BackendName, rpc_error: grpc.aio.AioRpcError) -> A
         return DeadlineExceeded(f"The deadline expired while the {backend} was working.")
     if isinstance(error, BodyTooLarge) or (isinstance(error, InvalidRequest) and not error.fields):
         return InternalError(f"The {backend} refused a message: {rpc_error.details()}")
+    if isinstance(error, (Unauthenticated, Forbidden)):
+        return InternalError(f"The {backend} refused the gateway: {rpc_error.details()}")
     if isinstance(error, InternalError):
         return InternalError(f"The {backend} failed: {rpc_error.details()}")
     return error

@@ -1,7 +1,8 @@
 """The two services as the backends that `core` needs.
 
-Every call carries the request ID and the time that is left; canceling the task that awaits a call cancels
-the call in the service. Calls are balanced over all ready replicas of a service and retried, see `channel`.
+Every call carries the request ID, whom it is for, and the time that is left; canceling the task that awaits a
+call cancels the call in the service. Calls are balanced over all ready replicas of a service and retried, see
+`channel`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from atelier_gateway.core.values import (
     RestoreSpec,
 )
 from atelier_runtime import wire
+from atelier_runtime.caller import CALLER_HEADER, caller
 from atelier_runtime.errors import DeadlineExceeded, InternalError, InvalidRequest
 from atelier_runtime.images import message_limit_bytes
 from atelier_runtime.log import REQUEST_ID_HEADER, request_id
@@ -260,5 +262,5 @@ def _options(deadline: float) -> dict[str, Any]:
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:
-    current = request_id.get()
-    return ((REQUEST_ID_HEADER, current),) if current else ()
+    values = ((REQUEST_ID_HEADER, request_id.get()), (CALLER_HEADER, caller.get()))
+    return tuple((name, value) for name, value in values if value)

@@ -44,6 +44,9 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.OUT_OF_MEMORY: 503,
     ErrorReason.BAD_IMAGE: 500,
     ErrorReason.CANCELLED: 499,  # for the log only: the client is gone
+    ErrorReason.UNAUTHENTICATED: 401,
+    ErrorReason.FORBIDDEN: 403,
+    ErrorReason.RATE_LIMITED: 429,
     ErrorReason.NOT_FOUND: 404,
     ErrorReason.GONE: 410,
     ErrorReason.INTERNAL: 500,

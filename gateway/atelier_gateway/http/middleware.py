@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atelier_gateway.http.errors import path_below_root, unforeseen_error
 from atelier_runtime import metrics
+from atelier_runtime.caller import caller
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 
@@ -38,6 +39,8 @@ class RequestContextMiddleware:
             return
         current = accept_request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
         token = request_id.set(current)
+        address = scope["client"][0] if scope.get("client") else ""
+        caller_token = caller.set(f"address {address}")
         started = time.perf_counter()
         status = 0
 
@@ -59,6 +62,7 @@ class RequestContextMiddleware:
         finally:
             metrics.REQUESTS_IN_PROGRESS.dec()
             _record(scope, status or _CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
+            caller.reset(caller_token)
             request_id.reset(token)
 
 

@@ -16,6 +16,9 @@
     ├── OutOfMemory             the device ran out of memory, after one retry
     ├── BadImage                non-finite values, or a single color
     ├── Cancelled               the client canceled or disconnected
+    ├── Unauthenticated         no API key, or one that is unknown or has expired
+    ├── Forbidden               the key's scopes, or where the request comes from, do not allow it
+    ├── RateLimited             the key has used up what it may ask for in this minute or day
     ├── NotFound                no such path or method (HTTP)
     └── InternalError           a bug or an unforeseen failure
 
@@ -54,6 +57,9 @@ class ErrorReason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     BAD_IMAGE = "bad_picture"
     CANCELLED = "cancelled"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
     NOT_FOUND = "not_found"
     GONE = "gone"
     INTERNAL = "internal"
@@ -224,6 +230,27 @@ class Cancelled(AtelierError):
     default_message = "The call was canceled."
 
 
+class Unauthenticated(AtelierError):
+    """There is no API key, or one that is unknown or has expired."""
+
+    reason = ErrorReason.UNAUTHENTICATED
+    default_message = "An API key is required."
+
+
+class Forbidden(AtelierError):
+    """The key's scopes do not allow it, or the request comes from where none may come from."""
+
+    reason = ErrorReason.FORBIDDEN
+    default_message = "This is not allowed."
+
+
+class RateLimited(AtelierError):
+    """The key has used up what it may ask for in this minute or day."""
+
+    reason = ErrorReason.RATE_LIMITED
+    default_message = "This key has used up what it may ask for."
+
+
 class NotFound(AtelierError):
     """There is no such path or method."""
 
@@ -263,6 +290,9 @@ ERROR_CLASSES: dict[ErrorReason, type[AtelierError]] = {
         OutOfMemory,
         BadImage,
         Cancelled,
+        Unauthenticated,
+        Forbidden,
+        RateLimited,
         NotFound,
         Gone,
         InternalError,
@@ -291,6 +321,7 @@ RETRYABLE = frozenset(
         ErrorReason.SERVICE_NOT_READY,
         ErrorReason.SERVICE_DRAINING,
         ErrorReason.SERVICE_UNAVAILABLE,
+        ErrorReason.RATE_LIMITED,
     }
 )
 """Worth retrying later. Out of memory is not: the same request would fail again."""
@@ -304,5 +335,7 @@ REFUSALS = RETRYABLE - {ErrorReason.SERVICE_UNAVAILABLE} | {
     ErrorReason.BODY_TOO_LARGE,
     ErrorReason.REQUEST_TIMEOUT,
     ErrorReason.UNSUPPORTED_MEDIA_TYPE,
+    ErrorReason.UNAUTHENTICATED,
+    ErrorReason.FORBIDDEN,
 }
 """Raised before any work is done; counted as `atelier_refusals_total`."""

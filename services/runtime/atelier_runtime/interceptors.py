@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from atelier_runtime import metrics
+from atelier_runtime.caller import CALLER_HEADER, accept_caller, caller
 from atelier_runtime.errors import (
     REFUSALS,
     AtelierError,
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _STATUS_METHOD = "GetStatus"
 _Messages = AsyncIterator[Any]
+_Metadata = Mapping[str, Any]
 _MALFORMED = "The message is not a protobuf message of this method."
 
 
@@ -121,20 +123,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         if service != self._service_name:
             return _refusing_malformed(handler)
-        client_id = dict(handler_call_details.invocation_metadata).get(REQUEST_ID_HEADER)
+        metadata = dict(handler_call_details.invocation_metadata)
         deserializer = _or_malformed(handler.request_deserializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, method, client_id), deserializer, handler.response_serializer
+                self._unary(handler.unary_unary, method, metadata), deserializer, handler.response_serializer
             )
         return grpc.unary_stream_rpc_method_handler(
-            self._stream(handler.unary_stream, method, client_id), deserializer, handler.response_serializer
+            self._stream(handler.unary_stream, method, metadata), deserializer, handler.response_serializer
         )
 
-    def _unary(self, handle: Callable[..., Any], method: str, client_id: str | None) -> Callable[..., Any]:
+    def _unary(self, handle: Callable[..., Any], method: str, metadata: _Metadata) -> Callable[..., Any]:
         async def call(message: Any, context: grpc.aio.ServicerContext) -> Any:
             try:
-                with self._observed(method, client_id, context):
+                with self._observed(method, metadata, context):
                     _check(message)
                     return await handle(message, context)
             except _Failed as failed:
@@ -144,10 +146,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _stream(self, handle: Callable[..., Any], method: str, client_id: str | None) -> Callable[..., Any]:
+    def _stream(self, handle: Callable[..., Any], method: str, metadata: _Metadata) -> Callable[..., Any]:
         async def call(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             try:
-                with self._observed(method, client_id, context):
+                with self._observed(method, metadata, context):
                     _check(message)
                     # Closed at once: a canceled call must not go on until garbage collection.
                     async with aclosing(handle(message, context)) as events:
@@ -163,9 +165,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _observed(
-        self, method: str, client_id: str | None, context: grpc.aio.ServicerContext
+        self, method: str, metadata: _Metadata, context: grpc.aio.ServicerContext
     ) -> Iterator[None]:
-        request_id.set(accept_request_id(client_id))  # each call has its own task, and so its own context
+        # each call has its own task, and so its own context
+        request_id.set(accept_request_id(metadata.get(REQUEST_ID_HEADER)))
+        caller.set(accept_caller(metadata.get(CALLER_HEADER)) or context.peer().rpartition(":")[0])
         self._calls += 1
         self._idle.clear()
         metrics.REQUESTS_IN_PROGRESS.inc()

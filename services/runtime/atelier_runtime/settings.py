@@ -40,7 +40,9 @@ class ProcessSettings(BaseSettings):
     secret: ClassVar[frozenset[str]] = frozenset()
     """Settings whose values are never shown."""
 
-    host: str = Field("0.0.0.0", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0: all, as in the container images."
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = Field(
         "info", description="Log level."
     )

@@ -295,7 +295,9 @@ async def test_draining_finishes_accepted_work_and_refuses_new_work(ready: Runni
     while ready.server.readiness.ready:
         await asyncio.sleep(0.005)
     refusal = await refused(ready.stub.DetectFaces(pb.DetectFacesRequest()))
-    assert isinstance(refusal, errors.ServiceDraining | errors.ServiceUnavailable)
+    # gRPC itself may refuse it, or cancel what arrives as it stops: the gateway takes all three for a service
+    # that is gone.
+    assert isinstance(refusal, errors.ServiceDraining | errors.ServiceUnavailable | errors.Cancelled)
     ready.service.release.set()
     assert (await accepted).model_set == "small"
     assert await draining

@@ -50,6 +50,9 @@ ERRORS: Mapping[ErrorReason, Told] = {
     ErrorReason.OUT_OF_MEMORY: Told(503, SERVER, "out_of_memory"),
     ErrorReason.BAD_IMAGE: Told(500, SERVER, "server_error"),
     ErrorReason.CANCELLED: Told(499, INVALID, "cancelled"),  # for the log only: the client is gone
+    ErrorReason.UNAUTHENTICATED: Told(401, INVALID, "invalid_api_key"),
+    ErrorReason.FORBIDDEN: Told(403, INVALID, "insufficient_permissions"),
+    ErrorReason.RATE_LIMITED: Told(429, "rate_limit_error", "rate_limit_exceeded"),
     ErrorReason.NOT_FOUND: Told(404, INVALID, "unknown_url"),
     ErrorReason.GONE: Told(410, INVALID, "expired"),
     ErrorReason.INTERNAL: Told(500, SERVER, "server_error"),
