@@ -1,6 +1,6 @@
 """How the three processes bear more clients than they can serve, and whether they share them fairly.
 
-`python -m bench.load` starts gateway, generator and restorer on the demo models and measures, over real sockets:
+`python -m bench.load` starts gateway, generator and restorer on the demo models and measures, over sockets:
 one client alone; a crowd of clients; and a greedy client, with many connections and without patience, among
 clients with few that come again when Retry-After says so. Each client has an address of its own, 127.0.x.y,
 by which the gateway tells callers apart. With `--asleep` networks take 100 ms instead of computing, see

@@ -1,8 +1,8 @@
 """One queue of aligned faces for all requests: those that are waiting go through the network together.
 
 Nothing waits for a batch to fill. Faces accumulate while the device is busy; when it is free, the next batch
-takes those that are there, of each caller in turn. A face that fails, is canceled or expires never affects the
-others.
+takes those that are there, of each caller in turn. A face that fails, is canceled or expires never affects
+the others.
 """
 
 from __future__ import annotations
@@ -191,9 +191,12 @@ class FaceBatcher:
         with self._lock:
             self._scheduled.discard(scheduled)
             faces: list[_QueuedFace] = []
-            room = self.max_batch
-            while face := self._waiting.take(lambda face: not faces or len(face.fidelities) <= room):
-                room -= len(face.fidelities)
+
+            def fits(face: _QueuedFace) -> bool:
+                taken = sum(len(each.fidelities) for each in faces)
+                return not faces or taken + len(face.fidelities) <= self.max_batch
+
+            while face := self._waiting.take(fits):
                 faces.append(face)
         return faces
 

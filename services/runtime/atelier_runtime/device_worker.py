@@ -175,7 +175,7 @@ class DeviceWorker:
         """Give the current caller a place, if need be that of another; `check_slot` has raised nothing."""
         if self._is_full() and (given_up := self._places.to_give_up(caller.get())) is not None:
             assert given_up.refuse is not None, "it has not begun"
-            retry_after = _retry_after_s(self._wait_of(given_up.caller, None, given_up))
+            retry_after = _retry_after_s(self._wait_of(given_up.caller, None, None))
             given_up.refuse(
                 QueueFull("The queue is full; others have had less of it.", retry_after_s=retry_after)
             )

@@ -1,4 +1,4 @@
-"""A queue in which callers take turns: whoever was served last comes last. See docs/decisions/fair-queues.md."""
+"""A queue in which callers take turns. See docs/decisions/fair-queues.md."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Request:
 
 
 def take_call(queue: FairQueue[W]) -> list[W]:
-    """Take the next item, and those that run together with it: one of each caller in turn, up to the limit."""
+    """Take the next item and those that run together with it, of each caller in turn, up to the limit."""
     first = queue.take()
     if first is None:
         return []

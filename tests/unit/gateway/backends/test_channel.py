@@ -152,9 +152,14 @@ async def test_of_those_that_wait_for_a_slot_the_oldest_gets_it(replica_set: Rep
         calls.append(asyncio.create_task(ask(number)))
         await until_true(lambda: channel.waiting_for_slot == len(calls))
     calls.pop(3).cancel()
-    while len(served) < 5:
-        full.free, before = 1, len(served)
+
+    async def let_one_in() -> None:
+        before = len(served)
+        full.free = 1
         await until_true(lambda: len(served) > before)
+
+    for _ in range(5):
+        await let_one_in()
     assert served == [0, 1, 2, 4, 5]
 
 
