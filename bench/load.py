@@ -3,15 +3,17 @@
 `python -m bench.load` starts gateway, generator and restorer on the demo models and measures, over sockets:
 one client alone; a crowd of clients; and a greedy client, with many connections and without patience, among
 clients with few that come again when Retry-After says so. Each client has an address of its own, 127.0.x.y,
-by which the gateway tells callers apart. With `--asleep` networks take 100 ms instead of computing, see
-`bench.overlap`: then the figures do not depend on what else runs on the machine. Prints a table and JSON.
+by which the gateway tells callers apart. With `--asleep` networks take 100 ms instead of computing, so that the
+figures depend less on what else runs on the machine. Prints a table and JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from bench.overlap import chain, ready
+from bench import overlap
 from bench.report import machine, percentile, print_json
 
 REQUEST = {
@@ -33,6 +35,40 @@ REQUEST = {
 }
 IMPATIENCE_S = 0.05
 PROBE_PAUSE_S = 0.05
+
+
+def serve(name: str) -> int:
+    """Serve as `bench.overlap` does; the restorer's networks, once asleep, take batches too."""
+    if name == "generator":
+        return overlap.serve(name)
+    import numpy as np
+
+    from atelier_restorer.__main__ import main
+    from atelier_restorer.detect import FaceDetector
+    from atelier_restorer.models import FaceRestorer
+    from atelier_restorer.parse import FaceParser
+
+    asleep = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda number, frame: asleep.set())
+    awake: dict[str, Any] = {"restore": FaceRestorer.restore, "classify": FaceParser.classify}
+
+    def restore(network: Any, crops: Any, decodes: Sequence[tuple[int, float]], **options: Any) -> Any:
+        if not asleep.is_set():
+            return awake["restore"](network, crops, decodes, **options)
+        time.sleep(overlap.STAGE_S)
+        return [crops[number] for number, _ in decodes]
+
+    def classify(network: Any, crops: Any) -> Any:
+        return np.ones(crops.shape[:3], np.uint8) if asleep.is_set() else awake["classify"](network, crops)
+
+    replaced: list[tuple[Any, str, Any]] = [
+        (FaceDetector, "detect", overlap.sleeping(FaceDetector.detect, asleep)),
+        (FaceRestorer, "restore", restore),
+        (FaceParser, "classify", classify),
+    ]
+    for owner, attribute, function in replaced:
+        setattr(owner, attribute, function)
+    return main(["serve"])
 
 
 @dataclass
@@ -149,9 +185,9 @@ def shares(seen: Sequence[Seen]) -> list[float]:
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Start the processes and return the figures of all phases."""
     async with AsyncExitStack() as stack:
-        url, put_to_sleep = stack.enter_context(chain())
+        url, put_to_sleep = stack.enter_context(overlap.chain("bench.load"))
         async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as client:
-            while not await ready(client):
+            while not await overlap.ready(client):
                 await asyncio.sleep(0.2)
             for _ in range(3):
                 (await client.post("/generate", json=REQUEST)).raise_for_status()
@@ -201,6 +237,10 @@ if __name__ == "__main__":
     parser.add_argument("--others", type=int, default=4, help="clients beside the greedy one")
     parser.add_argument("--of-others", type=int, default=2, help="connections of each of them")
     parser.add_argument("--asleep", action="store_true", help="networks take 100 ms and compute nothing")
-    figures = asyncio.run(measure(parser.parse_args()))
+    parser.add_argument("--serve", choices=("generator", "restorer"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        sys.exit(serve(arguments.serve))
+    figures = asyncio.run(measure(arguments))
     print(table(figures), file=sys.stderr)
     print_json(figures)
