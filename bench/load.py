@@ -3,8 +3,8 @@
 `python -m bench.load` starts gateway, generator and restorer on the demo models and measures, over sockets:
 one client alone; a crowd of clients; and a greedy client, with many connections and without patience, among
 clients with few that come again when Retry-After says so. Each client has an address of its own, 127.0.x.y,
-by which the gateway tells callers apart. With `--asleep` networks take 100 ms instead of computing, so that the
-figures depend less on what else runs on the machine. Prints a table and JSON.
+by which the gateway tells callers apart. With `--asleep` networks take 100 ms instead of computing, so that
+the figures depend less on what else runs on the machine. Prints a table and JSON.
 """
 
 from __future__ import annotations

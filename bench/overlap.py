@@ -79,7 +79,10 @@ def serve(name: str) -> int:
 
 @contextlib.contextmanager
 def chain(module: str = "bench.overlap") -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run the three processes, the services by `module --serve`; yield the gateway's URL, and a function that puts the networks to sleep."""
+    """Run the three processes; yield the gateway's URL, and a function that puts the networks to sleep.
+
+    `module`: what serves with networks that can sleep.
+    """
     ports = {name: free_port() for name in ("gateway", "generator", "restorer")}
     children = []
     settings = {

@@ -14,7 +14,6 @@ when it is submitted, or counts as the mean of past ones (`queue_time`). See doc
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import math
@@ -38,34 +37,11 @@ from atelier_runtime.errors import (
 from atelier_runtime.fair_queue import FairQueue
 from atelier_runtime.places import Place, Places
 from atelier_runtime.queue_time import Request, Wait, cost_of_call, expected_wait, take_call
+from atelier_runtime.turn import Turn
 
 T = TypeVar("T")
 
 _EWMA_WEIGHT = 0.3  # of the newest job in the running mean of job times
-
-
-class _Turn:
-    """The wait of a request that is to have a slot, for the moment in which it may begin."""
-
-    def __init__(self) -> None:
-        self.caller = caller.get()
-        self._loop = asyncio.get_running_loop()
-        self.begun: asyncio.Future[None] = self._loop.create_future()
-        self.place: Place
-        self.has_slot = False
-
-    def end(self, error: AtelierError | None = None) -> None:
-        """Let it begin, or fail; from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any longer
-            self._loop.call_soon_threadsafe(self._end, error)
-
-    def _end(self, error: AtelierError | None) -> None:
-        if self.begun.done():
-            return
-        if error is None:
-            self.begun.set_result(None)
-        else:
-            self.begun.set_exception(error)
 
 
 class DeviceWorker:
@@ -80,7 +56,7 @@ class DeviceWorker:
         self.capacity = capacity
         self._slots = slots or capacity // 2 + 1
         self._waiting: FairQueue[Job[Any]] = FairQueue()
-        self._turns: FairQueue[_Turn] = FairQueue()  # requests that wait for a slot
+        self._turns: FairQueue[Turn] = FairQueue()  # requests that wait for a slot
         self._begun = 0  # requests that have one
         self._undecided: list[Place] = []  # of unknown cost, see `hold_slot`
         self._places = Places()  # of all requests
@@ -211,11 +187,11 @@ class DeviceWorker:
         """Hold a slot in the queue for a request of several jobs, from before its decoding to its last job.
 
         Waits for its turn. Inside, submit with `has_slot=True`. Yields a function to call when the work is
-        done, if the place in the queue is held longer: another's turn begins. Raises
-        `ServiceDraining`, `QueueFull` or `DeadlineUnmeetable` at once, or `QueueFull` while it waits, if its
-        place is another caller's by right (`Places`).
+        done, if the place in the queue is held longer: another's turn begins. Raises `ServiceDraining`,
+        `QueueFull` or `DeadlineUnmeetable` at once, or `QueueFull` while it waits, if its place is another
+        caller's by right (`Places`).
         """
-        turn = _Turn()
+        turn = Turn()
         with self._state:
             self.check_slot(deadline)
             turn.place = self._take_place(lambda error: self._refuse_turn(turn, error))
@@ -223,6 +199,7 @@ class DeviceWorker:
             self._begin_turns()
         try:
             await turn.begun
+            metrics.QUEUE_WAIT.observe(time.monotonic() - turn.asked)
             beside, start = self._begun, time.monotonic()
 
             def work_is_done() -> None:
@@ -243,12 +220,12 @@ class DeviceWorker:
             turn.has_slot, turn.place.refuse = True, None
             turn.end()
 
-    def _refuse_turn(self, turn: _Turn, error: AtelierError) -> None:
+    def _refuse_turn(self, turn: Turn, error: AtelierError) -> None:
         if self._turns.remove(turn):
             self._leave_place(turn.place)
             turn.end(error)
 
-    def _end_turn(self, turn: _Turn) -> None:
+    def _end_turn(self, turn: Turn) -> None:
         with self._state:
             self._turns.remove(turn)
             self._begun -= turn.has_slot
