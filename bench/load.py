@@ -132,6 +132,7 @@ async def phase(
     url: str, clients: Sequence[Client], seconds: float, request: dict[str, Any] = REQUEST
 ) -> tuple[list[Seen], list[float]]:
     """Return what each client saw in so many seconds, and how long /livez took meanwhile."""
+    print(f"{len(clients)} clients for {seconds:g} s", file=sys.stderr, flush=True)
     probes: list[float] = []
     probing = asyncio.create_task(probe(url, "/livez", probes))
     end = time.monotonic() + seconds

@@ -12,6 +12,8 @@ from atelier.generator.v1 import generator_service_pb2 as generator_pb
 from atelier.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as restorer_grpc
+from atelier_runtime.api_keys import Scope
+from atelier_runtime.call_keys import CallKeys
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.health import Readiness
 from atelier_runtime.interceptors import CallInterceptor
@@ -21,7 +23,7 @@ from tests.contract.scripted_restorer import ScriptedRestorer
 from tests.contract.stack import Stack
 
 CAPACITY = 8
-DEVICE_S = 0.04
+DEVICE_S = 0.08
 
 _add_generator: Any = generator_grpc.add_GeneratorServiceServicer_to_server  # protoc writes no types
 _add_restorer: Any = restorer_grpc.add_RestorerServiceServicer_to_server
@@ -84,9 +86,8 @@ class QueuedStack(Stack):
 
 async def _serve(service: str, servicer: Any, add: Any) -> tuple[grpc.aio.Server, int]:
     readiness = Readiness(service)
-    server = grpc.aio.server(
-        interceptors=[CallInterceptor(service, readiness)], options=[("grpc.so_reuseport", 0)]
-    )
+    calls = CallInterceptor(service, readiness, CallKeys(None, Scope.GENERATE, lets_anonymous_in=True))
+    server = grpc.aio.server(interceptors=[calls], options=[("grpc.so_reuseport", 0)])
     add(servicer, server)
     await readiness.register(server)
     await readiness.set_ready()

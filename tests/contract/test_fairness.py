@@ -15,7 +15,9 @@ import pytest
 
 from tests.contract.queued_stack import QueuedStack
 
-PICTURES = 160
+FIRST_PICTURES = 16
+"""Not counted: until then those that were refused at first have come again."""
+PICTURES = 80
 IMPATIENCE_S = 0.02
 LONGEST_S = 60.0
 
@@ -37,17 +39,19 @@ class Crowd:
         self.without_retry_after = 0
 
     async def run(self, connections: dict[str, int], impatient: str) -> None:
-        """Ask until there are `PICTURES`; all but one client come again as Retry-After says."""
+        """Ask until `PICTURES` are counted; all but one client come again as Retry-After says."""
         asking = [
             asyncio.create_task(self._ask(address, is_patient=address != impatient))
             for address, number in connections.items()
             for _ in range(number)
         ]
         end = time.monotonic() + LONGEST_S
-        while self.pictures.total() < PICTURES:
-            in_time = time.monotonic() < end
-            assert in_time and set(self.others) <= {429}, (self.pictures, self.others)
-            await asyncio.sleep(0.01)
+        for goal in (FIRST_PICTURES, PICTURES):
+            self.pictures.clear()
+            while self.pictures.total() < goal:
+                in_time = time.monotonic() < end
+                assert in_time and set(self.others) <= {429}, (self.pictures, self.others)
+                await asyncio.sleep(0.01)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
@@ -71,7 +75,7 @@ async def test_each_client_gets_its_share_whatever_its_number_of_connections(
     queued: QueuedStack, restore: bool
 ) -> None:
     crowd = Crowd(queued.url, use_face_restoration=restore)
-    connections = {"127.0.0.2": 20, "127.0.0.3": 3, "127.0.0.4": 3, "127.0.0.5": 3}
+    connections = {"127.0.0.2": 20, "127.0.0.3": 2, "127.0.0.4": 2, "127.0.0.5": 2}
     await crowd.run(connections, impatient="127.0.0.2")
     share = PICTURES / len(connections)
     assert all(0.8 * share <= crowd.pictures[address] <= 1.2 * share for address in connections), (
