@@ -74,6 +74,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         servers=[{"url": settings.root_path}] if settings.root_path else None,
         redirect_slashes=False,
         lifespan=lifespan,
+        # FastAPI's own would hold what clients sent; ours are atelier_runtime.tracing.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     health = Health(generator, restorer)
     studio = Studio(settings.root_path) if settings.studio else None

@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request but CORS preflights: request ID, metrics, a log line, a last resort."""
+"""What surrounds every HTTP request but CORS preflights: ID, span, metrics, a log line, a last resort."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atelier_gateway.http.errors import path_below_root, unforeseen_error
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.caller import caller
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
@@ -20,6 +21,8 @@ from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 logger = logging.getLogger(__name__)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
+_NOT_TRACED = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""What is asked every few seconds."""
 _CLIENT_CLOSED_REQUEST = 499
 _SLASHES = re.compile(r"/{2,}")
 
@@ -37,6 +40,10 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        with _span(scope):
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         current = accept_request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
         token = request_id.set(current)
         address = scope["client"][0] if scope.get("client") else ""
@@ -98,11 +105,30 @@ class RootPathMiddleware:
         await self._app(scope, receive, send)
 
 
+def _span(scope: Scope) -> AbstractContextManager[object]:
+    if path_below_root(scope) in _NOT_TRACED:
+        return nullcontext()
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    return tracing.server_span(method, Headers(scope=scope), {"http.request.method": method})
+
+
+def _describe_span(method: str, path: str, status: int) -> None:
+    if (span := tracing.current()) is None:
+        return
+    if path != "other":
+        span.rename(f"{method} {path}")
+        span.set({"http.route": path})
+    span.set({"http.response.status_code": status, "atelier.request_id": request_id.get() or ""})
+    if status >= 500:
+        span.fail()
+
+
 def _record(scope: Scope, status: int, seconds: float) -> None:
     method = scope["method"] if scope["method"] in _METHODS else "other"
     path = route_template(scope)
     code = str(status)
-    metrics.REQUEST_DURATION.labels(f"{method} {path}", code).observe(seconds)
+    metrics.REQUEST_DURATION.labels(f"{method} {path}", code).observe(seconds, tracing.exemplar())
+    _describe_span(method, path, status)
     level = logging.INFO if method == "POST" else logging.DEBUG
     fields = {"method": method, "path": path, "code": code, "seconds": round(seconds, 4)}
     logger.log(level, "request", extra=fields)
