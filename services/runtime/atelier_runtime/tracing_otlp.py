@@ -7,6 +7,7 @@ nobody here has chosen. The standard variables say the rest: sampler, resource, 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -203,7 +204,11 @@ class _WithWhatIsLinked(Sampler):
 
 
 def _resource(service_name: str) -> Resource:
-    ours = {"service.version": __version__, "service.instance.id": str(uuid.uuid4())}
+    ours = {
+        "service.version": __version__,
+        "service.instance.id": str(uuid.uuid4()),
+        "host.name": socket.gethostname(),  # the pod's name, in Kubernetes
+    }
     resource = Resource(ours).merge(Resource.create())
     if str(resource.attributes.get("service.name", "unknown_service")).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": service_name}))
