@@ -23,9 +23,7 @@ class NextJob:
     status: JobStatus
 
 
-async def next_job(
-    connection: AsyncConnection, now: int, at_once_of: Mapping[str, int]
-) -> NextJob | None:
+async def next_job(connection: AsyncConnection, now: int, at_once_of: Mapping[str, int]) -> NextJob | None:
     """Return the job to begin, its row locked; None: there is none.
 
     The owner served longest ago comes first, then the highest priority, then the oldest job. `at_once_of`:
