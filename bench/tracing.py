@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 
 from atelier_runtime import tracing
@@ -44,10 +45,15 @@ def nanoseconds_of_a_span(count: int = 200_000) -> float:
     return 1e9 * (time.process_time() - start) / count
 
 
+def ratio(these: list[float], others: list[float]) -> dict[str, float | int]:
+    """Return the ratios of the same rounds."""
+    return spread([a / b for a, b in zip(these, others, strict=True)])
+
+
 def main() -> None:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--requests", type=int, default=100, help="of each kind in a round")
     arguments = parser.parse_args()
     ours, theirs = multiprocessing.Pipe()
@@ -55,15 +61,20 @@ def main() -> None:
     receiver = spawn.Process(target=receive, args=(theirs,), daemon=True)
     receiver.start()
     endpoint: str = ours.recv()
-    off, kept, dropped = [], [], []
+    variables: dict[str, dict[str, str] | None] = {
+        "off": None,
+        "kept": {"OTEL_BSP_SCHEDULE_DELAY": "1000"},
+        "dropped": {"OTEL_TRACES_SAMPLER": "always_off"},
+    }
+    times: dict[str, list[float]] = {kind: [] for kind in variables}
     with Stack() as stack:
         milliseconds_of(stack, arguments.requests)  # the first do not count
-        for _ in range(arguments.rounds):
-            off.append(milliseconds_of(stack, arguments.requests))
-            with tracing_to(endpoint, OTEL_BSP_SCHEDULE_DELAY="1000"):
-                kept.append(milliseconds_of(stack, arguments.requests))
-            with tracing_to(endpoint, OTEL_TRACES_SAMPLER="always_off"):
-                dropped.append(milliseconds_of(stack, arguments.requests))
+        for number in range(arguments.rounds):
+            kinds = list(variables)
+            for kind in kinds[number % 3 :] + kinds[: number % 3]:  # each is as often the first
+                own = variables[kind]
+                with nullcontext() if own is None else tracing_to(endpoint, **own):
+                    times[kind].append(milliseconds_of(stack, arguments.requests))
     ours.send(None)
     spans: int = ours.recv()
     receiver.join()
@@ -72,11 +83,8 @@ def main() -> None:
             "machine": machine(),
             "spans_received": spans,
             "span_when_off_ns": round(nanoseconds_of_a_span()),
-            "off_cpu_ms": spread(off),
-            "kept_cpu_ms": spread(kept),
-            "dropped_cpu_ms": spread(dropped),
-            "kept_to_off": spread([a / b for a, b in zip(kept, off, strict=True)]),
-            "dropped_to_off": spread([a / b for a, b in zip(dropped, off, strict=True)]),
+            **{f"{kind}_cpu_ms": spread(times[kind]) for kind in variables},
+            **{f"{kind}_to_off": ratio(times[kind], times["off"]) for kind in ("kept", "dropped")},
         }
     )
 

@@ -20,6 +20,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from atelier_runtime.tracing_setup import begin_tracing, end_tracing
 
+_add_to_server: Any = pb_grpc.add_TraceServiceServicer_to_server  # protoc writes no types
 KINDS = {1: "internal", 2: "server", 3: "client"}
 
 
@@ -55,7 +56,7 @@ class Receiver(pb_grpc.TraceServiceServicer):
         self.release = threading.Event()
         self._lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(2))
-        pb_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        _add_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._server.start()

@@ -13,18 +13,17 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from atelier_runtime.errors import InternalError, QueueFull
 from atelier_runtime.log import JsonFormatter
 from tests.contract.job_client import done
 from tests.contract.stack import Stack
 from tests.processes import free_port, program
+from tests.tracing.open_metrics import ACCEPT, samples_of
 from tests.tracing.otlp_receiver import Received, Receiver, eventually
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
-OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 GENERATE = "atelier.generator.v1.GeneratorService/GenerateImage"
 RESTORE = "atelier.restorer.v1.RestorerService/RestoreFaces"
 
@@ -144,22 +143,14 @@ def test_lines_of_the_log_carry_the_ids_of_the_trace(
     assert (line["trace_id"], line["span_id"]) == request.id
 
 
-def exemplars(text: str, name: str, **labels: str) -> list[dict[str, str]]:
-    return [
-        sample.exemplar.labels
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items() and sample.exemplar
-    ]
-
-
 def test_the_histogram_of_requests_has_exemplars(stack: Stack, receiver: Receiver) -> None:
     stack.generate()
     [request] = delivered(receiver, "POST /generate")
-    response = stack.client.get("/metrics", headers=OPEN_METRICS)
+    response = stack.client.get("/metrics", headers=ACCEPT)
     assert response.headers["content-type"].startswith("application/openmetrics-text")
-    found = exemplars(response.text, "atelier_request_duration_seconds_bucket", method="POST /generate")
-    assert {"trace_id": request.trace_id, "span_id": request.span_id} in found
+    found = [sample.exemplar for sample in samples_of(response.text, method="POST /generate")]
+    ids = {"trace_id": request.trace_id, "span_id": request.span_id}
+    assert ids in [exemplar.labels for exemplar in found if exemplar]
 
 
 def test_prometheus_keeps_the_exemplars(stack: Stack, receiver: Receiver, tmp_path: Path) -> None:

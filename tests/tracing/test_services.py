@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from grpc.aio import AioRpcError
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier_restorer.batching import FaceBatcher, RestoredCrop
@@ -23,6 +22,7 @@ from tests import tiny_restorer, tiny_sdxl
 from tests.integration.gateway_client import GatewayClient, serve_gateway
 from tests.integration.generator_server import Running, request, result_of, serving, until
 from tests.integration.restorer_server import photo, png
+from tests.tracing.open_metrics import ACCEPT, samples_of
 from tests.tracing.otlp_receiver import Received, Receiver, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 GENERATE = "atelier.generator.v1.GeneratorService/GenerateImage"
 RESTORE = "atelier.restorer.v1.RestorerService/RestoreFaces"
 TRACES = ["1" * 32, "2" * 32]
-OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -98,14 +97,9 @@ async def test_a_span_takes_as_long_as_the_histogram_says_and_is_its_exemplar(
     async def paste() -> tuple[float, list[Any]]:
         address = f"http://127.0.0.1:{gateway.restorer.server.metrics_port}/metrics"
         async with httpx.AsyncClient() as client:
-            response = await client.get(address, headers=OPEN_METRICS)
+            response = await client.get(address, headers=ACCEPT)
         assert response.headers["content-type"].startswith("application/openmetrics-text")
-        samples = [
-            sample
-            for family in text_string_to_metric_families(response.text)
-            for sample in family.samples
-            if sample.labels.get("stage") == "paste"
-        ]
+        samples = samples_of(response.text, stage="paste")
         total = sum(sample.value for sample in samples if sample.name == "atelier_stage_duration_seconds_sum")
         return total, [sample.exemplar for sample in samples if sample.exemplar]
 
