@@ -2,6 +2,7 @@
 
 The tracer provider is ours alone: it is not the global one, so no other library adds spans, whose attributes
 nobody here has chosen. The standard variables say the rest: sampler, resource, limits, headers, certificates.
+See docs/decisions/traces.md.
 """
 
 from __future__ import annotations
