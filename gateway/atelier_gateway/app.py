@@ -96,7 +96,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         app.include_router(router)
     app.state.startup_problem = None
     app.state.drain = _nothing if jobs is None else jobs.drain
-    add_docs(app, settings.root_path)
+    add_docs(app, settings.root_path, has_keys=keys is not None)
     registry = metrics.build_registry("gateway")
     if settings.metrics_port is None:
         add_metrics(app, registry)

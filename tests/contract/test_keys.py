@@ -174,6 +174,13 @@ def test_what_is_loaded_and_what_runs_does(guarded: Stack, path: str) -> None:
     assert guarded.client.get(path).status_code == 401
 
 
+def test_the_openapi_document_says_how_a_key_is_presented(guarded: Stack, stack: Stack) -> None:
+    document = guarded.client.get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"Bearer", "Header", "Basic"}
+    assert {name for each in document["security"] for name in each} == {"Bearer", "Header", "Basic"}
+    assert "security" not in stack.client.get("/openapi.json").json(), "where there are none"
+
+
 def test_a_scope_is_for_what_it_says(guarded: Stack) -> None:
     error = problem(
         guarded.client.post("/restore", json={"image": PICTURE}, headers=bearer("artist")), 403, "forbidden"
