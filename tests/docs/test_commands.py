@@ -108,7 +108,7 @@ def test_the_example_of_openais_sdk(folder: Path, atelier: Atelier) -> None:
 def test_a_key_is_made(run: Run, folder: Path) -> None:
     run("keys")
     [key] = read_keys(folder / "keys.toml").values()
-    assert (key.name, key.scopes, key.requests_per_minute) == ("photo-team", {Scope.RESTORE}, 60)
+    assert (key.name, key.scopes, key.requests_per_minute) == ("photo-team", frozenset({Scope.RESTORE}), 60)
 
 
 def test_an_image_is_restored_by_a_plan_from_the_command_line(run: Run, folder: Path) -> None:
