@@ -323,7 +323,7 @@ def test_every_component_and_file_is_used() -> None:
     kustomizations = K8S.rglob("kustomization.yaml")
     assert {p.parent.name for p in kustomizations} == {
         *NAMES, *COMPONENTS, *JOBS_COMPONENTS, *OVERLAYS, "namespace", "scale-to-zero", "restores-only",
-        "api-keys",
+        "api-keys", "tracing",
     }  # fmt: skip
     for path in K8S.rglob("*"):
         if path.is_file() and path.name != "kustomization.yaml" and path.suffix != ".md":

@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.caller import caller
 from atelier_runtime.cost_model import FRESH_S, Cost
 from atelier_runtime.device_job import Job, Together
@@ -199,7 +199,7 @@ class DeviceWorker:
             self._begin_turns()
         try:
             await turn.begun
-            metrics.QUEUE_WAIT.observe(time.monotonic() - turn.asked)
+            _note_wait(time.monotonic() - turn.asked)
             beside, start = self._begun, time.monotonic()
 
             def work_is_done() -> None:
@@ -333,7 +333,7 @@ class DeviceWorker:
 
     def _run(self, jobs: list[Job[Any]]) -> None:
         for job in list(jobs):
-            metrics.QUEUE_WAIT.observe(self._started - job.submitted)
+            job.context.run(_note_wait, self._started - job.submitted)
             try:
                 job.check()
             except AtelierError as error:
@@ -348,7 +348,7 @@ class DeviceWorker:
         context = contextvars.Context() if others else first.context
         try:
             if isinstance(work, Together):
-                context.run(work.function, jobs)
+                context.run(_run_together, work, jobs)
             else:
                 first.succeed(context.run(work, first))
         except BaseException as error:
@@ -365,3 +365,14 @@ class DeviceWorker:
 
 def _retry_after_s(wait: Wait) -> float:
     return max(1.0, math.ceil(wait.seconds))
+
+
+def _note_wait(seconds: float) -> None:
+    """Note how long a job has waited; in its context."""
+    metrics.QUEUE_WAIT.observe(seconds, tracing.exemplar())
+    tracing.past_span("queue", seconds)
+
+
+def _run_together(work: Together[Any], jobs: Sequence[Job[Any]]) -> None:
+    with tracing.shared_span("batch", [tracing.span_of(job.context) for job in jobs]):
+        work.function(jobs)
