@@ -34,6 +34,8 @@ REQUEST = {
     "use_refiner": False,
 }
 IMPATIENCE_S = 0.05
+WARM_UP_S = 15.0
+"""At the start of each phase, not counted: until then whoever came first has the queues to itself."""
 PROBE_PAUSE_S = 0.05
 
 
@@ -92,14 +94,16 @@ class Client:
     connections: int = 1
     patient: bool = True
 
-    async def load(self, url: str, end: float, request: dict[str, Any]) -> Seen:
-        """Ask for pictures until the end, and return what came before it."""
+    async def load(self, url: str, start: float, end: float, request: dict[str, Any]) -> Seen:
+        """Ask for pictures until the end, and return what came from the start on."""
         seen = Seen()
         transport = httpx.AsyncHTTPTransport(
             local_address=self.address, limits=httpx.Limits(max_connections=None)
         )
         async with httpx.AsyncClient(base_url=url, timeout=600, transport=transport) as client:
             asking = [asyncio.create_task(self._ask(client, seen, request)) for _ in range(self.connections)]
+            await asyncio.sleep(start - time.monotonic())
+            seen.seconds.clear()
             await asyncio.wait(asking, timeout=end - time.monotonic())
             for task in asking:
                 task.cancel()
@@ -135,8 +139,9 @@ async def phase(
     print(f"{len(clients)} clients for {seconds:g} s", file=sys.stderr, flush=True)
     probes: list[float] = []
     probing = asyncio.create_task(probe(url, "/livez", probes))
-    end = time.monotonic() + seconds
-    seen = await asyncio.gather(*(client.load(url, end, request) for client in clients))
+    start = time.monotonic() + WARM_UP_S
+    end = start + seconds
+    seen = await asyncio.gather(*(client.load(url, start, end, request) for client in clients))
     probing.cancel()
     await asyncio.gather(probing, return_exceptions=True)
     return seen, probes
