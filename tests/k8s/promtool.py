@@ -34,6 +34,9 @@ GAUGES = (
 )
 COUNTERS = (
     GENERATED,
+    'atelier_request_duration_seconds_count{method="POST /generate", code="200"}',
+    'atelier_request_duration_seconds_count{method="POST /restore", code="200"}',
+    'atelier_job_duration_seconds_count{type="generate", outcome="completed"}',
     'atelier_errors_total{reason="internal"}',
     'atelier_refusals_total{reason="invalid_request"}',
     'atelier_backend_failures_total{backend="restorer", reason="invalid_request"}',
@@ -53,12 +56,18 @@ COUNTERS = (
 QUIET = (
     'atelier_job_retries_total{type="generate"}',
     "atelier_job_leases_lost_total",
+    'atelier_refusals_total{reason="queue_full"}',
+    'atelier_job_duration_seconds_count{type="generate", outcome="failed"}',
 )
 """Counters that stand still in a healthy process."""
+BOUNDS = ("1.0", "20.0", "80.0", "3600.0", "+Inf")
 BUCKETS = (
     "atelier_queue_wait_seconds_bucket",
     "atelier_expected_ratio_bucket",
     'atelier_request_duration_seconds_bucket{method="GenerateImage", code="OK"}',
+    'atelier_request_duration_seconds_bucket{method="POST /generate", code="200"}',
+    'atelier_request_duration_seconds_bucket{method="POST /restore", code="200"}',
+    'atelier_job_duration_seconds_bucket{type="generate", outcome="completed"}',
     'atelier_stage_duration_seconds_bucket{stage="base"}',
     'atelier_job_wait_seconds_bucket{type="generate"}',
     'atelier_job_run_seconds_bucket{type="generate", status="completed"}',
@@ -89,7 +98,7 @@ def cluster(gauges: str, counters: str) -> list[dict[str, str]]:
         made += [series("up", f"1x{MINUTES}", job)]
         for bucket in BUCKETS:
             label = "{" if "{" not in bucket else ", "
-            made += [series(f'{bucket.rstrip("}")}{label}le="{le}"}}', counters, job) for le in ("1", "+Inf")]
+            made += [series(f'{bucket.rstrip("}")}{label}le="{le}"}}', counters, job) for le in BOUNDS]
     for backend in BACKENDS:
         job = f"atelier-{backend}"
         made += [series("atelier_model_load_seconds", f"12x{MINUTES}", job)]

@@ -15,7 +15,11 @@ from tests.k8s.promtool import SCENARIOS, run, series
 
 def everything() -> dict[str, str]:
     scaled = {name: query for name, (query, _) in queries.autoscalers().items()}
-    return {**scaled, "adapter": queries.adapter(), **queries.panels(), **queries.alerts()}
+    return {**scaled, "adapter": queries.adapter(), **queries.panels(), **rules()}
+
+
+def rules() -> dict[str, str]:
+    return {**queries.alerts(), **queries.burn_alerts(), **queries.recorded()}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -31,7 +35,7 @@ def test_no_query_gives_nan(scenario: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scenario", ["rising", "steady"])
 def test_every_query_gives_something_while_there_is_work(scenario: str, tmp_path: Path) -> None:
-    recorded = {name: q for name, q in everything().items() if name not in queries.alerts()}
+    recorded = {name: q for name, q in everything().items() if name not in rules()}
     expectations = [
         {"expr": f"count(q{i}) > bool 0", "eval_time": "30m", "exp_samples": [{"labels": "{}", "value": 1}]}
         for i in range(len(recorded))
