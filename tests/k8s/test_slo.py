@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import Histogram
 
 from atelier_gateway.api.native.generate import OLDER_PATHS
@@ -15,6 +19,7 @@ from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import metrics
 from atelier_runtime.errors import ErrorReason
 from tests.k8s import queries
+from tests.k8s.manifests import K8S, ROOT, kustomize, of_kind
 
 RECORDED: list[dict[str, Any]] = [
     rule for group in queries.rules() for rule in group["rules"] if "record" in rule
@@ -123,3 +128,32 @@ def test_rates_are_recorded_every_minute_or_the_alerts_would_count_wrongly() -> 
     assert intervals == dict.fromkeys(("atelier-objectives", "atelier-slo", "atelier-burn"), "1m")
     for condition in queries.burn_alerts().values():
         assert condition.count(" and 60 * sum_over_time(") == condition.count("atelier_slo:bad:rate5m[")
+
+
+def page(language: str) -> str:
+    """The one block of a language in docs/slo.md."""
+    text = (ROOT / "docs/slo.md").read_text(encoding="utf-8")
+    [found] = re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
+def test_the_pages_patch_changes_an_objective(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    folder = tmp_path / "k8s/overlays/own"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text("resources: [../autoscale]\n" + page("yaml"))
+    rendered = list(yaml.safe_load_all(kustomize(folder)))
+    rule = of_kind(rendered, "PrometheusRule")["atelier-objectives"]["spec"]["groups"][0]["rules"][3]
+    assert rule["labels"] == {"slo": "latency", "kind": "drawing", "le": "120.0"}
+    assert rule["expr"] == "vector(0.98)"
+    assert rule["labels"]["le"] in bounds(metrics.REQUEST_DURATION, "POST /generate", "200")
+
+
+def test_the_pages_command_sets_where_the_runbooks_are(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    subprocess.run(["bash", "-ec", page("sh")], cwd=tmp_path, check=True, timeout=60)
+    texts = [file.read_text() for file in (tmp_path / "k8s/components/monitoring").glob("*.yaml")]
+    assert "atelier.example" not in "".join(texts)
+    addresses = [line.split()[1] for text in texts for line in text.splitlines() if "runbook_url" in line]
+    assert len(addresses) == len(queries.alert_rules())
+    assert all(address.startswith("https://YOUR.SERVER/atelier/docs/runbooks/") for address in addresses)
