@@ -1,4 +1,4 @@
-"""Each alert has a page on what to do, and what the page names exists: metrics, commands, log lines, settings."""
+"""Each alert has a page on what to do, and what that names exists: metrics, commands, log lines."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tests.k8s.manifests import K8S, ROOT, kustomize, of_kind
 RECORDED: list[dict[str, Any]] = [
     rule for group in queries.rules() for rule in group["rules"] if "record" in rule
 ]
-OBJECTIVES = [rule for rule in RECORDED if rule["record"] == "atelier_slo:objective"]
+OBJECTIVES = [rule for rule in RECORDED if rule["record"] == queries.OBJECTIVE]
 
 OF_NO_KIND = {
     "POST /v1/inspect": "reads a file in the gateway; no service takes part",
