@@ -76,7 +76,7 @@ async def test_a_job_from_acceptance_to_expiry(rows: Rows) -> None:
     await rows.upkeep.expire([job.id])
     gone = await rows.store.get(job.id)
     assert gone is not None and gone.expired and gone.result is None and gone.outputs == ()
-    assert await rows.upkeep.due() == [] and await rows.store.list_of("", before=None, limit=9) == []
+    assert await rows.upkeep.due() == [] and await rows.store.list_of(("",), before=None, limit=9) == []
     assert await rows.upkeep.delete_old() == 0, "its idempotency key is still kept"
     async with rows.database.writing() as connection:
         await connection.execute(update(jobs).values(created_at=now_ms() - IDEMPOTENCY_MS - 1))
@@ -171,7 +171,7 @@ async def test_a_job_that_has_ended_may_expire_before_its_time(rows: Rows) -> No
     gone = await rows.store.expire(job.id)
     assert gone is not None and gone.status is JobStatus.COMPLETED and gone.is_gone and not gone.expired
     assert [each.id for each in await rows.upkeep.due()] == [job.id], "whatever ends now, it is deleted"
-    assert [each.id for each in await rows.store.list_of("", before=None, limit=9)] == [kept.id]
+    assert [each.id for each in await rows.store.list_of(("",), before=None, limit=9)] == [kept.id]
     assert await rows.store.expire(job.id) == gone
     await rows.upkeep.expire([job.id])
     again = await rows.store.expire(job.id)
@@ -197,7 +197,7 @@ async def test_a_job_that_runs_expires_when_its_work_has_stopped(rows: Rows, end
     gone = await rows.store.expire(job.id)
     assert gone is not None and gone.status is JobStatus.IN_PROGRESS and gone.cancel_requested
     assert gone.is_gone and await rows.upkeep.due() == [], "its files are still being written"
-    assert await rows.store.list_of("", before=None, limit=9) == []
+    assert await rows.store.list_of(("",), before=None, limit=9) == []
     assert await rows.store.report(claim) is True
     if end == "complete":
         await rows.store.complete(claim, {}, [FILE])
@@ -240,6 +240,29 @@ async def test_the_key_served_longest_ago_comes_first(rows: Rows) -> None:
         await asyncio.sleep(0.002)  # served at another millisecond
     assert sorted(order[:3]) == ["a", "b", "c"] and sorted(order[3:5]) == ["a", "b"]
     assert order[5:] == ["a"] * 4
+
+
+async def test_a_key_has_no_more_jobs_in_progress_than_it_may(database_url: str) -> None:
+    async with rows_in(database_url, at_once_of=lambda: {"a": 2}) as rows:
+        for owner in ("a", "a", "a", "b"):
+            await rows.store.submit(new_job(owner=owner))
+        claims = [await claimed(rows.store) for _ in range(3)]
+        assert sorted(claim.job.owner for claim in claims) == ["a", "a", "b"]
+        assert await rows.store.claim("c") is None, "the third waits"
+        await rows.store.complete(next(claim for claim in claims if claim.job.owner == "a"), {}, [])
+        assert (await claimed(rows.store)).job.owner == "a"
+
+
+async def test_gateways_that_claim_at_once_keep_to_it(postgres_url: str) -> None:
+    async with (
+        rows_in(postgres_url, at_once_of=lambda: {"a": 1}) as rows,
+        rows_in(postgres_url, at_once_of=lambda: {"a": 1}) as others,
+    ):
+        for _ in range(8):
+            await rows.store.submit(new_job(owner="a"))
+        stores = [rows.store, others.store] * 4
+        claims = await asyncio.gather(*(store.claim("c") for store in stores))
+        assert len([claim for claim in claims if claim is not None]) == 1
 
 
 async def test_then_priority_then_age(rows: Rows) -> None:
