@@ -47,6 +47,8 @@ EXCUSED: Mapping[str, str] = {
     "make test\n": "is what runs this test",
     "make models": "downloads gigabytes; tests/integration/test_make_models.py",
     "ATELIER_GATEWAY_GENERATOR=none": "needs a downloaded set; tests/integration/test_gateway_restore.py",
+    "docker compose": "needs docker; tests/k8s/test_compose.py",
+    "umask 077": "tests/k8s/test_compose.py",
     "docker build": "needs docker; tests/k8s/test_images.py",
     "create secret generic atelier-jobs": "needs a cluster; tests/k8s/test_jobs.py has the same names",
     "kubectl -n atelier ": "needs a cluster; tests/k8s/test_runbooks.py looks up what they name",

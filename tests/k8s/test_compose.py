@@ -258,3 +258,40 @@ def test_grafana_has_the_dashboard_of_kubernetes_and_its_data_source() -> None:
     [variable] = [v for v in queries.dashboard()["templating"]["list"] if v["type"] == "datasource"]
     assert source["type"] == variable["query"] and source["isDefault"] is True
     assert source["url"] == "http://prometheus:9090"
+
+
+PAGE = (ROOT / "docs/compose.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_command_makes_both_passwords_for_nobody_else_to_read(tmp_path: Path) -> None:
+    [command] = re.findall(r"^```sh\n(\(umask .*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    subprocess.run(["bash", "-ec", command], cwd=tmp_path, check=True, timeout=60)
+    made = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+    assert made.keys() == PASSWORDS.keys() and len(set(made.values())) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{24,}", value) for value in made.values()), "part of an address"
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+
+
+def test_the_page_names_every_variable_and_its_default() -> None:
+    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    used = {name: rest if kind == "-" else None for name, kind, rest in _VARIABLE.findall(text)}
+    rows = re.findall(r"^\| (`[A-Z].*?`) \| (.*?) \|", PAGE, re.MULTILINE)
+    described = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    assert described.keys() == used.keys() | {"GRAFANA_PASSWORD"}
+    for name, default in used.items():
+        if default is not None and name != "PIP_INDEX_URL":
+            assert described[name] == f"`{default}`"
+
+
+def test_the_pages_override_sets_what_the_services_read() -> None:
+    [text] = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    for name, service in yaml.safe_load(text)["services"].items():
+        prefix = f"ATELIER_{kind_of(name).upper()}_"
+        values = {key.removeprefix(prefix).lower(): value for key, value in service["environment"].items()}
+        assert values.keys() <= SETTINGS[kind_of(name)].model_fields.keys()
+        SETTINGS[kind_of(name)].model_validate(values)
+
+
+def test_the_page_names_every_volume() -> None:
+    section = PAGE.partition("## Stopping, keeping, upgrading")[2]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == project()["volumes"].keys()
