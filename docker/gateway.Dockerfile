@@ -37,7 +37,7 @@ ENV ATELIER_GATEWAY_HOST=0.0.0.0 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
 VOLUME /var/lib/atelier
-EXPOSE 7860
+EXPOSE 7860 9100
 HEALTHCHECK --interval=15s --timeout=10s --start-period=1m --retries=4 \
     CMD ["/opt/atelier/bin/python", "-m", "atelier_runtime.probe", "gateway"]
 ENTRYPOINT ["/opt/atelier/bin/atelier-gateway"]

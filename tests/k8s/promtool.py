@@ -37,6 +37,7 @@ COUNTERS = (
     'atelier_request_duration_seconds_count{method="POST /generate", code="200"}',
     'atelier_request_duration_seconds_count{method="POST /restore", code="200"}',
     'atelier_job_duration_seconds_count{type="generate", outcome="completed"}',
+    'atelier_key_requests_total{key="anonymous", code="200"}',
     'atelier_errors_total{reason="internal"}',
     'atelier_refusals_total{reason="invalid_request"}',
     'atelier_backend_failures_total{backend="restorer", reason="invalid_request"}',

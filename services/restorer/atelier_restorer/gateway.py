@@ -110,16 +110,18 @@ class Gateway:
 
 
 @asynccontextmanager
-async def connect(url: str, *, timeout_s: float) -> AsyncIterator[Gateway]:
+async def connect(url: str, *, timeout_s: float, api_key: str | None = None) -> AsyncIterator[Gateway]:
     """Open a client of the gateway at a URL, through the environment's proxies, and check that it is one.
 
-    `timeout_s`: the longest silence, up to a minute. Redirects are errors: what is sent is private.
+    `timeout_s`: the longest silence, up to a minute. `api_key`: what is presented to it. Redirects are
+    errors: what is sent is private.
     """
     address = str(httpx.URL(url).copy_with(userinfo=b"")).rstrip("/")
     silence_s = min(_SILENCE_S, timeout_s)
     try:
         http = httpx.AsyncClient(
             base_url=f"{url.rstrip('/')}/v1/",
+            headers={"X-API-Key": api_key} if api_key else {},
             timeout=httpx.Timeout(silence_s, connect=min(_CONNECT_S, silence_s), pool=None),
         )
     except ValueError:  # its message quotes the password

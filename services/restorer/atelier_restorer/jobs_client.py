@@ -195,12 +195,14 @@ class JobClient:
 
 
 @asynccontextmanager
-async def connect_to_gateway(url: str, *, run: str, timeout_s: float) -> AsyncIterator[JobClient]:
+async def connect_to_gateway(
+    url: str, *, run: str, timeout_s: float, api_key: str | None = None
+) -> AsyncIterator[JobClient]:
     """Open a client of the gateway at a URL; see `JobClient`.
 
     Raises `ServiceUnavailable` if it cannot be reached or takes no jobs.
     """
-    async with connect(url, timeout_s=timeout_s) as gateway:
+    async with connect(url, timeout_s=timeout_s, api_key=api_key) as gateway:
         yield JobClient(gateway, run=run, timeout_s=timeout_s)
 
 
