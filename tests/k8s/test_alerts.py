@@ -10,7 +10,7 @@ import pytest
 
 from tests.k8s import queries
 from tests.k8s.manifests import BACKENDS, combined, of_kind
-from tests.k8s.promtool import GENERATED, MINUTES, SCENARIOS, run, series
+from tests.k8s.promtool import CAUSES, GENERATED, MINUTES, SCENARIOS, run, series
 
 Series = list[dict[str, str]]
 
@@ -197,7 +197,8 @@ def firing(alert: str, made: Series, count: int) -> dict[str, Any]:
 def test_each_alert_fires_on_its_problem_and_only_then(alert: str, tmp_path: Path) -> None:
     cases = [(name, made, 1) for name, made in PROBLEMS[alert].items()]
     cases += [(name, made, 0) for name, made in (CALM[alert] | SCENARIOS).items()]
-    run(tmp_path, [{"name": name} | firing(alert, made, count) for name, made, count in cases])
+    tests = [{"name": name} | firing(alert, made, count) for name, made, count in cases]
+    run(tmp_path, tests, groups=CAUSES)
 
 
 def test_an_alert_names_its_place_and_severity() -> None:
@@ -209,7 +210,7 @@ def test_an_alert_names_its_place_and_severity() -> None:
 
 def test_pods_of_another_installation_are_not_replicas_of_this_one(tmp_path: Path) -> None:
     others = [series("up", f"1x{MINUTES}", f"atelier-{name}", namespace="other") for name in BACKENDS]
-    run(tmp_path, [firing("AtelierServiceNotReady", gateway() + others, len(BACKENDS))])
+    run(tmp_path, [firing("AtelierServiceNotReady", gateway() + others, len(BACKENDS))], groups=CAUSES)
 
 
 @pytest.mark.parametrize(

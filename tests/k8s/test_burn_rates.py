@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.k8s import queries
-from tests.k8s.promtool import run, series
+from tests.k8s.promtool import CAUSES, OBJECTIVES, run, series
 
 Series = list[dict[str, str]]
 Phases = Sequence[tuple[int, float, float]]
@@ -139,8 +139,11 @@ PAGED_OF_EACH_ALERT = {problem.alert: problem for problem in PAGED.values()}
 """One for each alert: what follows from the windows alone is the same for all."""
 
 
-def check(folder: Path, made: Series, *expectations: dict[str, Any]) -> None:
-    run(folder, [{"interval": "1m", "input_series": made, "promql_expr_test": list(expectations)}])
+def check(
+    folder: Path, made: Series, *expectations: dict[str, Any], groups: Sequence[str] = OBJECTIVES
+) -> None:
+    test = {"interval": "1m", "input_series": made, "promql_expr_test": list(expectations)}
+    run(folder, [test], groups=groups)
 
 
 def in_namespace(name: str, made: Series) -> Series:
@@ -266,7 +269,8 @@ def test_nothing_alerts_and_no_rate_is_recorded_without_traffic(tmp_path: Path) 
     made += [of_gateway("up", "1x90"), ended("failed", "3x90")]
     made += [series("up", "1x90", f"atelier-{name}") for name in ("generator", "restorer")]
     rates = {"expr": '{__name__=~"atelier_slo:burn:.*"}', "eval_time": "89m", "exp_samples": []}
-    check(tmp_path, made, rates, {"expr": "ALERTS", "eval_time": "89m", "exp_samples": []})
+    alerts = {"expr": "ALERTS", "eval_time": "89m", "exp_samples": []}
+    check(tmp_path, made, rates, alerts, groups=(*OBJECTIVES, *CAUSES))
 
 
 def test_every_alert_on_a_budget_is_tried_here() -> None:

@@ -49,7 +49,7 @@ def scaled_to(folder: Path, name: str, made: list[dict[str, str]], value: float 
     query, _ = queries.autoscalers()[name]
     samples = [] if value is None else [{"labels": "{}", "value": value}]
     expectation = {"expr": query, "eval_time": "30m", "exp_samples": samples}
-    run(folder, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}])
+    run(folder, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}], groups=())
 
 
 @pytest.mark.parametrize("service", BACKENDS)
@@ -142,7 +142,7 @@ def test_a_job_that_waits_starts_a_service_without_pods(service: str, tmp_path: 
         "eval_time": "30m",
         "exp_samples": [{"labels": "{}", "value": 1}],
     }
-    run(tmp_path, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}])
+    run(tmp_path, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}], groups=())
 
 
 @pytest.mark.parametrize("service", ["generator", "restorer", "gateway"])
