@@ -49,7 +49,7 @@ SECRETS = {
     "atelier-api-keys": {"keys.toml": ""},
     "atelier-jobs-bucket": {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"},
 }
-"""What a platform engineer creates, with the names and keys that components/jobs-postgres and api-keys document."""
+"""What a platform engineer creates, with the names and keys that the components document."""
 
 CONTROL_LABEL = "app.kubernetes.io/name"
 
