@@ -41,6 +41,7 @@ from atelier_gateway.http.transfer import TransferMiddleware, Transfers
 from atelier_gateway.jobs.assembly import create_jobs
 from atelier_gateway.settings import NO_GENERATOR, GatewaySettings
 from atelier_gateway.studio import Studio
+from atelier_gateway.tls import backend_files
 from atelier_runtime import metrics
 from atelier_runtime.settings import StartupError
 
@@ -107,13 +108,14 @@ def _clients(settings: GatewaySettings) -> tuple[GeneratorClient | NoGenerator, 
     max_pixels = settings.max_pixels
     wait_s = settings.backend_wait_seconds
     status_timeout_s = settings.status_timeout_seconds
+    tls = backend_files(settings)
     restorer = RestorerClient(
-        settings.restorer, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s
+        settings.restorer, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s, tls=tls
     )
     if settings.generator == NO_GENERATOR:
         return NoGenerator(restorer), restorer
     generator = GeneratorClient(
-        settings.generator, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s
+        settings.generator, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s, tls=tls
     )
     return generator, restorer
 

@@ -21,7 +21,7 @@ from atelier.generator.v1 import generator_service_pb2_grpc
 from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_gateway.backends import convert
-from atelier_gateway.backends.channel import BackendChannel, BackendName, to_atelier_error, unreachable
+from atelier_gateway.backends.channel import BackendChannel, BackendName, unreachable
 from atelier_gateway.backends.large_request import SerializedRequests
 from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
 from atelier_gateway.core.estimates import GeneratorEstimate
@@ -42,6 +42,7 @@ from atelier_runtime.errors import DeadlineExceeded, InternalError, InvalidReque
 from atelier_runtime.images import message_limit_bytes
 from atelier_runtime.log import REQUEST_ID_HEADER, request_id
 from atelier_runtime.service_status import ServiceStatus
+from atelier_runtime.tls import PemFiles
 
 T = TypeVar("T")
 
@@ -54,7 +55,15 @@ class _Client(Backend):
     _stub: ClassVar[Any]  # protoc writes stubs without types
     _status_request: ClassVar[type[Any]]
 
-    def __init__(self, address: str, *, max_pixels: int, wait_s: float, status_timeout_s: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        max_pixels: int,
+        wait_s: float,
+        status_timeout_s: float,
+        tls: PemFiles | None = None,
+    ) -> None:
         """Nothing is opened yet.
 
         Args:
@@ -62,9 +71,10 @@ class _Client(Backend):
             max_pixels: Largest image, sent or received.
             wait_s: How long a call waits for a replica while there is none.
             status_timeout_s: How long `status` waits.
+            tls: What to trust and to present; None: nothing is encrypted.
         """
         self._channel = BackendChannel(
-            self._name, address, self._service.full_name, max_pixels=max_pixels, wait_s=wait_s
+            self._name, address, self._service.full_name, max_pixels=max_pixels, wait_s=wait_s, tls=tls
         )
         self._status_timeout_s = status_timeout_s
         self._max_bytes = message_limit_bytes(max_pixels)
@@ -91,7 +101,7 @@ class _Client(Backend):
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise unreachable(self._name) from None
-            raise to_atelier_error(self._name, error) from None
+            raise self._channel.error_of(error) from None
 
     async def _call(
         self, once: Callable[[Any], Awaitable[T]], deadline: float, *, wait_for_slot: bool = False

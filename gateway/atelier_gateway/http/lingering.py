@@ -8,12 +8,16 @@ discarded until the client closes.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 _MIN_BYTES_PER_SECOND = 64 * 1024
+_FAREWELL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,18 @@ class LingeringTransport(asyncio.Transport):
         if self._is_sending():
             self.linger()
         elif not self.lingers:
+            all_is_read = self.unread_bytes() == 0
             self._inner.close()
+            if all_is_read and self._inner.get_extra_info("sslcontext") is not None:
+                # asyncio waits half a minute for the client's farewell, which few clients send.
+                self._timer = asyncio.get_running_loop().call_later(_FAREWELL_S, self._inner.abort)
 
     def linger(self) -> None:
         """Close the sending side after what was written; what comes must be passed to `discard`."""
         if self.is_closing():
             return
         self.lingers = True
-        with suppress(OSError):  # the client has gone
+        with suppress(OSError, NotImplementedError):  # the client has gone; TLS closes both sides or none
             self._inner.write_eof()
         self._inner.resume_reading()
         self._start_period()
@@ -93,6 +101,18 @@ class LingeringTransport(asyncio.Transport):
                 self._give_up()
 
         self._timer = asyncio.get_running_loop().call_later(self._limits.seconds, end)
+
+    def unread_bytes(self) -> int:
+        """Return the bytes that the client has not received, those in the kernel's buffer among them.
+
+        The kernel asks for more only when megabytes of its buffer are free, for which a slow client needs
+        minutes.
+        """
+        unread = self._inner.get_write_buffer_size()
+        with suppress(OSError):  # a socket of another kind, or closed
+            answer = fcntl.ioctl(self._inner.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+            unread += int.from_bytes(answer, sys.byteorder)
+        return unread
 
     # --- the rest is the transport's ---
 

@@ -1,10 +1,18 @@
-"""Serves the metrics of a gRPC service over HTTP. The gateway serves its own on its own port."""
+"""Serves metrics and probes over plain HTTP, on a port that is not for clients.
+
+The kubelet's gRPC probes do not speak TLS, and its HTTP probes present no certificate. So a process that
+requires either is asked here.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import CancelledError
 from contextlib import suppress
+from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -14,6 +22,71 @@ import prometheus_client
 from atelier_runtime.addresses import bare_host
 
 _MAX_CONNECTIONS = 64
+_TURN_S = 4.0  # shorter than the timeout of the probes in k8s, which then show the reason
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What `/livez` and `/readyz` respond.
+
+    Both are answered in the event loop that does the work, so a loop that stands still fails them.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    not_ready: Callable[[], Awaitable[str]]
+    """Returns in a few words why the process is not ready; empty: it is."""
+
+    def live(self) -> str:
+        """Return why the process is not alive; empty: it is."""
+        return self._ask(_nothing)
+
+    def ready(self) -> str:
+        """Return why the process is not ready; empty: it is."""
+        return self._ask(self.not_ready)
+
+    def _ask(self, question: Callable[[], Awaitable[str]]) -> str:
+        async def answer() -> str:
+            return await question()
+
+        if self.loop.is_closed():
+            return "stopped"
+        asked = asyncio.run_coroutine_threadsafe(answer(), self.loop)
+        try:
+            return asked.result(_TURN_S)
+        except CancelledError:
+            return "stopping"
+        except TimeoutError:
+            asked.cancel()
+            return f"no answer within {_TURN_S:g} s"
+
+
+async def _nothing() -> str:
+    return ""
+
+
+_Start = Callable[[str, list[tuple[str, str]]], object]
+_Application = Callable[[dict[str, Any], _Start], Iterable[bytes]]
+
+
+def _application(registry: prometheus_client.CollectorRegistry, probes: Probes | None) -> _Application:
+    metrics: _Application = prometheus_client.make_wsgi_app(registry)
+    if probes is None:
+        return metrics
+    questions = {"/livez": probes.live, "/readyz": probes.ready}
+
+    def answer(environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
+        question = questions.get(environ["PATH_INFO"])
+        if question is None:
+            return metrics(environ, start)
+        reason = question()
+        body = f"{reason or 'ok'}\n".encode()
+        start(
+            "503 Service Unavailable" if reason else "200 OK",
+            [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))],
+        )
+        return [body]
+
+    return answer
 
 
 class _Handler(WSGIRequestHandler):
@@ -73,13 +146,26 @@ class _Ipv6Server(_Server):
 class MetricsServer:
     """An HTTP server in threads of its own; it listens from the start."""
 
-    def __init__(self, host: str, port: int, registry: prometheus_client.CollectorRegistry) -> None:
-        """`port` 0 takes a free one. Raises `OSError` if it cannot be bound."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: prometheus_client.CollectorRegistry,
+        probes: Probes | None = None,
+    ) -> None:
+        """Listen. Raises `OSError` if the port cannot be bound.
+
+        Args:
+            host: The address to listen on.
+            port: 0 takes a free one.
+            registry: The metrics.
+            probes: What `/livez` and `/readyz` respond; None: metrics, as at any other path.
+        """
         host = bare_host(host)
         self._server = make_server(
             host,
             port,
-            prometheus_client.make_wsgi_app(registry),
+            _application(registry, probes),
             server_class=_Ipv6Server if ":" in host else _Server,
             handler_class=_Handler,
         )

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
@@ -27,6 +28,14 @@ Compile = Literal["off", "blocks", "max"]
 
 def _lower_case(given: object) -> object:
     return given.lower() if isinstance(given, str) else given
+
+
+def _none_if_empty(given: object) -> object:
+    return None if given == "" else given
+
+
+OptionalFile = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+"""A path; an empty variable is as good as none, and not the folder that the process runs in."""
 
 
 class ProcessSettings(BaseSettings):
@@ -54,6 +63,19 @@ class ProcessSettings(BaseSettings):
     )
     drain_seconds: float = Field(
         60.0, ge=0, le=3600, description="Time for accepted work to finish after SIGTERM."
+    )
+    tls_cert: OptionalFile = Field(
+        None,
+        description="Serve with TLS: a PEM file with the certificate, its own first, then those between it "
+        "and the CA. Read again when it changes.",
+    )
+    tls_key: OptionalFile = Field(
+        None, description="Its private key, a PEM file without a password; required with the certificate."
+    )
+    tls_ca: OptionalFile = Field(
+        None,
+        description="PEM file of CAs: clients must present a certificate that one of them has signed (mutual "
+        "TLS).",
     )
 
 
@@ -99,6 +121,9 @@ class ServiceSettings(ProcessSettings):
         ge=0,
         le=512,
         description="Threads per network operator; 0: one for each CPU that the process may use.",
+    )
+    reflection: bool = Field(
+        True, description="Serve gRPC reflection, by which tools such as grpcurl learn the methods."
     )
 
 

@@ -1,0 +1,410 @@
+"""A service with TLS: who gets in, and certificates that change while it serves; real handshakes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import torch
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
+from pydantic_settings import SettingsConfigDict
+
+from atelier_runtime import metrics_server, tls
+from atelier_runtime.device_worker import DeviceWorker
+from atelier_runtime.health import Readiness
+from atelier_runtime.images.workers import ImageWorkers
+from atelier_runtime.server import ServiceServer
+from atelier_runtime.service import LoadedModels
+from atelier_runtime.service_status import ServiceStatus
+from atelier_runtime.settings import ServiceSettings, StartupError
+from tests.authority import Authority, Identity, serial_of
+
+NAME = "test.Service"
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="ATELIER_TEST_", frozen=True)
+
+    port: int = 0
+    metrics_port: int = 0
+    image_workers: int = 1
+
+
+class Service:
+    """One method, which takes a moment and returns nothing."""
+
+    name = NAME
+
+    def __init__(self, worker: DeviceWorker, image_workers: ImageWorkers) -> None:
+        self.loaded = threading.Event()
+        self.loaded.set()
+
+    def load(self) -> LoadedModels:
+        self.loaded.wait(30)
+        return LoadedModels("none", "5e1f", (), torch.device("cpu"), torch.float32)
+
+    def warm_up(self) -> None: ...
+
+    def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
+        async def work(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            await asyncio.sleep(0.005)
+            return b"done"
+
+        handlers = {"Work": grpc.unary_unary_rpc_method_handler(work, bytes, bytes)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+
+
+class Running:
+    """A ready service whose certificate `authority` has signed."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.authority = Authority()
+        self.identity = self.authority.server()
+        certificate, key = self.identity.write(folder, "server")
+        given = {"tls_cert": certificate, "tls_key": key, **settings}
+        self.server = ServiceServer("restorer", Settings(**given), Service)
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.server.port}"
+
+    def renew(self) -> Identity:
+        """Issue the service another certificate."""
+        renewed = self.authority.server()
+        renewed.write(self.folder, "server")
+        return renewed
+
+    def channel(self, ca: bytes | None = None, client: Identity | None = None) -> grpc.aio.Channel:
+        pem = (ca or self.authority.pem, client and client.key, client and client.certificate)
+        return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(*pem))
+
+    def presented(self) -> int:
+        """The serial number of the certificate in a new handshake."""
+        context = ssl.create_default_context(cadata=self.authority.pem.decode())
+        context.set_alpn_protocols(["h2"])
+        with (
+            socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            return serial_of(connection.getpeercert(binary_form=True))
+
+    async def probe(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return await client.get(f"http://127.0.0.1:{self.server.metrics_port}{path}")
+
+
+@asynccontextmanager
+async def running(folder: Path, **settings: Any) -> AsyncIterator[Running]:
+    served = Running(folder, **settings)
+    await served.server.start()
+    try:
+        await served.server.wait_ready()
+        yield served
+    finally:
+        await served.server.drain()
+
+
+@pytest.fixture
+def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "LOOK_AGAIN_S", 0.0)
+
+
+async def work(channel: grpc.aio.Channel) -> bytes:
+    response: bytes = await channel.unary_unary(f"/{NAME}/Work")(b"", timeout=20)
+    return response
+
+
+async def is_refused(channel: grpc.aio.Channel) -> bool:
+    async with channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await work(channel)
+    return caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_with_tls_only_who_speaks_it_and_trusts_the_ca_is_served(tmp_path: Path) -> None:
+    async with running(tmp_path) as served:
+        async with served.channel() as channel:
+            assert await work(channel) == b"done"
+        assert await is_refused(grpc.aio.insecure_channel(served.address))
+        assert await is_refused(served.channel(ca=Authority("another").pem))
+        assert served.presented() == served.identity.serial
+
+
+async def test_a_client_must_find_the_name_that_it_dials_in_the_certificate(tmp_path: Path) -> None:
+    async with running(tmp_path, host="0.0.0.0") as served:
+        credentials = grpc.ssl_channel_credentials(served.authority.pem)
+        for address, is_named in (("dns:///localhost", True), ("127.0.0.1", True), ("127.0.0.2", False)):
+            channel = grpc.aio.secure_channel(f"{address}:{served.server.port}", credentials)
+            if is_named:
+                async with channel:
+                    assert await work(channel) == b"done"
+            else:
+                assert await is_refused(channel)
+
+
+async def test_with_a_ca_only_clients_with_its_certificates_are_served(tmp_path: Path) -> None:
+    clients, others = Authority("clients"), Authority("others")
+    async with running(tmp_path, tls_ca=clients.write(tmp_path)) as served:
+        async with served.channel(client=clients.client()) as channel:
+            assert await work(channel) == b"done"
+        assert await is_refused(served.channel())
+        assert await is_refused(served.channel(client=others.client()))
+        assert await is_refused(served.channel(client=clients.server())), "a server's may not call"
+        assert await is_refused(grpc.aio.insecure_channel(served.address))
+
+
+async def test_a_certificate_is_replaced_under_a_stream_of_calls_without_losing_one(
+    tmp_path: Path, looks_always: None
+) -> None:
+    done = 0
+
+    async def keep_calling(served: Running) -> None:
+        nonlocal done
+        async with served.channel() as channel:
+            while not is_enough.is_set():
+                await work(channel)
+                done += 1
+
+    async def keep_connecting(served: Running) -> None:
+        nonlocal done
+        while not is_enough.is_set():
+            async with served.channel() as channel:
+                await work(channel)
+                done += 1
+
+    is_enough = asyncio.Event()
+    async with running(tmp_path) as served, asyncio.TaskGroup() as callers:  # which fails if one call does
+        for caller in (keep_calling, keep_connecting) * 2:
+            callers.create_task(caller(served))
+        for _ in range(3):
+            before = done
+            renewed = served.renew()
+            assert await asyncio.to_thread(served.presented) == renewed.serial
+            while done < before + 50:
+                await asyncio.sleep(0.01)
+        is_enough.set()
+
+
+async def test_a_ca_that_is_taken_away_is_not_trusted_any_more(tmp_path: Path, looks_always: None) -> None:
+    former, latter = Authority("former"), Authority("latter")
+    ca = former.write(tmp_path)
+    async with running(tmp_path, tls_ca=ca) as served:
+        async with served.channel(client=former.client()) as connected:
+            assert await work(connected) == b"done"
+            ca.write_bytes(latter.pem)
+            assert await is_refused(served.channel(client=former.client()))
+            assert await work(connected) == b"done", "who is connected already stays so"
+        async with served.channel(client=latter.client()) as channel:
+            assert await work(channel) == b"done"
+
+
+async def test_what_kubernetes_swaps_is_seen(tmp_path: Path, looks_always: None) -> None:
+    """A mounted Secret: its files are links through a link to a folder, and that link is replaced."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+
+    def publish(identity: Identity, version: str) -> None:
+        folder = mount / version
+        folder.mkdir()
+        identity.write(folder, "tls")
+        (mount / "..new").symlink_to(version)
+        os.replace(mount / "..new", mount / "..data")
+
+    authority = Authority()
+    first, second = authority.server(), authority.server()
+    publish(first, "..1")
+    for name in ("tls.crt", "tls.key"):
+        (mount / name).symlink_to(f"..data/{name}")
+    async with running(tmp_path, tls_cert=mount / "tls.crt", tls_key=mount / "tls.key") as served:
+        served.authority = authority
+        assert await asyncio.to_thread(served.presented) == first.serial
+        publish(second, "..2")
+        assert await asyncio.to_thread(served.presented) == second.serial
+
+
+async def test_half_of_a_change_leaves_the_former_files_in_use_and_is_told_once(
+    tmp_path: Path, looks_always: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, tls.logger.name)
+    async with running(tmp_path) as served:
+        renewed = served.authority.server()
+        (tmp_path / "server.crt").write_bytes(renewed.certificate)
+        for _ in range(4):
+            assert await asyncio.to_thread(served.presented) == served.identity.serial
+        [record] = caplog.records
+        assert f"TLS_KEY={tmp_path / 'server.key'}" in vars(record)["error"]
+        (tmp_path / "server.key").unlink()
+        for _ in range(3):
+            assert await asyncio.to_thread(served.presented) == served.identity.serial
+        assert len(caplog.records) == 2, "another problem is told, too"
+        (tmp_path / "server.key").write_bytes(renewed.key)
+        assert await asyncio.to_thread(served.presented) == renewed.serial
+
+
+async def test_a_change_that_is_seen_in_the_middle_is_no_error(
+    tmp_path: Path, looks_always: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, tls.logger.name)
+    authority = Authority()
+    certificate, key = authority.server().write(tmp_path, "server")
+    files = tls.server_files(tls.TlsFiles.of_settings("TLS_", certificate, key, None))
+    assert files is not None
+    renewed = authority.server()
+    certificate.write_bytes(renewed.certificate)
+    before = files.newest()
+    key.write_bytes(renewed.key)
+    assert files.newest() == tls.Pem(renewed.certificate, renewed.key, b"") != before
+    assert not caplog.records
+
+
+def test_files_are_not_read_for_each_call(tmp_path: Path) -> None:
+    authority = Authority()
+    files = tls.client_files(tls.TlsFiles.of_settings("TLS_", None, None, authority.write(tmp_path)))
+    assert files is not None
+    Authority("another").write(tmp_path)
+    end = time.monotonic() + tls.LOOK_AGAIN_S / 2
+    while time.monotonic() < end:
+        assert files.newest().ca == authority.pem
+
+
+BAD_FILES: dict[str, tuple[dict[str, str], str]] = {
+    "no key": ({"tls_cert": "server.crt"}, "TLS_KEY: is required with TLS_CERT={folder}/server.crt"),
+    "no certificate": ({"tls_key": "server.key"}, "TLS_CERT: is required with TLS_KEY={folder}/server.key"),
+    "a CA alone": ({"tls_ca": "ca.crt"}, "TLS_CA={folder}/ca.crt: needs TLS_CERT and TLS_KEY"),
+    "a missing file": (
+        {"tls_cert": "server.crt", "tls_key": "none"},
+        "TLS_KEY={folder}/none: cannot be read: No such file or directory",
+    ),
+    "another key": (
+        {"tls_cert": "server.crt", "tls_key": "other.key"},
+        "TLS_KEY={folder}/other.key: is not the key of TLS_CERT={folder}/server.crt",
+    ),
+    "no key in the file": (
+        {"tls_cert": "server.crt", "tls_key": "ca.crt"},
+        "TLS_KEY={folder}/ca.crt: contains no private key in PEM format without a password",
+    ),
+    "a key with a password": (
+        {"tls_cert": "server.crt", "tls_key": "locked.key"},
+        "TLS_KEY={folder}/locked.key: contains no private key in PEM format without a password",
+    ),
+    "no certificate in the file": (
+        {"tls_cert": "server.key", "tls_key": "server.key"},
+        "TLS_CERT={folder}/server.key: contains no certificates in PEM format",
+    ),
+    "no CA in the file": (
+        {"tls_cert": "server.crt", "tls_key": "server.key", "tls_ca": "server.key"},
+        "TLS_CA={folder}/server.key: contains no certificates in PEM format",
+    ),
+    "an empty file": (
+        {"tls_cert": "server.crt", "tls_key": "server.key", "tls_ca": "empty"},
+        "TLS_CA={folder}/empty: contains no certificates in PEM format",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+async def test_what_cannot_work_prevents_the_start_by_name(tmp_path: Path, name: str) -> None:
+    authority = Authority()
+    authority.write(tmp_path)
+    authority.server().write(tmp_path, "server")
+    other = authority.server()
+    other.write(tmp_path, "other")
+    key = load_pem_private_key(other.key, None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    (tmp_path / "locked.key").write_bytes(locked)
+    (tmp_path / "empty").touch()
+    given, message = BAD_FILES[name]
+    paths: dict[str, Any] = {field: tmp_path / file for field, file in given.items()}
+    settings = Settings(**paths)
+    server = ServiceServer("restorer", settings, Service)
+    with pytest.raises(StartupError) as caught:
+        await server.start()
+    assert str(caught.value) == message.format(folder=tmp_path)
+    await server.drain()
+
+
+def test_an_empty_variable_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_TEST_TLS_CERT", "")
+    assert Settings().tls_cert is None
+
+
+async def test_probes_are_answered_on_the_metrics_port(tmp_path: Path) -> None:
+    served = Running(tmp_path, tls_ca=Authority().write(tmp_path))
+    loaded = threading.Event()
+    served.server.service.loaded = loaded
+    await served.server.start()
+    response = await served.probe("/readyz")
+    assert (response.status_code, response.text) == (503, "loading\n")
+    assert (await served.probe("/livez")).status_code == 200
+    loaded.set()
+    await served.server.wait_ready()
+    assert [(await served.probe(path)).text for path in ("/livez", "/readyz")] == ["ok\n", "ok\n"]
+    assert "atelier_build_info" in (await served.probe("/metrics")).text
+    await served.server.readiness.set_draining()
+    response = await served.probe("/readyz")
+    assert (response.status_code, response.text) == (503, "draining\n")
+    assert (await served.probe("/livez")).status_code == 200, "or the kubelet would kill what drains"
+    await served.server.drain()
+
+
+async def test_a_process_whose_event_loop_stands_is_neither_live_nor_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_server, "_TURN_S", 0.2)
+    standing = asyncio.new_event_loop()
+    release = threading.Event()
+    standing.call_soon(release.wait, 60)
+    thread = threading.Thread(target=standing.run_forever)
+    thread.start()
+    probes = metrics_server.Probes(standing, Readiness(NAME).reason)
+    served = metrics_server.MetricsServer("127.0.0.1", 0, CollectorRegistry(), probes)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", trust_env=False) as client:
+            for path in ("/livez", "/readyz"):
+                response = await client.get(path)
+                assert (response.status_code, response.text) == (503, "no answer within 0.2 s\n")
+    finally:
+        await asyncio.to_thread(served.close)
+        standing.call_soon_threadsafe(standing.call_soon, standing.stop)
+        release.set()
+        await asyncio.to_thread(thread.join)
+        standing.close()
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+async def test_reflection_is_a_setting(tmp_path: Path, is_on: bool) -> None:
+    async with running(tmp_path, reflection=is_on) as served, served.channel() as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        call = stub.ServerReflectionInfo(iter([request]))
+        if is_on:
+            [response] = [response async for response in call]
+            assert NAME in [each.name for each in response.list_services_response.service]
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                [response async for response in call]
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        health = health_pb2_grpc.HealthStub(channel)
+        response = await health.Check(health_pb2.HealthCheckRequest(service=NAME))
+        assert response.status == health_pb2.HealthCheckResponse.SERVING
