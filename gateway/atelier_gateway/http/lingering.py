@@ -52,6 +52,7 @@ class LingeringTransport(asyncio.Transport):
         self._give_up = give_up
         self._timer: asyncio.TimerHandle | None = None
         self._discarded_bytes = 0
+        self._has_tls = transport.get_extra_info("sslcontext") is not None
         self.lingers = False
 
     def close(self) -> None:
@@ -61,7 +62,7 @@ class LingeringTransport(asyncio.Transport):
         elif not self.lingers:
             all_is_read = self.unread_bytes() == 0
             self._inner.close()
-            if all_is_read and self._inner.get_extra_info("sslcontext") is not None:
+            if all_is_read and self._has_tls:
                 # asyncio waits half a minute for the client's farewell, which few clients send.
                 self._timer = asyncio.get_running_loop().call_later(_FAREWELL_S, self._inner.abort)
 
@@ -109,9 +110,11 @@ class LingeringTransport(asyncio.Transport):
         minutes.
         """
         unread = self._inner.get_write_buffer_size()
+        connection = self._inner.get_extra_info("socket")
         with suppress(OSError):  # a socket of another kind, or closed
-            answer = fcntl.ioctl(self._inner.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-            unread += int.from_bytes(answer, sys.byteorder)
+            if connection is not None:
+                answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+                unread += int.from_bytes(answer, sys.byteorder)
         return unread
 
     # --- the rest is the transport's ---
@@ -144,6 +147,8 @@ class LingeringTransport(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when `pause_writing` and `resume_writing` are called."""
+        if high == 0 and self._has_tls:
+            high = 1  # asyncio's TLS would pause at 0 with nothing to write, and not resume
         self._inner.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
