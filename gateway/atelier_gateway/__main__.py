@@ -1,4 +1,4 @@
-"""The command `atelier-gateway`: `serve`, or `openapi` to print the OpenAPI document."""
+"""The command `atelier-gateway`: `serve`, `openapi` to print the OpenAPI document, `keys` for API keys."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import logging
 import os
 import sys
 
+from prometheus_client import CollectorRegistry
+
+from atelier_gateway import keys_command
+from atelier_gateway.access.browsers import is_loopback
 from atelier_gateway.app import create_app
 from atelier_gateway.server import Server, ignore_signals_after_drain, listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.log import configure_logging
+from atelier_runtime.metrics_server import MetricsServer, Probes
 from atelier_runtime.settings import StartupError, help_text, load
 
 logger = logging.getLogger(__name__)
@@ -29,9 +34,13 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands.add_parser("openapi", help="print the OpenAPI document")
-    command = parser.parse_args().command
+    keys_command.add_to(commands)
+    arguments = parser.parse_args()
+    command = arguments.command
     settings = load(GatewaySettings)
     try:
+        if command == "keys":
+            return keys_command.run(arguments, settings.api_keys)
         if command == "openapi":
             print(json.dumps(create_app(settings).openapi(), indent=2))
             return 0
@@ -57,16 +66,54 @@ def serve(settings: GatewaySettings) -> int:
     # What prevents the start is said below, in a line; uvicorn would show a traceback.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not _is_of_startup(record))
     app = create_app(settings)
+    warn_if_open(settings)
     server = Server(app, settings)
     ignore_signals_after_drain()
-    logger.info("listening", extra={"port": listener.getsockname()[1], "pid": os.getpid()})
+    try:
+        metrics_server = _metrics_server(settings, app.state.metrics_registry, app.state.probes)
+    except OSError as error:
+        print(f"ATELIER_GATEWAY_METRICS_PORT={settings.metrics_port}: {error.strerror}", file=sys.stderr)
+        return 1
+    ports = {"port": listener.getsockname()[1]}
+    if metrics_server is not None:
+        ports["metrics_port"] = metrics_server.port
+    logger.info("listening", extra={**ports, "pid": os.getpid()})
     try:
         server.run(sockets=[listener])
     finally:  # uvicorn exits where the start fails
+        if metrics_server is not None:
+            metrics_server.close()
         if app.state.startup_problem is not None:
             print(app.state.startup_problem, file=sys.stderr)
     logger.info("stopped")
     return 0 if server.started else 1
+
+
+def warn_if_open(settings: GatewaySettings) -> None:
+    """Say in the log if whoever reaches the port may use the gateway, and that may be others."""
+    silenced = settings.anonymous == "allow" or not settings.lets_anonymous_in
+    if silenced or is_loopback(settings.host):
+        return
+    logger.warning(
+        "whoever can reach this port may use the gateway: callers need no API key",
+        extra={
+            "host": settings.host,
+            "port": settings.port,
+            "help": "set ATELIER_GATEWAY_API_KEYS, or ATELIER_GATEWAY_ANONYMOUS=allow if that is meant",
+        },
+    )
+
+
+def _metrics_server(
+    settings: GatewaySettings, registry: CollectorRegistry, probes: Probes
+) -> MetricsServer | None:
+    """Serve /metrics and probes on a port of their own, if there is one.
+
+    Raises `OSError` if it cannot be bound.
+    """
+    if settings.metrics_port is None:
+        return None
+    return MetricsServer(settings.host, settings.metrics_port, registry, probes)
 
 
 def _is_of_startup(record: logging.LogRecord) -> bool:

@@ -11,6 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from atelier_gateway import __version__
+from atelier_gateway.access.browsers import BrowserRules, hosts_of
+from atelier_gateway.access.caller import at_once_of
+from atelier_gateway.access.gate import Gate
+from atelier_gateway.access.middleware import AccessMiddleware
+from atelier_gateway.access.usage import Usage
 from atelier_gateway.api import automatic1111, native, openai
 from atelier_gateway.api.automatic1111.errors import Automatic1111Route
 from atelier_gateway.api.native.errors import NativeRoute
@@ -38,11 +43,15 @@ from atelier_gateway.http.middleware import (
     SlashesMiddleware,
 )
 from atelier_gateway.http.transfer import TransferMiddleware, Transfers
-from atelier_gateway.jobs.assembly import create_jobs
+from atelier_gateway.jobs.assembly import create_database, create_jobs
+from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.settings import NO_GENERATOR, GatewaySettings
 from atelier_gateway.studio import Studio
 from atelier_gateway.tls import backend_files
 from atelier_runtime import metrics
+from atelier_runtime.api_keys import key_ring
+from atelier_runtime.errors import AtelierError
+from atelier_runtime.metrics_server import Probes
 from atelier_runtime.settings import StartupError
 
 
@@ -53,11 +62,17 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     generate = Generate(generator, restorer, max_pixels=settings.max_pixels, signer=signer)
     faces = Faces(restorer, signer)
     works = job_works(generate, faces, max_image_bytes=BodyLimits.of(settings).image)
-    jobs = create_jobs(settings, works, partial(webhook_data, base=f"{settings.root_path}{JOBS_PATH}"))
+    keys = key_ring(settings.api_keys, "ATELIER_GATEWAY_API_KEYS")
+    database = create_database(settings)
+    describe = partial(webhook_data, base=f"{settings.root_path}{JOBS_PATH}")
+    jobs = create_jobs(
+        settings, database, works, describe, lambda: at_once_of(keys.keys.values()) if keys else {}
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.BUILD_INFO.labels(__version__, "", "").set(1)
+        app.state.probes.attach()
         async with AsyncExitStack() as stack:  # in the event loop of the server
             try:
                 for part in (generator, restorer, jobs or nullcontext()):
@@ -83,13 +98,21 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     for router in automatic1111.create_routers(settings, generate, faces, health):
         app.include_router(router)
     app.state.startup_problem = None
-    app.state.drain = _nothing if jobs is None else jobs.drain
+    app.state.probes = probes = Probes(partial(_not_ready, health))
+    app.state.drain = partial(_drain, probes, jobs)
     add_docs(app, settings.root_path)
-    add_metrics(app, metrics.build_registry("gateway"))
+    registry = metrics.build_registry("gateway")
+    if settings.metrics_port is None:
+        add_metrics(app, registry)
+    app.state.metrics_registry = registry
     automatic = dict.fromkeys(automatic1111.PREFIXES, Automatic1111Route)
     ours = dict.fromkeys(("", JOBS_PATH, INSPECT_PATH), NativeRoute)
     errors = ErrorRenderer({**ours, openai.PREFIX: OpenAIRoute, **automatic})
     app.add_exception_handler(HTTPException, errors.handle_unmatched)
+    gate = Gate(keys, Usage(database), lets_anonymous_in=settings.lets_anonymous_in)
+    hosts = hosts_of(settings.host, settings.public_url, settings.allowed_hosts)
+    rules = BrowserRules(hosts=hosts, trusted_origins=settings.cors_origins)
+    app.add_middleware(AccessMiddleware, gate=gate, rules=rules, render_error=errors.render)
     app.add_middleware(RequestContextMiddleware, render_error=errors.render)
     transfers = Transfers(max_bytes=settings.max_bytes_in_flight, stall_seconds=settings.stall_seconds)
     app.add_middleware(TransferMiddleware, transfers=transfers)
@@ -100,8 +123,19 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _nothing() -> None:
-    """Without jobs, nothing has to know that the gateway drains."""
+def _drain(probes: Probes, jobs: Jobs | None) -> None:
+    probes.set_draining()
+    if jobs is not None:
+        jobs.drain()
+
+
+async def _not_ready(health: Health) -> str:
+    """Return why the gateway is not ready, as `/readyz` does; empty: it is."""
+    try:
+        await health.require_generator()
+    except AtelierError as error:
+        return error.message
+    return ""
 
 
 def _clients(settings: GatewaySettings) -> tuple[GeneratorClient | NoGenerator, RestorerClient]:
@@ -110,12 +144,22 @@ def _clients(settings: GatewaySettings) -> tuple[GeneratorClient | NoGenerator, 
     status_timeout_s = settings.status_timeout_seconds
     tls = backend_files(settings)
     restorer = RestorerClient(
-        settings.restorer, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s, tls=tls
+        settings.restorer,
+        max_pixels=max_pixels,
+        wait_s=wait_s,
+        status_timeout_s=status_timeout_s,
+        api_key=settings.backend_api_key,
+        tls=tls,
     )
     if settings.generator == NO_GENERATOR:
         return NoGenerator(restorer), restorer
     generator = GeneratorClient(
-        settings.generator, max_pixels=max_pixels, wait_s=wait_s, status_timeout_s=status_timeout_s, tls=tls
+        settings.generator,
+        max_pixels=max_pixels,
+        wait_s=wait_s,
+        status_timeout_s=status_timeout_s,
+        api_key=settings.backend_api_key,
+        tls=tls,
     )
     return generator, restorer
 
@@ -131,7 +175,7 @@ def _add_cors(app: FastAPI, settings: GatewaySettings) -> None:
             expose_headers=[
                 *(REPORT_HEADER, "X-Request-ID", "Retry-After"),
                 *("Location", "Preference-Applied", "ETag", "Content-Disposition"),
-                *(IGNORED_HEADER, WARNINGS_HEADER, MODEL_HEADER),
+                *(IGNORED_HEADER, WARNINGS_HEADER, MODEL_HEADER, "RateLimit", "RateLimit-Policy"),
             ],
             max_age=600,
         )

@@ -26,6 +26,7 @@ _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._~-]+)*")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _DATABASE = re.compile(r"sqlite:///(?!:memory:)[^\s?#]+|postgres(ql)?://\S+")
 _FILES = re.compile(r"file:\S+|(s3|s3a|gs|az|abfs|abfss)://\S+")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9])?")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -40,6 +41,17 @@ def _split_origins(given: object) -> object:
                 f"'{origin}' is not an origin: write * or http(s)://host[:port], separated by commas"
             )
     return origins
+
+
+def _split_hosts(given: object) -> object:
+    """Read `images.example.com, studio` as a list."""
+    if not isinstance(given, str):
+        return given
+    hosts = tuple(part.strip().lower() for part in given.split(",") if part.strip())
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"'{host}' is not the name of a host: write it without http:// and a port")
+    return hosts
 
 
 def _public_url(given: object) -> object:
@@ -120,7 +132,7 @@ class GatewaySettings(ProcessSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="ATELIER_GATEWAY_")
 
     renamed: ClassVar[Mapping[str, str]] = {"stage_wait_seconds": "backend_wait_seconds"}
-    secret: ClassVar[frozenset[str]] = frozenset({"jobs_database", "webhook_secrets"})
+    secret: ClassVar[frozenset[str]] = frozenset({"jobs_database", "webhook_secrets", "backend_api_key"})
 
     port: int = Field(7860, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
     generator: Annotated[str, BeforeValidator(_grpc_target_or_none)] = Field(
@@ -250,7 +262,27 @@ class GatewaySettings(ProcessSettings):
         True, description="Serve the page for browsers at /. false: / is JSON for them, too."
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)] = Field(
-        (), description="Origins whose pages may read responses, separated by commas; * for all."
+        (),
+        description="Origins whose pages may send requests and read responses, separated by commas; * for "
+        "all. Pages of others can do neither.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_hosts)] = Field(
+        (),
+        description="Names by which clients may call the gateway (Host), separated by commas, besides "
+        "localhost, IP addresses and the host of PUBLIC_URL. Empty: any, but where it listens on loopback "
+        "none.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of /metrics, without keys; 0 takes a free one. Unset: it is on PORT, and needs a "
+        "key with the scope metrics where there are keys.",
+    )
+    backend_api_key: str = Field(
+        "",
+        description="API key that the gateway presents to the services, where they have keys. It needs the "
+        "scopes generate, restore and all_jobs.",
     )
     backend_tls_ca: OptionalFile = Field(
         None,

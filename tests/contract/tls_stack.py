@@ -11,7 +11,7 @@ import grpc
 import httpx
 
 from atelier_runtime.tls import TlsFiles, server_credentials, server_files
-from tests.authority import Authority
+from tests.authority import Authority, serial_of
 from tests.contract.services import ScriptedServices
 from tests.contract.stack import Stack
 
@@ -62,6 +62,16 @@ class Certificates:
             paths = self.authority.client().write(self.folder, "client")
             context.load_cert_chain(*map(str, paths))
         return context
+
+
+def presented(port: int, context: ssl.SSLContext, alpn: str = "http/1.1") -> int:
+    """The serial number of the certificate in a new handshake with a server of this machine."""
+    context.set_alpn_protocols([alpn])
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        return serial_of(connection.getpeercert(binary_form=True))
 
 
 class SecureServices(ScriptedServices):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from atelier_gateway.jobs import service
-from atelier_gateway.jobs.assembly import create_jobs
+from atelier_gateway.jobs.assembly import create_database, create_jobs
 from atelier_gateway.jobs.blobs import BlobStore
 from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.jobs.store import JobStore
@@ -40,7 +40,7 @@ def room(folder: Path) -> Jobs:
     settings = GatewaySettings(
         jobs_database=f"sqlite:///{folder}/jobs.db", jobs_files=f"file:{folder}/files", jobs_lease_seconds=3
     )
-    jobs = create_jobs(settings, {JobType.RESTORE: Echo()}, describe)
+    jobs = create_jobs(settings, create_database(settings), {JobType.RESTORE: Echo()}, describe, dict)
     assert jobs is not None
     return jobs
 
@@ -54,7 +54,7 @@ async def ended(jobs: Jobs, job: Job) -> Job:
     while not job.status.is_final:
         assert time.monotonic() < end
         await asyncio.sleep(0.02)
-        job = await jobs.get(job.id, "")
+        job = await jobs.get(job.id, ("",))
     return job
 
 
@@ -122,12 +122,12 @@ async def test_files_that_cannot_be_deleted_hold_up_nothing_else(
         for job in (first, *others):
             await ended(jobs, job)
         end = time.monotonic() + 20
-        while not all([(await jobs.get(job.id, "")).expired for job in others]):
+        while not all([(await jobs.get(job.id, ("",))).expired for job in others]):
             assert time.monotonic() < end
             await asyncio.sleep(0.05)
-        assert not (await jobs.get(first.id, "")).expired
+        assert not (await jobs.get(first.id, ("",))).expired
         stuck = ""
-        while not (await jobs.get(first.id, "")).expired:
+        while not (await jobs.get(first.id, ("",))).expired:
             assert time.monotonic() < end
             await asyncio.sleep(0.05)
     assert list((tmp_path / "files").glob("job_*/*")) == []

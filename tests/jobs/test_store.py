@@ -76,7 +76,7 @@ async def test_a_job_from_acceptance_to_expiry(rows: Rows) -> None:
     await rows.upkeep.expire([job.id])
     gone = await rows.store.get(job.id)
     assert gone is not None and gone.expired and gone.result is None and gone.outputs == ()
-    assert await rows.upkeep.due() == [] and await rows.store.list_of("", before=None, limit=9) == []
+    assert await rows.upkeep.due() == [] and await rows.store.list_of(("",), before=None, limit=9) == []
     assert await rows.upkeep.delete_old() == 0, "its idempotency key is still kept"
     async with rows.database.writing() as connection:
         await connection.execute(update(jobs).values(created_at=now_ms() - IDEMPOTENCY_MS - 1))
@@ -171,7 +171,7 @@ async def test_a_job_that_has_ended_may_expire_before_its_time(rows: Rows) -> No
     gone = await rows.store.expire(job.id)
     assert gone is not None and gone.status is JobStatus.COMPLETED and gone.is_gone and not gone.expired
     assert [each.id for each in await rows.upkeep.due()] == [job.id], "whatever ends now, it is deleted"
-    assert [each.id for each in await rows.store.list_of("", before=None, limit=9)] == [kept.id]
+    assert [each.id for each in await rows.store.list_of(("",), before=None, limit=9)] == [kept.id]
     assert await rows.store.expire(job.id) == gone
     await rows.upkeep.expire([job.id])
     again = await rows.store.expire(job.id)
@@ -197,7 +197,7 @@ async def test_a_job_that_runs_expires_when_its_work_has_stopped(rows: Rows, end
     gone = await rows.store.expire(job.id)
     assert gone is not None and gone.status is JobStatus.IN_PROGRESS and gone.cancel_requested
     assert gone.is_gone and await rows.upkeep.due() == [], "its files are still being written"
-    assert await rows.store.list_of("", before=None, limit=9) == []
+    assert await rows.store.list_of(("",), before=None, limit=9) == []
     assert await rows.store.report(claim) is True
     if end == "complete":
         await rows.store.complete(claim, {}, [FILE])

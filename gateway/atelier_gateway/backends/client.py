@@ -62,6 +62,7 @@ class _Client(Backend):
         max_pixels: int,
         wait_s: float,
         status_timeout_s: float,
+        api_key: str = "",
         tls: PemFiles | None = None,
     ) -> None:
         """Nothing is opened yet.
@@ -71,8 +72,10 @@ class _Client(Backend):
             max_pixels: Largest image, sent or received.
             wait_s: How long a call waits for a replica while there is none.
             status_timeout_s: How long `status` waits.
+            api_key: What is presented to the service; "" where it has no keys.
             tls: What to trust and to present; None: nothing is encrypted.
         """
+        self._api_key = api_key
         self._channel = BackendChannel(
             self._name, address, self._service.full_name, max_pixels=max_pixels, wait_s=wait_s, tls=tls
         )
@@ -96,12 +99,28 @@ class _Client(Backend):
         get_status = type(self)._stub(self._channel.status_channel).GetStatus
         try:
             return await get_status(
-                self._status_request(), timeout=self._status_timeout_s, metadata=_metadata()
+                self._status_request(), timeout=self._status_timeout_s, metadata=self._metadata()
             )
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise unreachable(self._name) from None
             raise self._channel.error_of(error) from None
+
+    def _options(self, deadline: float) -> dict[str, Any]:
+        """Return the options of a call. Raises `DeadlineExceeded`."""
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise DeadlineExceeded()
+        return {"timeout": remaining, "metadata": self._metadata()}
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        key = f"Bearer {self._api_key}" if self._api_key else None
+        values = (
+            (REQUEST_ID_HEADER, request_id.get()),
+            (CALLER_HEADER, caller.get()),
+            ("authorization", key),
+        )
+        return tuple((name, value) for name, value in values if value)
 
     async def _call(
         self, once: Callable[[Any], Awaitable[T]], deadline: float, *, wait_for_slot: bool = False
@@ -141,7 +160,7 @@ class GeneratorClient(_Client, GeneratorBackend):
         request = await asyncio.to_thread(convert.generate_request, spec)
 
         async def once(stub: Any) -> None:
-            events = stub.GenerateImage(request, **_options(deadline))
+            events = stub.GenerateImage(request, **self._options(deadline))
             number = 0
             try:
                 async for event in events:
@@ -176,7 +195,7 @@ class GeneratorClient(_Client, GeneratorBackend):
         request = generator_pb.EstimateImageRequest(request=message)
 
         async def once(stub: Any) -> GeneratorEstimate:
-            return convert.estimate_from_proto(await stub.EstimateImage(request, **_options(deadline)))
+            return convert.estimate_from_proto(await stub.EstimateImage(request, **self._options(deadline)))
 
         return await self._call(once, deadline)
 
@@ -219,7 +238,7 @@ class RestorerClient(_Client, RestorerBackend):
         request = await asyncio.to_thread(convert.restore_request, spec)
 
         async def once(stub: Any) -> Restoration:
-            response = await stub.RestoreFaces(request, **_options(deadline))
+            response = await stub.RestoreFaces(request, **self._options(deadline))
             return convert.restoration_from_proto(response, spec)
 
         return await self._call(once, deadline, wait_for_slot=wait_for_slot)
@@ -232,7 +251,7 @@ class RestorerClient(_Client, RestorerBackend):
         request = await asyncio.to_thread(convert.compare_request, spec)
 
         async def once(stub: Any) -> tuple[Restoration, ...]:
-            responses = stub.CompareFidelities(request, **_options(deadline))
+            responses = stub.CompareFidelities(request, **self._options(deadline))
             results, received, size = [], [], 0
             try:
                 async for response in responses:
@@ -258,19 +277,6 @@ class RestorerClient(_Client, RestorerBackend):
         request = await asyncio.to_thread(convert.detect_request, spec)
 
         async def once(stub: Any) -> Detection:
-            return convert.detection_from_proto(await stub.DetectFaces(request, **_options(deadline)))
+            return convert.detection_from_proto(await stub.DetectFaces(request, **self._options(deadline)))
 
         return await self._call(once, deadline)
-
-
-def _options(deadline: float) -> dict[str, Any]:
-    """Return a call's time that is left, and its metadata."""
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise DeadlineExceeded()
-    return {"timeout": remaining, "metadata": _metadata()}
-
-
-def _metadata() -> tuple[tuple[str, str], ...]:
-    values = ((REQUEST_ID_HEADER, request_id.get()), (CALLER_HEADER, caller.get()))
-    return tuple((name, value) for name, value in values if value)

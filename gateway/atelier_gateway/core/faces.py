@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from atelier_gateway.core.backend import RestorerBackend
 from atelier_gateway.core.signing import Signed, Signer, claim_of_restoration
+from atelier_gateway.core.spending import spend_on
 from atelier_gateway.core.values import CompareSpec, Detection, DetectSpec, Restoration, RestoreSpec
 from atelier_runtime.errors import InternalError
 from atelier_runtime.images import Format
@@ -25,11 +26,13 @@ class Faces:
 
     async def restore(self, spec: RestoreSpec, *, deadline: float) -> Restoration:
         """Restore the faces of an image."""
+        await spend_on(spec)
         restoration = await self._restorer.restore(spec, deadline=deadline)
         return _without_needless_reason(await self._signed(restoration, spec), spec)
 
     async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
         """Restore an image at several fidelities, for little more than the cost of one; results in order."""
+        await spend_on(spec)
         restorations = await self._restorer.compare(spec, deadline=deadline)
         if len(restorations) != len(spec.fidelities):
             raise InternalError(f"The restorer sent {len(restorations)} of {len(spec.fidelities)} images.")
@@ -53,6 +56,7 @@ class Faces:
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
         """Find the faces of an image."""
+        await spend_on(spec)
         return await self._restorer.detect(spec, deadline=deadline)
 
 

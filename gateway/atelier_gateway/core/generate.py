@@ -28,6 +28,7 @@ from atelier_gateway.core.recipe import as_drawn, recipe_writer
 from atelier_gateway.core.restoration_costs import RestorationCosts
 from atelier_gateway.core.results import restored, unrestored
 from atelier_gateway.core.signing import Signer
+from atelier_gateway.core.spending import spend_on
 from atelier_gateway.core.values import (
     GeneratedImage,
     GenerateSpec,
@@ -175,6 +176,7 @@ class Generate:
         if violations := self.violations(spec):
             raise InvalidRequest(violations)
         warnings = await self._check_names(spec)
+        await spend_on(spec)
         write_recipe = await recipe_writer(spec, self._signer)
         plain = replace(spec, metadata="none")  # what a recipe says is known here, at the end
         if not spec.restored:

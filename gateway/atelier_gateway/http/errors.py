@@ -133,6 +133,12 @@ def retry_after(error: AtelierError) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(delay)))}
 
 
+def challenge(error: AtelierError, scheme: str) -> dict[str, str]:
+    """Return the WWW-Authenticate header of an error that a key would help against, otherwise none."""
+    is_about_keys = error.reason is ErrorReason.UNAUTHENTICATED
+    return {"WWW-Authenticate": f'{scheme} realm="Atelier"'} if is_about_keys else {}
+
+
 def log_and_count(error: AtelierError, *, is_probe: bool = False) -> None:
     """Log and count an error that is about to be returned.
 

@@ -11,16 +11,23 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from atelier_gateway.access.caller import PIXELS, caller_in
 from atelier_gateway.http.errors import path_below_root, unforeseen_error
 from atelier_runtime import metrics
-from atelier_runtime.caller import caller
+from atelier_runtime.caller import caller as current_caller
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 
-logger = logging.getLogger(__name__)
+audit = logging.getLogger("atelier_gateway.audit")
+"""A line for each request: who, what kind, sizes, outcome. No prompt and no picture is in it."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 _CLIENT_CLOSED_REQUEST = 499
+_POLLED = frozenset({"/", "/livez", "/readyz", "/health", "/metrics", "/studio/{name:path}", "other"})
+_NO_KEY = "anonymous"
+_REFUSED = "none"
+"""Labels where there is no key: the caller needs none, or it was refused. No key has such a name."""
+
 _SLASHES = re.compile(r"/{2,}")
 
 
@@ -39,13 +46,19 @@ class RequestContextMiddleware:
             return
         current = accept_request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
         token = request_id.set(current)
-        address = scope["client"][0] if scope.get("client") else ""
-        caller_token = caller.set(f"address {address}")
+        caller_token = current_caller.set("")
         started = time.perf_counter()
-        status = 0
+        status = received = sent = 0
+
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
+            sent += len(message.get("body", b""))
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = current
@@ -53,7 +66,7 @@ class RequestContextMiddleware:
 
         metrics.REQUESTS_IN_PROGRESS.inc()
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, counted_receive, send_with_id)
         except Exception:  # even what a middleware raises must get a response and a line in the log
             error = unforeseen_error()
             if status:  # the response has begun: it can only be cut off
@@ -61,8 +74,9 @@ class RequestContextMiddleware:
             await self._render_error(path_below_root(scope), error)(scope, receive, send_with_id)
         finally:
             metrics.REQUESTS_IN_PROGRESS.dec()
-            _record(scope, status or _CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
-            caller.reset(caller_token)
+            seconds = time.perf_counter() - started
+            _record(scope, status or _CLIENT_CLOSED_REQUEST, seconds, received, sent)
+            current_caller.reset(caller_token)
             request_id.reset(token)
 
 
@@ -98,14 +112,32 @@ class RootPathMiddleware:
         await self._app(scope, receive, send)
 
 
-def _record(scope: Scope, status: int, seconds: float) -> None:
+def _record(scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
     method = scope["method"] if scope["method"] in _METHODS else "other"
     path = route_template(scope)
     code = str(status)
     metrics.REQUEST_DURATION.labels(f"{method} {path}", code).observe(seconds)
-    level = logging.INFO if method == "POST" else logging.DEBUG
-    fields = {"method": method, "path": path, "code": code, "seconds": round(seconds, 4)}
-    logger.log(level, "request", extra=fields)
+    caller = caller_in(scope)
+    key = caller.key.name if caller and caller.key else _NO_KEY if caller else _REFUSED
+    metrics.KEY_REQUESTS.labels(key, code).inc()
+    fields: dict[str, object] = {
+        "caller": caller.name if caller else f"address {_address_in(scope)}",
+        "method": method,
+        "path": path,
+        "code": code,
+        "seconds": round(seconds, 4),
+        "received_bytes": received,
+        "sent_bytes": sent,
+    }
+    if pixels := scope.get("state", {}).get(PIXELS):
+        fields["pixels"] = pixels
+    # What is polled, or is the page's own, says nothing of who does what.
+    is_polled = method in ("GET", "HEAD") and path in _POLLED
+    audit.log(logging.DEBUG if is_polled else logging.INFO, "request", extra=fields)
+
+
+def _address_in(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else ""
 
 
 def route_template(scope: Scope) -> str:

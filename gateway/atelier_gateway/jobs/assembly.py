@@ -20,17 +20,28 @@ from atelier_gateway.jobs.work import JobWork
 from atelier_gateway.settings import NO_JOBS, GatewaySettings
 
 
+def create_database(settings: GatewaySettings) -> Database | None:
+    """Return the jobs' database, not opened yet; None: there are no jobs, on purpose."""
+    return None if settings.jobs_database == NO_JOBS else Database(settings.jobs_database)
+
+
 def create_jobs(
-    settings: GatewaySettings, works: Mapping[JobType, JobWork], describe: Callable[[Job], Json]
+    settings: GatewaySettings,
+    database: Database | None,
+    works: Mapping[JobType, JobWork],
+    describe: Callable[[Job], Json],
+    at_once_of: Callable[[], Mapping[str, int]],
 ) -> Jobs | None:
-    """Build it; nothing is opened yet. `describe`: what webhooks say of a job. None: there are no jobs."""
-    if settings.jobs_database == NO_JOBS:
+    """Build it; nothing is opened yet. None without a database: there are no jobs.
+
+    `describe`: what webhooks say of a job. `at_once_of`: see `JobStore`.
+    """
+    if database is None:
         return None
-    database = Database(settings.jobs_database)
     outbox = Outbox(database, describe)
     lease_s = settings.jobs_lease_seconds
     limits = Limits(settings.jobs_waiting, settings.jobs_waiting_per_key, int(1000 * lease_s))
-    store = JobStore(database, limits, outbox)
+    store = JobStore(database, limits, outbox, at_once_of)
     blobs = BlobStore(settings.jobs_files)
     runner_limits = RunnerLimits(
         at_once=settings.jobs_at_once,

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from atelier_gateway.access.caller import caller_of_owner
 from atelier_gateway.core.generate import WORTH_WAITING_FOR
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.drawings import PREFIX, StoredDrawings
@@ -31,6 +32,7 @@ from atelier_gateway.jobs.values import (
 )
 from atelier_gateway.jobs.work import Accepted, JobWork, Result, Surroundings
 from atelier_runtime import metrics
+from atelier_runtime.caller import caller
 from atelier_runtime.errors import (
     DEFAULT_RETRY_AFTER_S,
     AtelierError,
@@ -184,6 +186,7 @@ class JobRunner:
     async def _carry_out(self, claim: Claim) -> None:
         running = self._running[claim.job.id]
         request_id.set(claim.job.id)
+        caller.set(caller_of_owner(claim.job.owner))
         heart = asyncio.create_task(self._report(running))
         try:
             try:

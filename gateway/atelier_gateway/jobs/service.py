@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -215,16 +215,18 @@ class Jobs:
         except BlobMissing:
             raise InvalidRequest.of(f"{field}.job", "its outputs have expired") from None
 
-    async def get(self, job_id: str, *owners: str) -> Job:
-        """Return a job of one of these owners. Raises `NotFound`, also for another owner's."""
+    async def get(self, job_id: str, owners: Collection[str] | None) -> Job:
+        """Return a job of one of these owners, None: of any. Raises `NotFound`, also for another owner's."""
         job = await self._store.get(job_id) if is_job_id(job_id) else None
-        if job is None or job.owner not in owners:
+        if job is None or (owners is not None and job.owner not in owners):
             raise NotFound("There is no job of this ID.")
         return job
 
-    async def list_of(self, owner: str, *, before: str | None, limit: int) -> Sequence[Job]:
-        """Return an owner's jobs, newest first."""
-        return await self._store.list_of(owner, before=before, limit=limit)
+    async def list_of(
+        self, owners: Collection[str] | None, *, before: str | None, limit: int
+    ) -> Sequence[Job]:
+        """Return the jobs of these owners, None: of all, newest first."""
+        return await self._store.list_of(owners, before=before, limit=limit)
 
     async def outlook(self, job: Job) -> Outlook:
         """Return what a job that has not ended still has before it."""
@@ -240,9 +242,9 @@ class Jobs:
         left_ms = typical_ms * (1 - job.progress) if job.progress else typical_ms - elapsed_ms
         return Outlook(None, max(0.0, left_ms / 1000))
 
-    async def cancel(self, job_id: str, owner: str) -> Job:
+    async def cancel(self, job_id: str, owners: Collection[str] | None) -> Job:
         """Cancel a job; one that has ended stays as it is. Raises `NotFound`."""
-        await self.get(job_id, owner)
+        await self.get(job_id, owners)
         job = await self._store.cancel(job_id)
         if job is None:
             raise NotFound("There is no job of this ID.")
@@ -253,12 +255,12 @@ class Jobs:
             self._runner.cancel(job_id)
         return job
 
-    async def expire(self, job_id: str, owner: str) -> None:
+    async def expire(self, job_id: str, owners: Collection[str] | None) -> None:
         """Delete what a job has made, now or once its work has stopped. Raises `NotFound`.
 
         Once the row says so it is done, whatever ends or is away: what is missed here is tidied up.
         """
-        await self.get(job_id, owner)
+        await self.get(job_id, owners)
         job = await self._store.expire(job_id)
         if job is None:
             raise NotFound("There is no job of this ID.")

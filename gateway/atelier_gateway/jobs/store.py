@@ -7,7 +7,7 @@ only that may write to it; its lease ends on its own if its runner does.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -21,9 +21,9 @@ from sqlalchemy.sql.elements import ColumnElement
 from atelier_gateway.jobs.database import Database
 from atelier_gateway.jobs.rows import ended, job_of
 from atelier_gateway.jobs.tables import jobs, owners
+from atelier_gateway.jobs.turns import next_job
 from atelier_gateway.jobs.values import (
     IDEMPOTENCY_MS,
-    MAX_ATTEMPTS,
     Claim,
     Job,
     JobProgress,
@@ -96,10 +96,18 @@ class Change:
 class JobStore:
     """The rows."""
 
-    def __init__(self, database: Database, limits: Limits, events: Events) -> None:
+    def __init__(
+        self,
+        database: Database,
+        limits: Limits,
+        events: Events,
+        at_once_of: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """`at_once_of`: returns how many jobs may be in progress at once, of owners with a limit."""
         self._database = database
         self._limits = limits
         self._events = events
+        self._at_once_of = at_once_of
 
     # --- from the outside ---
 
@@ -172,9 +180,16 @@ class JobStore:
             row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).mappings().first()
         return None if row is None else job_of(row)
 
-    async def list_of(self, owner: str, *, before: str | None, limit: int) -> Sequence[Job]:
-        """Return an owner's jobs that are not gone, newest first; `before`: an ID to go on from."""
-        wanted = select(jobs).where(jobs.c.owner == owner, jobs.c.expired.is_(False), jobs.c.ttl_ms > 0)
+    async def list_of(
+        self, owners: Collection[str] | None, *, before: str | None, limit: int
+    ) -> Sequence[Job]:
+        """Return the jobs of owners, None: of all, that are not gone, newest first.
+
+        `before`: an ID to go on from.
+        """
+        wanted = select(jobs).where(jobs.c.expired.is_(False), jobs.c.ttl_ms > 0)
+        if owners is not None:
+            wanted = wanted.where(jobs.c.owner.in_(owners))
         if before is not None:
             wanted = wanted.where(jobs.c.id < before)
         async with self._database.reading() as connection:
@@ -262,23 +277,12 @@ class JobStore:
     async def claim(self, runner: str) -> Claim | None:
         """Take the next job; None: there is none. Also one whose runner's lease has ended.
 
-        The owner served longest ago comes first, then the highest priority, then the oldest job.
+        The owner served longest ago comes first, then the highest priority, then the oldest job. Owners with
+        as many jobs in progress as they may have are passed over.
         """
         now = now_ms()
-        waits = and_(jobs.c.status == QUEUED, jobs.c.available_at <= now)
-        abandoned = and_(
-            jobs.c.status == IN_PROGRESS, jobs.c.lease_until < now, jobs.c.attempts < MAX_ATTEMPTS
-        )
-        following = (
-            select(jobs.c.id, jobs.c.owner, jobs.c.status)
-            .join(owners, owners.c.owner == jobs.c.owner)
-            .where(or_(waits, abandoned))
-            .order_by(owners.c.served_at, jobs.c.priority.desc(), jobs.c.id)
-            .limit(1)
-            .with_for_update(of=jobs, skip_locked=True)  # SQLite has no such clause, and one writer
-        )
         async with self._database.writing() as connection:
-            found = (await connection.execute(following)).first()
+            found = await next_job(connection, now, self._at_once_of())
             if found is None:
                 return None
             taken = (

@@ -90,3 +90,13 @@ deliveries = Table(
     Index("webhooks_to_post", "available_at"),
 )
 """Events that are still to be posted. `available_at` is put off while one is being posted."""
+
+usage = Table(
+    "key_usage",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("period", BigInteger, primary_key=True),
+    Column("used", BigInteger, nullable=False),
+)
+"""How much of a limit an API key has used in a period, which is numbered from 1970; see `access/usage.py`."""

@@ -1,4 +1,4 @@
-"""What every gRPC call goes through: request ID, readiness, errors to statuses, metrics, one log line.
+"""What every gRPC call goes through: request ID, API key, readiness, errors to statuses, metrics, a log line.
 
 An exception keeps the frames that it passed, and with them the request's image. gRPC keeps the exception of
 `abort` in a cycle that only a full garbage collection finds. So a call is aborted outside its `except` block,
@@ -19,7 +19,8 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from atelier_runtime import metrics
-from atelier_runtime.caller import CALLER_HEADER, accept_caller, caller
+from atelier_runtime.call_keys import CallKeys
+from atelier_runtime.caller import caller
 from atelier_runtime.errors import (
     REFUSALS,
     AtelierError,
@@ -98,9 +99,10 @@ def _check(message: object) -> None:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of the service itself, but not those of health and reflection."""
 
-    def __init__(self, service_name: str, readiness: Readiness) -> None:
+    def __init__(self, service_name: str, readiness: Readiness, keys: CallKeys) -> None:
         self._service_name = service_name
         self._readiness = readiness
+        self._keys = keys
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -169,13 +171,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Iterator[None]:
         # each call has its own task, and so its own context
         request_id.set(accept_request_id(metadata.get(REQUEST_ID_HEADER)))
-        caller.set(accept_caller(metadata.get(CALLER_HEADER)) or context.peer().rpartition(":")[0])
         self._calls += 1
         self._idle.clear()
         metrics.REQUESTS_IN_PROGRESS.inc()
         start = time.perf_counter()
         error: AtelierError | None = None
         try:
+            peer = context.peer().rpartition(":")[0]
+            caller.set(self._keys.admit(metadata, peer, works=method != _STATUS_METHOD))
             if method != _STATUS_METHOD:
                 self._readiness.require()
             yield

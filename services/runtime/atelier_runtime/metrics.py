@@ -115,6 +115,13 @@ BACKEND_RETRIES = Counter(
     ["backend", "reason"],
     registry=None,
 )
+KEY_REQUESTS = Counter(
+    "atelier_key_requests_total",
+    "HTTP requests by the name of their API key and status code; key: anonymous where none is needed, none "
+    "where the request was refused for the lack of one.",
+    ["key", "code"],
+    registry=None,
+)
 BYTES_IN_FLIGHT = Gauge(
     "atelier_gateway_bytes_in_flight",
     "Bytes of requests' bodies and responses that the gateway holds.",
@@ -227,6 +234,7 @@ _BY_PROCESS = {
         BACKEND_FAILURES,
         BACKEND_RETRIES,
         STAGE_DURATION,
+        KEY_REQUESTS,
         BYTES_IN_FLIGHT,
         CONNECTIONS,
         CONNECTIONS_CLOSED,

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -25,32 +24,43 @@ _MAX_CONNECTIONS = 64
 _TURN_S = 4.0  # shorter than the timeout of the probes in k8s, which then show the reason
 
 
-@dataclass(frozen=True)
 class Probes:
     """What `/livez` and `/readyz` respond.
 
     Both are answered in the event loop that does the work, so a loop that stands still fails them.
     """
 
-    loop: asyncio.AbstractEventLoop
-    not_ready: Callable[[], Awaitable[str]]
-    """Returns in a few words why the process is not ready; empty: it is."""
+    def __init__(self, not_ready: Callable[[], Awaitable[str]]) -> None:
+        """`not_ready` returns in a few words why the process is not ready; empty: it is."""
+        self._not_ready = not_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_draining = False
+
+    def attach(self) -> None:
+        """Answer in the running event loop from now on; before, nothing is ready."""
+        self._loop = asyncio.get_running_loop()
+
+    def set_draining(self) -> None:
+        """Report that no new work is accepted; cannot be undone."""
+        self._is_draining = True
 
     def live(self) -> str:
         """Return why the process is not alive; empty: it is."""
-        return self._ask(_nothing)
+        return self._ask(_nothing) if self._loop is not None else ""
 
     def ready(self) -> str:
         """Return why the process is not ready; empty: it is."""
-        return self._ask(self.not_ready)
+        return "draining" if self._is_draining else self._ask(self._not_ready)
 
     def _ask(self, question: Callable[[], Awaitable[str]]) -> str:
         async def answer() -> str:
             return await question()
 
-        if self.loop.is_closed():
+        if self._loop is None:
+            return "starting"
+        if self._loop.is_closed():
             return "stopped"
-        asked = asyncio.run_coroutine_threadsafe(answer(), self.loop)
+        asked = asyncio.run_coroutine_threadsafe(answer(), self._loop)
         try:
             return asked.result(_TURN_S)
         except CancelledError:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import grpc
@@ -17,6 +17,8 @@ from grpc_reflection.v1alpha import reflection
 
 from atelier_runtime import __version__, compilation, defaults, images, log, metrics, tls
 from atelier_runtime.addresses import host_and_port
+from atelier_runtime.api_keys import Scope, key_ring
+from atelier_runtime.call_keys import CallKeys
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.health import Readiness
 from atelier_runtime.images.workers import ImageWorkers, image_workers_of
@@ -31,6 +33,7 @@ from atelier_runtime.vram import VramCollector
 logger = logging.getLogger(__name__)
 
 _MAX_PENDING_CALLS = 100_000
+_SCOPES: Mapping[metrics.Process, Scope] = {"generator": Scope.GENERATE, "restorer": Scope.RESTORE}
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 
@@ -51,7 +54,12 @@ class ServiceServer(Generic[ServiceT]):
         self.service = make_service(self.worker, self.image_workers)
         self.readiness = Readiness(self.service.name)
         self._loaded: LoadedModels | None = None
-        self._calls = CallInterceptor(self.service.name, self.readiness)
+        keys = CallKeys(
+            key_ring(settings.api_keys, "API_KEYS"),
+            _SCOPES[process],
+            lets_anonymous_in=settings.lets_anonymous_in,
+        )
+        self._calls = CallInterceptor(self.service.name, self.readiness, keys)
         limit = images.message_limit_bytes(settings.max_pixels)
         self._server = grpc.aio.server(
             interceptors=[self._calls],
@@ -108,7 +116,8 @@ class ServiceServer(Generic[ServiceT]):
                 self.port = self._server.add_secure_port(address, tls.server_credentials(files))
         except RuntimeError as error:
             raise StartupError(f"PORT={self._settings.port}: cannot listen on {address}") from error
-        probes = Probes(asyncio.get_running_loop(), self.readiness.reason)
+        probes = Probes(self.readiness.reason)
+        probes.attach()
         try:
             self._metrics_server = MetricsServer(
                 self._settings.host, self._settings.metrics_port, registry, probes

@@ -26,6 +26,10 @@ Compile = Literal["off", "blocks", "max"]
 """How much of a network is compiled."""
 
 
+Anonymous = Literal["refuse", "warn", "allow"]
+"""What becomes of callers without a key."""
+
+
 def _lower_case(given: object) -> object:
     return given.lower() if isinstance(given, str) else given
 
@@ -64,6 +68,17 @@ class ProcessSettings(BaseSettings):
     drain_seconds: float = Field(
         60.0, ge=0, le=3600, description="Time for accepted work to finish after SIGTERM."
     )
+    api_keys: str = Field(
+        "",
+        description="File of API keys, TOML, which `atelier-gateway keys new` writes; it is read again when "
+        "it changes. Empty: there are no keys.",
+    )
+    anonymous: Anonymous | None = Field(
+        None,
+        description="What becomes of callers without a key: refuse, allow, or warn, which lets them in and "
+        "says so at the start where not only this machine can reach the port. By default refuse where there "
+        "are keys, else warn.",
+    )
     tls_cert: OptionalFile = Field(
         None,
         description="Serve with TLS: a PEM file with the certificate, its own first, then those between it "
@@ -77,6 +92,11 @@ class ProcessSettings(BaseSettings):
         description="PEM file of CAs: clients must present a certificate that one of them has signed (mutual "
         "TLS).",
     )
+
+    @property
+    def lets_anonymous_in(self) -> bool:
+        """Callers need no key."""
+        return self.anonymous in ("allow", "warn") or (self.anonymous is None and not self.api_keys)
 
 
 class ServiceSettings(ProcessSettings):

@@ -374,10 +374,13 @@ async def test_a_process_whose_event_loop_stands_is_neither_live_nor_ready(
     monkeypatch.setattr(metrics_server, "_TURN_S", 0.2)
     standing = asyncio.new_event_loop()
     release = threading.Event()
+    probes = metrics_server.Probes(Readiness(NAME).reason)
+    standing.call_soon(probes.attach)
     standing.call_soon(release.wait, 60)
     thread = threading.Thread(target=standing.run_forever)
     thread.start()
-    probes = metrics_server.Probes(standing, Readiness(NAME).reason)
+    while probes.ready() == "starting":
+        await asyncio.sleep(0.01)
     served = metrics_server.MetricsServer("127.0.0.1", 0, CollectorRegistry(), probes)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", trust_env=False) as client:

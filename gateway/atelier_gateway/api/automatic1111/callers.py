@@ -7,22 +7,28 @@ import hashlib
 
 from starlette.requests import Request
 
+from atelier_gateway.access.caller import caller_of as known_caller
+
 _EMPTY_BASIC = ("", ":")
 _SCHEMES = ("basic", "bearer")
 
 
 def caller_of(request: Request) -> str:
-    """Return a name for the caller: of its key if it sends one, otherwise of its address.
+    """Return a name for the caller: of its key if it has one, otherwise of its address.
 
-    A key is what Authorization (Basic, Bearer, or the key alone) or X-API-Key contain; of it only a hash is
-    kept. Clients behind one proxy that send no key are one caller.
+    Where there are no keys, what it sends as one still tells it apart from others of its address: what
+    Authorization (Basic, Bearer, or the key alone) or X-API-Key contain; of it only a hash is kept. Clients
+    behind one proxy that send no key are one caller.
     """
+    caller = known_caller(request)
+    if caller.key is not None:
+        return caller.name
     key = request.headers.get("x-api-key", "").strip() or _credentials(
         request.headers.get("authorization", "")
     )
     if key:
         return f"key {hashlib.sha256(key.encode()).hexdigest()}"
-    return f"address {request.client.host if request.client else ''}"
+    return caller.name
 
 
 def _credentials(authorization: str) -> str:

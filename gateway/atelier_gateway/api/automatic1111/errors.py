@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from atelier_gateway.http.errors import HTTP_STATUS, ErrorRenderingRoute, retry_after
+from atelier_gateway.http.errors import HTTP_STATUS, ErrorRenderingRoute, challenge, retry_after
 from atelier_runtime.errors import AtelierError, InternalError
 from atelier_runtime.log import request_id
 
@@ -38,6 +38,6 @@ class Automatic1111Route(ErrorRenderingRoute):
         return Response(
             orjson.dumps(answer.model_dump()),
             status_code=HTTP_STATUS[error.reason] if status is None else status,
-            headers={**(headers or {}), **retry_after(error)},
+            headers={**(headers or {}), **retry_after(error), **challenge(error, "Basic")},
             media_type="application/json",
         )

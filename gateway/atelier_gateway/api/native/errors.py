@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from atelier_gateway.http.errors import HTTP_STATUS, ErrorRenderingRoute, retry_after
+from atelier_gateway.http.errors import HTTP_STATUS, ErrorRenderingRoute, challenge, retry_after
 from atelier_runtime.errors import AtelierError, InternalError
 from atelier_runtime.log import request_id
 from atelier_runtime.recipes.whole import whole_text
@@ -54,7 +54,7 @@ class NativeRoute(ErrorRenderingRoute):
         return Response(
             orjson.dumps(_problem(error, request_id.get() or "").model_dump(mode="json")),
             status_code=HTTP_STATUS[error.reason] if status is None else status,
-            headers={**(headers or {}), **retry_after(error)},
+            headers={**(headers or {}), **retry_after(error), **challenge(error, "Bearer")},
             media_type="application/json",
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,10 @@ from atelier_gateway.api.native.faces_request import (
     COMPARE,
     DETECT,
     RESTORE,
+    CompareRequest,
+    DetectRequest,
     PhotoRequest,
+    RestoreRequest,
     parse_request,
 )
 from atelier_gateway.api.native.faces_response import detect_report, restore_report
@@ -30,7 +34,16 @@ from atelier_gateway.api.native.redraw import (
 from atelier_gateway.core.faces import Faces
 from atelier_gateway.core.generate import Generate
 from atelier_gateway.core.shares import Shares
-from atelier_gateway.core.values import GenerateSpec, OnProgress, Progress, Restoration
+from atelier_gateway.core.spending import spend_on
+from atelier_gateway.core.values import (
+    CompareSpec,
+    DetectSpec,
+    GenerateSpec,
+    OnProgress,
+    Progress,
+    Restoration,
+    RestoreSpec,
+)
 from atelier_gateway.http.validation import Validator, fields_renamed
 from atelier_gateway.jobs.values import JobProgress, JobType
 from atelier_gateway.jobs.work import Accepted, JobWork, Result, Surroundings
@@ -78,6 +91,7 @@ class GenerateWork(JobWork):
             fields["seed"] = random.SystemRandom().randint(defaults.SEED_RANGE[0], last)
         if redrawing is not None:
             fields[RECIPE_OF] = redrawing.kept
+        await spend_on(parsed.spec)
         return Accepted(fields, files)
 
     async def _redrawing(self, body: Mapping[str, Any]) -> Redrawing:
@@ -184,7 +198,13 @@ class _PhotoWork(JobWork):
         parsed = await self._parse(body)
         photo: PhotoRequest = parsed.request
         fields = {name: value for name, value in body.items() if name != parsed.names("image")}
+        await spend_on(self._spec(parsed.request))
         return Accepted(fields, {"image": photo.image})
+
+    @staticmethod
+    @abstractmethod
+    def _spec(request: Any) -> RestoreSpec | CompareSpec | DetectSpec:
+        """Return what a request asks for."""
 
     async def _parse(self, body: Mapping[str, Any]) -> Any:
         limit = self._max_image_bytes
@@ -196,13 +216,17 @@ class RestoreWork(_PhotoWork):
 
     validator = RESTORE
 
+    @staticmethod
+    def _spec(request: RestoreRequest) -> RestoreSpec:
+        return request.to_restore_spec(None)
+
     async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
         """Restore the faces of a photo."""
         started = time.monotonic()
         parsed = await self._parse({**accepted.fields, **accepted.files})
         with fields_renamed(parsed.names):
             restoration = await self._faces.restore(
-                parsed.request.to_restore_spec(None), deadline=surroundings.deadline
+                self._spec(parsed.request), deadline=surroundings.deadline
             )
         return Result(_restored(restoration, started), list(_images(restoration)))
 
@@ -212,11 +236,15 @@ class CompareWork(_PhotoWork):
 
     validator = COMPARE
 
+    @staticmethod
+    def _spec(request: CompareRequest) -> CompareSpec:
+        return request.to_spec()
+
     async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
         """Restore the faces of a photo at several fidelities."""
         started = time.monotonic()
         parsed = await self._parse({**accepted.fields, **accepted.files})
-        spec = parsed.request.to_spec()
+        spec = self._spec(parsed.request)
         with fields_renamed(parsed.names):
             restorations = await self._faces.compare(spec, deadline=surroundings.deadline)
         results = [
@@ -236,12 +264,16 @@ class DetectWork(_PhotoWork):
 
     validator = DETECT
 
+    @staticmethod
+    def _spec(request: DetectRequest) -> DetectSpec:
+        return request.to_spec()
+
     async def run(self, accepted: Accepted, surroundings: Surroundings) -> Result:
         """Find the faces of a photo."""
         started = time.monotonic()
         parsed = await self._parse({**accepted.fields, **accepted.files})
         with fields_renamed(parsed.names):
-            detection = await self._faces.detect(parsed.request.to_spec(), deadline=surroundings.deadline)
+            detection = await self._faces.detect(self._spec(parsed.request), deadline=surroundings.deadline)
         seconds = round(time.monotonic() - started, 3)
         report = detect_report(detection, request_id.get() or "", seconds)
         return Result(report.model_dump(mode="json"), [])

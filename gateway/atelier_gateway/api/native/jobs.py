@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from atelier_gateway.access.caller import caller_of, is_addressed
 from atelier_gateway.api.native import job_openapi
 from atelier_gateway.api.native.job_events import job_events
 from atelier_gateway.api.native.job_output import output_response
@@ -31,14 +32,14 @@ from atelier_gateway.jobs.service import Jobs, Outlook
 from atelier_gateway.jobs.submission import Submission
 from atelier_gateway.jobs.values import Job, JobType
 from atelier_gateway.settings import GatewaySettings
+from atelier_runtime.api_keys import Scope
 from atelier_runtime.errors import FieldViolation, Gone, NotFound, NotServed
 
 PATH = "/v1/jobs"
 _RETRY_AFTER_S = 1
 _EXPIRED = "The job has expired, and its outputs were deleted."
-OWNER = ""  # until there are keys, all jobs are everybody's
-ADDRESSED = "addressed"
-"""The owner of jobs whose outputs are handed out by their addresses: nothing else of them is shown."""
+_SCOPES = {JobType.GENERATE: Scope.GENERATE}
+"""What a key needs for a type of job; for all others, the scope of photos."""
 
 
 class JobRoutes:
@@ -69,12 +70,13 @@ class JobRoutes:
 
     async def submit(self, request: Request) -> Response:
         """Accept a job: 202, or 200 with the finished one if it is done in the time that Prefer gives."""
-        jobs = self._jobs
+        jobs, caller = self._jobs, caller_of(request)
         given, body = await self._read(request)
+        caller.require(_SCOPES.get(JobType(given.type), Scope.RESTORE))
         submission = Submission(
             type=JobType(given.type),
             body=body,
-            owner=OWNER,
+            owner=caller.owner,
             priority=given.priority,
             ttl_s=self._ttl_s if given.ttl_seconds is None else given.ttl_seconds,
             webhook=None if given.webhook is None else given.webhook.model_dump(),
@@ -92,13 +94,14 @@ class JobRoutes:
     async def instead(self, request: Request, job_type: JobType, body: Mapping[str, Any]) -> Response:
         """Make a job of a request to the synchronous route of that type."""
         key = idempotency_key(request.headers)
-        submission = Submission(job_type, body, OWNER, ttl_s=self._ttl_s, idempotency_key=key)
+        owner = caller_of(request).owner
+        submission = Submission(job_type, body, owner, ttl_s=self._ttl_s, idempotency_key=key)
         return await self._accept(request, self._jobs, submission)
 
     async def list_jobs(self, request: Request) -> Response:
         """Return jobs, newest first: `limit` of them, older than `before`."""
         page = page_of(request.query_params)
-        found = await self._jobs.list_of(OWNER, before=page.before, limit=page.limit + 1)
+        found = await self._jobs.list_of(caller_of(request).owners, before=page.before, limit=page.limit + 1)
         shown = found[: page.limit]
         more = len(found) > len(shown)
         answer = JobList(
@@ -114,14 +117,14 @@ class JobRoutes:
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a job, waiting or running; one that has ended stays as it is."""
-        job = await self._jobs.cancel((await self._job(request)).id, OWNER)
+        job = await self._jobs.cancel((await self._job(request)).id, caller_of(request).owners)
         if job.cancel_requested and not job.status.is_final:
             job = await self._jobs.wait(job, 2.0)
         return await self._answer(job)
 
     async def expire(self, request: Request) -> Response:
         """Delete what a job has made; one that has not ended is canceled before."""
-        await self._jobs.expire(request.path_params["job_id"], OWNER)
+        await self._jobs.expire(request.path_params["job_id"], caller_of(request).owners)
         return Response(status_code=204)
 
     async def events(self, request: Request) -> Response:
@@ -133,9 +136,9 @@ class JobRoutes:
 
     async def output(self, request: Request) -> Response:
         """Return one of the job's files, or a part of it."""
-        job = await self._job(request, OWNER, ADDRESSED)
+        job = await self._job(request, or_addressed=True)
         output = job.output(request.path_params["name"])
-        if output is None or (job.owner == ADDRESSED and output.name.startswith(DRAWN)):
+        if output is None or (is_addressed(job.owner) and output.name.startswith(DRAWN)):
             raise NotFound("The job has no output of this name.")
         return await output_response(request, self._jobs, job, output)
 
@@ -188,8 +191,12 @@ class JobRoutes:
             headers["Retry-After"] = str(_RETRY_AFTER_S)
         return await self._answer(job, status=200 if job.status.is_final else 202, headers=headers)
 
-    async def _job(self, request: Request, *owners: str) -> Job:
-        job = await self._jobs.get(request.path_params["job_id"], *(owners or (OWNER,)))
+    async def _job(self, request: Request, *, or_addressed: bool = False) -> Job:
+        """Return a job that the caller may see. `or_addressed`: or one whose outputs have addresses."""
+        owners = caller_of(request).owners
+        job = await self._jobs.get(request.path_params["job_id"], None if or_addressed else owners)
+        if owners is not None and job.owner not in owners and not is_addressed(job.owner):
+            raise NotFound("There is no job of this ID.")
         if job.is_gone:
             raise Gone(_EXPIRED)
         return job

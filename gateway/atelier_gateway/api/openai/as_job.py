@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atelier_gateway.api.native.generate_response import GenerateReport
-from atelier_gateway.api.native.jobs import ADDRESSED
 from atelier_gateway.api.native.jobs import PATH as JOBS_PATH
 from atelier_gateway.api.openai.errors import told_by_client_names
 from atelier_gateway.api.openai.request import ImageWork
@@ -38,13 +37,13 @@ def base_address(request: Request, public_url: str) -> str:
 
 
 async def answer_with_addresses(
-    jobs: Jobs, work: ImageWork, base: str, *, ttl_s: float, deadline: float
+    jobs: Jobs, work: ImageWork, base: str, owner: str, *, ttl_s: float, deadline: float
 ) -> Response:
-    """Draw the images as a job and answer with their addresses.
+    """Draw the images as a job of an owner of addressed jobs, and answer with their addresses.
 
     Canceling the task cancels the job. Raises what the job failed with.
     """
-    submission = Submission(JobType.GENERATE, work.body, ADDRESSED, ttl_s=ttl_s, can_wait=False)
+    submission = Submission(JobType.GENERATE, work.body, owner, ttl_s=ttl_s, can_wait=False)
     with told_by_client_names(work.names):
         job = await _ended(jobs, submission, deadline)
         if job.status is not JobStatus.COMPLETED:
@@ -87,7 +86,7 @@ async def _ended(jobs: Jobs, submission: Submission, deadline: float) -> Job:
 async def _cancel(jobs: Jobs, submitting: asyncio.Task[tuple[Job, bool]]) -> None:
     with contextlib.suppress(AtelierError):  # it was not accepted, or its database is away
         job, _ = await submitting
-        await jobs.cancel(job.id, ADDRESSED)
+        await jobs.cancel(job.id, (job.owner,))
 
 
 def _error_of(job: Job) -> AtelierError:

@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from atelier_gateway.http.errors import ErrorRenderingRoute, retry_after
+from atelier_gateway.http.errors import ErrorRenderingRoute, challenge, retry_after
 from atelier_gateway.http.schemas import printable
 from atelier_runtime.errors import (
     AtelierError,
@@ -150,6 +150,6 @@ class OpenAIRoute(ErrorRenderingRoute):
         return Response(
             orjson.dumps(answer.model_dump()),
             status_code=ERRORS[error.reason].status if status is None else status,
-            headers={**(headers or {}), **retry_after(error), **repeat},
+            headers={**(headers or {}), **retry_after(error), **challenge(error, "Bearer"), **repeat},
             media_type="application/json",
         )

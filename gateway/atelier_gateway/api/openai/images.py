@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from atelier_gateway.access.caller import caller_of
 from atelier_gateway.api.native.request import BodyLimits
 from atelier_gateway.api.openai import openapi
 from atelier_gateway.api.openai.as_job import answer_with_addresses, base_address
@@ -62,7 +63,10 @@ class ImageRoutes:
         work = await self._work(await self._read(request, edits), clock, edits)
         if (jobs := self._jobs_for(work)) is not None:
             base = base_address(request, self._public_url)
-            return await answer_with_addresses(jobs, work, base, ttl_s=self._ttl_s, deadline=clock.deadline)
+            owner = caller_of(request).addressed_owner
+            return await answer_with_addresses(
+                jobs, work, base, owner, ttl_s=self._ttl_s, deadline=clock.deadline
+            )
         if work.own.stream:
             return await self._streamed(work, clock, "image_edit" if edits else "image_generation")
         with told_by_client_names(work.names):

@@ -1,0 +1,100 @@
+"""What browsers are kept from doing for pages of others.
+
+A page of any origin can make a browser send a request here, with a body, before anybody has asked us whether
+it may. It cannot read the response, but the work is done. So requests that change something are refused if
+the browser says that they come from another origin, as Go's `http.CrossOriginProtection` does it: by
+Sec-Fetch-Site, which pages cannot set, else by comparing Origin with Host. Programs that are not browsers
+send neither.
+
+And a page can give its own name our address (DNS rebinding), whereupon the browser takes us for its own
+origin. So where only this machine is meant to reach us, the Host must be a name of this machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from atelier_runtime.addresses import bare_host
+from atelier_runtime.errors import Forbidden
+
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_ANY = "*"
+
+
+class BrowserRules:
+    """The rules. They apply before anything else, whoever asks."""
+
+    def __init__(self, *, hosts: Collection[str] | None, trusted_origins: Collection[str]) -> None:
+        """`hosts`: names by which the gateway may be called, besides localhost and IP addresses; None: any.
+
+        `trusted_origins`: such as `https://app.example.com`, or `*`.
+        """
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self._trusted = frozenset(trusted_origins)
+
+    def check(self, method: str, headers: Headers) -> None:
+        """Raise `Forbidden` if a request breaks them."""
+        host = headers.get("host", "")
+        if host and self._hosts is not None and not self._is_ours(_name_in(host)):
+            raise Forbidden(
+                f"The gateway is not called '{host[:80]}' here: ATELIER_GATEWAY_ALLOWED_HOSTS or "
+                "ATELIER_GATEWAY_PUBLIC_URL must name that host."
+            )
+        if method in _READING or _ANY in self._trusted:
+            return
+        origin = headers.get("origin", "")
+        site = headers.get("sec-fetch-site", "").lower()
+        if site:
+            is_own = site in ("same-origin", "none")
+        else:  # an old browser, or none
+            is_own = not origin or urlsplit(origin).netloc.lower() == host.lower()
+        if not is_own and origin not in self._trusted:
+            raise Forbidden(
+                f"A page of another origin ({origin[:80] or 'unknown'}) may not send this: "
+                "ATELIER_GATEWAY_CORS_ORIGINS must name its origin."
+            )
+
+    def _is_ours(self, name: str) -> bool:
+        assert self._hosts is not None
+        return name == "localhost" or name.endswith(".localhost") or _is_address(name) or name in self._hosts
+
+
+def hosts_of(host: str, public_url: str, allowed_hosts: Collection[str]) -> Collection[str] | None:
+    """Return the names by which a gateway that listens on a host may be called; None: any.
+
+    They matter where only this machine can reach it, and where they are set.
+    """
+    if not allowed_hosts and not is_loopback(host):
+        return None
+    public = urlsplit(public_url).hostname
+    return {*allowed_hosts, *([public] if public else [])}
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on is reached from this machine only."""
+    host = bare_host(host)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name_in(host: str) -> str:
+    """Return a Host header's name or address, without the port."""
+    name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+    return bare_host(name).rstrip(".").lower()
+
+
+def _is_address(name: str) -> bool:
+    """Return whether it is an IP address: no name can be given another address, where there is none."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
