@@ -36,6 +36,7 @@ INSIDE = (
         ("jobs-sqlite",),
         ("jobs-postgres",),
         ("jobs-postgres", "restores-only"),
+        ("mtls", "https"),
     ],
     ids="+".join,
 )
