@@ -116,7 +116,7 @@ def _line(key: ApiKey) -> str:
 def _name(given: str) -> str:
     if not is_valid_name(given):
         raise argparse.ArgumentTypeError(
-            f"'{given}' is not a name: 1 to 48 lower-case letters, digits, '.', '_' and '-'"
+            f"'{given}' is not a name: 1 to 48 lower-case letters, digits, '_' and '-'"
         )
     return given
 

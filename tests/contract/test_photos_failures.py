@@ -43,6 +43,9 @@ def test_every_error_of_the_restorer(stack: Stack, path: str, reason: ErrorReaso
         # a service never sends these itself; if gRPC does, the fault is ours or the service is gone
         ErrorReason.BODY_TOO_LARGE: ErrorReason.INTERNAL,
         ErrorReason.CANCELLED: ErrorReason.SERVICE_UNAVAILABLE,
+        # it is the gateway that it refuses
+        ErrorReason.UNAUTHENTICATED: ErrorReason.INTERNAL,
+        ErrorReason.FORBIDDEN: ErrorReason.INTERNAL,
     }.get(reason, reason)
     response = post(stack, path)
     error = problem(response, HTTP_STATUS[expected], expected.value)

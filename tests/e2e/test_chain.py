@@ -143,7 +143,7 @@ def test_a_client_that_disconnects_stops_the_work_and_the_next_is_unharmed(ateli
     host, _, port = atelier.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(
-            b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             + f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,14 @@ class GatewayClient:
 
 
 @asynccontextmanager
-async def serve_gateway(model_set: Path, **others: Any) -> AsyncIterator[GatewayClient]:
+async def serve_gateway(
+    model_set: Path, restorers: Mapping[str, Any] | None = None, **others: Any
+) -> AsyncIterator[GatewayClient]:
     """Start a restorer of a model set and a gateway before it, and yield a client.
 
-    `others`: settings of the gateway.
+    `restorers`: settings of the restorer; `others`: of the gateway.
     """
-    async with serve(model_set) as restorer:
+    async with serve(model_set, **(restorers or {})) as restorer:
         address = f"127.0.0.1:{restorer.server.port}"
         settings = GatewaySettings(restorer=address, max_pixels=2_000_000, **others)
         listener = listen("127.0.0.1", 0)

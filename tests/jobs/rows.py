@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,14 +32,17 @@ def describe(job: Job) -> Json:
 
 
 @asynccontextmanager
-async def rows_in(url: str, limits: Limits = MANY) -> AsyncIterator[Rows]:
+async def rows_in(
+    url: str, limits: Limits = MANY, at_once_of: Callable[[], Mapping[str, int]] = dict
+) -> AsyncIterator[Rows]:
     """Open a database; of SQLite, only one at a time may."""
     database = Database(url)
     database.open()
     try:
         await upgrade(database)
         outbox = Outbox(database, describe)
-        yield Rows(database, JobStore(database, limits, outbox), Upkeep(database, outbox), outbox)
+        store = JobStore(database, limits, outbox, at_once_of)
+        yield Rows(database, store, Upkeep(database, outbox), outbox)
     finally:
         await database.close()
 

@@ -242,6 +242,29 @@ async def test_the_key_served_longest_ago_comes_first(rows: Rows) -> None:
     assert order[5:] == ["a"] * 4
 
 
+async def test_a_key_has_no_more_jobs_in_progress_than_it_may(database_url: str) -> None:
+    async with rows_in(database_url, at_once_of=lambda: {"a": 2}) as rows:
+        for owner in ("a", "a", "a", "b"):
+            await rows.store.submit(new_job(owner=owner))
+        claims = [await claimed(rows.store) for _ in range(3)]
+        assert sorted(claim.job.owner for claim in claims) == ["a", "a", "b"]
+        assert await rows.store.claim("c") is None, "the third waits"
+        await rows.store.complete(next(claim for claim in claims if claim.job.owner == "a"), {}, [])
+        assert (await claimed(rows.store)).job.owner == "a"
+
+
+async def test_gateways_that_claim_at_once_keep_to_it(postgres_url: str) -> None:
+    async with (
+        rows_in(postgres_url, at_once_of=lambda: {"a": 1}) as rows,
+        rows_in(postgres_url, at_once_of=lambda: {"a": 1}) as others,
+    ):
+        for _ in range(8):
+            await rows.store.submit(new_job(owner="a"))
+        stores = [rows.store, others.store] * 4
+        claims = await asyncio.gather(*(store.claim("c") for store in stores))
+        assert len([claim for claim in claims if claim is not None]) == 1
+
+
 async def test_then_priority_then_age(rows: Rows) -> None:
     first, _ = await rows.store.submit(new_job(owner="a"))
     urgent, _ = await rows.store.submit(new_job(owner="a", priority=5))

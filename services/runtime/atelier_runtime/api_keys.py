@@ -43,7 +43,7 @@ PREFIX = "atelier_"
 MAX_KEYS = 1000
 """Names of keys are labels of metrics."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,47}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _RESERVED = frozenset({"addressed", "anonymous", "none"})
 _LOOK_S = 1.0
 
@@ -148,8 +148,8 @@ def read_keys(path: Path) -> dict[str, ApiKey]:
 def _key_of(path: Path, name: str, entry: Any) -> ApiKey:
     if not is_valid_name(name):
         raise InvalidKeys(
-            f"{path}: '{name[:60]}' is not the name of a key: 1 to 48 lower-case letters, digits, '.', '_' "
-            f"and '-', and not {', '.join(sorted(_RESERVED))}"
+            f"{path}: '{name[:60]}' is not the name of a key: 1 to 48 lower-case letters, digits, '_' and "
+            f"'-', and not {', '.join(sorted(_RESERVED))}"
         )
     if not isinstance(entry, dict):
         raise InvalidKeys(f"{path}: {name} is not a table: write [{name}] and the fields below it")
