@@ -20,6 +20,7 @@ from atelier_runtime.errors import (
     ServiceUnavailable,
     make_error,
 )
+from atelier_runtime.tls import Pem, client_context
 
 T = TypeVar("T")
 
@@ -110,10 +111,11 @@ class Gateway:
 
 
 @asynccontextmanager
-async def connect(url: str, *, timeout_s: float) -> AsyncIterator[Gateway]:
+async def connect(url: str, *, timeout_s: float, tls: Pem | None = None) -> AsyncIterator[Gateway]:
     """Open a client of the gateway at a URL, through the environment's proxies, and check that it is one.
 
-    `timeout_s`: the longest silence, up to a minute. Redirects are errors: what is sent is private.
+    `timeout_s`: the longest silence, up to a minute. `tls`: what to trust and to present; None: the usual
+    CAs. Redirects are errors: what is sent is private.
     """
     address = str(httpx.URL(url).copy_with(userinfo=b"")).rstrip("/")
     silence_s = min(_SILENCE_S, timeout_s)
@@ -121,6 +123,7 @@ async def connect(url: str, *, timeout_s: float) -> AsyncIterator[Gateway]:
         http = httpx.AsyncClient(
             base_url=f"{url.rstrip('/')}/v1/",
             timeout=httpx.Timeout(silence_s, connect=min(_CONNECT_S, silence_s), pool=None),
+            verify=True if tls is None else client_context(tls),
         )
     except ValueError:  # its message quotes the password
         raise ServiceUnavailable("HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is not the URL of a proxy.") from None

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, TypeVar
 
 from atelier_restorer.client import Client, connect
-from atelier_restorer.commands import options
+from atelier_restorer.commands import options, tls_flags
 from atelier_restorer.commands.stopping import cancelled_by_signals
 from atelier_restorer.jobs_client import JobClient, connect_to_gateway
 from atelier_restorer.request import RestoreRequest
@@ -18,7 +18,8 @@ from atelier_runtime import defaults
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.log import PlainFormatter, configure_logging
 from atelier_runtime.service_status import NetworkRole
-from atelier_runtime.settings import warn_of_unknown_variables
+from atelier_runtime.settings import StartupError, warn_of_unknown_variables
+from atelier_runtime.tls import Pem
 
 if TYPE_CHECKING:
     from atelier_restorer.models import Models
@@ -46,7 +47,7 @@ def run_with_client(
     """
     _configure_logging(args)
     if args.server is not None:
-        opening = connect(args.server, timeout_s=_timeout_s(args), concurrency=concurrency)
+        opening = connect(args.server, timeout_s=_timeout_s(args), concurrency=concurrency, tls=_tls(args))
         return asyncio.run(_run(opening, work))
     settings = options.load_settings(args)
     warn_of_unknown_variables(RestorerSettings)
@@ -70,12 +71,19 @@ def run_with_gateway(args: argparse.Namespace, work: Callable[[JobClient], Await
     Raises what `work` raises, `ServiceUnavailable`, and `Terminated` within `terminated_by_signals`.
     """
     _configure_logging(args)
-    opening = connect_to_gateway(args.server, run=run, timeout_s=_timeout_s(args))
+    opening = connect_to_gateway(args.server, run=run, timeout_s=_timeout_s(args), tls=_tls(args))
     return asyncio.run(_run(opening, work))
 
 
 def _configure_logging(args: argparse.Namespace) -> None:
     configure_logging("info" if args.verbose else "warning", PlainFormatter())
+
+
+def _tls(args: argparse.Namespace) -> Pem | None:
+    try:
+        return tls_flags.read(args)
+    except StartupError as error:
+        raise options.UsageError(str(error)) from None
 
 
 def _timeout_s(args: argparse.Namespace) -> float:
