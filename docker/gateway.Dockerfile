@@ -34,6 +34,6 @@ ENV ATELIER_GATEWAY_HOST=0.0.0.0 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
 VOLUME /var/lib/atelier
-EXPOSE 7860
+EXPOSE 7860 9100
 ENTRYPOINT ["/opt/atelier/bin/atelier-gateway"]
 CMD ["serve"]

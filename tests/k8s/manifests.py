@@ -58,9 +58,10 @@ SECRETS = {
         "database": "postgresql://atelier:secret@db.internal:5432/jobs?sslmode=verify-full&sslrootcert=system",
         "webhook-secrets": "whsec_" + "QUJD" * 8,
     },
+    "atelier-api-keys": {"keys.toml": ""},
     "atelier-jobs-bucket": {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"},
 }
-"""What a platform engineer creates, with the names and keys that components/jobs-postgres documents."""
+"""What a platform engineer creates, with the names and keys that the components document."""
 
 CONTROL_LABEL = "app.kubernetes.io/name"
 

@@ -74,7 +74,7 @@ def gpu_metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @pytest.fixture
 def watched(tmp_path: Path, gpu_metrics: int) -> Iterator[Watched]:
-    gateway, *ports = (free_port() for _ in range(5))
+    gateway, gateway_metrics, *ports = (free_port() for _ in range(6))
     generator, generator_metrics, restorer, restorer_metrics = ports
     model_set = tiny_restorer.build_set(
         tmp_path / "set",
@@ -99,11 +99,12 @@ def watched(tmp_path: Path, gpu_metrics: int) -> Iterator[Watched]:
         settings = {"JOBS_DATABASE": f"sqlite:///{database}", "JOBS_FILES": f"file:{tmp_path / 'jobs'}"}
         settings |= {"WEBHOOK_SECRETS": f"whsec_{'QUJD' * 8}", "WEBHOOK_PRIVATE_ADDRESSES": "true"}
         settings |= addresses
-        run(process("gateway", tmp_path / "w.log", PORT=gateway, BACKEND_WAIT_SECONDS=0, **settings))
+        settings |= {"PORT": str(gateway), "METRICS_PORT": str(gateway_metrics)}
+        run(process("gateway", tmp_path / "w.log", BACKEND_WAIT_SECONDS=0, **settings))
         url = f"http://127.0.0.1:{gateway}"
         wait_for(lambda: ready(url))
         start_seconds = dict.fromkeys(BACKENDS, time.monotonic() - started)
-        ports_of = {"gateway": gateway, "generator": generator_metrics, "restorer": restorer_metrics}
+        ports_of = {"gateway": gateway_metrics, "generator": generator_metrics, "restorer": restorer_metrics}
         jobs = [_monitored(workload, ports_of[workload.name]) for workload in workloads("autoscale")]
         jobs.append(_job("gpu", gpu_metrics, "gpu-0", "/metrics"))
         rules = {"groups": queries.rules()}

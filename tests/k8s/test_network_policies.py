@@ -158,10 +158,9 @@ def test_nothing_is_allowed_without_a_rule(rendered: list[Manifest]) -> None:
 
 def test_ingress_is_allowed_where_it_is_needed(rendered: list[Manifest]) -> None:
     clients = {(ANYWHERE, "gateway", 7860, "TCP")}
-    gateways_scrapes = {edge for edge in scrapes(rendered) if edge[1] == "gateway"}
-    assert {edge[2] for edge in gateways_scrapes} == {7860}
+    assert {edge[2] for edge in scrapes(rendered) if edge[1] == "gateway"} == {9100}, "not where clients are"
     photo_tools = {(PHOTO_TOOLS, "restorer", numbers(rendered, "restorer")["grpc"], "TCP")}
-    needed = calls(rendered) | (scrapes(rendered) - gateways_scrapes) | clients | photo_tools
+    needed = calls(rendered) | scrapes(rendered) | clients | photo_tools
     assert set(allowed(rendered, "ingress")) == needed
 
 

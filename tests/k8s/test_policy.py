@@ -186,7 +186,8 @@ def test_ports_arguments_and_variables_are_those_that_the_program_reads(workload
     if isinstance(read, ServiceSettings):
         assert ports == {"grpc": read.port, "metrics": read.metrics_port}
     else:
-        assert isinstance(read, GatewaySettings) and ports == {"http": read.port}
+        assert isinstance(read, GatewaySettings)
+        assert ports == {"http": read.port, "metrics": read.metrics_port}
     assert read.host == "0.0.0.0"
 
 
@@ -323,7 +324,7 @@ def test_every_component_and_file_is_used() -> None:
     kustomizations = K8S.rglob("kustomization.yaml")
     assert {p.parent.name for p in kustomizations} == {
         *NAMES, *COMPONENTS, *JOBS_COMPONENTS, *TLS_COMPONENTS, *OVERLAYS,
-        "namespace", "scale-to-zero", "restores-only",
+        "namespace", "scale-to-zero", "restores-only", "api-keys",
     }  # fmt: skip
     for path in K8S.rglob("*"):
         if path.is_file() and path.name != "kustomization.yaml" and path.suffix != ".md":

@@ -124,6 +124,19 @@ def test_every_combination_of_components_is_valid(components: tuple[str, ...]) -
     assert claims == {claim for claim, component in volumes.items() if component in components}
 
 
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_api_keys_are_a_file_that_the_gateway_reads(name: str) -> None:
+    rendered = on_top_of(name, "api-keys")
+    assert not wrong(rendered, *VERSIONS)
+    gateway = Workload(name, "gateway", rendered)
+    settings = gateway.environment
+    [volume] = [v for v in gateway.pod["volumes"] if v["name"] == "api-keys"]
+    [mount] = [m for m in gateway.container["volumeMounts"] if m["name"] == "api-keys"]
+    [key] = SECRETS[volume["secret"]["secretName"]]
+    assert settings["ATELIER_GATEWAY_API_KEYS"] == f"{mount['mountPath']}/{key}" and mount["readOnly"]
+    assert settings["ATELIER_GATEWAY_ANONYMOUS"] == "refuse"
+
+
 RESTORER_ALONE = {
     "restore": lambda: overlay("restore"),
     "autoscale": lambda: on_top_of("autoscale", "restores-only"),

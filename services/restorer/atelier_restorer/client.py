@@ -193,12 +193,19 @@ def _pause_s(error: AtelierError, attempt: int) -> float | None:
 
 @asynccontextmanager
 async def connect(
-    address: str, *, timeout_s: float, concurrency: int = MAX_CONCURRENCY, tls: Pem | None = None
+    address: str,
+    *,
+    timeout_s: float,
+    concurrency: int = MAX_CONCURRENCY,
+    api_key: str | None = None,
+    tls: Pem | None = None,
 ) -> AsyncIterator[Client]:
     """Open a channel to the service at `host:port`; see `Client`. Nothing is sent yet.
 
-    `tls`: what to trust and to present; None: nothing is encrypted.
+    `api_key`: what is presented to it, where it has keys. `tls`: what to trust and to present; None: nothing
+    is encrypted.
     """
+    metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
     # The limit is the service's to set: it depends on its own max_pixels.
     options = channel_options(max_receive_bytes=NO_LIMIT, max_send_bytes=NO_LIMIT)
     if tls is None:
@@ -211,7 +218,7 @@ async def connect(
         def unary(method: Callable[..., Awaitable[Any]]) -> UnaryCall:
             async def call(message: Any, seconds: float) -> Any:
                 try:
-                    return await method(message, timeout=seconds)
+                    return await method(message, timeout=seconds, metadata=metadata)
                 except grpc.aio.AioRpcError as error:
                     raise _readable(error, address, timeout_s) from None
 
@@ -219,7 +226,8 @@ async def connect(
 
         async def compare(message: Any, seconds: float) -> AsyncIterator[Any]:
             try:
-                async for response in stub.CompareFidelities(message, timeout=seconds):
+                responses = stub.CompareFidelities(message, timeout=seconds, metadata=metadata)
+                async for response in responses:
                     yield response
             except grpc.aio.AioRpcError as error:
                 raise _readable(error, address, timeout_s) from None

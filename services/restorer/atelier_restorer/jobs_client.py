@@ -197,13 +197,13 @@ class JobClient:
 
 @asynccontextmanager
 async def connect_to_gateway(
-    url: str, *, run: str, timeout_s: float, tls: Pem | None = None
+    url: str, *, run: str, timeout_s: float, api_key: str | None = None, tls: Pem | None = None
 ) -> AsyncIterator[JobClient]:
-    """Open a client of the gateway at a URL; see `JobClient`, and `connect` for `tls`.
+    """Open a client of the gateway at a URL; see `JobClient`, and `connect` for the rest.
 
     Raises `ServiceUnavailable` if it cannot be reached or takes no jobs.
     """
-    async with connect(url, timeout_s=timeout_s, tls=tls) as gateway:
+    async with connect(url, timeout_s=timeout_s, api_key=api_key, tls=tls) as gateway:
         yield JobClient(gateway, run=run, timeout_s=timeout_s)
 
 

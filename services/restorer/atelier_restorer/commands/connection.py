@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, TypeVar
@@ -47,7 +48,13 @@ def run_with_client(
     """
     _configure_logging(args)
     if args.server is not None:
-        opening = connect(args.server, timeout_s=_timeout_s(args), concurrency=concurrency, tls=_tls(args))
+        opening = connect(
+            args.server,
+            timeout_s=_timeout_s(args),
+            concurrency=concurrency,
+            api_key=_api_key(),
+            tls=_tls(args),
+        )
         return asyncio.run(_run(opening, work))
     settings = options.load_settings(args)
     warn_of_unknown_variables(RestorerSettings)
@@ -71,12 +78,19 @@ def run_with_gateway(args: argparse.Namespace, work: Callable[[JobClient], Await
     Raises what `work` raises, `ServiceUnavailable`, and `Terminated` within `terminated_by_signals`.
     """
     _configure_logging(args)
-    opening = connect_to_gateway(args.server, run=run, timeout_s=_timeout_s(args), tls=_tls(args))
+    opening = connect_to_gateway(
+        args.server, run=run, timeout_s=_timeout_s(args), api_key=_api_key(), tls=_tls(args)
+    )
     return asyncio.run(_run(opening, work))
 
 
 def _configure_logging(args: argparse.Namespace) -> None:
     configure_logging("info" if args.verbose else "warning", PlainFormatter())
+
+
+def _api_key() -> str | None:
+    """Return the key for a server. Not a flag: everybody on a machine sees the others' command lines."""
+    return os.environ.get("ATELIER_API_KEY", "").strip() or None
 
 
 def _tls(args: argparse.Namespace) -> Pem | None:

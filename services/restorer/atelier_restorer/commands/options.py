@@ -247,7 +247,9 @@ def _add_connection_flags(
         choices=("auto", "float32", "bfloat16", "float16"),
         help="dtype of CodeFormer, face parser and upscaler",
     )
-    remote = parser.add_argument_group("a running service instead")
+    remote = parser.add_argument_group(
+        "a running service instead", "environment variable: ATELIER_API_KEY, where it has keys"
+    )
     remote.add_argument("--server", metavar=server, help=server_help)
     remote.add_argument(
         "--timeout",
