@@ -18,6 +18,7 @@ from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import tls
 from atelier_runtime.settings import StartupError
 from tests.authority import Authority, serial_of
+from tests.contract.metrics_seen import metric
 from tests.contract.raw_http import response
 from tests.contract.services import eventually
 from tests.contract.tls_stack import Certificates, SecureStack
@@ -27,7 +28,8 @@ MB = 1_000_000
 
 @pytest.fixture(scope="module")
 def module_secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureStack]:
-    with SecureStack(Certificates(tmp_path_factory.mktemp("tls")), header_seconds=1) as stack:
+    certificates = Certificates(tmp_path_factory.mktemp("tls"))
+    with SecureStack(certificates, header_seconds=1, stall_seconds=1) as stack:
         yield stack
 
 
@@ -141,6 +143,27 @@ def test_an_answer_may_come_before_the_body(secure: SecureStack) -> None:
         connection.sendall(head.encode())
         assert response(connection).startswith(b"HTTP/1.1 404")
         connection.sendall(bytes(MB))
+
+
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def test_answers_of_which_megabytes_wait_for_the_client_arrive_whole(secure: SecureStack) -> None:
+    size = len(secure.client.get("/openapi.json").content)
+    with secure.connect() as connection:
+        connection.sendall((DOCUMENT + b"\r\n") * 30)
+        for _ in range(30):
+            answer = response(connection)
+            assert len(answer.partition(b"\r\n\r\n")[2]) == size
+
+
+def test_a_client_that_does_not_read_loses_the_connection(secure: SecureStack) -> None:
+    before = metric(secure, "atelier_gateway_connections_closed_total", cause="unread")
+    with secure.connect() as connection:
+        connection.sendall((DOCUMENT + b"\r\n") * 60)
+        eventually(
+            lambda: metric(secure, "atelier_gateway_connections_closed_total", cause="unread") == before + 1
+        )
 
 
 def test_a_handshake_that_does_not_come_ends_the_connection(secure: SecureStack) -> None:
