@@ -62,6 +62,14 @@ def has_length(statuses: Sized, length: int) -> bool:
     return len(statuses) >= length
 
 
+def has_ended(connection: ssl.SSLSocket) -> bool:
+    """Whether the gateway closes the connection, with or without a farewell."""
+    try:
+        return connection.recv(1) == b""
+    except (ConnectionError, ssl.SSLEOFError):
+        return True
+
+
 def test_a_picture_is_made_over_tls_all_the_way(secure: SecureStack) -> None:
     answer = secure.generate()
     assert answer.status_code == 200 and answer.json()["face_restoration_applied"]
@@ -143,6 +151,7 @@ def test_an_answer_may_come_before_the_body(secure: SecureStack) -> None:
         connection.sendall(head.encode())
         assert response(connection).startswith(b"HTTP/1.1 404")
         connection.sendall(bytes(MB))
+        assert has_ended(connection), "it does not wait for the rest forever"
 
 
 DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n"
