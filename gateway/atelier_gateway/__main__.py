@@ -18,6 +18,7 @@ from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.log import configure_logging
 from atelier_runtime.metrics_server import MetricsServer, Probes
 from atelier_runtime.settings import StartupError, help_text, load
+from atelier_runtime.tracing_setup import begin_tracing, end_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def main() -> int:
 def serve(settings: GatewaySettings) -> int:
     """Serve until SIGTERM or SIGINT; accepted requests have `drain_seconds` to finish."""
     configure_logging(settings.log_level)
+    begin_tracing("gateway")
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are of clients' making
     try:
         listener = listen(settings.host, settings.port)
@@ -83,6 +85,7 @@ def serve(settings: GatewaySettings) -> int:
     finally:  # uvicorn exits where the start fails
         if metrics_server is not None:
             metrics_server.close()
+        end_tracing()
         if app.state.startup_problem is not None:
             print(app.state.startup_problem, file=sys.stderr)
     logger.info("stopped")

@@ -90,6 +90,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         servers=[{"url": settings.root_path}] if settings.root_path else None,
         redirect_slashes=False,
         lifespan=lifespan,
+        # FastAPI's own would hold what clients sent; ours are atelier_runtime.tracing.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     health = Health(generator, restorer)
     studio = Studio(settings.root_path) if settings.studio else None
@@ -100,7 +102,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.state.startup_problem = None
     app.state.probes = probes = Probes(partial(_not_ready, health))
     app.state.drain = partial(_drain, probes, jobs)
-    add_docs(app, settings.root_path)
+    add_docs(app, settings.root_path, has_keys=keys is not None)
     registry = metrics.build_registry("gateway")
     if settings.metrics_port is None:
         add_metrics(app, registry)

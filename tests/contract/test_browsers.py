@@ -28,8 +28,8 @@ def test_a_page_of_another_origin_starts_nothing(stack: Stack) -> None:
     """Both ways that need no preflight: JSON that says it is text, and a form with a file."""
     text = {"Content-Type": "text/plain", **OTHER}
     problem(stack.client.post("/generate", content=b'{"prompt": "x"}', headers=text), 403, "forbidden")
-    form = {"files": {"image": b"\x89PNG"}, "headers": OTHER}
-    error = problem(stack.client.post("/detect", **form), 403, "forbidden")
+    form = stack.client.post("/detect", files={"image": b"\x89PNG"}, headers=OTHER)
+    error = problem(form, 403, "forbidden")
     assert "https://evil.example" in error["message"] and "CORS_ORIGINS" in error["message"]
     for path in (
         "/v1/images/generations",

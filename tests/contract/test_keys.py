@@ -17,6 +17,7 @@ from atelier_gateway.access.required import Requirement, required_of
 from atelier_runtime.api_keys import Scope
 from atelier_runtime.errors import InternalError
 from tests.contract.automatic1111 import PICTURE
+from tests.contract.openai_client import sdk
 from tests.contract.problem_body import problem
 from tests.contract.services import eventually
 from tests.contract.stack import Stack
@@ -115,18 +116,15 @@ def test_nobody_else_is_let_in_in_any_dialect(guarded: Stack, headers: dict[str,
 
 
 def test_the_openai_sdk_knows_what_it_lacks(guarded: Stack) -> None:
-    with httpx.Client(trust_env=False) as http:
+    def draw(api_key: str) -> openai.types.ImagesResponse:
+        with sdk(guarded.url, api_key=api_key) as client:
+            return client.images.generate(prompt="a red apple", size="256x256")
 
-        def client(api_key: str) -> openai.OpenAI:
-            return openai.OpenAI(
-                base_url=f"{guarded.url}/v1", api_key=api_key, max_retries=0, http_client=http
-            )
-
-        assert client(secret_of("artist")).images.generate(prompt="a red apple", size="256x256").data
-        with pytest.raises(openai.AuthenticationError, match="not known"):
-            client("sk-anything").images.generate(prompt="a red apple")
-        with pytest.raises(openai.PermissionDeniedError, match="scope 'generate'"):
-            client(secret_of("photos")).images.generate(prompt="a red apple")
+    assert draw(secret_of("artist")).data
+    with pytest.raises(openai.AuthenticationError, match="not known"):
+        draw("sk-anything")
+    with pytest.raises(openai.PermissionDeniedError, match="scope 'generate'"):
+        draw(secret_of("photos"))
 
 
 def test_every_route_that_does_work_requires_a_scope(guarded: Stack) -> None:
@@ -172,6 +170,13 @@ def test_what_tells_nothing_needs_no_key(guarded: Stack, path: str) -> None:
 )
 def test_what_is_loaded_and_what_runs_does(guarded: Stack, path: str) -> None:
     assert guarded.client.get(path).status_code == 401
+
+
+def test_the_openapi_document_says_how_a_key_is_presented(guarded: Stack, stack: Stack) -> None:
+    document = guarded.client.get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"Bearer", "Header", "Basic"}
+    assert {name for each in document["security"] for name in each} == {"Bearer", "Header", "Basic"}
+    assert "security" not in stack.client.get("/openapi.json").json(), "where there are none"
 
 
 def test_a_scope_is_for_what_it_says(guarded: Stack) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import httpx
 
+from atelier_runtime.api_keys import KeyRing, digest_of
 from tests.contract.services import eventually
 from tests.contract.stack import Stack
+from tests.processes import free_port, process
 
 
 def test_sigterm_lets_accepted_work_finish_and_the_log_is_json(stack: Stack, tmp_path: Path) -> None:
@@ -88,6 +90,45 @@ def test_more_connections_than_files_may_be_open(tmp_path: Path) -> None:
             connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
         eventually(lambda: responds(url + "/livez"))
     assert log.stat().st_size < 20_000, log.read_text()[-2000:]
+
+
+def test_metrics_on_a_port_of_their_own_and_a_warning_where_anybody_may_come(tmp_path: Path) -> None:
+    port, metrics_port = free_port(), free_port()
+    own = {"HOST": "0.0.0.0", "PORT": port, "METRICS_PORT": metrics_port, "JOBS_DATABASE": "none"}
+    with process("gateway", tmp_path / "log", **own):
+        eventually(lambda: responds(f"http://127.0.0.1:{port}/livez"), within_s=60)
+        assert not responds(f"http://127.0.0.1:{port}/metrics")
+        text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False).text
+        assert "atelier_requests_in_progress" in text
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    [warning] = [line for line in lines if line["level"] == "warning"]
+    assert "whoever can reach this port" in warning["message"] and "API_KEYS" in warning["help"]
+
+
+def test_the_command_makes_keys_and_lists_them(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "atelier_gateway", "keys", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+
+    file = tmp_path / "keys.toml"
+    made = run("new", "photo-team", "--scope", "restore", "--requests-per-minute", "60", "--file", str(file))
+    secret = made.stdout.strip()
+    assert made.returncode == 0 and secret.startswith("atelier_") and secret not in made.stderr
+    assert secret not in file.read_text() and digest_of(secret).hex() in file.read_text()
+    assert file.stat().st_mode & 0o007 == 0, "nobody else reads it"
+    assert run("new", "app", "--expires", "2027-06-30", "--file", str(file)).returncode == 0
+    listed = run("list", "--file", str(file)).stdout.splitlines()
+    assert listed == [
+        "photo-team: restore; 60 requests a minute",
+        "app: generate, restore; until 2027-06-30 23:59 UTC",
+    ]
+    assert KeyRing(file).find(secret).name == "photo-team"
+    again = run("new", "app", "--file", str(file))
+    assert again.returncode == 2 and "there is a key of the name app" in again.stderr
+    for wrong in (["Not A Name"], ["b", "--expires", "soon"], ["b", "--jobs-at-once", "0"]):
+        refused = run("new", *wrong, "--file", str(file))
+        assert refused.returncode == 2 and "usage:" in refused.stderr
+    assert len(KeyRing(file).keys) == 2
 
 
 def responds(url: str) -> bool:

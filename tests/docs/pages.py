@@ -29,6 +29,7 @@ EXECUTED: Mapping[str, tuple[str, str]] = {
     "inspect": ("docs/recipes.md", "v1/inspect"),
     "openai": ("docs/openai.md", "/v1/images/generations"),
     "openai edits": ("docs/openai.md", "/v1/images/edits"),
+    "keys": ("docs/security.md", "keys new photo-team"),
     "plan": ("docs/restorer-cli.md", "compare docs/ruined.png"),
     "folders": ("docs/restorer-cli.md", "photos_restored --report"),
     "archive": ("docs/restorer-cli.md", "restore archive"),

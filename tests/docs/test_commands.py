@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from atelier_runtime.api_keys import Scope, read_keys
 from tests.docs.conftest import Run
 from tests.docs.pages import block
 from tests.processes import Atelier
@@ -102,6 +103,12 @@ def test_the_example_of_openais_sdk(folder: Path, atelier: Atelier) -> None:
     with Image.open(folder / "portrait_sdk.png") as image:
         assert image.size == (512, 512)
     assert done.stdout.splitlines()[-1] == "image_generation.completed"
+
+
+def test_a_key_is_made(run: Run, folder: Path) -> None:
+    run("keys")
+    [key] = read_keys(folder / "keys.toml").values()
+    assert (key.name, key.scopes, key.requests_per_minute) == ("photo-team", frozenset({Scope.RESTORE}), 60)
 
 
 def test_an_image_is_restored_by_a_plan_from_the_command_line(run: Run, folder: Path) -> None:

@@ -14,6 +14,7 @@ Edge = tuple[str, str, int, str]
 """From, to, port, protocol."""
 
 PROMETHEUS, DNS, PHOTO_TOOLS, ANYWHERE = "prometheus", "dns", "photo tools", "anywhere"
+COLLECTOR = "collector"
 PUBLIC = "public addresses"
 INSIDE = (
     "10.1.2.3",
@@ -37,6 +38,8 @@ INSIDE = (
         ("jobs-postgres",),
         ("jobs-postgres", "restores-only"),
         ("mtls", "https"),
+        ("tracing",),
+        ("jobs-postgres", "restores-only", "tracing"),
     ],
     ids="+".join,
 )
@@ -85,6 +88,8 @@ def peers(peer: Manifest) -> list[str]:
         return ours or ([PHOTO_TOOLS] if pod == {"matchLabels": {"atelier-restorer-client": "true"}} else [])
     if (namespace, pod) == ("monitoring", {"matchLabels": {CONTROL_LABEL: "prometheus"}}):
         return [PROMETHEUS]
+    if (namespace, pod) == ("monitoring", {"matchLabels": {CONTROL_LABEL: "opentelemetry-collector"}}):
+        return [COLLECTOR]
     if (namespace, pod) == ("kube-system", {"matchLabels": {"k8s-app": "kube-dns"}}):
         return [DNS]
     return [f"unknown: {peer}"]
@@ -138,6 +143,18 @@ def jobs(rendered: list[Manifest]) -> set[Edge]:
     return edges
 
 
+def traces(rendered: list[Manifest]) -> set[Edge]:
+    """Where spans are delivered, by the standard variables; each process looks up the collector's name."""
+    edges: set[Edge] = set()
+    for name in names(rendered):
+        address = Workload("", name, rendered).environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        if address is not None:
+            port = urlsplit(address).port
+            assert port is not None
+            edges |= {(name, COLLECTOR, port, "TCP"), (name, DNS, 53, "UDP"), (name, DNS, 53, "TCP")}
+    return edges
+
+
 def scrapes(rendered: list[Manifest]) -> set[Edge]:
     """What Prometheus scrapes, by the PodMonitors."""
     edges = set()
@@ -166,6 +183,5 @@ def test_ingress_is_allowed_where_it_is_needed(rendered: list[Manifest]) -> None
 
 def test_egress_is_allowed_where_it_is_needed(rendered: list[Manifest]) -> None:
     lookups = {("gateway", DNS, 53, protocol) for protocol in ("UDP", "TCP")}
-    assert set(allowed(rendered, "egress")) == calls(rendered) | lookups | jobs(rendered), (
-        "weights are local: the services call nothing"
-    )
+    needed = calls(rendered) | lookups | jobs(rendered) | traces(rendered)
+    assert set(allowed(rendered, "egress")) == needed, "weights are local: the services call nothing else"

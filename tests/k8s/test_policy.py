@@ -324,7 +324,7 @@ def test_every_component_and_file_is_used() -> None:
     kustomizations = K8S.rglob("kustomization.yaml")
     assert {p.parent.name for p in kustomizations} == {
         *NAMES, *COMPONENTS, *JOBS_COMPONENTS, *TLS_COMPONENTS, *OVERLAYS,
-        "namespace", "scale-to-zero", "restores-only", "api-keys",
+        "namespace", "scale-to-zero", "restores-only", "api-keys", "tracing",
     }  # fmt: skip
     for path in K8S.rglob("*"):
         if path.is_file() and path.name != "kustomization.yaml" and path.suffix != ".md":

@@ -87,8 +87,10 @@ def is_loopback(host: str) -> bool:
 
 def _name_in(host: str) -> str:
     """Return a Host header's name or address, without the port."""
-    name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-    return bare_host(name).rstrip(".").lower()
+    if host.startswith("["):
+        address = host[1:].partition("]")[0]
+        return address if _is_address(address) else host
+    return host.partition(":")[0].rstrip(".").lower()
 
 
 def _is_address(name: str) -> bool:

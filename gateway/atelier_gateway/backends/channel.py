@@ -27,7 +27,7 @@ from typing import Literal, Self, TypeVar
 
 import grpc
 
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.channel import channel_options
 from atelier_runtime.errors import (
     DEFAULT_RETRY_AFTER_S,
@@ -182,7 +182,7 @@ class BackendChannel:
                     if not (wait_for_slot and isinstance(error, QueueFull)) or is_too_late:
                         metrics.BACKEND_FAILURES.labels(self._backend, error.reason).inc()
                         raise
-                    metrics.BACKEND_RETRIES.labels(self._backend, error.reason).inc()
+                    self._count_retry(error)
                 self.waiting_for_slot += not is_waiting
                 is_waiting = True
                 await asyncio.sleep(pause)
@@ -210,10 +210,14 @@ class BackendChannel:
                     raise min(refusals, key=_retry_after_s) if isinstance(error, _FULL) else error
                 finally:  # the exception keeps this frame, and the request's image in it: not in a cycle
                     del error, refusals
-            metrics.BACKEND_RETRIES.labels(self._backend, error.reason).inc()
+            self._count_retry(error)
             if isinstance(error, _GONE):
                 await asyncio.sleep(attempt * _PAUSE_S)
         raise AssertionError("the last attempt returns or raises")
+
+    def _count_retry(self, error: AtelierError) -> None:
+        metrics.BACKEND_RETRIES.labels(self._backend, error.reason).inc()
+        tracing.event("retry", reason=error.reason)
 
     def _is_worth_a_retry(self, error: AtelierError, is_connected: bool) -> bool:
         """Return whether another replica may succeed; takes from the retry budget if this one was full."""

@@ -1,8 +1,8 @@
 """The two services as the backends that `core` needs.
 
-Every call carries the request ID, whom it is for, and the time that is left; canceling the task that awaits a
-call cancels the call in the service. Calls are balanced over all ready replicas of a service and retried, see
-`channel`.
+Every call carries the request ID, whom it is for, the trace, and the time that is left; canceling the task
+that awaits a call cancels the call in the service. Calls are balanced over all ready replicas of a service
+and retried, see `channel`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -36,7 +37,7 @@ from atelier_gateway.core.values import (
     Restoration,
     RestoreSpec,
 )
-from atelier_runtime import wire
+from atelier_runtime import tracing, wire
 from atelier_runtime.caller import CALLER_HEADER, caller
 from atelier_runtime.errors import DeadlineExceeded, InternalError, InvalidRequest
 from atelier_runtime.images import message_limit_bytes
@@ -98,9 +99,10 @@ class _Client(Backend):
     async def _get_status(self) -> Any:
         get_status = type(self)._stub(self._channel.status_channel).GetStatus
         try:
-            return await get_status(
-                self._status_request(), timeout=self._status_timeout_s, metadata=self._metadata()
-            )
+            with self._span("GetStatus"):
+                return await get_status(
+                    self._status_request(), timeout=self._status_timeout_s, metadata=self._metadata()
+                )
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise unreachable(self._name) from None
@@ -119,20 +121,34 @@ class _Client(Backend):
             (REQUEST_ID_HEADER, request_id.get()),
             (CALLER_HEADER, caller.get()),
             ("authorization", key),
+            *tracing.headers(),
         )
         return tuple((name, value) for name, value in values if value)
 
     async def _call(
-        self, once: Callable[[Any], Awaitable[T]], deadline: float, *, wait_for_slot: bool = False
+        self,
+        method: str,
+        once: Callable[[Any], Awaitable[T]],
+        deadline: float,
+        *,
+        wait_for_slot: bool = False,
     ) -> T:
-        """Let `once` make a call on a stub; see `BackendChannel.call`."""
+        """Let `once` make a call of a method on a stub; see `BackendChannel.call`.
+
+        All attempts are one span, with an event for each retry.
+        """
         stub = type(self)._stub
         try:
-            return await self._channel.call(
-                lambda channel: once(stub(channel)), deadline, wait_for_slot=wait_for_slot
-            )
+            with self._span(method):
+                return await self._channel.call(
+                    lambda channel: once(stub(channel)), deadline, wait_for_slot=wait_for_slot
+                )
         except InvalidRequest as error:
             raise error.rename_fields(convert.field_from_proto) from error
+
+    def _span(self, method: str) -> AbstractContextManager[object]:
+        name = f"{self._service.full_name}/{method}"
+        return tracing.span(name, kind="client", attributes={"rpc.system.name": "grpc", "rpc.method": name})
 
 
 _GeneratorStub: Any = generator_service_pb2_grpc.GeneratorServiceStub
@@ -158,6 +174,7 @@ class GeneratorClient(_Client, GeneratorBackend):
         self, spec: GenerateSpec, on_image: OnImage, on_progress: OnProgress, deadline: float
     ) -> None:
         request = await asyncio.to_thread(convert.generate_request, spec)
+        whole = tracing.current()
 
         async def once(stub: Any) -> None:
             events = stub.GenerateImage(request, **self._options(deadline))
@@ -168,7 +185,8 @@ class GeneratorClient(_Client, GeneratorBackend):
                     if kind == "progress":
                         on_progress(convert.progress_from_proto(event.progress))
                     elif kind == "result":
-                        await on_image(number, convert.generated_image_from_proto(event.result, spec))
+                        with tracing.working_in(whole):  # what is done with an image is no part of the call
+                            await on_image(number, convert.generated_image_from_proto(event.result, spec))
                         number += 1
                         if number == spec.image_count:
                             return
@@ -178,7 +196,7 @@ class GeneratorClient(_Client, GeneratorBackend):
                 f"The generator ended its stream after {number} of {spec.image_count} images."
             )
 
-        await self._call(once, deadline)
+        await self._call("GenerateImage", once, deadline)
 
     async def offer(self) -> GeneratorOffer:
         """Return what requests may choose."""
@@ -197,7 +215,7 @@ class GeneratorClient(_Client, GeneratorBackend):
         async def once(stub: Any) -> GeneratorEstimate:
             return convert.estimate_from_proto(await stub.EstimateImage(request, **self._options(deadline)))
 
-        return await self._call(once, deadline)
+        return await self._call("EstimateImage", once, deadline)
 
 
 async def _with_previews_if_there_are_any(
@@ -241,7 +259,7 @@ class RestorerClient(_Client, RestorerBackend):
             response = await stub.RestoreFaces(request, **self._options(deadline))
             return convert.restoration_from_proto(response, spec)
 
-        return await self._call(once, deadline, wait_for_slot=wait_for_slot)
+        return await self._call("RestoreFaces", once, deadline, wait_for_slot=wait_for_slot)
 
     async def compare(self, spec: CompareSpec, *, deadline: float) -> tuple[Restoration, ...]:
         """Restore the faces of an image once for each fidelity. Returns when the stream is complete.
@@ -270,7 +288,7 @@ class RestorerClient(_Client, RestorerBackend):
             wire.check_fidelities(received, in_32_bits)
             return tuple(results)
 
-        return await self._call(once, deadline)
+        return await self._call("CompareFidelities", once, deadline)
 
     async def detect(self, spec: DetectSpec, *, deadline: float) -> Detection:
         """Find the faces of an image."""
@@ -279,4 +297,4 @@ class RestorerClient(_Client, RestorerBackend):
         async def once(stub: Any) -> Detection:
             return convert.detection_from_proto(await stub.DetectFaces(request, **self._options(deadline)))
 
-        return await self._call(once, deadline)
+        return await self._call("DetectFaces", once, deadline)

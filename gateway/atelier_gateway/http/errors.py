@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.errors import (
     DEFAULT_RETRY_AFTER_S,
     REFUSALS,
@@ -145,6 +145,7 @@ def log_and_count(error: AtelierError, *, is_probe: bool = False) -> None:
     `is_probe`: from an endpoint that is polled every few seconds; kept out of the log.
     """
     metrics.ERRORS.labels(error.reason).inc()
+    tracing.note_error(error.reason)
     if error.reason in REFUSALS:
         metrics.REFUSALS.labels(error.reason).inc()
     is_our_fault = error.reason in (ErrorReason.INTERNAL, ErrorReason.BAD_IMAGE)

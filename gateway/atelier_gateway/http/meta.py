@@ -21,6 +21,11 @@ _ASSETS = "/docs/assets"
 _GET = ["GET", "HEAD"]
 
 
+_SCHEMES = {
+    "Bearer": {"type": "http", "scheme": "bearer"},
+    "Header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "Basic": {"type": "http", "scheme": "basic", "description": "The key is the password."},
+}
 _SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -43,13 +48,20 @@ def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
         return Response(encode(registry), headers={"Content-Type": content_type})
 
 
-def add_docs(app: FastAPI, root_path: str) -> None:
-    """Serve the OpenAPI document and Swagger UI, whose links begin with `root_path`."""
+def add_docs(app: FastAPI, root_path: str, *, has_keys: bool) -> None:
+    """Serve the OpenAPI document and Swagger UI, whose links begin with `root_path`.
+
+    `has_keys`: clients have to present one, and Swagger UI asks for it.
+    """
     assets = root_path + _ASSETS
 
     @app.api_route(_OPENAPI, methods=_GET, include_in_schema=False)
     async def openapi() -> Response:
-        return JSONResponse(app.openapi())
+        document = app.openapi()
+        if has_keys:
+            components = {**document["components"], "securitySchemes": _SCHEMES}
+            document = {**document, "components": components, "security": [{name: []} for name in _SCHEMES]}
+        return JSONResponse(document)
 
     @app.api_route("/docs", methods=_GET, include_in_schema=False)
     async def docs() -> HTMLResponse:

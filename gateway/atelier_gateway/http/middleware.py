@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request but CORS preflights: request ID, metrics, a log line, a last resort."""
+"""What surrounds every HTTP request but CORS preflights: ID, span, metrics, a log line, a last resort."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atelier_gateway.access.caller import PIXELS, caller_in
 from atelier_gateway.http.errors import path_below_root, unforeseen_error
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.caller import caller as current_caller
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
@@ -22,6 +23,8 @@ audit = logging.getLogger("atelier_gateway.audit")
 """A line for each request: who, what kind, sizes, outcome. No prompt and no picture is in it."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
+_NOT_TRACED = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""What is asked every few seconds."""
 _CLIENT_CLOSED_REQUEST = 499
 _POLLED = frozenset({"/", "/livez", "/readyz", "/health", "/metrics", "/studio/{name:path}", "other"})
 _NO_KEY = "anonymous"
@@ -44,6 +47,10 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        with _span(scope):
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         current = accept_request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
         token = request_id.set(current)
         caller_token = current_caller.set("")
@@ -112,11 +119,30 @@ class RootPathMiddleware:
         await self._app(scope, receive, send)
 
 
+def _span(scope: Scope) -> AbstractContextManager[object]:
+    if path_below_root(scope) in _NOT_TRACED:
+        return nullcontext()
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    return tracing.server_span(method, Headers(scope=scope), {"http.request.method": method})
+
+
+def _describe_span(method: str, path: str, status: int) -> None:
+    if (span := tracing.current()) is None:
+        return
+    if path != "other":
+        span.rename(f"{method} {path}")
+        span.set({"http.route": path})
+    span.set({"http.response.status_code": status, "atelier.request_id": request_id.get() or ""})
+    if status >= 500:
+        span.fail()
+
+
 def _record(scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
     method = scope["method"] if scope["method"] in _METHODS else "other"
     path = route_template(scope)
     code = str(status)
-    metrics.REQUEST_DURATION.labels(f"{method} {path}", code).observe(seconds)
+    metrics.REQUEST_DURATION.labels(f"{method} {path}", code).observe(seconds, tracing.exemplar())
+    _describe_span(method, path, status)
     caller = caller_in(scope)
     key = caller.key.name if caller and caller.key else _NO_KEY if caller else _REFUSED
     metrics.KEY_REQUESTS.labels(key, code).inc()

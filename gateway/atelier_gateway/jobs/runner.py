@@ -31,7 +31,7 @@ from atelier_gateway.jobs.values import (
     now_ms,
 )
 from atelier_gateway.jobs.work import Accepted, JobWork, Result, Surroundings
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.caller import caller
 from atelier_runtime.errors import (
     DEFAULT_RETRY_AFTER_S,
@@ -184,9 +184,17 @@ class JobRunner:
         self._wake.set()
 
     async def _carry_out(self, claim: Claim) -> None:
-        running = self._running[claim.job.id]
+        """Carry out an attempt, in a trace of its own: the request that asked for the job is over."""
         request_id.set(claim.job.id)
         caller.set(caller_of_owner(claim.job.owner))
+        submitted = claim.job.input.get(tracing.TRACEPARENT)
+        facts: tracing.Attributes = {"atelier.request_id": claim.job.id, "atelier.job.claim": claim.fence}
+        links = [submitted] if submitted else []
+        with tracing.linked_span(f"job {claim.job.type}", links, facts):
+            await self._attempt(claim)
+
+    async def _attempt(self, claim: Claim) -> None:
+        running = self._running[claim.job.id]
         heart = asyncio.create_task(self._report(running))
         try:
             try:
@@ -275,6 +283,7 @@ class JobRunner:
                 await self._store.release(running.claim)
 
     async def _failed(self, claim: Claim, error: AtelierError) -> None:
+        tracing.note_error(error.reason)
         if self._is_waited_for(claim.job, error):
             asked_for = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
             delay_s = max(asked_for, min(_MAX_PUT_OFF_S, 0.5 * 2.0 ** min(claim.job.waits, 10)))
@@ -300,7 +309,7 @@ class JobRunner:
         metrics.JOBS_ENDED.labels(job.type, job.status).inc()
         if job.started_at is not None and job.completed_at is not None:
             seconds = (job.completed_at - job.started_at) / 1000
-            metrics.JOB_RUN.labels(job.type, job.status).observe(seconds)
+            metrics.JOB_RUN.labels(job.type, job.status).observe(seconds, tracing.exemplar())
         if job.status is JobStatus.FAILED:
             logger.error("a job has failed", extra=_for_log(job))
 

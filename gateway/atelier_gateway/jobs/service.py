@@ -34,7 +34,7 @@ from atelier_gateway.jobs.values import (
 from atelier_gateway.jobs.watcher import Changes, Watcher
 from atelier_gateway.jobs.webhooks import Webhooks
 from atelier_gateway.jobs.work import JobWork
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.errors import InvalidRequest, NotFound, QueueFull, ServiceUnavailable
 
 logger = logging.getLogger(__name__)
@@ -143,6 +143,7 @@ class Jobs:
                 "kept": [vars(each) for each in kept],
                 "preview_interval_steps": submission.preview_interval_steps,
                 "can_wait": submission.can_wait,
+                **dict(tracing.headers()[:1]),  # the job's trace links to that of the request
             },
             owner=submission.owner,
             priority=submission.priority,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -74,8 +75,8 @@ class PendingPrompt:
         self._future: Future[EncodedPrompt] | None = None
 
     def encode_in(self, executor: Executor, encode: Callable[[], EncodedPrompt]) -> None:
-        """Let an executor encode them."""
-        self._future = executor.submit(encode)
+        """Let an executor encode them, for the request of the current context."""
+        self._future = executor.submit(copy_context().run, encode)
 
     def read(self, check: Callable[[], None]) -> EncodedPrompt:
         """Wait for the result; on the device thread. `check` raises to stop the wait.

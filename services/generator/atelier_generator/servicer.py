@@ -23,6 +23,7 @@ from atelier_generator.request import CompletedRequest
 from atelier_generator.settings import GeneratorSettings
 from atelier_generator.source_reading import read_source
 from atelier_generator.warm_up import warm_up
+from atelier_runtime import tracing
 from atelier_runtime.cost_model import Cost
 from atelier_runtime.device_job import Job, Together
 from atelier_runtime.device_worker import DeviceWorker
@@ -262,7 +263,10 @@ def _generate_images(
 
 def _generate(pipeline: Pipeline, jobs: Sequence[Job[None]]) -> None:
     """Generate the images of jobs whose items are a request and its prompt."""
-    job_of = {pipeline.run(job.item[0], job.check, job.emit, job.item[1]): job for job in jobs}
+    job_of: dict[Run, Job[None]] = {}
+    for job in jobs:
+        with tracing.working_in(tracing.span_of(job.context)):  # for the stages that it does not share
+            job_of[pipeline.run(job.item[0], job.check, job.emit, job.item[1])] = job
 
     def end(run: Run, error: Exception | None) -> None:
         job = job_of.pop(run)

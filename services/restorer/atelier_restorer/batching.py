@@ -15,12 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from atelier_runtime import log as runtime_log
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.device_job import Job
 from atelier_runtime.device_worker import DeviceWorker
@@ -28,6 +28,9 @@ from atelier_runtime.errors import AtelierError, DeadlineExceeded, InternalError
 from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import SkipReason
+
+if TYPE_CHECKING:
+    from atelier_runtime.tracing_otlp import OpenSpan
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ class _QueuedFace:
     deadline: float | None
     future: asyncio.Future[RestoredFace]
     request_id: str | None = field(default_factory=runtime_log.request_id.get)
+    span: OpenSpan | None = field(default_factory=tracing.current)
+    queued: float = field(default_factory=time.monotonic)
 
 
 class FaceBatcher:
@@ -162,10 +167,13 @@ class FaceBatcher:
         faces = [face for face in faces if face.deadline is None or now < face.deadline]
         if not faces:
             return
-        timer = self._new_timer()
+        for span, queued in {face.span: face.queued for face in faces if face.span is not None}.items():
+            tracing.past_span("queue", now - queued, of=span)
         try:
-            with timer.stage(STAGE):
-                results = self._restore(faces)
+            with tracing.shared_span("batch", [face.span for face in faces]):
+                timer = self._new_timer()
+                with timer.stage(STAGE):
+                    results = self._restore(faces)
         except Exception:  # a bug in our code, not a failure of the network: no caller may be left waiting
             logger.exception("a batch of faces was lost", extra={"faces": len(faces)})
             for face in faces:

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.cost_model import FRESH_S, Cost
 from atelier_runtime.device_job import Job, Together
 from atelier_runtime.errors import (
@@ -268,7 +268,7 @@ class DeviceWorker:
 
     def _run(self, jobs: list[Job[Any]]) -> None:
         for job in list(jobs):
-            metrics.QUEUE_WAIT.observe(self._started - job.submitted)
+            job.context.run(_note_wait, self._started - job.submitted)
             try:
                 job.check()
             except AtelierError as error:
@@ -283,7 +283,7 @@ class DeviceWorker:
         context = contextvars.Context() if others else first.context
         try:
             if isinstance(work, Together):
-                context.run(work.function, jobs)
+                context.run(_run_together, work, jobs)
             else:
                 first.succeed(context.run(work, first))
         except BaseException as error:
@@ -296,3 +296,14 @@ class DeviceWorker:
         expected = cost_of_call(first.expected, len(jobs), 0.0).seconds
         if expected > 0 and all(job.succeeded for job in jobs):
             metrics.EXPECTED_RATIO.observe((time.monotonic() - self._started) / expected)
+
+
+def _note_wait(seconds: float) -> None:
+    """Note how long a job has waited; in its context."""
+    metrics.QUEUE_WAIT.observe(seconds, tracing.exemplar())
+    tracing.past_span("queue", seconds)
+
+
+def _run_together(work: Together[Any], jobs: Sequence[Job[Any]]) -> None:
+    with tracing.shared_span("batch", [tracing.span_of(job.context) for job in jobs]):
+        work.function(jobs)

@@ -11,14 +11,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext, suppress
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from atelier_runtime import metrics
+from atelier_runtime import metrics, tracing
 from atelier_runtime.call_keys import CallKeys
 from atelier_runtime.caller import caller
 from atelier_runtime.errors import (
@@ -39,6 +39,8 @@ _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _STATUS_METHOD = "GetStatus"
 _Messages = AsyncIterator[Any]
 _Metadata = Mapping[str, Any]
+_OURS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""Codes that make the span of a call a failed one, as OpenTelemetry's conventions have it for servers."""
 _MALFORMED = "The message is not a protobuf message of this method."
 
 
@@ -138,7 +140,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _unary(self, handle: Callable[..., Any], method: str, metadata: _Metadata) -> Callable[..., Any]:
         async def call(message: Any, context: grpc.aio.ServicerContext) -> Any:
             try:
-                with self._observed(method, metadata, context):
+                with self._span(method, metadata), self._observed(method, metadata, context):
                     _check(message)
                     return await handle(message, context)
             except _Failed as failed:
@@ -151,7 +153,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _stream(self, handle: Callable[..., Any], method: str, metadata: _Metadata) -> Callable[..., Any]:
         async def call(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             try:
-                with self._observed(method, metadata, context):
+                with self._span(method, metadata), self._observed(method, metadata, context):
                     _check(message)
                     # Closed at once: a canceled call must not go on until garbage collection.
                     async with aclosing(handle(message, context)) as events:
@@ -164,6 +166,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await context.abort_with_status(status)
 
         return call
+
+    def _span(self, method: str, metadata: _Metadata) -> AbstractContextManager[object]:
+        if method == _STATUS_METHOD and tracing.TRACEPARENT not in metadata:  # somebody looks whether we live
+            return nullcontext()
+        name = f"{self._service_name}/{method}"
+        return tracing.server_span(name, metadata, {"rpc.system.name": "grpc", "rpc.method": name})
 
     @contextmanager
     def _observed(
@@ -207,7 +215,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @staticmethod
     def _record(method: str, seconds: float, error: AtelierError | None) -> None:
         code = "OK" if error is None else _CODE_NAMES[GRPC_CODES[error.reason]]
-        metrics.REQUEST_DURATION.labels(method, code).observe(seconds)
+        metrics.REQUEST_DURATION.labels(method, code).observe(seconds, tracing.exemplar())
+        _describe_span(code, error)
         extra: dict[str, object] = {"method": method, "code": code, "seconds": round(seconds, 4)}
         if error is not None:
             metrics.ERRORS.labels(error.reason).inc()
@@ -216,3 +225,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             extra |= error.for_log()
         quiet = method == _STATUS_METHOD and error is None
         logger.log(logging.DEBUG if quiet else logging.INFO, "call", extra=extra)
+
+
+def _describe_span(code: str, error: AtelierError | None) -> None:
+    """Note the end of a call on its span, if there is one: never a message, which can hold what was sent."""
+    if (span := tracing.current()) is None:
+        return
+    span.set({"rpc.response.status_code": code, "atelier.request_id": request_id.get() or ""})
+    if error is not None:
+        span.set({"error.type": error.reason})
+    if code in _OURS:
+        span.fail()

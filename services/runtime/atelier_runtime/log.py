@@ -10,6 +10,8 @@ import uuid
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from atelier_runtime import tracing
+
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The ID of the request that the current task or thread belongs to."""
 
@@ -28,7 +30,10 @@ def accept_request_id(client_id: str | None) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, request_id, and the fields of `extra=`."""
+    """One JSON object per line: time, level, logger, message, IDs, and the fields of `extra=`.
+
+    The IDs: of the request and, where there is a trace, of it and of the span.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
@@ -41,6 +46,7 @@ class JsonFormatter(logging.Formatter):
         current = request_id.get()
         if current is not None:
             line["request_id"] = current
+        line.update(tracing.ids())
         line.update({k: v for k, v in vars(record).items() if k not in _STANDARD_ATTRIBUTES})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

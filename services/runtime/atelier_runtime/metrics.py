@@ -21,6 +21,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from atelier_runtime import tracing
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
 _LONG_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1800, 3600, 10_800)
 
@@ -292,11 +294,15 @@ class NoProbe:
 
 
 class StageTimer:
-    """Times the stages of one request: the histograms and the response's `stages` are the same figures."""
+    """Times the stages of one request: histograms, spans and the response's `stages` are the same figures."""
 
     def __init__(self, probe: DeviceProbe | None = None, reports: list[StageReport] | None = None) -> None:
-        """`reports`: the list to append to, by default a new one; two timers can share one."""
+        """`reports`: the list to append to, by default a new one; two timers can share one.
+
+        The stages' spans are below the one that is current now, wherever the stages run.
+        """
         self._probe = probe or NoProbe()
+        self._span = tracing.current()
         self.reports: list[StageReport] = [] if reports is None else reports
 
     @contextmanager
@@ -304,11 +310,14 @@ class StageTimer:
         """Time what runs inside. A stage that raises is not reported."""
         self._probe.synchronize()
         self._probe.reset_peak()
-        start = time.perf_counter()
-        yield
-        self._probe.synchronize()
-        report = StageReport(name, time.perf_counter() - start, self._probe.peak_bytes())
+        with tracing.span(name, of=self._span) as span:
+            start = time.perf_counter()
+            yield
+            self._probe.synchronize()
+            report = StageReport(name, time.perf_counter() - start, self._probe.peak_bytes())
+            if span is not None:
+                span.lasted(report.seconds)
+            STAGE_DURATION.labels(name).observe(report.seconds, tracing.exemplar())
         self.reports.append(report)
-        STAGE_DURATION.labels(name).observe(report.seconds)
         if report.peak_vram_bytes is not None:
             STAGE_PEAK_VRAM.labels(name).set(report.peak_vram_bytes)

@@ -28,6 +28,7 @@ from atelier_runtime.service import LoadedModels, Service, service_status
 from atelier_runtime.service_status import ServiceStatus
 from atelier_runtime.settings import ServiceSettings, StartupError
 from atelier_runtime.shutdown import EXIT_GRACE_SECONDS, exit_after
+from atelier_runtime.tracing_setup import begin_tracing, end_tracing
 from atelier_runtime.vram import VramCollector
 
 logger = logging.getLogger(__name__)
@@ -183,12 +184,20 @@ def run_service(
     """Run a service until SIGTERM or SIGINT; return the exit code: 0 after a full drain, else 1."""
     log.configure_logging(settings.log_level)
     try:
+        begin_tracing(process)
+    except StartupError as error:
+        logger.error("cannot start", extra={"error": str(error)})
+        print(error, file=sys.stderr)
+        return 1
+    try:
         return asyncio.run(_run(lambda: ServiceServer(process, settings, make_service)))
     except StartupError as error:
         prefix = settings.model_config.get("env_prefix", "")
         logger.error("cannot start", extra={"error": f"{prefix}{error}"})
         print(f"{prefix}{error}", file=sys.stderr)
         return 1
+    finally:
+        end_tracing()
 
 
 async def _run(make_server: Callable[[], ServiceServer[Service]]) -> int:
