@@ -5,134 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-import ssl
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
-import torch
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PrivateFormat,
     load_pem_private_key,
 )
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from prometheus_client import CollectorRegistry
-from pydantic_settings import SettingsConfigDict
 
-from atelier_runtime import metrics_server, tls
-from atelier_runtime.device_worker import DeviceWorker
-from atelier_runtime.health import Readiness
-from atelier_runtime.images.workers import ImageWorkers
+from atelier_runtime import tls
 from atelier_runtime.server import ServiceServer
-from atelier_runtime.service import LoadedModels
-from atelier_runtime.service_status import ServiceStatus
-from atelier_runtime.settings import ServiceSettings, StartupError
-from tests.authority import Authority, Identity, serial_of
-
-NAME = "test.Service"
-
-
-class Settings(ServiceSettings):
-    model_config = SettingsConfigDict(env_prefix="ATELIER_TEST_", frozen=True)
-
-    port: int = 0
-    metrics_port: int = 0
-    image_workers: int = 1
-
-
-class Service:
-    """One method, which takes a moment and returns nothing."""
-
-    name = NAME
-
-    def __init__(self, worker: DeviceWorker, image_workers: ImageWorkers) -> None:
-        self.loaded = threading.Event()
-        self.loaded.set()
-
-    def load(self) -> LoadedModels:
-        self.loaded.wait(30)
-        return LoadedModels("none", "5e1f", (), torch.device("cpu"), torch.float32)
-
-    def warm_up(self) -> None: ...
-
-    def register(self, server: grpc.aio.Server, status: Callable[[], ServiceStatus]) -> None:
-        async def work(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            await asyncio.sleep(0.005)
-            return b"done"
-
-        handlers = {"Work": grpc.unary_unary_rpc_method_handler(work, bytes, bytes)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
-
-
-class Running:
-    """A ready service whose certificate `authority` has signed."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.folder = folder
-        self.authority = Authority()
-        self.identity = self.authority.server()
-        certificate, key = self.identity.write(folder, "server")
-        given = {"tls_cert": certificate, "tls_key": key, **settings}
-        self.server = ServiceServer("restorer", Settings(**given), Service)
-
-    @property
-    def address(self) -> str:
-        return f"localhost:{self.server.port}"
-
-    def renew(self) -> Identity:
-        """Issue the service another certificate."""
-        renewed = self.authority.server()
-        renewed.write(self.folder, "server")
-        return renewed
-
-    def channel(self, ca: bytes | None = None, client: Identity | None = None) -> grpc.aio.Channel:
-        pem = (ca or self.authority.pem, client and client.key, client and client.certificate)
-        return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(*pem))
-
-    def presented(self) -> int:
-        """The serial number of the certificate in a new handshake."""
-        context = ssl.create_default_context(cadata=self.authority.pem.decode())
-        context.set_alpn_protocols(["h2"])
-        with (
-            socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as plain,
-            context.wrap_socket(plain, server_hostname="localhost") as connection,
-        ):
-            return serial_of(connection.getpeercert(binary_form=True))
-
-    async def probe(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False) as client:
-            return await client.get(f"http://127.0.0.1:{self.server.metrics_port}{path}")
-
-
-@asynccontextmanager
-async def running(folder: Path, **settings: Any) -> AsyncIterator[Running]:
-    served = Running(folder, **settings)
-    await served.server.start()
-    try:
-        await served.server.wait_ready()
-        yield served
-    finally:
-        await served.server.drain()
+from atelier_runtime.settings import StartupError
+from tests.authority import Authority, Identity
+from tests.unit.runtime.tls_service import Running, Service, Settings, running, work
 
 
 @pytest.fixture
 def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls, "LOOK_AGAIN_S", 0.0)
-
-
-async def work(channel: grpc.aio.Channel) -> bytes:
-    response: bytes = await channel.unary_unary(f"/{NAME}/Work")(b"", timeout=20)
-    return response
 
 
 async def is_refused(channel: grpc.aio.Channel) -> bool:
@@ -347,67 +242,3 @@ async def test_what_cannot_work_prevents_the_start_by_name(tmp_path: Path, name:
 def test_an_empty_variable_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_TEST_TLS_CERT", "")
     assert Settings().tls_cert is None
-
-
-async def test_probes_are_answered_on_the_metrics_port(tmp_path: Path) -> None:
-    served = Running(tmp_path, tls_ca=Authority().write(tmp_path))
-    loaded = threading.Event()
-    served.server.service.loaded = loaded
-    await served.server.start()
-    response = await served.probe("/readyz")
-    assert (response.status_code, response.text) == (503, "loading\n")
-    assert (await served.probe("/livez")).status_code == 200
-    loaded.set()
-    await served.server.wait_ready()
-    assert [(await served.probe(path)).text for path in ("/livez", "/readyz")] == ["ok\n", "ok\n"]
-    assert "atelier_build_info" in (await served.probe("/metrics")).text
-    await served.server.readiness.set_draining()
-    response = await served.probe("/readyz")
-    assert (response.status_code, response.text) == (503, "draining\n")
-    assert (await served.probe("/livez")).status_code == 200, "or the kubelet would kill what drains"
-    await served.server.drain()
-
-
-async def test_a_process_whose_event_loop_stands_is_neither_live_nor_ready(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(metrics_server, "_TURN_S", 0.2)
-    standing = asyncio.new_event_loop()
-    release = threading.Event()
-    probes = metrics_server.Probes(Readiness(NAME).reason)
-    standing.call_soon(probes.attach)
-    standing.call_soon(release.wait, 60)
-    thread = threading.Thread(target=standing.run_forever)
-    thread.start()
-    while probes.ready() == "starting":
-        await asyncio.sleep(0.01)
-    served = metrics_server.MetricsServer("127.0.0.1", 0, CollectorRegistry(), probes)
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", trust_env=False) as client:
-            for path in ("/livez", "/readyz"):
-                response = await client.get(path)
-                assert (response.status_code, response.text) == (503, "no answer within 0.2 s\n")
-    finally:
-        await asyncio.to_thread(served.close)
-        standing.call_soon_threadsafe(standing.call_soon, standing.stop)
-        release.set()
-        await asyncio.to_thread(thread.join)
-        standing.close()
-
-
-@pytest.mark.parametrize("is_on", [True, False])
-async def test_reflection_is_a_setting(tmp_path: Path, is_on: bool) -> None:
-    async with running(tmp_path, reflection=is_on) as served, served.channel() as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        request = reflection_pb2.ServerReflectionRequest(list_services="")
-        call = stub.ServerReflectionInfo(iter([request]))
-        if is_on:
-            [response] = [response async for response in call]
-            assert NAME in [each.name for each in response.list_services_response.service]
-        else:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                [response async for response in call]
-            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        health = health_pb2_grpc.HealthStub(channel)
-        response = await health.Check(health_pb2.HealthCheckRequest(service=NAME))
-        assert response.status == health_pb2.HealthCheckResponse.SERVING
