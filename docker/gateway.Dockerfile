@@ -22,7 +22,7 @@ COPY --from=stubs /src/protos protos/
 COPY services/runtime services/runtime/
 COPY gateway gateway/
 RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
-    ./protos ./services/runtime './gateway[c2pa]'
+    ./protos ./services/runtime './gateway[c2pa,otel]'
 
 FROM ${BASE} AS run
 RUN install -d -o 10001 -g 10001 -m 0750 /var/lib/atelier

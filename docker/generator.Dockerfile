@@ -26,7 +26,7 @@ COPY services/runtime services/runtime/
 COPY demo demo/
 COPY services/generator services/generator/
 RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
-    ./protos ./services/runtime ./demo ./services/generator
+    ./protos ./services/runtime ./demo './services/generator[otel]'
 
 FROM ${BASE} AS run
 # The compiler that COMPILE needs, on a CPU as on a GPU: 260 MB.

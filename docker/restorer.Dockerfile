@@ -26,7 +26,7 @@ COPY services/runtime services/runtime/
 COPY demo demo/
 COPY services/restorer services/restorer/
 RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
-    ./protos ./services/runtime ./demo ./services/restorer
+    ./protos ./services/runtime ./demo './services/restorer[otel]'
 
 FROM ${BASE} AS run
 # What opencv-python links against, and the compiler that COMPILE needs, on a CPU as on a GPU: 260 MB.
