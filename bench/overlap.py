@@ -78,8 +78,11 @@ def serve(name: str) -> int:
 
 
 @contextlib.contextmanager
-def chain() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run the three processes; yield the gateway's URL, and a function that puts the networks to sleep."""
+def chain(module: str = "bench.overlap") -> Iterator[tuple[str, Callable[[], None]]]:
+    """Run the three processes; yield the gateway's URL, and a function that puts the networks to sleep.
+
+    `module`: what serves with networks that can sleep.
+    """
     ports = {name: free_port() for name in ("gateway", "generator", "restorer")}
     children = []
     settings = {
@@ -93,11 +96,7 @@ def chain() -> Iterator[tuple[str, Callable[[], None]]]:
         own = {"HOST": "127.0.0.1", "PORT": port, "LOG_LEVEL": "warning", **settings.get(name, {})}
         if name != "gateway":
             own["METRICS_PORT"] = 0
-        command = (
-            ["-m", "atelier_gateway", "serve"]
-            if name == "gateway"
-            else ["-m", "bench.overlap", "--serve", name]
-        )
+        command = ["-m", "atelier_gateway", "serve"] if name == "gateway" else ["-m", module, "--serve", name]
         environment = {f"ATELIER_{name.upper()}_{key}": str(value) for key, value in own.items()}
         children.append(subprocess.Popen([sys.executable, *command], env=os.environ | environment))
 

@@ -140,7 +140,7 @@ async def _has_free_slots(client: Client, slots: int) -> bool:
     with contextlib.ExitStack() as held:
         try:
             for _ in range(slots):
-                held.enter_context(client.server.worker.reserve_slot())
+                held.enter_context(client.server.worker.hold_slot())
         except QueueFull:
             return False
     return True

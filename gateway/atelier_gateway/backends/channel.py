@@ -10,7 +10,7 @@ that was lost with its replica, or refused because the replica is shutting down,
 a call that is refused because a replica's queue is full or it cannot meet the deadline, but only within a
 retry budget: every success earns the retries of one call, so a backend that is full everywhere gets hardly
 more calls than clients make. A call whose caller has already done work for it may also wait for a slot until
-its deadline.
+its deadline, in a line (`lines`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import asyncio
 import json
 import logging
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -27,6 +26,7 @@ from typing import Literal, Self, TypeVar
 
 import grpc
 
+from atelier_gateway.backends.lines import Lines
 from atelier_runtime import metrics, tracing
 from atelier_runtime.channel import channel_options
 from atelier_runtime.errors import (
@@ -56,7 +56,7 @@ _RESOLVE_AGAIN_MS = 2_000
 _MAX_ATTEMPTS = 3
 _PAUSE_S = 0.1  # time for gRPC to learn that a replica is draining
 
-_SLOT_PAUSE_S = 1.0
+_LAST_TRY_S = 1.0  # before its deadline, a call that waits for a slot asks for the last time
 
 _GONE = (ServiceUnavailable, ServiceDraining, ServiceNotReady)
 _FULL = (QueueFull, DeadlineUnmeetable)
@@ -116,8 +116,7 @@ class BackendChannel:
         self._replaced_at = -math.inf
         self._closing: set[asyncio.Task[None]] = set()
         self._retry_budget = _MAX_RETRY_BUDGET
-        self.waiting_for_slot = 0
-        """Calls that wait because every replica is full."""
+        self._lines = Lines()
         metrics.BACKEND_PENDING.labels(backend)
         for error in (*_GONE, *_FULL):  # from 0 on: Prometheus sees no increase in a series that starts at 1
             metrics.BACKEND_RETRIES.labels(backend, error.reason)
@@ -155,6 +154,11 @@ class BackendChannel:
             )
         return to_atelier_error(self._backend, rpc_error)
 
+    @property
+    def waiting_for_slot(self) -> int:
+        """Calls that wait because every replica is full."""
+        return self._lines.waiting
+
     async def call(
         self,
         once: Callable[[grpc.aio.Channel], Awaitable[T]],
@@ -170,25 +174,31 @@ class BackendChannel:
         have a free slot first.
         """
         pending = metrics.BACKEND_PENDING.labels(self._backend)
-        is_waiting = False
         pending.inc()
         try:
+            if wait_for_slot:
+                return await self._call_in_line(once, deadline)
+            return await self._call_a_few_times(once, deadline)
+        except AtelierError as error:
+            metrics.BACKEND_FAILURES.labels(self._backend, error.reason).inc()
+            raise
+        finally:
+            pending.dec()
+
+    async def _call_in_line(self, once: Callable[[grpc.aio.Channel], Awaitable[T]], deadline: float) -> T:
+        """Ask again until the deadline while all replicas are full, of each caller the oldest call first."""
+        last_try = deadline - _LAST_TRY_S
+        was_refused = False
+        with self._lines.enter() as in_line:
             while True:
+                await in_line.may_ask(last_try, was_refused=was_refused)
                 try:
                     return await self._call_a_few_times(once, deadline)
-                except AtelierError as error:
-                    pause = random.uniform(0.5, 1) * _SLOT_PAUSE_S  # or all that wait would come at once
-                    is_too_late = time.monotonic() + pause + _SLOT_PAUSE_S >= deadline
-                    if not (wait_for_slot and isinstance(error, QueueFull)) or is_too_late:
-                        metrics.BACKEND_FAILURES.labels(self._backend, error.reason).inc()
+                except QueueFull as error:
+                    if time.monotonic() >= last_try:
                         raise
                     self._count_retry(error)
-                self.waiting_for_slot += not is_waiting
-                is_waiting = True
-                await asyncio.sleep(pause)
-        finally:
-            self.waiting_for_slot -= is_waiting
-            pending.dec()
+                was_refused = True
 
     async def _call_a_few_times(self, once: Callable[[grpc.aio.Channel], Awaitable[T]], deadline: float) -> T:
         refusals: list[AtelierError] = []

@@ -140,6 +140,7 @@ class GeneratorServicer(StatusServicer, pb_grpc.GeneratorServiceServicer):
                 request = await self._with_source(request)
                 together, expected = await asyncio.to_thread(_in_queue, pipeline, request)
         else:
+            worker.check_slot()  # a full queue refuses before anything is computed
             together, expected = await asyncio.to_thread(_in_queue, pipeline, request)
         worker.check_slot(deadline, expected, together)  # no prompt is encoded in vain
         prompt = pipeline.start_prompt(request)

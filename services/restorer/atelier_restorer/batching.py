@@ -1,7 +1,8 @@
 """One queue of aligned faces for all requests: those that are waiting go through the network together.
 
 Nothing waits for a batch to fill. Faces accumulate while the device is busy; when it is free, the next batch
-takes those that are there. A face that fails, is canceled or expires never affects the others.
+takes those that are there, of each caller in turn. A face that fails, is canceled or expires never affects
+the others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextvars
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,10 +21,12 @@ import numpy as np
 
 from atelier_runtime import log as runtime_log
 from atelier_runtime import metrics, tracing
+from atelier_runtime.caller import caller
 from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.device_job import Job
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.errors import AtelierError, DeadlineExceeded, InternalError
+from atelier_runtime.fair_queue import FairQueue
 from atelier_runtime.images import RgbArray
 from atelier_runtime.metrics import StageReport, StageTimer
 from atelier_runtime.outcomes import SkipReason
@@ -67,6 +69,7 @@ class _QueuedFace:
     deadline: float | None
     future: asyncio.Future[RestoredFace]
     request_id: str | None = field(default_factory=runtime_log.request_id.get)
+    caller: str = field(default_factory=caller.get)
     span: OpenSpan | None = field(default_factory=tracing.current)
     queued: float = field(default_factory=time.monotonic)
 
@@ -93,9 +96,9 @@ class FaceBatcher:
         self._network = network
         self._new_timer = new_timer
         self._free_memory = free_memory
-        self._waiting: deque[_QueuedFace] = deque()
+        self._waiting: FairQueue[_QueuedFace] = FairQueue()
         self._lock = threading.Lock()
-        self._scheduled = False
+        self._scheduled: set[str] = set()  # callers for whose faces a job waits for the device
 
     async def restore(
         self,
@@ -114,7 +117,8 @@ class FaceBatcher:
             for crop, several in zip(crops, fidelities, strict=True)
         ]
         with self._lock:
-            self._waiting.extend(faces)
+            for face in faces:
+                self._waiting.append(face.caller, face)
         self._schedule()
         try:
             return await asyncio.gather(*(face.future for face in faces))
@@ -122,16 +126,24 @@ class FaceBatcher:
             self._withdraw(faces)
 
     def _schedule(self) -> None:
-        """Queue a job for the next batch, behind jobs that already wait for the device; on the event loop."""
+        """Queue a job for each caller whose faces wait, behind its own jobs; on the event loop.
+
+        Whichever comes first takes faces of all callers; those for whom it leaves none do nothing.
+        """
         with self._lock:
-            if self._scheduled or not self._waiting:
-                return
-            self._scheduled = True
+            waiting = dict.fromkeys(face.caller for face in self._waiting)
+            names = [name for name in waiting if name not in self._scheduled]
+            self._scheduled.update(names)
         loop = asyncio.get_running_loop()
-        # Without the caller's context: a batch belongs to several requests.
-        job = contextvars.Context().run(self._worker.submit, lambda job: self._run(job, loop), has_slot=True)
-        watch = loop.create_task(self._watch(job))
-        watch.add_done_callback(lambda done: done.exception())
+        for name in names:
+            # Of the context only the caller: a batch belongs to several requests.
+            job = contextvars.Context().run(self._submit, name, loop)
+            watch = loop.create_task(self._watch(job))
+            watch.add_done_callback(lambda done: done.exception())
+
+    def _submit(self, name: str, loop: asyncio.AbstractEventLoop) -> Job[None]:
+        caller.set(name)
+        return self._worker.submit(lambda job: self._run(job, loop), has_slot=True)
 
     async def _watch(self, job: Job[None]) -> None:
         """Fail the queued faces if the worker stops without having run their batch."""
@@ -139,19 +151,16 @@ class FaceBatcher:
             await job.result()
         except (AtelierError, asyncio.CancelledError) as error:
             with self._lock:
-                self._scheduled = False
-                remaining = list(self._waiting)
-                self._waiting.clear()
+                self._scheduled.clear()
+                remaining, self._waiting = list(self._waiting), FairQueue()
             for face in remaining:
                 if not face.future.done():
                     face.future.set_exception(error)
 
     def _withdraw(self, faces: Sequence[_QueuedFace]) -> None:
-        withdrawn = {id(face) for face in faces}
         with self._lock:
-            kept = [face for face in self._waiting if id(face) not in withdrawn]
-            self._waiting.clear()
-            self._waiting.extend(kept)
+            for face in faces:
+                self._waiting.remove(face)
         for face in faces:
             if not face.future.cancel():
                 face.future.exception()  # retrieved, or asyncio would log that it never was
@@ -159,7 +168,7 @@ class FaceBatcher:
     # --- on the device thread ---
 
     def _run(self, job: Job[None], loop: asyncio.AbstractEventLoop) -> None:
-        faces = self._take()
+        faces = self._take(job.caller)
         _post(loop, self._schedule)
         now = time.monotonic()
         for face in (f for f in faces if f.deadline is not None and now >= f.deadline):
@@ -182,15 +191,20 @@ class FaceBatcher:
         for face, crops in zip(faces, results, strict=True):
             _post(loop, _succeed, face.future, RestoredFace(crops, timer.reports[0]))
 
-    def _take(self) -> list[_QueuedFace]:
-        """Take the next batch off the queue: as many faces as fit, at least one."""
+    def _take(self, scheduled: str) -> list[_QueuedFace]:
+        """Take the next batch off the queue: as many faces as fit, at least one.
+
+        `scheduled`: the caller whose job this is.
+        """
         with self._lock:
-            self._scheduled = False
+            self._scheduled.discard(scheduled)
             faces: list[_QueuedFace] = []
-            room = self.max_batch
-            while self._waiting and (not faces or len(self._waiting[0].fidelities) <= room):
-                face = self._waiting.popleft()
-                room -= len(face.fidelities)
+
+            def fits(face: _QueuedFace) -> bool:
+                taken = sum(len(each.fidelities) for each in faces)
+                return not faces or taken + len(face.fidelities) <= self.max_batch
+
+            while face := self._waiting.take(fits):
                 faces.append(face)
         return faces
 

@@ -147,7 +147,7 @@ class RestorerPipeline:
         have a detector.
         """
         call = self._call(deadline)
-        with self._worker.reserve_slot(deadline):
+        async with self._worker.reserve_slot(deadline):
             picture = await self._image_workers.decode(image, call.cpu.stage("decode"))
             if self._models.detector is None:
                 raise ServiceUnavailable("The model set does not have a face detector.")
@@ -169,7 +169,7 @@ class RestorerPipeline:
 
         Raises `InvalidRequest` if a parsed mask is requested and there is no face parser.
         """
-        with self._worker.reserve_slot(deadline):
+        async with self._worker.reserve_slot(deadline):
             picture, [restoration] = await self._run_networks(image, request, None, deadline)
         return await self._cpu_pool.run(lambda: paste(picture, request, restoration, in_place=True))
 
@@ -185,7 +185,7 @@ class RestorerPipeline:
         Yields each fidelity with its result, in their order. Raises like `restore`. The slot in the queue is
         held until the last result is taken: what a slow reader has not taken yet stays in memory.
         """
-        with self._worker.reserve_slot(deadline) as work_is_done:
+        async with self._worker.reserve_slot(deadline) as work_is_done:
             picture, restorations = await self._run_networks(image, request, fidelities, deadline)
             work_is_done()
             for fidelity in fidelities:

@@ -12,9 +12,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from atelier_runtime.caller import caller
 from atelier_runtime.cost_model import Cost
 from atelier_runtime.device import is_out_of_memory
 from atelier_runtime.errors import AtelierError, Cancelled, DeadlineExceeded, InternalError, OutOfMemory
+from atelier_runtime.places import Place
 
 T = TypeVar("T")
 
@@ -44,16 +46,16 @@ class Job(Generic[T]):
         work: Callable[[Job[T]], T] | Together[T],
         deadline: float | None,
         *,
-        has_slot: bool,
         expected: Sequence[Cost] = (),
     ) -> None:
-        """`deadline`: on the clock of `time.monotonic`. `has_slot`: its request has reserved a slot.
+        """`deadline`: on the clock of `time.monotonic`.
 
         `expected`: the costs of a call that does it alone, of one for two such jobs, ...; empty: unknown.
         """
         self.deadline = deadline
-        self.has_slot = has_slot
         self.expected = expected
+        self.caller = caller.get()
+        self.place: Place | None = None  # of a request of this job alone; None if its request has a slot
         self.work: Callable[[Job[T]], T] | Together[T] | None = work
         self.item: Any = work.item if isinstance(work, Together) else None
         self.context = contextvars.copy_context()

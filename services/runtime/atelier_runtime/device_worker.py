@@ -1,14 +1,15 @@
 """The one thread that works on the device.
 
 Networks never run on the event loop: a servicer submits a function to the `DeviceWorker`, which runs one at
-a time, first come, first served. The queue is bounded; what cannot be done in time is refused at once.
-A request that needs several jobs reserves a slot in the queue first (`DeviceWorker.reserve_slot`).
+a time. Callers take turns; of one caller, first come, first served. The queue is bounded; what cannot be done
+in time is refused at once. A request that needs several jobs reserves a slot in the queue first
+(`DeviceWorker.reserve_slot`). Who may have a place in a full queue is decided by `places`.
 
 Jobs that may run together (`Together`) are run in one call, as many as wait when the first of them is next.
 Nothing waits for a batch to fill, and nothing else is overtaken for longer than the batch takes.
 
 How long a new request would wait is the sum of what those before it are expected to take: each says so
-when it is submitted, or counts as the mean of past ones (`queue_time`).
+when it is submitted, or counts as the mean of past ones (`queue_time`). See docs/decisions/fair-queues.md.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import contextvars
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from atelier_runtime import metrics, tracing
+from atelier_runtime.caller import caller
 from atelier_runtime.cost_model import FRESH_S, Cost
 from atelier_runtime.device_job import Job, Together
 from atelier_runtime.errors import (
@@ -33,7 +34,10 @@ from atelier_runtime.errors import (
     QueueFull,
     ServiceDraining,
 )
-from atelier_runtime.queue_time import Wait, cost_of_call, expected_wait
+from atelier_runtime.fair_queue import FairQueue
+from atelier_runtime.places import Place, Places
+from atelier_runtime.queue_time import Request, Wait, cost_of_call, expected_wait, take_call
+from atelier_runtime.turn import Turn
 
 T = TypeVar("T")
 
@@ -43,16 +47,22 @@ _EWMA_WEIGHT = 0.3  # of the newest job in the running mean of job times
 class DeviceWorker:
     """One thread for one device, behind a bounded queue."""
 
-    def __init__(self, capacity: int, name: str = "device") -> None:
-        """`capacity`: requests that may wait while another runs; 0 accepts work only when idle."""
+    def __init__(self, capacity: int, name: str = "device", *, slots: int | None = None) -> None:
+        """`capacity`: requests that may wait while another runs; 0 accepts work only when idle.
+
+        `slots`: requests of several jobs that are worked on at the same time, while others wait for their
+        turn; None: half of those that there is room for.
+        """
         self.capacity = capacity
-        self._waiting: deque[Job[Any]] = deque()
+        self._slots = slots or capacity // 2 + 1
+        self._waiting: FairQueue[Job[Any]] = FairQueue()
+        self._turns: FairQueue[Turn] = FairQueue()  # requests that wait for a slot
+        self._begun = 0  # requests that have one
+        self._undecided: list[Place] = []  # of unknown cost, see `hold_slot`
+        self._places = Places()  # of all requests
         self._running: list[Job[Any]] = []
         self._started = 0.0
         self._batch = 1
-        self._requests = 0
-        self._slots = 0  # requests that have reserved one
-        self._undecided = 0  # of unknown cost, see `hold_slot`
         self._mean_seconds: float | None = None
         self._state = threading.Condition()
         self._draining = False
@@ -63,7 +73,7 @@ class DeviceWorker:
     @property
     def depth(self) -> int:
         """Requests in the queue."""
-        return max(0, self._requests - self.running)
+        return max(0, len(self._places) - self.running)
 
     @property
     def running(self) -> int:
@@ -71,18 +81,39 @@ class DeviceWorker:
         return len(self._running)
 
     def expected_wait(self, together: Together[Any] | None = None) -> Wait:
-        """Return how long a new request would wait; `together`: that of one that may join others."""
+        """Return how long a new request of the current caller would wait.
+
+        `together`: that of one that may join others.
+        """
         with self._state:
-            return expected_wait(
-                [job for job in self._running if not job.has_slot],
-                self._batch,
-                time.monotonic() - self._started,
-                [job for job in self._waiting if not job.has_slot],
-                self._slots,
-                self._undecided,
-                self._mean_seconds or 0.0,
-                together,
-            )
+            given_up = self._places.to_give_up(caller.get()) if self._is_full() else None
+            return self._wait_of(caller.get(), together, given_up)
+
+    def _wait_of(self, name: str, together: Together[Any] | None, given_up: Place | None) -> Wait:
+        waiting: FairQueue[Request] = FairQueue()
+        for job in self._waiting:
+            if job.place is not None and job.place is not given_up:
+                waiting.append(job.caller, Request(job.work, job.expected))
+        for turn in self._turns:
+            if turn.place is not given_up:
+                waiting.append(turn.caller, Request())
+        for place in self._undecided:
+            waiting.append(place.caller, Request(is_certain=False))
+        new = Request(together)
+        waiting.append(name, new)
+        return expected_wait(
+            [job for job in self._running if job.place is not None],
+            self._batch,
+            time.monotonic() - self._started,
+            self._begun,
+            waiting,
+            new,
+            self._mean_seconds or 0.0,
+        )
+
+    def _is_full(self) -> bool:
+        # The device takes one request, or those that run together.
+        return len(self._places) - max(1, self.running) >= self.capacity
 
     def check_slot(
         self,
@@ -93,11 +124,11 @@ class DeviceWorker:
         """Raise what `submit` and `reserve_slot` would raise now."""
         with self._state:
             wait = self.expected_wait(together)
-            retry_after = max(1.0, math.ceil(wait.seconds))
+            retry_after = _retry_after_s(wait)
             if self._draining:
                 raise ServiceDraining(retry_after_s=retry_after)
-            # The device takes one request, or those that run together.
-            if self._requests - max(1, self.running) >= self.capacity:
+            if self._is_full() and self._places.to_give_up(caller.get()) is None:
+                self._places.was_refused(caller.get(), retry_after)
                 raise QueueFull(
                     f"The queue is full ({self.depth} waiting, capacity {self.capacity}).",
                     retry_after_s=retry_after,
@@ -116,6 +147,23 @@ class DeviceWorker:
                 late = wait.low_s + own.low_s - seconds_left if own.low_s < seconds_left else FRESH_S
                 raise DeadlineUnmeetable(message, retry_after_s=max(1.0, math.ceil(late)))
 
+    def _take_place(self, refuse: Callable[[AtelierError], None] | None = None) -> Place:
+        """Give the current caller a place, if need be that of another; `check_slot` has raised nothing."""
+        if self._is_full() and (given_up := self._places.to_give_up(caller.get())) is not None:
+            assert given_up.refuse is not None, "it has not begun"
+            retry_after = _retry_after_s(self._wait_of(given_up.caller, None, None))
+            given_up.refuse(
+                QueueFull("The queue is full; others have had less of it.", retry_after_s=retry_after)
+            )
+            self._places.was_refused(given_up.caller, retry_after, given_up.since)
+        place = self._places.take(caller.get(), refuse)
+        metrics.QUEUE_DEPTH.set(self.depth)
+        return place
+
+    def _leave_place(self, place: Place) -> None:
+        self._places.leave(place)
+        metrics.QUEUE_DEPTH.set(self.depth)
+
     @contextlib.contextmanager
     def hold_slot(self) -> Iterator[None]:
         """Hold a slot in the queue while the image of a request is decoded, which is then submitted.
@@ -125,44 +173,64 @@ class DeviceWorker:
         """
         with self._state:
             self.check_slot()
-            self._count(+1)
-            self._undecided += 1
+            place = self._take_place()
+            self._undecided.append(place)
         try:
             yield
         finally:
             with self._state:
-                self._count(-1)
-                self._undecided -= 1
+                self._undecided.remove(place)
+                self._leave_place(place)
 
-    @contextlib.contextmanager
-    def reserve_slot(self, deadline: float | None = None) -> Iterator[Callable[[], None]]:
+    @contextlib.asynccontextmanager
+    async def reserve_slot(self, deadline: float | None = None) -> AsyncIterator[Callable[[], None]]:
         """Hold a slot in the queue for a request of several jobs, from before its decoding to its last job.
 
-        Inside, submit with `has_slot=True`. Yields a function to call when the work is done, if the slot is
-        held longer, so that the mean time of a request does not include the rest. Raises `ServiceDraining`,
-        `QueueFull` or `DeadlineUnmeetable` at once.
+        Waits for its turn. Inside, submit with `has_slot=True`. Yields a function to call when the work is
+        done, if the place in the queue is held longer: another's turn begins. Raises `ServiceDraining`,
+        `QueueFull` or `DeadlineUnmeetable` at once, or `QueueFull` while it waits, if its place is another
+        caller's by right (`Places`).
         """
+        turn = Turn()
         with self._state:
             self.check_slot(deadline)
-            ahead = self._requests
-            self._count(+1)
-            self._slots += 1
-        start = time.monotonic()
-        is_measured = False
-
-        def measure() -> None:
-            nonlocal is_measured
-            if not is_measured:
-                is_measured = True
-                self._update_mean((time.monotonic() - start) / (ahead + 1))
-
+            turn.place = self._take_place(lambda error: self._refuse_turn(turn, error))
+            self._turns.append(turn.caller, turn)
+            self._begin_turns()
         try:
-            yield measure
-            measure()
+            await turn.begun
+            _note_wait(time.monotonic() - turn.asked)
+            beside, start = self._begun, time.monotonic()
+
+            def work_is_done() -> None:
+                if turn.has_slot:
+                    self._update_mean((time.monotonic() - start) / beside)
+                    self._end_turn(turn)
+
+            yield work_is_done
+            work_is_done()
         finally:
             with self._state:
-                self._count(-1)
-                self._slots -= 1
+                self._end_turn(turn)
+                self._leave_place(turn.place)
+
+    def _begin_turns(self) -> None:
+        while self._begun < self._slots and (turn := self._turns.take()) is not None:
+            self._begun += 1
+            turn.has_slot, turn.place.refuse = True, None
+            turn.end()
+
+    def _refuse_turn(self, turn: Turn, error: AtelierError) -> None:
+        if self._turns.remove(turn):
+            self._leave_place(turn.place)
+            turn.end(error)
+
+    def _end_turn(self, turn: Turn) -> None:
+        with self._state:
+            self._turns.remove(turn)
+            self._begun -= turn.has_slot
+            turn.has_slot = False
+            self._begin_turns()
 
     def submit(
         self,
@@ -176,16 +244,17 @@ class DeviceWorker:
 
         `expected`: what it is expected to take, for the wait of those behind it, see `Job`. A job whose
         request has a slot is always accepted. Any other is a request of its own: raises `ServiceDraining`,
-        `QueueFull` or `DeadlineUnmeetable` at once.
+        `QueueFull` or `DeadlineUnmeetable` at once, and fails with `QueueFull` while it waits, if its place
+        is another caller's by right (`Places`).
         """
-        job = Job(work, deadline, has_slot=has_slot, expected=expected)
+        job = Job(work, deadline, expected=expected)
         with self._state:
             if not has_slot:
                 self.check_slot(deadline, expected, work if isinstance(work, Together) else None)
-                self._count(+1)
+                job.place = self._take_place(job.fail)
             # Closures over the job would keep it, and its image, alive.
             job.withdraw, job.leave = self._withdraw, self._leave
-            self._waiting.append(job)
+            self._waiting.append(job.caller, job)
             self._state.notify_all()
         return job
 
@@ -203,6 +272,8 @@ class DeviceWorker:
         """Cancel every job, waiting or running."""
         with self._state:
             jobs = [*self._waiting, *self._running]
+            for turn in list(self._turns):
+                self._refuse_turn(turn, Cancelled())
         for job in jobs:
             job.cancel()
 
@@ -226,17 +297,13 @@ class DeviceWorker:
         In that order, since the receiver may submit again at once.
         """
         with self._state:
-            if job in self._waiting:
-                self._waiting.remove(job)
-            else:
+            if not self._waiting.remove(job):
                 self._running.remove(job)
-            if succeeded and not job.has_slot:
+            if (place := job.place) is None:
+                return
+            if succeeded:
                 self._update_mean((time.monotonic() - self._started) / self._batch)
-            self._count(0 if job.has_slot else -1)
-
-    def _count(self, requests: int) -> None:
-        self._requests += requests
-        metrics.QUEUE_DEPTH.set(self.depth)
+            self._leave_place(place)
 
     def _update_mean(self, seconds: float) -> None:
         with self._state:
@@ -252,14 +319,12 @@ class DeviceWorker:
         """Wait for the next job and take it, with those that run together with it; none once closed."""
         with self._state:
             self._state.wait_for(lambda: self._waiting or self._closed)
-            if not self._waiting:
+            jobs = take_call(self._waiting)
+            for place in (job.place for job in jobs):
+                if place is not None:
+                    place.refuse = None
+            if not jobs:
                 return []
-            jobs = [self._waiting[0]]
-            if isinstance(together := jobs[0].work, Together):
-                others = [job for job in self._waiting if job.work == together]
-                jobs = others[: together.limit]
-            for job in jobs:
-                self._waiting.remove(job)
             self._running = list(jobs)
             self._batch = len(jobs)
             self._started = time.monotonic()
@@ -296,6 +361,10 @@ class DeviceWorker:
         expected = cost_of_call(first.expected, len(jobs), 0.0).seconds
         if expected > 0 and all(job.succeeded for job in jobs):
             metrics.EXPECTED_RATIO.observe((time.monotonic() - self._started) / expected)
+
+
+def _retry_after_s(wait: Wait) -> float:
+    return max(1.0, math.ceil(wait.seconds))
 
 
 def _note_wait(seconds: float) -> None:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from atelier_runtime.cost_model import Cost
 from atelier_runtime.device_job import Job, Together
+from atelier_runtime.fair_queue import FairQueue
+
+
+class _Work(Protocol):
+    @property
+    def work(self) -> object: ...
+
+
+W = TypeVar("W", bound=_Work)
 
 
 class Wait(NamedTuple):
@@ -30,50 +40,56 @@ def cost_of_call(expected: Sequence[Cost], jobs: int, mean_s: float) -> Cost:
     return Cost(jobs * mean_s, jobs * mean_s, jobs * mean_s, observations=1)
 
 
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A request in a forecast of the queue; `expected` as in `Job`, empty if it takes the mean.
+
+    `is_certain`: False if it may take no time at all.
+    """
+
+    work: object = None
+    expected: Sequence[Cost] = ()
+    is_certain: bool = True
+
+
+def take_call(queue: FairQueue[W]) -> list[W]:
+    """Take the next item and those that run together with it, of each caller in turn, up to the limit."""
+    first = queue.take()
+    if first is None:
+        return []
+    call = [first]
+    if isinstance(together := first.work, Together):
+        while len(call) < together.limit and (another := queue.take(lambda item: item.work == together)):
+            call.append(another)
+    return call
+
+
 def expected_wait(
     running: Sequence[Job[Any]],
     batch: int,
     elapsed_s: float,
-    waiting: Sequence[Job[Any]],
     slots: int,
-    undecided: int,
+    waiting: FairQueue[Request],
+    new: Request,
     mean_s: float,
-    together: Together[Any] | None = None,
 ) -> Wait:
-    """Return the wait of a new request.
+    """Return the wait of a new request, which is one of those that are waiting; these are used up.
 
-    `running`: since `elapsed_s`, in a call that was for `batch` jobs; `waiting`: in order. `slots`: further
-    requests, each of which takes `mean_s`; so do those `undecided`, but they may take no time at all.
-    `together`: of the new request, which joins others if there are such.
+    `running`: since `elapsed_s`, in a call that was for `batch` jobs. `slots`: further requests that have
+    begun, each of which takes `mean_s`.
     """
-    seconds, low_s = (slots + undecided) * mean_s, slots * mean_s
+    seconds = low_s = slots * mean_s
     if running:
         cost = cost_of_call(running[0].expected, batch, mean_s)
         seconds += max(0.0, cost.seconds - elapsed_s)
         low_s += max(0.0, _certain(cost) - elapsed_s)
-    for group in _calls(waiting):
-        work = group[0].work
-        if together is not None and work == together and len(group) < together.limit:
-            return Wait(seconds, low_s, len(group) + 1)
-        cost = cost_of_call(group[0].expected, len(group), mean_s)
+    while new not in (call := take_call(waiting)):
+        cost = cost_of_call(call[0].expected, len(call), mean_s)
         seconds += cost.seconds
-        low_s += _certain(cost)
-    return Wait(seconds, low_s)
+        low_s += _certain(cost) if call[0].is_certain else 0.0
+    return Wait(seconds, low_s, len(call))
 
 
 def _certain(cost: Cost) -> float:
     """Return the seconds that count for sure: none of a guess, such as one from the first runs."""
     return cost.low_s if cost.observations else 0.0
-
-
-def _calls(waiting: Sequence[Job[Any]]) -> list[list[Job[Any]]]:
-    """Return the jobs of each call to come, if no other job came."""
-    calls: list[list[Job[Any]]] = []
-    for job in waiting:
-        limit = getattr(job.work, "limit", 1)
-        joined = next((call for call in calls if call[0].work == job.work and len(call) < limit), None)
-        if joined is None or limit == 1:
-            calls.append([job])
-        else:
-            joined.append(job)
-    return calls

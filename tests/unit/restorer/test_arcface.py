@@ -224,7 +224,7 @@ def version() -> Candidate:
 async def test_what_belongs_to_the_device_runs_on_its_thread_alone(guard: float | None) -> None:
     worker = DeviceWorker(capacity=2)
     try:
-        with worker.reserve_slot():
+        async with worker.reserve_slot():
             thread = await worker.submit(lambda job: threading.current_thread(), has_slot=True).result()
             for identifier, on_device in ((OfTheDevice(), True), (OfAnyThread(), False)):
                 timers = StageTimer(), StageTimer()

@@ -13,6 +13,7 @@ import torch
 
 from atelier_restorer.batching import FaceBatcher, RestoredCrop, RestoredFace
 from atelier_runtime import errors
+from atelier_runtime.caller import caller
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.log import request_id
 from atelier_runtime.outcomes import SkipReason
@@ -103,6 +104,33 @@ async def test_waiting_faces_are_batched_and_returned_to_their_own_request(
     for n, request in enumerate(requests, start=1):
         assert levels(await request) == [[10 * n + 1], [10 * n + 3]]
     assert network.batches == [1, 3, 3, 3, 1]
+
+
+async def test_a_batch_has_faces_of_every_caller(worker: DeviceWorker) -> None:
+    seen: list[list[int]] = []
+
+    class Recorder(Inverter):
+        def restore(
+            self, crops: np.ndarray, decodes: Sequence[tuple[int, float]], *, max_batch: int
+        ) -> list[RestoredCrop]:
+            seen.append([int(each[0, 0, 0]) for each in crops])
+            return super().restore(crops, decodes, max_batch=max_batch)
+
+    network = Recorder()
+    batcher = FaceBatcher(worker, network, max_batch=LARGEST)
+
+    async def restore(name: str, values: Sequence[int]) -> None:
+        caller.set(name)
+        await batcher.restore([crop(value) for value in values], [[0.5]] * len(values))
+
+    network.open.clear()
+    tasks = [asyncio.create_task(restore("first", [0]))]
+    await until(network.entered.is_set)
+    tasks += [asyncio.create_task(restore("many", range(20, 25))), asyncio.create_task(restore("few", [30]))]
+    await asyncio.sleep(0)
+    network.open.set()
+    await asyncio.gather(*tasks)
+    assert seen == [[0], [20, 30, 21], [22, 23, 24]]
 
 
 async def test_several_fidelities_of_one_face_are_one_entry(batcher: FaceBatcher, network: Inverter) -> None:

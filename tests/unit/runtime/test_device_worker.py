@@ -235,51 +235,62 @@ def _number(number: int, job: Job[int]) -> int:
     return number
 
 
+async def _reserve(worker: DeviceWorker) -> None:
+    async with worker.reserve_slot():
+        pass
+
+
 async def test_a_slot_counts_as_one_request_however_many_jobs_it_submits(worker: DeviceWorker) -> None:
-    with worker.reserve_slot():
+    async with worker.reserve_slot():
         assert (worker.depth, worker.running) == (1, 0)
         jobs = [worker.submit(partial(_number, n), has_slot=True) for n in range(5)]
         assert [await job.result() for job in jobs] == list(range(5))
         assert worker.depth == 1
-        with worker.reserve_slot():  # one waits, one is running
-            with pytest.raises(errors.QueueFull), worker.reserve_slot():
-                pass
-            with pytest.raises(errors.QueueFull):
-                worker.submit(lambda job: None)
+        waiting = asyncio.create_task(_reserve(worker))
+        await asyncio.sleep(0)  # one waits, one is running
+        with pytest.raises(errors.QueueFull):
+            await _reserve(worker)
+        with pytest.raises(errors.QueueFull):
+            worker.submit(lambda job: None)
+        assert not waiting.done()
+    await waiting
     assert worker.depth == 0
-    with worker.reserve_slot():
+    async with worker.reserve_slot():
         pass
 
 
 async def test_a_slot_stays_valid_while_the_worker_drains(worker: DeviceWorker) -> None:
-    with worker.reserve_slot():
+    async with worker.reserve_slot():
         worker.stop_accepting()
         assert await worker.submit(lambda job: 1, has_slot=True).result() == 1
-        with pytest.raises(errors.ServiceDraining), worker.reserve_slot():
-            pass
+        with pytest.raises(errors.ServiceDraining):
+            async with worker.reserve_slot():
+                pass
 
 
 async def test_a_slot_is_free_again_after_a_failure(worker: DeviceWorker) -> None:
     for _ in range(5):
-        with pytest.raises(ValueError), worker.reserve_slot():
-            raise ValueError
+        with pytest.raises(ValueError):
+            async with worker.reserve_slot():
+                raise ValueError
     assert worker.depth == 0
 
 
 async def test_a_slot_that_is_held_after_the_work_is_measured_without_that_time(worker: DeviceWorker) -> None:
-    with worker.reserve_slot() as work_is_done:
+    async with worker.reserve_slot() as work_is_done:
         await worker.submit(lambda job: time.sleep(0.2), has_slot=True).result()
         work_is_done()
-        estimated = worker.expected_wait().seconds
+        assert worker.expected_wait() == (0, 0, 1), "and keeps nobody waiting"
         await asyncio.sleep(0.5)
-    with worker.reserve_slot():
-        assert worker.expected_wait().seconds == estimated
+    async with worker.reserve_slot():
+        assert 0.2 <= worker.expected_wait().seconds < 0.5
 
 
 async def test_slots_measure_how_long_a_request_takes(worker: DeviceWorker) -> None:
-    with worker.reserve_slot():
+    async with worker.reserve_slot():
         await worker.submit(lambda job: time.sleep(0.2), has_slot=True).result()
-    with worker.reserve_slot():
+    async with worker.reserve_slot():
         assert worker.expected_wait().seconds >= 0.2
-        with pytest.raises(errors.DeadlineUnmeetable), worker.reserve_slot(deadline=time.monotonic() + 0.1):
-            pass
+        with pytest.raises(errors.DeadlineUnmeetable):
+            async with worker.reserve_slot(deadline=time.monotonic() + 0.1):
+                pass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Literal
+
+from atelier_runtime.caller import caller
+from atelier_runtime.fair_queue import FairQueue
 
 Work = Literal["decode", "encode"]
 
@@ -19,23 +21,26 @@ class Slots:
         """`size`: at least 1."""
         self._size = size
         self._running: dict[Work, int] = {"decode": 0, "encode": 0}
-        self._waiting: dict[Work, deque[asyncio.Future[None]]] = {"encode": deque(), "decode": deque()}
+        self._waiting: dict[Work, FairQueue[asyncio.Future[None]]] = {
+            "encode": FairQueue(),
+            "decode": FairQueue(),
+        }
 
     def waiting(self, work: Work) -> int:
         """Return how many calls wait for a place."""
         return len(self._waiting[work])
 
     async def acquire(self, work: Work) -> None:
-        """Wait for a place; `release` it afterward. First come, first served among calls of one kind."""
+        """Wait for a place; `release` it afterward. Among calls of one kind, callers take turns."""
         place = asyncio.get_running_loop().create_future()
-        self._waiting[work].append(place)
+        self._waiting[work].append(caller.get(), place)
         self._fill()
         try:
             await place
         except asyncio.CancelledError:
             if not place.cancelled():  # it was given in the same moment
                 self.release(work)
-            elif place in self._waiting[work]:
+            else:
                 self._waiting[work].remove(place)
             raise
 
@@ -46,8 +51,7 @@ class Slots:
 
     def _fill(self) -> None:
         for work, waiting in self._waiting.items():  # encoding first
-            while waiting and self._is_free_for(work):
-                place = waiting.popleft()
+            while self._is_free_for(work) and (place := waiting.take()):
                 if not place.done():  # else it has been canceled
                     self._running[work] += 1
                     place.set_result(None)

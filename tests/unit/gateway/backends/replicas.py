@@ -29,6 +29,8 @@ class Replica:
 
     def __init__(self, name: str, error: AtelierError | None = None) -> None:
         self.name, self.error, self.calls, self.port = name, error, 0, 0
+        self.free = 0
+        """So many calls succeed, whatever the error of the others."""
         self.health = health.aio.HealthServicer()
 
     async def start(self, port: int) -> int:
@@ -47,7 +49,9 @@ class Replica:
 
     async def _respond(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         self.calls += 1
-        if self.error is not None:
+        if self.free:
+            self.free -= 1
+        elif self.error is not None:
             await context.abort_with_status(rpc_status.to_status(to_status(self.error)))
         return self.name.encode()
 
@@ -101,3 +105,10 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     while not await condition():
         assert time.monotonic() < end, "it never happened"
         await asyncio.sleep(0.01)
+
+
+async def until_true(condition: Callable[[], bool]) -> None:
+    async def is_true() -> bool:
+        return condition()
+
+    await until(is_true)

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
 from atelier_gateway.backends import channel as channel_module
 from atelier_runtime import metrics
+from atelier_runtime.caller import caller
 from atelier_runtime.errors import (
     AtelierError,
     DeadlineUnmeetable,
@@ -19,7 +21,15 @@ from atelier_runtime.errors import (
     ServiceDraining,
     ServiceUnavailable,
 )
-from tests.unit.gateway.backends.replicas import ReplicaSet, free_port, in_time, name, until, value
+from tests.unit.gateway.backends.replicas import (
+    ReplicaSet,
+    free_port,
+    in_time,
+    name,
+    until,
+    until_true,
+    value,
+)
 
 
 @pytest.fixture
@@ -110,8 +120,7 @@ async def test_the_retry_budget_of_a_backend_that_is_full_everywhere_ends(replic
     assert full.calls == 60, "ten more than were made, however long it lasts"
 
 
-async def test_a_call_can_wait_for_a_slot(replica_set: ReplicaSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_SLOT_PAUSE_S", 0.05)
+async def test_a_call_can_wait_for_a_slot(replica_set: ReplicaSet) -> None:
     full = await replica_set.replica("a", QueueFull(retry_after_s=7))
     channel = await replica_set.channel(full.port)
     failures = metrics.BACKEND_FAILURES.labels("restorer", "queue_full")
@@ -119,7 +128,7 @@ async def test_a_call_can_wait_for_a_slot(replica_set: ReplicaSet, monkeypatch: 
     calls = [asyncio.create_task(channel.call(name, in_time(), wait_for_slot=True)) for _ in range(3)]
 
     async def all_wait() -> bool:
-        return channel.waiting_for_slot == 3 and full.calls > 20
+        return channel.waiting_for_slot == 3 and full.calls > 15
 
     await until(all_wait)
     assert not any(call.done() for call in calls)
@@ -127,6 +136,66 @@ async def test_a_call_can_wait_for_a_slot(replica_set: ReplicaSet, monkeypatch: 
     full.error = None
     assert await asyncio.gather(*calls[1:]) == ["a"] * 2
     assert (channel.waiting_for_slot, value(failures)) == (0, before)
+
+
+async def test_of_those_that_wait_for_a_slot_the_oldest_gets_it(replica_set: ReplicaSet) -> None:
+    full = await replica_set.replica("a", QueueFull(retry_after_s=7))
+    channel = await replica_set.channel(full.port)
+    served: list[int] = []
+
+    async def ask(number: int) -> None:
+        await channel.call(name, in_time(), wait_for_slot=True)
+        served.append(number)
+
+    calls = []
+    for number in range(6):
+        calls.append(asyncio.create_task(ask(number)))
+        await until_true(lambda: channel.waiting_for_slot == len(calls))
+    calls.pop(3).cancel()
+
+    async def let_one_in() -> None:
+        before = len(served)
+        full.free = 1
+        await until_true(lambda: len(served) > before)
+
+    for _ in range(5):
+        await let_one_in()
+    assert served == [0, 1, 2, 4, 5]
+
+
+async def test_a_new_call_does_not_overtake_those_that_wait_for_a_slot(replica_set: ReplicaSet) -> None:
+    full = await replica_set.replica("a", QueueFull(retry_after_s=7))
+    channel = await replica_set.channel(full.port)
+    first = asyncio.create_task(channel.call(name, in_time(), wait_for_slot=True))
+    await until_true(lambda: channel.waiting_for_slot == 1)
+    full.free = 1
+    second = asyncio.create_task(channel.call(name, in_time(), wait_for_slot=True))
+    assert await first == "a"
+    assert not second.done()
+    full.error = None
+    assert await second == "a"
+
+
+async def test_nobody_waits_in_the_line_of_another_caller(replica_set: ReplicaSet) -> None:
+    full = await replica_set.replica("a", QueueFull(retry_after_s=7))
+    channel = await replica_set.channel(full.port)
+    asked: list[str] = []
+
+    async def ask(who: str) -> None:
+        caller.set(who)
+
+        async def once(to: grpc.aio.Channel) -> str:
+            asked.append(who)
+            return await name(to)
+
+        await channel.call(once, in_time(), wait_for_slot=True)
+
+    calls = [asyncio.create_task(ask("many")) for _ in range(4)]
+    await until_true(lambda: channel.waiting_for_slot == 4)
+    calls.append(asyncio.create_task(ask("one")))
+    await until_true(lambda: asked.count("one") >= 3)
+    full.error = None
+    await asyncio.gather(*calls)
 
 
 async def test_the_wait_for_a_slot_ends_at_the_deadline(replica_set: ReplicaSet) -> None:
