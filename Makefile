@@ -85,8 +85,9 @@ studio: $(STAMP) ## build the page that the gateway serves, from gateway/studio
 screenshots: $(STAMP) ## take the pictures of the page that the docs show
 	$(BIN)/python -m tools.screenshots $(if $(URL),--url '$(URL)') $(if $(TO),--to '$(TO)')
 
-docs: $(STAMP) ## rewrite the parts of the docs that are generated from the code
+docs: $(STAMP) ## rewrite the parts of the docs that are generated from the code, and the rules of compose.yaml
 	$(BIN)/python -m tools.docs
+	$(BIN)/python -m tools.rules
 
 bench: $(STAMP) ## time the chain through /generate; prints JSON
 	$(BIN)/python -m bench.generate

@@ -1,7 +1,10 @@
 # The gateway. No torch, no models.
 # From the repository root: docker build -f docker/gateway.Dockerfile -t REGISTRY/atelier/gateway:0.2.0 .
+# A release is built with --build-arg BASE=python:3.11-slim-bookworm@sha256:..., the digest that was tested.
 
-FROM python:3.11-slim-bookworm AS stubs
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS stubs
 ARG PIP_INDEX_URL
 WORKDIR /src
 COPY constraints.txt ./
@@ -9,7 +12,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt setuptools grpcio-to
 COPY protos protos/
 RUN protos/generate.sh python3
 
-FROM python:3.11-slim-bookworm AS build
+FROM ${BASE} AS build
 ARG PIP_INDEX_URL
 WORKDIR /src
 COPY constraints.txt ./
@@ -19,9 +22,9 @@ COPY --from=stubs /src/protos protos/
 COPY services/runtime services/runtime/
 COPY gateway gateway/
 RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
-    ./protos ./services/runtime './gateway[c2pa]'
+    ./protos ./services/runtime './gateway[c2pa,otel]'
 
-FROM python:3.11-slim-bookworm AS run
+FROM ${BASE} AS run
 RUN install -d -o 10001 -g 10001 -m 0750 /var/lib/atelier
 COPY --from=build /opt/atelier /opt/atelier
 # The root file system is read-only in Kubernetes; libraries keep their caches in /tmp. Jobs outlive the container on a
@@ -35,5 +38,7 @@ ENV ATELIER_GATEWAY_HOST=0.0.0.0 \
 USER 10001:10001
 VOLUME /var/lib/atelier
 EXPOSE 7860 9100
+HEALTHCHECK --interval=15s --timeout=10s --start-period=1m --retries=4 \
+    CMD ["/opt/atelier/bin/python", "-m", "atelier_runtime.probe", "gateway"]
 ENTRYPOINT ["/opt/atelier/bin/atelier-gateway"]
 CMD ["serve"]

@@ -1,7 +1,10 @@
 # The generator with the demo models; other models come on a volume.
 # From the repository root: docker build -f docker/generator.Dockerfile -t REGISTRY/atelier/generator:0.2.0 .
+# A release is built with --build-arg BASE=python:3.11-slim-bookworm@sha256:..., the digest that was tested.
 
-FROM python:3.11-slim-bookworm AS stubs
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS stubs
 ARG PIP_INDEX_URL
 WORKDIR /src
 COPY constraints.txt ./
@@ -9,7 +12,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt setuptools grpcio-to
 COPY protos protos/
 RUN protos/generate.sh python3
 
-FROM python:3.11-slim-bookworm AS build
+FROM ${BASE} AS build
 ARG PIP_INDEX_URL
 WORKDIR /src
 COPY constraints.txt ./
@@ -23,9 +26,9 @@ COPY services/runtime services/runtime/
 COPY demo demo/
 COPY services/generator services/generator/
 RUN /opt/atelier/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt \
-    ./protos ./services/runtime ./demo ./services/generator
+    ./protos ./services/runtime ./demo './services/generator[otel]'
 
-FROM python:3.11-slim-bookworm AS run
+FROM ${BASE} AS run
 # The compiler that COMPILE needs, on a CPU as on a GPU: 260 MB.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ \
@@ -38,5 +41,7 @@ ENV HOME=/tmp \
     PYTHONUNBUFFERED=1
 USER 10001:10001
 EXPOSE 50051 9101
+HEALTHCHECK --interval=15s --timeout=10s --start-period=1m --retries=4 \
+    CMD ["/opt/atelier/bin/python", "-m", "atelier_runtime.probe", "generator"]
 ENTRYPOINT ["/opt/atelier/bin/atelier-generator"]
 CMD ["serve"]

@@ -12,24 +12,19 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 NAMES = ("generator", "restorer", "gateway")
 LOGS = Path(".run")
-SERVICES = {
-    "generator": ("50051", "atelier.generator.v1.GeneratorService"),
-    "restorer": ("50052", "atelier.restorer.v1.RestorerService"),
-}
+METRICS_PORTS = {"generator": "9101", "restorer": "9102"}
 READY_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 75.0
 """By default: what a process has for accepted requests (DRAIN_SECONDS), and to end afterwards."""
@@ -110,26 +105,41 @@ def stop_seconds(name: str, environment: Mapping[str, str]) -> float:
 
 
 def all_ready(environment: Mapping[str, str]) -> bool:
-    """Return whether the services are warm, by grpc.health.v1, and the gateway is ready."""
+    """Return whether the services are warm, by their metrics ports, and the gateway is ready."""
     try:
-        for name, (port, service) in SERVICES.items():
-            if name not in started(environment):
-                continue
-            address = f"127.0.0.1:{environment.get(f'ATELIER_{name.upper()}_PORT', port)}"
-            with grpc.insecure_channel(address) as channel:
-                request = health_pb2.HealthCheckRequest(service=service)
-                response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
-                if response.status != health_pb2.HealthCheckResponse.SERVING:
-                    return False
-        with urllib.request.urlopen(f"{gateway_url(environment)}/readyz", timeout=5):
-            return True
-    except (grpc.RpcError, urllib.error.URLError, OSError):
+        for name, default in METRICS_PORTS.items():
+            if name in started(environment):
+                port = environment.get(f"ATELIER_{name.upper()}_METRICS_PORT") or default
+                _require(f"http://127.0.0.1:{port}/readyz")
+        metrics_port = environment.get("ATELIER_GATEWAY_METRICS_PORT")
+        if metrics_port:
+            _require(f"http://127.0.0.1:{metrics_port}/readyz")
+        elif environment.get("ATELIER_GATEWAY_TLS_CA"):  # it would not answer us, who have no certificate
+            socket.create_connection(("127.0.0.1", int(gateway_port(environment))), timeout=5).close()
+        else:
+            _require(f"{gateway_url(environment)}/readyz")
+    except OSError:  # URLError is one
         return False
+    return True
+
+
+def _require(url: str) -> None:
+    """Raise `OSError` unless a process of this machine answers with 200, whatever its certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with urllib.request.urlopen(url, timeout=5, context=context):
+        pass
+
+
+def gateway_port(environment: Mapping[str, str]) -> str:
+    """Return the port of the gateway."""
+    return environment.get("ATELIER_GATEWAY_PORT", "7860")
 
 
 def gateway_url(environment: Mapping[str, str]) -> str:
     """Return the gateway's URL on this machine."""
-    return f"http://127.0.0.1:{environment.get('ATELIER_GATEWAY_PORT', '7860')}"
+    scheme = "https" if environment.get("ATELIER_GATEWAY_TLS_CERT") else "http"
+    return f"{scheme}://127.0.0.1:{gateway_port(environment)}"
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from atelier_gateway.app import create_app
 from atelier_gateway.server import Server, ignore_signals_after_drain, listen
 from atelier_gateway.settings import GatewaySettings
 from atelier_runtime.log import configure_logging
-from atelier_runtime.metrics_server import MetricsServer
+from atelier_runtime.metrics_server import MetricsServer, Probes
 from atelier_runtime.settings import StartupError, help_text, load
 from atelier_runtime.tracing_setup import begin_tracing, end_tracing
 
@@ -72,7 +72,7 @@ def serve(settings: GatewaySettings) -> int:
     server = Server(app, settings)
     ignore_signals_after_drain()
     try:
-        metrics_server = _metrics_server(settings, app.state.metrics_registry)
+        metrics_server = _metrics_server(settings, app.state.metrics_registry, app.state.probes)
     except OSError as error:
         print(f"ATELIER_GATEWAY_METRICS_PORT={settings.metrics_port}: {error.strerror}", file=sys.stderr)
         return 1
@@ -107,11 +107,16 @@ def warn_if_open(settings: GatewaySettings) -> None:
     )
 
 
-def _metrics_server(settings: GatewaySettings, registry: CollectorRegistry) -> MetricsServer | None:
-    """Serve /metrics on a port of its own, if there is one. Raises `OSError` if it cannot be bound."""
+def _metrics_server(
+    settings: GatewaySettings, registry: CollectorRegistry, probes: Probes
+) -> MetricsServer | None:
+    """Serve /metrics and probes on a port of their own, if there is one.
+
+    Raises `OSError` if it cannot be bound.
+    """
     if settings.metrics_port is None:
         return None
-    return MetricsServer(settings.host, settings.metrics_port, registry)
+    return MetricsServer(settings.host, settings.metrics_port, registry, probes)
 
 
 def _is_of_startup(record: logging.LogRecord) -> bool:

@@ -44,10 +44,14 @@ from atelier_gateway.http.middleware import (
 )
 from atelier_gateway.http.transfer import TransferMiddleware, Transfers
 from atelier_gateway.jobs.assembly import create_database, create_jobs
+from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.settings import NO_GENERATOR, GatewaySettings
 from atelier_gateway.studio import Studio
+from atelier_gateway.tls import backend_files
 from atelier_runtime import metrics
 from atelier_runtime.api_keys import key_ring
+from atelier_runtime.errors import AtelierError
+from atelier_runtime.metrics_server import Probes
 from atelier_runtime.settings import StartupError
 
 
@@ -68,6 +72,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.BUILD_INFO.labels(__version__, "", "").set(1)
+        app.state.probes.attach()
         async with AsyncExitStack() as stack:  # in the event loop of the server
             try:
                 for part in (generator, restorer, jobs or nullcontext()):
@@ -95,7 +100,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     for router in automatic1111.create_routers(settings, generate, faces, health):
         app.include_router(router)
     app.state.startup_problem = None
-    app.state.drain = _nothing if jobs is None else jobs.drain
+    app.state.probes = probes = Probes(partial(_not_ready, health))
+    app.state.drain = partial(_drain, probes, jobs)
     add_docs(app, settings.root_path, has_keys=keys is not None)
     registry = metrics.build_registry("gateway")
     if settings.metrics_port is None:
@@ -119,20 +125,33 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _nothing() -> None:
-    """Without jobs, nothing has to know that the gateway drains."""
+def _drain(probes: Probes, jobs: Jobs | None) -> None:
+    probes.set_draining()
+    if jobs is not None:
+        jobs.drain()
+
+
+async def _not_ready(health: Health) -> str:
+    """Return why the gateway is not ready, as `/readyz` does; empty: it is."""
+    try:
+        await health.require_generator()
+    except AtelierError as error:
+        return error.message
+    return ""
 
 
 def _clients(settings: GatewaySettings) -> tuple[GeneratorClient | NoGenerator, RestorerClient]:
     max_pixels = settings.max_pixels
     wait_s = settings.backend_wait_seconds
     status_timeout_s = settings.status_timeout_seconds
+    tls = backend_files(settings)
     restorer = RestorerClient(
         settings.restorer,
         max_pixels=max_pixels,
         wait_s=wait_s,
         status_timeout_s=status_timeout_s,
         api_key=settings.backend_api_key,
+        tls=tls,
     )
     if settings.generator == NO_GENERATOR:
         return NoGenerator(restorer), restorer
@@ -142,6 +161,7 @@ def _clients(settings: GatewaySettings) -> tuple[GeneratorClient | NoGenerator, 
         wait_s=wait_s,
         status_timeout_s=status_timeout_s,
         api_key=settings.backend_api_key,
+        tls=tls,
     )
     return generator, restorer
 

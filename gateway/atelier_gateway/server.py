@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import signal
 import socket
@@ -12,8 +13,9 @@ from typing import Any
 import uvicorn
 
 from atelier_gateway.api.native.request import BodyLimits
-from atelier_gateway.http.connection import ConnectionLimits, Connections, ServerConfig
+from atelier_gateway.http.connection import ConnectionLimits, Connections, HttpConnection, ServerConfig
 from atelier_gateway.settings import GatewaySettings
+from atelier_gateway.tls import http_context
 from atelier_runtime.addresses import bare_host
 from atelier_runtime.shutdown import EXIT_GRACE_SECONDS, exit_after
 
@@ -27,32 +29,55 @@ class Server(uvicorn.Server):
     """A server whose process ends, whatever holds it up."""
 
     def __init__(self, app: Any, settings: GatewaySettings) -> None:
+        """Raises `StartupError` if the certificate cannot be used."""
+        context = http_context(settings)
         limits = ConnectionLimits(
             max_connections=min(settings.max_connections, _connections_that_fit(settings.max_connections)),
             header_seconds=settings.header_seconds,
             stall_seconds=settings.stall_seconds,
             max_discarded_bytes=BodyLimits.of(settings).json,
         )
-        super().__init__(
-            ServerConfig(
-                app,
-                Connections(limits),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=_ACCEPTED_AT_ONCE,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=int(settings.drain_seconds),
-            )
+        self._http_config = ServerConfig(
+            app,
+            Connections(limits),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_ACCEPTED_AT_ONCE,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(settings.drain_seconds),
+            ssl_context_factory=None if context is None else lambda *_: context,
         )
+        super().__init__(self._http_config)
         self._drain: Callable[[], None] = app.state.drain
+        self._handshake_s = settings.header_seconds
         self._hard_end_s = int(settings.drain_seconds) + EXIT_GRACE_SECONDS
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept connections."""
-        await super().startup(sockets)
+        if not self._http_config.is_ssl:
+            await super().startup(sockets)
+        else:
+            await super().startup([])  # its own servers would wait a minute for each handshake
+            for listener in sockets or ():
+                await self._accept_with_tls(listener)
         for listener in sockets or ():
             listener.listen(_BACKLOG)  # asyncio accepts as many at once as it lets the kernel keep
+
+    async def _accept_with_tls(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def connection() -> asyncio.Protocol:
+            return HttpConnection(self._http_config, self.server_state, self.lifespan.state, loop)
+
+        server = await loop.create_server(
+            connection,
+            sock=listener,
+            ssl=self._http_config.ssl,
+            backlog=_ACCEPTED_AT_ONCE,
+            ssl_handshake_timeout=self._handshake_s,
+        )
+        self.servers.append(server)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain: whoever follows a job is let go, so that only work holds the process up."""

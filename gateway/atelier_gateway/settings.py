@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from atelier_runtime import defaults
-from atelier_runtime.settings import ProcessSettings
+from atelier_runtime.settings import OptionalFile, ProcessSettings
 
 NO_GENERATOR = "none"
 NO_JOBS = "none"
@@ -283,4 +283,17 @@ class GatewaySettings(ProcessSettings):
         "",
         description="API key that the gateway presents to the services, where they have keys. It needs the "
         "scopes generate, restore and all_jobs.",
+    )
+    backend_tls_ca: OptionalFile = Field(
+        None,
+        description="PEM file of CAs: call generator and restorer with TLS; one of them must have signed "
+        "their certificates. Read again when it changes.",
+    )
+    backend_tls_cert: OptionalFile = Field(
+        None,
+        description="Certificate that the gateway presents to generator and restorer, a PEM file, where "
+        "these require one.",
+    )
+    backend_tls_key: OptionalFile = Field(
+        None, description="Its private key, a PEM file without a password; required with the certificate."
     )

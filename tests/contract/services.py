@@ -67,16 +67,19 @@ class ScriptedServices:
     async def _serve_generator(self, port: int) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         _add_generator(ScriptedGenerator(self.generator), server)
-        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        port = self._bind(server, f"127.0.0.1:{port}")
         await server.start()
         return server, port
 
     async def _serve_restorer(self, port: int) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         _add_restorer(ScriptedRestorer(self.restorer), server)
-        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        port = self._bind(server, f"127.0.0.1:{port}")
         await server.start()
         return server, port
+
+    def _bind(self, server: grpc.aio.Server, address: str) -> int:
+        return int(server.add_insecure_port(address))
 
     def stop_generator(self) -> None:
         self._in_loop(self._generator_server.stop(None))

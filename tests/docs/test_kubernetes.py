@@ -38,6 +38,11 @@ def test_a_digest_pins_an_image_in_the_same_file(tmp_path: Path) -> None:
     for name in NAMES:
         image = Workload("", name, rendered).container["image"]
         assert image == f"registry.example/atelier/{name}@{digest}"
+    [shown] = [
+        b for b in re.findall(r"^ *```yaml\n(.*?)^ *```", PAGE, re.DOTALL | re.MULTILINE) if "digest" in b
+    ]
+    [entry] = yaml.safe_load(shown)["images"]
+    assert entry.keys() == yaml.safe_load(file.read_text())["images"][0].keys() and entry["digest"] == digest
 
 
 def test_the_volume_is_the_one_that_the_manifests_require() -> None:

@@ -53,11 +53,15 @@ def read(name: str) -> dict[str, Stage]:
     text = (DOCKER / f"{name}.Dockerfile").read_text(encoding="utf-8")
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
     stages: dict[str, Stage] = {}
+    arguments: dict[str, str] = {}
     for line in filter(None, text.splitlines()):
         word, rest = line.split(maxsplit=1)
-        if word == "FROM":
+        if word == "ARG" and not stages:  # with its default, as a build without --build-arg takes it
+            key, _, value = rest.strip().partition("=")
+            arguments[f"${{{key}}}"] = value
+        elif word == "FROM":
             base, _, name = rest.split()
-            stages[name] = Stage(base, name)
+            stages[name] = Stage(arguments.get(base, base), name)
         else:
             list(stages.values())[-1].lines.append((word, rest.strip()))
     return stages

@@ -27,6 +27,9 @@ COMPONENTS = ("compiled", "images", "keda", "monitoring", "network-policies", "w
 JOBS_COMPONENTS = ("jobs-postgres", "jobs-sqlite")
 """One at most, after the others."""
 
+TLS_COMPONENTS = ("mtls", "https", "ingress", "quota")
+"""After the others, in this order."""
+
 COMBINATIONS = [
     combination
     for count in range(len(COMPONENTS) + 1)
@@ -38,6 +41,15 @@ COMBINATIONS += [
     for c in COMBINATIONS
     for jobs in JOBS_COMPONENTS
     if not {"compiled", "images", "weights-volume"} & set(c)  # which have nothing to do with the gateway
+]
+COMBINATIONS += [
+    ("mtls",),
+    ("mtls", "https"),
+    ("ingress",),
+    ("quota",),
+    ("network-policies", "monitoring", *TLS_COMPONENTS, "jobs-postgres"),
+    (*COMPONENTS, *TLS_COMPONENTS),
+    (*COMPONENTS, "scale-to-zero", *TLS_COMPONENTS, "jobs-postgres"),
 ]
 """What is rendered on the three bases, in this order."""
 

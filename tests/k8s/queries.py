@@ -15,17 +15,46 @@ from atelier_runtime.vram import VramCollector
 from tests.k8s.manifests import PAGE, Manifest, combined, of_kind, overlay
 
 NAMESPACE = "atelier"
+OBJECTIVE = "atelier_slo:objective"
+"""Recorded from nothing but a figure."""
 
 
 def rules() -> list[Manifest]:
-    """The alert rules, in promtool's own form."""
-    [rule] = of_kind(overlay("autoscale"), "PrometheusRule").values()
-    groups: list[Manifest] = rule["spec"]["groups"]
-    return groups
+    """All groups of rules, in promtool's own form."""
+    found = of_kind(overlay("autoscale"), "PrometheusRule").values()
+    return [group for rule in found for group in rule["spec"]["groups"]]
+
+
+def alert_rules() -> list[Manifest]:
+    return [rule for group in rules() for rule in group["rules"] if "alert" in rule]
 
 
 def alerts() -> dict[str, str]:
-    return {rule["alert"]: rule["expr"] for group in rules() for rule in group["rules"]}
+    """The conditions of the alerts on causes, by name."""
+    return {rule["alert"]: rule["expr"] for rule in alert_rules() if not is_burn(rule)}
+
+
+def burn_alerts() -> dict[str, str]:
+    """The conditions of the alerts on error budgets, by name and severity: several have the same name."""
+    return {
+        f"{rule['alert']} {rule['labels']['severity']}": rule["expr"]
+        for rule in alert_rules()
+        if is_burn(rule)
+    }
+
+
+def is_burn(rule: Manifest) -> bool:
+    return "atelier_slo:burn:" in rule["expr"]
+
+
+def recorded() -> dict[str, str]:
+    """What recording rules compute from metrics, by the name and the labels that they give it."""
+    return {
+        f"{rule['record']} {rule.get('labels', {})}": rule["expr"]
+        for group in rules()
+        for rule in group["rules"]
+        if "record" in rule and rule["record"] != OBJECTIVE
+    }
 
 
 def dashboard() -> Manifest:
@@ -98,7 +127,7 @@ def metrics_in(query: str) -> set[str]:
     """The names of the metrics that a query reads."""
     without_labels = re.sub(r'\{[^}]*\}|"[^"]*"', "", query)
     without_grouping = re.sub(r"\b(by|on|ignoring|without) *\([^)]*\)", "", without_labels)
-    words = set(re.findall(r"(?<![\w.$])[a-z_]{2,}\b(?! *\()", without_grouping))
+    words = set(re.findall(r"(?<![\w.$:])[a-z_][\w:]+\b(?! *\()", without_grouping))
     return words - {"and", "or", "unless", "bool", "offset"} - {"by", "on", "ignoring", "without"}
 
 
@@ -122,7 +151,7 @@ def matchers_in(query: str) -> set[Matcher]:
     """All conditions on labels in a query."""
     return {
         Matcher(metric, *condition)
-        for metric, inside in re.findall(r"\b([a-z_]+)\{([^}]*)\}", query)
+        for metric, inside in re.findall(r"\b([a-z_][\w:]*)\{([^}]*)\}", query)
         for condition in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', inside)
     }
 

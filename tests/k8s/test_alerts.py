@@ -10,28 +10,12 @@ import pytest
 
 from tests.k8s import queries
 from tests.k8s.manifests import BACKENDS, combined, of_kind
-from tests.k8s.promtool import GENERATED, MINUTES, SCENARIOS, run, series
+from tests.k8s.promtool import CAUSES, GENERATED, MINUTES, SCENARIOS, run, series
 
 Series = list[dict[str, str]]
 
 TO_ZERO = '{atelier_scale_to_zero="true"}'
 RESTORES_ONLY = '{atelier_restores_only="true"}'
-
-
-def waits(over_20_s: int) -> Series:
-    """Of 100 requests a minute, so many waited between 20 and 40 s, the others less."""
-    counts = (("20", 100 - over_20_s), ("40", 100), ("+Inf", 100))
-    return [
-        series(f'atelier_queue_wait_seconds_bucket{{le="{le}"}}', f"0+{count}x{MINUTES}")
-        for le, count in counts
-    ]
-
-
-def refusals(percent: int, reason: str = "queue_full") -> Series:
-    return [
-        series(f'atelier_refusals_total{{reason="{reason}"}}', f"0+{percent}x{MINUTES}"),
-        series(GENERATED, f"0+100x{MINUTES}"),
-    ]
 
 
 def vram(free_gb: float) -> Series:
@@ -86,9 +70,7 @@ def counted(name: str, values: str) -> Series:
 
 
 RETRIES = 'atelier_job_retries_total{type="generate"}'
-OLDEST, LOST, FILES = (
-    "atelier_jobs_oldest_waiting_seconds", "atelier_job_leases_lost_total", "atelier_job_file_bytes",
-)  # fmt: skip
+LOST, FILES = "atelier_job_leases_lost_total", "atelier_job_file_bytes"
 GIVEN_UP, POSTED = (f'atelier_webhook_attempts_total{{outcome="{o}"}}' for o in ("given_up", "failed"))
 GIB = 2**30
 
@@ -121,8 +103,6 @@ PROBLEMS: dict[str, dict[str, Series]] = {
         "one does not respond": [series("up", f"0x{MINUTES}"), series("up", f"1x{MINUTES}", pod="b")],
         "one gateway does not": gateway(f"0x{MINUTES}"),
     },
-    "AtelierQueueWait": {"20 % wait": waits(20)},
-    "AtelierRefusals": {"6 %": refusals(6), "by the deadline": refusals(6, "deadline_unmeetable")},
     "AtelierVramNearlyFull": {"92.5 %": vram(7.5)},
     "AtelierRestorerFails": {
         reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal", "queue_full")
@@ -134,8 +114,6 @@ PROBLEMS: dict[str, dict[str, Series]] = {
         "they are put off and tried again": jobs("1 0 " * 20) + jobs("0 1 " * 20, "in_progress"),
         "those of another installation end": jobs(f"3x{MINUTES}") + ended(f"0+9x{MINUTES}", namespace="b"),
     },
-    "AtelierJobWait": {"longer and longer": counted(OLDEST, f"0+120x{MINUTES}")},
-    "AtelierJobsFail": {"12 %": ended(f"0+12x{MINUTES}", "failed") + ended(f"0+88x{MINUTES}")},
     "AtelierJobAttemptsFail": {
         "each twice": counted(RETRIES, f"0+1x{MINUTES}") + ended(f"0+1x{MINUTES}"),
         "and none ends": counted(RETRIES, f"0+1x{MINUTES}"),
@@ -174,8 +152,6 @@ CALM: dict[str, dict[str, Series]] = {
         "there never was a gateway": RESTORER,
     },
     "AtelierReplicaNotReady": {"a slow start": replicas("0x9 500x40", READY)},
-    "AtelierQueueWait": {"4 % wait": waits(4)},
-    "AtelierRefusals": {"4 %": refusals(4), "clients' mistakes": refusals(50, "invalid_request")},
     "AtelierVramNearlyFull": {"91 %": vram(9)},
     "AtelierRestorerFails": {
         "the generator has no work either": failures("stage_unavailable"),
@@ -187,12 +163,6 @@ CALM: dict[str, dict[str, Series]] = {
         + ended(f"0+1x{MINUTES}", pod="b"),
         "they wait for a start": jobs("0x9 3x14 0x20"),
         "all have ended": jobs(f"9x{MINUTES}", "completed") + ended(f"9x{MINUTES}") + jobs(f"0x{MINUTES}"),
-    },
-    "AtelierJobWait": {"28 minutes": counted(OLDEST, f"1700x{MINUTES}")},
-    "AtelierJobsFail": {
-        "8 %": ended(f"0+8x{MINUTES}", "failed") + ended(f"0+92x{MINUTES}"),
-        "one, and few others": ended("0x9 1x30", "failed") + ended("0x9 1x30"),
-        "clients cancel": ended(f"0+9x{MINUTES}", "cancelled"),
     },
     "AtelierJobAttemptsFail": {
         "a gateway was killed": counted(RETRIES, "0x9 3x30") + ended(f"0+1x{MINUTES}"),
@@ -206,7 +176,7 @@ CALM: dict[str, dict[str, Series]] = {
 
 def named_labels(alert: str) -> set[str]:
     """The labels that an alert's text uses."""
-    [rule] = [r for group in queries.rules() for r in group["rules"] if r["alert"] == alert]
+    [rule] = [r for r in queries.alert_rules() if r["alert"] == alert]
     return set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
 
 
@@ -227,20 +197,20 @@ def firing(alert: str, made: Series, count: int) -> dict[str, Any]:
 def test_each_alert_fires_on_its_problem_and_only_then(alert: str, tmp_path: Path) -> None:
     cases = [(name, made, 1) for name, made in PROBLEMS[alert].items()]
     cases += [(name, made, 0) for name, made in (CALM[alert] | SCENARIOS).items()]
-    run(tmp_path, [{"name": name} | firing(alert, made, count) for name, made, count in cases])
+    tests = [{"name": name} | firing(alert, made, count) for name, made, count in cases]
+    run(tmp_path, tests, groups=CAUSES)
 
 
 def test_an_alert_names_its_place_and_severity() -> None:
-    for group in queries.rules():
-        for rule in group["rules"]:
-            assert rule["labels"] in ({"severity": "critical"}, {"severity": "warning"}), rule["alert"]
-            assert rule["annotations"].keys() == {"summary", "description"}
-            assert "{{ $labels.namespace }}" in rule["annotations"]["summary"], rule["alert"]
+    for rule in queries.alert_rules():
+        assert rule["labels"] in ({"severity": "critical"}, {"severity": "warning"}), rule["alert"]
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+        assert "{{ $labels.namespace }}" in rule["annotations"]["summary"], rule["alert"]
 
 
 def test_pods_of_another_installation_are_not_replicas_of_this_one(tmp_path: Path) -> None:
     others = [series("up", f"1x{MINUTES}", f"atelier-{name}", namespace="other") for name in BACKENDS]
-    run(tmp_path, [firing("AtelierServiceNotReady", gateway() + others, len(BACKENDS))])
+    run(tmp_path, [firing("AtelierServiceNotReady", gateway() + others, len(BACKENDS))], groups=CAUSES)
 
 
 @pytest.mark.parametrize(

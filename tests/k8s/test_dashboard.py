@@ -49,7 +49,7 @@ def test_a_legend_distinguishes_the_lines(panel: dict[str, Any]) -> None:
         assert labels - named <= {"namespace", "job"}, "two lines would have the same name"
         by_legend.setdefault(target["legendFormat"], []).append(query)
         assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-        selectors = re.findall(r"\b(?:atelier|process)_\w+(?:\{([^}]*)\})?|\bup\{([^}]*)\}", query)
+        selectors = re.findall(r"\b(?:atelier|process)_[\w:]+(?:\{([^}]*)\})?|\bup\{([^}]*)\}", query)
         assert selectors and all('namespace=~"$namespace"' in "".join(found) for found in selectors)
     for shared in (found for found in by_legend.values() if len(found) > 1):
         matchers = {matcher for query in shared for matcher in queries.matchers_in(query)}
@@ -73,6 +73,15 @@ def test_every_exported_metric_is_shown() -> None:
     # histograms by their buckets, or by the sum and count of them
     families = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in shown}
     exported = queries.exported()
-    assert {name for name in families if name.startswith("atelier_")} <= exported
+    assert {name for name in families if name.startswith("atelier_") and ":" not in name} <= exported
+    assert {name for name in shown if ":" in name} <= {name.split()[0] for name in queries.recorded()}
     assert exported - families == {"atelier_build_info"}, "the variable is selected by it"
     assert "label_values(atelier_build_info, namespace)" in str(DASHBOARD["templating"])
+
+
+def test_the_objectives_come_first_and_then_their_causes() -> None:
+    rows = sorted((p for p in DASHBOARD["panels"] if p["type"] == "row"), key=lambda row: row["gridPos"]["y"])
+    below = rows[1]["gridPos"]["y"]
+    first = [panel for panel in PANELS if panel["gridPos"]["y"] < below]
+    read = [name for panel in first for t in panel["targets"] for name in queries.metrics_in(t["expr"])]
+    assert first and all(name.startswith("atelier_slo:") for name in read)

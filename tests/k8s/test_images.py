@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from atelier_runtime import probe
 from tests.k8s import dockerfile
 from tests.k8s.dockerfile import DOCKER, PREFIX
 from tests.k8s.manifests import BACKENDS, NAMES, ROOT, Workload, program, workloads
@@ -68,6 +70,23 @@ def test_the_last_stage_is_slim_and_has_no_privileges(name: str) -> None:
         )
     assert run.json("ENTRYPOINT") == [f"{PREFIX}/bin/atelier-{name}"] and run.json("CMD") == ["serve"]
     assert run.environment()["HOME"] == "/tmp", "the only writable folder but for the gateway's volume"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_release_pins_the_base_image_by_one_argument(name: str) -> None:
+    text = (DOCKER / f"{name}.Dockerfile").read_text(encoding="utf-8")
+    [default] = re.findall(r"^ARG BASE=(\S+)$", text, re.MULTILINE)
+    bases = re.findall(r"^FROM (\S+) AS", text, re.MULTILINE)
+    assert set(bases) == {"${BASE}"} and default in text.split("ARG")[0], "the comment shows the same one"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docker_asks_the_process_itself_whether_it_is_alive(name: str) -> None:
+    check = dockerfile.read(name)["run"].only("HEALTHCHECK")
+    options, _, command = check.partition(" CMD ")
+    assert json.loads(command) == [f"{PREFIX}/bin/python", "-m", probe.__name__, name]
+    seconds = dict(re.findall(r"--(interval|timeout)=(\d+)s", options))
+    assert int(seconds["timeout"]) < int(seconds["interval"])
 
 
 @pytest.mark.parametrize("workload", workloads(), ids=str)
@@ -175,6 +194,10 @@ def start(name: str, prefix: Path, folder: Path) -> None:
         line = '"message": "ready"' if name in BACKENDS else '"message": "listening"'
         wait_for(lambda: line in log.read_text() or child.poll() is not None)
         assert child.poll() is None, log.read_text()
+        asked = json.loads(run.only("HEALTHCHECK").partition(" CMD ")[2])
+        asked[0] = asked[0].replace(PREFIX, str(prefix))
+        alive = subprocess.run(asked, env=environment, cwd="/", capture_output=True, text=True, timeout=60)
+        assert alive.returncode == 0, alive.stdout + alive.stderr
         child.send_signal(signal.SIGTERM)
         assert child.wait(60) == 0, log.read_text()
         assert not touched(prefix, started), "the root is read-only"

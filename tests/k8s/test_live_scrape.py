@@ -107,7 +107,7 @@ def watched(tmp_path: Path, gpu_metrics: int) -> Iterator[Watched]:
         ports_of = {"gateway": gateway_metrics, "generator": generator_metrics, "restorer": restorer_metrics}
         jobs = [_monitored(workload, ports_of[workload.name]) for workload in workloads("autoscale")]
         jobs.append(_job("gpu", gpu_metrics, "gpu-0", "/metrics"))
-        rules = {"groups": queries.rules()}
+        rules = {"groups": [{**group, "interval": "2s"} for group in queries.rules()]}
         (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
         often = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "2s")
         config = {"global": often, "scrape_configs": jobs}
@@ -211,6 +211,8 @@ def cause_everything(watched: Watched) -> None:
     wait_for(lambda: len(watched.values('atelier_faces_total{outcome="restored"}')) == 1, 30)
     watched.restorer.terminate()
     watched.restorer.wait(60)
+    failed = httpx.post(f"{watched.gateway}/detect", files={"image": photo()}, timeout=60)
+    assert failed.status_code == 503, failed.text
     lost = httpx.post(f"{watched.gateway}/generate", json=REQUEST, timeout=120)
     assert lost.json()["face_restoration_reason"] == "restorer_unavailable"
 
@@ -252,6 +254,7 @@ def rules_in(watched: Watched, health: str) -> list[str]:
 def test_every_query_finds_its_metrics_in_a_live_prometheus(watched: Watched) -> None:
     scaled = {name: query for name, (query, _) in queries.autoscalers().items()}
     used = {**scaled, "adapter": queries.adapter(), **queries.panels(), **queries.alerts()}
+    used |= queries.burn_alerts() | queries.recorded()
     before = check_no_nan(watched, used)
     assert all(before[name] == 1 for name in scaled), "each returns one number, before the first call too"
 
@@ -267,7 +270,8 @@ def test_every_query_finds_its_metrics_in_a_live_prometheus(watched: Watched) ->
     after = check_no_nan(watched, used)
     assert all(after[name] == 1 for name in scaled if "gateway" in name or "generator" in name)
     wait_for(lambda: rules_in(watched, "unknown") == [], 30)
-    assert rules_in(watched, "ok") == sorted(queries.alerts())
+    names_of_rules = [rule.get("alert") or rule["record"] for g in queries.rules() for rule in g["rules"]]
+    assert rules_in(watched, "ok") == sorted(names_of_rules)
 
 
 def test_the_startup_window_is_twice_the_measured_load(watched: Watched) -> None:

@@ -37,6 +37,7 @@ INSIDE = (
         ("jobs-sqlite",),
         ("jobs-postgres",),
         ("jobs-postgres", "restores-only"),
+        ("mtls", "https"),
         ("tracing",),
         ("jobs-postgres", "restores-only", "tracing"),
     ],

@@ -18,6 +18,7 @@ from tests.k8s.manifests import (
     K8S,
     NAMES,
     OVERLAYS,
+    TLS_COMPONENTS,
     Workload,
     combined,
     of_kind,
@@ -322,8 +323,8 @@ def test_at_zero_replicas_a_call_waits_for_a_start_and_the_gateway_accepts_it() 
 def test_every_component_and_file_is_used() -> None:
     kustomizations = K8S.rglob("kustomization.yaml")
     assert {p.parent.name for p in kustomizations} == {
-        *NAMES, *COMPONENTS, *JOBS_COMPONENTS, *OVERLAYS, "namespace", "scale-to-zero", "restores-only",
-        "api-keys", "tracing",
+        *NAMES, *COMPONENTS, *JOBS_COMPONENTS, *TLS_COMPONENTS, *OVERLAYS,
+        "namespace", "scale-to-zero", "restores-only", "api-keys", "tracing",
     }  # fmt: skip
     for path in K8S.rglob("*"):
         if path.is_file() and path.name != "kustomization.yaml" and path.suffix != ".md":

@@ -15,7 +15,11 @@ from tests.k8s.promtool import SCENARIOS, run, series
 
 def everything() -> dict[str, str]:
     scaled = {name: query for name, (query, _) in queries.autoscalers().items()}
-    return {**scaled, "adapter": queries.adapter(), **queries.panels(), **queries.alerts()}
+    return {**scaled, "adapter": queries.adapter(), **queries.panels(), **rules()}
+
+
+def rules() -> dict[str, str]:
+    return {**queries.alerts(), **queries.burn_alerts(), **queries.recorded()}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -31,7 +35,7 @@ def test_no_query_gives_nan(scenario: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scenario", ["rising", "steady"])
 def test_every_query_gives_something_while_there_is_work(scenario: str, tmp_path: Path) -> None:
-    recorded = {name: q for name, q in everything().items() if name not in queries.alerts()}
+    recorded = {name: q for name, q in everything().items() if name not in rules()}
     expectations = [
         {"expr": f"count(q{i}) > bool 0", "eval_time": "30m", "exp_samples": [{"labels": "{}", "value": 1}]}
         for i in range(len(recorded))
@@ -45,7 +49,7 @@ def scaled_to(folder: Path, name: str, made: list[dict[str, str]], value: float 
     query, _ = queries.autoscalers()[name]
     samples = [] if value is None else [{"labels": "{}", "value": value}]
     expectation = {"expr": query, "eval_time": "30m", "exp_samples": samples}
-    run(folder, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}])
+    run(folder, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}], groups=())
 
 
 @pytest.mark.parametrize("service", BACKENDS)
@@ -138,7 +142,7 @@ def test_a_job_that_waits_starts_a_service_without_pods(service: str, tmp_path: 
         "eval_time": "30m",
         "exp_samples": [{"labels": "{}", "value": 1}],
     }
-    run(tmp_path, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}])
+    run(tmp_path, [{"interval": "15s", "input_series": made, "promql_expr_test": [expectation]}], groups=())
 
 
 @pytest.mark.parametrize("service", ["generator", "restorer", "gateway"])

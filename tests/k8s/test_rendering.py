@@ -20,6 +20,7 @@ from tests.k8s.manifests import (
     NAMES,
     OVERLAYS,
     SECRETS,
+    TLS_COMPONENTS,
     Manifest,
     Workload,
     combined,
@@ -29,7 +30,7 @@ from tests.k8s.manifests import (
 )
 
 VERSIONS = ("1.33", "1.35", "1.37")
-OPERATORS = ("keda.sh/", "monitoring.coreos.com/")
+OPERATORS = ("cert-manager.io/", "keda.sh/", "monitoring.coreos.com/")
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
@@ -112,6 +113,8 @@ def test_every_combination_of_components_is_valid(components: tuple[str, ...]) -
     assert ("ScaledObject" in kinds) == ("keda" in components)
     assert ("PodMonitor" in kinds) == ("PrometheusRule" in kinds) == ("monitoring" in components)
     assert ("NetworkPolicy" in kinds) == ("network-policies" in components)
+    assert ("Issuer" in kinds) == ("mtls" in components) and ("Ingress" in kinds) == ("ingress" in components)
+    assert ("ResourceQuota" in kinds) == ("LimitRange" in kinds) == ("quota" in components)
     claims = of_kind(rendered, "PersistentVolumeClaim").keys()
     volumes = {
         "atelier-weights": "weights-volume",
@@ -143,6 +146,7 @@ RESTORER_ALONE = {
     "without the generator's base": lambda: combined(
         *COMPONENTS, "restores-only", bases=("gateway", "restorer")
     ),
+    "with TLS": lambda: combined(*COMPONENTS, *TLS_COMPONENTS, "restores-only"),
     "with jobs": lambda: combined(*COMPONENTS, "jobs-postgres", "restores-only"),
 }
 
@@ -184,14 +188,19 @@ def test_a_restorer_alone_has_the_other_alerts_and_everything_else_of_the_restor
 
 
 TYPOS = {
+    "Certificate": ("dnsNames", "dnsName"),
     "ConfigMap": ("data", "dato"),
     "Deployment": ("livenessProbe", "livenesProbe"),
+    "Ingress": ("ingressClassName", "ingressClas"),
+    "Issuer": ("selfSigned", "selfsigned"),
+    "LimitRange": ("defaultRequest", "defaultRequests"),
     "Namespace": ("metadata", "metdata"),
     "NetworkPolicy": ("podSelector", "podSelektor"),
     "PersistentVolumeClaim": ("accessModes", "accessMode"),
     "PodDisruptionBudget": ("maxUnavailable", "maxUnavailabel"),
     "PodMonitor": ("interval", "intervall"),
-    "PrometheusRule": ("for", "fro"),
+    "PrometheusRule": ("expr", "exrp"),
+    "ResourceQuota": ("hard", "hart"),
     "ScaledObject": ("fallback", "fallbak"),
     "Service": ("clusterIP", "clusterIp"),
     "ServiceAccount": ("automountServiceAccountToken", "automountServiceAccountTokens"),
@@ -207,7 +216,10 @@ def misspelled(manifest: Manifest) -> Manifest:
 
 
 def test_a_typo_in_any_kind_is_found() -> None:
-    by_kind = {m["kind"]: m for m in overlay("autoscale") if m["metadata"]["name"] != "atelier-gateway"}
+    rendered = [*combined("mtls"), *combined("ingress"), *overlay("autoscale")]
+    by_kind = {
+        m["kind"]: m for m in rendered if m["metadata"]["name"] != "atelier-gateway" or m["kind"] == "Ingress"
+    }
     assert by_kind.keys() == TYPOS.keys(), "a kind has no typo here yet"
     for kind, manifest in by_kind.items():
         typo = misspelled(manifest)

@@ -46,7 +46,8 @@ def test_the_queries_select_the_job_that_the_operator_sets(workload: Workload) -
 def test_the_shortest_window_of_a_query_holds_several_scrapes(workload: Workload) -> None:
     [endpoint] = monitor(workload)["podMetricsEndpoints"]
     interval_s = int(endpoint["interval"].removesuffix("s"))
-    used = [*queries.alerts().values(), *(query for query, _ in queries.autoscalers().values())]
+    used = [*queries.alerts().values(), *queries.recorded().values()]
+    used += [query for query, _ in queries.autoscalers().values()]
     windows = re.findall(r"\[(\d+)m\]", str(used))
     assert 60 * min(map(int, windows)) >= 4 * interval_s
 

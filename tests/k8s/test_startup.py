@@ -40,9 +40,7 @@ def load_s(service: str, volume_mb_per_s: float = ASSUMED["volume_mb_per_s"]) ->
 
 
 def alert_minutes() -> int:
-    [rule] = [
-        r for group in queries.rules() for r in group["rules"] if r["alert"] == "AtelierReplicaNotReady"
-    ]
+    [rule] = [r for r in queries.alert_rules() if r["alert"] == "AtelierReplicaNotReady"]
     return int(rule["for"].removesuffix("m"))
 
 

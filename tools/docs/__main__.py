@@ -51,6 +51,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "k8s scaling": kubernetes.scaling,
     "k8s draining": kubernetes.draining,
     "k8s alerts": kubernetes.alerts,
+    "k8s objectives": kubernetes.objectives,
     "example python_grpc": partial(fenced, ROOT / "examples/python_grpc/restore.py", "python"),
 }
 """What each block contains."""

@@ -49,21 +49,38 @@ def draining() -> str:
 
 
 def alerts() -> str:
-    """Return a table of the alerts."""
-    groups = _load("components/monitoring/alerts.yaml")["spec"]["groups"]
+    """Return a table of the alerts, those on error budgets first."""
+    rules = [
+        rule
+        for file in ("slo", "alerts")
+        for group in _load(f"components/monitoring/{file}.yaml")["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
     return table(
         ("alert", "severity", "fires after", "meaning"),
         (
             (
-                code(rule["alert"]),
+                f"[{code(rule['alert'])}](runbooks/{rule['alert']}.md)",
                 rule["labels"]["severity"],
-                rule["for"],
+                rule.get("for", "[see there](slo.md#when-somebody-is-told)"),
                 rule["annotations"]["description"],
             )
-            for group in groups
-            for rule in group["rules"]
+            for rule in rules
         ),
     )
+
+
+def objectives() -> str:
+    """Return a table of the objectives, as they are without a patch."""
+    [group] = _load("components/monitoring/objectives.yaml")["spec"]["groups"]
+    rows = []
+    for rule in group["rules"]:
+        labels = rule["labels"]
+        share = float(rule["expr"].removeprefix("vector(").removesuffix(")"))
+        within = f"{float(labels['le']):g} s" if "le" in labels else ""
+        rows.append((code(labels["slo"]), code(labels["kind"]), f"{100 * share:g}%", within))
+    return table(("objective", "of", "good, of 30 days", "within"), rows)
 
 
 def _steps(direction: Any) -> str:

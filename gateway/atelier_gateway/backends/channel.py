@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -45,7 +46,10 @@ from atelier_runtime.errors import (
     Unauthenticated,
 )
 from atelier_runtime.images import message_limit_bytes
-from atelier_runtime.rpc_errors import from_rpc_error
+from atelier_runtime.rpc_errors import from_rpc_error, is_from_grpc
+from atelier_runtime.tls import Pem, PemFiles, channel_credentials
+
+logger = logging.getLogger(__name__)
 
 _RESOLVE_AGAIN_MS = 2_000
 
@@ -64,6 +68,8 @@ _RETRIES_PER_SUCCESS = _MAX_ATTEMPTS - 1
 _FRESH_CHANNEL_AFTER_S = 5.0
 _REMAINING_CALLS_S = 3600.0
 
+_WARN_AGAIN_S = 60.0
+
 BackendName = Literal["generator", "restorer"]
 
 T = TypeVar("T")
@@ -77,7 +83,14 @@ class BackendChannel:
     """
 
     def __init__(
-        self, backend: BackendName, address: str, service: str, *, max_pixels: int, wait_s: float
+        self,
+        backend: BackendName,
+        address: str,
+        service: str,
+        *,
+        max_pixels: int,
+        wait_s: float,
+        tls: PemFiles | None = None,
     ) -> None:
         """Remember what to open.
 
@@ -87,15 +100,19 @@ class BackendChannel:
             service: The full protobuf name by which replicas report their readiness.
             max_pixels: Messages may hold one image of this size.
             wait_s: How long a call waits for a replica while there is none.
+            tls: What to trust and to present; None: nothing is encrypted. Once the files change, new calls
+                use a new channel, and those in flight end on the former.
         """
+        self._tls = tls
+        self._pem: Pem | None = None
+        self._warned_at = -math.inf
         self._backend: BackendName = backend
         self._address = address
         self._service = service
         self._message_limit = message_limit_bytes(max_pixels)
         self._wait_s = wait_s
         self._channel: grpc.aio.Channel
-        self.status_channel: grpc.aio.Channel
-        """Reaches replicas that are not ready too: one that is loading or draining can still report so."""
+        self._status_channel: grpc.aio.Channel
         self._replaced_at = -math.inf
         self._closing: set[asyncio.Task[None]] = set()
         self._retry_budget = _MAX_RETRY_BUDGET
@@ -106,8 +123,9 @@ class BackendChannel:
 
     async def __aenter__(self) -> Self:
         """Open the channels."""
+        self._pem = None if self._tls is None else self._tls.newest()
         self._channel = self._open(health_of=self._service)
-        self.status_channel = self._open(health_of=None)
+        self._status_channel = self._open(health_of=None)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -116,7 +134,25 @@ class BackendChannel:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
         await self._channel.close()
-        await self.status_channel.close()
+        await self._status_channel.close()
+
+    @property
+    def status_channel(self) -> grpc.aio.Channel:
+        """Reaches replicas that are not ready too: one that is loading or draining can still report so."""
+        self._use_newest_files()
+        return self._status_channel
+
+    def error_of(self, rpc_error: grpc.aio.AioRpcError) -> AtelierError:
+        """Rebuild the service's error; with TLS, log what gRPC says of a replica that it cannot reach."""
+        is_due = time.monotonic() >= self._warned_at + _WARN_AGAIN_S
+        is_lost = rpc_error.code() is grpc.StatusCode.UNAVAILABLE and is_from_grpc(rpc_error)
+        if self._tls is not None and is_lost and is_due:
+            self._warned_at = time.monotonic()
+            logger.warning(
+                "a service cannot be reached",
+                extra={"backend": self._backend, "error": rpc_error.details()},
+            )
+        return to_atelier_error(self._backend, rpc_error)
 
     @property
     def waiting_for_slot(self) -> int:
@@ -171,7 +207,7 @@ class BackendChannel:
             try:
                 result = await once(self._channel)
             except grpc.aio.AioRpcError as rpc_error:
-                error = to_atelier_error(self._backend, rpc_error)
+                error = self.error_of(rpc_error)
             except InternalError as unusable:  # the replica responded, with what it must not send
                 error = unusable
             else:
@@ -204,6 +240,7 @@ class BackendChannel:
         """Wait until a replica is ready. Returns False if none is in time; the call then fails by itself."""
         started = time.monotonic()
         end = min(started + self._wait_s, deadline)
+        self._use_newest_files()
         while True:
             channel = self._channel
             state = channel.get_state(try_to_connect=True)
@@ -222,9 +259,22 @@ class BackendChannel:
             with suppress(TimeoutError):
                 await asyncio.wait_for(change, min(end, fresh_at) - now)
 
+    def _use_newest_files(self) -> None:
+        """Open other channels if the TLS files have changed."""
+        if self._tls is None or (newest := self._tls.newest()) is self._pem:
+            return
+        self._pem = newest
+        self._replace(self._channel)
+        self._retire(self._status_channel)
+        self._status_channel = self._open(health_of=None)
+
     def _replace(self, old: grpc.aio.Channel) -> None:
         self._channel = self._open(health_of=self._service)
         self._replaced_at = time.monotonic()
+        self._retire(old)
+
+    def _retire(self, old: grpc.aio.Channel) -> None:
+        """Close a channel once its calls have ended."""
         closing = asyncio.create_task(old.close(_REMAINING_CALLS_S))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -244,7 +294,9 @@ class BackendChannel:
             # Two gateways in one process (as in tests) must not share a connection's backoff.
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        return grpc.aio.insecure_channel(self._address, options=options)
+        if self._pem is None:
+            return grpc.aio.insecure_channel(self._address, options=options)
+        return grpc.aio.secure_channel(self._address, channel_credentials(self._pem), options=options)
 
 
 def unreachable(backend: BackendName) -> ServiceUnavailable:

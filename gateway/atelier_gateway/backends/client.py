@@ -22,7 +22,7 @@ from atelier.generator.v1 import generator_service_pb2_grpc
 from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_gateway.backends import convert
-from atelier_gateway.backends.channel import BackendChannel, BackendName, to_atelier_error, unreachable
+from atelier_gateway.backends.channel import BackendChannel, BackendName, unreachable
 from atelier_gateway.backends.large_request import SerializedRequests
 from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
 from atelier_gateway.core.estimates import GeneratorEstimate
@@ -43,6 +43,7 @@ from atelier_runtime.errors import DeadlineExceeded, InternalError, InvalidReque
 from atelier_runtime.images import message_limit_bytes
 from atelier_runtime.log import REQUEST_ID_HEADER, request_id
 from atelier_runtime.service_status import ServiceStatus
+from atelier_runtime.tls import PemFiles
 
 T = TypeVar("T")
 
@@ -56,7 +57,14 @@ class _Client(Backend):
     _status_request: ClassVar[type[Any]]
 
     def __init__(
-        self, address: str, *, max_pixels: int, wait_s: float, status_timeout_s: float, api_key: str = ""
+        self,
+        address: str,
+        *,
+        max_pixels: int,
+        wait_s: float,
+        status_timeout_s: float,
+        api_key: str = "",
+        tls: PemFiles | None = None,
     ) -> None:
         """Nothing is opened yet.
 
@@ -66,10 +74,11 @@ class _Client(Backend):
             wait_s: How long a call waits for a replica while there is none.
             status_timeout_s: How long `status` waits.
             api_key: What is presented to the service; "" where it has no keys.
+            tls: What to trust and to present; None: nothing is encrypted.
         """
         self._api_key = api_key
         self._channel = BackendChannel(
-            self._name, address, self._service.full_name, max_pixels=max_pixels, wait_s=wait_s
+            self._name, address, self._service.full_name, max_pixels=max_pixels, wait_s=wait_s, tls=tls
         )
         self._status_timeout_s = status_timeout_s
         self._max_bytes = message_limit_bytes(max_pixels)
@@ -97,7 +106,7 @@ class _Client(Backend):
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise unreachable(self._name) from None
-            raise to_atelier_error(self._name, error) from None
+            raise self._channel.error_of(error) from None
 
     def _options(self, deadline: float) -> dict[str, Any]:
         """Return the options of a call. Raises `DeadlineExceeded`."""

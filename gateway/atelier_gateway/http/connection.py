@@ -9,13 +9,9 @@ read, see `body`, which can answer in the format of its dialect.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import re
-import sys
-import termios
 import time
 import weakref
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -148,7 +144,9 @@ class HttpConnection(HttpToolsProtocol):
             give_up=lambda: self.abort("body"),
         )
         super().connection_made(self._lingering)
-        transport.set_write_buffer_limits(high=0)  # every byte that the client has not taken is seen
+        self._lingering.set_write_buffer_limits(
+            high=0, low=0
+        )  # every byte that the client has not taken is seen
         if not self._connections.add(self):
             self._refuse(503, "Too many connections.", "refused")
             return
@@ -358,16 +356,8 @@ class HttpConnection(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(self._limits.stall_seconds, check)
 
     def unread_bytes(self) -> int:
-        """Return the bytes that the client has not received, those in the kernel's buffer among them.
-
-        The kernel asks for more only when megabytes of its buffer are free, for which a slow client needs
-        minutes.
-        """
-        unread = self.transport.get_write_buffer_size()
-        with suppress(OSError):  # a socket of another kind, or closed
-            answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-            unread += int.from_bytes(answer, sys.byteorder)
-        return unread
+        """Return the bytes that the client has not received."""
+        return self._lingering.unread_bytes()
 
     # --- timers ---
 

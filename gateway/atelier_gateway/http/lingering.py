@@ -8,12 +8,16 @@ discarded until the client closes.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 _MIN_BYTES_PER_SECOND = 64 * 1024
+_FAREWELL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class LingeringTransport(asyncio.Transport):
         self._give_up = give_up
         self._timer: asyncio.TimerHandle | None = None
         self._discarded_bytes = 0
+        self._has_tls = transport.get_extra_info("sslcontext") is not None
         self.lingers = False
 
     def close(self) -> None:
@@ -55,14 +60,18 @@ class LingeringTransport(asyncio.Transport):
         if self._is_sending():
             self.linger()
         elif not self.lingers:
+            all_is_read = self.unread_bytes() == 0
             self._inner.close()
+            if all_is_read and self._has_tls:
+                # asyncio waits half a minute for the client's farewell, which few clients send.
+                self._timer = asyncio.get_running_loop().call_later(_FAREWELL_S, self._inner.abort)
 
     def linger(self) -> None:
         """Close the sending side after what was written; what comes must be passed to `discard`."""
         if self.is_closing():
             return
         self.lingers = True
-        with suppress(OSError):  # the client has gone
+        with suppress(OSError, NotImplementedError):  # the client has gone; TLS closes both sides or none
             self._inner.write_eof()
         self._inner.resume_reading()
         self._start_period()
@@ -94,6 +103,20 @@ class LingeringTransport(asyncio.Transport):
 
         self._timer = asyncio.get_running_loop().call_later(self._limits.seconds, end)
 
+    def unread_bytes(self) -> int:
+        """Return the bytes that the client has not received, those in the kernel's buffer among them.
+
+        The kernel asks for more only when megabytes of its buffer are free, for which a slow client needs
+        minutes.
+        """
+        unread = self._inner.get_write_buffer_size()
+        connection = self._inner.get_extra_info("socket")
+        with suppress(OSError):  # a socket of another kind, or closed
+            if connection is not None:
+                answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+                unread += int.from_bytes(answer, sys.byteorder)
+        return unread
+
     # --- the rest is the transport's ---
 
     def is_closing(self) -> bool:
@@ -124,6 +147,8 @@ class LingeringTransport(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when `pause_writing` and `resume_writing` are called."""
+        if high == 0 and self._has_tls:
+            high = 1  # asyncio's TLS would pause at 0 with nothing to write, and not resume
         self._inner.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:

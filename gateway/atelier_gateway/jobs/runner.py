@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from atelier_gateway.access.caller import caller_of_owner
 from atelier_gateway.core.generate import WORTH_WAITING_FOR
+from atelier_gateway.jobs import outcomes
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.drawings import PREFIX, StoredDrawings
 from atelier_gateway.jobs.store import JobStore, LeaseLost, Release
@@ -113,9 +114,7 @@ class JobRunner:
         self._draining = False
         for job_type in JobType:  # so that the first one is an increase
             metrics.JOB_RETRIES.labels(job_type)
-            for status in JobStatus:
-                if status.is_final:
-                    metrics.JOBS_ENDED.labels(job_type, status)
+        outcomes.announce()
 
     def wake(self) -> None:
         """Say that there may be a job."""
@@ -306,7 +305,7 @@ class JobRunner:
     async def _end(self, write: Callable[[], Awaitable[Job]]) -> None:
         job = await _persistently(write)
         await self._forget_inputs(job)
-        metrics.JOBS_ENDED.labels(job.type, job.status).inc()
+        outcomes.count_ended(job)
         if job.started_at is not None and job.completed_at is not None:
             seconds = (job.completed_at - job.started_at) / 1000
             metrics.JOB_RUN.labels(job.type, job.status).observe(seconds, tracing.exemplar())

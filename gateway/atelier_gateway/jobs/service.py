@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from atelier_gateway.http.validation import fields_renamed
+from atelier_gateway.jobs import outcomes
 from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.database import Database
 from atelier_gateway.jobs.migrations import upgrade
@@ -321,7 +322,7 @@ class Jobs:
 
     async def _fail_lost(self) -> None:
         for job in await self._upkeep.fail_lost():
-            metrics.JOBS_ENDED.labels(job.type, job.status).inc()
+            outcomes.count_ended(job)
             logger.error("a job was lost", extra={"job": job.id})
             await self._blobs.delete_inputs(job)
 

@@ -37,6 +37,7 @@ from atelier_runtime.errors import (
     ServiceUnavailable,
 )
 from atelier_runtime.rpc_errors import from_rpc_error, is_from_grpc
+from atelier_runtime.tls import Pem, channel_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -192,16 +193,26 @@ def _pause_s(error: AtelierError, attempt: int) -> float | None:
 
 @asynccontextmanager
 async def connect(
-    address: str, *, timeout_s: float, concurrency: int = MAX_CONCURRENCY, api_key: str | None = None
+    address: str,
+    *,
+    timeout_s: float,
+    concurrency: int = MAX_CONCURRENCY,
+    api_key: str | None = None,
+    tls: Pem | None = None,
 ) -> AsyncIterator[Client]:
     """Open a channel to the service at `host:port`; see `Client`. Nothing is sent yet.
 
-    `api_key`: what is presented to it, where it has keys.
+    `api_key`: what is presented to it, where it has keys. `tls`: what to trust and to present; None: nothing
+    is encrypted.
     """
     metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
     # The limit is the service's to set: it depends on its own max_pixels.
     options = channel_options(max_receive_bytes=NO_LIMIT, max_send_bytes=NO_LIMIT)
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    if tls is None:
+        opening = grpc.aio.insecure_channel(address, options=options)
+    else:
+        opening = grpc.aio.secure_channel(address, channel_credentials(tls), options=options)
+    async with opening as channel:
         stub = _make_stub(channel)
 
         def unary(method: Callable[..., Awaitable[Any]]) -> UnaryCall:

@@ -23,6 +23,7 @@ from atelier_restorer.gateway import Deadline, Gateway, connect, error_of
 from atelier_restorer.request import FaceEdit, RestoreRequest
 from atelier_runtime.errors import AtelierError, Cancelled, DeadlineExceeded, Gone, InternalError, NotFound
 from atelier_runtime.outcomes import SkipReason
+from atelier_runtime.tls import Pem
 
 _SUBMISSIONS = 4  # of an image whose jobs expire before they are read
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.1, 1.0
@@ -196,13 +197,13 @@ class JobClient:
 
 @asynccontextmanager
 async def connect_to_gateway(
-    url: str, *, run: str, timeout_s: float, api_key: str | None = None
+    url: str, *, run: str, timeout_s: float, api_key: str | None = None, tls: Pem | None = None
 ) -> AsyncIterator[JobClient]:
-    """Open a client of the gateway at a URL; see `JobClient`.
+    """Open a client of the gateway at a URL; see `JobClient`, and `connect` for the rest.
 
     Raises `ServiceUnavailable` if it cannot be reached or takes no jobs.
     """
-    async with connect(url, timeout_s=timeout_s, api_key=api_key) as gateway:
+    async with connect(url, timeout_s=timeout_s, api_key=api_key, tls=tls) as gateway:
         yield JobClient(gateway, run=run, timeout_s=timeout_s)
 
 

@@ -53,6 +53,12 @@ class Readiness:
         """True between warm-up and draining."""
         return self._ready and not self._draining
 
+    async def reason(self) -> str:
+        """Return why it is not ready, in a word; empty: it is."""
+        if self._draining:
+            return "draining"
+        return "" if self._ready else "loading"
+
     async def register(self, server: grpc.aio.Server) -> None:
         """Add the health service to a server: alive, not ready."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)

@@ -169,6 +169,14 @@ JOB_RUN = Histogram(
     buckets=_LONG_SECONDS,
     registry=None,
 )
+JOB_DURATION = Histogram(
+    "atelier_job_duration_seconds",
+    "Time from a job's acceptance to its end, by how it ended: completed, rejected (it asked for what cannot "
+    "be done), failed (through a fault of ours). Canceled ones are not in it.",
+    ["type", "outcome"],
+    buckets=_LONG_SECONDS,
+    registry=None,
+)
 JOB_RETRIES = Counter(
     "atelier_job_retries_total",
     "Attempts that failed or were lost and that count, so that the job was begun again, by type.",
@@ -225,6 +233,7 @@ _JOBS = (
     JOBS_ENDED,
     JOB_WAIT,
     JOB_RUN,
+    JOB_DURATION,
     JOB_RETRIES,
     JOB_LEASES_LOST,
     JOB_FILE_BYTES,

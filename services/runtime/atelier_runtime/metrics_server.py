@@ -1,9 +1,16 @@
-"""Serves the metrics of a gRPC service over HTTP. The gateway serves its own on its own port."""
+"""Serves metrics and probes over plain HTTP, on a port that is not for clients.
+
+The kubelet's gRPC probes do not speak TLS, and its HTTP probes present no certificate. So a process that
+requires either is asked here.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -14,6 +21,82 @@ import prometheus_client
 from atelier_runtime.addresses import bare_host
 
 _MAX_CONNECTIONS = 64
+_TURN_S = 4.0  # shorter than the timeout of the probes in k8s, which then show the reason
+
+
+class Probes:
+    """What `/livez` and `/readyz` respond.
+
+    Both are answered in the event loop that does the work, so a loop that stands still fails them.
+    """
+
+    def __init__(self, not_ready: Callable[[], Awaitable[str]]) -> None:
+        """`not_ready` returns in a few words why the process is not ready; empty: it is."""
+        self._not_ready = not_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_draining = False
+
+    def attach(self) -> None:
+        """Answer in the running event loop from now on; before, nothing is ready."""
+        self._loop = asyncio.get_running_loop()
+
+    def set_draining(self) -> None:
+        """Report that no new work is accepted; cannot be undone."""
+        self._is_draining = True
+
+    def live(self) -> str:
+        """Return why the process is not alive; empty: it is."""
+        return self._ask(_nothing) if self._loop is not None else ""
+
+    def ready(self) -> str:
+        """Return why the process is not ready; empty: it is."""
+        return "draining" if self._is_draining else self._ask(self._not_ready)
+
+    def _ask(self, question: Callable[[], Awaitable[str]]) -> str:
+        async def answer() -> str:
+            return await question()
+
+        if self._loop is None:
+            return "starting"
+        if self._loop.is_closed():
+            return "stopped"
+        asked = asyncio.run_coroutine_threadsafe(answer(), self._loop)
+        try:
+            return asked.result(_TURN_S)
+        except CancelledError:
+            return "stopping"
+        except TimeoutError:
+            asked.cancel()
+            return f"no answer within {_TURN_S:g} s"
+
+
+async def _nothing() -> str:
+    return ""
+
+
+_Start = Callable[[str, list[tuple[str, str]]], object]
+_Application = Callable[[dict[str, Any], _Start], Iterable[bytes]]
+
+
+def _application(registry: prometheus_client.CollectorRegistry, probes: Probes | None) -> _Application:
+    metrics: _Application = prometheus_client.make_wsgi_app(registry)
+    if probes is None:
+        return metrics
+    questions = {"/livez": probes.live, "/readyz": probes.ready}
+
+    def answer(environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
+        question = questions.get(environ["PATH_INFO"])
+        if question is None:
+            return metrics(environ, start)
+        reason = question()
+        body = f"{reason or 'ok'}\n".encode()
+        start(
+            "503 Service Unavailable" if reason else "200 OK",
+            [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))],
+        )
+        return [body]
+
+    return answer
 
 
 class _Handler(WSGIRequestHandler):
@@ -73,13 +156,26 @@ class _Ipv6Server(_Server):
 class MetricsServer:
     """An HTTP server in threads of its own; it listens from the start."""
 
-    def __init__(self, host: str, port: int, registry: prometheus_client.CollectorRegistry) -> None:
-        """`port` 0 takes a free one. Raises `OSError` if it cannot be bound."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: prometheus_client.CollectorRegistry,
+        probes: Probes | None = None,
+    ) -> None:
+        """Listen. Raises `OSError` if the port cannot be bound.
+
+        Args:
+            host: The address to listen on.
+            port: 0 takes a free one.
+            registry: The metrics.
+            probes: What `/livez` and `/readyz` respond; None: metrics, as at any other path.
+        """
         host = bare_host(host)
         self._server = make_server(
             host,
             port,
-            prometheus_client.make_wsgi_app(registry),
+            _application(registry, probes),
             server_class=_Ipv6Server if ":" in host else _Server,
             handler_class=_Handler,
         )

@@ -15,7 +15,7 @@ import grpc
 import prometheus_client
 from grpc_reflection.v1alpha import reflection
 
-from atelier_runtime import __version__, compilation, defaults, images, log, metrics
+from atelier_runtime import __version__, compilation, defaults, images, log, metrics, tls
 from atelier_runtime.addresses import host_and_port
 from atelier_runtime.api_keys import Scope, key_ring
 from atelier_runtime.call_keys import CallKeys
@@ -23,7 +23,7 @@ from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.health import Readiness
 from atelier_runtime.images.workers import ImageWorkers, image_workers_of
 from atelier_runtime.interceptors import CallInterceptor
-from atelier_runtime.metrics_server import MetricsServer
+from atelier_runtime.metrics_server import MetricsServer, Probes
 from atelier_runtime.service import LoadedModels, Service, service_status
 from atelier_runtime.service_status import ServiceStatus
 from atelier_runtime.settings import ServiceSettings, StartupError
@@ -93,20 +93,36 @@ class ServiceServer(Generic[ServiceT]):
         return service_status(self._loaded, self.worker, self.image_workers, ready=self.readiness.ready)
 
     async def start(self) -> None:
-        """Listen on both ports and start loading. Raises `StartupError` if a port is in use."""
+        """Listen on both ports and start loading.
+
+        Raises `StartupError` if a port is in use, or certificates cannot be used.
+        """
         self.service.register(self._server, self.status)
         await self.readiness.register(self._server)
-        reflection.enable_server_reflection(
-            (self.service.name, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server
-        )
+        if self._settings.reflection:
+            reflection.enable_server_reflection(
+                (self.service.name, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server
+            )
         registry = metrics.build_registry(self._process)
         address = host_and_port(self._settings.host, self._settings.port)
+        files = tls.server_files(
+            tls.TlsFiles.of_settings(
+                "TLS_", self._settings.tls_cert, self._settings.tls_key, self._settings.tls_ca
+            )
+        )
         try:
-            self.port = self._server.add_insecure_port(address)
+            if files is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, tls.server_credentials(files))
         except RuntimeError as error:
             raise StartupError(f"PORT={self._settings.port}: cannot listen on {address}") from error
+        probes = Probes(self.readiness.reason)
+        probes.attach()
         try:
-            self._metrics_server = MetricsServer(self._settings.host, self._settings.metrics_port, registry)
+            self._metrics_server = MetricsServer(
+                self._settings.host, self._settings.metrics_port, registry, probes
+            )
         except OSError as error:
             raise StartupError(f"METRICS_PORT={self._settings.metrics_port}: {error.strerror}") from error
         self.metrics_port = self._metrics_server.port

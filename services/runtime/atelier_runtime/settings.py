@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
@@ -31,6 +32,14 @@ Anonymous = Literal["refuse", "warn", "allow"]
 
 def _lower_case(given: object) -> object:
     return given.lower() if isinstance(given, str) else given
+
+
+def _none_if_empty(given: object) -> object:
+    return None if given == "" else given
+
+
+OptionalFile = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+"""A path; an empty variable is as good as none, and not the folder that the process runs in."""
 
 
 class ProcessSettings(BaseSettings):
@@ -69,6 +78,19 @@ class ProcessSettings(BaseSettings):
         description="What becomes of callers without a key: refuse, allow, or warn, which lets them in and "
         "says so at the start where not only this machine can reach the port. By default refuse where there "
         "are keys, else warn.",
+    )
+    tls_cert: OptionalFile = Field(
+        None,
+        description="Serve with TLS: a PEM file with the certificate, its own first, then those between it "
+        "and the CA. Read again when it changes.",
+    )
+    tls_key: OptionalFile = Field(
+        None, description="Its private key, a PEM file without a password; required with the certificate."
+    )
+    tls_ca: OptionalFile = Field(
+        None,
+        description="PEM file of CAs: clients must present a certificate that one of them has signed (mutual "
+        "TLS).",
     )
 
     @property
@@ -119,6 +141,9 @@ class ServiceSettings(ProcessSettings):
         ge=0,
         le=512,
         description="Threads per network operator; 0: one for each CPU that the process may use.",
+    )
+    reflection: bool = Field(
+        True, description="Serve gRPC reflection, by which tools such as grpcurl learn the methods."
     )
 
 

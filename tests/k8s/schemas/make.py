@@ -1,12 +1,13 @@
-"""Make the JSON schemas in this folder: what a manifest for KEDA or the Prometheus operator may contain.
+r"""Make the JSON schemas in this folder: what the manifests of operators may contain.
 
     python tests/k8s/schemas/make.py
 
-The operators publish their kinds as CustomResourceDefinitions. Two packages on PyPI, both Apache-2.0, hold
-them as pydantic models. Only this script needs these packages, so they are installed by hand; they need
+The operators publish their kinds as CustomResourceDefinitions. Packages on PyPI, all Apache-2.0, hold them as
+pydantic models. Only this script needs these packages, so they are installed by hand; they need
 Python 3.14:
 
-    pip install cloudcoil-models-keda==2.20.2.1 cloudcoil-models-prometheus-operator==0.93.1.1
+    pip install cloudcoil-models-keda==2.20.2.1 cloudcoil-models-prometheus-operator==0.93.1.1 \
+        cloudcoil-models-cert-manager==1.21.1.1
 
 The schemas are stricter than the operators: no unknown keys, no nulls, nothing that only a cluster writes.
 """
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {
+    "Certificate": ("cert-manager", "cloudcoil-models-cert-manager", "cloudcoil.models.cert_manager.v1"),
+    "Issuer": ("cert-manager", "cloudcoil-models-cert-manager", "cloudcoil.models.cert_manager.v1"),
     "ScaledObject": ("KEDA", "cloudcoil-models-keda", "cloudcoil.models.keda.v1alpha1"),
     "PodMonitor": (
         "the Prometheus operator",
@@ -31,6 +34,8 @@ KINDS = {
         "cloudcoil.models.prometheus_operator.v1",
     ),
 }
+LEFT_OUT = {"Issuer": ("acme", "vault", "venafi")}
+"""Keys of `spec` that no manifest here has, and whose schemas are long."""
 METADATA = ("annotations", "labels", "name", "namespace")
 PROSE = {"title", "description", "default", "examples"}
 Schema = dict[str, Any]
@@ -63,6 +68,8 @@ def schema_of(kind: str) -> Schema:
     schema: Schema = model.model_json_schema(by_alias=True)
     made = inlined(schema, schema.pop("$defs"))
     properties = {key: value for key, value in made["properties"].items() if key != "status"}
+    for key in LEFT_OUT.get(kind, ()):
+        del properties["spec"]["properties"][key]
     names = properties["metadata"]["properties"]
     properties["metadata"]["properties"] = {key: names[key] for key in METADATA}
     properties["metadata"]["required"] = ["name"]

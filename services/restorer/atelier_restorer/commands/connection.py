@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, TypeVar
 
 from atelier_restorer.client import Client, connect
-from atelier_restorer.commands import options
+from atelier_restorer.commands import options, tls_flags
 from atelier_restorer.commands.stopping import cancelled_by_signals
 from atelier_restorer.jobs_client import JobClient, connect_to_gateway
 from atelier_restorer.request import RestoreRequest
@@ -19,7 +19,8 @@ from atelier_runtime import defaults
 from atelier_runtime.errors import InvalidRequest
 from atelier_runtime.log import PlainFormatter, configure_logging
 from atelier_runtime.service_status import NetworkRole
-from atelier_runtime.settings import warn_of_unknown_variables
+from atelier_runtime.settings import StartupError, warn_of_unknown_variables
+from atelier_runtime.tls import Pem
 
 if TYPE_CHECKING:
     from atelier_restorer.models import Models
@@ -48,7 +49,11 @@ def run_with_client(
     _configure_logging(args)
     if args.server is not None:
         opening = connect(
-            args.server, timeout_s=_timeout_s(args), concurrency=concurrency, api_key=_api_key()
+            args.server,
+            timeout_s=_timeout_s(args),
+            concurrency=concurrency,
+            api_key=_api_key(),
+            tls=_tls(args),
         )
         return asyncio.run(_run(opening, work))
     settings = options.load_settings(args)
@@ -73,7 +78,9 @@ def run_with_gateway(args: argparse.Namespace, work: Callable[[JobClient], Await
     Raises what `work` raises, `ServiceUnavailable`, and `Terminated` within `terminated_by_signals`.
     """
     _configure_logging(args)
-    opening = connect_to_gateway(args.server, run=run, timeout_s=_timeout_s(args), api_key=_api_key())
+    opening = connect_to_gateway(
+        args.server, run=run, timeout_s=_timeout_s(args), api_key=_api_key(), tls=_tls(args)
+    )
     return asyncio.run(_run(opening, work))
 
 
@@ -84,6 +91,13 @@ def _configure_logging(args: argparse.Namespace) -> None:
 def _api_key() -> str | None:
     """Return the key for a server. Not a flag: everybody on a machine sees the others' command lines."""
     return os.environ.get("ATELIER_API_KEY", "").strip() or None
+
+
+def _tls(args: argparse.Namespace) -> Pem | None:
+    try:
+        return tls_flags.read(args)
+    except StartupError as error:
+        raise options.UsageError(str(error)) from None
 
 
 def _timeout_s(args: argparse.Namespace) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from atelier_restorer.client import MAX_CONCURRENCY
-from atelier_restorer.commands import common_flags
+from atelier_restorer.commands import common_flags, tls_flags
 from atelier_restorer.commands.addresses import is_gateway, is_url
 from atelier_restorer.commands.shares import Share
 from atelier_restorer.request import DetectRequest, FaceRule, IdentityMode, MaskKind, RestoreRequest
@@ -257,6 +257,7 @@ def _add_connection_flags(
         metavar="S",
         help=f"timeout per image in seconds (default {defaults.DEADLINE_S:g})",
     )
+    tls_flags.add_to(remote)
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="log what is loaded and done to standard error"
     )
@@ -269,6 +270,8 @@ def check_connection_flags(args: argparse.Namespace, *, takes_gateway: bool = Fa
             raise UsageError(f"--server: {args.command} takes the HOST:PORT of a restorer, not a URL")
         if not is_url(args.server):
             raise UsageError("--server must be HOST:PORT or a URL such as http://HOST:7860")
+    if told := tls_flags.problem(args):
+        raise UsageError(told)
     if args.server is None:
         if args.timeout is not None:
             raise UsageError("--timeout is for --server; without it there is no timeout")
