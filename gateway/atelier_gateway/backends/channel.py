@@ -27,6 +27,7 @@ from typing import Literal, Self, TypeVar
 import grpc
 
 from atelier_gateway.backends.lines import Lines
+from atelier_gateway.core.backend import Waiting
 from atelier_runtime import metrics, tracing
 from atelier_runtime.channel import channel_options
 from atelier_runtime.errors import (
@@ -158,6 +159,11 @@ class BackendChannel:
     def waiting_for_slot(self) -> int:
         """Calls that wait because every replica is full."""
         return self._lines.waiting
+
+    @property
+    def waiting(self) -> Waiting:
+        """The same, and how many of them are of the current caller."""
+        return self._lines.of_caller()
 
     async def call(
         self,

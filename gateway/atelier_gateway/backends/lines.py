@@ -10,6 +10,7 @@ from itertools import count
 from typing import Self
 from weakref import WeakValueDictionary
 
+from atelier_gateway.core.backend import Waiting
 from atelier_runtime.caller import caller
 
 _ASKED_PER_SECOND = 10.0
@@ -24,6 +25,8 @@ class _Line:
 
     def __init__(self) -> None:
         self.has_first = False
+        self.waiting = 0
+        """Calls in it, the first included."""
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # a heap
 
     async def become_first(self, number: int) -> None:
@@ -66,6 +69,12 @@ class Lines:
             line = self._lines[caller.get()] = _Line()
         return InLine(self, line, next(self._numbers))
 
+    def of_caller(self) -> Waiting:
+        """Return how many calls are in a line, and what share of them is the current caller's."""
+        own = self._lines.get(caller.get())
+        others = sum(line.waiting > 0 for line in self._lines.values() if line is not own)
+        return Waiting(self.waiting, 0 if own is None else own.waiting, others + 1)
+
     def pause_s(self) -> float:
         """Return after which time the first of a line asks again."""
         return random.uniform(0.5, 1.5) * max(1, len(self._lines)) / _ASKED_PER_SECOND
@@ -87,7 +96,7 @@ class InLine:
 
     def __exit__(self, *exc_info: object) -> None:
         self._leave()
-        self._lines.waiting -= self._is_waiting
+        self._count(-self._is_waiting)
 
     async def may_ask(self, deadline: float, *, was_refused: bool) -> None:
         """Wait until it is this call's turn to ask, at most until the deadline.
@@ -98,7 +107,7 @@ class InLine:
         self._stop_timer()
         if not was_refused and not self._line.has_first:
             return
-        self._lines.waiting += not self._is_waiting
+        self._count(not self._is_waiting)
         self._is_waiting = True
         seconds_left = deadline - time.monotonic()
         if self._is_first or not self._line.has_first:
@@ -107,6 +116,10 @@ class InLine:
         else:
             await self._become_first(seconds_left)
         self._timer = asyncio.get_running_loop().call_later(_REFUSED_WITHIN_S, self._leave)
+
+    def _count(self, calls: int) -> None:
+        self._lines.waiting += calls
+        self._line.waiting += calls
 
     async def _become_first(self, seconds: float) -> None:
         if self._is_first:

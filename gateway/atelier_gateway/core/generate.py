@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
+from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend, Waiting
 from atelier_gateway.core.drawings import NOT_KEPT, Drawings, drawn_once
 from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.hand_over import AT_ONCE, hand_over, only_one
@@ -93,7 +93,10 @@ _SKIP_REASONS = {
 """What is reported where the call to the restorer failed; for any other error, `RESTORER_UNAVAILABLE`."""
 
 _MAX_WAITING = 8
-"""Generated images that may wait for the restorer; beyond that, requests are refused before generating."""
+_MOST_WAITING = 4 * _MAX_WAITING
+"""Generated images that may wait for the restorer; beyond that, requests are refused before generating.
+
+Callers share them. One that has none may still begin, up to `_MOST_WAITING` in all."""
 
 _MAX_RESERVE_S = 5.0
 _RESERVED_SHARE = 0.1
@@ -186,9 +189,9 @@ class Generate:
                 return await write_recipe(unrestored(spec, generated, None, warnings), number, None)
 
             return await hand_over(*only_one(generate, as_it_is, only))
-        if self._restorer.waiting_for_slot + min(spec.image_count, AT_ONCE) > _MAX_WAITING:
+        if not _may_wait(waiting := self._restorer.waiting_for_slot, min(spec.image_count, AT_ONCE)):
             raise QueueFull(
-                f"The restorer's queue is full, and {_MAX_WAITING} generated images wait for it.",
+                f"The restorer's queue is full, and {waiting.total} generated images wait for it.",
                 retry_after_s=DEFAULT_RETRY_AFTER_S,
             )
         raw_spec = replace(plain, output_format="raw")
@@ -336,6 +339,17 @@ class Generate:
         image = await asyncio.to_thread(_encode, spec, generated.image, self._max_pixels, timer)
         encoded = replace(generated, image=image, stages=(*generated.stages, *timer.reports))
         return unrestored(spec, encoded, reason, [*warnings, _fallback_warning(spec, reason)])
+
+
+def _may_wait(waiting: Waiting, images: int) -> bool:
+    """Return whether so many more images of the current caller may wait for the restorer.
+
+    Where there is no more room for all, there is for those who have less of it than the others.
+    """
+    if waiting.total + images <= _MAX_WAITING:
+        return True
+    share = _MAX_WAITING // waiting.callers
+    return waiting.total + images <= _MOST_WAITING and (waiting.own == 0 or waiting.own + images <= share)
 
 
 def _encode(spec: GenerateSpec, raw: EncodedImage, max_pixels: int, timer: StageTimer) -> EncodedImage:

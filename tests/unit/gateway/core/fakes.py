@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
+from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend, Waiting
 from atelier_gateway.core.estimates import EstimatedPass, GeneratorEstimate
 from atelier_gateway.core.offer import GeneratorOffer
 from atelier_gateway.core.values import (
@@ -152,6 +152,8 @@ class FakeRestorer(RestorerBackend):
         self.upscaler = ""
         self.results = 8
         self.waiting = 0
+        self.waiting_own: int | None = None
+        """Of the caller; None: all are."""
         self.waits: list[bool] = []
         self.gate: asyncio.Event | None = None
         """Restorations wait for it."""
@@ -165,8 +167,8 @@ class FakeRestorer(RestorerBackend):
         return self.reported
 
     @property
-    def waiting_for_slot(self) -> int:
-        return self.waiting
+    def waiting_for_slot(self) -> Waiting:
+        return Waiting(self.waiting, self.waiting if self.waiting_own is None else self.waiting_own, 2)
 
     async def restore(
         self, spec: RestoreSpec, *, deadline: float, wait_for_slot: bool = False
