@@ -95,7 +95,7 @@ def serve(settings: GatewaySettings) -> int:
 def warn_if_open(settings: GatewaySettings) -> None:
     """Say in the log if whoever reaches the port may use the gateway, and that may be others."""
     silenced = settings.anonymous == "allow" or not settings.lets_anonymous_in
-    if silenced or is_loopback(settings.host):
+    if silenced or settings.tls_ca or is_loopback(settings.host):
         return
     logger.warning(
         "whoever can reach this port may use the gateway: callers need no API key",

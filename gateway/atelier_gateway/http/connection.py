@@ -144,9 +144,8 @@ class HttpConnection(HttpToolsProtocol):
             give_up=lambda: self.abort("body"),
         )
         super().connection_made(self._lingering)
-        self._lingering.set_write_buffer_limits(
-            high=0, low=0
-        )  # every byte that the client has not taken is seen
+        # every byte that the client has not taken is seen
+        self._lingering.set_write_buffer_limits(high=0, low=0)
         if not self._connections.add(self):
             self._refuse(503, "Too many connections.", "refused")
             return
