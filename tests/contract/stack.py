@@ -34,7 +34,8 @@ class Stack(ScriptedServices):
                 "jobs_database": f"sqlite:///{self._folder.name}/jobs.db",
                 "jobs_files": f"file:{self._folder.name}/files",
                 "host": "127.0.0.1",
-                "allowed_hosts": "a,b,x,example.org",  # which requests written by hand name
+                # which requests that are written by hand name
+                "allowed_hosts": "a,b,x,example.org,images.example.com",
                 "drain_seconds": 1,
                 "generator": f"127.0.0.1:{self.generator_port}",
                 "restorer": f"127.0.0.1:{self.restorer_port}",
