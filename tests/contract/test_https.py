@@ -232,6 +232,19 @@ def test_where_all_connections_are_busy_a_client_is_told_so_over_tls(tmp_path: P
         stack.generator.hold = False
 
 
+def test_a_connection_may_be_closed_more_than_once(secure: SecureStack) -> None:
+    async def close() -> None:
+        for each in list(secure._gateway.server_state.connections):
+            for _ in range(3):
+                each.transport.close()
+
+    with secure.connect() as connection:
+        connection.sendall(LIVEZ)
+        assert response(connection).startswith(b"HTTP/1.1 200")
+        secure._in_loop(close())
+        assert has_ended(connection)
+
+
 def test_a_lack_of_files_is_said_once(secure: SecureStack, caplog: pytest.LogCaptureFixture) -> None:
     async def report() -> None:
         for _ in range(3):
