@@ -38,11 +38,13 @@ class Authority:
 
     name: str = "Test CA"
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    days: int = 30
+    """How long its certificates, and its own, are valid from now on."""
 
     def __post_init__(self) -> None:
         subject = _subject(self.name)
         self._certificate = (
-            _builder(subject, subject, self.key.public_key())
+            _builder(subject, subject, self.key.public_key(), self.days)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())
@@ -67,7 +69,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         serial = x509.random_serial_number()
         certificate = (
-            _builder(_subject(names[0]), self._certificate.subject, key.public_key(), serial)
+            _builder(_subject(names[0]), self._certificate.subject, key.public_key(), self.days, serial)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
                 x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
@@ -100,7 +102,11 @@ def _subject(name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, serial: int | None = None
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    days: int,
+    serial: int | None = None,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -109,6 +115,6 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(serial or x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
+        .not_valid_before(now - datetime.timedelta(days=7))
+        .not_valid_after(now + datetime.timedelta(days=days))
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -13,16 +16,39 @@ from typing import Any
 import uvicorn
 
 from atelier_gateway.api.native.request import BodyLimits
-from atelier_gateway.http.connection import ConnectionLimits, Connections, HttpConnection, ServerConfig
+from atelier_gateway.http.connection import HttpConnection, ServerConfig
+from atelier_gateway.http.connections import ConnectionLimits, Connections
+from atelier_gateway.http.handshake import Handshake
 from atelier_gateway.settings import GatewaySettings
 from atelier_gateway.tls import http_context
 from atelier_runtime.addresses import bare_host
 from atelier_runtime.shutdown import EXIT_GRACE_SECONDS, exit_after
 
+logger = logging.getLogger(__name__)
+
 _KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close idle connections, not we
 _ACCEPTED_AT_ONCE = 16  # before one of them can be counted
 _BACKLOG = 2048  # connections that the kernel keeps until they are accepted
+_SAY_AGAIN_S = 60.0
 _RESERVED_FILES = 256  # for bodies in temporary files and everything else
+
+
+class _TooManyFiles:
+    """Handles errors of the event loop: one of a lack of files, once a minute and without a traceback.
+
+    asyncio reports it for each connection that it cannot accept, and tries again after a second.
+    """
+
+    def __init__(self) -> None:
+        self._said_at: float | None = None
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif self._said_at is None or loop.time() - self._said_at >= _SAY_AGAIN_S:
+            self._said_at = loop.time()
+            logger.error("connections cannot be accepted", extra={"error": error.strerror})
 
 
 class Server(uvicorn.Server):
@@ -30,7 +56,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, settings: GatewaySettings) -> None:
         """Raises `StartupError` if the certificate cannot be used."""
-        context = http_context(settings)
+        self._context = http_context(settings)
         limits = ConnectionLimits(
             max_connections=min(settings.max_connections, _connections_that_fit(settings.max_connections)),
             header_seconds=settings.header_seconds,
@@ -47,38 +73,35 @@ class Server(uvicorn.Server):
             backlog=_ACCEPTED_AT_ONCE,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(settings.drain_seconds),
-            ssl_context_factory=None if context is None else lambda *_: context,
         )
         super().__init__(self._http_config)
         self._drain: Callable[[], None] = app.state.drain
-        self._handshake_s = settings.header_seconds
         self._hard_end_s = int(settings.drain_seconds) + EXIT_GRACE_SECONDS
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept connections."""
-        if not self._http_config.is_ssl:
+        asyncio.get_running_loop().set_exception_handler(_TooManyFiles())
+        if self._context is None:
             await super().startup(sockets)
         else:
-            await super().startup([])  # its own servers would wait a minute for each handshake
+            await super().startup([])  # its own servers would not count connections in their handshake
             for listener in sockets or ():
-                await self._accept_with_tls(listener)
+                await self._accept_with_tls(listener, self._context)
         for listener in sockets or ():
             listener.listen(_BACKLOG)  # asyncio accepts as many at once as it lets the kernel keep
 
-    async def _accept_with_tls(self, listener: socket.socket) -> None:
+    async def _accept_with_tls(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         loop = asyncio.get_running_loop()
+        config, state = self._http_config, self.server_state
 
-        def connection() -> asyncio.Protocol:
-            return HttpConnection(self._http_config, self.server_state, self.lifespan.state, loop)
+        def handshake() -> asyncio.Protocol:
+            return Handshake(
+                config.connections,
+                context,
+                lambda: HttpConnection(config, state, self.lifespan.state, loop),
+            )
 
-        server = await loop.create_server(
-            connection,
-            sock=listener,
-            ssl=self._http_config.ssl,
-            backlog=_ACCEPTED_AT_ONCE,
-            ssl_handshake_timeout=self._handshake_s,
-        )
-        self.servers.append(server)
+        self.servers.append(await loop.create_server(handshake, sock=listener, backlog=_ACCEPTED_AT_ONCE))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain: whoever follows a job is let go, so that only work holds the process up."""

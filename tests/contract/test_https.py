@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sized
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +22,14 @@ from atelier_gateway.settings import GatewaySettings
 from atelier_runtime import tls
 from atelier_runtime.settings import StartupError
 from tests.authority import Authority, serial_of
+from tests.contract.conftest import MAX_CONNECTIONS
 from tests.contract.metrics_seen import metric
-from tests.contract.raw_http import response
+from tests.contract.raw_http import BODY, GENERATE, response
 from tests.contract.services import eventually
 from tests.contract.tls_stack import Certificates, SecureStack
 
 MB = 1_000_000
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +186,80 @@ def test_a_handshake_that_does_not_come_ends_the_connection(secure: SecureStack)
         assert connection.recv(1) == b"", "asyncio itself waits for a minute"
 
 
+def test_what_comes_together_with_the_end_of_the_handshake_is_served(secure: SecureStack) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = secure.certificates.trust().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with socket.create_connection(("127.0.0.1", secure.port), timeout=20) as connection:
+        while True:
+            try:
+                session.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65536))
+        session.write(LIVEZ)
+        connection.sendall(outgoing.read())  # Finished and the request in one segment
+        incoming.write(connection.recv(65536))
+        assert session.read().startswith(b"HTTP/1.1 200")
+
+
+def test_clients_that_begin_no_handshake_count_and_make_room(tmp_path: Path) -> None:
+    with (
+        SecureStack(Certificates(tmp_path), max_connections=MAX_CONNECTIONS, header_seconds=60) as stack,
+        ExitStack() as everything,
+    ):
+        before = metric(stack, "atelier_gateway_connections_closed_total", cause="evicted")
+        for _ in range(30):
+            everything.enter_context(socket.create_connection(("127.0.0.1", stack.port), timeout=20))
+        with stack.connect() as connection:
+            connection.sendall(LIVEZ)
+            assert response(connection).startswith(b"HTTP/1.1 200")
+            assert metric(stack, "atelier_gateway_connections") <= MAX_CONNECTIONS
+        evicted = metric(stack, "atelier_gateway_connections_closed_total", cause="evicted") - before
+        assert evicted >= 30 - MAX_CONNECTIONS
+
+
+def test_where_all_connections_are_busy_a_client_is_told_so_over_tls(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    request = GENERATE + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+    with SecureStack(certificates, max_connections=4) as stack, ExitStack() as everything:
+        stack.generator.hold = True
+        for _ in range(4):
+            everything.enter_context(stack.connect()).sendall(request)
+        eventually(lambda: stack.generator.running == 4)
+        with stack.connect() as connection:
+            assert response(connection).startswith(b"HTTP/1.1 503")
+        stack.generator.hold = False
+
+
+def test_a_connection_may_be_closed_more_than_once(secure: SecureStack) -> None:
+    async def close() -> None:
+        for each in list(secure._gateway.server_state.connections):
+            for _ in range(3):
+                each.transport.close()
+
+    with secure.connect() as connection:
+        connection.sendall(LIVEZ)
+        assert response(connection).startswith(b"HTTP/1.1 200")
+        secure._in_loop(close())
+        assert has_ended(connection)
+
+
+def test_a_lack_of_files_is_said_once(secure: SecureStack, caplog: pytest.LogCaptureFixture) -> None:
+    async def report() -> None:
+        for _ in range(3):
+            error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            asyncio.get_running_loop().call_exception_handler({"message": "accept", "exception": error})
+
+    secure._in_loop(report())
+    [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert record.getMessage() == "connections cannot be accepted" and record.exc_info is None
+
+
 def test_idle_clients_do_not_hold_the_end_up(tmp_path: Path) -> None:
     with SecureStack(Certificates(tmp_path), drain_seconds=120) as stack:
         idle = stack.connect()
-        idle.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        idle.sendall(LIVEZ)
         assert response(idle).startswith(b"HTTP/1.1 200")
     # The stack has ended: it waits for the gateway for 30 s, as long as asyncio for a client's farewell.
     idle.close()

@@ -24,6 +24,7 @@ from tests.k8s.manifests import (
     Workload,
     combined,
     of_kind,
+    on_top_of,
     overlay,
     workloads,
 )
@@ -154,6 +155,21 @@ def test_an_ingress_lets_through_what_the_gateway_takes() -> None:
     backend = path["backend"]["service"]
     [port] = of_kind(rendered, "Service")[backend["name"]]["spec"]["ports"]
     assert backend["port"]["name"] == port["name"]
+
+
+def test_an_ingress_speaks_tls_to_gateways_that_serve_https() -> None:
+    [plain] = of_kind(combined("mtls", "ingress"), "Ingress").values()
+    [secure] = of_kind(combined("mtls", "ingress", "https"), "Ingress").values()
+    backend = secure["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"]
+    assert secure["metadata"]["annotations"].pop("nginx.org/ssl-services") == backend
+    assert secure == plain
+
+
+def test_without_a_generator_it_has_no_certificate() -> None:
+    rendered = on_top_of("autoscale", "mtls", "https", "restores-only")
+    certificates = of_kind(rendered, "Certificate")
+    assert {"atelier-gateway", "atelier-restorer", "atelier-gateway-https"} <= certificates.keys()
+    assert "atelier-generator" not in certificates
 
 
 UNITS: dict[str, Fraction | int] = {"": 1, "m": Fraction(1, 1000), "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}

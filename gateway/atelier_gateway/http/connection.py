@@ -10,90 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 import weakref
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from atelier_gateway.http.connections import Cause, Connections
 from atelier_gateway.http.lingering import LingeringTransport, LingerLimits
 from atelier_gateway.http.transfer import CONNECTION, MIN_BYTES_PER_SECOND
 from atelier_runtime import metrics
-
-Cause = Literal["refused", "evicted", "header_timeout", "header_size", "malformed", "body", "unread"]
 
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_FRAMING_BYTES = 64 * 1024
 _BYTES_PER_FRAMING_BYTE = 8
 _ABSOLUTE_WITHOUT_PATH = re.compile(rb"[a-zA-Z]+://[^/?#]+")
-_PATIENCE_S = 1.0
 _CONTENT_TOO_SMALL = "The body's chunks are too small, or its trailers too large."
-
-
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """The limits of all connections, in seconds but for the first and the last."""
-
-    max_connections: int
-    header_seconds: float
-    stall_seconds: float
-    max_discarded_bytes: int
-    """Of a body that comes after its request was refused."""
-
-
-class Connections:
-    """The open connections.
-
-    At the limit, a new one takes the place of the one that has been idle longest; if none is idle, of one
-    whose body does not come on.
-    """
-
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self.limits = limits
-        for cause in get_args(Cause):  # from 0 on: Prometheus sees no increase in a series that starts at 1
-            metrics.CONNECTIONS_CLOSED.labels(cause)
-        self._open: set[HttpConnection] = set()
-        self._idle: dict[HttpConnection, None] = {}  # in the order in which they became idle
-        self._reading: dict[HttpConnection, float] = {}  # in the order in which something last came
-
-    def add(self, connection: HttpConnection) -> bool:
-        """Add a new connection; False if there is no place for it."""
-        if len(self._open) >= self.limits.max_connections:
-            least_needed = next(iter(self._idle), None) or self._slowest()
-            if least_needed is None:
-                return False
-            least_needed.abort("evicted")
-        self._open.add(connection)
-        metrics.CONNECTIONS.set(len(self._open))
-        return True
-
-    def discard(self, connection: HttpConnection) -> None:
-        """Remove a connection; safe to repeat."""
-        self._open.discard(connection)
-        self._idle.pop(connection, None)
-        self._reading.pop(connection, None)
-        metrics.CONNECTIONS.set(len(self._open))
-
-    def set_idle(self, connection: HttpConnection, *, is_idle: bool) -> None:
-        """Say whether a connection is without a request. One with half of a header is."""
-        self._idle.pop(connection, None)
-        if is_idle and connection in self._open:
-            self._idle[connection] = None
-
-    def set_reading(self, connection: HttpConnection, *, is_reading: bool) -> None:
-        """Say whether a connection is in the middle of a body, or that some of one has just come."""
-        self._reading.pop(connection, None)
-        if is_reading and connection in self._open:
-            self._reading[connection] = time.monotonic()
-
-    def _slowest(self) -> HttpConnection | None:
-        """Return the connection whose body has not come on for the longest time, if that is long."""
-        connection, since = next(iter(self._reading.items()), (None, 0.0))
-        return connection if time.monotonic() - since >= _PATIENCE_S else None
 
 
 class ServerConfig(uvicorn.Config):

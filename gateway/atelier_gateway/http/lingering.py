@@ -59,7 +59,7 @@ class LingeringTransport(asyncio.Transport):
         """Close, at once or once the client has had time to receive what was written."""
         if self._is_sending():
             self.linger()
-        elif not self.lingers:
+        elif not self.is_closing():  # or asyncio's TLS would forget what it needs until the end
             all_is_read = self.unread_bytes() == 0
             self._inner.close()
             if all_is_read and self._has_tls:

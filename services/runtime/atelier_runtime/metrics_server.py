@@ -80,20 +80,20 @@ _Application = Callable[[dict[str, Any], _Start], Iterable[bytes]]
 
 def _application(registry: prometheus_client.CollectorRegistry, probes: Probes | None) -> _Application:
     metrics: _Application = prometheus_client.make_wsgi_app(registry)
-    if probes is None:
-        return metrics
-    questions = {"/livez": probes.live, "/readyz": probes.ready}
+    questions = {} if probes is None else {"/livez": probes.live, "/readyz": probes.ready}
 
     def answer(environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
-        question = questions.get(environ["PATH_INFO"])
-        if question is None:
+        path = environ["PATH_INFO"]
+        if path in ("/", "/metrics"):
             return metrics(environ, start)
-        reason = question()
+        if path in questions:
+            reason = questions[path]()
+            status = "503 Service Unavailable" if reason else "200 OK"
+        else:
+            status, reason = "404 Not Found", " ".join(("only", "/metrics", *questions))
         body = f"{reason or 'ok'}\n".encode()
-        start(
-            "503 Service Unavailable" if reason else "200 OK",
-            [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))],
-        )
+        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+        start(status, headers)
         return [body]
 
     return answer
@@ -103,12 +103,18 @@ class _Handler(WSGIRequestHandler):
     limit_s = 10.0
     """For a whole connection: each has a thread, which would wait for its request forever."""
 
+    server: _Server
+
     def setup(self) -> None:
         """Begin with a connection."""
         super().setup()
         self._limit = threading.Timer(self.limit_s, self._end)
         self._limit.daemon = True
         self._limit.start()
+
+    def parse_request(self) -> bool:
+        """Read a request's header. Until it is complete, a newer connection may take the place."""
+        return super().parse_request() and self.server.begin_request(self.connection)
 
     def finish(self) -> None:
         """End a connection."""
@@ -128,22 +134,42 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = 128
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._waiting: dict[socket.socket, None] = {}  # for a request, from the oldest to the newest
+        self._asking: set[socket.socket] = set()
         super().__init__(*args, **options)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection, or close it if there are too many."""
-        if self._places.acquire(blocking=False):
+        """Serve a connection; at the limit, in the place of the oldest that has sent no request."""
+        with self._lock:
+            if len(self._waiting) + len(self._asking) >= _MAX_CONNECTIONS and self._waiting:
+                oldest = next(iter(self._waiting))
+                del self._waiting[oldest]
+                with suppress(OSError):  # it has ended by itself
+                    oldest.shutdown(socket.SHUT_RDWR)
+            has_place = len(self._waiting) + len(self._asking) < _MAX_CONNECTIONS
+            if has_place:
+                self._waiting[request] = None
+        if has_place:
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread of its own."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
+    def begin_request(self, connection: socket.socket) -> bool:
+        """Say that a connection has sent a request; False if it has lost its place."""
+        with self._lock:
+            if connection not in self._waiting:
+                return False
+            del self._waiting[connection]
+            self._asking.add(connection)
+            return True
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._waiting.pop(request, None)
+            self._asking.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that go away or send something else."""
@@ -169,7 +195,8 @@ class MetricsServer:
             host: The address to listen on.
             port: 0 takes a free one.
             registry: The metrics.
-            probes: What `/livez` and `/readyz` respond; None: metrics, as at any other path.
+            probes: What `/livez` and `/readyz` respond; None: 404, as at any other path. Metrics are at
+                `/metrics` and `/`.
         """
         host = bare_host(host)
         self._server = make_server(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import ssl
 import sys
 from collections.abc import Mapping
@@ -40,12 +41,22 @@ def connection_to(name: str, environment: Mapping[str, str]) -> http.client.HTTP
     return http.client.HTTPSConnection(host, own, timeout=_TIMEOUT_S, context=context)
 
 
-def problem(connection: http.client.HTTPConnection) -> str:
+def is_answered(name: str, environment: Mapping[str, str]) -> bool:
+    """Return whether the process answers us: one that requires certificates at its only port does not."""
+    prefix = f"ATELIER_{name.upper()}_"
+    has_metrics = METRICS_PORTS[name] is not None or bool(environment.get(f"{prefix}METRICS_PORT"))
+    return has_metrics or not environment.get(f"{prefix}TLS_CA")
+
+
+def problem(connection: http.client.HTTPConnection, *, asks: bool = True) -> str:
     """Return in a few words why the process does not seem to be alive; empty: it is.
 
-    A refusal, such as of the name in `Host`, is a sign of life too.
+    A refusal, such as of the name in `Host`, is a sign of life too. `asks=False` only connects.
     """
     try:
+        if not asks:
+            socket.create_connection((connection.host, connection.port), timeout=_TIMEOUT_S).close()
+            return ""
         connection.request("GET", "/livez")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
@@ -58,7 +69,7 @@ def problem(connection: http.client.HTTPConnection) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code: 0 if the process is alive, else 1, as Docker wants it."""
     [name] = sys.argv[1:] if arguments is None else arguments
-    found = problem(connection_to(name, os.environ))
+    found = problem(connection_to(name, os.environ), asks=is_answered(name, os.environ))
     if found:
         print(found)
     return 1 if found else 0

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 import grpc
 
+from atelier_runtime.certificate_expiry import expiries
 from atelier_runtime.settings import StartupError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,9 @@ logger = logging.getLogger(__name__)
 LOOK_AGAIN_S = 1.0
 """Files are looked at this often at most, and only when somebody connects."""
 
+_SOON = timedelta(days=7)
+_BEGIN = re.compile(rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----")
+_TOO_WEAK = ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK")
 _NO_PASSWORD = b""  # or OpenSSL would ask for one at the terminal
 
 
@@ -66,6 +72,8 @@ class PemFiles:
         self._has_been_told = False
         self._pem = self._read()
         _check(self._pem, files)
+        self._expiry = _Expiry(self._pem, files)
+        self._expiry.warn()
         self._looked_at = time.monotonic()
 
     def newest(self) -> Pem:
@@ -73,6 +81,7 @@ class PemFiles:
         with self._lock:
             if time.monotonic() - self._looked_at >= LOOK_AGAIN_S:
                 self._look()
+                self._expiry.warn()
                 self._looked_at = time.monotonic()
             return self._pem
 
@@ -88,6 +97,7 @@ class PemFiles:
             self._refuse(str(error) if found is None else found, error)
             return
         self._pem, self._refused = found, None
+        self._expiry = _Expiry(found, self._files)
         logger.info("the TLS files have changed", extra={"files": _paths(self._files)})
 
     def _refuse(self, found: Pem | str, error: StartupError) -> None:
@@ -105,6 +115,32 @@ class PemFiles:
             _content(key, self._files.key),
             _content(ca, self._files.ca),
         )
+
+
+class _Expiry:
+    """Says in the log, once each, that certificates expire within a week, and that they have expired."""
+
+    def __init__(self, pem: Pem, files: TlsFiles) -> None:
+        certificate, _, ca = files.names
+        self._left: list[tuple[datetime, datetime, str, str]] = []  # when to say it, expiry, message, file
+        for name, path, ends in (
+            (certificate, files.certificate, min(expiries(pem.certificate), default=None)),
+            (ca, files.ca, max(expiries(pem.ca), default=None)),  # a former CA may expire
+        ):
+            if ends is not None:
+                self._left += [
+                    (ends - _SOON, ends, "a certificate expires soon", f"{name}={path}"),
+                    (ends, ends, "a certificate has expired", f"{name}={path}"),
+                ]
+
+    def warn(self) -> None:
+        """Say what is to be said by now."""
+        now = datetime.now(UTC)
+        for due in [each for each in self._left if each[0] <= now]:
+            self._left.remove(due)
+            _, ends, message, file = due
+            if ends > now or message.endswith("expired"):
+                logger.warning(message, extra={"file": file, "expires": ends.isoformat()})
 
 
 def server_files(files: TlsFiles) -> PemFiles | None:
@@ -227,12 +263,21 @@ def _check(pem: Pem, files: TlsFiles) -> None:
         (ca, files.ca, pem.ca),
     ):
         if path is not None and not _has_certificates(content):
-            raise StartupError(f"{name}={path}: contains no certificates in PEM format")
+            problem = (
+                "contains a certificate that cannot be read"
+                if _BEGIN.search(content)
+                else "contains no certificates in PEM format"
+            )
+            raise StartupError(f"{name}={path}: {problem}")
     if files.certificate is None:
         return
     try:
         _load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pem)
     except ssl.SSLError as error:
+        if error.reason in _TOO_WEAK:
+            raise StartupError(
+                f"{certificate}={files.certificate}: its key or signature is too weak ({error.reason})"
+            ) from None
         if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
             problem = f"is not the key of {certificate}={files.certificate}"
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,22 @@ def test_a_gateway_with_tls_is_asked_over_tls_whatever_its_certificate_names() -
         port = str(urlsplit(server.url).port)
         done = probed("gateway", ATELIER_GATEWAY_PORT=port, ATELIER_GATEWAY_TLS_CERT="/tls/tls.crt")
         assert done.returncode == 0, done.stdout
+
+
+def test_a_gateway_that_requires_certificates_at_its_only_port_is_alive_if_it_accepts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings = {
+            "ATELIER_GATEWAY_PORT": str(listener.getsockname()[1]),
+            "ATELIER_GATEWAY_TLS_CERT": "/tls/tls.crt",
+            "ATELIER_GATEWAY_TLS_CA": "/tls/ca.crt",
+        }
+        done = probed("gateway", **settings)
+        assert (done.returncode, done.stdout) == (0, "")
+    assert probed("gateway", **settings).returncode == 1
+    with answering_server() as server:
+        server.answers.append(lambda asked: answer("503 Service Unavailable"))
+        metrics_port = str(urlsplit(server.url).port)
+        assert probed("gateway", **settings, ATELIER_GATEWAY_METRICS_PORT=metrics_port).returncode == 1
 
 
 @pytest.mark.parametrize(("status", "code"), [("503 Service Unavailable", 1), ("421 Misdirected Request", 0)])

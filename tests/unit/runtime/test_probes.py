@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -63,6 +66,43 @@ async def test_a_process_whose_event_loop_stands_is_neither_live_nor_ready(
         release.set()
         await asyncio.to_thread(thread.join)
         standing.close()
+
+
+@pytest.fixture
+def served() -> Iterator[metrics_server.MetricsServer]:
+    server = metrics_server.MetricsServer(
+        "127.0.0.1", 0, CollectorRegistry(), metrics_server.Probes(Readiness(NAME).reason)
+    )
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET /livez HTTP/1.1\r\nHost: a\r\n"], ids=["nothing", "half"])
+def test_who_sends_no_request_does_not_hold_a_probe_up(
+    served: metrics_server.MetricsServer, begin: bytes
+) -> None:
+    with ExitStack() as everything:
+        connections = [
+            everything.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=20))
+            for _ in range(metrics_server._MAX_CONNECTIONS)
+        ]
+        for each in connections:
+            each.sendall(begin)
+        url = f"http://127.0.0.1:{served.port}/livez"
+        assert [httpx.get(url, trust_env=False).text for _ in range(3)] == ["ok\n"] * 3
+        assert connections[0].recv(1) == b"", "the oldest has made room"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/", 200), ("/metrics", 200), ("/livez/", 404), ("/metric", 404), ("/health", 404)]
+)
+def test_there_is_nothing_at_other_paths(
+    served: metrics_server.MetricsServer, path: str, status: int
+) -> None:
+    response = httpx.get(f"http://127.0.0.1:{served.port}{path}", trust_env=False)
+    assert response.status_code == status
+    if status == 404:
+        assert response.text == "only /metrics /livez /readyz\n"
 
 
 @pytest.mark.parametrize("is_on", [True, False])

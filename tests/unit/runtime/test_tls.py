@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PrivateFormat,
     load_pem_private_key,
 )
+from cryptography.x509.oid import NameOID
 
 from atelier_runtime import tls
+from atelier_runtime.certificate_expiry import expiries
 from atelier_runtime.server import ServiceServer
 from atelier_runtime.settings import StartupError
 from tests.authority import Authority, Identity
@@ -173,6 +180,55 @@ async def test_a_change_that_is_seen_in_the_middle_is_no_error(
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("days", "message"),
+    [(30, None), (3, "a certificate expires soon"), (-1, "a certificate has expired")],
+)
+def test_a_certificate_that_expires_is_told_once(
+    tmp_path: Path, looks_always: None, caplog: pytest.LogCaptureFixture, days: int, message: str | None
+) -> None:
+    caplog.set_level(logging.WARNING, tls.logger.name)
+    certificate, key = Authority(days=days).server().write(tmp_path, "server")
+    files = tls.server_files(tls.TlsFiles.of_settings("TLS_", certificate, key, None))
+    assert files is not None
+    files.newest()
+    told = [(each.getMessage(), vars(each)["file"]) for each in caplog.records]
+    assert told == ([] if message is None else [(message, f"TLS_CERT={certificate}")])
+    Authority(days=40).server().write(tmp_path, "server")
+    files.newest()
+    Authority(days=5).server().write(tmp_path, "server")
+    files.newest()
+    assert len(caplog.records) == len(told) + 1, "what is renewed is looked at anew"
+
+
+def test_a_ca_that_is_about_to_be_left_out_may_expire(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, tls.logger.name)
+    path = tmp_path / "ca.crt"
+    path.write_bytes(Authority("former", days=-1).pem + Authority("latter").pem)
+    assert tls.client_files(tls.TlsFiles.of_settings("TLS_", None, None, path)) is not None
+    assert not caplog.records
+    path.write_bytes(Authority("former", days=-1).pem)
+    tls.client_files(tls.TlsFiles.of_settings("TLS_", None, None, path))
+    assert [each.getMessage() for each in caplog.records] == ["a certificate has expired"]
+
+
+@pytest.mark.parametrize("year", [1999, 2026, 2049, 2050, 9999])
+def test_expiry_is_read_as_it_is_written(year: int) -> None:
+    end = datetime(year, 12, 31, 23, 59, 58, tzinfo=UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x" * 60)])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 2**150)
+        .not_valid_before(datetime(1990, 1, 1, tzinfo=UTC))
+        .not_valid_after(end)
+        .sign(key, hashes.SHA256())
+    )
+    broken = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
+    assert expiries(certificate.public_bytes(Encoding.PEM) * 2 + broken) == [end, end]
+
+
 def test_files_are_not_read_for_each_call(tmp_path: Path) -> None:
     authority = Authority()
     files = tls.client_files(tls.TlsFiles.of_settings("TLS_", None, None, authority.write(tmp_path)))
@@ -211,11 +267,36 @@ BAD_FILES: dict[str, tuple[dict[str, str], str]] = {
         {"tls_cert": "server.crt", "tls_key": "server.key", "tls_ca": "server.key"},
         "TLS_CA={folder}/server.key: contains no certificates in PEM format",
     ),
+    "a certificate whose key is too short": (
+        {"tls_cert": "weak.crt", "tls_key": "weak.key"},
+        "TLS_CERT={folder}/weak.crt: its key or signature is too weak (EE_KEY_TOO_SMALL)",
+    ),
+    "a broken certificate among others": (
+        {"tls_cert": "server.crt", "tls_key": "server.key", "tls_ca": "broken.crt"},
+        "TLS_CA={folder}/broken.crt: contains a certificate that cannot be read",
+    ),
     "an empty file": (
         {"tls_cert": "server.crt", "tls_key": "server.key", "tls_ca": "empty"},
         "TLS_CA={folder}/empty: contains no certificates in PEM format",
     ),
 }
+
+
+def write_weak(folder: Path) -> None:
+    """Write a certificate that OpenSSL takes at no security level above 0."""
+    subject = (
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        str(folder / "weak.key"),
+        "-out",
+        str(folder / "weak.crt"),
+    )
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:1024", "-noenc", *subject],
+        check=True,
+        capture_output=True,
+    )
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -229,6 +310,9 @@ async def test_what_cannot_work_prevents_the_start_by_name(tmp_path: Path, name:
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     (tmp_path / "locked.key").write_bytes(locked)
     (tmp_path / "empty").touch()
+    broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    (tmp_path / "broken.crt").write_bytes(authority.pem + broken)
+    write_weak(tmp_path)
     given, message = BAD_FILES[name]
     paths: dict[str, Any] = {field: tmp_path / file for field, file in given.items()}
     settings = Settings(**paths)
