@@ -25,9 +25,9 @@ def vram(free_gb: float) -> Series:
     ]
 
 
-def failures(reason: str) -> Series:
+def failures(reason: str, values: str = f"0+3x{MINUTES}") -> Series:
     name = f'atelier_backend_failures_total{{backend="restorer", reason="{reason}"}}'
-    return [series(name, f"0+3x{MINUTES}", "atelier-gateway")]
+    return [series(name, values, "atelier-gateway")]
 
 
 def replicas(first: str, second: str, job: str = "atelier-generator") -> Series:
@@ -125,7 +125,7 @@ PROBLEMS: dict[str, dict[str, Series]] = {
     },
     "AtelierVramNearlyFull": {"92.5 %": vram(7.5)},
     "AtelierRestorerFails": {
-        reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal", "queue_full")
+        reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal")
     },
     "AtelierNothingServed": {
         "a service hangs": answered("200", "0+9x9 90x40") + answered("499", f"0x9 0+4x{MINUTES}")
@@ -177,12 +177,17 @@ CALM: dict[str, dict[str, Series]] = {
             series("up", f"{up}x{MINUTES}", "atelier-gateway", pod) for pod, up in (("a", 0), ("b", 1))
         ],
         "there never was a gateway": RESTORER,
+        "none has ever started": gateway(f"0x{MINUTES}"),
     },
     "AtelierReplicaNotReady": {"a slow start": replicas("0x9 500x40", READY)},
     "AtelierVramNearlyFull": {"91 %": vram(9)},
     "AtelierRestorerFails": {
         "the generator has no work either": failures("stage_unavailable"),
-        **{r: failures(r) + GENERATIONS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
+        "four of ninety": failures("internal", "0x9 1 2 3 4x30") + GENERATIONS,
+        "3 % of many": failures("internal") + [series(GENERATED, f"0+100x{MINUTES}")],
+        "it stops at once": failures("internal", "0x9 18x30") + GENERATIONS,
+        **{r: failures(r) + GENERATIONS
+           for r in ("cancelled", "invalid_request", "deadline_exceeded", "deadline_unmeetable", "queue_full")},
     },
     "AtelierNothingServed": {
         "one in eight minutes is served": answered("200", "0 0 0 0 1x7 2x7 3x7 4x20")
