@@ -132,7 +132,8 @@ PROBLEMS: dict[str, dict[str, Series]] = {
         + full(f"0x9 0+9x{MINUTES}"),
         "and has never worked": answered("499", f"0+1x{MINUTES}"),
         "all find it full": full(f"0+1x{MINUTES}"),
-        "photos alone": answered("200", f"0+9x{MINUTES}") + answered("499", f"0+1x{MINUTES}", "POST /restore"),
+        "photos alone": answered("200", f"0+9x{MINUTES}")
+        + answered("499", f"0+1x{MINUTES}", "POST /restore"),
     },
     "AtelierJobsStand": {
         "none is begun": jobs(f"3x{MINUTES}") + ended(f"7x{MINUTES}"),
@@ -184,17 +185,18 @@ CALM: dict[str, dict[str, Series]] = {
     "AtelierRestorerFails": {
         "the generator has no work either": failures("stage_unavailable"),
         "four of ninety": failures("internal", "0x9 1 2 3 4x30") + GENERATIONS,
-        "3 % of many": failures("internal") + [series(GENERATED, f"0+100x{MINUTES}")],
+        "3 % of many": [*failures("internal"), series(GENERATED, f"0+100x{MINUTES}")],
         "it stops at once": failures("internal", "0x9 18x30") + GENERATIONS,
-        **{r: failures(r) + GENERATIONS
-           for r in ("cancelled", "invalid_request", "deadline_exceeded", "deadline_unmeetable", "queue_full")},
+        **{r: failures(r) + GENERATIONS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
+        **{r: failures(r) + GENERATIONS for r in ("deadline_unmeetable", "queue_full")},
     },
     "AtelierNothingServed": {
         "one in eight minutes is served": answered("200", "0 0 0 0 1x7 2x7 3x7 4x20")
         + answered("499", f"0+9x{MINUTES}") + full(f"0+9x{MINUTES}"),
         "a burst at night": answered("499", "0x9 3 6 9x30") + full("0x9 3 6 9x30"),
         "four at night leave": answered("499", "0x9 1 2 3 4x30"),
-        "it hangs for five minutes": answered("200", "0+9x9 90x5 99+9x30") + answered("499", "0x9 0+9x5 45x30"),
+        "it hangs for five minutes": answered("200", "0+9x9 90x5 99+9x30")
+        + answered("499", "0x9 0+9x5 45x30"),
         **{f"only {code}": answered(code, f"0+9x{MINUTES}")
            for code in ("400", "401", "404", "413", "422", "501")},
         "a client's own limit": answered("429", f"0+9x{MINUTES}")
