@@ -11,7 +11,6 @@ import sys
 from prometheus_client import CollectorRegistry
 
 from atelier_gateway import keys_command
-from atelier_gateway.access.browsers import is_loopback
 from atelier_gateway.app import create_app
 from atelier_gateway.server import Server, ignore_signals_after_drain, listen
 from atelier_gateway.settings import GatewaySettings
@@ -94,8 +93,7 @@ def serve(settings: GatewaySettings) -> int:
 
 def warn_if_open(settings: GatewaySettings) -> None:
     """Say in the log if whoever reaches the port may use the gateway, and that may be others."""
-    silenced = settings.anonymous == "allow" or not settings.lets_anonymous_in
-    if silenced or settings.tls_ca or is_loopback(settings.host):
+    if not settings.warns_of_anonymous:
         return
     logger.warning(
         "whoever can reach this port may use the gateway: callers need no API key",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,21 @@ def _split_hosts(given: object) -> object:
         if not _HOST.fullmatch(host):
             raise ValueError(f"'{host}' is not the name of a host: write it without http:// and a port")
     return hosts
+
+
+def _split_networks(given: object) -> object:
+    """Read `10.0.0.0/8, 192.168.1.5` as a list."""
+    if not isinstance(given, str):
+        return given
+    networks = tuple(part.strip() for part in given.split(",") if part.strip())
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError(
+                f"'{network}' is neither an IP address nor a network such as 10.0.0.0/8"
+            ) from None
+    return networks
 
 
 def _public_url(given: object) -> object:
@@ -271,6 +287,11 @@ class GatewaySettings(ProcessSettings):
         description="Names by which clients may call the gateway (Host), separated by commas, besides "
         "localhost, IP addresses and the host of PUBLIC_URL. Empty: any, but where it listens on loopback "
         "none.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_networks)] = Field(
+        ("127.0.0.1", "::1"),
+        description="Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are "
+        "believed, separated by commas. All other clients are who they are.",
     )
     metrics_port: int | None = Field(
         None,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from atelier_gateway.access.browsers import BrowserRules, hosts_of, is_loopback
+from atelier_gateway.access.browsers import BrowserRules, hosts_of
+from atelier_runtime.addresses import is_loopback
 from atelier_runtime.errors import Forbidden
 from tests.contract.problem_body import problem
 from tests.contract.stack import Stack

@@ -353,3 +353,20 @@ def test_a_line_for_each_request_says_who_and_what_and_not_the_key(
     assert 'atelier_key_requests_total{code="200",key="app"}' in text
     assert 'atelier_key_requests_total{code="401",key="none"}' in text
     assert "stolen" not in text and secret_of("app") not in text
+
+
+@pytest.mark.parametrize(
+    ("proxies", "caller"),
+    [
+        ("127.0.0.1", "address 203.0.113.7"),
+        ("10.0.0.0/8, ::1", "address 127.0.0.1"),
+        ("", "address 127.0.0.1"),
+    ],
+)
+def test_only_a_proxy_says_whom_a_request_is_from(
+    proxies: str, caller: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Stack(trusted_proxies=proxies) as stack, caplog.at_level(logging.INFO, "atelier_gateway.audit"):
+        stack.client.get("/v1/models", headers={"X-Forwarded-For": "198.51.100.1, 203.0.113.7"})
+        eventually(lambda: len(audit_in(caplog)) == 1)
+    assert audit_in(caplog)[0]["caller"] == caller

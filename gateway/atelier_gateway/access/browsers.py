@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from atelier_runtime.addresses import bare_host
+from atelier_runtime.addresses import is_loopback
 from atelier_runtime.errors import Forbidden
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -72,17 +72,6 @@ def hosts_of(host: str, public_url: str, allowed_hosts: Collection[str]) -> Coll
         return None
     public = urlsplit(public_url).hostname
     return {*allowed_hosts, *([public] if public else [])}
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address to listen on is reached from this machine only."""
-    host = bare_host(host)
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _name_in(host: str) -> str:

@@ -189,6 +189,16 @@ def run_service(
         logger.error("cannot start", extra={"error": str(error)})
         print(error, file=sys.stderr)
         return 1
+    if settings.warns_of_anonymous:
+        prefix = settings.model_config.get("env_prefix", "")
+        logger.warning(
+            "whoever can reach this port may use the service: callers need neither a key nor a certificate",
+            extra={
+                "host": settings.host,
+                "port": settings.port,
+                "help": f"set {prefix}API_KEYS, {prefix}TLS_CA, or {prefix}ANONYMOUS=allow if that is meant",
+            },
+        )
     try:
         return asyncio.run(_run(lambda: ServiceServer(process, settings, make_service)))
     except StartupError as error:

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from atelier_runtime import defaults
+from atelier_runtime.addresses import is_loopback
 
 # Kubernetes sets ATELIER_GATEWAY_SERVICE_HOST and so on for a Service of the name atelier-gateway.
 _LINK = re.compile(r"(tcp|udp|sctp)://")
@@ -92,6 +93,12 @@ class ProcessSettings(BaseSettings):
         description="PEM file of CAs: clients must present a certificate that one of them has signed (mutual "
         "TLS).",
     )
+
+    @property
+    def warns_of_anonymous(self) -> bool:
+        """Others may come, need neither key nor certificate, and nobody has said that this is meant."""
+        silenced = self.anonymous == "allow" or not self.lets_anonymous_in or self.tls_ca is not None
+        return not silenced and not is_loopback(self.host)
 
     @property
     def lets_anonymous_in(self) -> bool:

@@ -67,6 +67,11 @@ def test_cors_origins(monkeypatch: pytest.MonkeyPatch, given: str, origins: tupl
         ("ATELIER_GATEWAY_PUBLIC_URL", "https://images.example.org/?a=b"),
         ("ATELIER_GATEWAY_CORS_ORIGINS", "localhost:3000"),
         ("ATELIER_GATEWAY_CORS_ORIGINS", "http://localhost:3000/"),
+        ("ATELIER_GATEWAY_ALLOWED_HOSTS", "https://images.example.org"),
+        ("ATELIER_GATEWAY_ALLOWED_HOSTS", "images.example.org:443"),
+        ("ATELIER_GATEWAY_TRUSTED_PROXIES", "10.0.0.0/8, proxy.internal"),
+        ("ATELIER_GATEWAY_METRICS_PORT", "70000"),
+        ("ATELIER_GATEWAY_ANONYMOUS", "yes"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_names_the_variable(

@@ -25,6 +25,22 @@ def test_the_environment_is_read_and_frozen(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
+    ("given", "warns"),
+    [
+        ({}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "::", "anonymous": "warn", "api_keys": "keys.toml"}, True),
+        ({"host": "0.0.0.0", "api_keys": "keys.toml"}, False),
+        ({"host": "0.0.0.0", "anonymous": "refuse"}, False),
+        ({"host": "0.0.0.0", "anonymous": "allow"}, False),
+        ({"host": "0.0.0.0", "tls_ca": "ca.crt"}, False),
+    ],
+)
+def test_it_is_said_where_whoever_reaches_the_port_is_let_in(given: dict[str, Any], warns: bool) -> None:
+    assert Settings(**given).warns_of_anonymous is warns
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("QUEUE_CAPACITY", "many"),
