@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from atelier_gateway import __version__
-from atelier_gateway.access.browsers import BrowserRules, hosts_of
+from atelier_gateway.access.browsers import BrowserRules, hosts_of, origin_of
 from atelier_gateway.access.caller import at_once_of
 from atelier_gateway.access.gate import Gate
 from atelier_gateway.access.middleware import AccessMiddleware
@@ -66,7 +68,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     database = create_database(settings)
     describe = partial(webhook_data, base=f"{settings.root_path}{JOBS_PATH}")
     jobs = create_jobs(
-        settings, database, works, describe, lambda: at_once_of(keys.keys.values()) if keys else {}
+        settings, database, works, describe, lambda: at_once_of(keys.keys.values()) if keys else []
     )
 
     @asynccontextmanager
@@ -95,9 +97,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     health = Health(generator, restorer)
     studio = Studio(settings.root_path) if settings.studio else None
-    app.include_router(native.create_router(settings, generate, faces, health, jobs, studio))
-    app.include_router(openai.create_router(settings, generate, health, jobs))
-    for router in automatic1111.create_routers(settings, generate, faces, health):
+    routers = [
+        native.create_router(settings, generate, faces, health, jobs, studio),
+        openai.create_router(settings, generate, health, jobs),
+        *automatic1111.create_routers(settings, generate, faces, health),
+    ]
+    for router in routers:
         app.include_router(router)
     app.state.startup_problem = None
     app.state.probes = probes = Probes(partial(_not_ready, health))
@@ -113,8 +118,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.add_exception_handler(HTTPException, errors.handle_unmatched)
     gate = Gate(keys, Usage(database), lets_anonymous_in=settings.lets_anonymous_in)
     hosts = hosts_of(settings.host, settings.public_url, settings.allowed_hosts)
-    rules = BrowserRules(hosts=hosts, trusted_origins=settings.cors_origins)
-    app.add_middleware(AccessMiddleware, gate=gate, rules=rules, render_error=errors.render)
+    own_origin = [origin_of(settings.public_url)] if settings.public_url else []
+    rules = BrowserRules(hosts=hosts, trusted_origins=[*settings.cors_origins, *own_origin])
+    app.add_middleware(
+        AccessMiddleware,
+        gate=gate,
+        rules=rules,
+        render_error=errors.render,
+        route_of=partial(_route_of, [route for router in routers for route in router.routes]),
+    )
     app.add_middleware(RequestContextMiddleware, render_error=errors.render)
     transfers = Transfers(max_bytes=settings.max_bytes_in_flight, stall_seconds=settings.stall_seconds)
     app.add_middleware(TransferMiddleware, transfers=transfers)
@@ -123,6 +135,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
     app.add_middleware(SlashesMiddleware)
     return app
+
+
+def _route_of(routes: Sequence[BaseRoute], scope: Scope) -> BaseRoute | None:
+    """Return the route that a request is for, without taking it there."""
+    return next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
 
 
 def _drain(probes: Probes, jobs: Jobs | None) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -63,13 +63,17 @@ def run(arguments: argparse.Namespace, from_settings: str) -> int:
             for key in read_keys(path).values():
                 print(_line(key))
             return 0
-        known = read_keys(path) if path.exists() else {}
+        secret = _new(arguments, path)
     except InvalidKeys as error:
         raise StartupError(str(error)) from None
-    if arguments.name in known:
-        raise StartupError(f"{path}: there is a key of the name {arguments.name}; remove it first")
-    if len(known) >= MAX_KEYS:
-        raise StartupError(f"{path}: has {len(known)} keys, the limit")
+    except OSError as error:
+        raise StartupError(f"{path}: {error.strerror}") from None
+    print(f"{path}: {arguments.name} added. This is the key; it is not shown again:", file=sys.stderr)
+    print(secret)
+    return 0
+
+
+def _new(arguments: argparse.Namespace, path: Path) -> str:
     secret = new_key()
     key = ApiKey(
         arguments.name,
@@ -80,24 +84,21 @@ def run(arguments: argparse.Namespace, from_settings: str) -> int:
         arguments.jobs_at_once,
         arguments.pixels_per_day,
     )
-    try:
-        _append(path, entry_of(key))
-    except OSError as error:
-        raise StartupError(f"{path}: {error.strerror}") from None
-    print(f"{path}: {arguments.name} added. This is the key; it is not shown again:", file=sys.stderr)
-    print(secret)
-    return 0
+    _added(path, key)
+    return secret
 
 
-def _append(path: Path, entry: str) -> None:
-    """Add an entry to a file, which a gateway that reads it meanwhile sees whole, before or after."""
-    given = path.read_text(encoding="utf-8") if path.exists() else ""
-    mode = path.stat().st_mode & 0o777 if path.exists() else _FILE_MODE
-    target = path.resolve()
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, delete=False) as file:
-        file.write(f"{given.rstrip()}\n\n{entry}".lstrip())
-    os.chmod(file.name, mode)
-    os.replace(file.name, target)
+def _added(path: Path, key: ApiKey) -> None:
+    """Add a key to a file, which stays whose it is. Raises `InvalidKeys`, `StartupError` or `OSError`."""
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE), "r+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # or another command could count the same keys
+        known = read_keys(path)
+        if key.name in known:
+            raise StartupError(f"{path}: there is a key of the name {key.name}; remove it first")
+        if len(known) >= MAX_KEYS:
+            raise StartupError(f"{path}: has {len(known)} keys, the limit")
+        end = file.seek(0, os.SEEK_END)
+        file.write(f"\n{entry_of(key)}" if end else entry_of(key))
 
 
 def _line(key: ApiKey) -> str:

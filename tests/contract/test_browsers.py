@@ -78,6 +78,14 @@ def test_a_page_whose_origin_is_listed_may(trusting: Stack) -> None:
     assert "access-control-allow-origin" not in refused.headers
 
 
+def test_the_page_at_the_public_address_may() -> None:
+    """Behind a proxy that writes its own Host, over plain HTTP: browsers then send no Sec-Fetch-Site."""
+    with Stack(public_url="http://atelier.lan/images") as stack:
+        own, other = {"Origin": "http://atelier.lan"}, {"Origin": "http://elsewhere.lan"}
+        assert stack.client.post("/generate", json=GENERATE, headers=own).status_code == 200
+        problem(stack.client.post("/generate", json=GENERATE, headers=other), 403, "forbidden")
+
+
 def test_on_loopback_the_host_must_be_this_machine(stack: Stack) -> None:
     """Or a page could give its own name our address, and be taken for our own."""
     for host in (

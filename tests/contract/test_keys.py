@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from atelier_gateway.access.caller import Caller
 from atelier_gateway.access.required import Requirement, required_of
 from atelier_runtime.api_keys import Scope
 from atelier_runtime.errors import InternalError
@@ -31,6 +32,7 @@ KEYS = (
     key("other"),
     key("artist", frozenset({Scope.GENERATE})),
     key("photos", frozenset({Scope.RESTORE})),
+    key("reader", frozenset()),
     key("admin", frozenset({*BOTH, Scope.ALL_JOBS, Scope.METRICS})),
     key("old", expires=datetime.now(UTC) - timedelta(days=1)),
     key("few", requests_per_minute=2),
@@ -255,8 +257,8 @@ def test_requests_a_minute(keys_file: Path) -> None:
 def test_pixels_a_day_in_every_dialect_and_for_jobs(keys_file: Path) -> None:
     with Stack(api_keys=str(keys_file)) as stack:
         assert '"pixels";q=196608;w=86400' in generate(stack, "small").headers["ratelimit-policy"]
-        error = problem(generate(stack, "small", num_images=4), 429, "rate_limited")
-        assert "196608 pixels a day, and this is 262144" in error["message"]
+        error = problem(generate(stack, "small", num_images=4), 403, "forbidden")
+        assert "196608 pixels a day, and this is 262144" in error["message"], "at no time"
         stack.generator.error = InternalError()
         assert generate(stack, "small").status_code == 500
         stack.generator.error = None
@@ -343,7 +345,8 @@ def test_a_line_for_each_request_says_who_and_what_and_not_the_key(
     drawn, refused, listed = audit_in(caplog)
     assert drawn["caller"] == "key app" and drawn["path"] == "/generate" and drawn["code"] == "200"
     assert drawn["pixels"] == 256 * 256 and drawn["received_bytes"] > 50 and drawn["sent_bytes"] > 1000
-    assert refused["caller"] == "address 127.0.0.1" and refused["code"] == "401"
+    assert (refused["caller"], refused["path"]) == ("address 127.0.0.1", "/generate")
+    assert refused["code"] == "401"
     assert (listed["caller"], listed["method"], listed["path"]) == ("key app", "GET", "/v1/jobs")
     everything = " ".join(str(vars(record)) for record in caplog.records)
     assert (
@@ -370,3 +373,58 @@ def test_only_a_proxy_says_whom_a_request_is_from(
         stack.client.get("/v1/models", headers={"X-Forwarded-For": "198.51.100.1, 203.0.113.7"})
         eventually(lambda: len(audit_in(caplog)) == 1)
     assert audit_in(caplog)[0]["caller"] == caller
+
+
+def test_no_way_around_a_scope(guarded: Stack) -> None:
+    """Whatever routes take for one of their paths, the gate does too."""
+    for path in sorted(WORK | {"/metrics", "/v1/jobs", "/txt2img", "/api/generate"}):
+        method = "GET" if path == "/metrics" else "POST"
+        for strange in (f"{path}%0A", f"{path}/%0A", f"/{path}", f"{path}//", f"{path}%00", f"{path}%20"):
+            url = guarded.url + strange
+            answer = guarded.client.request(method, url, json={"prompt": "x"}, headers=bearer("old"))
+            assert answer.status_code in (401, 404), strange
+            reader = guarded.client.request(method, url, json={"prompt": "x"}, headers=bearer("reader"))
+            assert reader.status_code in (403, 404) or path == "/v1/jobs", strange
+    assert guarded.generator.requests == [] == guarded.restorer.requests
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Authorization": "Basic é".encode()}, 401),
+        ({"Authorization": "Bearer é".encode()}, 401),
+        ({"X-API-Key": b"\xff\xfe"}, 401),
+        ({"Origin": b"http://["}, 403),
+        ({"Origin": "é".encode()}, 403),
+        ({"X-Forwarded-For": "é".encode(), **{k: v.encode() for k, v in bearer("app").items()}}, 200),
+    ],
+)
+def test_strange_headers_are_nobodys_internal_error(
+    guarded: Stack, headers: dict[str, bytes], status: int
+) -> None:
+    given = [(name.encode(), value) for name, value in headers.items()]
+    assert guarded.client.post("/generate", json=GENERATE, headers=given).status_code == status
+
+
+def test_a_refusal_says_whose_key_it_was(guarded: Stack, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "atelier_gateway.audit"):
+        generate(guarded, "photos")
+        eventually(lambda: len(audit_in(caplog)) == 1)
+    [line] = audit_in(caplog)
+    assert (line["caller"], line["path"], line["code"]) == ("key photos", "/generate", "403")
+
+
+def test_a_key_may_end_its_own_jobs_with_addresses(guarded: Stack) -> None:
+    body = {"prompt": "x", "size": "256x256", "response_format": "url"}
+    answer = guarded.client.post("/v1/images/generations", json=body, headers=bearer("app")).json()
+    address = answer["data"][0]["url"]
+    job = address.partition("/outputs/")[0]
+    problem(guarded.client.post(f"{job}/expire", headers=bearer("other")), 404, "not_found")
+    assert guarded.client.get(address).status_code == 200
+    assert guarded.client.post(f"{job}/expire", headers=bearer("app")).status_code == 204
+    assert guarded.client.get(address).status_code == 410
+
+
+def test_clients_of_one_ipv6_network_are_one_caller() -> None:
+    assert Caller("2001:db8::1").name == Caller("2001:db8::ffff:1").name == "address 2001:db8::/64"
+    assert Caller("::ffff:10.0.0.1").name == Caller("10.0.0.1").name == "address 10.0.0.1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from atelier_gateway.jobs.database import Database
 from atelier_gateway.jobs.migrations import upgrade
 from atelier_gateway.jobs.outbox import Outbox
 from atelier_gateway.jobs.store import JobStore, Limits
+from atelier_gateway.jobs.turns import AtOnce
 from atelier_gateway.jobs.upkeep import Upkeep
 from atelier_gateway.jobs.values import Job, JobType, Json, NewJob, new_id
 
@@ -33,7 +34,7 @@ def describe(job: Job) -> Json:
 
 @asynccontextmanager
 async def rows_in(
-    url: str, limits: Limits = MANY, at_once_of: Callable[[], Mapping[str, int]] = dict
+    url: str, limits: Limits = MANY, at_once_of: Callable[[], Sequence[AtOnce]] = list
 ) -> AsyncIterator[Rows]:
     """Open a database; of SQLite, only one at a time may."""
     database = Database(url)

@@ -40,7 +40,7 @@ def room(folder: Path) -> Jobs:
     settings = GatewaySettings(
         jobs_database=f"sqlite:///{folder}/jobs.db", jobs_files=f"file:{folder}/files", jobs_lease_seconds=3
     )
-    jobs = create_jobs(settings, create_database(settings), {JobType.RESTORE: Echo()}, describe, dict)
+    jobs = create_jobs(settings, create_database(settings), {JobType.RESTORE: Echo()}, describe, list)
     assert jobs is not None
     return jobs
 

@@ -37,16 +37,18 @@ async def test_a_limit_holds_for_its_period_and_key(database_url: str) -> None:
             clock.now = NOON
             assert (await counts.take("a", "pixels", 4, 10))[1].left == 6
             is_allowed, share = await counts.take("a", "pixels", 7, 10)
-            assert (is_allowed, share.left, share.reset_s) == (False, 0, DAY_S / 2)
-            assert share.policy_header == '"pixels";q=10;w=86400' and share.header == '"pixels";r=0;t=43200'
+            assert (is_allowed, share.left, share.reset_s) == (False, 6, DAY_S / 2)
+            assert share.policy_header == '"pixels";q=10;w=86400' and share.header == '"pixels";r=6;t=43200'
             assert await allowed(counts, 6), "what was refused is not counted"
             assert not await allowed(counts) and await allowed(counts, key="b")
             assert not await allowed(counts, 11, key="c"), "more than there ever is"
             assert (await counts.take("a", "requests", 1, 10))[0], "each kind by itself"
             clock.now += DAY_S
-            assert await allowed(counts, 10)
-            assert await counts.used("a", "pixels") == 10
-            await counts.give_back("a", "pixels", 4)
+            _, today = await counts.take("a", "pixels", 10, 10)
+            assert today.left == 0
+            await counts.give_back("a", "pixels", 4, share.period)  # what was taken before midnight
+            assert not await allowed(counts)
+            await counts.give_back("a", "pixels", 4, today.period)
             assert await allowed(counts, 4) and not await allowed(counts)
 
 
@@ -80,5 +82,18 @@ async def test_while_the_database_is_away_a_gateway_counts_by_itself(
             answers = [await allowed(counts, limit=3) for _ in range(5)]
         assert answers == [True, True, True, False, False]
         assert caplog.text.count("counted by this gateway alone") == 1
-        await counts.give_back("a", "pixels", 1)
+        await counts.give_back("a", "pixels", 1, int(NOON // DAY_S))
         assert await allowed(counts, limit=3)
+
+
+async def test_nobody_waits_for_a_database_that_does_not_answer(sqlite_url: str) -> None:
+    clock = Clock()
+    async with rows_in(sqlite_url) as rows:
+        counts = Usage(rows.database, clock)
+        async with asyncio.timeout(20), rows.database.writing() as connection:
+            await connection.execute(
+                select(usage)
+            )  # SQLite has one writer
+            assert [await allowed(counts, limit=2) for _ in range(3)] == [True, True, False]
+        clock.now += 60
+        assert await allowed(counts, limit=1), "and then it counts again"

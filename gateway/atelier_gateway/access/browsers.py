@@ -48,10 +48,8 @@ class BrowserRules:
             return
         origin = headers.get("origin", "")
         site = headers.get("sec-fetch-site", "").lower()
-        if site:
-            is_own = site in ("same-origin", "none")
-        else:  # an old browser, or none
-            is_own = not origin or urlsplit(origin).netloc.lower() == host.lower()
+        by_origin = not origin or _host_in(origin) == host.lower()  # an old browser's, or of none
+        is_own = site in ("same-origin", "none") if site else by_origin
         if not is_own and origin not in self._trusted:
             raise Forbidden(
                 f"A page of another origin ({origin[:80] or 'unknown'}) may not send this: "
@@ -72,6 +70,20 @@ def hosts_of(host: str, public_url: str, allowed_hosts: Collection[str]) -> Coll
         return None
     public = urlsplit(public_url).hostname
     return {*allowed_hosts, *([public] if public else [])}
+
+
+def origin_of(url: str) -> str:
+    """Return the origin of a URL, as browsers write it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _host_in(origin: str) -> str | None:
+    """Return the host and port of an origin; None of what is none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _name_in(host: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.types import Scope as AsgiScope
 
+from atelier_gateway.jobs.turns import AtOnce
 from atelier_runtime.api_keys import ApiKey, Scope
 from atelier_runtime.errors import Forbidden
 
@@ -33,7 +35,7 @@ class Caller:
     @property
     def name(self) -> str:
         """For queues, which are fair between callers, and for the log."""
-        return f"address {self.address}" if self.key is None else f"key {self.key.name}"
+        return f"address {_place(self.address)}" if self.key is None else f"key {self.key.name}"
 
     @property
     def owner(self) -> str:
@@ -44,6 +46,12 @@ class Caller:
     def addressed_owner(self) -> str:
         """The owner of its jobs whose outputs are handed out by their addresses."""
         return ADDRESSED if self.key is None else f"{ADDRESSED}:{self.key.name}"
+
+    @property
+    def ends(self) -> tuple[str, ...] | None:
+        """Whose jobs it may end: those that it sees, and with a key its addressed ones. None: everybody's."""
+        owners = self.owners
+        return (*owners, self.addressed_owner) if owners and self.key is not None else owners
 
     @property
     def owners(self) -> tuple[str, ...] | None:
@@ -59,6 +67,23 @@ class Caller:
         if self.key is not None and scope not in self.key.scopes:
             has = ", ".join(sorted(self.key.scopes)) or "none"
             raise Forbidden(f"This needs a key with the scope '{scope}'; '{self.key.name}' has: {has}.")
+
+
+def address_of(scope: AsgiScope) -> str:
+    """Return a client's IP address; empty where what a proxy says of it is none."""
+    given = str(scope["client"][0]) if scope.get("client") else ""
+    try:
+        return str(ipaddress.ip_address(given))
+    except ValueError:
+        return ""
+
+
+def _place(address: str) -> str:
+    """Return what clients of one place have in common: of IPv6, a network: it has countless addresses."""
+    if ":" not in address:
+        return address
+    ip = ipaddress.IPv6Address(address)
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False))
 
 
 def set_caller(scope: AsgiScope, caller: Caller) -> None:
@@ -91,7 +116,10 @@ def caller_of_owner(owner: str) -> str:
     return f"key {key}" if key else "jobs"
 
 
-def at_once_of(keys: Iterable[ApiKey]) -> dict[str, int]:
-    """Return how many jobs of an owner may be in progress at once, where its key has a limit."""
-    limits = {key.name: key.jobs_at_once for key in keys if key.jobs_at_once is not None}
-    return limits | {f"{ADDRESSED}:{name}": limit for name, limit in limits.items()}
+def at_once_of(keys: Iterable[ApiKey]) -> list[AtOnce]:
+    """Return how many jobs of a key may be in progress at once, of those that have a limit."""
+    return [
+        AtOnce((key.name, f"{ADDRESSED}:{key.name}"), key.jobs_at_once)
+        for key in keys
+        if key.jobs_at_once is not None
+    ]

@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atelier_gateway.access.browsers import BrowserRules
-from atelier_gateway.access.caller import PIXELS, Caller, set_caller
+from atelier_gateway.access.caller import PIXELS, Caller, address_of, set_caller
 from atelier_gateway.access.gate import Gate
-from atelier_gateway.access.usage import Share
+from atelier_gateway.access.usage import Kind, Share
 from atelier_gateway.core.spending import spending
 from atelier_gateway.http.errors import log_and_count, path_below_root
 from atelier_runtime.caller import caller as current_caller
-from atelier_runtime.errors import AtelierError
+from atelier_runtime.errors import AtelierError, NotFound
 
 _FAILED = 400
 _GONE = 499
@@ -38,8 +39,10 @@ class AccessMiddleware:
         gate: Gate,
         rules: BrowserRules,
         render_error: Callable[[str, AtelierError], Response],
+        route_of: Callable[[Scope], BaseRoute | None],
     ) -> None:
         """`render_error` takes a path and an error, and renders it as the path's dialect does."""
+        self._route_of = route_of
         self._app = app
         self._gate = gate
         self._rules = rules
@@ -55,6 +58,8 @@ class AccessMiddleware:
             caller = await self._let_in(scope, request)
         except AtelierError as error:
             log_and_count(error)
+            if (route := self._route_of(scope)) is not None:  # for the log: the router will not see it
+                scope["route"] = route
             await self._render_error(path_below_root(scope), error)(scope, receive, request.send)
             return
         token = spending.set(lambda pixels: self._spend(scope, caller, request, pixels))
@@ -62,16 +67,19 @@ class AccessMiddleware:
             await self._app(scope, receive, request.send)
         finally:
             spending.reset(token)
-            if request.pixels and request.status >= _FAILED and request.status != _GONE:
-                await self._gate.give_back(caller, "pixels", request.pixels)
+            share = request.share_of("pixels")
+            if share and request.pixels and request.status >= _FAILED and request.status != _GONE:
+                await self._gate.give_back(caller, "pixels", request.pixels, share.period)
 
     async def _let_in(self, scope: Scope, request: _Request) -> Caller:
         method, path, headers = scope["method"], path_below_root(scope), Headers(scope=scope)
         self._rules.check(method, headers)
-        address = scope["client"][0] if scope.get("client") else ""
-        caller = self._gate.admit(method, path, headers, address)
+        if not path.isprintable():  # routes would take it for the path without its last line feed
+            raise NotFound()
+        caller = self._gate.identify(method, path, headers, address_of(scope))
         set_caller(scope, caller)
         current_caller.set(caller.name)
+        self._gate.check(caller, method, path)
         if self._gate.is_counted(method, path):
             await self._gate.take(caller, "requests", 1, request.note)
         return caller
@@ -95,6 +103,10 @@ class _Request:
     def note(self, share: Share) -> None:
         """Say in the response what the key has left."""
         self._shares[share.kind] = share
+
+    def share_of(self, kind: Kind) -> Share | None:
+        """Return what the key has left of something."""
+        return self._shares.get(kind)
 
     async def send(self, message: Message) -> None:
         """Send a part of the response, with the headers that all responses have."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 from starlette.datastructures import Headers
 
@@ -29,7 +28,7 @@ def presented_key(headers: Headers) -> str | None:
 def _password(credentials: str) -> str | None:
     try:
         decoded = base64.b64decode(credentials, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # of base64 or of UTF-8
         return credentials or None  # no key that there is: it is refused as one
     name, _, password = decoded.partition(":")
     return password or name or None

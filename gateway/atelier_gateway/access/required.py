@@ -37,6 +37,10 @@ _SCOPES = {
 """`POST /v1/jobs` is not among them: what it requires depends on the type of the job."""
 
 
+COUNTED = frozenset({"/v1/jobs", "/v1/inspect", "/sdapi/v1/png-info"})
+"""Work that needs no scope, or depends on what is in the body."""
+
+
 def required_of(method: str, path: str) -> Requirement | Scope:
     """Return what a request requires. `path`: below the root path, with single slashes."""
     path = path.rstrip("/") or "/"

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from atelier_gateway.access.caller import PIXELS, caller_in
+from atelier_gateway.access.caller import PIXELS, address_of, caller_in
 from atelier_gateway.http.errors import path_below_root, unforeseen_error
 from atelier_runtime import metrics, tracing
 from atelier_runtime.caller import caller as current_caller
@@ -147,7 +147,7 @@ def _record(scope: Scope, status: int, seconds: float, received: int, sent: int)
     key = caller.key.name if caller and caller.key else _NO_KEY if caller else _REFUSED
     metrics.KEY_REQUESTS.labels(key, code).inc()
     fields: dict[str, object] = {
-        "caller": caller.name if caller else f"address {_address_in(scope)}",
+        "caller": caller.name if caller else f"address {address_of(scope)}",
         "method": method,
         "path": path,
         "code": code,
@@ -160,10 +160,6 @@ def _record(scope: Scope, status: int, seconds: float, received: int, sent: int)
     # What is polled, or is the page's own, says nothing of who does what.
     is_polled = method in ("GET", "HEAD") and path in _POLLED
     audit.log(logging.DEBUG if is_polled else logging.INFO, "request", extra=fields)
-
-
-def _address_in(scope: Scope) -> str:
-    return scope["client"][0] if scope.get("client") else ""
 
 
 def route_template(scope: Scope) -> str:

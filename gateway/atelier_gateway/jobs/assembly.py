@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from atelier_gateway.jobs.blobs import BlobStore
 from atelier_gateway.jobs.database import Database
@@ -13,6 +13,7 @@ from atelier_gateway.jobs.outbox import Outbox
 from atelier_gateway.jobs.runner import JobRunner, RunnerLimits
 from atelier_gateway.jobs.service import Jobs
 from atelier_gateway.jobs.store import JobStore, Limits
+from atelier_gateway.jobs.turns import AtOnce
 from atelier_gateway.jobs.upkeep import Upkeep
 from atelier_gateway.jobs.values import Job, JobType, Json
 from atelier_gateway.jobs.webhooks import Webhooks
@@ -30,7 +31,7 @@ def create_jobs(
     database: Database | None,
     works: Mapping[JobType, JobWork],
     describe: Callable[[Job], Json],
-    at_once_of: Callable[[], Mapping[str, int]],
+    at_once_of: Callable[[], Sequence[AtOnce]],
 ) -> Jobs | None:
     """Build it; nothing is opened yet. None without a database: there are no jobs.
 

@@ -7,7 +7,7 @@ only that may write to it; its lease ends on its own if its runner does.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from atelier_gateway.jobs.database import Database
 from atelier_gateway.jobs.rows import ended, job_of
 from atelier_gateway.jobs.tables import jobs, owners
-from atelier_gateway.jobs.turns import next_job
+from atelier_gateway.jobs.turns import AtOnce, next_job
 from atelier_gateway.jobs.values import (
     IDEMPOTENCY_MS,
     Claim,
@@ -101,7 +101,7 @@ class JobStore:
         database: Database,
         limits: Limits,
         events: Events,
-        at_once_of: Callable[[], Mapping[str, int]] = dict,
+        at_once_of: Callable[[], Sequence[AtOnce]] = list,
     ) -> None:
         """`at_once_of`: returns how many jobs may be in progress at once, of owners with a limit."""
         self._database = database

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import and_, func, or_, select
@@ -15,6 +15,14 @@ QUEUED, IN_PROGRESS = JobStatus.QUEUED, JobStatus.IN_PROGRESS
 
 
 @dataclass(frozen=True)
+class AtOnce:
+    """How many jobs some owners together may have in progress at once."""
+
+    owners: tuple[str, ...]
+    limit: int
+
+
+@dataclass(frozen=True)
 class NextJob:
     """A job to begin. In progress: its runner was lost."""
 
@@ -23,11 +31,11 @@ class NextJob:
     status: JobStatus
 
 
-async def next_job(connection: AsyncConnection, now: int, at_once_of: Mapping[str, int]) -> NextJob | None:
+async def next_job(connection: AsyncConnection, now: int, limits: Sequence[AtOnce]) -> NextJob | None:
     """Return the job to begin, its row locked; None: there is none.
 
-    The owner served longest ago comes first, then the highest priority, then the oldest job. `at_once_of`:
-    how many jobs of an owner may be in progress at once; one that has as many is passed over.
+    The owner served longest ago comes first, then the highest priority, then the oldest job. Owners that have
+    as many jobs in progress as they may are passed over.
     """
     waits = and_(jobs.c.status == QUEUED, jobs.c.available_at <= now)
     abandoned = and_(jobs.c.status == IN_PROGRESS, jobs.c.lease_until < now, jobs.c.attempts < MAX_ATTEMPTS)
@@ -39,28 +47,31 @@ async def next_job(connection: AsyncConnection, now: int, at_once_of: Mapping[st
         .limit(1)
         .with_for_update(of=jobs, skip_locked=True)  # SQLite has no such clause, and one writer
     )
-    if full := await _full(connection, at_once_of):
+    if full := await _full(connection, limits):
         following = following.where(jobs.c.owner.not_in(full))
     row = (await connection.execute(following)).first()
     if row is None:
         return None
     found = NextJob(row.id, row.owner, JobStatus(row.status))
-    if found.owner in at_once_of:  # another gateway may have taken its last place since
-        await connection.execute(
-            select(owners.c.owner).where(owners.c.owner == found.owner).with_for_update()
-        )
-        if found.owner in await _full(connection, at_once_of):
+    own = next((limit for limit in limits if found.owner in limit.owners), None)
+    if own is not None:  # another gateway may have taken its last place since
+        rows = select(owners.c.owner).where(owners.c.owner.in_(own.owners)).order_by(owners.c.owner)
+        await connection.execute(rows.with_for_update())
+        if found.owner in await _full(connection, [own]):
             return None
     return found
 
 
-async def _full(connection: AsyncConnection, at_once_of: Mapping[str, int]) -> list[str]:
-    """Return the owners of which as many jobs are in progress as may be."""
-    if not at_once_of:
+async def _full(connection: AsyncConnection, limits: Sequence[AtOnce]) -> list[str]:
+    """Return the owners that have as many jobs in progress as they may."""
+    named = [owner for limit in limits for owner in limit.owners]
+    if not named:
         return []
     running = (
         select(jobs.c.owner, func.count().label("running"))
-        .where(jobs.c.status == IN_PROGRESS, jobs.c.lease_until >= now_ms(), jobs.c.owner.in_(at_once_of))
+        .where(jobs.c.status == IN_PROGRESS, jobs.c.lease_until >= now_ms(), jobs.c.owner.in_(named))
         .group_by(jobs.c.owner)
     )
-    return [row.owner for row in await connection.execute(running) if row.running >= at_once_of[row.owner]]
+    counts = {row.owner: row.running for row in await connection.execute(running)}
+    full = [limit for limit in limits if sum(counts.get(owner, 0) for owner in limit.owners) >= limit.limit]
+    return [owner for limit in full for owner in limit.owners]

@@ -30,7 +30,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from atelier_runtime.errors import Unauthenticated
 from atelier_runtime.settings import StartupError
@@ -79,6 +79,13 @@ class ApiKey:
         return self.expires is not None and datetime.now(UTC) >= self.expires
 
 
+def _time(given: object) -> object:
+    """Take TOML's own dates and times only: a text or a number might be read as another time."""
+    if given is not None and not isinstance(given, date):
+        raise ValueError("is neither a date nor a time: write it as 2027-06-30, without quotes")
+    return given
+
+
 class _Entry(BaseModel):
     """What the file says of a key."""
 
@@ -86,7 +93,7 @@ class _Entry(BaseModel):
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: frozenset[Scope]
-    expires: datetime | date | None = None
+    expires: Annotated[datetime | date | None, BeforeValidator(_time)] = None
     requests_per_minute: Annotated[int | None, Field(ge=1, le=1_000_000, strict=True)] = None
     jobs_at_once: Annotated[int | None, Field(ge=1, le=10_000, strict=True)] = None
     pixels_per_day: Annotated[int | None, Field(ge=1, le=10**15, strict=True)] = None

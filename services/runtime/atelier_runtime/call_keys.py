@@ -45,7 +45,7 @@ class CallKeys:
         if self._keys is None or (presented is None and self._lets_anonymous_in):
             if not self._lets_anonymous_in:
                 raise Unauthenticated("This service lets nobody in: its API_KEYS is not set.")
-            return said or peer
+            return said or peer if self._keys is None else peer
         if presented is None:
             raise Unauthenticated("An API key is required, in the metadata authorization or x-api-key.")
         key = self._keys.find(presented)

@@ -83,6 +83,8 @@ FAULTS = {
     f'[addressed]\nsha256 = "{DIGEST}"\nscopes = []': "'addressed' is not the name",
     f'[a]\nsha256 = "{DIGEST}"\nscopes = []\n[b]\nsha256 = "{DIGEST}"\nscopes = []': "same sha256",
     "[a": "keys.toml",
+    f'[a]\nsha256 = "{DIGEST}"\nscopes = []\nexpires = "2027-06-30"': r"\[a\] expires: .*without quotes",
+    f'[a]\nsha256 = "{DIGEST}"\nscopes = []\nexpires = 20270630': r"\[a\] expires",
     "\n".join(f'[a{n}]\nsha256 = "{n:064x}"\nscopes = []' for n in range(MAX_KEYS + 1)): "the limit is",
 }
 
@@ -163,3 +165,9 @@ def test_without_keys_everybody_is_let_in_or_nobody(tmp_path: Path) -> None:
     assert open_to_all.admit(x_atelier_caller="key app", authorization="Bearer x") == "key app"
     with pytest.raises(Unauthenticated):
         Calls(None).admit()
+
+
+def test_who_has_no_key_where_there_are_some_speaks_for_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    write_keys(path, key("photos"))
+    assert Calls(path, lets_anonymous_in=True).admit(x_atelier_caller="key photos") == "ipv4:10.0.0.9"

@@ -199,3 +199,28 @@ def test_no_place_stays_free_and_none_is_taken_twice(steps: list[tuple[str, str]
         if what == "ask" and place is None:
             waiting = {each.caller for each in held if each.refuse is not None}
             assert all(counts[each] <= counts[name] + 1 for each in waiting)
+
+
+def test_who_comes_back_at_once_with_one_item_has_as_many_turns_as_who_has_many() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(20):
+        queue.append("many", f"many {number}")
+    queue.append("one", "one")
+    turns = []
+    for _ in range(40):
+        item = queue.take()
+        assert item is not None
+        turns.append(item.split()[0])
+        if len(turns) > 1 and turns[-2] == "one":  # it is back while the next one is at work
+            queue.append("one", "one")
+        if turns[-1] == "many":
+            queue.append("many", f"many {len(turns) + 20}")
+    assert abs(turns.count("one") - turns.count("many")) <= 1
+
+
+def test_callers_that_have_gone_are_forgotten() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(5000):
+        queue.append(f"caller {number}", "item")
+        queue.take()
+    assert len(queue._last_turns) <= 1001

@@ -124,7 +124,7 @@ class JobRoutes:
 
     async def expire(self, request: Request) -> Response:
         """Delete what a job has made; one that has not ended is canceled before."""
-        await self._jobs.expire(request.path_params["job_id"], caller_of(request).owners)
+        await self._jobs.expire(request.path_params["job_id"], caller_of(request).ends)
         return Response(status_code=204)
 
     async def events(self, request: Request) -> Response:
