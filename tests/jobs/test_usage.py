@@ -91,9 +91,7 @@ async def test_nobody_waits_for_a_database_that_does_not_answer(sqlite_url: str)
     async with rows_in(sqlite_url) as rows:
         counts = Usage(rows.database, clock)
         async with asyncio.timeout(20), rows.database.writing() as connection:
-            await connection.execute(
-                select(usage)
-            )  # SQLite has one writer
+            await connection.execute(select(usage))  # SQLite has one writer
             assert [await allowed(counts, limit=2) for _ in range(3)] == [True, True, False]
         clock.now += 60
         assert await allowed(counts, limit=1), "and then it counts again"
