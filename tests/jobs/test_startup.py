@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_a_file_of_sqlite_that_another_gateway_has(tmp_path: Path) -> None:
 def test_settings(settings: dict[str, str], named: str) -> None:
     said = refused(**settings)
     assert named in said and "hush" not in said and "aHVzaA" not in said
+
+
+def test_tables_of_a_later_version(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with ScriptedServices() as services, Farm(services, tmp_path, url) as farm:
+        farm.gateway()
+    with sqlite3.connect(tmp_path / "jobs.db") as tables:
+        tables.execute("UPDATE job_schema SET version_num = '9999'")
+    said = refused(JOBS_DATABASE=url, JOBS_FILES=f"file:{tmp_path}/files")
+    assert said.startswith(f"{DATABASE}: its tables are of a later version (9999, this knows ")
 
 
 def test_files_of_another_database(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.k8s import queries
 from tests.k8s.manifests import BACKENDS, combined, of_kind
-from tests.k8s.promtool import CAUSES, GENERATED, MINUTES, SCENARIOS, run, series
+from tests.k8s.promtool import CAUSES, GENERATED, MINUTES, OBJECTIVES, SCENARIOS, run, series
 
 Series = list[dict[str, str]]
 
@@ -25,9 +25,9 @@ def vram(free_gb: float) -> Series:
     ]
 
 
-def failures(reason: str) -> Series:
+def failures(reason: str, values: str = f"0+3x{MINUTES}") -> Series:
     name = f'atelier_backend_failures_total{{backend="restorer", reason="{reason}"}}'
-    return [series(name, f"0+3x{MINUTES}", "atelier-gateway")]
+    return [series(name, values, "atelier-gateway")]
 
 
 def replicas(first: str, second: str, job: str = "atelier-generator") -> Series:
@@ -69,6 +69,26 @@ def counted(name: str, values: str) -> Series:
     return [series(name, values, "atelier-gateway")]
 
 
+def answered(code: str, values: str, route: str = "POST /generate") -> Series:
+    """Responses of a gateway, all after more than ten seconds."""
+    method = f'method="{route}", code="{code}"'
+    return [
+        *counted(f"atelier_request_duration_seconds_count{{{method}}}", values),
+        *counted(f'atelier_request_duration_seconds_bucket{{{method}, le="10.0"}}', f"0x{MINUTES}"),
+    ]
+
+
+def left_at_once(values: str) -> Series:
+    """Clients that left within ten seconds."""
+    whole, below = answered("499", values)
+    return [whole, {**below, "values": values}]
+
+
+def full(values: str) -> Series:
+    refusals = counted('atelier_refusals_total{reason="queue_full"}', values)
+    return answered("429", values) + refusals
+
+
 RETRIES = 'atelier_job_retries_total{type="generate"}'
 LOST, FILES = "atelier_job_leases_lost_total", "atelier_job_file_bytes"
 GIVEN_UP, POSTED = (f'atelier_webhook_attempts_total{{outcome="{o}"}}' for o in ("given_up", "failed"))
@@ -105,7 +125,15 @@ PROBLEMS: dict[str, dict[str, Series]] = {
     },
     "AtelierVramNearlyFull": {"92.5 %": vram(7.5)},
     "AtelierRestorerFails": {
-        reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal", "queue_full")
+        reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal")
+    },
+    "AtelierNothingServed": {
+        "a service hangs": answered("200", "0+9x9 90x40") + answered("499", f"0x9 0+4x{MINUTES}")
+        + full(f"0x9 0+9x{MINUTES}"),
+        "and has never worked": answered("499", f"0+1x{MINUTES}"),
+        "all find it full": full(f"0+1x{MINUTES}"),
+        "photos alone": answered("200", f"0+9x{MINUTES}")
+        + answered("499", f"0+1x{MINUTES}", "POST /restore"),
     },
     "AtelierJobsStand": {
         "none is begun": jobs(f"3x{MINUTES}") + ended(f"7x{MINUTES}"),
@@ -150,12 +178,31 @@ CALM: dict[str, dict[str, Series]] = {
             series("up", f"{up}x{MINUTES}", "atelier-gateway", pod) for pod, up in (("a", 0), ("b", 1))
         ],
         "there never was a gateway": RESTORER,
+        "none has ever started": gateway(f"0x{MINUTES}"),
     },
     "AtelierReplicaNotReady": {"a slow start": replicas("0x9 500x40", READY)},
     "AtelierVramNearlyFull": {"91 %": vram(9)},
     "AtelierRestorerFails": {
         "the generator has no work either": failures("stage_unavailable"),
+        "four of ninety": failures("internal", "0x9 1 2 3 4x30") + GENERATIONS,
+        "3 % of many": [*failures("internal"), series(GENERATED, f"0+100x{MINUTES}")],
+        "it stops at once": failures("internal", "0x9 18x30") + GENERATIONS,
         **{r: failures(r) + GENERATIONS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
+        **{r: failures(r) + GENERATIONS for r in ("deadline_unmeetable", "queue_full")},
+    },
+    "AtelierNothingServed": {
+        "one in eight minutes is served": answered("200", "0 0 0 0 1x7 2x7 3x7 4x20")
+        + answered("499", f"0+9x{MINUTES}") + full(f"0+9x{MINUTES}"),
+        "a burst at night": answered("499", "0x9 3 6 9x30") + full("0x9 3 6 9x30"),
+        "four at night leave": answered("499", "0x9 1 2 3 4x30"),
+        "it hangs for five minutes": answered("200", "0+9x9 90x5 99+9x30")
+        + answered("499", "0x9 0+9x5 45x30"),
+        **{f"only {code}": answered(code, f"0+9x{MINUTES}")
+           for code in ("400", "401", "404", "413", "422", "501")},
+        "a client's own limit": answered("429", f"0+9x{MINUTES}")
+        + counted('atelier_refusals_total{reason="rate_limited"}', f"0+9x{MINUTES}"),
+        "a client changes its mind": left_at_once(f"0+9x{MINUTES}"),
+        "errors, for which another alert is": answered("503", f"0+9x{MINUTES}"),
     },
     "AtelierJobsStand": {
         "one ends now and then": jobs(f"3x{MINUTES}") + ended(f"0+0.2x{MINUTES}"),
@@ -198,7 +245,8 @@ def test_each_alert_fires_on_its_problem_and_only_then(alert: str, tmp_path: Pat
     cases = [(name, made, 1) for name, made in PROBLEMS[alert].items()]
     cases += [(name, made, 0) for name, made in (CALM[alert] | SCENARIOS).items()]
     tests = [{"name": name} | firing(alert, made, count) for name, made, count in cases]
-    run(tmp_path, tests, groups=CAUSES)
+    reads_rates = "atelier_slo:" in queries.alerts()[alert]
+    run(tmp_path, tests, groups=OBJECTIVES if reads_rates else CAUSES)
 
 
 def test_an_alert_names_its_place_and_severity() -> None:

@@ -122,11 +122,11 @@ PAGED = {
     "no_job_is_accepted": Problem("AtelierAvailabilityBurn", 0.005, failing("POST /v1/jobs", "503")),
     "jobs_fail": Problem("AtelierCompletionBurn", 0.005, failed_jobs),
     "drawing_is_slow": Problem("AtelierLatencyBurn", 0.01, slow("POST /v1/images/generations", "80.0")),
-    "photos_are_slow": Problem("AtelierLatencyBurn", 0.01, slow("POST /detect", "20.0")),
 }
 """What wakes somebody, by namespace."""
 
 NOT_PAGED = {
+    "photos_are_slow": Problem("AtelierLatencyBurn", 0.01, slow("POST /detect", "20.0")),
     "jobs_are_late": Problem("AtelierLatencyBurn", 0.05, late_jobs),
     "all_is_full": Problem("AtelierAdmissionBurn", 0.01, refused),
 }
@@ -249,6 +249,20 @@ def test_what_is_no_fault_of_ours_burns_nothing(tmp_path: Path) -> None:
         made,
         {"expr": f"count({rates})", "eval_time": "170m", "exp_samples": [there]},
         {"expr": f"{rates} > 0", "eval_time": "170m", "exp_samples": []},
+    )
+
+
+def test_a_batch_of_pictures_is_in_time_whatever_it_takes(tmp_path: Path) -> None:
+    steady = counter([(70, PER_MINUTE)])
+    batch = [answered("POST /sdapi/v1/extra-batch-images", code, steady) for code in ("200", "499")]
+    batch += [answered_in_time("POST /sdapi/v1/extra-batch-images", "200", "20.0", "0x70")]
+    good = {"labels": f'{{namespace="{queries.NAMESPACE}", slo="latency", kind="photos"}}', "value": 0}
+    latency = 'atelier_slo:burn:rate1h{slo="latency"}'
+    check(
+        tmp_path,
+        batch,
+        {"expr": f"{latency} + 0", "eval_time": "65m", "exp_samples": [good]},
+        {"expr": f"{latency} > 0", "eval_time": "65m", "exp_samples": []},
     )
 
 

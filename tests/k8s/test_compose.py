@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -129,7 +130,9 @@ def test_processes_have_no_privileges_and_write_to_volumes_alone(name: str) -> N
     assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     [temporary] = service["tmpfs"]
-    assert re.fullmatch(r"/tmp:size=\w+,mode=1777", temporary)
+    assert re.fullmatch(r"/tmp:size=\w+,mode=1777(,exec)?", temporary)
+    compiles = "compile" in SETTINGS[kind_of(name)].model_fields
+    assert temporary.endswith(",exec") == compiles, "Docker's default is noexec"
     assert "user" not in service, "the image's"
 
 
@@ -171,6 +174,12 @@ def test_the_gateway_finds_both_services_and_its_database() -> None:
     assert read.jobs_files == f"file:{folder}/jobs"
     assert folder in dockerfile.read("gateway")["run"].all("VOLUME"), "whose owner is the image's user"
     assert SERVICES["gateway"]["depends_on"]["postgres"] == {"condition": "service_healthy"}
+
+
+def test_the_database_is_healthy_once_it_takes_connections_of_the_network() -> None:
+    """While the image sets up a new volume, a server answers on the socket alone, and stops once more."""
+    test = SERVICES["postgres"]["healthcheck"]["test"]
+    assert test[:2] == ["CMD", "pg_isready"] and "--host=127.0.0.1" in test
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
@@ -240,6 +249,24 @@ def test_an_outdated_rule_file_is_found_and_written(tmp_path: Path, monkeypatch:
     assert rules.main(["--check"]) == 1 and not file.exists()
     assert rules.main([]) == 0 and file.exists()
     assert rules.main(["--check"]) == 0
+
+
+def test_the_rules_have_the_objectives_and_the_addresses_that_were_changed_in_their_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "monitoring", tmp_path / "rules.yml"
+    shutil.copytree(rules.SOURCE, source)
+    for file in source.glob("*.yaml"):
+        text = file.read_text().replace("https://atelier.example/docs", "https://here/docs")
+        file.write_text(text.replace('le: "80.0"', 'le: "120.0"'))
+    monkeypatch.setattr(rules, "SOURCE", source)
+    monkeypatch.setattr(rules, "TARGET", target)
+    assert rules.main([]) == 0
+    made = [rule for group in yaml.safe_load(target.read_text())["groups"] for rule in group["rules"]]
+    drawing = {"slo": "latency", "kind": "drawing", "le": "120.0"}
+    assert drawing in [rule["labels"] for rule in made if rule.get("record") == queries.OBJECTIVE]
+    addresses = [rule["annotations"]["runbook_url"] for rule in made if "alert" in rule]
+    assert addresses and all(address.startswith("https://here/docs/runbooks/") for address in addresses)
 
 
 def test_grafana_has_the_dashboard_of_kubernetes_and_its_data_source() -> None:

@@ -124,6 +124,15 @@ def test_the_commands_of_a_page_name_what_the_manifests_have(page: Path) -> None
                 assert word.partition("=")[2] in labels, word
 
 
+@EACH_PAGE
+def test_a_command_says_something_where_keda_or_an_earlier_container_is_missing(page: Path) -> None:
+    for words in kubectl_commands(page):
+        kinds = words[1].split(",") if words[0] == "get" else []
+        assert "scaledobject" not in kinds or len(kinds) == 1, "kubectl would refuse all of them"
+        if words[0] == "logs" and "-l" in words and "--previous" in words:
+            assert "--ignore-errors" in words, "it would stop at the first pod that has not restarted"
+
+
 @cache
 def literals() -> set[str]:
     """Every text in the source of our processes."""

@@ -70,7 +70,25 @@ def test_each_route_on_which_somebody_waits_for_work_is_of_one_kind() -> None:
 def test_what_is_in_time_is_counted_on_the_same_routes_as_what_was_asked_for() -> None:
     kinds = methods("atelier_slo:requests:rate5m")
     in_time = methods("atelier_slo:requests_in_time:rate5m")
-    assert in_time == {kind: kinds[kind] for kind in ("drawing", "photos")}
+    assert in_time.keys() == {"drawing", "photos"}
+    batch = "POST /sdapi/v1/extra-batch-images"
+    for kind, expression in in_time.items():
+        for route in posts() - {batch}:
+            assert bool(re.fullmatch(expression, route)) == bool(re.fullmatch(kinds[kind], route)), route
+        assert not re.fullmatch(expression, batch), "it has no time"
+
+
+def test_who_left_is_counted_on_the_same_routes_and_after_the_bound_of_a_bucket() -> None:
+    kinds = methods("atelier_slo:requests:rate5m")
+    rules = {
+        rule["labels"]["kind"]: rule["expr"]
+        for rule in RECORDED
+        if rule["record"] == "atelier_slo:unserved:rate5m" and "kind" in rule.get("labels", {})
+    }
+    assert set(rules) == {"drawing", "photos"}
+    for kind, expr in rules.items():
+        assert re.findall(r'method=~"([^"]*)"', expr) == [kinds[kind]] * 2
+        assert set(re.findall(r'le="([^"]*)"', expr)) <= bounds(metrics.REQUEST_DURATION, "POST /x", "499")
 
 
 def test_an_error_is_ours_if_its_status_says_so_and_it_was_not_asked_for() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from fractions import Fraction
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,11 +19,14 @@ from atelier_restorer.settings import RestorerSettings
 from atelier_runtime.settings import ProcessSettings
 from tests.k8s.manifests import (
     BACKENDS,
+    K8S,
+    LOADER,
     NAMES,
     ROOT,
     Manifest,
     Workload,
     combined,
+    kustomize,
     of_kind,
     on_top_of,
     overlay,
@@ -210,8 +214,23 @@ def archive_job() -> dict[str, Fraction]:
 
 
 @pytest.mark.parametrize("name", ["gpu", "autoscale", "restore"])
+def test_a_namespace_is_bounded_by_one_line_and_not_without_it(name: str, tmp_path: Path) -> None:
+    assert not of_kind(overlay(name), "ResourceQuota") and not of_kind(overlay(name), "LimitRange")
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s/overlays/gpu/kustomization.yaml"
+    line = "  # - ../../components/quota"
+    text = file.read_text()
+    assert text.count(line) == 1
+    file.write_text(text.replace(line, line.replace("# ", "")))
+    rendered = list(yaml.load_all(kustomize(tmp_path / "k8s/overlays" / name), LOADER))
+    for kind in ("ResourceQuota", "LimitRange"):
+        [bound] = of_kind(rendered, kind).values()
+        assert bound["metadata"]["namespace"] == "atelier"
+
+
+@pytest.mark.parametrize("name", ["gpu", "autoscale", "restore"])
 def test_the_quota_has_room_for_the_largest_number_of_pods_and_little_more(name: str) -> None:
-    [quota] = of_kind(overlay(name), "ResourceQuota").values()
+    [quota] = of_kind(on_top_of(name, "quota"), "ResourceQuota").values()
     hard = {key: quantity(amount) for key, amount in quota["spec"]["hard"].items()}
     extra = archive_job()
     for key, amount in needed(name).items():

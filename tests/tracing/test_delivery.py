@@ -15,6 +15,8 @@ from tests.tracing.otlp_receiver import eventually, receiving, tracing_to
 
 AWAY = "spans cannot be delivered to OTEL_EXPORTER_OTLP_ENDPOINT"
 BACK = "spans are delivered again"
+FULL = "spans are lost, as OTEL_EXPORTER_OTLP_ENDPOINT takes fewer than there are"
+LOST = "spans were lost"
 IMPATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 
 
@@ -29,6 +31,11 @@ def of_tracing(log: pytest.LogCaptureFixture) -> list[str]:
     return [line.getMessage() for line in log.records if line.name.startswith(ours)]
 
 
+def lost(log: pytest.LogCaptureFixture, message: str) -> list[int]:
+    """The numbers in these lines."""
+    return [int(vars(line)["lost"]) for line in log.records if line.getMessage() == message]
+
+
 def test_without_a_receiver_requests_are_served_and_the_log_says_once_why_there_are_no_traces(
     log: pytest.LogCaptureFixture,
 ) -> None:
@@ -37,7 +44,7 @@ def test_without_a_receiver_requests_are_served_and_the_log_says_once_why_there_
             assert stack.generate().status_code == 200
             eventually(lambda: of_tracing(log))
         assert stack.client.get("/openapi.json").status_code == 200
-    assert of_tracing(log) == [AWAY]
+    assert of_tracing(log) == [AWAY, LOST] and lost(log, LOST)[0] > 0
 
 
 def test_spans_are_delivered_once_the_receiver_is_back(log: pytest.LogCaptureFixture) -> None:
@@ -57,6 +64,42 @@ def test_spans_are_delivered_once_the_receiver_is_back(log: pytest.LogCaptureFix
             eventually(lambda: BACK in of_tracing(log))
             assert not receiver.named("lost")
             assert of_tracing(log) == [AWAY, BACK]
+
+
+def test_spans_that_a_slow_receiver_does_not_take_are_counted(log: pytest.LogCaptureFixture) -> None:
+    few = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
+    made = 50
+    with receiving() as receiver:
+        receiver.hold.set()
+        with tracing_to(receiver.endpoint, **few):
+            for _ in range(made):
+                with tracing.server_span("one", {}):
+                    pass
+            assert of_tracing(log) == [FULL]
+            receiver.hold.clear()
+            receiver.release.set()
+            eventually(lambda: BACK in of_tracing(log))
+            delivered = len(receiver.named("one"))
+            assert 8 <= delivered < made and lost(log, BACK) == [made - delivered]
+        assert of_tracing(log) == [FULL, BACK]
+
+
+def test_the_end_says_how_many_spans_a_slow_receiver_has_not_taken(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
+    with receiving() as receiver:
+        receiver.hold.set()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        begin_tracing("test")
+        for _ in range(50):
+            with tracing.server_span("one", {}):
+                pass
+        end_tracing(0.2)
+        [count] = lost(log, LOST)
+        receiver.release.set()
+    assert of_tracing(log) == [FULL, LOST] and 42 <= count <= 50
 
 
 def test_the_last_spans_are_delivered_when_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:

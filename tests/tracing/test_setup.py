@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from atelier_runtime import tracing
 from atelier_runtime.settings import StartupError
 from atelier_runtime.tracing_setup import begin_tracing
-from tests.tracing.otlp_receiver import variables
+from tests.tracing.otlp_receiver import tracing_to, variables
 
 ADDRESS = "http://127.0.0.1:1"
 OFF: list[dict[str, str]] = [
@@ -117,3 +118,38 @@ def test_what_is_not_supported_prevents_the_start(
     assert str(caught.value) == line
     with tracing.server_span("a request", {}) as span:
         assert span is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "100", "the queue (100) must have room for a batch"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4096", "the queue (2048) must have room for a batch"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "abc", "must be a positive whole number"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0", "must be milliseconds"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "must be seconds, a positive number"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "nan", "must be seconds, a positive number"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "must be gzip"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/none.pem", "must be a file that can be read"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/", "must be a file that can be read"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x", "must be a whole number"),
+        ("OTEL_TRACES_SAMPLER", "ratio", "must be one of always_on, "),
+        ("OTEL_TRACES_SAMPLER_ARG", "10%", "must be a share from 0 to 1"),
+        ("OTEL_TRACES_SAMPLER_ARG", "10", "must be a share from 0 to 1"),
+    ],
+)
+def test_a_value_that_cannot_be_prevents_the_start(
+    name: str, value: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    for each, text in variables(ADDRESS, **{name: value}).items():
+        monkeypatch.setenv(each, text)
+    with pytest.raises(StartupError, match=re.escape(wanted)) as caught:
+        begin_tracing("gateway")
+    assert str(caught.value).startswith(f"{name}={value}: ")
+
+
+def test_an_empty_variable_is_as_if_it_were_not_set() -> None:
+    names = ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_BSP_MAX_QUEUE_SIZE")
+    with tracing_to(ADDRESS, **dict.fromkeys(names, "")), tracing.server_span("one", {}) as span:
+        assert span is not None

@@ -25,7 +25,7 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
 }
-_SETTING = "ATELIER_GATEWAY_JOBS_DATABASE"
+SETTING = "ATELIER_GATEWAY_JOBS_DATABASE"
 _BUSY_S = 30.0
 _CONNECT_S = 5
 _SILENCE_S = 35.0
@@ -50,9 +50,9 @@ class Database:
         try:
             self.url = make_url(f"{_DRIVERS.get(scheme, scheme)}:{rest}")
         except (ArgumentError, ValueError):
-            raise StartupError(f"{_SETTING}: cannot be read as a database's URL") from None
+            raise StartupError(f"{SETTING}: cannot be read as a database's URL") from None
         if "@" in (self.url.host or ""):
-            raise StartupError(f"{_SETTING}: has an @ in its host; in a password, write it as %40")
+            raise StartupError(f"{SETTING}: has an @ in its host; in a password, write it as %40")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine: AsyncEngine = create_async_engine(self.url, **self._options())
         self._lock: int | None = None
@@ -79,11 +79,11 @@ class Database:
         except BlockingIOError:
             self._unlock()
             raise StartupError(
-                f"{_SETTING}: another gateway uses {file}; several need a PostgreSQL database"
+                f"{SETTING}: another gateway uses {file}; several need a PostgreSQL database"
             ) from None
         except OSError as error:
             self._unlock()
-            raise StartupError(f"{_SETTING}: {error.filename}: {error.strerror}") from None
+            raise StartupError(f"{SETTING}: {error.filename}: {error.strerror}") from None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -118,7 +118,7 @@ class Database:
         except (ServiceUnavailable, DBAPIError) as error:
             cause = error.__cause__ if isinstance(error, ServiceUnavailable) else error
             reason = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
-            raise StartupError(f"{_SETTING}: {reason}") from None
+            raise StartupError(f"{SETTING}: {reason}") from None
 
     async def close(self) -> None:
         """Close all connections."""

@@ -8,6 +8,7 @@ See docs/decisions/traces.md.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -35,6 +36,7 @@ _KINDS: Mapping[Kind, SpanKind] = {
     "server": SpanKind.SERVER,
     "client": SpanKind.CLIENT,
 }
+_MOST_WAITING = "OTEL_BSP_MAX_QUEUE_SIZE"
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -90,10 +92,10 @@ class Tracer:
 
     def __init__(self, service_name: str) -> None:
         """`service_name`: unless the variables give one."""
-        self._delivery = _Delivery(OTLPSpanExporter())
+        self._delivery = _Delivery(OTLPSpanExporter(), int(os.environ.get(_MOST_WAITING, 2048)))
         self._provider = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)
         self._provider.sampler = _WithWhatIsLinked(self._provider.sampler)
-        self._provider.add_span_processor(BatchSpanProcessor(self._delivery))
+        self._provider.add_span_processor(_Waiting(self._delivery))
         self._tracer = self._provider.get_tracer("atelier", __version__)
         # Of each batch that cannot be delivered it would say so several times; `_Delivery` says it once.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
@@ -143,28 +145,55 @@ class Tracer:
 
 
 class _Delivery(SpanExporter):
-    """Says once that spans cannot be delivered, and once that they can again."""
+    """Says once that spans are lost, and once, with their number, that they no longer are."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
+    def __init__(self, exporter: SpanExporter, most_waiting: int) -> None:
+        self.most_waiting = most_waiting
         self.fails = False
+        self._exporter = exporter
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._is_full = False
         self._lost = 0
         self._ended = False
 
+    def has_room(self) -> bool:
+        """Count a span that is to be delivered; where too many wait it is lost, and this returns False."""
+        with self._lock:
+            if self._waiting < self.most_waiting:
+                self._waiting += 1
+                return True
+            self._lost += 1
+            is_news = not self._is_full and not self.fails
+            self._is_full = True
+        if is_news:
+            logger.warning(
+                "spans are lost, as OTEL_EXPORTER_OTLP_ENDPOINT takes fewer than there are",
+                extra={"waiting": self.most_waiting},
+            )
+        return False
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Deliver spans; in the thread of the processor, one call at a time."""
+        with self._lock:
+            self._waiting -= len(spans)
         result = self._exporter.export(spans)
         if self._ended:
             return result
         if result is SpanExportResult.SUCCESS:
-            if self.fails:
-                logger.info("spans are delivered again", extra={"lost": self._lost})
-            self.fails, self._lost = False, 0
+            with self._lock:
+                was_losing = self.fails or (self._is_full and self._waiting == 0)
+                lost = self._lost
+                if was_losing:
+                    self.fails, self._is_full, self._lost = False, False, 0
+            if was_losing:
+                logger.info("spans are delivered again", extra={"lost": lost})
         else:
-            self._lost += len(spans)
-            if not self.fails:
+            with self._lock:
+                self._lost += len(spans)
+                is_news, self.fails = not self.fails, True
+            if is_news:
                 logger.warning("spans cannot be delivered to OTEL_EXPORTER_OTLP_ENDPOINT")
-            self.fails = True
         return result
 
     def shutdown(self) -> None:
@@ -172,6 +201,22 @@ class _Delivery(SpanExporter):
         if not self._ended:
             self._ended = True
             self._exporter.shutdown()
+            if lost := self._lost + self._waiting:
+                logger.warning("spans were lost", extra={"lost": lost})
+
+
+class _Waiting(BatchSpanProcessor):
+    """Lets spans wait until they are delivered; by itself it would lose them without a word."""
+
+    def __init__(self, delivery: _Delivery) -> None:
+        super().__init__(delivery, max_queue_size=delivery.most_waiting)
+        self._delivery = delivery
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+        is_kept = span.context is not None and span.context.trace_flags.sampled
+        if is_kept and self._delivery.has_room():
+            super().on_end(span)
 
 
 class _WithWhatIsLinked(Sampler):

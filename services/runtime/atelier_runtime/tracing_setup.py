@@ -7,6 +7,7 @@ import os
 
 from atelier_runtime import tracing
 from atelier_runtime.settings import StartupError
+from atelier_runtime.tracing_variables import check_variables
 
 FLUSH_SECONDS = 3.0
 """The longest that the end of a process waits for its last spans to be delivered."""
@@ -17,8 +18,8 @@ _ADDRESS = "OTEL_EXPORTER_OTLP_ENDPOINT"
 def begin_tracing(process: str) -> None:
     """Begin to trace if the variables say so; `process`: such as "gateway".
 
-    Raises `StartupError` if they ask for what is not installed or not supported; its message begins with the
-    whole name of the variable.
+    Raises `StartupError` if they ask for what is not installed, not supported or not possible; its message
+    begins with the whole name of the variable.
     """
     name, address = _first_of("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", _ADDRESS)
     exporter = _first_of("OTEL_TRACES_EXPORTER")[1] or "otlp"
@@ -34,6 +35,7 @@ def begin_tracing(process: str) -> None:
         raise StartupError(
             f"{protocol_name}={protocol}: must be grpc, for which collectors listen on port 4317"
         )
+    check_variables()
     try:
         implementation = importlib.import_module("atelier_runtime.tracing_otlp")
     except ModuleNotFoundError as error:
