@@ -157,21 +157,6 @@ async def test_while_many_generated_images_wait_for_the_restorer_no_more_are_gen
     await chain.run(GenerateSpec("x", restore_faces=False))
 
 
-@pytest.mark.parametrize(
-    ("waiting", "own", "refused"), [(8, 0, False), (12, 3, False), (12, 4, True), (32, 0, True)]
-)
-async def test_who_has_fewer_images_waiting_than_another_may_still_begin(
-    chain: Chain, waiting: int, own: int, refused: bool
-) -> None:
-    """Of two callers: the room is for 8, so each has a right to 4."""
-    chain.restorer.waiting, chain.restorer.waiting_own = waiting, own
-    if not refused:
-        await chain.run(GenerateSpec("x"))
-        return
-    with pytest.raises(QueueFull):
-        await chain.run(GenerateSpec("x"))
-
-
 async def test_only_a_generated_image_waits_for_a_slot(chain: Chain) -> None:
     await chain.run(GenerateSpec("x"))
     await chain.run(GenerateSpec("x", on_restore_failure="fail"))
