@@ -191,6 +191,7 @@ def test_what_has_expired_says_so_until_it_is_removed(window: Studio) -> None:
     page = window.open("#history")
     remember_drawing(page, {"id": unknown(1)}, days_ago=2)
     remember_drawing(page, {"id": unknown(2)}, days_ago=8)
+    page.reload()
     expect(cards(page)).to_have_count(1)  # nothing is kept for longer than a week
     expect(cards(page)).to_contain_text("Expired")
     expect(cards(page).get_by_role("link")).to_have_count(0)
