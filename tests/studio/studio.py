@@ -69,7 +69,7 @@ def studio(
     opened = Studio(context, url)
     try:
         yield opened
-        assert opened.unexpected() == []
+        assert not opened.unexpected(), opened.unexpected()
     finally:
         if folder := os.environ.get("STUDIO_SCREENSHOTS"):  # to look at, while working on the page
             for number, page in enumerate(context.pages):

@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from playwright.sync_api import Locator, Page, Request, Response, expect
 
 from tests.processes import Atelier, wait_for
@@ -23,6 +24,13 @@ from tests.studio.studio import Studio
 
 GONE = ("status of 404", "status of 410")
 """What Chromium writes into the console where a job is asked for that has expired."""
+
+
+@pytest.fixture
+def window(window: Studio) -> Studio:
+    """A window in which a job or its small picture may be on its way when it is deleted."""
+    window.expected += GONE
+    return window
 
 
 def cards(page: Page) -> Locator:
@@ -76,7 +84,6 @@ def test_a_running_job_is_followed_and_canceled(window: Studio, atelier: Atelier
 
 
 def test_two_tabs_show_the_same_and_deleting_deletes(window: Studio, atelier: Atelier) -> None:
-    window.expected += GONE  # one of them may be fetching the small picture
     job = drawing(atelier.url)
     one, other = window.open("#history"), window.open("#history")
     remember_drawing(one, job)
@@ -104,7 +111,6 @@ def test_a_photograph_goes_with_all_that_was_made_of_it(window: Studio, atelier:
 
 
 def test_a_drawing_goes_with_its_other_fidelities(window: Studio, atelier: Atelier) -> None:
-    window.expected += GONE  # what is got ahead is followed until it is deleted
     answers: list[Response] = []
 
     def note(response: Response) -> None:
@@ -129,7 +135,6 @@ def test_a_drawing_goes_with_its_other_fidelities(window: Studio, atelier: Ateli
 
 
 def test_what_another_window_deletes_is_gone_here(window: Studio, atelier: Atelier) -> None:
-    window.expected += GONE
     job = drawing(atelier.url)
     one = window.open("#history")
     remember_drawing(one, job)
@@ -174,7 +179,6 @@ def test_a_picture_that_could_not_be_fetched_is_fetched_again(window: Studio, at
 
 
 def test_the_focus_stays_where_something_was(window: Studio, atelier: Atelier) -> None:
-    window.expected += GONE  # its small picture may still be on its way
     page = window.open("#history")
     for seed in (1, 2):
         remember_drawing(page, drawing(atelier.url, seed=seed), input={"prompt": f"picture {seed}"})
@@ -187,7 +191,6 @@ def test_the_focus_stays_where_something_was(window: Studio, atelier: Atelier) -
 
 
 def test_what_has_expired_says_so_until_it_is_removed(window: Studio) -> None:
-    window.expected += GONE
     page = window.open("#history")
     remember_drawing(page, {"id": unknown(1)}, days_ago=2)
     remember_drawing(page, {"id": unknown(2)}, days_ago=8)
@@ -230,7 +233,6 @@ def test_everything_is_deleted_after_a_question(window: Studio, atelier: Atelier
 
 
 def test_only_cards_in_view_are_asked_for(window: Studio) -> None:
-    window.expected += GONE
     asked: set[str] = set()
 
     def note(request: Request) -> None:
