@@ -216,7 +216,7 @@ def misspelled(manifest: Manifest) -> Manifest:
 
 
 def test_a_typo_in_any_kind_is_found() -> None:
-    rendered = [*combined("mtls"), *combined("ingress"), *overlay("autoscale")]
+    rendered = [*combined("mtls"), *combined("ingress", "quota"), *overlay("autoscale")]
     by_kind = {
         m["kind"]: m for m in rendered if m["metadata"]["name"] != "atelier-gateway" or m["kind"] == "Ingress"
     }
