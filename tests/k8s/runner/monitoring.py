@@ -10,7 +10,7 @@ import httpx
 import yaml
 
 from tests.k8s.manifests import Manifest, of_kind
-from tests.k8s.runner.pods import Pod
+from tests.k8s.runner.pods import WITH_US, Pod
 from tests.processes import program
 
 
@@ -28,6 +28,7 @@ class Prometheus:
         jobs = [self._job(name) for name in self._monitors]
         self._write("prometheus.yaml", {"rule_files": ["rules.yaml"], "scrape_configs": jobs})
         self._command = [
+            *WITH_US,
             program("prometheus"),
             f"--config.file={self._folder / 'prometheus.yaml'}",
             f"--storage.tsdb.path={self._folder / 'data'}",

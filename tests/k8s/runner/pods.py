@@ -26,6 +26,9 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 10, 300
 
 CACHES = ("HOME", "TMPDIR")
 
+WITH_US = ["setpriv", "--pdeathsig", "KILL"]
+"""Before a command: nothing stays if the tests' own process is killed."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -170,7 +173,7 @@ class Pod:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATELIER_")}
         with (self._folder / f"{self.restarts:03}.log").open("wb") as log:
             self._process = subprocess.Popen(
-                self.command(),
+                [*WITH_US, *self.command()],
                 env=environment | self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

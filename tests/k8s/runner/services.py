@@ -11,6 +11,7 @@ import struct
 import subprocess
 from pathlib import Path
 
+from tests.k8s.runner.pods import WITH_US
 from tests.processes import program
 
 TTL_S = 5
@@ -25,7 +26,13 @@ class Dns:
         self._hosts = folder / "hosts"
         self._hosts.write_text("")
         self._published: dict[str, list[str]] = {}
-        command = [program("dnsmasq"), "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv"]
+        command = [
+            *WITH_US,
+            program("dnsmasq"),
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+        ]
         command += ["--no-hosts", f"--addn-hosts={self._hosts}", f"--listen-address={address}"]
         command += ["--bind-interfaces", f"--port={port}", f"--local-ttl={TTL_S}", "--pid-file=", "--user="]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
