@@ -9,8 +9,8 @@ EXIF and XMP that are in no file. It begins with pictures that it makes itself. 
 libFuzzer's.
 
 Whatever a reader raises besides `InvalidRequest`, its documented refusal, is a finding, and so is an input
-that takes more than 2 s of one core. The first of each kind is printed and written into `.run/fuzz`; the
-exit code is 1 if there was one. What only a crash of the process shows ends the run, and libFuzzer writes it.
+that takes more than 2 s of one core. The first of each kind is printed and written into `.run/fuzz`, and the
+run goes on; what ends the process, libFuzzer writes into the current folder.
 """
 
 from __future__ import annotations
@@ -210,7 +210,8 @@ def _files() -> Iterator[bytes]:
     texts.add_itxt("XML:com.adobe.xmp", packet.decode())
     texts.add_itxt("Comment", "schön", zip=True)
     yield _saved(Image.fromarray(rgb), "PNG", pnginfo=texts, icc_profile=b"a profile" * 20)
-    common = {"exif": block, "xmp": packet, "icc_profile": b"a profile" * 20}
+    common: dict[str, Any] = {"exif": block, "xmp": packet, "icc_profile": b"a profile" * 20}
+    options: dict[str, Any]
     for options in ({"comment": _INFOTEXT}, {"progressive": True, "dpi": (90, 80)}, {"subsampling": 2}):
         yield _saved(Image.fromarray(rgb), "JPEG", **common, **options)
     yield _saved(Image.fromarray(rgb).convert("L"), "JPEG", exif=block)

@@ -124,7 +124,7 @@ _SCALARS: Mapping[int, SearchStrategy[Any]] = {
 def _scalar(field: FieldDescriptor) -> SearchStrategy[Any]:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _BYTES if field.type == FieldDescriptor.TYPE_BYTES else _TEXTS
-    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+    if field.enum_type is not None:
         known = st.sampled_from(sorted(field.enum_type.values_by_number))
         return st.one_of(known, st.sampled_from([4711, -1, 2**31 - 1, -(2**31)]))
     return _SCALARS[field.cpp_type]
@@ -159,7 +159,12 @@ def _fill(draw: st.DrawFn, message: Any) -> None:
 
 def served(request: type[Message], services_picture: bytes = PICTURES[0]) -> Any:
     """Return a request of a type that is served, and quickly."""
-    small = {"prompt": "a cat", "width_px": SIDE_PX, "height_px": SIDE_PX, "num_inference_steps": 1}
+    small: dict[str, Any] = {
+        "prompt": "a cat",
+        "width_px": SIDE_PX,
+        "height_px": SIDE_PX,
+        "num_inference_steps": 1,
+    }
     photo = image_pb2.Image(data=services_picture)
     options: dict[str, dict[str, Any]] = {
         "GenerateImageRequest": small,

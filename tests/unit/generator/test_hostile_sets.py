@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from atelier_generator.__main__ import main
+from atelier_generator.models import Models
 from atelier_runtime.settings import StartupError
 from tests.narrow_sdxl import write_set
 from tests.tiny_sdxl import seal
@@ -35,7 +36,7 @@ FILES = [
 
 
 @pytest.fixture(scope="module")
-def shared(inpaint_models, tmp_path_factory) -> Path:
+def shared(inpaint_models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set with a file of each kind; tests put back what they change."""
     return Path(shutil.copytree(inpaint_models.model_set.folder, tmp_path_factory.mktemp("hostile") / "set"))
 

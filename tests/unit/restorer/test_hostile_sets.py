@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 def path_of(folder: Path, role: str) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text())
-    return folder / manifest["components"][role]["path"]
+    return folder / str(manifest["components"][role]["path"])
 
 
 def put(folder: Path, role: str, name: str, content: bytes) -> None:
