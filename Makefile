@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test-fast test test-slow test-gpu test-parity lint studio screenshots docs protos protos-image \
-  bench models \
+  bench fuzz models \
   demo-train demo-eval demo-pictures clean
 
 help: ## print the targets
@@ -91,6 +91,9 @@ docs: $(STAMP) ## rewrite the parts of the docs that are generated from the code
 
 bench: $(STAMP) ## time the chain through /generate; prints JSON
 	$(BIN)/python -m bench.generate
+
+fuzz: $(STAMP) ## send random requests and messages to all processes, minutes; EXAMPLES=n, SEED=n for the same again
+	$(BIN)/python -m bench.fuzz $(if $(EXAMPLES),--examples '$(EXAMPLES)') $(if $(filter-out file default,$(origin SEED)),--seed '$(SEED)')
 
 # make models TO=/models/sdxl ACCEPT="s-lab parsenet"; the variables are the flags of `python -m tools.models --help`
 models: $(STAMP) ## download the published weights into TO=folder; LIST=1 only lists them
