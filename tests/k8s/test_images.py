@@ -121,6 +121,13 @@ def test_the_build_gets_sources_and_demo_weights_and_nothing_else() -> None:
     assert total < 100 * 2**20, "images do not contain production weights"
 
 
+def test_no_exception_of_dockerignore_has_a_wildcard() -> None:
+    """buildah enters an excluded folder only if an exception begins with its name."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    exceptions = [line for line in lines if line.startswith("!")]
+    assert exceptions and not [line for line in exceptions if set(line) & set("*?[")]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_opencv_links_against_is_where_opencv_is(name: str) -> None:
     [library] = Path(str(metadata.distribution("opencv-python").locate_file("cv2"))).glob("cv2*.so")
