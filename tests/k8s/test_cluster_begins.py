@@ -78,7 +78,7 @@ async def test_restorers_share_calls_and_come_and_go(tmp_path: Path) -> None:
 
 async def check_draining(cluster: Cluster, app: Client, leaving: Pod) -> None:
     """A restorer that is stopped while it has work gets no more a second later, and finishes what it has."""
-    photo, stopped = photograph(faces=8), asyncio.Event()
+    photo, stopped = photograph(faces=2), asyncio.Event()
 
     async def keep_busy() -> list[Outcome]:
         outcomes = []
@@ -86,7 +86,7 @@ async def check_draining(cluster: Cluster, app: Client, leaving: Pod) -> None:
             outcomes.append(await app.restore(photo))
         return outcomes
 
-    busy = [asyncio.create_task(keep_busy()) for _ in range(12)]
+    busy = [asyncio.create_task(keep_busy()) for _ in range(8)]
     await cluster.until(lambda: bool(leaving.calls("RestoreFaces")))
     cluster["restorer"].replicas = 3
     await cluster.until(lambda: leaving.gone)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -19,8 +18,7 @@ from tests.postgres import Postgres, program, running
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("KILLS", "3"))
-"""How many pods die. Ten take five minutes."""
+KILLS = 10
 
 PROBES_S = 10.0
 """Two periods of the readiness probes."""
@@ -54,6 +52,7 @@ async def test_restarting_each_service_in_turn_fails_no_request(tmp_path: Path, 
     print(f"{len(load.outcomes)} requests, none failed")
 
 
+@pytest.mark.cluster
 async def test_a_pod_that_dies_fails_only_what_was_in_it(tmp_path: Path, postgres: Postgres) -> None:
     victims = random.Random(3)
     async with applied(combined("jobs-postgres"), tmp_path) as cluster, client(cluster) as app:

@@ -127,6 +127,7 @@ async def busy(cluster: Cluster, count: int, path: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 async def test_each_stage_is_scaled_by_its_own_work_and_held_without_prometheus(
     tmp_path: Path, postgres: Postgres
 ) -> None:
