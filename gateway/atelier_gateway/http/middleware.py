@@ -77,8 +77,8 @@ class RequestContextMiddleware:
             await self._app(scope, counted_receive, send_with_id)
         except asyncio.CancelledError:  # only the end of the time for draining cancels a request
             if not status:
-                error = ServiceDraining("The gateway has stopped before the request was finished.")
-                await self._render_error(path_below_root(scope), error)(scope, receive, send_with_id)
+                late = ServiceDraining("The gateway has stopped before the request was finished.")
+                await self._render_error(path_below_root(scope), late)(scope, receive, send_with_id)
         except Exception:  # even what a middleware raises must get a response and a line in the log
             error = unforeseen_error()
             if status:  # the response has begun: it can only be cut off
