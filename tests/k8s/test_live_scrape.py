@@ -261,11 +261,14 @@ def test_every_query_finds_its_metrics_in_a_live_prometheus(watched: Watched) ->
     cause_everything(watched)
     lost = f'atelier_backend_failures_total{{backend="restorer", reason="{ErrorReason.SERVICE_UNAVAILABLE}"}}'
     wait_for(lambda: len(watched.values(lost)) == 1, 30)  # beside the series of the photo that was broken
+    read = {name: queries.metrics_in(query) for name, query in used.items()}
+    assert all(read.values())
+    exported = set().union(*read.values())
+    with contextlib.suppress(AssertionError):  # rules are evaluated every two seconds
+        wait_for(lambda: exported <= set(watched.get("label/__name__/values")), 60)
     names = set(watched.get("label/__name__/values"))
-    for name, query in used.items():
-        read = queries.metrics_in(query)
-        assert read, name
-        assert read <= names, f"{name}: nothing exports {read - names}"
+    for name, metrics_read in read.items():
+        assert metrics_read <= names, f"{name}: nothing exports {metrics_read - names}"
     check_labels(watched, used)
     after = check_no_nan(watched, used)
     assert all(after[name] == 1 for name in scaled if "gateway" in name or "generator" in name)
