@@ -21,7 +21,6 @@ from tests.processes import wait_for
 
 pytestmark = pytest.mark.slow
 
-CALLS = 200
 QUEUED = 60
 
 
