@@ -179,7 +179,7 @@ def test_a_restorer_alone_has_the_other_alerts_and_everything_else_of_the_restor
         {rule["alert"] for rule in of_kind(m, "PrometheusRule")["atelier"]["spec"]["groups"][0]["rules"]}
         for m in (whole, alone)
     ]
-    assert alerts[0] - alerts[1] == {"AtelierRestorerFails"} and alerts[1]
+    assert alerts[0] - alerts[1] == {"AtelierRestorerFails", "AtelierRestorerFull"} and alerts[1]
     for manifest in whole:
         name = manifest["metadata"]["name"]
         if name.startswith("atelier-restorer"):
