@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test-fast test test-slow test-gpu test-parity lint studio screenshots docs protos protos-image \
-  bench models \
+  bench chaos models \
   demo-train demo-eval demo-pictures clean
 
 help: ## print the targets
@@ -91,6 +91,9 @@ docs: $(STAMP) ## rewrite the parts of the docs that are generated from the code
 
 bench: $(STAMP) ## time the chain through /generate; prints JSON
 	$(BIN)/python -m bench.generate
+
+chaos: $(STAMP) ## load and faults: what is promised, beside what it is here; up to 20 minutes, writes docs/reliability.md
+	$(BIN)/python -m bench.chaos --write docs/reliability.md
 
 # make models TO=/models/sdxl ACCEPT="s-lab parsenet"; the variables are the flags of `python -m tools.models --help`
 models: $(STAMP) ## download the published weights into TO=folder; LIST=1 only lists them

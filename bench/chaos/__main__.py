@@ -35,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--write needs all of it, without --quick and --only")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that our processes are ended then, too
     about = machine()
-    chosen = {name: each for name, each in SCENARIOS.items() if not given.only or name in given.only}
+    chosen = {
+        name: each
+        for name, each in SCENARIOS.items()
+        if (name in given.only if given.only else each.quick_limit_s or not given.quick)
+    }
     try:
         results = run(chosen, Scale(given.quick))
     except KeyboardInterrupt:

@@ -28,8 +28,10 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
     rows: list[dict[str, str]] = []
     shared = set(os.listdir("/dev/shm"))
     async with client_of(stack.url, 90) as client:
-        for service in (stack.gateway, stack.generator, stack.restorer):
-            seconds, unexplained, orphans, others = [], 0, 0, []
+        for service in scale.of(stack.services, (stack.gateway, stack.restorer)):
+            seconds: list[float] = []
+            others: list[str] = []
+            unexplained = orphans = 0
             answers: list[Answer] = []
             for _ in range(scale.of(2, 1)):
                 jobs = [job for _, job in [await submit(client) for _ in range(4)] if job]

@@ -35,7 +35,8 @@ async def held(stack: Stack, scale: Scale) -> Result:
     seconds = scale.of(20.0, 4.0)
     figures: list[Figure] = []
     rows: list[dict[str, str]] = []
-    for service, path in ((stack.generator, "/generate"), (stack.restorer, "/restore")):
+    for service in scale.of((stack.generator, stack.restorer), (stack.restorer,)):
+        path = _PATHS[service.name][0]
         probes: list[float] = []
         async with client_of(stack.url, 90) as client:
             probing = asyncio.create_task(load.probe(stack.url, "/livez", probes))
@@ -78,7 +79,7 @@ async def drains(stack: Stack, scale: Scale) -> Result:
     figures: list[Figure] = []
     rows: list[dict[str, str]] = []
     number = scale.of(8, 4)
-    for service in (stack.gateway, stack.generator, stack.restorer):
+    for service in scale.of(stack.services, (stack.gateway, stack.restorer)):
         paths = _PATHS[service.name]
         async with client_of(stack.url, 90) as client:
             asking = [asyncio.create_task(ask(client, path)) for path in paths * number]

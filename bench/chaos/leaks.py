@@ -29,7 +29,7 @@ async def leaks(stack: Stack, scale: Scale) -> Result:
     (OpenCV's plans, oneDNN's kernels for each shape). The slope is that of a line by least squares through
     what follows.
     """
-    requests, looks = scale.of(1500, 60), scale.of(20, 6)
+    requests, looks = scale.of(1500, 36), scale.of(20, 6)
     each_time = requests // looks
     used: dict[str, list[Usage]] = {each.name: [] for each in stack.services}
     answers = []

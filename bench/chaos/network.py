@@ -28,7 +28,7 @@ _HUNG_AFTER_S = DEADLINE_S + 20
 _WHOLE_AGAIN_S = 60.0
 _SILENT = (Fault.BLACK_HOLE,)
 """While these last, /health cannot say that all is well."""
-_QUICK = (Fault.RESETS, Fault.BLACK_HOLE, Fault.CUT)
+_QUICK = (Fault.BLACK_HOLE, Fault.CUT)
 
 
 async def network(stack: Stack, scale: Scale) -> Result:
@@ -56,7 +56,7 @@ async def network(stack: Stack, scale: Scale) -> Result:
         with stack.another_gateway(settings) as gateway:
             await asyncio.to_thread(gateway.wait_ready)
             async with client_of(gateway.url, _HUNG_AFTER_S) as client:
-                for proxy, name, paths in ways:
+                for proxy, name, paths in ways[scale.of(0, 1) :]:
                     for fault in faults:
                         backs.append(await until_whole(client, paths[-1], _WHOLE_AGAIN_S))
                         proxy.fault = fault

@@ -108,7 +108,7 @@ async def _unread(gateway: Service, number: int) -> float:
             await loop.sock_sendall(connection, request)
 
         async def closed() -> bool:
-            return await asyncio.to_thread(gateway.metric, _CLOSED) >= number
+            return await asyncio.to_thread(gateway.metric, _CLOSED, 'cause="unread"') >= number
 
         await until(closed, _GIVE_UP_S)
     return time.monotonic() - begun

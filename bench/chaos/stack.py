@@ -143,11 +143,11 @@ class Service:
         """Return the end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
 
-    def metric(self, name: str) -> float:
-        """Return the sum of a metric's samples over all labels."""
+    def metric(self, name: str, label: str = "") -> float:
+        """Return the sum of a metric's samples, of those with a label such as `cause="unread"` or of all."""
         text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30, trust_env=False).text
         rows = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
-        return sum(float(row.rpartition(" ")[2]) for row in rows)
+        return sum(float(row.rpartition(" ")[2]) for row in rows if label in row)
 
     def busy(self) -> dict[str, float]:
         """Return the gauges that are not 0."""
