@@ -14,7 +14,7 @@ from bench.chaos.stack import Stack
 JUMPS_S = (1800, -1800, 0)
 """Where the clock stands beside the right time, in turn."""
 _LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1")
-_WAIT_S = 60.0
+_WAIT_S = 20.0
 _DEADLINE_S = 30
 
 
@@ -29,7 +29,8 @@ def library() -> Path | None:
 async def clock_jumps(stack: Stack, scale: Scale) -> Result:
     """The time of day jumps half an hour ahead, an hour back, and to the right time, with requests in flight.
 
-    By libfaketime, in the two processes alone. Their monotonic clock goes on, as where a clock is set.
+    By libfaketime, in the two processes alone. Their monotonic clock goes on, as where a clock is set. In the
+    short half it only jumps ahead.
     """
     found = library()
     if found is None:
@@ -55,7 +56,7 @@ async def clock_jumps(stack: Stack, scale: Scale) -> Result:
         answers: list[Answer] = []
         failed: list[str] = []
         async with client_of(gateway.url, _DEADLINE_S + 20) as client:
-            for jump in JUMPS_S:
+            for jump in JUMPS_S[: scale.of(3, 1)]:
                 jobs = [(await submit(client))[1] for _ in range(3)]
                 asking = asyncio.create_task(ask_for(client, ("/generate", "/restore") * 4, 4))
                 await asyncio.sleep(0.3)
@@ -67,7 +68,7 @@ async def clock_jumps(stack: Stack, scale: Scale) -> Result:
         [
             none_of("requests that were not answered", count(answers, lambda a: not a.is_whole), "R8"),
             at_most("slowest answer", longest(answers), _DEADLINE_S + 1, "s", "R8", of="deadline of 30 s"),
-            none_of("jobs that were not completed within a minute", len(failed), "R8"),
+            none_of("jobs that were not completed within 20 s", len(failed), "R8"),
         ],
         [{"answers": kinds(answers), "jobs": ", ".join(failed) or "all completed"}],
     )

@@ -26,6 +26,8 @@ from bench.report import percentile
 
 _WHOLE_AGAIN_S = 60.0
 _EXIT_S, _ALL_IN_S = 60.0, 3.0
+_NEVER = -1
+"""In place of the exit code of a process that has not ended."""
 _PATHS = {"gateway": ("/generate", "/restore"), "generator": ("/generate",), "restorer": ("/restore",)}
 DRAIN_OF_0_1_S = 8
 
@@ -87,7 +89,9 @@ async def drains(stack: Stack, scale: Scale) -> Result:
             async def all_in(service: Service = service, wanted: int = len(asking)) -> bool:
                 return await asyncio.to_thread(service.metric, "atelier_requests_in_progress") >= wanted
 
-            async def gone(service: Service = service, before: int = len(service.exits)) -> bool:
+            before = len(service.exits)
+
+            async def gone(service: Service = service, before: int = before) -> bool:
                 return len(service.exits) > before
 
             await until(all_in, _ALL_IN_S, pause_s=0.02)
@@ -95,7 +99,7 @@ async def drains(stack: Stack, scale: Scale) -> Result:
             service.send(signal.SIGTERM)
             answers = await asyncio.gather(*asking)
             await until(gone, _EXIT_S)
-            ended, code = service.exits[-1]
+            ended, code = service.exits[-1] if await gone() else (time.monotonic(), _NEVER)
             await until_whole(client, paths[0], 2 * _WHOLE_AGAIN_S)
         in_flight = [each for each in answers if each.begun + each.seconds > start]
         name, took = service.name, ended - start

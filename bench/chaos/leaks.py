@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import cycle, islice
 
 import numpy as np
@@ -14,6 +15,7 @@ from bench.chaos.stack import Service, Stack, Usage
 
 PATHS = ("/generate", "/restore", "/detect")
 AT_ONCE = 4
+ASK_S, ENOUGH_LOOKS = 240.0, 6
 WARM_UP = 1 / 3
 SLOPE_KIB = 10
 SPARE_FILES, SPARE_THREADS = 5, 2
@@ -21,13 +23,13 @@ SPARE_FILES, SPARE_THREADS = 5, 2
 
 
 async def leaks(stack: Stack, scale: Scale) -> Result:
-    """1,500 requests, a third of each kind, four at a time.
+    """1,500 requests, or what four minutes allow: a third of each kind, four at a time.
 
-    Memory is what the process and its image workers share with nobody, looked at twenty times. The first
-    third of the requests is the warm-up, which does not count: in it, allocators of each thread take their
-    arenas, each image worker decodes and encodes its first pictures, and libraries fill caches of fixed size
-    (OpenCV's plans, oneDNN's kernels for each shape). The slope is that of a line by least squares through
-    what follows.
+    Memory is what the process and its image workers share with nobody, looked at twenty times at most. The
+    first third of the requests is the warm-up, which does not count: in it, allocators of each thread take
+    their arenas, each image worker decodes and encodes its first pictures, and libraries fill caches of fixed
+    size (OpenCV's plans, oneDNN's kernels for each shape). The slope is that of a line by least squares
+    through what follows.
     """
     requests, looks = scale.of(1500, 36), scale.of(20, 6)
     each_time = requests // looks
@@ -36,18 +38,21 @@ async def leaks(stack: Stack, scale: Scale) -> Result:
     async with client_of(stack.url) as client:
         await ask_for(client, PATHS, 1)
         counted = await asyncio.to_thread(_counted, stack.gateway)
+        end = time.monotonic() + scale.of(ASK_S, ASK_S / 4)
         for n in range(looks):
             paths = islice(cycle(PATHS), n * each_time, (n + 1) * each_time)
             answers += await ask_for(client, paths, AT_ONCE)
             for service in stack.services:
                 used[service.name].append(await asyncio.to_thread(service.usage))
+            if n + 1 >= ENOUGH_LOOKS and time.monotonic() > end:
+                break
 
         async def idle() -> bool:
             return not any([await asyncio.to_thread(each.busy) for each in stack.services])
 
         await until(idle, 30)
         counted = await asyncio.to_thread(_counted, stack.gateway) - counted
-    warm = int(looks * WARM_UP)
+    warm = int(len(used[stack.gateway.name]) * WARM_UP)
     figures: list[Figure] = [
         informs("requests", len(answers), "", "R12"),
         none_of("requests that were not answered in whole", sum(not a.is_whole for a in answers), "R12"),

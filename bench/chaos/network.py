@@ -90,9 +90,9 @@ async def _under(
     client: httpx.AsyncClient, fault: Fault, paths: tuple[str, ...]
 ) -> tuple[list[Answer], tuple[str, float]]:
     """Return what six requests got (of resets forty), and what /health said meanwhile."""
-    number = 40 if fault is Fault.RESETS else 6
+    number, at_once = (40, 4) if fault is Fault.RESETS else (6, 6)
     wanted = [paths[n % len(paths)] for n in range(number)]
-    asking = asyncio.create_task(ask_for(client, wanted, 3))
+    asking = asyncio.create_task(ask_for(client, wanted, at_once))
     try:
         await asyncio.sleep(1)
         said = await health_of(client)
