@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.write and (given.quick or given.only):
         parser.error("--write needs all of it, without --quick and --only")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that our processes are ended then, too
+    for number in (signal.SIGTERM, signal.SIGINT):  # SIGINT is ignored where a shell has started us with &
+        signal.signal(number, signal.default_int_handler)  # so that our processes are ended then, too
     about = machine()
     chosen = {
         name: each
@@ -66,7 +67,7 @@ def run(scenarios: dict[str, Scenario], scale: Scale, patience: float = 1.0) -> 
     """Run scenarios one after the other before one set of processes; return what they found."""
     results: dict[str, Result] = {}
     end = time.monotonic() + patience * scale.of(ALL_S, QUICK_S)
-    with Stack() as stack:
+    with Stack(patience) as stack:
         for name, scenario in scenarios.items():
             start = time.monotonic()
             print(f"{name} ...", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from bench.chaos.stack import Service, Stack, processes_of
 
 BACK_WITHIN_S = 120.0
 SLOWEST_OF_0_1_S = {"gateway": 6, "generator": 20, "restorer": 10}
+RETRIES = 0.2
 LOAD = ("/generate", "/generate", "/restore", "/restore")
 _PATH = {"gateway": "/generate", "generator": "/generate", "restorer": "/restore"}
 _ORPHANS_END_S = 10.0
@@ -26,12 +27,13 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
     """`kill -9` of each service in turn, while four clients and some jobs are served."""
     figures: list[Figure] = []
     rows: list[dict[str, str]] = []
-    shared = set(os.listdir("/dev/shm"))
+    shared = _shared_files()
     async with client_of(stack.url, 90) as client:
         for service in scale.of(stack.services, (stack.gateway, stack.restorer)):
             seconds: list[float] = []
             others: list[str] = []
-            unexplained = orphans = 0
+            unexplained = orphans = calls = 0
+            retries = await _retries(stack)
             answers: list[Answer] = []
             for _ in range(scale.of(2, 1)):
                 jobs = [job for _, job in [await submit(client) for _ in range(4)] if job]
@@ -43,8 +45,12 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
                 orphans += await _orphans(session)
                 unexplained += sum(not _is_explained(each, killed, service) for each in load)
                 answers += load
+                calls += len(load) + len(jobs)
                 others += await not_completed(client, jobs, BACK_WITHIN_S)
             name, goal = service.name, SLOWEST_OF_0_1_S[service.name]
+            if service is not stack.gateway:  # whose counters began anew
+                retried = (await _retries(stack) - retries) / calls
+                figures.append(at_most(f"{name} killed: retries a request", retried, RETRIES, "", "R7"))
             figures += [
                 at_most(
                     f"{name} killed: whole answers again after", max(seconds), goal, "s", "R15", of="0.1's"
@@ -56,9 +62,18 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
             rows.append(
                 {"killed": name, "answers": kinds(answers), "jobs": ", ".join(others) or "all completed"}
             )
-    left = set(os.listdir("/dev/shm")) - shared
+    left = _shared_files() - shared
     figures.append(none_of("files left in shared memory", len(left), "R15"))
     return Result(figures, rows)
+
+
+def _shared_files() -> set[str]:
+    """Return the files in shared memory but for those that browsers and PostgreSQL make."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith((".", "PostgreSQL"))}
+
+
+async def _retries(stack: Stack) -> float:
+    return await asyncio.to_thread(stack.gateway.metric, "atelier_backend_retries_total")
 
 
 async def _until_back(client: httpx.AsyncClient, service: Service) -> float:

@@ -205,10 +205,12 @@ def processes_of(session: int) -> list[psutil.Process]:
 class Stack:
     """The three on the demo models, as a context; a supervisor restarts each at once when it has ended.
 
-    Jobs are in SQLite; a job whose gateway was killed is begun again after five seconds.
+    Jobs are in SQLite; a job whose gateway was killed is begun again after five seconds. `patience`: they may
+    take so many times four minutes to be ready.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 1.0) -> None:
+        self._start_s = patience * START_S
         self._running = ExitStack()
         self._ended = threading.Event()
 
@@ -233,7 +235,7 @@ class Stack:
         self._running.callback(watching.join)
         self._running.callback(self._ended.set)
         for each in self.services:
-            each.wait_ready()
+            each.wait_ready(self._start_s)
 
     def __exit__(self, *exc_info: object) -> None:
         self._running.close()
