@@ -25,7 +25,7 @@ from bench.chaos.stack import Service, Stack
 from bench.report import percentile
 
 _WHOLE_AGAIN_S = 60.0
-_EXIT_S, _ALL_IN_S = 60.0, 3.0
+_EXIT_S, _ALL_IN_S = 90.0, 3.0
 _NEVER = -1
 """In place of the exit code of a process that has not ended."""
 _PATHS = {"gateway": ("/generate", "/restore"), "generator": ("/generate",), "restorer": ("/restore",)}

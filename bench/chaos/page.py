@@ -50,7 +50,8 @@ def write(path: Path, results: Mapping[str, Result], machine: Mapping[str, objec
 
 def _part(results: Mapping[str, Result], machine: Mapping[str, object]) -> Iterator[str]:
     date = datetime.now(UTC).date().isoformat()
-    yield f"Measured on {date}: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB."
+    about = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+    yield f"Measured on {date}: {about}." if results else "Not measured yet: `make chaos` adds the figures."
     yield ""
     yield "### The promises"
     yield ""

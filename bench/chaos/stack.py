@@ -22,7 +22,7 @@ from tests.processes import free_port
 
 START_S = 240.0
 _END_S = 30.0
-_DRAIN_S = 20
+_DRAIN_S = 60
 
 GAUGES = (
     "atelier_requests_in_progress",
