@@ -51,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, each in SCENARIOS.items()
         if (name in given.only if given.only else each.quick_limit_s or not given.quick)
     }
+    results: dict[str, Result] = {}
     try:
-        results = run(chosen, Scale(given.quick), given.patience)
+        run(chosen, Scale(given.quick), given.patience, results)
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        print(page.text_table(results), "Stopped.", sep="\n", file=sys.stderr)
         return 130
     print(page.text_table(results), file=sys.stderr)
     print_json({"machine": about, "quick": given.quick, "scenarios": page.as_json(results)})
@@ -63,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(page.is_broken(result) for result in results.values()))
 
 
-def run(scenarios: dict[str, Scenario], scale: Scale, patience: float = 1.0) -> dict[str, Result]:
-    """Run scenarios one after the other before one set of processes; return what they found."""
-    results: dict[str, Result] = {}
+def run(scenarios: dict[str, Scenario], scale: Scale, patience: float, results: dict[str, Result]) -> None:
+    """Run scenarios one after the other on one set of processes, and add what each found to the results."""
     end = time.monotonic() + patience * scale.of(ALL_S, QUICK_S)
     with Stack(patience) as stack:
         for name, scenario in scenarios.items():
@@ -81,7 +81,6 @@ def run(scenarios: dict[str, Scenario], scale: Scale, patience: float = 1.0) -> 
                 traceback.print_exc()
                 results[name] = Result(failed=f"{type(error).__name__}: {error}")
             print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
-    return results
 
 
 if __name__ == "__main__":
