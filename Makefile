@@ -21,8 +21,8 @@ FAST := tests/contract tests/unit/gateway tests/unit/test_layering.py \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test-fast test test-slow test-cluster test-gpu test-parity lint studio screenshots docs protos protos-image \
-  bench fuzz models \
+.PHONY: help setup run test-fast test test-slow test-cluster test-gpu test-parity lint studio screenshots docs protos \
+  protos-image bench fuzz chaos models \
   demo-train demo-eval demo-pictures clean
 
 help: ## print the targets
@@ -97,6 +97,9 @@ bench: $(STAMP) ## time the chain through /generate; prints JSON
 
 fuzz: $(STAMP) ## send random requests and messages to all processes, minutes; EXAMPLES=n, SEED=n for the same again
 	$(BIN)/python -m bench.fuzz $(if $(EXAMPLES),--examples '$(EXAMPLES)') $(if $(filter-out file default,$(origin SEED)),--seed '$(SEED)')
+
+chaos: $(STAMP) ## load and faults: what is promised, beside what it is here; up to 20 minutes, writes docs/reliability.md
+	$(BIN)/python -m bench.chaos --write docs/reliability.md
 
 # make models TO=/models/sdxl ACCEPT="s-lab parsenet"; the variables are the flags of `python -m tools.models --help`
 models: $(STAMP) ## download the published weights into TO=folder; LIST=1 only lists them
