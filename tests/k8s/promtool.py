@@ -28,7 +28,6 @@ GAUGES = (
     "atelier_gateway_bytes_in_flight",
     "atelier_gateway_connections",
     "atelier_lora_memory_bytes",
-    'atelier_tls_expiry_timestamp_seconds{setting="ATELIER_GATEWAY_TLS_CERT"}',
     'atelier_jobs{type="generate", status="queued"}',
     'atelier_jobs{type="restore", status="in_progress"}',
     "atelier_jobs_oldest_waiting_seconds",
@@ -77,6 +76,8 @@ BUCKETS = (
     'atelier_job_run_seconds_bucket{type="generate", status="completed"}',
 )
 MINUTES = 40
+EXPIRY = 'atelier_tls_expiry_timestamp_seconds{setting="TLS_CERT"}'
+"""In seconds since 1970, when the tests' time begins."""
 
 
 def series(
@@ -99,7 +100,7 @@ def cluster(gauges: str, counters: str) -> list[dict[str, str]]:
         made += [series(name, gauges, job) for name in GAUGES]
         made += [series(name, counters, job) for name in COUNTERS]
         made += [series(name, f"1x{MINUTES}", job) for name in QUIET]
-        made += [series("up", f"1x{MINUTES}", job)]
+        made += [series("up", f"1x{MINUTES}", job), series(EXPIRY, f"{90 * 86400}x{MINUTES}", job)]
         for bucket in BUCKETS:
             label = "{" if "{" not in bucket else ", "
             made += [series(f'{bucket.rstrip("}")}{label}le="{le}"}}', counters, job) for le in BOUNDS]

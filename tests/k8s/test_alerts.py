@@ -10,7 +10,7 @@ import pytest
 
 from tests.k8s import queries
 from tests.k8s.manifests import BACKENDS, combined, of_kind
-from tests.k8s.promtool import CAUSES, GENERATED, MINUTES, OBJECTIVES, SCENARIOS, run, series
+from tests.k8s.promtool import CAUSES, EXPIRY, GENERATED, MINUTES, OBJECTIVES, SCENARIOS, run, series
 
 Series = list[dict[str, str]]
 
@@ -90,11 +90,10 @@ def full(values: str) -> Series:
 
 
 DAY_S = 86400
-EXPIRY = 'atelier_tls_expiry_timestamp_seconds{setting="ATELIER_GATEWAY_TLS_CERT"}'
 
 
 def expires(after_s: float, pod: str = "a") -> Series:
-    """A gateway's certificate that expires so many seconds after 1970, when the tests' time begins."""
+    """A gateway's certificate that expires so many seconds after the tests' time begins."""
     return [series(EXPIRY, f"{after_s}x{MINUTES}", "atelier-gateway", pod)]
 
 
