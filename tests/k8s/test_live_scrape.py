@@ -57,7 +57,10 @@ class Watched:
 
 @pytest.fixture
 def gpu_metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of an exporter of synthetic device memory: the collector is real, the GPU is not."""
+    """The port of an exporter of what the three have not here: device memory, and a certificate.
+
+    The collector is real, the GPU is not.
+    """
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 << 30)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 << 30)
@@ -65,6 +68,8 @@ def gpu_metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     registry.register(VramCollector(torch.device("cuda", 0)))
     registry.register(metrics.STAGE_PEAK_VRAM)
     metrics.STAGE_PEAK_VRAM.labels("base").set(30 << 30)
+    registry.register(metrics.CERTIFICATE_EXPIRY)
+    metrics.CERTIFICATE_EXPIRY.labels("TLS_CERT").set(time.time() + 90 * 86400)
     server, thread = prometheus_client.start_http_server(0, addr="127.0.0.1", registry=registry)
     yield server.server_port
     server.shutdown()
