@@ -35,7 +35,6 @@ from atelier_gateway.jobs.values import (
 from atelier_runtime.settings import StartupError
 from tests.jobs.rows import MANY, Rows, new_job, rows_in
 
-HOUR_MS = 3600 * 1000
 FILE = Output("image", "x/image.png", "image/png", 10, 2, 3)
 
 
@@ -229,24 +228,6 @@ async def test_a_canceled_job_that_was_put_off_does_not_wait(rows: Rows) -> None
     await rows.store.cancel(job.id)
     await rows.store.release(claim, after_ms=60_000, why=Release.WAITS)
     assert (await claimed(rows.store)).job.cancel_requested
-
-
-async def test_a_clock_that_is_set_back_holds_nothing_up(rows: Rows) -> None:
-    """Of the machine, or of the gateway that has accepted the job."""
-    job, _ = await rows.store.submit(new_job())
-    await move(rows, created_at=now_ms() + HOUR_MS)
-    claim = await claimed(rows.store)
-    assert claim.job.id == job.id
-    await rows.store.release(claim, after_ms=5000, why=Release.WAITS)
-    assert await rows.store.claim("a") is None
-    await move(rows, available_at=now_ms() + HOUR_MS)
-    assert (await claimed(rows.store)).job.id == job.id
-
-
-async def move(rows: Rows, **times: int) -> None:
-    """Let the only job have other times than the clock gave it."""
-    async with rows.database.writing() as connection:
-        await connection.execute(update(jobs).values(**times))
 
 
 async def test_the_key_served_longest_ago_comes_first(rows: Rows) -> None:

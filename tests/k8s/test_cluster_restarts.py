@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from tests.k8s.manifests import NAMES, combined
 from tests.k8s.runner.clients import DRAWING, Client, Load, client, steady
 from tests.k8s.runner.cluster import Cluster, applied
 from tests.k8s.runner.pods import Pod
-from tests.postgres import Postgres, program, running
+from tests.postgres import Postgres
 
 pytestmark = pytest.mark.slow
 
@@ -22,14 +21,6 @@ KILLS = 10
 
 PROBES_S = 10.0
 """Two periods of the readiness probes."""
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    if program("postgres") is None:
-        pytest.skip("PostgreSQL is not installed")
-    with running() as server:
-        yield server
 
 
 def shared_jobs(cluster: Cluster, postgres: Postgres, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.k8s.manifests import combined, of_kind
 from tests.k8s.runner.autoscaler import SYNC_S, Autoscaler
 from tests.k8s.runner.clients import DRAWING, client, photograph, picture
 from tests.k8s.runner.cluster import Cluster, applied
-from tests.postgres import Postgres, program, running
+from tests.postgres import Postgres
 
 COMPONENTS = ("monitoring", "keda", "jobs-postgres")
 
@@ -81,14 +81,6 @@ def test_to_zero_after_the_cooldown_and_back_at_the_first_call() -> None:
     found = replicas(scaler, [list(called), *[list(quiet)] * (cooldown + 1)], first=1)
     assert found == [2] + [2] * cooldown + [0] or found == [1] + [1] * cooldown + [0], found
     assert replicas(scaler, [list(quiet)] * 2 + [list(called)], first=0) == [0, 0, 1]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    if program("postgres") is None:
-        pytest.skip("PostgreSQL is not installed")
-    with running() as server:
-        yield server
 
 
 @asynccontextmanager

@@ -353,13 +353,8 @@ class JobStore:
         values: dict[str, Any] = {
             "status": QUEUED,
             "available_at": case((jobs.c.cancel_requested, AT_ONCE), else_=available_at),
-            "runner": None,
-            "lease_until": None,
-            "stage": None,
-            "step": None,
-            "steps": None,
+            **dict.fromkeys(("runner", "lease_until", "stage", "step", "steps", "previews")),
             "progress": 0.0,
-            "previews": None,
             "version": jobs.c.version + 1,
         }
         if why is not Release.FAILED:
