@@ -27,7 +27,6 @@ from typing import Literal, Self, TypeVar
 import grpc
 
 from atelier_gateway.backends.lines import Lines
-from atelier_gateway.core.backend import Waiting
 from atelier_runtime import metrics, tracing
 from atelier_runtime.channel import channel_options
 from atelier_runtime.errors import (
@@ -161,9 +160,9 @@ class BackendChannel:
         return self._lines.waiting
 
     @property
-    def waiting(self) -> Waiting:
-        """The same, and how many of them are of the current caller."""
-        return self._lines.of_caller()
+    def waiting_by_caller(self) -> dict[str, int]:
+        """The same of each caller, if there are any."""
+        return self._lines.by_caller()
 
     async def call(
         self,

@@ -24,7 +24,7 @@ from atelier.restorer.v1 import restorer_service_pb2_grpc
 from atelier_gateway.backends import convert
 from atelier_gateway.backends.channel import BackendChannel, BackendName, unreachable
 from atelier_gateway.backends.large_request import SerializedRequests
-from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend, Waiting
+from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
 from atelier_gateway.core.estimates import GeneratorEstimate
 from atelier_gateway.core.offer import GeneratorOffer
 from atelier_gateway.core.values import (
@@ -245,9 +245,9 @@ class RestorerClient(_Client, RestorerBackend):
     _status_request = restorer_pb.GetStatusRequest
 
     @property
-    def waiting_for_slot(self) -> Waiting:
-        """Calls that wait because the queue is full."""
-        return self._channel.waiting
+    def waiting_for_slot(self) -> dict[str, int]:
+        """How many calls of each caller wait because the queue is full."""
+        return self._channel.waiting_by_caller
 
     async def restore(
         self, spec: RestoreSpec, *, deadline: float, wait_for_slot: bool = False

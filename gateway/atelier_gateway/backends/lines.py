@@ -10,7 +10,6 @@ from itertools import count
 from typing import Self
 from weakref import WeakValueDictionary
 
-from atelier_gateway.core.backend import Waiting
 from atelier_runtime.caller import caller
 
 _ASKED_PER_SECOND = 10.0
@@ -69,11 +68,9 @@ class Lines:
             line = self._lines[caller.get()] = _Line()
         return InLine(self, line, next(self._numbers))
 
-    def of_caller(self) -> Waiting:
-        """Return how many calls are in a line, and what share of them is the current caller's."""
-        own = self._lines.get(caller.get())
-        others = sum(line.waiting > 0 for line in self._lines.values() if line is not own)
-        return Waiting(self.waiting, 0 if own is None else own.waiting, others + 1)
+    def by_caller(self) -> dict[str, int]:
+        """Return how many calls each caller has in line, if any."""
+        return {name: line.waiting for name, line in self._lines.items() if line.waiting}
 
     def pause_s(self) -> float:
         """Return after which time the first of a line asks again."""

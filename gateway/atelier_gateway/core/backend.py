@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from atelier_gateway.core.estimates import GeneratorEstimate
 from atelier_gateway.core.offer import GeneratorOffer
@@ -51,25 +51,13 @@ class GeneratorBackend(Backend):
         """Return what `generate` would do and take, and raise what it would refuse. Generates nothing."""
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """Calls that wait because the queue is full.
-
-    `own`: those of the current caller. `callers`: how many callers all are of, the current one included.
-    """
-
-    total: int = 0
-    own: int = 0
-    callers: int = 1
-
-
 class RestorerBackend(Backend):
     """Finds and restores faces."""
 
     @property
     @abstractmethod
-    def waiting_for_slot(self) -> Waiting:
-        """Calls that wait because the queue is full."""
+    def waiting_for_slot(self) -> Mapping[str, int]:
+        """How many calls of each caller wait because the queue is full; nothing of those without any."""
 
     @abstractmethod
     async def restore(

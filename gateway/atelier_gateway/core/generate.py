@@ -5,7 +5,8 @@ and the restorer encodes; otherwise the generator encodes the final file itself.
 and the generated image is returned as it is, the gateway encodes, in a thread.
 
 An image that was generated waits for a slot in the restorer's queue until its deadline: its work is done, and
-nobody wants it without the faces that were asked for. While many wait, new requests are refused instead.
+nobody wants it without the faces that were asked for. While many wait, new requests are refused instead
+(`waiting_room`).
 
 Of several images each is restored as soon as it arrives, while the generator works on the next (`hand_over`).
 """
@@ -18,7 +19,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend, Waiting
+from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
 from atelier_gateway.core.drawings import NOT_KEPT, Drawings, drawn_once
 from atelier_gateway.core.estimates import Estimate
 from atelier_gateway.core.hand_over import AT_ONCE, hand_over, only_one
@@ -33,18 +34,19 @@ from atelier_gateway.core.values import (
     GeneratedImage,
     GenerateSpec,
     Generation,
+    OnImage,
     OnProgress,
     Progress,
     Restoration,
     RestoreSpec,
     ignore_progress,
 )
+from atelier_gateway.core.waiting_room import WaitingRoom
 from atelier_gateway.core.without_generator import NoGenerator
 from atelier_runtime import defaults
 from atelier_runtime.checks import check_last_seed
 from atelier_runtime.cost_model import total
 from atelier_runtime.errors import (
-    DEFAULT_RETRY_AFTER_S,
     AtelierError,
     BadImage,
     ErrorReason,
@@ -52,7 +54,6 @@ from atelier_runtime.errors import (
     InternalError,
     InvalidRequest,
     OutOfMemory,
-    QueueFull,
     ServiceUnavailable,
 )
 from atelier_runtime.images import EncodedImage, InputImage, decode_input, encode_output
@@ -92,12 +93,6 @@ _SKIP_REASONS = {
 }
 """What is reported where the call to the restorer failed; for any other error, `RESTORER_UNAVAILABLE`."""
 
-_MAX_WAITING = 8
-_MOST_WAITING = 4 * _MAX_WAITING
-"""Generated images that may wait for the restorer; beyond that, requests are refused before generating.
-
-Callers share them. One that has none may still begin, up to `_MOST_WAITING` in all."""
-
 _MAX_RESERVE_S = 5.0
 _RESERVED_SHARE = 0.1
 
@@ -119,6 +114,7 @@ class Generate:
         self._restorer = restorer
         self._max_pixels = max_pixels
         self._restoration_costs = RestorationCosts()
+        self._waiting_room = WaitingRoom(lambda: restorer.waiting_for_slot)
 
     async def require_generator(self) -> None:
         """Raise `NotServed` where there is no generator, on purpose; whether one responds is not checked."""
@@ -189,11 +185,6 @@ class Generate:
                 return await write_recipe(unrestored(spec, generated, None, warnings), number, None)
 
             return await hand_over(*only_one(generate, as_it_is, only))
-        if not _may_wait(waiting := self._restorer.waiting_for_slot, min(spec.image_count, AT_ONCE)):
-            raise QueueFull(
-                f"The restorer's queue is full, and {waiting.total} generated images wait for it.",
-                retry_after_s=DEFAULT_RETRY_AFTER_S,
-            )
         raw_spec = replace(plain, output_format="raw")
         generate = partial(self._generator.generate, raw_spec, on_progress=on_progress, deadline=deadline)
         restore_until: float | None = None
@@ -227,7 +218,14 @@ class Generate:
             generation = unrestored(drawn_spec, replace(drawn, image=file), None, warnings)
             return (await write_drawn(generation, number if only is None else only, None)).image
 
-        return await hand_over(drawn_once(draw, drawings, count, finish_drawn), finish_one)
+        with self._waiting_room.enter(min(spec.image_count, AT_ONCE)) as leave:
+            hand_out = drawn_once(draw, drawings, count, finish_drawn)
+
+            async def hand_out_all(on_image: OnImage) -> None:
+                await hand_out(on_image)
+                leave()
+
+            return await hand_over(hand_out_all, finish_one)
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> Estimate:
         """Return what `run` is expected to take, and raise what it would refuse of the spec; runs nothing."""
@@ -339,17 +337,6 @@ class Generate:
         image = await asyncio.to_thread(_encode, spec, generated.image, self._max_pixels, timer)
         encoded = replace(generated, image=image, stages=(*generated.stages, *timer.reports))
         return unrestored(spec, encoded, reason, [*warnings, _fallback_warning(spec, reason)])
-
-
-def _may_wait(waiting: Waiting, images: int) -> bool:
-    """Return whether so many more images of the current caller may wait for the restorer.
-
-    Where there is no more room for all, there is for those who have less of it than the others.
-    """
-    if waiting.total + images <= _MAX_WAITING:
-        return True
-    share = _MAX_WAITING // waiting.callers
-    return waiting.total + images <= _MOST_WAITING and (waiting.own == 0 or waiting.own + images <= share)
 
 
 def _encode(spec: GenerateSpec, raw: EncodedImage, max_pixels: int, timer: StageTimer) -> EncodedImage:

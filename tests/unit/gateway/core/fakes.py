@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend, Waiting
+from atelier_gateway.core.backend import GeneratorBackend, RestorerBackend
 from atelier_gateway.core.estimates import EstimatedPass, GeneratorEstimate
 from atelier_gateway.core.offer import GeneratorOffer
 from atelier_gateway.core.values import (
@@ -151,9 +151,8 @@ class FakeRestorer(RestorerBackend):
         self.reason: SkipReason | None = None
         self.upscaler = ""
         self.results = 8
-        self.waiting = 0
-        self.waiting_own: int | None = None
-        """Of the caller; None: all are."""
+        self.waiting: dict[str, int] = {}
+        """Calls by caller; the test's own is ""."""
         self.waits: list[bool] = []
         self.gate: asyncio.Event | None = None
         """Restorations wait for it."""
@@ -167,8 +166,8 @@ class FakeRestorer(RestorerBackend):
         return self.reported
 
     @property
-    def waiting_for_slot(self) -> Waiting:
-        return Waiting(self.waiting, self.waiting if self.waiting_own is None else self.waiting_own, 2)
+    def waiting_for_slot(self) -> dict[str, int]:
+        return self.waiting
 
     async def restore(
         self, spec: RestoreSpec, *, deadline: float, wait_for_slot: bool = False

@@ -147,9 +147,9 @@ async def test_a_generated_image_that_cannot_be_encoded_is_not_the_clients_fault
 
 
 async def test_while_many_generated_images_wait_for_the_restorer_no_more_are_generated(chain: Chain) -> None:
-    chain.restorer.waiting = 7
+    chain.restorer.waiting = {"": 7}
     await chain.run(GenerateSpec("x"))
-    chain.restorer.waiting = 8
+    chain.restorer.waiting = {"": 8}
     with pytest.raises(QueueFull) as refused:
         await chain.run(GenerateSpec("x"))
     assert refused.value.retry_after_s and "restorer" in refused.value.message
@@ -367,7 +367,7 @@ async def test_canceling_stops_all_images(chain: Chain) -> None:
 async def test_images_that_will_wait_count_before_they_are_generated(
     chain: Chain, waiting: int, num_images: int, refused: bool
 ) -> None:
-    chain.restorer.waiting = waiting
+    chain.restorer.waiting = {"": waiting}
     if not refused:
         assert len(await chain.run_all(several(num_images))) == num_images
         return
