@@ -62,7 +62,7 @@ async def database_away(stack: Stack, scale: Scale) -> Result:
             ),
             at_most("slowest refusal", longest(refused), _REFUSED_WITHIN_S, "s", "R8"),
             none_of("drawings that were not answered meanwhile", count(answers, _is_not_whole), "R8"),
-            none_of("/health says anything but healthy", int(said != "healthy"), "R8"),
+            none_of("/health says anything but degraded", int(said != "degraded"), "R8"),
             at_most("/health", took, 3, "s", "R8"),
             at_most("accepted jobs completed after its return", back, 60, "s", "R8"),
         ],
