@@ -6,6 +6,7 @@ come after it wait longer, and holds memory. So requests are refused before anyt
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ class WaitingRoom:
             if not fits and not (has_less and here.total() + images <= MOST):
                 raise QueueFull(
                     f"The restorer's queue is full, and {here.total()} images are drawn or wait for it.",
-                    retry_after_s=DEFAULT_RETRY_AFTER_S,
+                    retry_after_s=random.uniform(1.0, 2 * DEFAULT_RETRY_AFTER_S - 1.0),  # not all at once
                 )
         drawn = False
         self._drawing[name] += images
