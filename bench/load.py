@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import signal
 import sys
 import threading
@@ -37,6 +38,8 @@ IMPATIENCE_S = 0.05
 WARM_UP_S = 15.0
 """At the start of each phase, not counted: until then whoever came first has the queues to itself."""
 PROBE_PAUSE_S = 0.05
+_DISPLACED = "others have had less of it"
+"""What a request is told that had a place, and gave it up (docs/decisions/fair-queues.md)."""
 
 
 def serve(name: str) -> int:
@@ -78,6 +81,8 @@ class Seen:
     """What one client, or all of them, saw: seconds of each response by its status, and pictures."""
 
     seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    displaced: list[float] = field(default_factory=list)
+    """Seconds of those that were refused after they had waited; they are not among the others."""
     without_retry_after: int = 0
 
     @property
@@ -106,6 +111,7 @@ class Client:
             asking = [asyncio.create_task(self._ask(client, seen, request)) for _ in range(self.connections)]
             await asyncio.sleep(start - time.monotonic())
             seen.seconds.clear()
+            seen.displaced.clear()
             await asyncio.wait(asking, timeout=end - time.monotonic())
             for task in asking:
                 task.cancel()
@@ -113,10 +119,15 @@ class Client:
         return seen
 
     async def _ask(self, client: httpx.AsyncClient, seen: Seen, request: dict[str, Any]) -> None:
+        await asyncio.sleep(random.random())  # or all would come again in the same moments
         while True:
             start = time.perf_counter()
             response = await client.post("/generate", json=request)
-            seen.seconds[response.status_code].append(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            if response.status_code == 429 and _DISPLACED in response.text:
+                seen.displaced.append(seconds)
+            else:
+                seen.seconds[response.status_code].append(seconds)
             if response.status_code == 200:
                 continue
             retry_after = response.headers.get("Retry-After")
@@ -184,6 +195,7 @@ def summary(seen: Sequence[Seen], probes: Sequence[float], seconds: float) -> di
         "pictures_per_second": round(sum(each.pictures for each in seen) / seconds, 3),
         "accepted_ms": milliseconds(together(seen, 200)),
         "refused_ms": milliseconds(together(seen, 429)),
+        "displaced_ms": milliseconds([second for each in seen for second in each.displaced]),
         "livez_ms": milliseconds(probes),
         "responses": {status: len(together(seen, status)) for status in statuses},
         "refused_without_retry_after": sum(each.without_retry_after for each in seen),

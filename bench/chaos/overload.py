@@ -29,6 +29,7 @@ async def overload(stack: Stack, scale: Scale) -> Result:
     capacity = sum(each.pictures for each in busy) / (seconds / 2)
     goodput = sum(each.pictures for each in crowd) / seconds
     accepted, refused = load.together(crowd, 200), load.together(crowd, 429) + load.together(crowd, 503)
+    displaced = [seconds for each in crowd for seconds in each.displaced]
     others = sum(len(s) for each in crowd for status, s in each.seconds.items() if status not in _ALLOWED)
     figures: list[Figure] = [
         informs("capacity", capacity, "pictures/s", "R6"),
@@ -49,6 +50,10 @@ async def overload(stack: Stack, scale: Scale) -> Result:
             informs("refused, median", 1000 * percentile(refused, 0.5), "ms", "R6"),
             at_most("refused, p99", 1000 * percentile(refused, 0.99), 50, "ms", "R6"),
         ]
+    share = 100 * len(displaced) / max(1, len(displaced) + len(refused))
+    figures.append(informs("refused after a wait, of all that were refused", share, "%", "R6"))
+    if displaced:
+        figures.append(informs("these had waited, median", percentile(displaced, 0.5), "s", "R6"))
     figures.append(at_most("/livez meanwhile, p99", 1000 * percentile(probes, 0.99), 100, "ms", "R1", "R6"))
     for each in stack.services:
         grown = 100 * (each.usage().private_kib / before[each.name] - 1)

@@ -26,12 +26,13 @@ PROMISES: dict[str, Promise] = {
         "A process that is asked to end (SIGTERM) finishes what it has accepted and takes nothing new",
         (
             "tests/contract/test_process.py",
-            "tests/k8s/test_replicas.py",
+            "tests/k8s/test_cluster_restarts.py",
             "tests/unit/runtime/test_server.py",
         ),
     ),
     "R3": Promise(
-        "Restarting each replica in turn under load loses no request", ("tests/k8s/test_replicas.py",)
+        "Restarting each replica in turn under load loses no request",
+        ("tests/k8s/test_cluster_restarts.py",),
     ),
     "R4": Promise(
         "Work ends within a step once its client has left or its deadline is over, and leaves nothing behind",
@@ -72,6 +73,8 @@ PROMISES: dict[str, Promise] = {
         (
             "tests/unit/runtime/test_weights.py",
             "tests/unit/runtime/test_weights_hostile.py",
+            "tests/unit/generator/test_hostile_sets.py",
+            "tests/unit/restorer/test_hostile_sets.py",
             "tests/unit/test_layering.py",
         ),
     ),
