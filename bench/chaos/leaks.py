@@ -52,8 +52,8 @@ async def leaks(stack: Stack, scale: Scale) -> Result:
     async with client_of(stack.url) as client:
         await ask_for(client, PATHS, 1)
         for faces in scale.of(FACES * 3, FACES[-1:]):
-            files = {"image": ("photo.png", _photo_of(faces))}
-            (await client.post("/restore", files=files)).raise_for_status()
+            image = ("photo.png", _photo_of(faces))
+            (await client.post("/restore", files={"image": image})).raise_for_status()
         counted = await asyncio.to_thread(_counted, stack.gateway)
         end = time.monotonic() + scale.of(ASK_S, ASK_S / 4)
         for n in range(looks):
