@@ -35,10 +35,13 @@ async def leaks(stack: Stack, scale: Scale) -> Result:
     """1,500 requests, or what four minutes allow: a third of each kind, four at a time.
 
     The warm-up does not count. It begins with pictures of one to four faces, so that the restorer has had
-    batches of each size: its allocator keeps what a batch has needed (`torch_setup`), and oneDNN the kernels
-    of each batch size. Four requests at a time seldom make a batch of four; where the first came later, it
-    would be a step of a hundred megabytes. The first third of the requests follows: each image worker decodes
-    and encodes its first pictures, and pools start their threads.
+    batches of each size: oneDNN keeps the kernels of each, and four requests at a time seldom make a batch of
+    four. The first third of the requests follows: each image worker decodes and encodes its first pictures,
+    and pools start their threads.
+
+    The restorer's heap does not stay at a size after that: it keeps what is freed up to 512 MiB, and gives
+    all of it back once it is more (`torch_setup`), so that it swings by up to 200 MiB. Over a few hundred
+    requests that hides a slope, or looks like one, of hundreds of KiB a request.
 
     Memory is what processes share with nobody, looked at twenty times at most. The slope is that of a line by
     least squares through the growth of each process from where it began, see `growth`. An image worker may
