@@ -3,47 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
-from itertools import cycle, islice
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import cycle, islice, pairwise
+from typing import TypeVar
 
 import numpy as np
+import psutil
+from PIL import Image
 
-from bench.chaos.clients import ask_for, client_of, kinds, until
+from bench.chaos.clients import ask_for, client_of, kinds, photo, until
 from bench.chaos.figures import Figure, Result, at_most, informs, none_of
 from bench.chaos.scale import Scale
-from bench.chaos.stack import Service, Stack, Usage
+from bench.chaos.stack import Service, Stack, Usage, total
 
 PATHS = ("/generate", "/restore", "/detect")
 AT_ONCE = 4
+FACES = (1, 2, 3, 4)
+"""On the pictures of the warm-up; the restorer takes four at a time on a CPU."""
 ASK_S, ENOUGH_LOOKS = 240.0, 6
 WARM_UP = 1 / 3
 SLOPE_KIB = 10
 SPARE_FILES, SPARE_THREADS = 5, 2
 """More than at the start may be open: idle connections and pools that fill once."""
 
+P = TypeVar("P", bound=Hashable)
+
 
 async def leaks(stack: Stack, scale: Scale) -> Result:
     """1,500 requests, or what four minutes allow: a third of each kind, four at a time.
 
-    Memory is what the process and its image workers share with nobody, looked at twenty times at most. The
-    first third of the requests is the warm-up, which does not count: in it, allocators of each thread take
-    their arenas, each image worker decodes and encodes its first pictures, and libraries fill caches of fixed
-    size (OpenCV's plans, oneDNN's kernels for each shape). The slope is that of a line by least squares
-    through what follows.
+    The warm-up does not count. It begins with pictures of one to four faces, so that the restorer has had
+    batches of each size: oneDNN keeps the kernels of each, and four requests at a time seldom make a batch of
+    four. The first third of the requests follows: each image worker decodes and encodes its first pictures,
+    and pools start their threads.
+
+    The restorer's heap does not stay at a size after that: it keeps what is freed up to 512 MiB, and gives
+    all of it back once it is more (`torch_setup`), so that it swings by up to 200 MiB. Over a few hundred
+    requests that hides a slope, or looks like one, of hundreds of KiB a request.
+
+    Memory is what processes share with nobody, looked at twenty times at most. The slope is that of a line by
+    least squares through the growth of each process from where it began, see `growth`. An image worker may
+    start at any time, so how many processes there are is a figure of its own: one more than image workers
+    encodes while all of them decode.
     """
     requests, looks = scale.of(1500, 36), scale.of(20, 6)
     each_time = requests // looks
-    used: dict[str, list[Usage]] = {each.name: [] for each in stack.services}
+    used: dict[str, list[Mapping[psutil.Process, Usage]]] = {each.name: [] for each in stack.services}
     answers = []
     async with client_of(stack.url) as client:
         await ask_for(client, PATHS, 1)
+        for faces in scale.of(FACES * 3, FACES[-1:]):
+            image = ("photo.png", _photo_of(faces))
+            (await client.post("/restore", files={"image": image})).raise_for_status()
         counted = await asyncio.to_thread(_counted, stack.gateway)
         end = time.monotonic() + scale.of(ASK_S, ASK_S / 4)
         for n in range(looks):
             paths = islice(cycle(PATHS), n * each_time, (n + 1) * each_time)
             answers += await ask_for(client, paths, AT_ONCE)
             for service in stack.services:
-                used[service.name].append(await asyncio.to_thread(service.usage))
+                used[service.name].append(await asyncio.to_thread(service.usage_of_each))
             if n + 1 >= ENOUGH_LOOKS and time.monotonic() > end:
                 break
 
@@ -62,34 +82,73 @@ async def leaks(stack: Stack, scale: Scale) -> Result:
             "R14",
         ),
     ]
-    for name, usages in used.items():
-        later = usages[warm:]
-        files = max(u.files for u in later[1:]) - later[0].files
-        threads = max(u.threads for u in later[1:]) - later[0].threads
+    for service in stack.services:
+        name, each = service.name, used[service.name]
+        grown = growth(each[warm:])
+        files, threads = max(g.files for g in grown[1:]), max(g.threads for g in grown[1:])
+        most = await asyncio.to_thread(_processes_at_most, service)
         figures += [
+            at_most(f"processes, {name}", max(map(len, each)), most, "", "R12", timed=False),
             at_most(f"file descriptors more, {name}", files, SPARE_FILES, "", "R12", timed=False),
             at_most(f"threads more, {name}", threads, SPARE_THREADS, "", "R12", timed=False),
-            at_most(f"memory, {name}", _slope(later, each_time), SLOPE_KIB, "KiB a request", "R12"),
+            at_most(f"memory, {name}", _slope(grown, each_time), SLOPE_KIB, "KiB a request", "R12"),
         ]
-    rows = [
-        {
-            "process": name,
-            "before the warm-up's end": f"{usages[warm - 1].private_kib / 1024:.0f} MiB",
-            "at the end": f"{usages[-1].private_kib / 1024:.0f} MiB",
-            "files": str(usages[-1].files),
-            "threads": str(usages[-1].threads),
-        }
-        for name, usages in used.items()
-    ]
+    rows = []
+    for name, each in used.items():
+        before, after = total(each[warm - 1].values()), total(each[-1].values())
+        rows.append(
+            {
+                "process": name,
+                "before the warm-up's end": f"{before.private_kib / 1024:.0f} MiB",
+                "at the end": f"{after.private_kib / 1024:.0f} MiB",
+                "processes": str(len(each[-1])),
+                "files": str(after.files),
+                "threads": str(after.threads),
+            }
+        )
     if any(not answer.is_whole for answer in answers):
         rows.append({"process": "answers", "at the end": kinds(answers)})
     return Result(figures, rows)
 
 
-def _slope(usages: list[Usage], requests: int) -> float:
+def _photo_of(faces: int) -> bytes:
+    """Return a picture of so many faces, side by side, a PNG."""
+    with Image.open(io.BytesIO(photo())) as image:
+        one = np.asarray(image.convert("RGB"))
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate([one] * faces, axis=1)).save(file, "png")
+    return file.getvalue()
+
+
+def growth(looks: Sequence[Mapping[P, Usage]]) -> list[Usage]:
+    """Return by how much processes have grown since the first look, for each look.
+
+    A process counts from the look at which it is first seen, until that at which it was last seen: what it
+    then held stays grown, so that one which grows and is replaced, again and again, does not look flat.
+    """
+    grown = [Usage(0, 0, 0.0)]
+    for before, after in pairwise(looks):
+        both = before.keys() & after.keys()
+        grown.append(
+            Usage(
+                grown[-1].files + sum(after[p].files - before[p].files for p in both),
+                grown[-1].threads + sum(after[p].threads - before[p].threads for p in both),
+                grown[-1].private_kib + sum(after[p].private_kib - before[p].private_kib for p in both),
+            )
+        )
+    return grown
+
+
+def _slope(grown: Sequence[Usage], requests: int) -> float:
     """Return KiB a request; `requests` are between two looks."""
-    x = np.arange(len(usages)) * requests
-    return float(np.polyfit(x, [usage.private_kib for usage in usages], 1)[0])
+    x = np.arange(len(grown)) * requests
+    return float(np.polyfit(x, [usage.private_kib for usage in grown], 1)[0])
+
+
+def _processes_at_most(service: Service) -> int:
+    """Return how many there may be: itself, its image workers and one more of these, which encodes."""
+    workers = int(service.metric("atelier_image_workers"))
+    return 1 + (workers + 1 if workers else 0)
 
 
 def _counted(gateway: Service) -> int:

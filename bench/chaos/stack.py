@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,20 @@ GAUGES = (
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process and its image workers hold; `private_kib` is memory that they share with nobody."""
+    """What processes hold; `private_kib` is memory that they share with nobody."""
 
     files: int
     threads: int
     private_kib: float
+
+
+def total(usages: Collection[Usage]) -> Usage:
+    """Return what several processes hold together."""
+    return Usage(
+        sum(usage.files for usage in usages),
+        sum(usage.threads for usage in usages),
+        sum(usage.private_kib for usage in usages),
+    )
 
 
 class Service:
@@ -156,14 +165,16 @@ class Service:
 
     def usage(self) -> Usage:
         """Return what it holds now, its image workers included."""
-        files = threads = 0
-        private = 0
+        return total(self.usage_of_each().values())
+
+    def usage_of_each(self) -> dict[psutil.Process, Usage]:
+        """Return what it and each of its image workers hold now."""
+        found = {}
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
-                files += process.num_fds()
-                threads += process.num_threads()
-                private += process.memory_full_info().uss
-        return Usage(files, threads, private / 1024)
+                private_kib = process.memory_full_info().uss / 1024
+                found[process] = Usage(process.num_fds(), process.num_threads(), private_kib)
+        return found
 
     def processes(self) -> list[psutil.Process]:
         """Return it and those that it has started."""
