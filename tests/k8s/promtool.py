@@ -21,6 +21,7 @@ GAUGES = (
     'atelier_backend_pending{backend="restorer"}',
     'atelier_stage_peak_vram_bytes{stage="base"}',
     "process_resident_memory_bytes",
+    "atelier_heap_in_use_bytes",
     "atelier_image_workers",
     "atelier_image_workers_busy",
     "atelier_image_queue_depth",

@@ -22,6 +22,7 @@ from prometheus_client import (
 )
 
 from atelier_runtime import tracing
+from atelier_runtime.heap import heap_in_use
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
 _LONG_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1800, 3600, 10_800)
@@ -236,6 +237,13 @@ BUILD_INFO = Gauge(
 
 Process = Literal["gateway", "generator", "restorer"]
 
+HEAP_IN_USE = Gauge(
+    "atelier_heap_in_use_bytes",
+    "Memory that the process holds from malloc. What is freed, and kept for the next request, is not in it.",
+    registry=None,
+)
+HEAP_IN_USE.set_function(heap_in_use)
+
 _EVERYWHERE = (
     REQUEST_DURATION,
     REQUESTS_IN_PROGRESS,
@@ -244,6 +252,7 @@ _EVERYWHERE = (
     BUILD_INFO,
     CERTIFICATE_EXPIRY,
     SPANS_LOST,
+    HEAP_IN_USE,
 )
 _IMAGES = (IMAGE_WORKERS, IMAGE_WORKERS_BUSY, IMAGE_WORKERS_LOST, IMAGE_QUEUE_DEPTH)
 _SERVICES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD, *_IMAGES)
