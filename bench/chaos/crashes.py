@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import dataclass
 
 import httpx
 import psutil
 
-from bench.chaos.clients import Answer, ask, client_of, kinds, not_completed, steady, submit
+from bench.chaos.clients import Answer, ask, client_of, kinds, not_completed, steady, submit, until
 from bench.chaos.figures import Figure, Result, at_most, none_of
 from bench.chaos.scale import Scale
 from bench.chaos.stack import Service, Stack, processes_of
@@ -21,6 +22,7 @@ RETRIES = 0.2
 LOAD = ("/generate", "/generate", "/restore", "/restore")
 _PATH = {"gateway": "/generate", "generator": "/generate", "restorer": "/restore"}
 _ORPHANS_END_S = 10.0
+_LOST_S = 1.0
 
 
 async def crashes(stack: Stack, scale: Scale) -> Result:
@@ -32,8 +34,8 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
         for service in scale.of(stack.services, (stack.gateway, stack.restorer)):
             seconds: list[float] = []
             others: list[str] = []
-            unexplained = orphans = calls = 0
-            retries = await _retries(stack)
+            unexplained = orphans = 0
+            retried, asked = 0.0, 0
             answers: list[Answer] = []
             for _ in range(scale.of(2, 1)):
                 jobs = [job for _, job in [await submit(client) for _ in range(4)] if job]
@@ -41,16 +43,19 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
                     await asyncio.sleep(1.5)
                     killed, session = time.monotonic(), service.pid
                     service.send(signal.SIGKILL)
+                    counting = asyncio.create_task(_while_away(stack, service))
                     seconds.append(await _until_back(client, service))
+                    away = await counting
+                retried += away.retries
+                asked += sum(away.begun <= each.begun <= away.ended for each in load)
                 orphans += await _orphans(session)
                 unexplained += sum(not _is_explained(each, killed, service) for each in load)
                 answers += load
-                calls += len(load) + len(jobs)
                 others += await not_completed(client, jobs, BACK_WITHIN_S)
             name, goal = service.name, SLOWEST_OF_0_1_S[service.name]
-            if service is not stack.gateway:  # whose counters began anew
-                retried = (await _retries(stack) - retries) / calls
-                figures.append(at_most(f"{name} killed: retries a request", retried, RETRIES, "", "R7"))
+            if service is not stack.gateway:
+                share = retried / max(1, asked)
+                figures.append(at_most(f"{name} away: retries a request", share, RETRIES, "", "R7"))
             figures += [
                 at_most(
                     f"{name} killed: whole answers again after", max(seconds), goal, "s", "R15", of="0.1's"
@@ -70,6 +75,29 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
 def _shared_files() -> set[str]:
     """Return the files in shared memory but for those that browsers and PostgreSQL make."""
     return {name for name in os.listdir("/dev/shm") if not name.startswith((".", "PostgreSQL"))}
+
+
+@dataclass(frozen=True)
+class _Away:
+    """From when to when a service was away, by `time.monotonic`, and how many calls were retried then."""
+
+    begun: float
+    ended: float
+    retries: float
+
+
+async def _while_away(stack: Stack, service: Service) -> _Away:
+    """Count retries until a service that has just been killed is ready again.
+
+    What it took along is retried at once, which is no matter of its being away. A generated image that waits
+    for a slot of a restorer that is there, and full, is not counted either: it asks again, after a pause.
+    """
+    if service is stack.gateway:  # it is the one that counts
+        return _Away(0.0, 0.0, 0.0)
+    await asyncio.sleep(_LOST_S)
+    begun, before = time.monotonic(), await _retries(stack)
+    await until(lambda: asyncio.to_thread(service.is_ready), BACK_WITHIN_S)
+    return _Away(begun, time.monotonic(), await _retries(stack) - before)
 
 
 async def _retries(stack: Stack) -> float:
