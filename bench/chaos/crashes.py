@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import dataclass
 
 import httpx
 import psutil
@@ -21,6 +22,7 @@ RETRIES = 0.2
 LOAD = ("/generate", "/generate", "/restore", "/restore")
 _PATH = {"gateway": "/generate", "generator": "/generate", "restorer": "/restore"}
 _ORPHANS_END_S = 10.0
+_LOST_S = 1.0
 
 
 async def crashes(stack: Stack, scale: Scale) -> Result:
@@ -33,8 +35,8 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
             ready: list[float] = []
             whole: list[float] = []
             others: list[str] = []
-            unexplained = orphans = calls = 0
-            retries = await _retries(stack)
+            unexplained = orphans = 0
+            retried, asked = 0.0, 0
             answers: list[Answer] = []
             for _ in range(scale.of(2, 1)):
                 jobs = [job for _, job in [await submit(client) for _ in range(4)] if job]
@@ -42,18 +44,20 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
                     await asyncio.sleep(1.5)
                     killed, session = time.monotonic(), service.pid
                     service.send(signal.SIGKILL)
-                    back = asyncio.create_task(_until_ready(service))
+                    counting = asyncio.create_task(_while_away(stack, service))
                     whole.append(await _until_back(client, service))
-                    ready.append(await back)
+                    away = await counting
+                ready.append(away.ended - killed)
+                retried += away.retries
+                asked += sum(away.begun <= each.begun <= away.ended for each in load)
                 orphans += await _orphans(session)
                 unexplained += sum(not _is_explained(each, killed, service) for each in load)
                 answers += load
-                calls += len(load) + len(jobs)
                 others += await not_completed(client, jobs, BACK_WITHIN_S)
             name, goal = service.name, SLOWEST_OF_0_1_S[service.name]
-            if service is not stack.gateway:  # whose counters began anew
-                retried = (await _retries(stack) - retries) / calls
-                figures.append(at_most(f"{name} killed: retries a request", retried, RETRIES, "", "R7"))
+            if service is not stack.gateway:
+                share = retried / max(1, asked)
+                figures.append(at_most(f"{name} away: retries a request", share, RETRIES, "", "R7"))
             figures += [
                 at_most(f"{name} killed: ready again after", max(ready), goal, "s", "R15", of="0.1's"),
                 informs(f"{name} killed: whole answers again after", max(whole), "s", "R15"),
@@ -74,17 +78,30 @@ def _shared_files() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if not name.startswith((".", "PostgreSQL"))}
 
 
+@dataclass(frozen=True)
+class _Away:
+    """From when to when a service was away, by `time.monotonic`, and how many calls were retried then."""
+
+    begun: float
+    ended: float
+    retries: float
+
+
+async def _while_away(stack: Stack, service: Service) -> _Away:
+    """Count retries until a service that has just been killed is ready again.
+
+    What it took along is retried at once, which is no matter of its being away. A generated image that waits
+    for a slot of a restorer that is there, and full, is not counted either: it asks again, after a pause.
+    """
+    await asyncio.sleep(_LOST_S)
+    counts = service is not stack.gateway  # it is the one that counts
+    begun, before = time.monotonic(), await _retries(stack) if counts else 0.0
+    await until(lambda: asyncio.to_thread(service.is_ready), BACK_WITHIN_S)
+    return _Away(begun, time.monotonic(), await _retries(stack) - before if counts else 0.0)
+
+
 async def _retries(stack: Stack) -> float:
     return await asyncio.to_thread(stack.gateway.metric, "atelier_backend_retries_total")
-
-
-async def _until_ready(service: Service) -> float:
-    """Return the seconds until its probe says so."""
-
-    async def is_ready() -> bool:
-        return await asyncio.to_thread(service.is_ready)
-
-    return await until(is_ready, BACK_WITHIN_S)
 
 
 async def _until_back(client: httpx.AsyncClient, service: Service) -> float:

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
+import httpx
+
 from bench.chaos.clients import PHOTO, ask, client_of, count, steady, until
 from bench.chaos.figures import Result, at_most, none_of
 from bench.chaos.scale import Scale
@@ -17,6 +19,9 @@ HEADER_S, STALL_S = 3, 4
 SLOW, UNREAD = 20, 3
 _CLOSED = "atelier_gateway_connections_closed_total"
 _GIVE_UP_S = 60.0
+_LARGE = {"upscale": "4", "use_realesrgan": "false", "max_faces": "0"}
+_KEPT_BY_KERNEL_BYTES = 4 * 2**20
+"""What fits into the kernel's buffers has left the gateway, which then has nothing to close."""
 
 
 async def slow_clients(stack: Stack, scale: Scale) -> Result:
@@ -28,6 +33,7 @@ async def slow_clients(stack: Stack, scale: Scale) -> Result:
         await asyncio.to_thread(gateway.wait_ready)
         async with client_of(gateway.url) as client:
             await ask(client, "/restore")
+            await _require_large(client)
             async with steady(client, ("/restore", "/generate")) as answers:
                 header = [_slow_header(gateway) for _ in range(number)]
                 body = [_slow_body(gateway) for _ in range(number)]
@@ -89,11 +95,18 @@ async def _slow_body(gateway: Service) -> float:
     return await _send_in_drops(gateway, header, b'{"prompt": "' + b"a" * 999)
 
 
+async def _require_large(client: httpx.AsyncClient) -> None:
+    """Raise `RuntimeError` unless the answer that nobody is going to read has to wait in the gateway."""
+    response = await client.post("/restore", files={"image": PHOTO.read_bytes()}, data=_LARGE)
+    if response.status_code != 200 or len(response.content) < _KEPT_BY_KERNEL_BYTES:
+        raise RuntimeError(f"no large answer: {response.status_code}, {len(response.content)} bytes")
+
+
 async def _unread(gateway: Service, number: int) -> float:
     """Ask for large pictures and read nothing; return the seconds until all connections are closed."""
     header = b"POST /restore HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     field = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
-    body = field % (b"upscale", b"4") + field % (b"use_upscaler", b"false") + field % (b"max_faces", b"0")
+    body = b"".join(field % (name.encode(), value.encode()) for name, value in _LARGE.items())
     body += b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     body += PHOTO.read_bytes() + b"\r\n--x--\r\n"
     request = header + b"Content-Length: %d\r\n\r\n" % len(body) + body

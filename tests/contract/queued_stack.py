@@ -14,6 +14,7 @@ from atelier.restorer.v1 import restorer_service_pb2 as restorer_pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as restorer_grpc
 from atelier_runtime.api_keys import Scope
 from atelier_runtime.call_keys import CallKeys
+from atelier_runtime.channel import server_ping_options
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.health import Readiness
 from atelier_runtime.interceptors import CallInterceptor
@@ -87,7 +88,7 @@ class QueuedStack(Stack):
 async def _serve(service: str, servicer: Any, add: Any) -> tuple[grpc.aio.Server, int]:
     readiness = Readiness(service)
     calls = CallInterceptor(service, readiness, CallKeys(None, Scope.GENERATE, lets_anonymous_in=True))
-    server = grpc.aio.server(interceptors=[calls], options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(interceptors=[calls], options=[("grpc.so_reuseport", 0), *server_ping_options()])
     add(servicer, server)
     await readiness.register(server)
     await readiness.set_ready()

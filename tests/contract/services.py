@@ -13,6 +13,7 @@ import grpc
 from atelier.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from atelier.restorer.v1 import restorer_service_pb2_grpc as restorer_grpc
 from atelier_runtime import images
+from atelier_runtime.channel import server_ping_options
 from atelier_runtime.service_status import NetworkRole
 from tests.contract.script import Script
 from tests.contract.scripted_generator import ScriptedGenerator
@@ -25,6 +26,7 @@ _SERVER_OPTIONS = [
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT),
     ("grpc.so_reuseport", 0),
+    *server_ping_options(),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import time
 from contextlib import ExitStack, suppress
@@ -166,7 +167,7 @@ def test_a_single_request_is_always_admitted() -> None:
 # --- responses ---
 
 
-def test_a_response_that_is_not_read_is_given_up(strict: Stack) -> None:
+def test_a_response_that_is_not_read_is_given_up(strict: Stack, caplog: pytest.LogCaptureFixture) -> None:
     image = image_pb2.Image(data=bytes(8_000_000), format=image_pb2.IMAGE_FORMAT_PNG, width_px=1, height_px=1)
     strict.restorer.image = image
     header, body = form(file_of(gradient(64, 48)))
@@ -182,6 +183,7 @@ def test_a_response_that_is_not_read_is_given_up(strict: Stack) -> None:
             lambda: metric(strict, "atelier_gateway_connections_closed_total", cause="unread") == before + 3
         )
         eventually(lambda: metric(strict, "atelier_gateway_bytes_in_flight") < 100_000)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR], "it is no failure"
 
 
 def test_a_response_that_is_read_slowly_is_read_to_its_end(strict: Stack) -> None:

@@ -7,9 +7,10 @@ gRPC resolves the name again when a connection ends, and the services end each c
 
 Added here is what gRPC does not do. A call waits a bounded time for a replica while there is none. A call
 that was lost with its replica, or refused because the replica is shutting down, is retried on another. So is
-a call that is refused because a replica's queue is full or it cannot meet the deadline, but only within a
-retry budget: every success earns the retries of one call, so a backend that is full everywhere gets hardly
-more calls than clients make. A call whose caller has already done work for it may also wait for a slot until
+a call that is refused because a replica's queue is full or it cannot meet the deadline. Both only within a
+retry budget: every success earns the retries of one call, so a backend that is full everywhere, or that
+accepts connections and is dead behind them, gets hardly more calls than clients make. While there is no
+connection nothing is retried. A call whose caller has already done work for it may also wait for a slot until
 its deadline, in a line (`lines`).
 """
 
@@ -62,7 +63,8 @@ _GONE = (ServiceUnavailable, ServiceDraining, ServiceNotReady)
 _FULL = (QueueFull, DeadlineUnmeetable)
 """Errors of one replica that another, or its successor, may not raise."""
 
-_MAX_RETRY_BUDGET = 10
+_MAX_RETRIES_WHEN_FULL = 10
+_MAX_RETRIES_WHEN_GONE = 100  # more than the calls that a replica can lose at once
 _RETRIES_PER_SUCCESS = _MAX_ATTEMPTS - 1
 
 _FRESH_CHANNEL_AFTER_S = 5.0
@@ -73,6 +75,24 @@ _WARN_AGAIN_S = 60.0
 BackendName = Literal["generator", "restorer"]
 
 T = TypeVar("T")
+
+
+class _RetryBudget:
+    """The retries that are left."""
+
+    def __init__(self, most: int) -> None:
+        self._left = self._most = most
+
+    def take(self) -> bool:
+        """Take one, if one is left."""
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
+
+    def earn(self) -> None:
+        """Add those of one call."""
+        self._left = min(self._left + _RETRIES_PER_SUCCESS, self._most)
 
 
 class BackendChannel:
@@ -115,7 +135,8 @@ class BackendChannel:
         self._status_channel: grpc.aio.Channel
         self._replaced_at = -math.inf
         self._closing: set[asyncio.Task[None]] = set()
-        self._retry_budget = _MAX_RETRY_BUDGET
+        self._retries_when_full = _RetryBudget(_MAX_RETRIES_WHEN_FULL)
+        self._retries_when_gone = _RetryBudget(_MAX_RETRIES_WHEN_GONE)
         self._lines = Lines()
         metrics.BACKEND_PENDING.labels(backend)
         for error in (*_GONE, *_FULL):  # from 0 on: Prometheus sees no increase in a series that starts at 1
@@ -216,7 +237,8 @@ class BackendChannel:
             except InternalError as unusable:  # the replica responded, with what it must not send
                 error = unusable
             else:
-                self._retry_budget = min(self._retry_budget + _RETRIES_PER_SUCCESS, _MAX_RETRY_BUDGET)
+                self._retries_when_full.earn()
+                self._retries_when_gone.earn()
                 return result
             if isinstance(error, _FULL):
                 refusals.append(error)
@@ -235,11 +257,10 @@ class BackendChannel:
         tracing.event("retry", reason=error.reason)
 
     def _is_worth_a_retry(self, error: AtelierError, is_connected: bool) -> bool:
-        """Return whether another replica may succeed; takes from the retry budget if this one was full."""
-        if isinstance(error, _FULL) and self._retry_budget >= 1:
-            self._retry_budget -= 1
-            return True
-        return isinstance(error, _GONE) and is_connected
+        """Return whether another replica may succeed; takes from the retry budget."""
+        if isinstance(error, _FULL):
+            return self._retries_when_full.take()
+        return isinstance(error, _GONE) and is_connected and self._retries_when_gone.take()
 
     async def _wait_for_replica(self, deadline: float) -> bool:
         """Wait until a replica is ready. Returns False if none is in time; the call then fails by itself."""

@@ -111,7 +111,7 @@ class LingeringTransport(asyncio.Transport):
         """
         unread = self._inner.get_write_buffer_size()
         connection = self._inner.get_extra_info("socket")
-        with suppress(OSError):  # a socket of another kind, or closed
+        with suppress(OSError, ValueError):  # a socket of another kind, or closed
             if connection is not None:
                 answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
                 unread += int.from_bytes(answer, sys.byteorder)

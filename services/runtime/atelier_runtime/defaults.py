@@ -85,5 +85,5 @@ ON_RESTORE_FAILURE: Final = "return_base"
 
 MAX_PIXELS = 50_000_000
 DEADLINE_S = 300.0
-PING_INTERVAL_S = 20.0
-"""How often a client pings a service during a call; servers allow twice as often."""
+PING_INTERVAL_S = 5.0
+"""After so much silence a client pings a service, during a call or not; servers allow twice as often."""

@@ -15,10 +15,11 @@ import grpc
 import prometheus_client
 from grpc_reflection.v1alpha import reflection
 
-from atelier_runtime import __version__, compilation, defaults, images, log, metrics, tls
+from atelier_runtime import __version__, compilation, images, log, metrics, tls
 from atelier_runtime.addresses import host_and_port
 from atelier_runtime.api_keys import Scope, key_ring
 from atelier_runtime.call_keys import CallKeys
+from atelier_runtime.channel import server_ping_options
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.health import Readiness
 from atelier_runtime.images.workers import ImageWorkers, image_workers_of
@@ -69,8 +70,7 @@ class ServiceServer(Generic[ServiceT]):
                 ("grpc.max_send_message_length", limit),
                 # no max_connection_age_grace: an aged connection closes when its last call has ended
                 ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
-                # or gRPC would disconnect clients that ping more often than every five minutes
-                ("grpc.http2.min_ping_interval_without_data_ms", int(defaults.PING_INTERVAL_S * 500)),
+                *server_ping_options(),
                 # If more than 1,000 calls wait for Python to begin, gRPC cancels new ones at random, beyond
                 # 3,000 all of them. Their clients would not learn why, nor when to come again.
                 ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),

@@ -20,7 +20,8 @@ from pydantic_settings import SettingsConfigDict
 from atelier.common.v1 import service_status_pb2 as pb_status
 from atelier.restorer.v1 import restorer_service_pb2 as pb
 from atelier.restorer.v1 import restorer_service_pb2_grpc as pb_grpc
-from atelier_runtime import errors, metrics, metrics_server, rpc_errors
+from atelier_runtime import channel as channel_module
+from atelier_runtime import defaults, errors, metrics, metrics_server, rpc_errors
 from atelier_runtime.device_job import Job
 from atelier_runtime.device_worker import DeviceWorker
 from atelier_runtime.images.workers import ImageWorkers
@@ -28,6 +29,7 @@ from atelier_runtime.server import ServiceServer
 from atelier_runtime.service import LoadedModels, StatusServicer
 from atelier_runtime.service_status import LoadedNetwork, NetworkRole, ServiceStatus
 from atelier_runtime.settings import ServiceSettings, StartupError
+from bench.chaos.proxy import Fault, Proxy
 from tests.ipv6 import HOSTS
 
 SERVICE = "atelier.restorer.v1.RestorerService"
@@ -221,6 +223,31 @@ async def test_the_log_has_the_names_of_refused_fields_and_not_their_values(
     [line] = [record for record in caplog.records if record.message == "call"]
     assert vars(line)["fields"] == ["image.width_px", "?"]
     assert "private" not in str(vars(line))
+
+
+async def test_an_idle_connection_lasts_until_it_dies_in_silence_and_that_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(defaults, "PING_INTERVAL_S", 0.2)  # gRPC makes one second of it
+    monkeypatch.setattr(channel_module, "PING_TIMEOUT_MS", 3000)
+    server = ServiceServer("restorer", Settings(), SmallService)
+    await server.start()
+    await server.wait_ready()
+    no_limit = channel_module.NO_LIMIT
+    options = channel_module.channel_options(max_receive_bytes=no_limit, max_send_bytes=no_limit)
+    async with (
+        Proxy(server.port) as proxy,
+        grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}", options=options) as idle,
+    ):
+        await pb_grpc.RestorerServiceStub(idle).GetStatus(pb.GetStatusRequest(), timeout=20)
+        ended = asyncio.create_task(idle.wait_for_state_change(grpc.ChannelConnectivity.READY))
+        # by gRPC's defaults clients cease to ping after two pings, and servers disconnect at the fourth
+        await asyncio.sleep(5)
+        assert not ended.done()
+        proxy.fault = Fault.HALF_OPEN
+        await asyncio.wait_for(ended, 20)  # gRPC's own: 60 s
+        await pb_grpc.RestorerServiceStub(idle).GetStatus(pb.GetStatusRequest(), timeout=20)
+    await server.drain()
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from prometheus_client import Counter, Gauge
 
 from atelier_gateway.backends.channel import BackendChannel
+from atelier_runtime.channel import server_ping_options
 from atelier_runtime.errors import AtelierError
 from atelier_runtime.rpc_errors import to_status
 
@@ -34,7 +35,7 @@ class Replica:
         self.health = health.aio.HealthServicer()
 
     async def start(self, port: int) -> int:
-        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *server_ping_options()])
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         await self.set_health(health_pb2.HealthCheckResponse.SERVING)
         method = grpc.unary_unary_rpc_method_handler(self._respond)

@@ -120,6 +120,40 @@ async def test_the_retry_budget_of_a_backend_that_is_full_everywhere_ends(replic
     assert full.calls == 60, "ten more than were made, however long it lasts"
 
 
+async def test_the_retry_budget_of_a_backend_that_is_dead_behind_its_connection_ends(
+    replica_set: ReplicaSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_PAUSE_S", 0)
+    dead = await replica_set.replica("a", ServiceUnavailable())
+    channel = await replica_set.channel(dead.port)
+    for _ in range(100):
+        with pytest.raises(ServiceUnavailable):
+            await channel.call(name, in_time())
+    assert dead.calls == 200, "a hundred more than were made, however long it lasts"
+    dead.error = None
+    await channel.call(name, in_time())
+    dead.error = ServiceUnavailable()
+    with pytest.raises(ServiceUnavailable):
+        await channel.call(name, in_time())
+    assert dead.calls == 204, "a success has earned the retries of one call"
+
+
+async def test_while_there_is_no_replica_no_call_is_made_twice(replica_set: ReplicaSet) -> None:
+    channel = await replica_set.channel(free_port(), wait_s=0.2)
+    made = 0
+
+    async def count(to: grpc.aio.Channel) -> str:
+        nonlocal made
+        made += 1
+        return await name(to)
+
+    for outcome in await asyncio.gather(
+        *(channel.call(count, in_time()) for _ in range(20)), return_exceptions=True
+    ):
+        assert isinstance(outcome, ServiceUnavailable)
+    assert made == 20
+
+
 async def test_a_call_can_wait_for_a_slot(replica_set: ReplicaSet) -> None:
     full = await replica_set.replica("a", QueueFull(retry_after_s=7))
     channel = await replica_set.channel(full.port)
@@ -193,7 +227,7 @@ async def test_nobody_waits_in_the_line_of_another_caller(replica_set: ReplicaSe
     calls = [asyncio.create_task(ask("many")) for _ in range(4)]
     await until_true(lambda: channel.waiting_for_slot == 4)
     calls.append(asyncio.create_task(ask("one")))
-    await until_true(lambda: asked.count("one") >= 3)
+    await until_true(lambda: asked.count("one") >= 3 and channel.waiting_for_slot == 5)
     assert channel.waiting_by_caller == {"many": 4, "one": 1}
     full.error = None
     await asyncio.gather(*calls)
