@@ -74,7 +74,8 @@ class Lines:
 
     def pause_s(self) -> float:
         """Return after which time the first of a line asks again."""
-        return random.uniform(0.5, 1.5) * max(1, len(self._lines)) / _ASKED_PER_SECOND
+        lines = sum(line.waiting > 0 for line in self._lines.values())
+        return random.uniform(0.5, 1.5) * max(1, lines) / _ASKED_PER_SECOND
 
 
 class InLine:
@@ -93,7 +94,7 @@ class InLine:
 
     def __exit__(self, *exc_info: object) -> None:
         self._leave()
-        self._count(-self._is_waiting)
+        self._set_waiting(False)
 
     async def may_ask(self, deadline: float, *, was_refused: bool) -> None:
         """Wait until it is this call's turn to ask, at most until the deadline.
@@ -104,19 +105,25 @@ class InLine:
         self._stop_timer()
         if not was_refused and not self._line.has_first:
             return
-        self._count(not self._is_waiting)
-        self._is_waiting = True
+        self._set_waiting(True)
         seconds_left = deadline - time.monotonic()
         if self._is_first or not self._line.has_first:
             await self._become_first(seconds_left)
             await asyncio.sleep(min(self._lines.pause_s(), seconds_left))
         else:
             await self._become_first(seconds_left)
-        self._timer = asyncio.get_running_loop().call_later(_REFUSED_WITHIN_S, self._leave)
+        self._timer = asyncio.get_running_loop().call_later(_REFUSED_WITHIN_S, self._accepted)
 
-    def _count(self, calls: int) -> None:
-        self._lines.waiting += calls
-        self._line.waiting += calls
+    def _accepted(self) -> None:
+        """Let the next in line ask; this call waits no more, unless it is refused after all."""
+        self._leave()
+        self._set_waiting(False)
+
+    def _set_waiting(self, is_waiting: bool) -> None:
+        change = is_waiting - self._is_waiting
+        self._lines.waiting += change
+        self._line.waiting += change
+        self._is_waiting = is_waiting
 
     async def _become_first(self, seconds: float) -> None:
         if self._is_first:

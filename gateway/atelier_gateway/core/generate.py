@@ -186,7 +186,7 @@ class Generate:
 
             return await hand_over(*only_one(generate, as_it_is, only))
         raw_spec = replace(plain, output_format="raw")
-        generate = partial(self._generator.generate, raw_spec, on_progress=on_progress, deadline=deadline)
+        draw_raw = partial(self._generator.generate, raw_spec, on_progress=on_progress, deadline=deadline)
         restore_until: float | None = None
 
         async def finish(number: int, generated: GeneratedImage) -> Generation:
@@ -209,7 +209,17 @@ class Generate:
                 return await write_recipe(generation, number, None)
             return await write_recipe(restored(spec, generated, restoration, warnings), number, restoration)
 
-        draw, finish_one = only_one(generate, finish, only)
+        async def draw_in_turn(on_image: OnImage) -> None:
+            with self._waiting_room.enter(min(count, AT_ONCE)) as leave:
+
+                async def leave_first(number: int, drawn: GeneratedImage) -> None:
+                    if only is None or number == only:
+                        leave()
+                    await on_image(number, drawn)
+
+                await draw_raw(leave_first)
+
+        draw, finish_one = only_one(draw_in_turn, finish, only)
         count = spec.image_count if only is None else 1
         drawn_spec = as_drawn(spec)
         write_drawn = write_recipe if drawings is NOT_KEPT else await recipe_writer(drawn_spec, self._signer)
@@ -218,14 +228,7 @@ class Generate:
             generation = unrestored(drawn_spec, replace(drawn, image=file), None, warnings)
             return (await write_drawn(generation, number if only is None else only, None)).image
 
-        with self._waiting_room.enter(min(spec.image_count, AT_ONCE)) as leave:
-            hand_out = drawn_once(draw, drawings, count, finish_drawn)
-
-            async def hand_out_all(on_image: OnImage) -> None:
-                await hand_out(on_image)
-                leave()
-
-            return await hand_over(hand_out_all, finish_one)
+        return await hand_over(drawn_once(draw, drawings, count, finish_drawn), finish_one)
 
     async def estimate(self, spec: GenerateSpec, *, deadline: float) -> Estimate:
         """Return what `run` is expected to take, and raise what it would refuse of the spec; runs nothing."""

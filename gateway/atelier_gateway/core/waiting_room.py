@@ -31,7 +31,7 @@ class WaitingRoom:
 
     @contextmanager
     def enter(self, images: int) -> Iterator[Callable[[], None]]:
-        """Take room for images of the current caller; yields what to call once they are drawn.
+        """Take room for images of the current caller; yields what to call when one is drawn.
 
         Raises `QueueFull` if there is none. Where there is no more room for all, there is for a caller that
         has at least two images fewer than the caller with the most.
@@ -46,18 +46,18 @@ class WaitingRoom:
                     f"The restorer's queue is full, and {here.total()} images are drawn or wait for it.",
                     retry_after_s=random.uniform(1.0, 2 * DEFAULT_RETRY_AFTER_S - 1.0),  # not all at once
                 )
-        drawn = False
+        left = images
         self._drawing[name] += images
 
-        def leave() -> None:
-            nonlocal drawn
-            if not drawn:
-                drawn = True
-                self._drawing[name] -= images
-                if not self._drawing[name]:
-                    del self._drawing[name]
+        def leave(number: int = 1) -> None:
+            nonlocal left
+            number = min(number, left)
+            left -= number
+            self._drawing[name] -= number
+            if not self._drawing[name]:
+                del self._drawing[name]
 
         try:
             yield leave
         finally:
-            leave()
+            leave(left)

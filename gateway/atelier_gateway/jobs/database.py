@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,6 @@ class Database:
 
     Where the database cannot be used, `reading` and `writing` raise `ServiceUnavailable`.
 
-    Attributes:
-        is_usable: What came of the last transaction; the runner has one at least every other second.
     """
 
     def __init__(self, url: str) -> None:
@@ -58,7 +56,7 @@ class Database:
             raise StartupError(f"{SETTING}: has an @ in its host; in a password, write it as %40")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine: AsyncEngine = create_async_engine(self.url, **self._options())
-        self.is_usable = True
+        self._can_read = self._can_write = True
         self._lock: int | None = None
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
@@ -92,7 +90,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads."""
-        with self._noted():
+        with self._noted(writes=False):
             async with (
                 asyncio.timeout(_SILENCE_S),
                 self.engine.connect() as connection,
@@ -103,7 +101,7 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes; what it has written is on the disk when it ends."""
-        with self._noted():
+        with self._noted(writes=True):
             async with asyncio.timeout(_SILENCE_S), self.engine.connect() as opened:
                 connection = await opened.execution_options(**{_WRITES: True})
                 async with connection.begin():
@@ -124,16 +122,34 @@ class Database:
             reason = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
             raise StartupError(f"{SETTING}: {reason}") from None
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the last transaction succeeded, and none that writes has failed since `try_again`.
+
+        On a full disk, and at a replica, what only reads succeeds.
+        """
+        return self._can_read and self._can_write
+
     @contextlib.contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _noted(self, *, writes: bool) -> Iterator[None]:
         """Note whether the database can be used, and raise `ServiceUnavailable` if not."""
         try:
             with _away():
                 yield
         except ServiceUnavailable:
-            self.is_usable = False
+            if writes:
+                self._can_write = False
+            else:
+                self._can_read = False
             raise
-        self.is_usable = True
+        self._can_read = True
+
+    async def try_again(self, write: Callable[[AsyncConnection], Awaitable[object]]) -> None:
+        """Where writing has failed, see whether it succeeds now; `write` must change a row."""
+        if not self._can_write:
+            async with self.writing() as connection:
+                await write(connection)
+            self._can_write = True
 
     async def close(self) -> None:
         """Close all connections."""

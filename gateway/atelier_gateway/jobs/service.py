@@ -116,7 +116,7 @@ class Jobs:
 
     @property
     def are_available(self) -> bool:
-        """Whether the database and the store of files could be used the last time."""
+        """Whether the database and the store of files could be used the last time; see `_TIDY_S`."""
         return self._database.is_usable and self._blobs.is_usable
 
     async def submit(self, submission: Submission) -> tuple[Job, bool]:
@@ -314,6 +314,7 @@ class Jobs:
         while True:
             duties = [
                 self._blobs.try_again,
+                self._upkeep.try_again,
                 self._count,
                 self._fail_lost,
                 self._expire,

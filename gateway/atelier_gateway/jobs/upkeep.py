@@ -62,6 +62,12 @@ class Upkeep:
         async with self._database.reading() as connection:
             return str((await connection.execute(select(identity.c.id))).scalar_one())
 
+    async def try_again(self) -> None:
+        """Where the database could not be written, see whether it can be now."""
+        await self._database.try_again(
+            lambda connection: connection.execute(update(identity).values(id=identity.c.id))
+        )
+
     async def due(self, excluding: Sequence[str] = (), limit: int = 100) -> Sequence[Job]:
         """Return jobs whose files are to be deleted, other than some."""
         is_due = and_(jobs.c.expires_at <= now_ms(), jobs.c.expired.is_(False))

@@ -72,8 +72,9 @@ class HealthAnswer(BaseModel):
         "same people."
     )
     jobs_available: bool | None = Field(
-        description="The jobs' database and the store of their files could be used the last time, at most "
-        "some seconds ago; null if this gateway has no jobs."
+        description="Jobs can be accepted and carried out: the last use of their database and of the store "
+        "of their files did not fail. After a failure both are tried every 15 seconds. null if this gateway "
+        "has no jobs."
     )
     vram_available: str | None = Field(
         description="Free / total on the generator's device, without a generator on the restorer's; null on "

@@ -210,6 +210,33 @@ async def test_a_new_call_does_not_overtake_those_that_wait_for_a_slot(replica_s
     assert await second == "a"
 
 
+async def test_what_was_accepted_after_a_refusal_waits_no_more(replica_set: ReplicaSet) -> None:
+    replica = await replica_set.replica("a", None)
+    channel = await replica_set.channel(replica.port)
+    finished, waited = asyncio.Event(), 0
+
+    async def ask() -> None:
+        refused = False
+
+        async def once(to: grpc.aio.Channel) -> None:
+            nonlocal refused, waited
+            if not refused:
+                refused = True
+                raise QueueFull(retry_after_s=1)
+            waited += channel.waiting_for_slot > 0
+            await finished.wait()
+
+        await channel.call(once, in_time(), wait_for_slot=True)
+
+    calls = [asyncio.create_task(ask()) for _ in range(9)]
+    await until_true(lambda: waited == 9)
+    await until_true(lambda: channel.waiting_for_slot == 0)
+    assert channel.waiting_by_caller == {}
+    finished.set()
+    await asyncio.gather(*calls)
+    assert channel.waiting_for_slot == 0
+
+
 async def test_nobody_waits_in_the_line_of_another_caller(replica_set: ReplicaSet) -> None:
     full = await replica_set.replica("a", QueueFull(retry_after_s=7))
     channel = await replica_set.channel(full.port)
