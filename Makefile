@@ -9,6 +9,8 @@ IMAGE := protos/v1.binpb
 EVERYDAY := not slow and not gpu and not oracle
 # Two processes, each with whole files: fixtures of a file are made once. Each takes up to 4 GiB.
 PARALLEL ?= -n 2 --dist loadfile
+# Threads that wait do not spin, as in the services: beside another process that takes seven times the CPU time.
+test test-slow: export OMP_WAIT_POLICY ?= passive
 # All that concerns the gateway and the checks of a request, but for the requests that schemathesis generates:
 # they take as long as the rest together. Of the runtime, what needs neither image files nor a running service;
 # nothing that waits for a deadline.

@@ -9,19 +9,6 @@ from drawing import PEOPLE_KINDS, Drawing, draw
 
 
 @pytest.fixture(scope="session")
-def drawings() -> list[Drawing]:
-    """A thousand small drawings, with each kind as often as `draw` chooses it."""
-    rng = np.random.default_rng(9)
-    return [draw(rng, 16) for _ in range(1000)]
-
-
-@pytest.fixture(scope="session")
-def portraits(drawings: list[Drawing]) -> list[Drawing]:
-    """Several hundred small portraits: what they show and what their captions say, not their pixels."""
-    return [drawing for drawing in drawings if drawing.kind == "portrait"]
-
-
-@pytest.fixture(scope="session")
 def large_portraits() -> list[Drawing]:
     """Portraits large enough to find pupils and lips in."""
     return [draw(np.random.default_rng(seed), 512, "portrait") for seed in range(40)]

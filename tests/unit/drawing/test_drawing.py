@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -183,19 +182,6 @@ def test_portraits_have_the_background_and_hair_that_their_facts_name(people: li
     assert probed > 40
 
 
-def test_captions_are_plain_lower_case_words_of_the_vocabulary(drawings: list[Drawing]) -> None:
-    known = set(vocabulary())
-    for drawing in drawings:
-        caption = drawing.caption
-        words = split_words(caption)
-        assert words
-        assert len(words) <= 60
-        assert caption == caption.lower()
-        assert "{" not in caption
-        assert set(words) <= known, caption
-        assert not any(first == "a" and second[0] in "aeio" for first, second in pairwise(words)), caption
-
-
 def test_the_vocabulary_is_small_sorted_and_holds_the_well_known_prompts() -> None:
     words = vocabulary()
     assert words == sorted(set(words))
@@ -205,18 +191,6 @@ def test_the_vocabulary_is_small_sorted_and_holds_the_well_known_prompts() -> No
     portrait of a woman, high quality, detailed, studio light, beautiful;
     blurry, low quality, deformed face, bad eyes, watermark"""
     assert set(split_words(prompts)) <= set(words)
-
-
-def test_captions_tell_the_truth_about_what_they_name(portraits: list[Drawing]) -> None:
-    for drawing in portraits:
-        person, words = drawing.attributes["people"][0], set(split_words(drawing.caption))
-        assert ("glasses" not in words) or person["glasses"]
-        assert ("beard" not in words) or person["beard"] == "beard"
-        assert ("bald" not in words) or person["hair_style"] == "bald"
-        assert not words & {"woman", "lady", "girl", "businesswoman"} or person["sex"] == "woman"
-        assert not words & {"man", "gentleman", "boy", "businessman"} or person["sex"] == "man"
-        assert not words & {"old", "elderly"} or person["hair_color"] in ("gray", "white")
-        assert ("suit" not in words) or person["clothes"] == "suit"
 
 
 def test_captions_of_two_and_three_people_tell_how_many_who_and_where() -> None:
@@ -252,16 +226,6 @@ def test_landscapes_are_also_called_what_people_type_who_want_any() -> None:
     seen = [draw(rng, 16, kind).caption for _ in range(150) for kind in ("hills", "sea", "night", "sunset")]
     assert {"landscape photo", "scenery"} <= set(seen)
     assert any("no people" in text for text in seen)
-
-
-def test_most_drawings_show_people_half_are_single_portraits_and_one_in_five_two_or_three_people(
-    drawings: list[Drawing],
-) -> None:
-    kinds = [drawing.kind for drawing in drawings]
-    assert 0.66 < sum(kind in PEOPLE_KINDS for kind in kinds) / 1000 < 0.78
-    assert 0.43 < kinds.count("portrait") / 1000 < 0.54
-    assert 0.16 < sum(kind in ("pair", "group") for kind in kinds) / 1000 < 0.27
-    assert set(kinds) == set(KINDS)
 
 
 def test_the_command_writes_a_contact_sheet_and_prints_captions(tmp_path: Path) -> None:

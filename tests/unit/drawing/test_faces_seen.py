@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from drawing import Drawing, draw, split_words
+from drawing import Drawing, draw
 from drawing.canvas import Canvas
 from drawing.figure import draw_person
 from drawing.person import Person
@@ -77,19 +77,6 @@ def test_landmarks_behind_something_are_not_visible(
         assert expected is None or expected == visible
 
 
-def test_hidden_is_zero_for_an_open_face_and_a_share_of_a_covered_one(portraits: list[Drawing]) -> None:
-    open_faces, covered = [], []
-    for drawing in portraits:
-        face, facts = drawing.faces[0], drawing.attributes["people"][0]
-        inside = face.box[0] > 0 and face.box[2] < 16
-        if facts["cover"]:
-            covered.append(face.hidden)
-        elif inside:
-            open_faces.append(face.hidden)
-    assert len(covered) > 5 and min(covered) > 0.15 and max(covered) < 0.85
-    assert max(open_faces) < 0.1
-
-
 def test_faces_cut_at_the_edge_keep_true_landmarks_and_a_box_inside_the_picture() -> None:
     cut = 0
     for seed in range(200):
@@ -115,18 +102,6 @@ def test_people_far_away_are_small_and_stand_on_the_ground() -> None:
             left, top, right, bottom = face.box
             assert 20 < right - left < 60 and 25 < bottom - top < 75
             assert bottom < 0.65 * 512
-
-
-def test_captions_name_what_hides_a_face_and_where_a_head_turns(portraits: list[Drawing]) -> None:
-    named: set[str] = set()
-    for drawing in portraits:
-        facts, words = drawing.attributes["people"][0], set(split_words(drawing.caption))
-        assert not {"hand", "hidden", "pulled"} & words or facts["cover"]
-        assert "scarf" not in words or facts["scarf"]
-        assert not {"afro", "pigtails", "braids", "spiky"} & words or facts["hair_style"] in words
-        assert not {"turned", "looking"} & words or ("left" in words) == (facts["turn"] < 0)
-        named |= words
-    assert {"hand", "scarf", "turned", "three", "braids", "spiky", "striped", "necklace"} <= named
 
 
 @pytest.mark.parametrize("kind", ["crowd", "far", "clock", "bicycle"])

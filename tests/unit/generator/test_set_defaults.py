@@ -239,7 +239,8 @@ def save_nine_channels(single_file: Path, path: Path) -> None:
 def test_a_single_file_inpaints(single_file: Path, tmp_path: Path) -> None:
     shutil.copy(single_file, tmp_path / "base.safetensors")
     save_nine_channels(single_file, tmp_path / "inpaint.safetensors")
-    narrow_sdxl.write_set(tmp_path, {"base": "base.safetensors", "inpaint": "inpaint.safetensors"})
+    components = {"base": "base.safetensors", "inpaint": "inpaint.safetensors"}
+    narrow_sdxl.write_set(tmp_path, components, max_side=256)  # or the warm-up's images have 1024 px
     models = load(tmp_path)
     assert models.inpaint is not None and models.inpaint.unet.config.in_channels == 9
     assert models.inpaint.vae is models.text_to_image.vae, "all but the UNet is the base's"
@@ -247,7 +248,7 @@ def test_a_single_file_inpaints(single_file: Path, tmp_path: Path) -> None:
     assert (description["base"]["pipeline"], description["inpaint"]["pipeline"]) == ("base", "inpaint")
     warm_up(Pipeline(models), models)
     shutil.copy(single_file, tmp_path / "inpaint.safetensors")
-    narrow_sdxl.write_set(tmp_path, {"base": "base.safetensors", "inpaint": "inpaint.safetensors"})
+    narrow_sdxl.write_set(tmp_path, components)
     with pytest.raises(StartupError, match=r"MODEL_SET: the inpaint: .*is not an inpainting network"):
         load(tmp_path)
 
