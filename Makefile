@@ -21,7 +21,7 @@ FAST := tests/contract tests/unit/gateway tests/unit/test_layering.py \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test-fast test test-slow test-gpu test-parity lint studio screenshots docs protos protos-image \
+.PHONY: help setup run test-fast test test-slow test-images test-gpu test-parity lint studio screenshots docs protos protos-image \
   bench models \
   demo-train demo-eval demo-pictures clean
 
@@ -58,7 +58,10 @@ test: $(STAMP) ## the tests, in two processes; half an hour or so on two cores
 	$(BIN)/python -m pytest $(PARALLEL) -m "$(EVERYDAY)"
 
 test-slow: $(STAMP) ## the tests that take longer
-	$(BIN)/python -m pytest -m "slow and not gpu and not oracle"
+	$(BIN)/python -m pytest -m "slow and not images and not gpu and not oracle"
+
+test-images: $(STAMP) ## build the images with buildah, start them and draw; needs root, buildah, debootstrap, 6 GB
+	$(BIN)/python -m pytest -m images tests/k8s
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
