@@ -213,13 +213,9 @@ class Container:
         return done.returncode == 0
 
     def process(self) -> psutil.Process:
-        """The image's process itself, whose ancestors are buildah's."""
-        [found] = [
-            each
-            for each in psutil.Process(self._buildah.pid).children(recursive=True)
-            if each.cmdline()[1:2] == self.config["Entrypoint"]
-        ]
-        return found
+        """The image's process itself, whose ancestors are buildah's: the outermost of those."""
+        descendants = psutil.Process(self._buildah.pid).children(recursive=True)
+        return next(each for each in descendants if each.cmdline()[1:2] == self.config["Entrypoint"])
 
     def stop(self) -> int:
         """End the process with SIGTERM; return its exit code."""
