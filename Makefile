@@ -21,8 +21,8 @@ FAST := tests/contract tests/unit/gateway tests/unit/test_layering.py \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test-fast test test-slow test-images test-gpu test-parity lint studio screenshots docs protos protos-image \
-  bench models \
+.PHONY: help setup run test-fast test test-slow test-cluster test-images test-gpu test-parity lint studio screenshots docs \
+  protos protos-image bench fuzz chaos models \
   demo-train demo-eval demo-pictures clean
 
 help: ## print the targets
@@ -58,7 +58,10 @@ test: $(STAMP) ## the tests, in two processes; half an hour or so on two cores
 	$(BIN)/python -m pytest $(PARALLEL) -m "$(EVERYDAY)"
 
 test-slow: $(STAMP) ## the tests that take longer
-	$(BIN)/python -m pytest -m "slow and not images and not gpu and not oracle"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not cluster and not images and not gpu and not oracle"
+
+test-cluster: $(STAMP) ## run the Kubernetes manifests as processes: rollouts, pods that die, autoscaling; a quarter of an hour
+	$(BIN)/python -m pytest -s -m "cluster" tests/k8s
 
 test-images: $(STAMP) ## build the images with buildah, start them and draw; needs root, buildah, debootstrap, 6 GB
 	$(BIN)/python -m pytest -m images tests/k8s
@@ -94,6 +97,12 @@ docs: $(STAMP) ## rewrite the parts of the docs that are generated from the code
 
 bench: $(STAMP) ## time the chain through /generate; prints JSON
 	$(BIN)/python -m bench.generate
+
+fuzz: $(STAMP) ## send random requests and messages to all processes, minutes; EXAMPLES=n, SEED=n for the same again
+	$(BIN)/python -m bench.fuzz $(if $(EXAMPLES),--examples '$(EXAMPLES)') $(if $(filter-out file default,$(origin SEED)),--seed '$(SEED)')
+
+chaos: $(STAMP) ## load and faults: what is promised, beside what it is here; up to 20 minutes, writes docs/reliability.md
+	$(BIN)/python -m bench.chaos --write docs/reliability.md
 
 # make models TO=/models/sdxl ACCEPT="s-lab parsenet"; the variables are the flags of `python -m tools.models --help`
 models: $(STAMP) ## download the published weights into TO=folder; LIST=1 only lists them

@@ -133,13 +133,18 @@ async def probe(url: str, path: str, seconds: list[float]) -> None:
 
 
 async def phase(
-    url: str, clients: Sequence[Client], seconds: float, request: dict[str, Any] = REQUEST
+    url: str,
+    clients: Sequence[Client],
+    seconds: float,
+    request: dict[str, Any] = REQUEST,
+    *,
+    warm_up_s: float = WARM_UP_S,
 ) -> tuple[list[Seen], list[float]]:
     """Return what each client saw in so many seconds, and how long /livez took meanwhile."""
     print(f"{len(clients)} clients for {seconds:g} s", file=sys.stderr, flush=True)
     probes: list[float] = []
     probing = asyncio.create_task(probe(url, "/livez", probes))
-    start = time.monotonic() + WARM_UP_S
+    start = time.monotonic() + warm_up_s
     end = start + seconds
     seen = await asyncio.gather(*(client.load(url, start, end, request) for client in clients))
     probing.cancel()

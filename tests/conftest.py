@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.postgres import Postgres, program, running
 from tests.processes import Atelier, free_port, process, ready, wait_for
 
 
@@ -61,3 +62,12 @@ def atelier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Atelier]:
             f"127.0.0.1:{metrics_2}",
             logs,
         )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for all tests of a run."""
+    if program("postgres") is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running() as server:
+        yield server

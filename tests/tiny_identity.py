@@ -40,6 +40,21 @@ def mean_color_network(scale: float = 1.0, *, batch: int | str = 1) -> bytes:
     return _model(nodes, {"weight": weight, "bias": bias}, (batch, 3, 112, 112), (batch, 6))
 
 
+def in_other_files(content: bytes, folder: Path) -> bytes:
+    """Return a network whose weights are in files of a folder, which it names by their whole paths."""
+    model = onnx.load_model_from_string(content)
+    for number, tensor in enumerate(model.graph.initializer):
+        values = onnx.numpy_helper.to_array(tensor).tobytes()
+        path = folder / f"weights{number}"
+        path.write_bytes(values)
+        for field in ("float_data", "raw_data"):
+            tensor.ClearField(field)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", path), ("length", len(values)), ("offset", 0)):
+            tensor.external_data.add(key=key, value=str(value))
+    return bytes(model.SerializeToString())
+
+
 def arcface_state(seed: int = 0) -> dict[str, Tensor]:
     """Return the weights of a narrow ArcFace, named as in the published file."""
     with torch.random.fork_rng():

@@ -95,7 +95,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         # FastAPI's own would hold what clients sent; ours are atelier_runtime.tracing.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    health = Health(generator, restorer)
+    health = Health(generator, restorer, None if jobs is None else lambda: jobs.are_available)
     studio = Studio(settings.root_path) if settings.studio else None
     routers = [
         native.create_router(settings, generate, faces, health, jobs, studio),

@@ -43,6 +43,7 @@ HEALTHY_ON_A_CPU = {
     "realesrgan_available": True,
     "refiner_available": False,
     "identity_available": False,
+    "jobs_available": True,
     "vram_available": None,
     "device": "cpu",
     "gpu_info": None,
@@ -169,6 +170,7 @@ def test_health_without_services(impatient_stack: Stack) -> None:
     assert response.status_code == 503
     assert response.json() == {
         **dict.fromkeys(HEALTHY_ON_A_CPU, False),
+        "jobs_available": True,
         "status": "unhealthy",
         "model": None,
         "networks": [],

@@ -365,4 +365,6 @@ def test_without_jobs() -> None:
         response = stack.client.post("/v1/jobs", json={"type": "generate", "input": PROMPT})
         assert response.status_code == 501 and response.json()["error"]["code"] == "not_served"
         assert stack.client.get("/v1/jobs").status_code == 501
+        health = stack.client.get("/health").json()
+        assert (health["status"], health["jobs_available"]) == ("healthy", None)
         assert stack.generate(headers={"Prefer": "respond-async"}).status_code == 200, "a preference"

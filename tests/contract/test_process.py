@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -70,6 +71,37 @@ def test_sigterm_lets_accepted_work_finish_and_the_log_is_json(stack: Stack, tmp
     [request] = [line for line in lines if line["message"] == "request"]
     assert (request["request_id"], request["path"], request["code"]) == ("last-request", "/generate", "200")
     assert "a secret wish" not in log.read_text(), "prompts are private"
+
+
+def test_what_has_not_finished_when_the_time_is_over_gets_an_answer(stack: Stack, tmp_path: Path) -> None:
+    stack.generator.hold = True
+    bodies = {
+        "/generate": {"prompt": "a red apple"},
+        "/v1/images/generations": {"prompt": "a red apple"},
+        "/sdapi/v1/txt2img": {"prompt": "a red apple"},
+    }
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    own = {"PORT": port, "DRAIN_SECONDS": 1, "GENERATOR": f"127.0.0.1:{stack.generator_port}"}
+    own["RESTORER"] = f"127.0.0.1:{stack.restorer_port}"
+    try:
+        with ThreadPoolExecutor(3) as clients, process("gateway", tmp_path / "log", **own) as gateway:
+            eventually(lambda: responds(url + "/readyz"), within_s=60)
+            asked = {
+                path: clients.submit(httpx.post, url + path, json=body, timeout=60, trust_env=False)
+                for path, body in bodies.items()
+            }
+            eventually(lambda: stack.generator.running == len(bodies))
+            gateway.send_signal(signal.SIGTERM)
+            found = {path: each.result() for path, each in asked.items()}
+    finally:
+        stack.generator.hold = False
+    assert {path: each.status_code for path, each in found.items()} == dict.fromkeys(bodies, 503)
+    assert all(each.headers["retry-after"] and each.headers["x-request-id"] for each in found.values())
+    assert found["/generate"].json()["error"]["code"] == "stage_draining"
+    assert found["/v1/images/generations"].json()["error"]["type"] == "server_error"
+    assert found["/sdapi/v1/txt2img"].json().keys() >= {"error", "detail"}
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_more_connections_than_files_may_be_open(tmp_path: Path) -> None:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.postgres import Postgres, program, running
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """One server for all tests of a run."""
-    if program("postgres") is None:
-        pytest.skip("PostgreSQL is not installed")
-    with running() as server:
-        yield server
+from tests.postgres import Postgres
 
 
 @pytest.fixture

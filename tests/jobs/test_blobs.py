@@ -107,6 +107,17 @@ async def test_a_store_that_is_away(s3: str, monkeypatch: pytest.MonkeyPatch) ->
     blobs.open()
     with pytest.raises(ServiceUnavailable):
         await blobs.put("job_1/a.png", b"1")
+    assert not blobs.is_usable
+    await blobs.try_again()
+    assert not blobs.is_usable
+
+
+async def test_a_store_that_is_back(blobs: BlobStore, tmp_path: Path) -> None:
+    """Without another job: nobody may submit one while it is said that none is accepted."""
+    assert blobs.is_usable
+    blobs.is_usable = False
+    await blobs.try_again()
+    assert blobs.is_usable and await blobs.bytes_held() == 0, "nothing of the trial stays"
 
 
 def test_what_cannot_be_opened_names_the_setting(tmp_path: Path) -> None:

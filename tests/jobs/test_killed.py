@@ -95,6 +95,11 @@ def test_a_service_that_is_away_is_waited_for(
         assert done["status"] == "completed" and done["attempts"] == 1
 
 
+def health(gateway: Gateway) -> tuple[int, str, bool]:
+    response = gateway.client.get("/health")
+    return response.status_code, response.json()["status"], response.json()["jobs_available"]
+
+
 def test_a_database_that_is_away(services: ScriptedServices, tmp_path: Path, postgres: Postgres) -> None:
     with Farm(services, tmp_path, postgres.create_database()) as farm:
         gateway = farm.gateway()
@@ -111,12 +116,14 @@ def test_a_database_that_is_away(services: ScriptedServices, tmp_path: Path, pos
             assert gateway.client.post("/generate", json={"prompt": ""}).status_code == 422, (
                 "not its business"
             )
+            assert health(gateway) == (200, "degraded", False)
             services.generator.hold = False
             eventually(lambda: services.generator.running == 0)
         finally:
             postgres.start()
         done = gateway.finished(job)
         assert done["status"] == "completed" and done["attempts"] == 1
+        assert health(gateway) == (200, "healthy", True)
 
 
 def test_a_database_that_may_only_be_read_for_a_while(

@@ -94,25 +94,27 @@ def overlay(name: str) -> list[Manifest]:
     return list(yaml.load_all(_rendered(K8S / "overlays" / name), Loader=LOADER))
 
 
-def combined(*components: str, bases: tuple[str, ...] = NAMES) -> list[Manifest]:
+def combined(
+    *components: str, bases: tuple[str, ...] = NAMES, namespace: str = "elsewhere"
+) -> list[Manifest]:
     """A fresh copy of everything in an overlay of these bases and components."""
     folders = tuple(f"base/{base}" for base in bases)
-    return list(yaml.load_all(_combined(components, folders), Loader=LOADER))
+    return list(yaml.load_all(_combined(components, folders, namespace), Loader=LOADER))
 
 
 def on_top_of(name: str, *components: str) -> list[Manifest]:
     """A fresh copy of everything in an overlay of another overlay and these components."""
-    return list(yaml.load_all(_combined(components, (f"overlays/{name}",)), Loader=LOADER))
+    return list(yaml.load_all(_combined(components, (f"overlays/{name}",), "elsewhere"), Loader=LOADER))
 
 
 @cache
-def _combined(components: tuple[str, ...], resources: tuple[str, ...]) -> str:
+def _combined(components: tuple[str, ...], resources: tuple[str, ...], namespace: str) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
-            "namespace": "elsewhere",
+            "namespace": namespace,
             "resources": [os.path.relpath(K8S / resource, folder) for resource in resources],
             "components": [os.path.relpath(K8S / "components" / name, folder) for name in components],
         }

@@ -48,6 +48,7 @@ COUNTERS = (
     "atelier_batch_size_count",
     'atelier_faces_total{outcome="restored"}',
     "atelier_cancelled_steps_total",
+    "atelier_spans_lost_total",
     "atelier_lora_loads_total",
     'atelier_image_workers_lost_total{cause="cancelled"}',
     'atelier_gateway_connections_closed_total{cause="malformed"}',
@@ -75,6 +76,8 @@ BUCKETS = (
     'atelier_job_run_seconds_bucket{type="generate", status="completed"}',
 )
 MINUTES = 40
+EXPIRY = 'atelier_tls_expiry_timestamp_seconds{setting="TLS_CERT"}'
+"""In seconds since 1970, when the tests' time begins."""
 
 
 def series(
@@ -97,7 +100,7 @@ def cluster(gauges: str, counters: str) -> list[dict[str, str]]:
         made += [series(name, gauges, job) for name in GAUGES]
         made += [series(name, counters, job) for name in COUNTERS]
         made += [series(name, f"1x{MINUTES}", job) for name in QUIET]
-        made += [series("up", f"1x{MINUTES}", job)]
+        made += [series("up", f"1x{MINUTES}", job), series(EXPIRY, f"{90 * 86400}x{MINUTES}", job)]
         for bucket in BUCKETS:
             label = "{" if "{" not in bucket else ", "
             made += [series(f'{bucket.rstrip("}")}{label}le="{le}"}}', counters, job) for le in BOUNDS]

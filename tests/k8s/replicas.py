@@ -7,8 +7,7 @@ import io
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -197,10 +196,3 @@ class ReplicaSet:
         for replica in self.replicas:
             replica.close()
         self.dns.close()
-
-
-def seconds_until(condition: Callable[[], bool], within_s: float) -> float:
-    """Poll until the condition holds; return the time that it took."""
-    started = time.monotonic()
-    wait_for(condition, within_s)
-    return time.monotonic() - started

@@ -10,7 +10,7 @@ import pytest
 
 from tests.k8s import queries
 from tests.k8s.manifests import BACKENDS, combined, of_kind
-from tests.k8s.promtool import CAUSES, GENERATED, MINUTES, OBJECTIVES, SCENARIOS, run, series
+from tests.k8s.promtool import CAUSES, EXPIRY, GENERATED, MINUTES, OBJECTIVES, SCENARIOS, run, series
 
 Series = list[dict[str, str]]
 
@@ -89,6 +89,14 @@ def full(values: str) -> Series:
     return answered("429", values) + refusals
 
 
+DAY_S = 86400
+
+
+def expires(after_s: float, pod: str = "a") -> Series:
+    """A gateway's certificate that expires so many seconds after the tests' time begins."""
+    return [series(EXPIRY, f"{after_s}x{MINUTES}", "atelier-gateway", pod)]
+
+
 RETRIES = 'atelier_job_retries_total{type="generate"}'
 LOST, FILES = "atelier_job_leases_lost_total", "atelier_job_file_bytes"
 GIVEN_UP, POSTED = (f'atelier_webhook_attempts_total{{outcome="{o}"}}' for o in ("given_up", "failed"))
@@ -126,6 +134,12 @@ PROBLEMS: dict[str, dict[str, Series]] = {
     "AtelierVramNearlyFull": {"92.5 %": vram(7.5)},
     "AtelierRestorerFails": {
         reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal")
+    },
+    "AtelierRestorerFull": {r: failures(r) + GENERATIONS for r in ("queue_full", "deadline_unmeetable")},
+    "AtelierCertificateExpires": {
+        "in six days": expires(6 * DAY_S),
+        "it has expired": expires(-DAY_S),
+        "of one of two pods": expires(6 * DAY_S) + expires(60 * DAY_S, "b"),
     },
     "AtelierNothingServed": {
         "a service hangs": answered("200", "0+9x9 90x40") + answered("499", f"0x9 0+4x{MINUTES}")
@@ -189,6 +203,16 @@ CALM: dict[str, dict[str, Series]] = {
         "it stops at once": failures("internal", "0x9 18x30") + GENERATIONS,
         **{r: failures(r) + GENERATIONS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
         **{r: failures(r) + GENERATIONS for r in ("deadline_unmeetable", "queue_full")},
+    },
+    "AtelierRestorerFull": {
+        "the generator has no work either": failures("queue_full"),
+        "3 % of many": [*failures("queue_full"), series(GENERATED, f"0+100x{MINUTES}")],
+        "a burst": failures("queue_full", "0x9 18x30") + GENERATIONS,
+        **{r: failures(r) + GENERATIONS for r in ("internal", "stage_unavailable", "cancelled")},
+    },
+    "AtelierCertificateExpires": {
+        "in thirty days": expires(30 * DAY_S),
+        "it is renewed": [series(EXPIRY, f"{6 * DAY_S}x9 {90 * DAY_S}x30", "atelier-gateway")],
     },
     "AtelierNothingServed": {
         "one in eight minutes is served": answered("200", "0 0 0 0 1x7 2x7 3x7 4x20")

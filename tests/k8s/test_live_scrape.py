@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
+import re
 import sqlite3
 import subprocess
 import time
@@ -20,6 +21,7 @@ import pytest
 import torch
 import yaml
 
+from atelier_gateway.http.errors import HTTP_STATUS
 from atelier_runtime import metrics
 from atelier_runtime.errors import ErrorReason
 from atelier_runtime.vram import VramCollector
@@ -57,7 +59,10 @@ class Watched:
 
 @pytest.fixture
 def gpu_metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of an exporter of synthetic device memory: the collector is real, the GPU is not."""
+    """The port of an exporter of what the three have not here: device memory, and a certificate.
+
+    The collector is real, the GPU is not.
+    """
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 << 30)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 << 30)
@@ -65,6 +70,8 @@ def gpu_metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     registry.register(VramCollector(torch.device("cuda", 0)))
     registry.register(metrics.STAGE_PEAK_VRAM)
     metrics.STAGE_PEAK_VRAM.labels("base").set(30 << 30)
+    registry.register(metrics.CERTIFICATE_EXPIRY)
+    metrics.CERTIFICATE_EXPIRY.labels("TLS_CERT").set(time.time() + 90 * 86400)
     server, thread = prometheus_client.start_http_server(0, addr="127.0.0.1", registry=registry)
     yield server.server_port
     server.shutdown()
@@ -208,6 +215,12 @@ def cause_everything(watched: Watched) -> None:
     generated = httpx.post(f"{watched.gateway}/generate", json=REQUEST, timeout=120)
     assert generated.status_code == 200 and generated.json()["face_restoration_applied"], generated.text[:500]
     assert httpx.post(f"{watched.gateway}/generate", json={}, timeout=60).status_code == 422
+    used = queries.burn_alerts() | queries.recorded() | queries.panels()
+    named = {matcher.value for query in used.values() for matcher in queries.matchers_in(query)}
+    for path in (value.removeprefix("POST ") for value in named if re.fullmatch(r"POST [/\w-]+", value)):
+        httpx.post(f"{watched.gateway}{path}", json={}, timeout=60)
+    with pytest.raises(httpx.ReadTimeout):  # a client that leaves
+        httpx.post(f"{watched.gateway}/generate", json=REQUEST | {"num_inference_steps": 150}, timeout=1)
     wait_for(lambda: len(watched.values('atelier_faces_total{outcome="restored"}')) == 1, 30)
     watched.restorer.terminate()
     watched.restorer.wait(60)
@@ -234,6 +247,8 @@ def check_labels(watched: Watched, used: dict[str, str]) -> None:
             if matcher.label == "reason":
                 alternatives = set(matcher.value.split("|"))
                 assert alternatives <= set(ErrorReason), f"{name}: {matcher.selector}"
+            elif (matcher.label, matcher.value) == ("code", "429"):  # of a full queue
+                assert HTTP_STATUS[ErrorReason.QUEUE_FULL] == 429
             elif matcher.value == "given_up":  # after three days
                 [family] = metrics.WEBHOOK_ATTEMPTS.describe()
                 assert matcher.metric == f"{family.name}_total" and matcher.value in family.documentation
@@ -261,11 +276,14 @@ def test_every_query_finds_its_metrics_in_a_live_prometheus(watched: Watched) ->
     cause_everything(watched)
     lost = f'atelier_backend_failures_total{{backend="restorer", reason="{ErrorReason.SERVICE_UNAVAILABLE}"}}'
     wait_for(lambda: len(watched.values(lost)) == 1, 30)  # beside the series of the photo that was broken
+    read = {name: queries.metrics_in(query) for name, query in used.items()}
+    assert all(read.values())
+    exported = set().union(*read.values())
+    with contextlib.suppress(AssertionError):  # rules are evaluated every two seconds
+        wait_for(lambda: exported <= set(watched.get("label/__name__/values")), 60)
     names = set(watched.get("label/__name__/values"))
-    for name, query in used.items():
-        read = queries.metrics_in(query)
-        assert read, name
-        assert read <= names, f"{name}: nothing exports {read - names}"
+    for name, metrics_read in read.items():
+        assert metrics_read <= names, f"{name}: nothing exports {metrics_read - names}"
     check_labels(watched, used)
     after = check_no_nan(watched, used)
     assert all(after[name] == 1 for name in scaled if "gateway" in name or "generator" in name)

@@ -179,7 +179,7 @@ def test_a_restorer_alone_has_the_other_alerts_and_everything_else_of_the_restor
         {rule["alert"] for rule in of_kind(m, "PrometheusRule")["atelier"]["spec"]["groups"][0]["rules"]}
         for m in (whole, alone)
     ]
-    assert alerts[0] - alerts[1] == {"AtelierRestorerFails"} and alerts[1]
+    assert alerts[0] - alerts[1] == {"AtelierRestorerFails", "AtelierRestorerFull"} and alerts[1]
     for manifest in whole:
         name = manifest["metadata"]["name"]
         if name.startswith("atelier-restorer"):
@@ -216,7 +216,7 @@ def misspelled(manifest: Manifest) -> Manifest:
 
 
 def test_a_typo_in_any_kind_is_found() -> None:
-    rendered = [*combined("mtls"), *combined("ingress"), *overlay("autoscale")]
+    rendered = [*combined("mtls"), *combined("ingress", "quota"), *overlay("autoscale")]
     by_kind = {
         m["kind"]: m for m in rendered if m["metadata"]["name"] != "atelier-gateway" or m["kind"] == "Ingress"
     }

@@ -47,6 +47,17 @@ def test_it_says_what_is_missing(browser: Browser, atelier: Atelier, tmp_path: P
             expect(dialog).not_to_contain_text("The generator does not answer")
 
 
+def test_jobs_that_cannot_be_made(window: Studio) -> None:
+    def without_jobs(route: Route) -> None:
+        said = route.fetch().json()
+        route.fulfill(json={**said, "status": "degraded", "jobs_available": False})
+
+    window.context.route("**/health", without_jobs)
+    page = window.open()
+    expect(page.get_by_role("button", name="State")).to_contain_text("Not ready")
+    expect(opened(page)).to_contain_text("the database of jobs, or the store of their files, cannot be used")
+
+
 def test_a_gateway_that_is_away_and_back(window: Studio) -> None:
     window.expected.append("ERR_INTERNET_DISCONNECTED")
     page = window.open()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from atelier_runtime import tracing
+from atelier_runtime import metrics, tracing
 from atelier_runtime.tracing_setup import begin_tracing, end_tracing
 from tests.contract.stack import Stack
 from tests.processes import free_port
@@ -29,6 +29,11 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 def of_tracing(log: pytest.LogCaptureFixture) -> list[str]:
     ours = ("opentelemetry", "atelier_runtime.tracing")
     return [line.getMessage() for line in log.records if line.name.startswith(ours)]
+
+
+def spans_lost() -> float:
+    """What the metric says."""
+    return float(metrics.SPANS_LOST._value.get())
 
 
 def lost(log: pytest.LogCaptureFixture, message: str) -> list[int]:
@@ -68,7 +73,7 @@ def test_spans_are_delivered_once_the_receiver_is_back(log: pytest.LogCaptureFix
 
 def test_spans_that_a_slow_receiver_does_not_take_are_counted(log: pytest.LogCaptureFixture) -> None:
     few = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
-    made = 50
+    made, before = 50, spans_lost()
     with receiving() as receiver:
         receiver.hold.set()
         with tracing_to(receiver.endpoint, **few):
@@ -81,6 +86,7 @@ def test_spans_that_a_slow_receiver_does_not_take_are_counted(log: pytest.LogCap
             eventually(lambda: BACK in of_tracing(log))
             delivered = len(receiver.named("one"))
             assert 8 <= delivered < made and lost(log, BACK) == [made - delivered]
+            assert spans_lost() - before == made - delivered
         assert of_tracing(log) == [FULL, BACK]
 
 

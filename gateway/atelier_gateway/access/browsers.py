@@ -12,13 +12,12 @@ origin. So where only this machine is meant to reach us, the Host must be a name
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from atelier_runtime.addresses import is_loopback
+from atelier_runtime.addresses import always_means_us, called_host, is_loopback
 from atelier_runtime.errors import Forbidden
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -39,7 +38,7 @@ class BrowserRules:
     def check(self, method: str, headers: Headers) -> None:
         """Raise `Forbidden` if a request breaks them."""
         host = headers.get("host", "")
-        if host and self._hosts is not None and not self._is_ours(_name_in(host)):
+        if host and self._hosts is not None and not self._is_ours(called_host(host)):
             raise Forbidden(
                 f"The gateway is not called '{host[:80]}' here: ATELIER_GATEWAY_ALLOWED_HOSTS or "
                 "ATELIER_GATEWAY_PUBLIC_URL must name that host."
@@ -58,7 +57,7 @@ class BrowserRules:
 
     def _is_ours(self, name: str) -> bool:
         assert self._hosts is not None
-        return name == "localhost" or name.endswith(".localhost") or _is_address(name) or name in self._hosts
+        return always_means_us(name) or name in self._hosts
 
 
 def hosts_of(host: str, public_url: str, allowed_hosts: Collection[str]) -> Collection[str] | None:
@@ -84,20 +83,3 @@ def _host_in(origin: str) -> str | None:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:
         return None
-
-
-def _name_in(host: str) -> str:
-    """Return a Host header's name or address, without the port."""
-    if host.startswith("["):
-        address = host[1:].partition("]")[0]
-        return address if _is_address(address) else host
-    return host.partition(":")[0].rstrip(".").lower()
-
-
-def _is_address(name: str) -> bool:
-    """Return whether it is an IP address: no name can be given another address, where there is none."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -1,9 +1,10 @@
-"""What is working, according to the status of the two services."""
+"""What is working, according to the status of the two services and of the jobs."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from atelier_gateway.core.backend import Backend, GeneratorBackend, RestorerBackend
@@ -22,6 +23,8 @@ class SystemStatus:
     restorer: ServiceStatus | None
     restores_only: bool = False
     """There is no generator, on purpose."""
+    jobs_available: bool | None = None
+    """Jobs can be accepted and looked up; None: there are none, on purpose."""
 
     @property
     def can_generate(self) -> bool:
@@ -36,15 +39,14 @@ class SystemStatus:
 
     @property
     def level(self) -> Literal["healthy", "degraded", "unhealthy"]:
-        """Unhealthy: no image can be generated. Degraded: no face can be restored.
+        """Unhealthy: no image can be generated. Degraded: no face can be restored, or no job be accepted.
 
         Without a generator: unhealthy if no face can be restored.
         """
-        if self.restores_only:
-            return "healthy" if self.can_restore_faces else "unhealthy"
-        if not self.can_generate:
+        if not (self.can_restore_faces if self.restores_only else self.can_generate):
             return "unhealthy"
-        return "healthy" if self.can_restore_faces else "degraded"
+        is_whole = self.can_restore_faces and self.jobs_available is not False
+        return "healthy" if is_whole else "degraded"
 
     @property
     def on_cuda(self) -> bool:
@@ -82,18 +84,27 @@ class SystemStatus:
 class Health:
     """Asks the services for their status."""
 
-    def __init__(self, generator: GeneratorBackend, restorer: RestorerBackend) -> None:
+    def __init__(
+        self,
+        generator: GeneratorBackend,
+        restorer: RestorerBackend,
+        jobs_available: Callable[[], bool] | None = None,
+    ) -> None:
+        """`jobs_available`: whether jobs can be accepted now; None: there are none."""
         self._generator = generator
         self._restorer = restorer
+        self._jobs_available = jobs_available
         self._restores_only = isinstance(generator, NoGenerator)
 
     async def check(self) -> SystemStatus:
         """Ask both services at once."""
         if self._restores_only:
-            return SystemStatus(None, await _status_or_none(self._restorer), restores_only=True)
-        return SystemStatus(
-            *await asyncio.gather(_status_or_none(self._generator), _status_or_none(self._restorer))
-        )
+            system = SystemStatus(None, await _status_or_none(self._restorer), restores_only=True)
+        else:
+            system = SystemStatus(
+                *await asyncio.gather(_status_or_none(self._generator), _status_or_none(self._restorer))
+            )
+        return replace(system, jobs_available=self._jobs_available() if self._jobs_available else None)
 
     async def check_main(self) -> SystemStatus:
         """Ask the generator alone, or the restorer where there is no generator: what `main` returns."""

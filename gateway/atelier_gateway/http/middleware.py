@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -16,7 +17,7 @@ from atelier_gateway.access.caller import PIXELS, address_of, caller_in
 from atelier_gateway.http.errors import path_below_root, unforeseen_error
 from atelier_runtime import metrics, tracing
 from atelier_runtime.caller import caller as current_caller
-from atelier_runtime.errors import AtelierError
+from atelier_runtime.errors import AtelierError, ServiceDraining
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 
 audit = logging.getLogger("atelier_gateway.audit")
@@ -74,6 +75,10 @@ class RequestContextMiddleware:
         metrics.REQUESTS_IN_PROGRESS.inc()
         try:
             await self._app(scope, counted_receive, send_with_id)
+        except asyncio.CancelledError:  # only the end of the time for draining cancels a request
+            if not status:
+                late = ServiceDraining("The gateway has stopped before the request was finished.")
+                await self._render_error(path_below_root(scope), late)(scope, receive, send_with_id)
         except Exception:  # even what a middleware raises must get a response and a line in the log
             error = unforeseen_error()
             if status:  # the response has begun: it can only be cut off

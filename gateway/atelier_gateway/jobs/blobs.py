@@ -23,7 +23,9 @@ from atelier_runtime.settings import StartupError
 
 _SETTING = "ATELIER_GATEWAY_JOBS_FILES"
 _MARKER = "atelier-jobs.id"
+_PROBE = "atelier-jobs.probe"
 _CHUNK_BYTES = 2**20
+_PROBE_BYTES = bytes(2**16)
 
 
 class BlobMissing(Exception):
@@ -31,7 +33,11 @@ class BlobMissing(Exception):
 
 
 class BlobStore:
-    """Bytes by name. What `put` has returned from survives a loss of power."""
+    """Bytes by name. What `put` has returned from survives a loss of power.
+
+    Attributes:
+        is_usable: What came of the last `put`.
+    """
 
     def __init__(self, url: str) -> None:
         """`url`: `file:folder`, or one that obstore reads, such as `s3://bucket/prefix`; opened by `open`."""
@@ -39,6 +45,7 @@ class BlobStore:
         parts = urlsplit(url)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
         self._opened: ObjectStore | None = None
+        self.is_usable = True
 
     def open(self) -> None:
         """Create the folder, or read what says where the object store is. Raises `StartupError`."""
@@ -64,7 +71,20 @@ class BlobStore:
                 if self._folder is not None:
                     await asyncio.to_thread(_sync, self._folder, name)
         except BlobMissing as error:  # the bucket or folder itself
+            self.is_usable = False
             raise _away() from error
+        except ServiceUnavailable:
+            self.is_usable = False
+            raise
+        self.is_usable = True
+
+    async def try_again(self) -> None:
+        """Where the last `put` failed, see whether one can be made now."""
+        if not self.is_usable:
+            with contextlib.suppress(ServiceUnavailable, BlobMissing):
+                await self.put(_PROBE, _PROBE_BYTES)
+                with _reachable(_PROBE):
+                    await obstore.delete_async(self._store, _PROBE)
 
     async def belong_to(self, database_id: str) -> None:
         """Mark the store as that of a database, unless it is another's. Raises `StartupError`.

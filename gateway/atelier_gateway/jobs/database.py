@@ -42,6 +42,9 @@ class Database:
     fail if another has written in between. In PostgreSQL rows are locked one by one.
 
     Where the database cannot be used, `reading` and `writing` raise `ServiceUnavailable`.
+
+    Attributes:
+        is_usable: What came of the last transaction; the runner has one at least every other second.
     """
 
     def __init__(self, url: str) -> None:
@@ -55,6 +58,7 @@ class Database:
             raise StartupError(f"{SETTING}: has an @ in its host; in a password, write it as %40")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine: AsyncEngine = create_async_engine(self.url, **self._options())
+        self.is_usable = True
         self._lock: int | None = None
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
@@ -88,7 +92,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads."""
-        with _away():
+        with self._noted():
             async with (
                 asyncio.timeout(_SILENCE_S),
                 self.engine.connect() as connection,
@@ -99,7 +103,7 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes; what it has written is on the disk when it ends."""
-        with _away():
+        with self._noted():
             async with asyncio.timeout(_SILENCE_S), self.engine.connect() as opened:
                 connection = await opened.execution_options(**{_WRITES: True})
                 async with connection.begin():
@@ -119,6 +123,17 @@ class Database:
             cause = error.__cause__ if isinstance(error, ServiceUnavailable) else error
             reason = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
             raise StartupError(f"{SETTING}: {reason}") from None
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Note whether the database can be used, and raise `ServiceUnavailable` if not."""
+        try:
+            with _away():
+                yield
+        except ServiceUnavailable:
+            self.is_usable = False
+            raise
+        self.is_usable = True
 
     async def close(self) -> None:
         """Close all connections."""

@@ -21,6 +21,7 @@ from atelier_gateway.jobs.blobs import BlobMissing, BlobStore
 from atelier_gateway.jobs.drawings import PREFIX, StoredDrawings
 from atelier_gateway.jobs.store import JobStore, LeaseLost, Release
 from atelier_gateway.jobs.values import (
+    LONGEST_WAIT_MS,
     MAX_ATTEMPTS,
     Claim,
     Job,
@@ -287,7 +288,7 @@ class JobRunner:
             asked_for = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
             delay_s = max(asked_for, min(_MAX_PUT_OFF_S, 0.5 * 2.0 ** min(claim.job.waits, 10)))
             logger.info("a job waits for a service", extra={**error.for_log(), "seconds": delay_s})
-            after_ms = int(1000 * delay_s)
+            after_ms = min(int(1000 * delay_s), LONGEST_WAIT_MS)
             await _persistently(lambda: self._store.release(claim, after_ms=after_ms, why=Release.WAITS))
         elif error.reason in _TRIED_AGAIN and claim.job.attempts < MAX_ATTEMPTS:
             logger.warning("a job's attempt failed", extra=error.for_log())

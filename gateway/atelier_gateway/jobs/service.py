@@ -114,6 +114,11 @@ class Jobs:
         """Hand back the jobs that are not done."""
         await self._stack.aclose()
 
+    @property
+    def are_available(self) -> bool:
+        """Whether the database and the store of files could be used the last time."""
+        return self._database.is_usable and self._blobs.is_usable
+
     async def submit(self, submission: Submission) -> tuple[Job, bool]:
         """Accept a job; return it and whether it is new. Once this returns, it will be carried out.
 
@@ -307,7 +312,13 @@ class Jobs:
         loop = asyncio.get_running_loop()
         next_search = loop.time()
         while True:
-            duties = [self._count, self._fail_lost, self._expire, self._upkeep.delete_old]
+            duties = [
+                self._blobs.try_again,
+                self._count,
+                self._fail_lost,
+                self._expire,
+                self._upkeep.delete_old,
+            ]
             if loop.time() >= next_search:
                 next_search = loop.time() + _LOOK_FOR_ORPHANS_S
                 duties += [self._delete_orphans, self._weigh]

@@ -23,6 +23,7 @@ from atelier_gateway.jobs.rows import ended, job_of
 from atelier_gateway.jobs.tables import jobs, owners
 from atelier_gateway.jobs.turns import AtOnce, next_job
 from atelier_gateway.jobs.values import (
+    AT_ONCE,
     IDEMPOTENCY_MS,
     Claim,
     Job,
@@ -145,7 +146,7 @@ class JobStore:
                 "idempotency_key": new.idempotency_key,
                 "fingerprint": new.fingerprint,
                 "created_at": now,
-                "available_at": now,
+                "available_at": AT_ONCE,
                 "attempts": 0,
                 "waits": 0,
                 "fence": 0,
@@ -348,17 +349,12 @@ class JobStore:
 
     async def release(self, claim: Claim, *, after_ms: int = 0, why: Release = Release.UNDONE) -> Job:
         """Give a job back to be claimed again, in `after_ms` at the earliest. Raises `LeaseLost`."""
-        available_at = now_ms() + after_ms
+        available_at = now_ms() + after_ms if after_ms else AT_ONCE
         values: dict[str, Any] = {
             "status": QUEUED,
-            "available_at": case((jobs.c.cancel_requested, 0), else_=available_at),
-            "runner": None,
-            "lease_until": None,
-            "stage": None,
-            "step": None,
-            "steps": None,
+            "available_at": case((jobs.c.cancel_requested, AT_ONCE), else_=available_at),
+            **dict.fromkeys(("runner", "lease_until", "stage", "step", "steps", "previews")),
             "progress": 0.0,
-            "previews": None,
             "version": jobs.c.version + 1,
         }
         if why is not Release.FAILED:

@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from atelier_gateway.jobs.tables import jobs, owners
-from atelier_gateway.jobs.values import MAX_ATTEMPTS, JobStatus, now_ms
+from atelier_gateway.jobs.values import LONGEST_WAIT_MS, MAX_ATTEMPTS, JobStatus, now_ms
 
 QUEUED, IN_PROGRESS = JobStatus.QUEUED, JobStatus.IN_PROGRESS
 
@@ -37,7 +37,8 @@ async def next_job(connection: AsyncConnection, now: int, limits: Sequence[AtOnc
     The owner served longest ago comes first, then the highest priority, then the oldest job. Owners that have
     as many jobs in progress as they may are passed over.
     """
-    waits = and_(jobs.c.status == QUEUED, jobs.c.available_at <= now)
+    far_ahead = jobs.c.available_at > now + LONGEST_WAIT_MS  # the clock has been set back since
+    waits = and_(jobs.c.status == QUEUED, or_(jobs.c.available_at <= now, far_ahead))
     abandoned = and_(jobs.c.status == IN_PROGRESS, jobs.c.lease_until < now, jobs.c.attempts < MAX_ATTEMPTS)
     following = (
         select(jobs.c.id, jobs.c.owner, jobs.c.status)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy import and_, case, delete, func, select, update
 
 from atelier_gateway.jobs.database import Database
 from atelier_gateway.jobs.rows import ended, job_of
 from atelier_gateway.jobs.store import Events
 from atelier_gateway.jobs.tables import identity, jobs
 from atelier_gateway.jobs.values import (
+    AT_ONCE,
     IDEMPOTENCY_MS,
     MAX_ATTEMPTS,
     Job,
@@ -99,7 +100,8 @@ class Upkeep:
 
     async def oldest_waiting_ms(self) -> int:
         """Return for how long the job waits that could have been begun first; 0: none could."""
-        first = select(func.min(jobs.c.available_at)).where(jobs.c.status == JobStatus.QUEUED)
+        could_be_begun = case((jobs.c.available_at == AT_ONCE, jobs.c.created_at), else_=jobs.c.available_at)
+        first = select(func.min(could_be_begun)).where(jobs.c.status == JobStatus.QUEUED)
         async with self._database.reading() as connection:
             since = (await connection.execute(first)).scalar_one()
         return 0 if since is None else max(0, now_ms() - since)

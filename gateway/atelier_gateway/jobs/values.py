@@ -15,6 +15,12 @@ Json = Mapping[str, Any]
 MAX_ATTEMPTS = 3
 IDEMPOTENCY_MS = 24 * 3600 * 1000
 """For so long the same key gives the same job."""
+AT_ONCE = 0
+"""When a job that nothing holds up can be begun, whatever the clocks of the gateways say."""
+
+LONGEST_WAIT_MS = 10 * 60 * 1000
+"""A job that is to be tried again is not put off for longer."""
+
 PRIORITIES = (-100, 100)
 _ID = re.compile(r"job_[0-9a-f]{44}")
 

@@ -81,7 +81,7 @@ class LoraFolder:
         """Return how a file is read: one that the manifest lists is compared with it."""
         if self.set_folder is None or not self.is_listed(file):
             return take
-        return partial(read_verified, folder=self.set_folder, listed=self.listed, verified=set())
+        return partial(read_verified, folder=self.set_folder, listed=self.listed, verified={})
 
     def is_listed(self, file: LoraFile) -> bool:
         """Tell whether the set's manifest lists a file."""

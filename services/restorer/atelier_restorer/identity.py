@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier_restorer.nets.onnx_file import has_external_data
 from atelier_restorer.recognition_crop import SIDE, recognition_crop
 
 SFACE_SHA256 = "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79"
@@ -98,13 +99,29 @@ class FaceIdentifier(ABC):
         """
 
 
+def _check_whole(content: bytes) -> None:
+    try:
+        if has_external_data(content):
+            raise IdentityNetworkError(
+                "has weights in other files, which are not read; save the network as one file"
+            )
+    except IdentityNetworkError:
+        raise
+    except ValueError as error:
+        raise IdentityNetworkError(f"cannot be read as a network of recognition: {error}") from error
+
+
 class OnnxIdentifier(FaceIdentifier):
     """An ONNX file, run by OpenCV on the CPU."""
 
     on_device = False
 
     def __init__(self, content: bytes) -> None:
-        """Read an ONNX file's content and run it once. Raises `IdentityNetworkError`."""
+        """Read an ONNX file's content and run it once. Raises `IdentityNetworkError`.
+
+        So it does for a file whose weights are in other files: OpenCV would read them from anywhere.
+        """
+        _check_whole(content)
         self._lock = threading.Lock()  # a network keeps its input and output in itself
         try:
             self._network: Any = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))

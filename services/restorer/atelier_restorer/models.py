@@ -45,7 +45,7 @@ from atelier_runtime.settings import StartupError
 from atelier_runtime.snapshot import Snapshot, take
 from atelier_runtime.threads import set_network_threads
 from atelier_runtime.upscaler import Upscaler
-from atelier_runtime.weights import Component, ModelSet, sha256
+from atelier_runtime.weights import Component, ModelSet
 
 logger = logging.getLogger(__name__)
 
@@ -134,9 +134,9 @@ class Models:
     def hash(self) -> str:
         """Return the SHA-256 of what is loaded: of the set, or of it and of the files that replace its parts.
 
-        Reads those files.
+        Of those, what was read of them when they were loaded.
         """
-        files = [f"{c.role} {sha256(c.path)}" for c in self.components.values() if c.single_file]
+        files = [f"{c.role} {c.verified[c.path]}" for c in self.components.values() if c.single_file]
         if not files:
             return self.model_set.hash
         of_set = [self.model_set.hash] if len(files) < len(self.components) else []
@@ -259,7 +259,10 @@ def _components(
             path = Path(file)
             if not path.exists():
                 raise StartupError(f"{role.upper()}={file}: there is no such file")
-            components[role] = Component(role, path.stem, path, setting=role.upper(), read=_read_and_log)
+            read_files: dict[Path, str] = {}
+            read = functools.partial(_read_and_log, read_files)
+            setting = role.upper()
+            components[role] = Component(role, path.stem, path, setting, read, verified=read_files)
         elif component is not None:
             components[role] = component
     seeing = [components.get(role) for role in (NetworkRole.FACE_DETECTOR, NetworkRole.FACE_RESTORER)]
@@ -270,9 +273,10 @@ def _components(
     return components
 
 
-def _read_and_log(path: Path) -> Snapshot:
-    """Read a single file, whose SHA-256 no manifest says."""
+def _read_and_log(read_files: dict[Path, str], path: Path) -> Snapshot:
+    """Read a single file, whose SHA-256 no manifest says, and add it to `read_files`."""
     snapshot = take(path)
+    read_files[path] = snapshot.sha256
     logger.info("weights from a single file", extra={"file": str(path), "sha256": snapshot.sha256})
     return snapshot
 

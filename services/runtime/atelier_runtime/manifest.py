@@ -109,11 +109,14 @@ class Manifest(_Table):
         return self
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest. Raises `ManifestError` for one that is invalid or cannot be read."""
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """Read and check a manifest; return it and the SHA-256 of what was read.
+
+    Raises `ManifestError` for one that is invalid or cannot be read.
+    """
     try:
         with take(path, most=_MOST_BYTES) as snapshot:
-            return Manifest.model_validate_json(snapshot.read())
+            return Manifest.model_validate_json(snapshot.read()), snapshot.sha256
     except CheckpointError as error:
         raise ManifestError(str(error)) from error
     except ValidationError as error:

@@ -124,6 +124,18 @@ KEY_REQUESTS = Counter(
     ["key", "code"],
     registry=None,
 )
+CERTIFICATE_EXPIRY = Gauge(
+    "atelier_tls_expiry_timestamp_seconds",
+    "When the certificates in use expire, in seconds since 1970, by the setting that names their file; of "
+    "several CAs the last.",
+    ["setting"],
+    registry=None,
+)
+SPANS_LOST = Counter(
+    "atelier_spans_lost_total",
+    "Spans of traces that were not delivered to OTEL_EXPORTER_OTLP_ENDPOINT.",
+    registry=None,
+)
 BYTES_IN_FLIGHT = Gauge(
     "atelier_gateway_bytes_in_flight",
     "Bytes of requests' bodies and responses that the gateway holds.",
@@ -224,7 +236,15 @@ BUILD_INFO = Gauge(
 
 Process = Literal["gateway", "generator", "restorer"]
 
-_EVERYWHERE = (REQUEST_DURATION, REQUESTS_IN_PROGRESS, ERRORS, REFUSALS, BUILD_INFO)
+_EVERYWHERE = (
+    REQUEST_DURATION,
+    REQUESTS_IN_PROGRESS,
+    ERRORS,
+    REFUSALS,
+    BUILD_INFO,
+    CERTIFICATE_EXPIRY,
+    SPANS_LOST,
+)
 _IMAGES = (IMAGE_WORKERS, IMAGE_WORKERS_BUSY, IMAGE_WORKERS_LOST, IMAGE_QUEUE_DEPTH)
 _SERVICES = (STAGE_DURATION, STAGE_PEAK_VRAM, QUEUE_WAIT, QUEUE_DEPTH, MODEL_LOAD, *_IMAGES)
 _JOBS = (

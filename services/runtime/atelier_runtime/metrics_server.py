@@ -18,7 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import prometheus_client
 
-from atelier_runtime.addresses import bare_host
+from atelier_runtime.addresses import always_means_us, bare_host, called_host, is_loopback
 
 _MAX_CONNECTIONS = 64
 _TURN_S = 4.0  # shorter than the timeout of the probes in k8s, which then show the reason
@@ -78,15 +78,20 @@ _Start = Callable[[str, list[tuple[str, str]]], object]
 _Application = Callable[[dict[str, Any], _Start], Iterable[bytes]]
 
 
-def _application(registry: prometheus_client.CollectorRegistry, probes: Probes | None) -> _Application:
+def _application(
+    registry: prometheus_client.CollectorRegistry, probes: Probes | None, *, of_this_machine: bool
+) -> _Application:
     metrics: _Application = prometheus_client.make_wsgi_app(registry)
     questions = {} if probes is None else {"/livez": probes.live, "/readyz": probes.ready}
 
     def answer(environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path in ("/", "/metrics"):
+        path, host = environ["PATH_INFO"], called_host(environ.get("HTTP_HOST", ""))
+        is_called_otherwise = of_this_machine and host and not always_means_us(host)
+        if is_called_otherwise:  # by a page whose name leads here
+            status, reason = "403 Forbidden", "only as localhost or by an IP address"
+        elif path in ("/", "/metrics"):
             return metrics(environ, start)
-        if path in questions:
+        elif path in questions:
             reason = questions[path]()
             status = "503 Service Unavailable" if reason else "200 OK"
         else:
@@ -192,7 +197,8 @@ class MetricsServer:
         """Listen. Raises `OSError` if the port cannot be bound.
 
         Args:
-            host: The address to listen on.
+            host: The address to listen on. On one that only this machine reaches, requests must call it
+                localhost or by an IP address: no web page of another name can read the metrics.
             port: 0 takes a free one.
             registry: The metrics.
             probes: What `/livez` and `/readyz` respond; None: 404, as at any other path. Metrics are at
@@ -202,7 +208,7 @@ class MetricsServer:
         self._server = make_server(
             host,
             port,
-            _application(registry, probes),
+            _application(registry, probes, of_this_machine=is_loopback(host)),
             server_class=_Ipv6Server if ":" in host else _Server,
             handler_class=_Handler,
         )

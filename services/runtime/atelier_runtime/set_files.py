@@ -32,8 +32,8 @@ def check_files(component: Path, folder: Path, listed: Listed) -> list[Path]:
     return found
 
 
-def read_verified(path: Path, folder: Path, listed: Listed, verified: set[Path]) -> Snapshot:
-    """Read a file and add it to `verified`.
+def read_verified(path: Path, folder: Path, listed: Listed, verified: dict[Path, str]) -> Snapshot:
+    """Read a file and add it and its SHA-256 to `verified`.
 
     Raises `CheckpointError` if it is missing, unlisted, different, or behind a link.
     """
@@ -44,7 +44,7 @@ def read_verified(path: Path, folder: Path, listed: Listed, verified: set[Path])
     except BaseException:
         snapshot.close()
         raise
-    verified.add(path)
+    verified[path] = snapshot.sha256
     return snapshot
 
 

@@ -22,6 +22,7 @@ from typing import Self
 
 import grpc
 
+from atelier_runtime import metrics
 from atelier_runtime.certificate_expiry import expiries
 from atelier_runtime.settings import StartupError
 
@@ -118,7 +119,7 @@ class PemFiles:
 
 
 class _Expiry:
-    """Says in the log, once each, that certificates expire within a week, and that they have expired."""
+    """Tells a metric when certificates expire, and the log, once each, within a week of it and afterwards."""
 
     def __init__(self, pem: Pem, files: TlsFiles) -> None:
         certificate, _, ca = files.names
@@ -128,6 +129,7 @@ class _Expiry:
             (ca, files.ca, max(expiries(pem.ca), default=None)),  # a former CA may expire
         ):
             if ends is not None:
+                metrics.CERTIFICATE_EXPIRY.labels(name).set(ends.timestamp())
                 self._left += [
                     (ends - _SOON, ends, "a certificate expires soon", f"{name}={path}"),
                     (ends, ends, "a certificate has expired", f"{name}={path}"),

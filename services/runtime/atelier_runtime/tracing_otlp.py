@@ -26,7 +26,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceSt
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes as OtelAttributes
 
-from atelier_runtime import __version__
+from atelier_runtime import __version__, metrics
 from atelier_runtime.tracing import TRACEPARENT, Attributes, Kind
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class _Delivery(SpanExporter):
             if self._waiting < self.most_waiting:
                 self._waiting += 1
                 return True
-            self._lost += 1
+            self._count(1)
             is_news = not self._is_full and not self.fails
             self._is_full = True
         if is_news:
@@ -190,11 +190,15 @@ class _Delivery(SpanExporter):
                 logger.info("spans are delivered again", extra={"lost": lost})
         else:
             with self._lock:
-                self._lost += len(spans)
+                self._count(len(spans))
                 is_news, self.fails = not self.fails, True
             if is_news:
                 logger.warning("spans cannot be delivered to OTEL_EXPORTER_OTLP_ENDPOINT")
         return result
+
+    def _count(self, lost: int) -> None:
+        self._lost += lost
+        metrics.SPANS_LOST.inc(lost)
 
     def shutdown(self) -> None:
         """Give up what is being delivered. Safe to repeat."""

@@ -50,7 +50,8 @@ class Component:
     """A network of a set: a file, or a folder in diffusers' layout.
 
     `setting` is the setting that selects it, for messages: MODEL_SET, or that of a single file. `read` is how
-    its files are read: those of a set are compared with its manifest, and then are in `verified`.
+    its files are read: those of a set are compared with its manifest. What was read is in `verified`, with
+    its SHA-256.
     """
 
     role: NetworkRole
@@ -58,7 +59,7 @@ class Component:
     path: Path
     setting: str = "MODEL_SET"
     read: Reader = take
-    verified: set[Path] = field(default_factory=set, compare=False)
+    verified: dict[Path, str] = field(default_factory=dict, compare=False)
 
     @property
     def single_file(self) -> bool:
@@ -128,7 +129,7 @@ class ModelSet:
         try:
             if not manifest.is_file():
                 raise StartupError(f"MODEL_SET={setting}: there is no file {manifest}")
-            return cls._of(folder, read_manifest(manifest), sha256(manifest))
+            return cls._of(folder, *read_manifest(manifest))
         except (ManifestError, OSError) as error:
             raise StartupError(f"MODEL_SET={setting}: {error}") from error
 
@@ -217,7 +218,7 @@ def _component(role: NetworkRole, entry: ComponentEntry, folder: Path, files: Li
         raise ManifestError(f"components.{role}.path cannot be read: {error}") from error
     if outside:
         raise ManifestError(f"components.{role}.path is outside the set: {entry.path}")
-    verified: set[Path] = set()
+    verified: dict[Path, str] = {}
     read = partial(read_verified, folder=folder, listed=files, verified=verified)
     path = folder / path.relative_to(os.path.normpath(folder))
     return Component(role, entry.name, path, read=read, verified=verified)

@@ -121,3 +121,25 @@ async def test_reflection_is_a_setting(tmp_path: Path, is_on: bool) -> None:
         health = health_pb2_grpc.HealthStub(channel)
         response = await health.Check(health_pb2.HealthCheckRequest(service=NAME))
         assert response.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize(
+    ("listens", "called", "status"),
+    [
+        ("127.0.0.1", "localhost:9100", 200),
+        ("127.0.0.1", "127.0.0.1", 200),
+        ("127.0.0.1", "[::1]:9100", 200),
+        ("127.0.0.1", "rebound.example:9100", 403),
+        ("127.0.0.1", "127.0.0.1.example", 403),
+        ("0.0.0.0", "atelier-gateway.atelier.svc", 200),
+    ],
+)
+def test_where_only_this_machine_asks_no_page_of_another_name_can(
+    listens: str, called: str, status: int
+) -> None:
+    served = metrics_server.MetricsServer(listens, 0, CollectorRegistry())
+    try:
+        url = f"http://127.0.0.1:{served.port}/metrics"
+        assert httpx.get(url, headers={"Host": called}, trust_env=False).status_code == status
+    finally:
+        served.close()

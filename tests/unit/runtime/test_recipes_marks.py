@@ -181,3 +181,36 @@ def test_json_is_what_other_tools_find() -> None:
         written = image.info["xmp"].decode()
     start, end = written.index("<atelier:Recipe>") + 16, written.index("</atelier:Recipe>")
     assert json.loads(unescape(written[start:end])) == RECIPE
+
+
+def description(attributes: str) -> bytes:
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" {attributes}/></rdf:RDF></x:xmpmeta>'
+    ).encode()
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize(
+    ("attributes", "kept"),
+    [
+        ('xmlfs:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlfs:note="kept"', "kept"),
+        ('tiff:Make="kept"', "kept"),
+        ('xmlns:a="urn:u" xmlns:b="urn:u" a:x="1" b:x="2"', None),  # one name twice, once it is resolved
+        ('xmlns:xml="urn:u" xml:x="1"', None),
+    ],
+)
+def test_a_mark_is_found_in_a_photo_whose_xmp_only_lenient_readers_accept(
+    file_format: Format, attributes: str, kept: str | None
+) -> None:
+    photo = encode(picture(xmp=description(attributes)), file_format, 90)
+    found = read_marks(mark(photo, file_format, Marks(RECIPE, None, DRAWN)))
+    assert (found.recipe, found.source_type, found.omitted) == (RECIPE, DRAWN, ())
+    assert kept is None or kept in found.items.values()
+
+
+def test_a_mark_is_found_behind_any_number_of_other_properties() -> None:
+    many = " ".join(f'dc:x{number}="{number}"' for number in range(600))
+    photo = encode(picture(xmp=description(f'xmlns:dc="urn:u" {many}')), "png", 90)
+    found = read_marks(mark(photo, "png", Marks(RECIPE, None, DRAWN)))
+    assert (found.recipe, found.source_type) == (RECIPE, DRAWN)

@@ -24,12 +24,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from atelier_runtime import tls
+from atelier_runtime import metrics, tls
 from atelier_runtime.certificate_expiry import expiries
 from atelier_runtime.server import ServiceServer
 from atelier_runtime.settings import StartupError
 from tests.authority import Authority, Identity
 from tests.unit.runtime.tls_service import Running, Service, Settings, running, work
+
+DAY_S = 86400
 
 
 @pytest.fixture
@@ -180,6 +182,12 @@ async def test_a_change_that_is_seen_in_the_middle_is_no_error(
     assert not caplog.records
 
 
+def expiry(setting: str) -> float:
+    """When the metric says that a certificate in use expires, in seconds since 1970."""
+    found: float = metrics.CERTIFICATE_EXPIRY.labels(setting)._value.get()
+    return found
+
+
 @pytest.mark.parametrize(
     ("days", "message"),
     [(30, None), (3, "a certificate expires soon"), (-1, "a certificate has expired")],
@@ -192,6 +200,7 @@ def test_a_certificate_that_expires_is_told_once(
     files = tls.server_files(tls.TlsFiles.of_settings("TLS_", certificate, key, None))
     assert files is not None
     files.newest()
+    assert round((expiry("TLS_CERT") - time.time()) / DAY_S) == days
     told = [(each.getMessage(), vars(each)["file"]) for each in caplog.records]
     assert told == ([] if message is None else [(message, f"TLS_CERT={certificate}")])
     Authority(days=40).server().write(tmp_path, "server")
@@ -199,6 +208,7 @@ def test_a_certificate_that_expires_is_told_once(
     Authority(days=5).server().write(tmp_path, "server")
     files.newest()
     assert len(caplog.records) == len(told) + 1, "what is renewed is looked at anew"
+    assert round((expiry("TLS_CERT") - time.time()) / DAY_S) == 5
 
 
 def test_a_ca_that_is_about_to_be_left_out_may_expire(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +115,53 @@ def test_what_was_loaded_is_not_read_again_to_be_verified(folder: Path) -> None:
     model_set.verify(NetworkRole.FACE_DETECTOR)
     with pytest.raises(StartupError, match="SHA-256"):
         ModelSet.open(str(folder)).verify(NetworkRole.FACE_DETECTOR)
+
+
+@contextmanager
+def swapping(path: Path, *contents: bytes) -> Iterator[None]:
+    """Put one content after the other in a file's place, as fast as possible."""
+    prepared = [path.with_name(f"{path.name}.{number}") for number in range(len(contents))]
+    stop = threading.Event()
+
+    def swap() -> None:
+        for number in itertools.cycle(range(len(contents))):
+            prepared[number].write_bytes(contents[number])
+            prepared[number].replace(path)
+            if stop.is_set():
+                return
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_file_that_is_swapped_all_the_time_is_loaded_as_listed_or_not_at_all(folder: Path) -> None:
+    component, outcomes = detector(folder), set[str]()
+    with swapping(component.path, LISTED, SWAPPED):
+        for _ in range(100):
+            try:
+                assert torch.equal(component.state_dict()["a"], torch.ones(1000))
+                outcomes.add("loaded")
+            except StartupError as error:
+                assert "detector.safetensors in" in str(error)
+                outcomes.add("refused")
+    assert "refused" in outcomes
+
+
+def test_the_hash_is_that_of_the_manifest_that_was_read(folder: Path) -> None:
+    write_manifest(folder, name="other")
+    other = (folder / "manifest.json").read_bytes()
+    write_manifest(folder)
+    small = (folder / "manifest.json").read_bytes()
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in (("small", small), ("other", other))}
+    with swapping(folder / "manifest.json", small, other):
+        for _ in range(200):
+            opened = ModelSet.open(str(folder))
+            assert opened.hash == hashes[opened.name]
 
 
 def link_a_folder(folder: Path) -> str:

@@ -47,7 +47,8 @@ class HealthAnswer(BaseModel):
     """What the two services report now."""
 
     status: Literal["healthy", "degraded", "unhealthy"] = Field(
-        description="degraded: images are generated, but the restorer or one of its networks is missing."
+        description="degraded: images are generated, but the restorer or one of its networks is missing, or "
+        "jobs cannot be accepted."
     )
     restores_only: bool = Field(
         description="This gateway has no generator and only restores photos. healthy then means that faces "
@@ -69,6 +70,10 @@ class HealthAnswer(BaseModel):
     identity_available: bool = Field(
         description="The restorer has an identity network: it tells whether restored faces still show the "
         "same people."
+    )
+    jobs_available: bool | None = Field(
+        description="The jobs' database and the store of their files could be used the last time, at most "
+        "some seconds ago; null if this gateway has no jobs."
     )
     vram_available: str | None = Field(
         description="Free / total on the generator's device, without a generator on the restorer's; null on "
@@ -180,6 +185,7 @@ def health_answer(system: SystemStatus) -> HealthAnswer:
         realesrgan_available=main_has(NetworkRole.UPSCALER),
         refiner_available=system.generator_has(NetworkRole.REFINER),
         identity_available=system.restorer_has(NetworkRole.IDENTITY),
+        jobs_available=system.jobs_available,
         vram_available=_vram(main),
         device=main.device or None if main else None,
         gpu_info=main.device_name if main and on_cuda(main) else None,

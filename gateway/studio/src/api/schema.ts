@@ -818,7 +818,7 @@ export interface components {
         HealthAnswer: {
             /**
              * Status
-             * @description degraded: images are generated, but the restorer or one of its networks is missing.
+             * @description degraded: images are generated, but the restorer or one of its networks is missing, or jobs cannot be accepted.
              * @enum {string}
              */
             status: "healthy" | "degraded" | "unhealthy";
@@ -860,6 +860,11 @@ export interface components {
              * @description The restorer has an identity network: it tells whether restored faces still show the same people.
              */
             identity_available: boolean;
+            /**
+             * Jobs Available
+             * @description The jobs' database and the store of their files could be used the last time, at most some seconds ago; null if this gateway has no jobs.
+             */
+            jobs_available: boolean | null;
             /**
              * Vram Available
              * @description Free / total on the generator's device, without a generator on the restorer's; null on a CPU.

@@ -12,7 +12,7 @@ export const health = signal<Health | null>(null);
 /** Why it cannot be asked now. */
 export const healthProblem = signal<Problem | null>(null);
 
-export type Readiness = "unknown" | "offline" | "key" | "loading" | "partly" | "ready";
+export type Readiness = "unknown" | "offline" | "key" | "loading" | "no_jobs" | "partly" | "ready";
 
 /** In one word, for the header. */
 export const readiness = computed<Readiness>(() => {
@@ -20,6 +20,7 @@ export const readiness = computed<Readiness>(() => {
   if (healthProblem.value) return healthProblem.value.status === 401 ? "key" : "offline";
   if (!health.value) return "unknown";
   if (health.value.status === "unhealthy") return "loading";
+  if (health.value.jobs_available === false) return "no_jobs";
   return health.value.status === "degraded" ? "partly" : "ready";
 });
 

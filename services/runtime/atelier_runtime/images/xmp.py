@@ -35,8 +35,7 @@ _REGION_NAMESPACES = frozenset(
     {"http://www.metadataworkinggroup.com/schemas/regions/", "http://ns.microsoft.com/photo/1.2/"}
 )
 
-# For packets that do not declare them, which readers that search for text accept too.
-_USUAL_PREFIXES = {
+USUAL_PREFIXES = {
     "rdf": _RDF,
     "tiff": _TIFF,
     "exif": _EXIF,
@@ -51,6 +50,7 @@ _USUAL_PREFIXES = {
     "OpCamera": _OPLUS_CAMERA,
     "MiCamera": _XIAOMI_CAMERA,
 }
+"""For packets that do not declare them, which readers that search for text accept too."""
 GAIN_MAP, VIDEO, FURTHER_IMAGES = "gain map", "video of a motion photo", "further images"
 _ANNOUNCING_NAMESPACES = {
     _GAIN_MAP: GAIN_MAP,
@@ -324,7 +324,7 @@ def _elements(packet: bytes, wanted: Wanted) -> list[_Element]:
             prefix, _, local = name.rpartition(":")
             if prefix == _DECLARATION:
                 return declared[local], prefix
-            uri = declared.get(prefix) or outer.get(prefix) or _USUAL_PREFIXES.get(prefix, "")
+            uri = declared.get(prefix) or outer.get(prefix) or USUAL_PREFIXES.get(prefix, "")
             return uri, local
 
         offset = parser.CurrentByteIndex

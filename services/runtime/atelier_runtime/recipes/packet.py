@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from xml.parsers import expat
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 from atelier_runtime.images import xmp
 from atelier_runtime.images.picture import ImageFault
@@ -20,6 +20,8 @@ IPTC_EXTENSION = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 RECIPE = (NAMESPACE, "Recipe")
 INFOTEXT = (NAMESPACE, "Infotext")
 SOURCE_TYPE = (IPTC_EXTENSION, "DigitalSourceType")
+
+_OURS = frozenset({RECIPE, INFOTEXT, SOURCE_TYPE})
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DESCRIPTION = (_RDF, "Description")
@@ -35,10 +37,13 @@ _START = (
 _END = "</rdf:Description>"
 _NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
 
+_PADDING = b"\0 \t\r\n"
+
 _MAX_DEPTH = 100
 _MAX_ELEMENTS = 100_000
 _MAX_TEXT_CHARS = 2**20
 _MAX_PROPERTIES = 500
+_MAX_PREFIXES = 200
 _MAX_JSON_DEPTH = 64
 
 
@@ -73,10 +78,59 @@ def with_properties(
     if packet is not None:
         try:
             changed = xmp.with_description(packet, description, written.keys())
-            return changed.replace(f"{_START}{_END}".encode(), b"")  # where the earlier ones were
+            changed = changed.replace(f"{_START}{_END}".encode(), b"")  # where the earlier ones were
+            return _with_declarations(changed)
         except ImageFault:
             pass
     return xmp.with_description(_EMPTY, description, ())
+
+
+def _with_declarations(packet: bytes) -> bytes:
+    """Return a packet, in UTF-8, in which every prefix is declared: most readers accept no other.
+
+    Raises `ImageFault` if its names cannot be resolved then either.
+    """
+    if _is_resolvable(packet):
+        return packet
+    prefixes: dict[str, None] = {}
+    root: tuple[int, Collection[str]] | None = None
+    parser = expat.ParserCreate()
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal root
+        prefixes.update((name.partition(":")[0], None) for name in (tag, *attributes) if ":" in name)
+        if len(prefixes) > _MAX_PREFIXES:
+            raise ImageFault("XMP with too many namespaces")
+        if root is None:
+            root = parser.CurrentByteIndex + 1 + len(tag.encode()), attributes
+
+    parser.StartElementHandler = start
+    try:
+        parser.Parse(packet.rstrip(_PADDING), True)
+    except (expat.ExpatError, LookupError):
+        root = None
+    if root is None:
+        raise ImageFault("XMP that is not well-formed XML")
+    place, declared = root
+    missing = [p for p in prefixes if p not in ("xml", "xmlns") and f"xmlns:{p}" not in declared]
+    uris = {prefix: xmp.USUAL_PREFIXES.get(prefix, f"urn:undeclared:{prefix}") for prefix in missing}
+    added = "".join(f" xmlns:{prefix}={quoteattr(uri)}" for prefix, uri in uris.items())
+    changed = packet[:place] + added.encode() + packet[place:]
+    if not _is_resolvable(changed):
+        raise ImageFault("XMP with names that cannot be resolved")
+    return changed
+
+
+def _is_resolvable(packet: bytes) -> bool:
+    """Return whether a packet is well-formed also for a reader that resolves prefixes.
+
+    It has no document type: `xmp` refuses those.
+    """
+    try:
+        expat.ParserCreate(namespace_separator=_SEPARATOR).Parse(packet.rstrip(_PADDING), True)
+    except (expat.ExpatError, ValueError, LookupError):
+        return False
+    return True
 
 
 def without(packet: bytes, names: Collection[tuple[str, str]]) -> bytes | None:
@@ -109,7 +163,7 @@ def read(packet: bytes) -> Found:
 
     def keep(name: tuple[str, str], text: str) -> None:
         text = text.strip()
-        if text and len(properties) < _MAX_PROPERTIES:
+        if text and (len(properties) < _MAX_PROPERTIES or name in _OURS):
             properties.setdefault(name, text)
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -148,7 +202,7 @@ def read(packet: bytes) -> Found:
     parser.StartDoctypeDeclHandler = refuse
     found = Found()
     try:
-        parser.Parse(packet.rstrip(b"\0 \t\r\n"), True)
+        parser.Parse(packet.rstrip(_PADDING), True)
     except (expat.ExpatError, ValueError, LookupError):  # ImageFault is a ValueError
         found.is_readable = False
         return found

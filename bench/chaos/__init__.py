@@ -1,0 +1,1 @@
+"""What Atelier does under load and under faults, measured on real processes: `python -m bench.chaos`."""

@@ -1,0 +1,113 @@
+"""A service that stands still, and services that are asked to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+from bench import load
+from bench.chaos.clients import (
+    Answer,
+    ask,
+    client_of,
+    count,
+    health_of,
+    kinds,
+    longest,
+    steady,
+    until,
+    until_whole,
+)
+from bench.chaos.figures import Figure, Result, at_most, informs, none_of
+from bench.chaos.scale import Scale
+from bench.chaos.stack import Service, Stack
+from bench.report import percentile
+
+_WHOLE_AGAIN_S = 60.0
+_EXIT_S, _ALL_IN_S = 90.0, 3.0
+_NEVER = -1
+"""In place of the exit code of a process that has not ended."""
+_PATHS = {"gateway": ("/generate", "/restore"), "generator": ("/generate",), "restorer": ("/restore",)}
+DRAIN_OF_0_1_S = 8
+
+
+async def held(stack: Stack, scale: Scale) -> Result:
+    """SIGSTOP of a stage for 20 s while four clients ask for what needs it."""
+    seconds = scale.of(20.0, 4.0)
+    figures: list[Figure] = []
+    rows: list[dict[str, str]] = []
+    for service in scale.of((stack.generator, stack.restorer), (stack.restorer,)):
+        path = _PATHS[service.name][0]
+        probes: list[float] = []
+        async with client_of(stack.url, 90) as client:
+            probing = asyncio.create_task(load.probe(stack.url, "/livez", probes))
+            try:
+                async with steady(client, (path,) * 4) as answers:
+                    await asyncio.sleep(1)
+                    service.send(signal.SIGSTOP)
+                    stopped = time.monotonic()
+                    try:
+                        await asyncio.sleep(seconds / 2)
+                        said, took = await health_of(client)
+                        await asyncio.sleep(max(0.0, stopped + seconds - time.monotonic()))
+                    finally:
+                        service.send(signal.SIGCONT)
+                    resumed = time.monotonic()
+            finally:
+                probing.cancel()
+                await asyncio.gather(probing, return_exceptions=True)
+            back = await until_whole(client, path, _WHOLE_AGAIN_S)
+        asked = [each for each in answers if each.begun < resumed]
+        name = service.name
+        figures += [
+            at_most(f"{name} held: slowest answer", longest(asked), seconds + 1, "s", "R8"),
+            none_of(f"{name} held: neither whole nor refused", count(asked, _is_neither), "R8"),
+            none_of(f"{name} held: /health says healthy", int(said == "healthy"), "R8"),
+            at_most(f"{name} held: /health", took, 3, "s", "R8"),
+            at_most(f"{name} held: /livez, p99", 1000 * percentile(probes, 0.99), 200, "ms", "R1"),
+            at_most(f"{name} held: whole again after", back, _WHOLE_AGAIN_S, "s", "R8"),
+        ]
+        rows.append({"held": name, "answers": kinds(asked), "/health": said})
+    return Result(figures, rows)
+
+
+def _is_neither(answer: Answer) -> bool:
+    return not answer.is_whole and not answer.is_refusal and answer.status != 504
+
+
+async def drains(stack: Stack, scale: Scale) -> Result:
+    """SIGTERM of each service while requests are in flight: for the gateway 8 drawings and 8 photos."""
+    figures: list[Figure] = []
+    rows: list[dict[str, str]] = []
+    number = scale.of(8, 4)
+    for service in scale.of(stack.services, (stack.gateway, stack.restorer)):
+        paths = _PATHS[service.name]
+        async with client_of(stack.url, 90) as client:
+            asking = [asyncio.create_task(ask(client, path)) for path in paths * number]
+
+            async def all_in(service: Service = service, wanted: int = len(asking)) -> bool:
+                return await asyncio.to_thread(service.metric, "atelier_requests_in_progress") >= wanted
+
+            before = len(service.exits)
+
+            async def gone(service: Service = service, before: int = before) -> bool:
+                return len(service.exits) > before
+
+            await until(all_in, _ALL_IN_S, pause_s=0.02)
+            start = time.monotonic()
+            service.send(signal.SIGTERM)
+            answers = await asyncio.gather(*asking)
+            await until(gone, _EXIT_S)
+            ended, code = service.exits[-1] if await gone() else (time.monotonic(), _NEVER)
+            await until_whole(client, paths[0], 2 * _WHOLE_AGAIN_S)
+        in_flight = [each for each in answers if each.begun + each.seconds > start]
+        name, took = service.name, ended - start
+        figures += [
+            informs(f"{name} ended: in flight at that moment", len(in_flight), "", "R2"),
+            none_of(f"{name} ended: of these lost", count(in_flight, lambda each: not each.is_whole), "R2"),
+            none_of(f"{name} ended: exit code", code, "R2"),
+            at_most(f"{name} ended after", took, DRAIN_OF_0_1_S, "s", "R2", of="0.1's"),
+        ]
+        rows.append({"ended": name, "answers": kinds(answers)})
+    return Result(figures, rows)
