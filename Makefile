@@ -64,7 +64,7 @@ test-cluster: $(STAMP) ## run the Kubernetes manifests as processes: rollouts, p
 	$(BIN)/python -m pytest -s -m "cluster" tests/k8s
 
 test-images: $(STAMP) ## build the images with buildah, start them and draw; needs root, buildah, debootstrap, 6 GB
-	$(BIN)/python -m pytest -m images tests/k8s
+	$(BIN)/python -m pytest -s -m images tests/k8s
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -213,9 +213,9 @@ class Container:
         return done.returncode == 0
 
     def process(self) -> psutil.Process:
-        """The image's process itself, whose ancestors are buildah's: the outermost of those."""
+        """The image's process itself: the outermost that its Python runs, below buildah's own."""
         descendants = psutil.Process(self._buildah.pid).children(recursive=True)
-        return next(each for each in descendants if each.cmdline()[1:2] == self.config["Entrypoint"])
+        return next(each for each in descendants if "".join(each.cmdline()[:1]).startswith(PREFIX))
 
     def stop(self) -> int:
         """End the process with SIGTERM; return its exit code."""
@@ -265,5 +265,8 @@ def engine(folder: Path) -> Iterator[Engine]:
             made = Engine(folder, "vfs")
         yield made
     finally:
-        made("rm", "--all")
+        mounted = {each.mountpoint for each in psutil.disk_partitions(all=True)}
+        for place in sorted(mounted, reverse=True):  # the store itself, and what an aborted build leaves
+            if folder in Path(place).parents:
+                _logged(["umount", "--lazy", place])
         _logged(["rm", "-rf", "--one-file-system", str(folder)])
