@@ -23,8 +23,8 @@ FAST := tests/contract tests/unit/gateway tests/unit/test_layering.py \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test-fast test test-slow test-cluster test-gpu test-parity lint studio screenshots docs protos \
-  protos-image bench fuzz chaos models \
+.PHONY: help setup run test-fast test test-slow test-cluster test-images test-gpu test-parity lint studio screenshots docs \
+  protos protos-image bench fuzz chaos models \
   demo-train demo-eval demo-pictures clean
 
 help: ## print the targets
@@ -60,10 +60,13 @@ test: $(STAMP) ## the tests, in two processes; half an hour or so on two cores
 	$(BIN)/python -m pytest $(PARALLEL) -m "$(EVERYDAY)"
 
 test-slow: $(STAMP) ## the tests that take longer
-	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not cluster and not gpu and not oracle"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not cluster and not images and not gpu and not oracle"
 
 test-cluster: $(STAMP) ## run the Kubernetes manifests as processes: rollouts, pods that die, autoscaling; a quarter of an hour
 	$(BIN)/python -m pytest -s -m "cluster" tests/k8s
+
+test-images: $(STAMP) ## build the images with buildah, start them and draw; needs root, buildah, debootstrap, 6 GB
+	$(BIN)/python -m pytest -s -m images tests/k8s
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -21,7 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from atelier_runtime import probe
-from tests.k8s import dockerfile
+from tests.k8s import dockerfile, engine
 from tests.k8s.dockerfile import DOCKER, PREFIX
 from tests.k8s.manifests import BACKENDS, NAMES, ROOT, Workload, program, workloads
 from tests.processes import free_port, wait_for
@@ -238,6 +238,20 @@ def test_a_services_image_starts_with_the_demo_models(name: str, folder: Path) -
     assert {f"atelier_{name}", "atelier_demo_models"} <= installed(prefix)
     assert not installed(prefix) & {f"atelier_{other}", "atelier_gateway", "pytest", "grpcio_tools"}
     start(name, prefix, folder)
+
+
+def test_a_build_is_told_of_indexes_but_not_of_folders_of_this_machine() -> None:
+    listed = """:env:.timeout='180'
+global.extra-index-url='file:///srv/wheels https://a.example/simple\\nhttps://b.example/simple'
+global.find-links='/srv/wheels'
+global.timeout='15'
+install.trusted-host='a.example'
+"""
+    assert engine.pip_settings(listed) == {
+        "extra-index-url": "https://a.example/simple https://b.example/simple",
+        "timeout": "180",
+        "trusted-host": "a.example",
+    }
 
 
 def test_each_image_installs_its_distribution_and_those_of_this_repository_that_it_requires() -> None:

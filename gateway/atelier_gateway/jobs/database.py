@@ -42,7 +42,6 @@ class Database:
     fail if another has written in between. In PostgreSQL rows are locked one by one.
 
     Where the database cannot be used, `reading` and `writing` raise `ServiceUnavailable`.
-
     """
 
     def __init__(self, url: str) -> None:
