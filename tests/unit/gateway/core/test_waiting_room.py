@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from atelier_gateway.core.drawings import Drawings, Finish
 from atelier_gateway.core.generate import Generate
-from atelier_gateway.core.values import GenerateSpec
+from atelier_gateway.core.values import GeneratedImage, GenerateSpec
 from atelier_gateway.core.waiting_room import WaitingRoom
 from atelier_runtime.caller import caller
 from atelier_runtime.errors import QueueFull
@@ -59,3 +60,27 @@ def test_what_is_being_drawn_counts_until_it_is_drawn() -> None:
             pass
     with room.enter(7):
         pass
+
+
+class Kept(Drawings):
+    """Keeps what is drawn in memory."""
+
+    def __init__(self) -> None:
+        self.images: dict[int, GeneratedImage] = {}
+
+    async def load(self, number: int) -> GeneratedImage | None:
+        return self.images.get(number)
+
+    async def keep(self, number: int, drawn: GeneratedImage, finish: Finish) -> None:
+        self.images[number] = drawn
+
+
+async def test_what_has_been_drawn_before_needs_no_room() -> None:
+    """A job that was put off with its drawing: refusing it would keep the restorer from nothing."""
+    generator, restorer, drawings = FakeGenerator(), FakeRestorer(), Kept()
+    generate = Generate(generator, restorer, max_pixels=2**22)
+    for _ in range(2):
+        [made] = await generate.run(GenerateSpec("x"), deadline=time.monotonic() + 100, drawings=drawings)
+        assert made.face_restoration_applied
+        restorer.waiting = {"other": 16}
+    assert len(generator.specs) == 1 and len(restorer.specs) == 2
