@@ -123,7 +123,9 @@ async def drains(stack: Stack, scale: Scale) -> Result:
         last = max(each.begun + each.seconds for each in answers)
         figures += [
             informs(f"{name} ended: in flight at that moment", len(in_flight), "", "R2"),
-            none_of(f"{name} ended: of these lost", count(in_flight, lambda each: not each.is_whole), "R2"),
+            none_of(
+                f"{name} ended: of these not whole", count(in_flight, lambda each: not each.is_whole), "R2"
+            ),
             none_of(f"{name} ended: exit code", code, "R2"),
             informs(f"{name} ended after", took, "s", "R2"),
             at_most(
