@@ -9,10 +9,11 @@ Exits with 1, and says by which request, if
   own fault (INTERNAL, UNKNOWN, DATA_LOSS, ...), or none comes;
 - a process has ended or logged an error;
 - something grows: memory, open files or threads of a process, with those that it has started. Each is
-  looked at after every fifth of the examples, of which the first is the warm-up, when it has nothing to do.
-  The notes in the result say what is allowed.
+  looked at after every fifth of the examples, when it has nothing to do. The first fifth is the warm-up and
+  does not count; a line through the other looks tells by how much it has grown. The notes in the result say
+  what is allowed.
 
-Prints JSON. Needs Linux.
+Prints JSON, with the operations that can succeed and never did: those were only refused. Needs Linux.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
 from atelier_runtime import images
+from bench.chaos.stack import Usage
+from bench.fuzz_growth import ALLOWED, NOTES, Look, grown, shown
+from bench.fuzz_requests import TEXT_FILE, make_served
 from bench.report import machine, print_json
 from tests import tiny_loras, tiny_sdxl
 from tests.processes import free_port, process, ready, wait_for
@@ -55,11 +59,7 @@ _PATIENCE_S = 120.0
 _DOCUMENTED = (503, 504)
 _METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 _WITH_BODY, _WITH_PARAMETERS, _PLAIN = 12, 4, 1  # weights of operations
-_ALLOWED = {"memory_mib": 32, "open_files": 8, "threads": 4}
-_NOTES = {
-    "memory_mib": "resident memory that is not shared (USS) of a process and those it has started",
-    "allowed": "what the least of the last two looks may be above the most of the first two",
-}
+_HELD = "atelier_heap_in_use_bytes"
 
 
 @dataclass
@@ -90,8 +90,9 @@ class Processes:
         generator = tiny_sdxl.build_set(folder / "drawing", refiner=True, inpaint=True)
         tiny_loras.write(generator / "loras" / "x.safetensors")
         restorer = build_set(folder / "faces", detector=detector_state(faces), codeformer=codeformer_state())
+        self._metrics = {name: free_port() for name in ports}
         common: dict[str, object] = {"MAX_PIXELS": _MAX_PIXELS}
-        stage = common | {"DEVICE": "cpu", "DTYPE": "float32", "METRICS_PORT": 0, "CPU_THREADS": 1}
+        stage = common | {"DEVICE": "cpu", "DTYPE": "float32", "CPU_THREADS": 1}
         gateway = {
             "GENERATOR": self.addresses["generator"],
             "RESTORER": self.addresses["restorer"],
@@ -105,33 +106,42 @@ class Processes:
             "gateway": common | gateway,
         }
         self.running = {
-            name: psutil.Process(self._start(name, PORT=ports[name], **given).pid)
+            name: psutil.Process(self._start(name, ports[name], given).pid)
             for name, given in settings.items()
         }
         wait_for(lambda: ready(self.url) or not all(each.is_running() for each in self.running.values()))
 
-    def _start(self, name: str, **settings: object) -> Any:
-        return self._stack.enter_context(process(name, self._logs / f"{name}.log", **settings))
+    def _start(self, name: str, port: int, settings: dict[str, object]) -> Any:
+        listening = {"PORT": port, "METRICS_PORT": self._metrics[name]}
+        return self._stack.enter_context(process(name, self._logs / f"{name}.log", **listening, **settings))
 
     def close(self) -> None:
         """Stop them."""
         self._stack.close()
 
-    def look(self, found: Found) -> dict[str, dict[str, float]]:
+    def look(self, found: Found) -> Look:
         """Wait until they have nothing to do; return what each holds. Adds those that have ended."""
         self._wait_until_idle(found)
-        held: dict[str, dict[str, float]] = {}
+        held: Look = {}
         for name, first in self.running.items():
             if not first.is_running() or first.status() == psutil.STATUS_ZOMBIE:
                 found.add(f"{name} has ended", (self._logs / f"{name}.log").read_text()[-3000:])
                 continue
-            family = [first, *first.children(recursive=True)]
             held[name] = {
-                "memory_mib": round(sum(each.memory_full_info().uss for each in family) / 2**20, 1),
-                "open_files": sum(each.num_fds() for each in family),
-                "threads": sum(each.num_threads() for each in family),
+                each.pid: Usage(each.num_fds(), each.num_threads(), each.memory_full_info().uss / 1024)
+                for each in [first, *first.children(recursive=True)]
             }
+            held[name][first.pid] = replace(held[name][first.pid], private_kib=self._heap_kib(name))
         return held
+
+    def _heap_kib(self, name: str) -> float:
+        """Return what a service holds from malloc.
+
+        What it shares with nobody swings by 200 MiB: it keeps up to 512 MiB of what is freed.
+        """
+        text = httpx.get(f"http://127.0.0.1:{self._metrics[name]}/metrics", timeout=_PATIENCE_S).text
+        [line] = [line for line in text.splitlines() if line.startswith(f"{_HELD} ")]
+        return float(line.split()[1]) / 1024
 
     def _wait_until_idle(self, found: Found) -> None:
         """Wait until no job waits or runs, then for connections that nobody uses to be closed."""
@@ -173,14 +183,20 @@ class Http:
     def __init__(self, url: str, found: Found) -> None:
         image = PICTURES[0]
         schemathesis.openapi.format("byte", st.just(base64.b64encode(image).decode()))
-        # Text is among them for invalid forms: schemathesis cannot validate bytes and raises ValueError.
-        schemathesis.openapi.format("binary", st.just("text"))
+        # schemathesis cannot validate bytes and raises ValueError; `make_served` puts pictures there.
+        schemathesis.openapi.format("binary", st.just(TEXT_FILE))
         self._found = found
         self._session = requests.Session()
         self._session.trust_env = False
         self._jobs: list[str] = []
         self.schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+        self._can_succeed = [
+            f"{method.upper()} {path}"
+            for path, methods in paths.items()
+            for method in methods
+            if method in _METHODS and any(code.startswith("2") for code in methods[method]["responses"])
+        ]
         self.operations = [
             (path, method, _weight(methods[method], methods.get("parameters", [])))
             for path, methods in paths.items()
@@ -198,23 +214,30 @@ class Http:
         for path, method, weight in self.operations:
             for mode in modes[: 1 if weight == _PLAIN else 2]:
                 share = max(1, round(shares * weight / len(modes)))
-                for case, adapted in self._cases(path, method.upper(), mode, share, seed):
-                    self._send(f"{method.upper()} {path}", case, adapted=adapted)
+                for case, adapted, picture in self._cases(path, method.upper(), mode, share, seed):
+                    if adapted:
+                        make_served(case, self._jobs, picture)
+                    self._send(f"{method.upper()} {path}", case)
                     sent += 1
         return sent
 
+    def never_succeeded(self) -> list[str]:
+        """Return the operations that can succeed, and had no response with a status from 200 to 299."""
+        seen = self._found.http
+        return [name for name in self._can_succeed if not any(code.startswith("2") for code in seen[name])]
+
     def _cases(
         self, path: str, method: str, mode: GenerationMode, number: int, seed: int
-    ) -> list[tuple[Any, bool]]:
+    ) -> list[tuple[Any, bool, bytes]]:
         cases = self.schema[path][method].as_strategy(generation_mode=mode)
-        try:
-            return drawn(st.tuples(cases, st.booleans()), number, seed)
+        try:  # the first one drawn is the simplest: one that is to be served
+            return drawn(
+                st.tuples(cases, st.sampled_from([True, False]), st.sampled_from(PICTURES)), number, seed
+            )
         except Unsatisfiable:  # a path's parameter that is any text
             return []
 
-    def _send(self, name: str, case: Any, *, adapted: bool) -> None:
-        if adapted:
-            _make_served(case, self._jobs)
+    def _send(self, name: str, case: Any) -> None:
         try:
             response = case.call(session=self._session, timeout=_PATIENCE_S)
         except requests.RequestException as error:
@@ -234,21 +257,6 @@ def _weight(operation: dict[str, Any], shared: Sequence[Any]) -> int:
     if "requestBody" in operation:
         return _WITH_BODY
     return _WITH_PARAMETERS if operation.get("parameters") or shared else _PLAIN
-
-
-def _make_served(case: Any, jobs: Sequence[str]) -> None:
-    """Make a request one that takes little, and name a job that there is."""
-    if jobs and isinstance(case.path_parameters, dict) and "job_id" in case.path_parameters:
-        case.path_parameters["job_id"] = jobs[-1]
-    if not isinstance(body := case.body, dict):
-        return
-    if case.path == "/v1/jobs":
-        body |= {"type": "generate", "input": {"prompt": "a cat"}}
-    inner = body["input"] if isinstance(body.get("input"), dict) else body
-    small = {"width": 256, "height": 256, "size": "256x256", "num_inference_steps": 1, "steps": 1}
-    inner.update({name: value for name, value in small.items() if name in inner})
-    if case.path in ("/generate", "/v1/jobs", "/sdapi/v1/txt2img"):
-        inner |= {"width": 256, "height": 256}
 
 
 def send_messages(processes: Processes, number: int, seed: int, found: Found) -> int:
@@ -275,19 +283,6 @@ def send_messages(processes: Processes, number: int, seed: int, found: Found) ->
     return sum(asyncio.run(to(service)) for service in ("generator", "restorer"))
 
 
-def grown(looks: Sequence[dict[str, dict[str, float]]]) -> Iterator[tuple[str, str]]:
-    """Yield what has grown by more than is allowed: name and figures.
-
-    What the last two looks have at least is compared with what the first two have at most: services keep up
-    to 512 MiB of freed memory, and how much they keep comes and goes.
-    """
-    for name in looks[0]:
-        for kind, allowed in _ALLOWED.items():
-            values = [look[name][kind] for look in looks if name in look]
-            if min(values[-2:]) > max(values[:2]) + allowed:
-                yield f"{name}: {kind} grows", f"{values}, allowed: {allowed}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -307,19 +302,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sent["http"] += http.run(share // 2, seed)
             sent["grpc"] += send_messages(processes, share // 2, seed, found)
             looks.append(processes.look(found))
-            print(f"{dict(sent)} after {time.perf_counter() - start:.0f} s: {looks[-1]}", file=sys.stderr)
+            print(
+                f"{dict(sent)} after {time.perf_counter() - start:.0f} s: {shown(looks[-1])}",
+                file=sys.stderr,
+            )
         processes.errors(found)
-    for kind, figures in grown(looks):
+    for kind, figures in grown(looks, sent.total() // _ROUNDS):
         found.add(kind, figures)
     print_json(
         {
             "machine": machine(),
-            "notes": {**_NOTES, "allowed_are": _ALLOWED},
+            "notes": {**NOTES, "allowed_are": ALLOWED},
             "seed": given.seed,
             "examples": dict(sent),
             "seconds": round(time.perf_counter() - start),
             "statuses": {"http": found.http, "grpc": found.grpc},
-            "held_after_each_fifth": looks,
+            "never_succeeded": http.never_succeeded(),
+            "held_after_each_fifth": [shown(look) for look in looks],
             "findings": found.findings,
         }
     )

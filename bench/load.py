@@ -3,8 +3,10 @@
 `python -m bench.load` starts gateway, generator and restorer on the demo models and measures, over sockets:
 one client alone; a crowd of clients; and a greedy client, with many connections and without patience, among
 clients with few that come again when Retry-After says so. Each client has an address of its own, 127.0.x.y,
-by which the gateway tells callers apart. With `--asleep` networks take 100 ms instead of computing, so that
-the figures depend less on what else runs on the machine. Prints a table and JSON.
+by which the gateway tells callers apart. A picture counts if it is whole: with its faces restored, or without
+any. What is unfinished at the end counts among the accepted ones with its age. With `--asleep` networks take
+100 ms instead of computing, so that the figures depend less on what else runs on the machine. Prints a table
+and JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +40,14 @@ IMPATIENCE_S = 0.05
 WARM_UP_S = 15.0
 """At the start of each phase, not counted: until then whoever came first has the queues to itself."""
 PROBE_PAUSE_S = 0.05
+LOST_PAUSE_S = 1.0
+"""After a lost connection, and before the next attempt."""
+PROBE_TIMEOUT_S = 10.0
+LOST = 0
+"""In place of a status: the connection was closed, or could not be made."""
+UNRESTORED = -2
+"""In place of the status 200: a picture that came with its faces as they were drawn."""
+_NAMES = {LOST: "lost", UNRESTORED: "unrestored"}
 _DISPLACED = "others have had less of it"
 """What a request is told that had a place, and gave it up (docs/decisions/fair-queues.md)."""
 
@@ -78,17 +88,32 @@ def serve(name: str) -> int:
 
 @dataclass
 class Seen:
-    """What one client, or all of them, saw: seconds of each response by its status, and pictures."""
+    """What one client saw: seconds of each response by its status, `LOST` or `UNRESTORED`, and pictures."""
 
     seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     displaced: list[float] = field(default_factory=list)
     """Seconds of those that were refused after they had waited; they are not among the others."""
+    unfinished: list[float] = field(default_factory=list)
+    """Ages, in seconds, of the requests that had no response at the end."""
     without_retry_after: int = 0
 
     @property
     def pictures(self) -> int:
-        """Responses with a picture."""
+        """Responses with a whole picture."""
         return len(self.seconds[200])
+
+
+@dataclass
+class Probes:
+    """What a probe saw: seconds of all of its requests, and how many of them failed."""
+
+    seconds: list[float] = field(default_factory=list)
+    failed: int = 0
+
+
+def is_restored(picture: Mapping[str, Any]) -> bool:
+    """Return whether a response of /generate has a whole picture: faces restored, or none there."""
+    return picture["face_restoration_reason"] in (None, "no_face")
 
 
 @dataclass(frozen=True)
@@ -102,47 +127,76 @@ class Client:
     async def load(self, url: str, start: float, end: float, request: dict[str, Any]) -> Seen:
         """Ask for pictures until the end, and return what came from the start on."""
         seen = Seen()
+        begun: dict[int, float] = {}
         transport = httpx.AsyncHTTPTransport(
             local_address=self.address,
             limits=httpx.Limits(max_connections=None),
             verify=False,  # nothing is encrypted; reading the certificates holds everybody up
         )
         async with httpx.AsyncClient(base_url=url, timeout=600, transport=transport) as client:
-            asking = [asyncio.create_task(self._ask(client, seen, request)) for _ in range(self.connections)]
+            asking = [
+                asyncio.create_task(self._ask(client, seen, request, begun, n))
+                for n in range(self.connections)
+            ]
             await asyncio.sleep(start - time.monotonic())
             seen.seconds.clear()
             seen.displaced.clear()
-            await asyncio.wait(asking, timeout=end - time.monotonic())
+            ended, _ = await asyncio.wait(asking, timeout=end - time.monotonic())
+            seen.unfinished += [time.perf_counter() - since for since in begun.values()]
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
+        for task in ended:  # they never end by themselves: an error of ours
+            task.result()
         return seen
 
-    async def _ask(self, client: httpx.AsyncClient, seen: Seen, request: dict[str, Any]) -> None:
+    async def _ask(
+        self,
+        client: httpx.AsyncClient,
+        seen: Seen,
+        request: dict[str, Any],
+        begun: dict[int, float],
+        number: int,
+    ) -> None:
+        """Ask again and again; `begun` says by the number of the connection since when it waits."""
         await asyncio.sleep(random.random())  # or all would come again in the same moments
         while True:
-            start = time.perf_counter()
-            response = await client.post("/generate", json=request)
-            seconds = time.perf_counter() - start
-            if response.status_code == 429 and _DISPLACED in response.text:
+            begun[number] = time.perf_counter()
+            try:
+                response = await client.post("/generate", json=request)
+            except httpx.TransportError:
+                seen.seconds[LOST].append(time.perf_counter() - begun.pop(number))
+                await asyncio.sleep(LOST_PAUSE_S)
+                continue
+            seconds = time.perf_counter() - begun.pop(number)
+            status = response.status_code
+            if status == 200:
+                seen.seconds[200 if is_restored(response.json()) else UNRESTORED].append(seconds)
+                continue
+            if status == 429 and _DISPLACED in response.text:
                 seen.displaced.append(seconds)
             else:
-                seen.seconds[response.status_code].append(seconds)
-            if response.status_code == 200:
-                continue
+                seen.seconds[status].append(seconds)
             retry_after = response.headers.get("Retry-After")
             seen.without_retry_after += retry_after is None
             await asyncio.sleep(float(retry_after or 1) if self.patient else IMPATIENCE_S)
 
 
-async def probe(url: str, path: str, seconds: list[float], start: float = 0.0) -> None:
-    """Ask for a path again and again, as the kubelet does, on one connection; from the start on it counts."""
+async def probe(url: str, path: str, probes: Probes, start: float = 0.0) -> None:
+    """Ask for a path again and again, as the kubelet does, on one connection; from the start on it counts.
+
+    One that fails counts as failed and does not end it. One that is cancelled leaves its age.
+    """
     await asyncio.sleep(start - time.monotonic())
-    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PROBE_TIMEOUT_S, trust_env=False) as client:
         while True:
-            start = time.perf_counter()
-            (await client.get(path)).raise_for_status()
-            seconds.append(time.perf_counter() - start)
+            begun = time.perf_counter()
+            try:
+                (await client.get(path)).raise_for_status()
+            except httpx.HTTPError:
+                probes.failed += 1
+            finally:
+                probes.seconds.append(time.perf_counter() - begun)
             await asyncio.sleep(PROBE_PAUSE_S)
 
 
@@ -153,10 +207,10 @@ async def phase(
     request: dict[str, Any] = REQUEST,
     *,
     warm_up_s: float = WARM_UP_S,
-) -> tuple[list[Seen], list[float]]:
-    """Return what each client saw in so many seconds, and how long /livez took meanwhile."""
+) -> tuple[list[Seen], Probes]:
+    """Return what each client saw in so many seconds, and what probes of /livez saw meanwhile."""
     print(f"{len(clients)} clients for {seconds:g} s", file=sys.stderr, flush=True)
-    probes: list[float] = []
+    probes = Probes()
     start = time.monotonic() + warm_up_s
     probing = asyncio.create_task(probe(url, "/livez", probes, start))
     end = start + seconds
@@ -188,16 +242,26 @@ def together(seen: Sequence[Seen], status: int) -> list[float]:
     return [second for each in seen for second in each.seconds[status]]
 
 
-def summary(seen: Sequence[Seen], probes: Sequence[float], seconds: float) -> dict[str, Any]:
+def accepted(seen: Sequence[Seen]) -> list[float]:
+    """Return the seconds of all whole pictures, and the ages of what was unfinished at the end.
+
+    These are the least that they would have taken, so that a request that hangs is not left out.
+    """
+    return together(seen, 200) + [age for each in seen for age in each.unfinished]
+
+
+def summary(seen: Sequence[Seen], probes: Probes, seconds: float) -> dict[str, Any]:
     """Return the figures of a phase."""
     statuses = sorted({status for each in seen for status in each.seconds if each.seconds[status]})
     return {
         "pictures_per_second": round(sum(each.pictures for each in seen) / seconds, 3),
-        "accepted_ms": milliseconds(together(seen, 200)),
+        "accepted_ms": milliseconds(accepted(seen)),
+        "unfinished": sum(len(each.unfinished) for each in seen),
         "refused_ms": milliseconds(together(seen, 429)),
         "displaced_ms": milliseconds([second for each in seen for second in each.displaced]),
-        "livez_ms": milliseconds(probes),
-        "responses": {status: len(together(seen, status)) for status in statuses},
+        "livez_ms": milliseconds(probes.seconds),
+        "livez_failed": probes.failed,
+        "responses": {str(_NAMES.get(status, status)): len(together(seen, status)) for status in statuses},
         "refused_without_retry_after": sum(each.without_retry_after for each in seen),
     }
 

@@ -17,14 +17,13 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from bench.load import REQUEST
+from bench.load import LOST, REQUEST, is_restored
 
 PHOTO = Path(__file__).parents[2] / "docs" / "ruined.png"
 PHOTO_SIDE_PX = 256
 HUNG = -1
 """In place of a status: there was no answer within the time that the client gave it."""
-LOST = 0
-"""In place of a status: the connection was closed, or could not be made."""
+NOT_JSON = "not JSON"
 REFUSED = (429, 503)
 FINAL = ("completed", "failed", "cancelled")
 
@@ -55,6 +54,13 @@ class Answer:
     def is_refusal(self) -> bool:
         """Return whether it says that this cannot be done now, and when to come again."""
         return self.status in REFUSED and self.says_when
+
+    @property
+    def is_unrestored(self) -> bool:
+        """Return whether it is a drawing that came without its faces restored, and says so."""
+        return (
+            self.path == "/generate" and self.status == 200 and not self.is_whole and self.detail != NOT_JSON
+        )
 
     @property
     def kind(self) -> str:
@@ -108,14 +114,13 @@ def _content(path: str, response: httpx.Response) -> tuple[bool, str]:
     try:
         content = response.json()
     except ValueError:
-        return False, "not JSON"
+        return False, NOT_JSON
     if response.status_code != 200:
         error = content.get("error") if isinstance(content, dict) else None
         return False, str(error.get("code") if isinstance(error, dict) else content.get("code", ""))
     if path != "/generate":
         return True, ""
-    reason = content["face_restoration_reason"]
-    return reason in (None, "no_face"), reason or ""
+    return is_restored(content), content["face_restoration_reason"] or ""
 
 
 async def ask_for(client: httpx.AsyncClient, paths: Iterable[str], at_once: int, **body: Any) -> list[Answer]:

@@ -11,10 +11,21 @@ from dataclasses import dataclass
 import httpx
 import psutil
 
-from bench.chaos.clients import Answer, ask, client_of, kinds, not_completed, steady, submit, until
+from bench.chaos.clients import (
+    HUNG,
+    Answer,
+    ask,
+    client_of,
+    kinds,
+    not_completed,
+    steady,
+    submit,
+    until,
+)
 from bench.chaos.figures import Figure, Result, at_most, informs, none_of
 from bench.chaos.scale import Scale
 from bench.chaos.stack import Service, Stack, processes_of
+from bench.load import LOST
 
 BACK_WITHIN_S = 120.0
 SLOWEST_OF_0_1_S = {"gateway": 6, "generator": 20, "restorer": 10}
@@ -32,6 +43,7 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
     shared = _shared_files()
     async with client_of(stack.url, 90) as client:
         for service in scale.of(stack.services, (stack.gateway, stack.restorer)):
+            name, goal = service.name, SLOWEST_OF_0_1_S[service.name]
             ready: list[float] = []
             whole: list[float] = []
             others: list[str] = []
@@ -51,15 +63,16 @@ async def crashes(stack: Stack, scale: Scale) -> Result:
                 retried += away.retries
                 asked += sum(away.begun <= each.begun <= away.ended for each in load)
                 orphans += await _orphans(session)
-                unexplained += sum(not _is_explained(each, killed, service) for each in load)
+                unexplained += sum(not is_explained(each, name, killed, away.ended) for each in load)
                 answers += load
                 others += await not_completed(client, jobs, BACK_WITHIN_S)
-            name, goal = service.name, SLOWEST_OF_0_1_S[service.name]
             if service is not stack.gateway:
                 share = retried / max(1, asked)
                 figures.append(at_most(f"{name} away: retries a request", share, RETRIES, "", "R7"))
             figures += [
-                at_most(f"{name} killed: ready again after", max(ready), goal, "s", "R15", of="0.1's"),
+                at_most(
+                    f"{name} killed: ready again after", max(ready), goal, "s", "R15", timed=True, of="0.1's"
+                ),
                 informs(f"{name} killed: whole answers again after", max(whole), "s", "R15"),
                 none_of(f"{name} killed: failures of what was not in it", unexplained, "R15"),
                 none_of(f"{name} killed: jobs that were not completed", len(others), "R15"),
@@ -114,17 +127,26 @@ async def _until_back(client: httpx.AsyncClient, service: Service) -> float:
     return time.monotonic() - start
 
 
-def _is_explained(answer: Answer, killed: float, service: Service) -> bool:
+def is_explained(answer: Answer, name: str, killed: float, ready: float) -> bool:
     """Return whether an answer is what a client may get when a service is killed.
 
-    What was in flight may fail. Later requests are answered, or refused with Retry-After. While the gateway
-    itself is away nobody says so: connections to it are refused, and a client behind a balancer asks another.
+    What was in flight may fail, but not hang. Later requests are answered, or refused with Retry-After. Until
+    the restorer is ready again, drawings may come as they were drawn; and until the gateway is, connections
+    to it are refused: a client behind a balancer asks another.
+
+    Args:
+        answer: What a client got.
+        name: The service that was killed.
+        killed: When, by `time.monotonic`.
+        ready: When it was ready again.
     """
-    if answer.is_whole or answer.is_refusal or answer.begun <= killed <= answer.begun + answer.seconds:
+    if answer.is_whole or answer.is_refusal:
         return True
-    return (answer.path == "/generate" and answer.status == 200) or (
-        answer.status == 0 and service.name == "gateway"
-    )
+    if answer.begun <= killed <= answer.begun + answer.seconds:
+        return answer.status != HUNG
+    if not killed < answer.begun < ready:
+        return False
+    return (name == "restorer" and answer.is_unrestored) or (name == "gateway" and answer.status == LOST)
 
 
 async def _orphans(session: int) -> int:

@@ -40,7 +40,7 @@ def none_of(name: str, value: float, *promises: str) -> Figure:
 
 
 def at_most(
-    name: str, value: float, goal: float, unit: str, *promises: str, timed: bool = True, of: str = ""
+    name: str, value: float, goal: float, unit: str, *promises: str, timed: bool = False, of: str = ""
 ) -> Figure:
     """Return a figure that must not exceed its goal. `of`: where the goal comes from."""
     text = f"≤ {goal:g} {unit}".strip() + (f" ({of})" if of else "")
@@ -48,7 +48,7 @@ def at_most(
 
 
 def at_least(
-    name: str, value: float, goal: float, unit: str, *promises: str, timed: bool = True, of: str = ""
+    name: str, value: float, goal: float, unit: str, *promises: str, timed: bool = False, of: str = ""
 ) -> Figure:
     """Return a figure that must reach its goal."""
     text = f"≥ {goal:g} {unit}".strip() + (f" ({of})" if of else "")

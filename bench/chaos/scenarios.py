@@ -33,7 +33,7 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {
     "overload": Scenario(overload, 180, 0),
     "fairness": Scenario(fairness, 120, 0),
-    "cancels": Scenario(cancels, 120, 60),
+    "cancels": Scenario(cancels, 240, 120),
     "leaks": Scenario(leaks, 480, 90),
     "hostile": Scenario(hostile, 60, 40),
     "drains": Scenario(drains, 150, 120),

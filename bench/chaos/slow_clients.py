@@ -44,11 +44,12 @@ async def slow_clients(stack: Stack, scale: Scale) -> Result:
 
             await until(idle, 30)
             busy = len(gateway.busy())
+    grace = 1 + scale.grace_s
     never = sum(seconds >= _GIVE_UP_S for seconds in (*drops, unread))
     return Result(
         [
-            at_most("a header in drops: closed after", max(drops[:number]), HEADER_S + 2, "s", "R8"),
-            at_most("a body in drops: closed after", max(drops[number:]), 2 * STALL_S + 2, "s", "R8"),
+            at_most("a header in drops: closed after", max(drops[:number]), HEADER_S + grace, "s", "R8"),
+            at_most("a body in drops: closed after", max(drops[number:]), 2 * STALL_S + grace, "s", "R8"),
             at_most("an answer that nobody reads: closed after", unread, _GIVE_UP_S / 2, "s", "R8"),
             none_of("slow clients that were not closed", never, "R8"),
             none_of("other clients not answered meanwhile", count(answers, lambda a: not a.is_whole), "R8"),

@@ -25,8 +25,10 @@ def test_goals_are_met_or_not() -> None:
 
 
 def test_only_what_does_not_depend_on_speed_breaks_a_promise() -> None:
-    assert not page.is_broken(Result([at_most("slow", 9, 5, "s"), informs("x", 1, "")]))
+    assert not page.is_broken(Result([at_most("slow", 9, 5, "s", timed=True), informs("x", 1, "")]))
     assert page.is_broken(Result([none_of("lost", 1)]))
+    assert page.is_broken(Result([at_most("descriptors", 9, 5, "")]))
+    assert page.is_broken(Result([at_least("share", 0.5, 0.8, "")]))
     assert page.is_broken(Result(failed="not ended"))
     assert not page.is_broken(Result(skipped="no disk to fill"))
 
