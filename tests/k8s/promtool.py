@@ -61,6 +61,7 @@ QUIET = (
     'atelier_job_retries_total{type="generate"}',
     "atelier_job_leases_lost_total",
     'atelier_refusals_total{reason="queue_full"}',
+    'atelier_unrestored_images_total{reason="restorer_busy"}',
     'atelier_job_duration_seconds_count{type="generate", outcome="failed"}',
 )
 """Counters that stand still in a healthy process."""

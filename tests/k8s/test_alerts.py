@@ -30,6 +30,11 @@ def failures(reason: str, values: str = f"0+3x{MINUTES}") -> Series:
     return [series(name, values, "atelier-gateway")]
 
 
+def unrestored(reason: str, values: str = f"0+3x{MINUTES}") -> Series:
+    """Images that clients got as they were drawn."""
+    return counted(f'atelier_unrestored_images_total{{reason="{reason}"}}', values)
+
+
 def replicas(first: str, second: str, job: str = "atelier-generator") -> Series:
     """Two pods that respond, and the seconds in which they loaded; 0: they are still loading."""
     loads = zip("ab", (first, second), strict=True)
@@ -133,13 +138,18 @@ PROBLEMS: dict[str, dict[str, Series]] = {
     },
     "AtelierVramNearlyFull": {"92.5 %": vram(7.5)},
     "AtelierRestorerFails": {
-        reason: failures(reason) + GENERATIONS for reason in ("stage_unavailable", "internal")
+        reason: unrestored(reason) + GENERATIONS
+        for reason in ("restorer_unavailable", "failed", "out_of_memory")
     },
-    "AtelierRestorerFull": {r: failures(r) + GENERATIONS for r in ("queue_full", "deadline_unmeetable")},
+    "AtelierRestorerFull": {"its queue is full": unrestored("restorer_busy") + GENERATIONS},
     "AtelierCertificateExpires": {
         "in six days": expires(6 * DAY_S),
-        "it has expired": expires(-DAY_S),
         "of one of two pods": expires(6 * DAY_S) + expires(60 * DAY_S, "b"),
+    },
+    "AtelierCertificateExpired": {
+        "a day ago": expires(-DAY_S),
+        "while it is watched": expires(1200),
+        "of one of two pods": expires(-DAY_S) + expires(60 * DAY_S, "b"),
     },
     "AtelierNothingServed": {
         "a service hangs": answered("200", "0+9x9 90x40") + answered("499", f"0x9 0+4x{MINUTES}")
@@ -197,22 +207,28 @@ CALM: dict[str, dict[str, Series]] = {
     "AtelierReplicaNotReady": {"a slow start": replicas("0x9 500x40", READY)},
     "AtelierVramNearlyFull": {"91 %": vram(9)},
     "AtelierRestorerFails": {
-        "the generator has no work either": failures("stage_unavailable"),
-        "four of ninety": failures("internal", "0x9 1 2 3 4x30") + GENERATIONS,
-        "3 % of many": [*failures("internal"), series(GENERATED, f"0+100x{MINUTES}")],
-        "it stops at once": failures("internal", "0x9 18x30") + GENERATIONS,
-        **{r: failures(r) + GENERATIONS for r in ("cancelled", "invalid_request", "deadline_exceeded")},
-        **{r: failures(r) + GENERATIONS for r in ("deadline_unmeetable", "queue_full")},
+        "the generator has no work either": unrestored("restorer_unavailable"),
+        "four of ninety": unrestored("failed", "0x9 1 2 3 4x30") + GENERATIONS,
+        "3 % of many": [*unrestored("failed"), series(GENERATED, f"0+100x{MINUTES}")],
+        "it stops at once": unrestored("failed", "0x9 18x30") + GENERATIONS,
+        "its queue is full": unrestored("restorer_busy") + GENERATIONS,
+        "photos alone, or jobs that are put off": failures("stage_unavailable") + GENERATIONS,
     },
     "AtelierRestorerFull": {
-        "the generator has no work either": failures("queue_full"),
-        "3 % of many": [*failures("queue_full"), series(GENERATED, f"0+100x{MINUTES}")],
-        "a burst": failures("queue_full", "0x9 18x30") + GENERATIONS,
-        **{r: failures(r) + GENERATIONS for r in ("internal", "stage_unavailable", "cancelled")},
+        "the generator has no work either": unrestored("restorer_busy"),
+        "3 % of many": [*unrestored("restorer_busy"), series(GENERATED, f"0+100x{MINUTES}")],
+        "a burst": unrestored("restorer_busy", "0x9 18x30") + GENERATIONS,
+        "photos alone, or jobs that are put off": failures("queue_full") + GENERATIONS,
+        **{r: unrestored(r) + GENERATIONS for r in ("failed", "restorer_unavailable", "out_of_memory")},
     },
     "AtelierCertificateExpires": {
         "in thirty days": expires(30 * DAY_S),
         "it is renewed": [series(EXPIRY, f"{6 * DAY_S}x9 {90 * DAY_S}x30", "atelier-gateway")],
+        "it has expired, for which another alert is": expires(-DAY_S),
+    },
+    "AtelierCertificateExpired": {
+        "in six days": expires(6 * DAY_S),
+        "another has taken its place": [series(EXPIRY, f"{1200}x15 {90 * DAY_S}x30", "atelier-gateway")],
     },
     "AtelierNothingServed": {
         "one in eight minutes is served": answered("200", "0 0 0 0 1x7 2x7 3x7 4x20")

@@ -12,7 +12,7 @@ import pytest
 
 import atelier_demo_models
 from tests.k8s.manifests import overlay
-from tests.k8s.runner.clients import Client, Outcome, client, photograph, picture
+from tests.k8s.runner.clients import Client, Outcome, client, photograph, picture, restored
 from tests.k8s.runner.cluster import Cluster, applied
 from tests.k8s.runner.pods import Pod
 
@@ -20,11 +20,6 @@ pytestmark = pytest.mark.slow
 
 CALLS = 300
 MISSING = "codeformer.safetensors"
-
-
-def restored(outcome: Outcome) -> bool:
-    assert outcome.good and outcome.response is not None, str(outcome)
-    return bool(outcome.response.json()["face_restoration_applied"])
 
 
 async def test_it_comes_up_from_nothing_and_a_missing_file_takes_nothing_down(tmp_path: Path) -> None:

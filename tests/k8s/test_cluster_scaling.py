@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -14,9 +15,11 @@ import pytest
 
 from tests.k8s.manifests import combined, of_kind
 from tests.k8s.runner.autoscaler import SYNC_S, Autoscaler
-from tests.k8s.runner.clients import DRAWING, client, photograph, picture
-from tests.k8s.runner.cluster import Cluster, applied
+from tests.k8s.runner.clients import DRAWING, client, photograph, picture, restored
+from tests.k8s.runner.cluster import START_S, Cluster, applied
 from tests.postgres import Postgres
+
+JOBS = 12
 
 COMPONENTS = ("monitoring", "keda", "jobs-postgres")
 
@@ -49,10 +52,7 @@ def test_the_number_follows_the_work_at_the_pace_of_the_policies() -> None:
     up = replicas(scaler, [[12.0, 0.0]] * 17, first=1)  # 8 replicas' worth, for four minutes
     assert up[:4] == [3] * 4 and up[4:8] == [5] * 4 and up[-1] == 8
     scaler = autoscaler("generator")
-    scaler.decide(0, [12.0, 0.0], 8)
-    down = [8]
-    for step in range(1, 120):
-        down.append(scaler.decide(step * SYNC_S, [0.0, 0.0], down[-1]))
+    down = replicas(scaler, [[0.0, 0.0]] * 120, first=8)
     assert down[: int(900 / SYNC_S)] == [8] * int(900 / SYNC_S), "not before fifteen quiet minutes"
     assert down[-1] < 8 and all(before - after in (0, 1) for before, after in pairwise(down))
 
@@ -64,7 +64,7 @@ def test_waiting_jobs_count_as_work() -> None:
 
 def test_without_prometheus_the_fallback_holds_and_takes_nothing_away() -> None:
     nothing = [[None, None]] * 8
-    assert replicas(autoscaler("generator"), nothing, first=1) == [1, 1, 2, 2, 2, 2, 2, 2]
+    assert replicas(autoscaler("generator"), nothing, first=1) == [1, 1, 1, 2, 2, 2, 2, 2]
     assert replicas(autoscaler("generator"), nothing, first=5) == [5] * 8
 
 
@@ -118,6 +118,17 @@ async def busy(cluster: Cluster, count: int, path: str) -> AsyncIterator[None]:
         await asyncio.gather(*asking)
 
 
+async def until_jobs_want_more_than(cluster: Cluster, name: str, count: int) -> None:
+    """Wait until the trigger of jobs would have more replicas than that, whatever the others want."""
+    [scaler] = [each for each in cluster.autoscalers if each.target == f"atelier-{name}"]
+    [jobs] = [trigger for trigger in scaler.triggers if trigger.name == "jobs"]
+    assert count * jobs.threshold < JOBS, "or they could not want more"
+    ends = time.monotonic() + START_S
+    while (value := await cluster.prometheus.value(jobs.query)) is None or value <= count * jobs.threshold:
+        assert time.monotonic() < ends, f"{name}: the trigger of jobs has {value}"
+        await asyncio.sleep(1)
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 async def test_each_stage_is_scaled_by_its_own_work_and_held_without_prometheus(
@@ -134,8 +145,9 @@ async def test_each_stage_is_scaled_by_its_own_work_and_held_without_prometheus(
             await cluster.until(lambda: wanted["restorer"] > 1)
             assert wanted["generator"] == before
 
-        for seed in range(12):
+        for seed in range(JOBS):
             await app.submit("generate", **DRAWING | {"num_inference_steps": 50, "seed": seed})
+        await until_jobs_want_more_than(cluster, "generator", before)
         await cluster.until(lambda: wanted["generator"] > before)
         cluster.prometheus.close()
         held = dict(wanted)
@@ -158,6 +170,7 @@ async def test_at_zero_a_call_is_refused_at_once_or_held_and_wakes_the_stage(
         refused = await app.draw()
         assert refused.response is not None and refused.response.status_code == 503, str(refused)
         assert int(refused.response.headers["Retry-After"]) > 0
+        assert not cluster["generator"].pods and not cluster["restorer"].pods, "before any could have started"
         print(f"refused after {1000 * (refused.ended - refused.began):.0f} ms")
 
         gateway.set_environment(ATELIER_GATEWAY_BACKEND_WAIT_SECONDS=holds)
@@ -165,5 +178,6 @@ async def test_at_zero_a_call_is_refused_at_once_or_held_and_wakes_the_stage(
         cluster.scale_automatically()
         held = await app.draw()
         assert picture(held).shape == (256, 256, 3)
-        assert len(cluster.pods("generator")) == 1
-        print(f"held for {held.ended - held.began:.0f} s, then drawn by a generator that was started for it")
+        assert restored(held), "by a restorer that was started for it too"
+        assert len(cluster.pods("generator")) == len(cluster.pods("restorer")) == 1
+        print(f"held for {held.ended - held.began:.0f} s, then drawn and restored by pods started for it")

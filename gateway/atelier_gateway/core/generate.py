@@ -43,7 +43,7 @@ from atelier_gateway.core.values import (
 )
 from atelier_gateway.core.waiting_room import WaitingRoom
 from atelier_gateway.core.without_generator import NoGenerator
-from atelier_runtime import defaults
+from atelier_runtime import defaults, metrics
 from atelier_runtime.checks import check_last_seed
 from atelier_runtime.cost_model import total
 from atelier_runtime.errors import (
@@ -115,6 +115,8 @@ class Generate:
         self._max_pixels = max_pixels
         self._restoration_costs = RestorationCosts()
         self._waiting_room = WaitingRoom(lambda: restorer.waiting_for_slot)
+        for reason in (*_SKIP_REASONS.values(), SkipReason.RESTORER_UNAVAILABLE):
+            metrics.UNRESTORED_IMAGES.labels(reason)  # from 0, so that the first one is an increase
 
     async def require_generator(self) -> None:
         """Raise `NotServed` where there is no generator, on purpose; whether one responds is not checked."""
@@ -339,6 +341,7 @@ class Generate:
         timer = StageTimer()
         image = await asyncio.to_thread(_encode, spec, generated.image, self._max_pixels, timer)
         encoded = replace(generated, image=image, stages=(*generated.stages, *timer.reports))
+        metrics.UNRESTORED_IMAGES.labels(reason).inc()
         return unrestored(spec, encoded, reason, [*warnings, _fallback_warning(spec, reason)])
 
 

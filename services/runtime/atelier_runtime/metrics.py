@@ -118,6 +118,13 @@ BACKEND_RETRIES = Counter(
     ["backend", "reason"],
     registry=None,
 )
+UNRESTORED_IMAGES = Counter(
+    "atelier_unrestored_images_total",
+    "Generated images that were returned as they were, since the call to the restorer failed, by the reason "
+    "that the response gives.",
+    ["reason"],
+    registry=None,
+)
 KEY_REQUESTS = Counter(
     "atelier_key_requests_total",
     "HTTP requests by the name of their API key and status code; key: anonymous where none is needed, none "
@@ -273,6 +280,7 @@ _BY_PROCESS = {
         BACKEND_PENDING,
         BACKEND_FAILURES,
         BACKEND_RETRIES,
+        UNRESTORED_IMAGES,
         STAGE_DURATION,
         KEY_REQUESTS,
         BYTES_IN_FLIGHT,

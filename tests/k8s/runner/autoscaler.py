@@ -1,7 +1,8 @@
 """A ScaledObject at work: what KEDA's operator and the HorizontalPodAutoscaler that it makes decide.
 
 The formula is that of "Horizontal Pod Autoscaling: Algorithm details" in Kubernetes' documentation, with its
-defaults; activation, cooldown and fallback are KEDA's ("Scaling Deployments" in its documentation).
+defaults; activation, cooldown and fallback are KEDA's ("Scaling Deployments" in its documentation, and its
+`fallback.go`). What the autoscaler finds when it first decides counts as its first proposal.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Autoscaler:
         spec = self.scaled["spec"]
         behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
         self.triggers = [Trigger.read(each) for each in spec["triggers"]]
-        self._least, self._most = spec["minReplicaCount"], spec["maxReplicaCount"]
+        self._least: int = spec["minReplicaCount"]
+        self._most: int = spec["maxReplicaCount"]
         self._up, self._down = _Rule.read(behavior["scaleUp"]), _Rule.read(behavior["scaleDown"])
         assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
 
@@ -82,6 +84,8 @@ class Autoscaler:
 
         `now`: seconds of any clock. `values`: what the triggers' queries gave, None where one gave an error.
         """
+        if not self._proposals:
+            self._proposals.append((now, current))
         wanted = self._activate(now, values, current)
         if wanted is None:
             wanted = self._scale(now, self._with_fallback(values, current), current)
@@ -107,7 +111,7 @@ class Autoscaler:
         for trigger, value in zip(self.triggers, values, strict=True):
             failures = self._failures.get(trigger.name, 0) + 1 if value is None else 0
             self._failures[trigger.name] = failures
-            if failures >= fallback["failureThreshold"]:
+            if failures > fallback["failureThreshold"]:
                 value = trigger.threshold * max(fallback["replicas"], current)
             found.append(value)
         return found
@@ -121,13 +125,17 @@ class Autoscaler:
         if len(known) < len(values) and proposal < current:
             return current  # a metric that is missing might have wanted more
         proposal = min(max(proposal, self._least, 1), self._most)
+        lowest = min([proposal, *self._proposed(now, self._up)])
+        highest = max([proposal, *self._proposed(now, self._down)])
         self._proposals.append((now, proposal))
-        lowest = min(wanted for at, wanted in self._proposals if now - at <= self._up.window_s)
-        highest = max(wanted for at, wanted in self._proposals if now - at <= self._down.window_s)
         wanted = min(max(current, lowest), highest)
         if wanted > current:
             return min(wanted, current - self._changed(now, self._up, 1) + self._up.pods)
         return max(wanted, current + self._changed(now, self._down, -1) - self._down.pods)
+
+    def _proposed(self, now: float, rule: _Rule) -> list[int]:
+        """What was proposed before, within the rule's window."""
+        return [wanted for at, wanted in self._proposals if now - at < rule.window_s]
 
     def _changed(self, now: float, rule: _Rule, sign: int) -> int:
         """By how many pods the number has changed in one direction within the policy's period."""

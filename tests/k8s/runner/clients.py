@@ -30,6 +30,10 @@ DRAWING: dict[str, Any] = {
 """A picture with one face, of two steps."""
 
 
+NO_FACES = (None, "no_face")
+"""Why no face of a picture is restored where nothing is wrong: nobody asked for it, or it has none."""
+
+
 def photograph(faces: int = 1) -> bytes:
     """A PNG with that many faces of 256 px beside one another."""
     rng = np.random.default_rng(4)
@@ -41,8 +45,9 @@ def photograph(faces: int = 1) -> bytes:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request: when it began and ended, and its response, or why there is none."""
+    """One request: its path, when it began and ended, and its response, or why there is none."""
 
+    path: str
     began: float
     ended: float
     response: httpx.Response | None
@@ -50,8 +55,14 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether it was carried out."""
-        return self.response is not None and self.response.status_code == 200
+        """Whether it was carried out whole: a picture with faces that were not restored was not."""
+        if self.response is None or self.response.status_code != 200:
+            return False
+        if self.path != "/generate":
+            return True
+        answer = self.response.json()
+        reason = answer["face_restoration_reason"]
+        return bool(answer["face_restoration_applied"]) or reason in NO_FACES
 
     def __str__(self) -> str:
         response = self.response
@@ -84,8 +95,8 @@ class Client:
         try:
             response = await self.http.post(path, **request)
         except httpx.TransportError as error:
-            return Outcome(began, time.monotonic(), None, repr(error))
-        return Outcome(began, time.monotonic(), response)
+            return Outcome(path, began, time.monotonic(), None, repr(error))
+        return Outcome(path, began, time.monotonic(), response)
 
     async def submit(self, kind: str, **given: Any) -> str:
         """Submit a job; return its ID."""
@@ -149,3 +160,9 @@ def picture(outcome: Outcome) -> np.ndarray[Any, np.dtype[np.uint8]]:
     assert outcome.good and outcome.response is not None, str(outcome)
     file = base64.b64decode(outcome.response.json()["image"].partition(",")[2])
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
+def restored(outcome: Outcome) -> bool:
+    """Whether faces of a picture that was asked for were restored."""
+    assert outcome.good and outcome.response is not None, str(outcome)
+    return bool(outcome.response.json()["face_restoration_applied"])

@@ -17,7 +17,7 @@ from tests.k8s.manifests import Manifest, Workload, of_kind
 from tests.k8s.runner.autoscaler import SYNC_S, Autoscaler
 from tests.k8s.runner.deployments import Deployment
 from tests.k8s.runner.monitoring import Prometheus
-from tests.k8s.runner.pods import Node, Pod
+from tests.k8s.runner.pods import Node, Pod, all_of
 from tests.k8s.runner.services import Dns, Proxy
 
 RECONCILE_S = 0.1
@@ -61,6 +61,7 @@ class Cluster:
 
     async def start(self) -> None:
         """Apply the manifests; returns before anything is ready."""
+        self.dns.start()
         for name, service in self._services.items():
             if service["spec"].get("clusterIP") != "None":
                 [port] = service["spec"]["ports"]
@@ -69,15 +70,22 @@ class Cluster:
         self._tasks.append(asyncio.create_task(self._control(), name="controllers"))
 
     async def close(self) -> None:
-        """End everything at once."""
+        """End everything at once. What cannot be ended keeps nothing else; the first such error is raised."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(deployment.close() for deployment in self.deployments.values()))
-        for proxy in self._proxies.values():
-            await proxy.close()
-        self.prometheus.close()
-        self.dns.close()
+        await all_of(
+            *(deployment.close() for deployment in self.deployments.values()),
+            *(proxy.close() for proxy in self._proxies.values()),
+            asyncio.to_thread(self.prometheus.close),
+            asyncio.to_thread(self.dns.close),
+        )
+
+    def sends_to(self, pod: Pod) -> bool:
+        """Whether a Service has the pod's address."""
+        found = [address for proxy in self._proxies.values() for address, _ in proxy.endpoints]
+        found += [address for name in self._services for address in self.dns.addresses(name)]
+        return pod.address in found
 
     async def until(self, condition: Callable[[], bool], within_s: float = START_S) -> float:
         """Wait until the condition holds; return how long it took. The test fails if that is too long."""

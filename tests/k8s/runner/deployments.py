@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import itertools
 import math
@@ -10,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from tests.k8s.manifests import Workload
-from tests.k8s.runner.pods import Node, Pod
+from tests.k8s.runner.pods import Node, Pod, all_of
 
 DEFAULT_SHARE = "25%"
 """Kubernetes' own maxSurge and maxUnavailable."""
@@ -72,7 +71,7 @@ class Deployment:
 
     async def close(self) -> None:
         """End all pods at once."""
-        await asyncio.gather(*(pod.close() for pod in self.pods))
+        await all_of(*(pod.close() for pod in self.pods))
 
     def _recreate(self, new: list[Pod], old: list[Pod]) -> None:
         for pod in old:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -242,6 +242,13 @@ class Pod:
                 await self._exit()
         except TimeoutError:
             self._end()
+
+
+async def all_of(*awaited: Awaitable[None]) -> None:
+    """Wait for all, those after an error included; then raise the first error."""
+    for found in await asyncio.gather(*awaited, return_exceptions=True):
+        if found is not None:
+            raise found
 
 
 def _made(folder: Path) -> Path:

@@ -19,37 +19,49 @@ TTL_S = 5
 
 
 class Dns:
-    """A DNS server; `publish` sets which addresses a name has."""
+    """A DNS server, from `start` to `close`; `publish` sets which addresses a name has."""
 
     def __init__(self, address: str, port: int, folder: Path) -> None:
         self.address = f"{address}:{port}"
         self._hosts = folder / "hosts"
         self._hosts.write_text("")
         self._published: dict[str, list[str]] = {}
-        command = [
+        self._command = [
             *WITH_US,
             program("dnsmasq"),
             "--keep-in-foreground",
             "--conf-file=/dev/null",
             "--no-resolv",
         ]
-        command += ["--no-hosts", f"--addn-hosts={self._hosts}", f"--listen-address={address}"]
-        command += ["--bind-interfaces", f"--port={port}", f"--local-ttl={TTL_S}", "--pid-file=", "--user="]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self._command += ["--no-hosts", f"--addn-hosts={self._hosts}", f"--listen-address={address}"]
+        self._command += ["--bind-interfaces", f"--port={port}", f"--local-ttl={TTL_S}"]
+        self._command += ["--pid-file=", "--user="]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+
+    def addresses(self, name: str) -> list[str]:
+        """What was published last."""
+        return self._published.get(name, [])
 
     def publish(self, name: str, addresses: list[str]) -> None:
         """Let the name have these addresses and no others."""
-        if self._published.get(name, []) == addresses:
+        if self.addresses(name) == addresses:
             return
+        assert self._process is not None, "it was not started"
         self._published[name] = addresses
         rows = [f"{each} {key}\n" for key, found in self._published.items() for each in found]
         self._hosts.write_text("".join(rows))
         self._process.send_signal(signal.SIGHUP)
 
     def close(self) -> None:
-        """Stop the server."""
-        self._process.terminate()
-        self._process.wait(10)
+        """Stop the server, if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
 
 
 class Proxy:
