@@ -862,7 +862,7 @@ export interface components {
             identity_available: boolean;
             /**
              * Jobs Available
-             * @description The jobs' database and the store of their files could be used the last time, at most some seconds ago; null if this gateway has no jobs.
+             * @description Jobs can be accepted and carried out: the last use of their database and of the store of their files did not fail. After a failure both are tried every 15 seconds. null if this gateway has no jobs.
              */
             jobs_available: boolean | null;
             /**
