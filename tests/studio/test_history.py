@@ -20,10 +20,7 @@ from tests.studio.seeding import (
     remember_drawing,
     remember_photograph,
 )
-from tests.studio.studio import Studio
-
-GONE = ("status of 404", "status of 410")
-"""What Chromium writes into the console where a job is asked for that has expired."""
+from tests.studio.studio import GONE, Studio
 
 
 @pytest.fixture
