@@ -13,9 +13,6 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 START_MS = 60_000
 """For what waits for networks on busy cores; in no test is it how long something may take."""
 
-GONE = ("status of 404", "status of 410")
-"""What Chromium writes into the console where a job is asked for that was just deleted, or has expired."""
-
 
 class Studio:
     """A browser's window with a profile of its own: nothing is left from other tests.

@@ -20,7 +20,10 @@ from tests.studio.seeding import (
     remember_drawing,
     remember_photograph,
 )
-from tests.studio.studio import GONE, Studio
+from tests.studio.studio import Studio
+
+GONE = ("status of 404", "status of 410")
+"""What Chromium writes into the console where a job is asked for that has expired."""
 
 
 @pytest.fixture
