@@ -51,6 +51,21 @@ def test_a_picture_is_previewed_and_canceled(window: Studio) -> None:
     expect(page.get_by_role("tabpanel").get_by_text("Canceled.")).to_be_visible()
 
 
+def test_escape_cancels_what_has_just_appeared(window: Studio) -> None:
+    page = window.open()
+    fill(page, side=512, steps=150)
+    page.evaluate(
+        """() => new MutationObserver((_, observer) => {
+            const buttons = [...document.querySelectorAll("button:enabled")];
+            if (!buttons.some((button) => button.textContent === "Cancel")) return;
+            observer.disconnect();
+            document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+        }).observe(document.body, { subtree: true, childList: true, attributes: true })"""
+    )
+    generate(page)
+    expect(page.get_by_role("tabpanel").get_by_text("Canceled.")).to_be_visible()
+
+
 def test_a_picture_arrives_after_a_reload_in_mid_job(window: Studio) -> None:
     page = window.open()
     fill(page, steps=40)

@@ -1,4 +1,4 @@
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { cancelJob } from "../api/client";
 import { Problem } from "../api/problem";
@@ -34,7 +34,8 @@ export function Create({ active }: { active: boolean }) {
   useEffect(() => {
     if (entriesAreRead.value) void goOn();
   }, [entriesAreRead.value]);
-  useEffect(() => {
+  // A layout effect: Escape cancels what is seen, also in the frame in which it appears.
+  useLayoutEffect(() => {
     if (!active) return undefined;
     const onKeyDown = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import type { TargetedEvent } from "preact";
 import { Icon } from "../parts/icon";
 import { announce } from "../store/announcer";
@@ -66,7 +66,8 @@ function addAll(files: readonly File[], wereAny: boolean): void {
 export function DropTarget({ active: isShown }: { active: boolean }) {
   const active = isShown && !hasNoJobs.value;
   const [isOver, setIsOver] = useState(false);
-  useEffect(() => {
+  // A layout effect: a file dropped as soon as the tab is seen is taken.
+  useLayoutEffect(() => {
     if (!active) return undefined;
     const stop = new AbortController();
     const options = { signal: stop.signal };
