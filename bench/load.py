@@ -27,6 +27,7 @@ from typing import Any
 import httpx
 
 from bench import overlap
+from bench.probe import Probes, own_delays, probing
 from bench.report import machine, percentile, print_json
 
 REQUEST = {
@@ -39,10 +40,8 @@ REQUEST = {
 IMPATIENCE_S = 0.05
 WARM_UP_S = 15.0
 """At the start of each phase, not counted: until then whoever came first has the queues to itself."""
-PROBE_PAUSE_S = 0.05
 LOST_PAUSE_S = 1.0
 """After a lost connection, and before the next attempt."""
-PROBE_TIMEOUT_S = 10.0
 LOST = 0
 """In place of a status: the connection was closed, or could not be made."""
 UNRESTORED = -2
@@ -101,14 +100,6 @@ class Seen:
     def pictures(self) -> int:
         """Responses with a whole picture."""
         return len(self.seconds[200])
-
-
-@dataclass
-class Probes:
-    """What a probe saw: seconds of all of its requests, and how many of them failed."""
-
-    seconds: list[float] = field(default_factory=list)
-    failed: int = 0
 
 
 def is_restored(picture: Mapping[str, Any]) -> bool:
@@ -182,24 +173,6 @@ class Client:
             await asyncio.sleep(float(retry_after or 1) if self.patient else IMPATIENCE_S)
 
 
-async def probe(url: str, path: str, probes: Probes, start: float = 0.0) -> None:
-    """Ask for a path again and again, as the kubelet does, on one connection; from the start on it counts.
-
-    One that fails counts as failed and does not end it. One that is cancelled leaves its age.
-    """
-    await asyncio.sleep(start - time.monotonic())
-    async with httpx.AsyncClient(base_url=url, timeout=PROBE_TIMEOUT_S, trust_env=False) as client:
-        while True:
-            begun = time.perf_counter()
-            try:
-                (await client.get(path)).raise_for_status()
-            except httpx.HTTPError:
-                probes.failed += 1
-            finally:
-                probes.seconds.append(time.perf_counter() - begun)
-            await asyncio.sleep(PROBE_PAUSE_S)
-
-
 async def phase(
     url: str,
     clients: Sequence[Client],
@@ -210,13 +183,12 @@ async def phase(
 ) -> tuple[list[Seen], Probes]:
     """Return what each client saw in so many seconds, and what probes of /livez saw meanwhile."""
     print(f"{len(clients)} clients for {seconds:g} s", file=sys.stderr, flush=True)
-    probes = Probes()
     start = time.monotonic() + warm_up_s
-    probing = asyncio.create_task(probe(url, "/livez", probes, start))
     end = start + seconds
-    seen = await asyncio.gather(*(client.load(url, start, end, request) for client in clients))
-    probing.cancel()
-    await asyncio.gather(probing, return_exceptions=True)
+    async with probing(url, "/livez", start) as probes:
+        watching = asyncio.create_task(own_delays(probes.clients_late, start))
+        seen = await asyncio.gather(*(client.load(url, start, end, request) for client in clients))
+        watching.cancel()
     return seen, probes
 
 
@@ -261,6 +233,8 @@ def summary(seen: Sequence[Seen], probes: Probes, seconds: float) -> dict[str, A
         "displaced_ms": milliseconds([second for each in seen for second in each.displaced]),
         "livez_ms": milliseconds(probes.seconds),
         "livez_failed": probes.failed,
+        "machine_late_ms": milliseconds(probes.late),
+        "clients_late_ms": milliseconds(probes.clients_late),
         "responses": {str(_NAMES.get(status, status)): len(together(seen, status)) for status in statuses},
         "refused_without_retry_after": sum(each.without_retry_after for each in seen),
     }

@@ -6,7 +6,6 @@ import asyncio
 import signal
 import time
 
-from bench import load
 from bench.chaos.clients import (
     Answer,
     ask,
@@ -23,6 +22,7 @@ from bench.chaos.clients import (
 from bench.chaos.figures import Figure, Result, at_most, informs, none_of
 from bench.chaos.scale import Scale
 from bench.chaos.stack import Service, Stack
+from bench.probe import probing
 from bench.report import percentile
 
 _WHOLE_AGAIN_S = 60.0
@@ -44,25 +44,22 @@ async def held(stack: Stack, scale: Scale) -> Result:
     rows: list[dict[str, str]] = []
     for service in scale.of((stack.generator, stack.restorer), (stack.restorer,)):
         path = _PATHS[service.name][0]
-        probes = load.Probes()
         async with client_of(stack.url, 90) as client:
             usual = longest(await ask_for(client, (path,) * 8, 4))
-            probing = asyncio.create_task(load.probe(stack.url, "/livez", probes))
-            try:
-                async with steady(client, (path,) * 4) as answers:
-                    await asyncio.sleep(1)
-                    service.send(signal.SIGSTOP)
-                    stopped = time.monotonic()
-                    try:
-                        await asyncio.sleep(seconds / 2)
-                        said, took = await health_of(client)
-                        await asyncio.sleep(max(0.0, stopped + seconds - time.monotonic()))
-                    finally:
-                        service.send(signal.SIGCONT)
-                    resumed = time.monotonic()
-            finally:
-                probing.cancel()
-                await asyncio.gather(probing, return_exceptions=True)
+            async with (
+                probing(stack.url, "/livez") as probes,
+                steady(client, (path,) * 4) as answers,
+            ):
+                await asyncio.sleep(1)
+                service.send(signal.SIGSTOP)
+                stopped = time.monotonic()
+                try:
+                    await asyncio.sleep(seconds / 2)
+                    said, took = await health_of(client)
+                    await asyncio.sleep(max(0.0, stopped + seconds - time.monotonic()))
+                finally:
+                    service.send(signal.SIGCONT)
+                resumed = time.monotonic()
             back = await until_whole(client, path, _WHOLE_AGAIN_S)
         asked = [each for each in answers if each.begun < resumed]
         name, livez_ms = service.name, 1000 * percentile(probes.seconds, 0.99)

@@ -22,7 +22,7 @@ PATHS = ("/generate", "/restore", "/detect")
 AT_ONCE = 4
 FACES = (1, 2, 3, 4)
 """On the pictures of the warm-up; the restorer takes four at a time on a CPU."""
-ASK_S, ENOUGH_LOOKS = 240.0, 6
+ASK_S, ENOUGH_LOOKS = 180.0, 6
 WARM_UP = 1 / 3
 SLOPE_KIB = 10
 SPARE_FILES, SPARE_THREADS = 5, 2
@@ -34,7 +34,7 @@ P = TypeVar("P", bound=Hashable)
 
 
 async def leaks(stack: Stack, scale: Scale) -> Result:
-    """1,500 requests, or what four minutes allow: a third of each kind, four at a time.
+    """1,500 requests, or what three minutes allow: a third of each kind, four at a time.
 
     The warm-up does not count. It begins with pictures of one to four faces, so that the restorer has had
     batches of each size: oneDNN keeps the kernels of each, and four requests at a time seldom make a batch of
@@ -42,14 +42,14 @@ async def leaks(stack: Stack, scale: Scale) -> Result:
     and pools start their threads.
 
     Memory is what the process holds from malloc (`atelier_heap_in_use_bytes`), and of its image workers what
-    they share with nobody, looked at twenty times at most. What the process itself shares with nobody says
+    they share with nobody, looked at 36 times at most. What the process itself shares with nobody says
     less: the services keep what is freed up to 512 MiB, and give all of it back once it is more
     (`torch_setup`), so that it swings by up to 200 MiB; it is in the table. The slope is that of a line by
     least squares through the growth of each process from where it began, see `growth`. An image worker may
     start at any time, so how many processes there are is a figure of its own: one more than image workers
     encodes while all of them decode.
     """
-    requests, looks = scale.of(1500, 36), scale.of(20, 6)
+    requests, looks = scale.of(1500, 36), scale.of(36, 6)
     each_time = requests // looks
     used: dict[str, list[Mapping[psutil.Process, Usage]]] = {each.name: [] for each in stack.services}
     held: dict[str, list[float]] = {each.name: [] for each in stack.services}

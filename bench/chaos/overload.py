@@ -16,6 +16,7 @@ PLACES = 2 * SLOTS
 """Before the slower service, where the other one is full of requests that go on to it."""
 TIMES = 5
 GROWTH = 5
+REFUSED_MS, LIVEZ_MS = 50, 100
 TELLING_PICTURES = 156
 """Of each client; with fewer, their shares inform."""
 _ALLOWED = (200, 429, 503)
@@ -26,6 +27,9 @@ async def overload(stack: Stack, scale: Scale) -> Result:
 
     The first 15 s of each are not counted. What is unfinished at the end counts among the accepted ones with
     its age, and a lost connection or a picture with its faces as they were drawn as no picture.
+
+    Clients and probes share the machine with what they measure: by how much a process that only sleeps wakes
+    up too late, and by how much the clients' event loop does, is measured beside them and allowed (p99).
     """
     seconds, warm_up = scale.of(60.0, 4.0), scale.of(15.0, 2.0)
     busy, _ = await load.phase(stack.url, load.crowd_of(SLOTS), seconds / 2, warm_up_s=warm_up)
@@ -37,6 +41,9 @@ async def overload(stack: Stack, scale: Scale) -> Result:
     displaced = [seconds for each in crowd for seconds in each.displaced]
     others = sum(len(s) for each in crowd for status, s in each.seconds.items() if status not in _ALLOWED)
     share = 100 * goodput / capacity if capacity else 0.0
+    livez_ms, late_ms, clients_late_ms = (
+        1000 * percentile(each, 0.99) for each in (probes.seconds, probes.late, probes.clients_late)
+    )
     figures: list[Figure] = [
         informs("capacity", capacity, "pictures/s", "R6"),
         at_least("goodput of capacity", share, 90, "%", "R6", timed=True),
@@ -60,16 +67,32 @@ async def overload(stack: Stack, scale: Scale) -> Result:
     if refused:
         figures += [
             informs("refused, median", 1000 * percentile(refused, 0.5), "ms", "R6"),
-            at_most("refused, p99", 1000 * percentile(refused, 0.99), 50, "ms", "R6", timed=True),
+            at_most(
+                "refused, p99",
+                1000 * percentile(refused, 0.99),
+                round(REFUSED_MS + clients_late_ms),
+                "ms",
+                "R6",
+                timed=True,
+                of=f"{REFUSED_MS} ms and the clients' own delay",
+            ),
         ]
     share = 100 * len(displaced) / max(1, len(displaced) + len(refused))
     figures.append(informs("refused after a wait, of all that were refused", share, "%", "R6"))
     if displaced:
         figures.append(informs("these had waited, median", percentile(displaced, 0.5), "s", "R6"))
-    livez_ms = 1000 * percentile(probes.seconds, 0.99)
     figures += [
         *shares_of(crowd),
-        at_most("/livez meanwhile, p99", livez_ms, 100, "ms", "R1", "R6", timed=True),
+        at_most(
+            "/livez meanwhile, p99",
+            livez_ms,
+            round(LIVEZ_MS + late_ms),
+            "ms",
+            "R1",
+            "R6",
+            timed=True,
+            of=f"{LIVEZ_MS} ms and the machine's own delay",
+        ),
         none_of("/livez meanwhile, failed", probes.failed, "R1", "R6"),
     ]
     for each in stack.services:

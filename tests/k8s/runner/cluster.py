@@ -128,7 +128,7 @@ class Cluster:
 
     def _publish(self, name: str, service: Manifest) -> None:
         selector = service["spec"]["selector"].items()
-        pods = [pod for each in self.deployments.values() for pod in each.pods if pod.ready]
+        pods = [pod for each in self.deployments.values() for pod in each.pods if pod.published]
         chosen = [pod for pod in pods if selector <= pod.workload.labels.items()]
         if name in self._proxies:
             [port] = service["spec"]["ports"]

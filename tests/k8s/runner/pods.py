@@ -24,6 +24,9 @@ from tests.k8s.runner.probes import Probe
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 10, 300
 """Between restarts of a container: none before the first, then this, doubled each time."""
 
+NOTICE_S = 3.0
+"""How long clients still reach a pod that is being deleted: nodes and DNS servers learn of it one after another."""
+
 CACHES = ("HOME", "TMPDIR")
 
 WITH_US = ["setpriv", "--pdeathsig", "KILL"]
@@ -46,8 +49,8 @@ class Node:
 class Pod:
     """One replica. `revision`: what it was made from; `address`: its own, with the manifest's ports.
 
-    A pod that is `deleted` is out of its Service at once, while its process goes on through preStop and its
-    grace period; then it is `gone`. `ready_since`: of `time.monotonic()`.
+    A pod that is `deleted` leaves its Services after `NOTICE_S`, while its process goes on through preStop and
+    its grace period; then it is `gone`. `ready_since`: of `time.monotonic()`.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Pod:
     node: Node
     ready_since: float | None = None
     deleted: bool = False
+    served_until: float = 0.0
     gone: bool = False
     restarts: int = 0
     _process: subprocess.Popen[bytes] | None = None
@@ -68,8 +72,13 @@ class Pod:
 
     @property
     def ready(self) -> bool:
-        """Whether its Service sends to it."""
+        """Whether it is ready, and shall stay."""
         return self.ready_since is not None and not self.deleted
+
+    @property
+    def published(self) -> bool:
+        """Whether its Services send to it."""
+        return self.ready_since is not None and (not self.deleted or time.monotonic() < self.served_until)
 
     @property
     def ports(self) -> dict[str, int]:
@@ -123,7 +132,7 @@ class Pod:
     def delete(self) -> None:
         """Begin to stop it as the kubelet does: preStop, SIGTERM, and SIGKILL after its grace period."""
         if not self.deleted:
-            self.deleted = True
+            self.deleted, self.served_until = True, time.monotonic() + NOTICE_S
             self._tasks.append(asyncio.create_task(self._stop()))
 
     def kill(self) -> None:

@@ -43,6 +43,51 @@ def test_who_comes_back_waits_until_all_others_have_had_their_turn() -> None:
     assert drained(queue) == ["a2", "b2"]
 
 
+def test_who_comes_for_the_first_time_comes_before_those_that_come_again_later() -> None:
+    queue = queue_of("a1 b1 c1 d1")
+    assert drained(queue) == ["a1", "b1", "c1", "d1"]
+    for item in ("e1", "a2", "b2"):
+        queue.append(item[0], item)
+    assert drained(queue) == ["e1", "a2", "b2"]
+
+
+def test_one_that_lets_many_newcomers_pass_has_its_turn_after_one_round() -> None:
+    queue = queue_of("a1 b1")
+    assert queue.take() == "a1"
+    queue.append("a", "a2")  # three wait each time: a round is three turns
+    taken = []
+    for name in "cdefgh":
+        queue.append(name, f"{name}1")
+        taken.append(queue.take())
+    assert taken[:5] == ["b1", "c1", "d1", "e1", "a2"]
+
+
+@given(st.lists(st.sampled_from("abcdefgh") | st.none(), max_size=80))
+def test_who_has_had_no_turn_in_the_last_round_is_served_first_come_first_served(
+    steps: list[str | None],
+) -> None:
+    """None: one is taken, else a caller's item comes. Only those that came before it are taken before it."""
+    queue: FairQueue[str] = FairQueue()
+    came: dict[str, list[int]] = {}  # of each caller that waits
+    late: set[str] = set()  # callers that had had no turn for a round when they came
+    turns: dict[str, int] = {}
+    taken = 0
+    for number, step in enumerate(steps):
+        if step is not None:
+            queue.append(step, step)
+            if step not in came and taken - turns.get(step, -100) >= 8:
+                late.add(step)
+            came.setdefault(step, []).append(number)
+        elif (name := queue.take()) is not None:
+            taken += 1
+            turns[name] = taken
+            [first, *rest] = came.pop(name)
+            if rest:
+                came[name] = rest
+            late.discard(name)
+            assert all(first < came[each][0] for each in late)
+
+
 def test_what_does_not_fit_keeps_its_turn() -> None:
     queue = queue_of("a1 b1 c1 b2")
     assert queue.take(lambda item: item.startswith("b")) == "b1"

@@ -167,10 +167,10 @@ async def test_turns_for_slots_go_round_too(worker: DeviceWorker) -> None:
     with pytest.raises(errors.QueueFull):
         await tasks.pop("a5")
     await slots.end("a1")
-    assert slots.begun[3:] == ["a4"], "whose turn it was before the other came"
+    assert slots.begun[3:] == ["b1"], "the other has just had its turn"
     tasks["a6"] = await slots.start("a6")
     await slots.end("a2")
-    assert slots.begun[4:] == ["b1"]
+    assert slots.begun[4:] == ["a4"]
     tasks["a6"].cancel()
     await slots.settle()
     assert worker.depth == 3
