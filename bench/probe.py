@@ -79,9 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.probe", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("path")
-    parser.add_argument(
-        "--start", type=float, default=0.0, help="when to begin, by the clock since the start"
-    )
+    parser.add_argument("--start", type=float, default=0.0, help="when to begin, by `time.monotonic`")
     args = parser.parse_args()
     probes = Probes()
     signal.signal(signal.SIGTERM, _end)

@@ -50,8 +50,8 @@ async def overload(stack: Stack, scale: Scale) -> Result:
         none_of("neither a whole picture, 429 nor 503", others, "R6"),
         none_of("refusals without Retry-After", sum(each.without_retry_after for each in crowd), "R6"),
     ]
-    if accepted and capacity:
-        bound = 1.2 * PLACES / capacity
+    if accepted and goodput:
+        bound = 1.2 * PLACES / goodput
         figures += [
             informs("accepted, median", percentile(accepted, 0.5), "s", "R6"),
             at_most(

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atelier_gateway.access.caller import PIXELS, address_of, caller_in
-from atelier_gateway.http.errors import path_below_root, unforeseen_error
+from atelier_gateway.http.errors import HTTP_STATUS, path_below_root, unforeseen_error
 from atelier_runtime import metrics, tracing
 from atelier_runtime.caller import caller as current_caller
-from atelier_runtime.errors import AtelierError, ServiceDraining
+from atelier_runtime.errors import AtelierError, ErrorReason, ServiceDraining
 from atelier_runtime.log import REQUEST_ID_HEADER, accept_request_id, request_id
 
 audit = logging.getLogger("atelier_gateway.audit")
@@ -76,12 +76,15 @@ class RequestContextMiddleware:
         try:
             await self._app(scope, counted_receive, send_with_id)
         except asyncio.CancelledError:  # only the end of the time for draining cancels a request
-            if not status:
+            if status:  # the response has begun: it is cut off, and counts as what it would have been
+                status = HTTP_STATUS[ErrorReason.SERVICE_DRAINING]
+            else:
                 late = ServiceDraining("The gateway has stopped before the request was finished.")
                 await self._render_error(path_below_root(scope), late)(scope, receive, send_with_id)
         except Exception:  # even what a middleware raises must get a response and a line in the log
             error = unforeseen_error()
-            if status:  # the response has begun: it can only be cut off
+            if status:
+                status = HTTP_STATUS[error.reason]
                 raise
             await self._render_error(path_below_root(scope), error)(scope, receive, send_with_id)
         finally:

@@ -25,7 +25,7 @@ class _Entry(NamedTuple, Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Items of callers: first come, first served, but whoever has had a turn lets each of the others have one.
+    """Items of callers: first come, first served, but who has had a turn lets each of the others have one.
 
     A caller's next item is placed as if it had come one round after the caller's last turn, if it has come
     earlier; a round has as many turns as there are callers that wait. So one with a single item at a time,

@@ -25,7 +25,7 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 10, 300
 """Between restarts of a container: none before the first, then this, doubled each time."""
 
 NOTICE_S = 3.0
-"""How long clients still reach a pod that is being deleted: nodes and DNS servers learn of it one after another."""
+"""How long clients still reach a pod that is being deleted: nodes and DNS servers learn of it late."""
 
 CACHES = ("HOME", "TMPDIR")
 
@@ -49,8 +49,8 @@ class Node:
 class Pod:
     """One replica. `revision`: what it was made from; `address`: its own, with the manifest's ports.
 
-    A pod that is `deleted` leaves its Services after `NOTICE_S`, while its process goes on through preStop and
-    its grace period; then it is `gone`. `ready_since`: of `time.monotonic()`.
+    A pod that is `deleted` leaves its Services after `NOTICE_S`, while its process goes on through preStop
+    and its grace period; then it is `gone`. `ready_since`: of `time.monotonic()`.
     """
 
     name: str

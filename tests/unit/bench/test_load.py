@@ -13,6 +13,7 @@ import pytest
 
 from bench import load
 from bench.chaos.overload import TELLING_PICTURES, shares_of
+from bench.probe import Probes, probing
 
 
 def response(status: int, body: object = None, header: str = "") -> bytes:
@@ -80,30 +81,29 @@ def test_whole_pictures_count_and_what_else_comes_has_a_status_of_its_own(
 def test_what_hangs_counts_among_the_accepted_with_its_age() -> None:
     seen = load.Seen(unfinished=[50.0])
     seen.seconds[200] += [1.0] * 9
-    figures = load.summary([seen], load.Probes([0.001]), 60)
+    figures = load.summary([seen], Probes([0.001]), 60)
     assert figures["accepted_ms"]["p99"] == 50_000 and figures["accepted_ms"]["p50"] == 1000
     assert figures["unfinished"] == 1 and figures["responses"] == {"200": 9}
     assert figures["pictures_per_second"] == 0.15
 
 
 def test_a_failed_probe_counts_and_the_next_one_follows() -> None:
-    probes, all_in = load.Probes(), asyncio.Event()
+    all_in = asyncio.Event()
 
     def answers() -> Iterator[bytes | None]:
         yield from [response(200), response(503), CLOSED, response(200)]
         all_in.set()
         yield HANGS
 
-    async def run() -> None:
-        async with server(answers()) as url:
-            probing = asyncio.create_task(load.probe(url, "/livez", probes))
+    async def run() -> Probes:
+        async with server(answers()) as url, probing(url, "/livez") as probes:
             await all_in.wait()
-            probing.cancel()
-            await asyncio.gather(probing, return_exceptions=True)
+        return probes
 
-    asyncio.run(run())
+    probes = asyncio.run(run())
     assert probes.failed == 2
     assert len(probes.seconds) == 5  # that which hung, too
+    assert len(probes.late) == 4
 
 
 def crowd(*pictures: int) -> list[load.Seen]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message
 
 from atelier_gateway.http.errors import HTTP_STATUS
 from atelier_gateway.http.middleware import (
@@ -31,6 +36,16 @@ def app() -> FastAPI:
     @router.get("/fault/{kind}")
     async def fault(kind: str) -> Response:
         raise RuntimeError(kind)
+
+    @router.get("/cut/{kind}")
+    async def cut(kind: str) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"the beginning"
+            if kind == "drain":
+                await asyncio.Event().wait()
+            raise RuntimeError(kind)
+
+        return StreamingResponse(body())
 
     app.include_router(router)
     app.add_middleware(RequestContextMiddleware, render_error=render)
@@ -74,6 +89,29 @@ async def test_an_unforeseen_error_gets_a_response_and_a_request_id(client: http
     assert (response.status_code, response.text) == (500, "internal")
     assert response.headers["X-Request-ID"] == "abc"
     assert count("GET /v1/fault/{kind}", "500") >= 1
+
+
+@pytest.mark.parametrize(("kind", "code"), [("drain", "503"), ("fault", "500")])
+async def test_a_response_that_is_cut_off_counts_as_a_failure(kind: str, code: str) -> None:
+    before, good = count("GET /v1/cut/{kind}", code), count("GET /v1/cut/{kind}", "200")
+    path = f"/v1/cut/{kind}"
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    serving = asyncio.ensure_future(app()(scope, asyncio.Queue[Message]().get, send))
+    while not any(message.get("body") for message in sent):
+        await asyncio.sleep(0)
+    if kind == "drain":
+        serving.cancel()  # as uvicorn does at the end of the time for draining
+    with contextlib.suppress(RuntimeError):
+        await serving
+    assert [message.get("body") for message in sent if message.get("body")] == [b"the beginning"]
+    assert all(message.get("more_body", True) for message in sent), "it has no end"
+    assert count("GET /v1/cut/{kind}", code) == before + 1
+    assert count("GET /v1/cut/{kind}", "200") == good
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/7", "//v1/jobs/7", "///v1//jobs///7", "/images//v1/jobs/7"])
