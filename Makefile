@@ -62,7 +62,7 @@ test: $(STAMP) ## the tests, in two processes; half an hour or so on two cores
 test-slow: $(STAMP) ## the tests that take longer
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not cluster and not images and not gpu and not oracle"
 
-test-cluster: $(STAMP) ## run the Kubernetes manifests as processes: rollouts, pods that die, autoscaling; half an hour or so
+test-cluster: $(STAMP) ## run the Kubernetes manifests as processes: rollouts, pods that die, autoscaling; about 20 minutes
 	$(BIN)/python -m pytest -s tests/k8s/test_cluster_*.py
 
 test-images: $(STAMP) ## build the images with buildah, start them and draw; needs root, buildah, debootstrap, 6 GB

@@ -42,14 +42,14 @@ async def leaks(stack: Stack, scale: Scale) -> Result:
     and pools start their threads.
 
     Memory is what the process holds from malloc (`atelier_heap_in_use_bytes`), and of its image workers what
-    they share with nobody, looked at 36 times at most. What the process itself shares with nobody says
+    they share with nobody, looked at 40 times at most. What the process itself shares with nobody says
     less: the services keep what is freed up to 512 MiB, and give all of it back once it is more
     (`torch_setup`), so that it swings by up to 200 MiB; it is in the table. The slope is that of a line by
     least squares through the growth of each process from where it began, see `growth`. An image worker may
     start at any time, so how many processes there are is a figure of its own: one more than image workers
     encodes while all of them decode.
     """
-    requests, looks = scale.of(1500, 36), scale.of(36, 6)
+    requests, looks = scale.of(1500, 36), scale.of(40, 6)
     each_time = requests // looks
     used: dict[str, list[Mapping[psutil.Process, Usage]]] = {each.name: [] for each in stack.services}
     held: dict[str, list[float]] = {each.name: [] for each in stack.services}
