@@ -185,10 +185,12 @@ async def phase(
     print(f"{len(clients)} clients for {seconds:g} s", file=sys.stderr, flush=True)
     start = time.monotonic() + warm_up_s
     end = start + seconds
+    late: list[float] = []
     async with probing(url, "/livez", start) as probes:
-        watching = asyncio.create_task(own_delays(probes.clients_late, start))
+        watching = asyncio.create_task(own_delays(late, start))
         seen = await asyncio.gather(*(client.load(url, start, end, request) for client in clients))
         watching.cancel()
+    probes.clients_late = late
     return seen, probes
 
 

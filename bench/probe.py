@@ -53,8 +53,7 @@ async def probing(url: str, path: str, start: float = 0.0) -> AsyncIterator[Prob
         yield probes
         process.terminate()
         found, _ = await process.communicate()
-        for name, value in json.loads(found).items():
-            setattr(probes, name, value or getattr(probes, name))
+        vars(probes).update(json.loads(found))
     finally:
         if process.returncode is None:
             process.kill()
